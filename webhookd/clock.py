@@ -1,0 +1,58 @@
+"""Time, injected: monotonic for waits and windows, wall clock for what is kept and shown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What everything that waits is given, so that tests can hold the hands."""
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward, from an arbitrary start."""
+        ...
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970, as the machine believes."""
+        ...
+
+    async def wait(self, event: asyncio.Event, timeout_seconds: float) -> bool:
+        """Wait until `event` is set, at most `timeout_seconds`; returns whether it is set."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def monotonic(self) -> float:
+        """`CLOCK_MONOTONIC`, in seconds."""
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        """`CLOCK_REALTIME`, in milliseconds."""
+        return time.time_ns() // 1_000_000
+
+    async def wait(self, event: asyncio.Event, timeout_seconds: float) -> bool:
+        """See `Clock.wait`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, timeout_seconds)):
+                await event.wait()
+        return event.is_set()
+
+
+def rfc3339(unix_ms: int) -> str:
+    """`unix_ms` as RFC 3339 in UTC with milliseconds: `2026-01-31T12:00:00.000Z`."""
+    seconds, millis = divmod(unix_ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+
+
+def parse_rfc3339(text: str) -> int:
+    """The milliseconds since 1970 that `text` names; ValueError unless it is RFC 3339 with an offset."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time needs an offset: 2026-01-31T12:00:00Z")
+    return round(moment.timestamp() * 1000)

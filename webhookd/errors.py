@@ -1,0 +1,123 @@
+"""Everything that webhookd refuses or cannot do, in one table.
+
+A *refusal* is said to a caller: it has a code that programs test, a status that HTTP clients understand and a
+message for the person who reads it.  `ERRORS` is the only place where a code gets its status and its meaning; the
+README's table of errors and the OpenAPI document are checked against it.
+
+A *fatal* error ends the daemon with an exit code that systemd acts on: 78 (`EX_CONFIG`) is never restarted, because
+a restart would not mend it; 75 (`EX_TEMPFAIL`) is.  The numbers are those of sysexits.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+EXIT_CONFIG = 78
+EXIT_TEMPORARY = 75
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """One row of the table: the HTTP status of a code, and what the code means."""
+
+    status: int
+    meaning: str
+
+
+ERRORS: dict[str, ErrorKind] = {
+    "invalid_json": ErrorKind(400, "The body is not JSON as RFC 8259 has it, or not UTF-8."),
+    "invalid_request": ErrorKind(400, "The request itself is malformed: its framing, its encoding, its cursor."),
+    "unauthorized": ErrorKind(401, "No token, or one that webhookd doesn't know."),
+    "forbidden": ErrorKind(403, "The token is good, but not for this: its scope or its workspace."),
+    "plan_required": ErrorKind(403, "The workspace's plan has no webhooks."),
+    "not_found": ErrorKind(404, "No such path, workspace, endpoint, event, delivery or token."),
+    "method_not_allowed": ErrorKind(405, "The path exists, the method doesn't."),
+    "request_timeout": ErrorKind(408, "The request took too long to arrive."),
+    "endpoint_exists": ErrorKind(409, "The workspace has an endpoint with this URL; `details.id` names it."),
+    "too_many_endpoints": ErrorKind(409, "The workspace has as many endpoints as `limits.endpoints` allows."),
+    "event_id_conflict": ErrorKind(409, "This `event_id` was accepted before, with another body."),
+    "endpoint_not_active": ErrorKind(409, "The endpoint is not active: enable it first."),
+    "endpoint_gone": ErrorKind(409, "The endpoint was deleted since."),
+    "delivery_not_finished": ErrorKind(409, "The delivery still waits; only a finished one can be replayed."),
+    "workspace_exists": ErrorKind(409, "There is a workspace with this id."),
+    "workspace_in_use": ErrorKind(409, "The workspace has endpoints, or is `default`: it can't be deleted."),
+    "test_in_progress": ErrorKind(409, "A test of this endpoint is under way; one at a time."),
+    "payload_too_large": ErrorKind(413, "The event or the request is larger than allowed."),
+    "unsupported_media_type": ErrorKind(415, "The body's type or encoding is not one that this path takes."),
+    "wrong_host": ErrorKind(421, "The Host header names none of webhookd's own names."),
+    "invalid_event": ErrorKind(422, "The event is JSON, but not one flat object with each name once."),
+    "missing_event_type": ErrorKind(422, "The event has no `event_type`."),
+    "unknown_event_type": ErrorKind(422, "The catalogue doesn't have this event type."),
+    "invalid_event_id": ErrorKind(422, "`event_id` is not 1 to 64 of `A-Z a-z 0-9 _ -`."),
+    "unknown_field": ErrorKind(422, "The request has fields that this path doesn't know; `details.fields` names them."),
+    "invalid_field": ErrorKind(422, "A field or a parameter has a wrong type or value; `details.field` names it."),
+    "invalid_url": ErrorKind(422, "The URL can't be an endpoint's; the message says what is wrong with it."),
+    "blocked_address": ErrorKind(422, "The URL points to an address that webhookd doesn't send to."),
+    "internal_error": ErrorKind(500, "A fault of webhookd's own; its log has it under `details.incident`."),
+    "too_far_behind": ErrorKind(503, "The workspace has too much waiting; `Retry-After` says when to try again."),
+    "unavailable": ErrorKind(503, "webhookd is starting, stopping or out of a resource; try again."),
+    "storage_full": ErrorKind(507, "The disk is nearly full; nothing was accepted."),
+}
+
+
+class Refusal(Exception):
+    """Something a caller asked for and doesn't get.
+
+    `code` is a key of `ERRORS`; `message` says what is wrong and what to do; `details` are JSON values for programs;
+    `retry_after_seconds` becomes the `Retry-After` header.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        details: dict[str, Any] | None = None,
+        retry_after_seconds: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.kind = ERRORS[code]
+        self.message = message
+        self.details = details or {}
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the code."""
+        return self.kind.status
+
+    def body(self) -> dict[str, Any]:
+        """The one form of an error (api.md): `{"error": {"code", "message", "details"}}`."""
+        return {"error": {"code": self.code, "message": self.message, "details": self.details}}
+
+
+class Fatal(Exception):
+    """The daemon can't start, or can't go on; `exit_code` is what it exits with."""
+
+    exit_code = 1
+
+
+class ConfigError(Fatal):
+    """A setting is wrong: the message names the key, the line and the right form.  A restart would not mend it."""
+
+    exit_code = EXIT_CONFIG
+
+
+class StoreUnusable(Fatal):
+    """The database is corrupt, foreign or newer than this program; it was left as it is."""
+
+    exit_code = EXIT_CONFIG
+
+
+class AlreadyRunning(Fatal):
+    """Another daemon holds the state directory's lock."""
+
+    exit_code = EXIT_TEMPORARY
+
+
+class StoreFailed(Fatal):
+    """The disk under the database failed (SQLITE_IOERR); only a fresh start can tell what is durable."""
+
+    exit_code = 1

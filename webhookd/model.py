@@ -1,0 +1,200 @@
+"""The nouns: what webhookd talks about, as frozen values.
+
+Times that are kept or shown are wall clock, in milliseconds since 1970 (`…_ms`); waits inside the process are
+monotonic seconds and never stand in here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+DEFAULT_WORKSPACE = "default"
+EVERY_TYPE = "*"
+
+
+class EndpointState(StrEnum):
+    """Whether an endpoint gets its events, and if not, who stopped it."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    AUTO_DISABLED = "auto_disabled"
+
+
+class DeliveryState(StrEnum):
+    """`HELD`, and the time before rows have followed a mark, are derived; the table knows `PENDING` and the ends."""
+
+    PENDING = "pending"
+    HELD = "held"
+    DELIVERED = "delivered"
+    DROPPED = "dropped"
+    EXPIRED = "expired"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+class Reason(StrEnum):
+    """Why an attempt failed; `LOCAL` is a fault of webhookd's own machine."""
+
+    STATUS = "status"
+    TIMEOUT = "timeout"
+    DNS = "dns"
+    REFUSED = "refused"
+    RESET = "reset"
+    TLS = "tls"
+    BLOCKED_ADDRESS = "blocked_address"
+    PROTOCOL = "protocol"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A tenant: its plan, its notice addresses.  `plan_changed_at_ms` dates the present plan."""
+
+    id: str
+    name: str
+    plan: str
+    notify: tuple[str, ...]
+    created_at_ms: int
+    plan_changed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A webhook: a URL, the event types that it wants, a signing key, a state.
+
+    `seq` is the table's own number, used inside; `id` is what others see.  Deliveries up to `skipped_upto` were
+    skipped by a person, attempts up to `forgiven_upto` no longer count against the budget, and `held_since_ms` is
+    when the endpoint last stopped being active.
+    """
+
+    seq: int
+    id: str
+    workspace: str
+    url: str
+    event_types: tuple[str, ...]
+    description: str
+    success: str
+    headers: tuple[tuple[str, str], ...]
+    signing_key: str
+    previous_key: str | None
+    previous_key_until_ms: int | None
+    state: EndpointState
+    disabled_reason: str | None
+    disabled_at_ms: int | None
+    disabled_message: str | None
+    skipped_upto: int
+    forgiven_upto: int
+    created_at_ms: int
+    updated_at_ms: int
+    deleted_at_ms: int | None
+
+    @property
+    def active(self) -> bool:
+        """Whether it gets events as far as its own state goes (its workspace's plan apart)."""
+        return self.state is EndpointState.ACTIVE and self.deleted_at_ms is None
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that passed the checks and waits to be accepted: `body` is what will be delivered, byte for byte."""
+
+    id: str
+    type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the store did with one event.  `conflict` means that the id was accepted before with another body."""
+
+    event_id: str
+    deliveries: int
+    duplicate: bool = False
+    conflict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedDelivery:
+    """A delivery as a consumer needs it.  `body` is None when it has to be read from the table first.
+
+    `attempt_count` numbers all attempts ever made; `tries` those of the present schedule, which starts anew when the
+    endpoint is enabled again.
+    """
+
+    seq: int
+    endpoint_seq: int
+    event_id: str
+    event_type: str
+    body: bytes | None
+    size: int
+    accepted_at_ms: int
+    is_replay: bool = False
+    attempt_count: int = 0
+    tries: int = 0
+    next_attempt_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request to make: everything that is on the wire but the connection."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    accept_any_2xx: bool
+    secret_headers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one attempt, as the sender saw it.  `reason` is None exactly when it was delivered."""
+
+    started_at_ms: int
+    duration_ms: float
+    reason: Reason | None = None
+    status: int | None = None
+    detail: str = ""
+    connection_retried: bool = False
+    response_headers: tuple[tuple[str, str], ...] = ()
+    response_body: bytes = b""
+    truncated: bool = False
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the receiver answered as its endpoint's success rule wants."""
+        return self.reason is None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed attempt that counts: whose, and when it ended (monotonic seconds)."""
+
+    endpoint_seq: int
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetView:
+    """The budget of a workspace at one moment: the count, who spent it, and when its oldest failure leaves it."""
+
+    limit: int
+    window_seconds: float
+    failures: int
+    by_endpoint: dict[str, int] = field(default_factory=dict)
+    oldest_expires_in_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An API token, without its secret.  `workspace` None means every workspace."""
+
+    id: str
+    scope: str
+    workspace: str | None
+    created_at_ms: int
+    note: str = ""
+
+
+Json = dict[str, Any]

@@ -1,0 +1,1 @@
+"""What is decided: rules without I/O, without a clock, without asyncio."""

@@ -1,0 +1,1 @@
+"""What is looked after: the budget, mail, holding, retention, the heartbeat."""

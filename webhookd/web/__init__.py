@@ -1,0 +1,1 @@
+"""What is shown: the HTTP API, its OpenAPI document, the page."""
