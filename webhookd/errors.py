@@ -10,7 +10,10 @@ a restart would not mend it; 75 (`EX_TEMPFAIL`) is.  The numbers are those of sy
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 EXIT_CONFIG = 78
@@ -121,3 +124,18 @@ class StoreFailed(Fatal):
     """The disk under the database failed (SQLITE_IOERR); only a fresh start can tell what is durable."""
 
     exit_code = 1
+
+
+def did_you_mean(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """The candidate nearest to `word`, whatever its case, or "" where none is near enough to be meant.
+
+    `cutoff` is from 0.0 (the nearest one, however far) to 1.0 (only the same word).
+    """
+    return _nearest(word[:100].casefold(), tuple(candidates), cutoff)
+
+
+@lru_cache(maxsize=256)  # a pipe with a wrong name repeats it in every line, and a comparison takes 0.2 ms
+def _nearest(word: str, candidates: tuple[str, ...], cutoff: float) -> str:
+    by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    near = get_close_matches(word, by_folded, n=1, cutoff=cutoff)
+    return by_folded[near[0]] if near else ""
