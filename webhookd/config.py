@@ -1,0 +1,380 @@
+"""The settings: every key with its type, its default and its range, and where the settings and the state lie.
+
+A section of the TOML file is a Struct here, a key is an attribute of the same name (`mail.from` alone is `from_`).
+Three things judge a value, and each can say the right form: the type with its range (`form` puts it in words), `RULES`
+where a type can't tell (an address, a URL, a CIDR), and `contradictions` where one key speaks about another.
+
+Sizes named `_kb` and `_mb` are KiB and MiB.  Durations and sizes may be fractions, so that a test can run the real
+schedule shortened.  `etc/webhookd.toml` shows every key; a test holds the two together.  Reading is `configfile`'s.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from webhookd.errors import ConfigError
+
+SYSTEM_STATE_DIR = Path("/var/lib/webhookd")
+USER_STATE_DIR = Path(".local/state/webhookd")
+NEED_RESTART = ("listen", "store")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+TYPE_NAME = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_PLAN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
+)
+_MAIL_ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\\]{1,64}@[^\s@<>,;:\"()\\]{1,253}")
+
+
+def _from_to(low: float, high: int, of: str) -> Meta:
+    return Meta(ge=low, le=high, description=f"{of} from {low} to {high}")
+
+
+def _up_to(high: int, of: str) -> Meta:
+    return Meta(gt=0, le=high, description=f"{of} above 0, at most {high}")
+
+
+TenYearsOfHours = Annotated[float, _up_to(87_600, "a number of hours")]
+Megabytes = Annotated[float, _up_to(1_000_000_000, "a number of MiB")]
+Count = Annotated[int, _from_to(1, 1_000_000_000, "a whole number")]
+Port = Annotated[int, _from_to(0, 65_535, "a port number")]
+RetrySeconds = Annotated[float, _from_to(0.01, 86_400, "a number of seconds")]
+Share = Annotated[float, _up_to(1, "a share")]
+
+
+class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file."""
+
+
+class Listen(_Section, frozen=True, kw_only=True):
+    """`[listen]`: where the API and the page are served, and to whom."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8780
+    unix_socket: str = ""
+    unix_group: str = ""
+    trust_local_ingest: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    public_url: str = ""
+    ingest_token_file: str = ""
+    insecure_public: bool = False
+
+
+class Store(_Section, frozen=True, kw_only=True):
+    """`[store]`: the database; `path` is relative to the state directory."""
+
+    path: str = "webhookd.db"
+    min_free_mb: Annotated[float, _from_to(0, 1_000_000_000, "a number of MiB")] = 64
+
+
+class Delivery(_Section, frozen=True, kw_only=True):
+    """`[delivery]`: one attempt, and the schedule of its retries."""
+
+    timeout_seconds: Annotated[float, _from_to(0.1, 60, "a number of seconds")] = 5
+    retry_seconds: Annotated[
+        tuple[RetrySeconds, ...],
+        Meta(max_length=20, description="a list of at most 20 numbers of seconds from 0.01 to 86400: [30, 60, 90]"),
+    ] = (30, 60, 90)
+    success: Literal["200", "2xx"] = "200"
+    max_body_kb: Annotated[float, _up_to(8192, "a number of KiB")] = 256
+
+
+class Budget(_Section, frozen=True, kw_only=True):
+    """`[budget]`: how many failures a workspace may have in the window, and what happens past it."""
+
+    limit: Count = 30
+    window_seconds: Annotated[float, _from_to(1, 86_400, "a number of seconds")] = 1800
+    disables: Literal["failing", "all"] = "failing"
+    warn_at: Annotated[
+        tuple[Share, ...], Meta(max_length=10, description="a list of shares above 0, at most 1: [0.5, 0.8]")
+    ] = (0.5, 0.8)
+    warn_by_mail: bool = False
+
+
+class Hold(_Section, frozen=True, kw_only=True):
+    """`[hold]`: what is kept for an endpoint that isn't active; the oldest beyond it expires."""
+
+    max_age_hours: TenYearsOfHours = 72
+    max_events: Count = 100_000
+    max_mb: Megabytes = 1024
+
+
+class Egress(_Section, frozen=True, kw_only=True):
+    """`[egress]`: which addresses requests may go to."""
+
+    allow: tuple[str, ...] = ()
+    allow_http: bool = True
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """`allow`, parsed."""
+        return tuple(ipaddress.ip_network(cidr) for cidr in self.allow)
+
+
+class Mail(_Section, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """`[mail]`: the server that takes the notices; no `host`, no mail."""
+
+    host: str = ""
+    port: Port = 25
+    tls: Literal["none", "starttls", "tls"] = "none"
+    user: str = ""
+    password: str = ""
+    from_: str = ""
+    notify: tuple[str, ...] = ()
+    digest_seconds: Annotated[float, _from_to(0, 3600, "a number of seconds")] = 3
+
+    @property
+    def sender(self) -> str:
+        """`from`, or `webhookd@` this machine where it is left out."""
+        return self.from_ or f"webhookd@{socket.gethostname() or 'localhost'}"
+
+    def __repr__(self) -> str:
+        return f"Mail(host={self.host!r}, port={self.port}, tls={self.tls!r}, user={self.user!r})"
+
+
+class Plans(_Section, frozen=True, kw_only=True):
+    """`[plans]`: the plans from the lowest up, and the lowest that has webhooks."""
+
+    order: tuple[str, ...] = ("starter", "growth", "advanced", "enterprise")
+    webhooks_from: str = "advanced"
+
+    @property
+    def default(self) -> str:
+        """The plan of `default` and of a workspace made without one: `advanced`, or what stands in for it here."""
+        return "advanced" if "advanced" in self.order else self.webhooks_from
+
+
+class Limits(_Section, frozen=True, kw_only=True):
+    """`[limits]`: how much one workspace may have."""
+
+    endpoints: Annotated[int, _from_to(1, 1_000_000, "a whole number")] = 35
+    waiting_per_workspace: Count = 1_000_000
+    waiting_mb_per_workspace: Megabytes = 2048
+
+
+class Log(_Section, frozen=True, kw_only=True):
+    """`[log]`: the lines on stdout."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Retention(_Section, frozen=True, kw_only=True):
+    """`[retention]`: how long finished events stay in the event log, and ids in the memory for duplicates."""
+
+    max_age_days: Annotated[float, _up_to(3650, "a number of days")] = 30
+    max_size_mb: Megabytes = 2048
+    idempotency_hours: TenYearsOfHours = 72
+
+
+class ExtraType(_Section, frozen=True, kw_only=True):
+    """One `[events."…"]`: an event type beside the built-in ones."""
+
+    label: str = ""
+    description: str = ""
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """All settings, each section with its defaults where nothing was said."""
+
+    listen: Listen = Listen()
+    store: Store = Store()
+    delivery: Delivery = Delivery()
+    budget: Budget = Budget()
+    hold: Hold = Hold()
+    egress: Egress = Egress()
+    mail: Mail = Mail()
+    plans: Plans = Plans()
+    limits: Limits = Limits()
+    log: Log = Log()
+    retention: Retention = Retention()
+    events: dict[str, ExtraType] = msgspec.field(default_factory=dict)
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    field.name: field.type for field in msgspec.structs.fields(Config) if field.name != "events"
+}
+SECRETS = {"mail.password": "mail-password"}
+
+
+class Rule(NamedTuple):
+    """What a type can't tell: whether a value of the right type is good, and the right form in words."""
+
+    holds: Callable[[Any], bool]
+    form: str
+
+
+def is_host(value: str) -> bool:
+    """Whether `value` is an IP address (without brackets) or a host name."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return _HOST_NAME.fullmatch(value) is not None
+    return "%" not in value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can call `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def _is_cidr(value: str) -> bool:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_public_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https")
+        and is_host(parts.hostname or "")
+        and port != 0
+        and "@" not in parts.netloc
+        and not re.search(r"[\s?#\\]", value)
+    )
+
+
+def _is_mail_address(value: str) -> bool:
+    return _MAIL_ADDRESS.fullmatch(value) is not None
+
+
+RULES: dict[str, Rule] = {
+    "listen.host": Rule(is_host, 'an address or name to listen on: "127.0.0.1", "::1", "localhost"'),
+    "listen.unix_socket": Rule(
+        lambda value: len(os.fsencode(value)) <= 107, 'a path of at most 107 bytes: "/run/webhookd/socket"'
+    ),
+    "listen.allowed_hosts": Rule(
+        lambda value: all(map(is_host, value)), 'a list of host names without scheme and port: ["hooks.example.com"]'
+    ),
+    "listen.public_url": Rule(
+        lambda value: not value or _is_public_url(value),
+        'an http or https URL without user, query and fragment: "https://hooks.example.com"',
+    ),
+    "store.path": Rule(lambda value: value != "", 'a file name: "webhookd.db"'),
+    "egress.allow": Rule(
+        lambda value: all(map(_is_cidr, value)),
+        'a list of networks as CIDR, no bit set after the prefix: ["10.0.0.0/8", "fd00::/8"]',
+    ),
+    "mail.host": Rule(lambda value: not value or is_host(value), 'a host name or address: "mail.example.com"'),
+    "mail.from": Rule(lambda value: not value or _is_mail_address(value), 'one address: "webhookd@example.com"'),
+    "mail.notify": Rule(
+        lambda value: all(map(_is_mail_address, value)), 'a list of addresses: ["ops@example.com", "dev@example.com"]'
+    ),
+    "plans.order": Rule(
+        lambda value: len(set(value)) == len(value) > 0 and all(map(_PLAN_NAME.fullmatch, value)),
+        'a list of different plan names of A-Z a-z 0-9 _ -, from the lowest up: ["basic", "pro"]',
+    ),
+}
+
+
+class Contradiction(NamedTuple):
+    """Keys that don't go together; the first of `keys` is the one to name."""
+
+    keys: tuple[str, ...]
+    what: str
+    form: str
+
+
+def contradictions(config: Config) -> Iterator[Contradiction]:
+    """What is wrong between keys that are right one by one."""
+    listen, mail, plans = config.listen, config.mail, config.plans
+    if not is_loopback(listen.host) and not listen.insecure_public:
+        yield Contradiction(
+            ("listen.host", "listen.insecure_public"),
+            f'"{listen.host}" can be reached from other machines, in clear text',
+            'a loopback address such as "127.0.0.1" behind a reverse proxy, or listen.insecure_public = true as well',
+        )
+    if listen.unix_group and not listen.unix_socket:
+        yield Contradiction(("listen.unix_group", "listen.unix_socket"), "no socket for it", "listen.unix_socket too")
+    if mail.user and not mail.password:
+        form = "mail.password too, or a systemd credential named mail-password"
+        yield Contradiction(("mail.user", "mail.password"), "a user without a password", form)
+    if mail.password and not mail.user:
+        yield Contradiction(("mail.password", "mail.user"), "a password without a user", "mail.user too")
+    if plans.webhooks_from not in plans.order:
+        form = "one of plans.order: " + ", ".join(plans.order)
+        yield Contradiction(("plans.webhooks_from", "plans.order"), f'no such plan: "{plans.webhooks_from}"', form)
+
+
+def reloadable(old: Config, new: Config) -> tuple[list[str], list[str]]:
+    """The keys that differ, as `section.key`: those that can change while running, and those that need a restart."""
+    changed = [
+        f"{section}.{field.encode_name}"
+        for section, struct in SECTIONS.items()
+        for field in msgspec.structs.fields(struct)
+        if getattr(getattr(old, section), field.name) != getattr(getattr(new, section), field.name)
+    ]
+    changed += [
+        f'events."{name}"'
+        for name in sorted(old.events.keys() | new.events.keys())
+        if old.events.get(name) != new.events.get(name)
+    ]
+    fixed = [key for key in changed if key.startswith(tuple(f"{section}." for section in NEED_RESTART))]
+    return [key for key in changed if key not in fixed], fixed
+
+
+def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
+    """The file that `--config` or `WEBHOOKD_CONFIG` names; None where neither does: then the defaults hold."""
+    named = option or environ.get("WEBHOOKD_CONFIG")
+    return Path(named).expanduser() if named else None
+
+
+def find_state_dir(option: str | None, environ: Mapping[str, str], *, of_running: bool = False) -> Path:
+    """Where the database, the tokens and the lock are; nothing is made here.
+
+    In this order: `--state-dir` (or `WEBHOOKD_STATE_DIR`), `$STATE_DIRECTORY` (systemd's; the first of several),
+    `/var/lib/webhookd` for root and for whoever may write there, `~/.local/state/webhookd`.  A daemon asks as it is;
+    a command asks with `of_running`, where the daemon may be another user's: it takes the system's directory also when
+    it may not read it, unless its own user has one, so that it can say whose permission is missing.
+    """
+    named = option or environ.get("WEBHOOKD_STATE_DIR") or environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if named:
+        return Path(named).expanduser().absolute()
+    own = Path(environ.get("HOME") or Path.home()) / USER_STATE_DIR
+    if os.geteuid() == 0 or (SYSTEM_STATE_DIR.is_dir() and os.access(SYSTEM_STATE_DIR, os.W_OK | os.X_OK)):
+        return SYSTEM_STATE_DIR
+    if of_running and SYSTEM_STATE_DIR.is_dir() and not own.is_dir():
+        return SYSTEM_STATE_DIR
+    return own
+
+
+def credential(name: str, environ: Mapping[str, str]) -> str | None:
+    """The secret that systemd put into `$CREDENTIALS_DIRECTORY/<name>`, stripped of white space; None without one.
+
+    Raises ConfigError when it is there and can't be read, isn't UTF-8 or is empty.
+    """
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return None
+    path = Path(directory) / name
+    try:
+        secret = path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the credential can't be read: {error}") from error
+    if not secret:
+        raise ConfigError(f"{path}: the credential is empty; expected the secret as text")
+    return secret

@@ -1,0 +1,362 @@
+"""Reading the settings: the TOML file, systemd's credentials, the environment, each over the one before it.
+
+All mistakes are collected and told at once, each with its place, its key and the right form; only then is the
+start refused.  tomllib tells no line of a key, so `lines_of` cuts the text into statements, parses each alone with
+tomllib itself and notes where it began.  That runs only when there is a mistake to place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+from msgspec.structs import FieldInfo
+
+from webhookd.config import RULES, SECRETS, SECTIONS, TYPE_NAME, Config, ExtraType, contradictions, credential
+from webhookd.errors import ConfigError, did_you_mean
+
+PREFIX = "WEBHOOKD_"
+OTHER_VARIABLES = frozenset({"WEBHOOKD_CONFIG", "WEBHOOKD_STATE_DIR", "WEBHOOKD_URL", "WEBHOOKD_TOKEN"})
+EVENTS_VARIABLE = "WEBHOOKD_EVENTS"
+
+KeyPath = tuple[str, ...]
+
+KEYS: dict[KeyPath, FieldInfo] = {
+    (section, field.encode_name): field
+    for section, struct in SECTIONS.items()
+    for field in msgspec.structs.fields(struct)
+}
+EXTRA_TYPE_KEYS: dict[str, FieldInfo] = {field.encode_name: field for field in msgspec.structs.fields(ExtraType)}
+VARIABLES: dict[str, KeyPath] = {f"{PREFIX}{section}__{key}".upper(): (section, key) for section, key in KEYS}
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing wrong: `source` is a file, a credential or a variable; `line` is None where there is none to tell."""
+
+    source: str
+    line: int | None
+    key: str
+    what: str
+    form: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.source}:{self.line}" if self.line else self.source
+        said = f"{self.key}: {self.what}" if self.key else self.what
+        return f"{where}: {said}, expected {self.form}" if self.form else f"{where}: {said}"
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """The settings of the file at `path` (None: the defaults) with credentials and environment over it.
+
+    Raises ConfigError with every mistake on a line of its own.
+    """
+    reading = _Reading()
+    config = reading.read(path, environ)
+    if reading.mistakes:
+        raise ConfigError("\n".join(map(str, reading.mistakes)))
+    return config
+
+
+def check(path: Path | None, environ: Mapping[str, str] | None = None) -> list[Mistake]:
+    """What is wrong with the file at `path` and the environment, in the order of the file."""
+    reading = _Reading()
+    reading.read(path, environ or {})
+    return reading.mistakes
+
+
+def form(key: str, field: FieldInfo) -> str:
+    """The right form of a key's value, in words."""
+    if key in RULES:
+        return RULES[key].form
+    return _form_of(inspect.type_info(field.type))
+
+
+def _form_of(info: inspect.Type) -> str:
+    if isinstance(info, inspect.Metadata):
+        description = (info.extra_json_schema or {}).get("description")
+        return str(description) if description else _form_of(info.type)
+    if isinstance(info, inspect.LiteralType):
+        return "one of " + ", ".join(f'"{value}"' for value in info.values)
+    if isinstance(info, inspect.BoolType):
+        return "true or false"
+    return "a text in quotes"
+
+
+def dotted(path: KeyPath) -> str:
+    """`path` as TOML writes it: `events."order.paid".label`."""
+    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else _shown(part) for part in path)
+
+
+def lines_of(text: str) -> dict[KeyPath, int]:
+    """The line on which each key and table of `text` (a valid TOML document) first begins, counted from 1.
+
+    What stands inside an inline table or a list has the line on which its statement begins.
+    """
+    found: dict[KeyPath, int] = {}
+    table: KeyPath = ()
+    for line, statement, tree in _statements(text):
+        is_header = statement.lstrip().startswith("[")
+        within = () if is_header else table
+        paths = [within + path for path in _paths(tree)]
+        for path in paths:
+            found.setdefault(path, line)
+        if is_header:
+            table = paths[-1]
+    return found
+
+
+def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Each header and each `key = value` of `text`: its first line, its own text and what it says alone."""
+    begun: list[str] = []
+    first = 1
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not begun:
+            first = number
+        begun.append(line)
+        if len(begun) > 1 and not any(mark in line for mark in ("]", '"""', "'''")):
+            continue  # only these can end a value that goes over lines, and parsing after each would be quadratic
+        statement = "\n".join(begun) + "\n"
+        try:
+            tree = tomllib.loads(statement)
+        except ValueError:
+            continue
+        begun.clear()
+        if tree:
+            yield first, statement, tree
+
+
+def _paths(tree: Any) -> Iterator[KeyPath]:
+    """Every path in `tree`, parents first; `[[name]]` counts as the table that it begins."""
+    if isinstance(tree, list) and len(tree) == 1:
+        tree = tree[0]
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield (key,)
+            yield from ((key, *path) for path in _paths(value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value that somebody set, and where."""
+
+    value: Any
+    source: str
+
+
+class _Reading:
+    """One reading of everything; `mistakes` fills on the way."""
+
+    def __init__(self) -> None:
+        self.mistakes: list[Mistake] = []
+        self._file = ""
+        self._text = ""
+        self._lines: dict[KeyPath, int] | None = None
+        self._given: dict[KeyPath, _Given] = {}
+        self._extra_types: dict[str, None] = {}
+        self._bad: set[str] = set()
+
+    def read(self, path: Path | None, environ: Mapping[str, str]) -> Config:
+        """The settings; wrong ones are told in `mistakes` and stand at their defaults."""
+        if path is not None:
+            self._file = str(path)
+            self._add_tree(self._parse(path), self._file)
+        self._add_credentials(environ)
+        self._add_environment(environ)
+        config = self._build()
+        for keys, what, right in contradictions(config):
+            if self._bad.isdisjoint(keys):
+                path_of = next((tuple(key.split(".")) for key in keys if tuple(key.split(".")) in self._given), ())
+                source = self._given[path_of].source if path_of else self._file or "the defaults"
+                self._mistake(source, tuple(keys[0].split(".")), what, right, at=path_of)
+        self.mistakes.sort(key=lambda mistake: (mistake.source != self._file, mistake.line or 0))
+        return config
+
+    def _mistake(self, source: str, path: KeyPath, what: str, right: str = "", at: KeyPath | None = None) -> None:
+        line = None
+        if source == self._file:
+            if self._lines is None:
+                self._lines = lines_of(self._text)
+            line = self._lines.get(path if at is None else at)
+        self._bad.add(dotted(path))
+        self.mistakes.append(Mistake(source, line, dotted(path), what, right))
+
+    def _parse(self, path: Path) -> dict[str, Any]:
+        """The file as nested tables; {} and a mistake when it can't be read or isn't TOML."""
+        raw = b""
+        try:
+            raw = path.read_bytes()
+            text = raw.decode("utf-8-sig").replace("\r\n", "\n")
+            tree = tomllib.loads(text)
+        except OSError as error:
+            self.mistakes.append(Mistake(self._file, None, "", f"the file can't be read: {error.strerror or error}"))
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            self.mistakes.append(Mistake(self._file, line, "", "the file is not UTF-8 here"))
+        except RecursionError:
+            self.mistakes.append(Mistake(self._file, None, "", "brackets are nested too deeply"))
+        except ValueError as error:
+            self.mistakes.append(_syntax_mistake(self._file, text, str(error)))
+        else:
+            self._text = text
+            return tree
+        return {}
+
+    def _add_tree(self, tree: dict[str, Any], source: str) -> None:
+        for section, table in tree.items():
+            if section == "events" and isinstance(table, dict):
+                self._add_events(table, source)
+            elif section not in SECTIONS and section != "events":
+                self._unknown(source, (section,), [*SECTIONS, "events"])
+            elif not isinstance(table, dict):
+                self._mistake(source, (section,), f"got {_shown(table)}", f"a table: [{section}]")
+            else:
+                known = [key for of, key in KEYS if of == section]
+                for key, value in table.items():
+                    if key in known:
+                        self._given[section, key] = _Given(value, source)
+                    else:
+                        self._unknown(source, (section, key), known)
+
+    def _add_events(self, events: dict[str, Any], source: str) -> None:
+        for name, body in events.items():
+            path = ("events", name)
+            if not TYPE_NAME.fullmatch(name):
+                self._mistake(
+                    source, path, "not a name of an event type", 'words joined by dots: [events."order.paid"]'
+                )
+            elif not isinstance(body, dict):
+                self._mistake(source, path, f"got {_shown(body)}", f'a table: [events."{name}"]')
+            else:
+                self._extra_types[name] = None
+                for key, value in body.items():
+                    if key in EXTRA_TYPE_KEYS:
+                        self._given[*path, key] = _Given(value, source)
+                    elif isinstance(value, dict):
+                        right = f'the name in quotes: [events."{name}.{key}"]'
+                        self._mistake(source, (*path, key), "a table in an event type", right)
+                    else:
+                        self._unknown(source, (*path, key), EXTRA_TYPE_KEYS)
+
+    def _unknown(self, source: str, path: KeyPath, known: Iterable[str]) -> None:
+        """An unknown section or key, with what was probably meant."""
+        what = "unknown key" if len(path) > 1 else "unknown section"
+        key = path[-1]
+        elsewhere = [section for section, other in KEYS if other == key]
+        if elsewhere:
+            what += f", {key} belongs in " + " or ".join(f"[{section}]" for section in elsewhere)
+        elif near := did_you_mean(key, known):
+            what += f", did you mean {near}?"
+        else:
+            what += "; known are " + ", ".join(known)
+        self._mistake(source, path, what)
+
+    def _add_credentials(self, environ: Mapping[str, str]) -> None:
+        for key, name in SECRETS.items():
+            try:
+                secret = credential(name, environ)
+            except ConfigError as error:
+                self.mistakes.append(Mistake("$CREDENTIALS_DIRECTORY", None, key, str(error)))
+            else:
+                if secret is not None:
+                    self._given[tuple(key.split("."))] = _Given(secret, f"$CREDENTIALS_DIRECTORY/{name}")
+
+    def _add_environment(self, environ: Mapping[str, str]) -> None:
+        for variable in sorted(environ):
+            text = environ[variable]
+            if variable in VARIABLES:
+                path = VARIABLES[variable]
+                self._given[path] = _Given(_from_text(text, KEYS[path]), variable)
+            elif variable == EVENTS_VARIABLE:
+                self._add_tree({"events": _toml_value(text)}, variable)
+            elif variable.startswith(PREFIX) and variable not in OTHER_VARIABLES:
+                near = did_you_mean(variable.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in VARIABLES])
+                what = f"unknown variable, did you mean {PREFIX}{near}?" if near else "unknown variable"
+                right = "" if near else f"{PREFIX}<SECTION>__<KEY>, as in WEBHOOKD_LISTEN__PORT"
+                self.mistakes.append(Mistake(variable, None, "", what, right))
+
+    def _build(self) -> Config:
+        sections: dict[str, Any] = {name: struct(**self._values((name,))) for name, struct in SECTIONS.items()}
+        events: dict[str, ExtraType] = {}
+        for name in self._extra_types:
+            values = self._values(("events", name))
+            events[name] = ExtraType(label=values.get("label") or name, description=values.get("description", ""))
+        return Config(**sections, events=events)
+
+    def _values(self, parent: KeyPath) -> dict[str, Any]:
+        """The good values given below `parent`, by attribute."""
+        values: dict[str, Any] = {}
+        for path, given in self._given.items():
+            if path[:-1] != parent:
+                continue
+            key = dotted(path)
+            field = EXTRA_TYPE_KEYS[path[-1]] if parent[0] == "events" else KEYS[path]
+            try:
+                value = msgspec.convert(given.value, field.type)
+                good = _is_clean(value) and (key not in RULES or RULES[key].holds(value))
+            except (msgspec.ValidationError, OverflowError):
+                good = False
+            if good:
+                values[field.name] = value
+            else:
+                what = "got a value that doesn't fit" if key in SECRETS else f"got {_shown(given.value)}"
+                self._mistake(given.source, path, what, form(key, field))
+        return values
+
+
+def _is_clean(value: Any) -> bool:
+    """Whether texts can go into headers, logs and files: no control characters, no half of a surrogate pair."""
+    if isinstance(value, tuple):
+        return all(map(_is_clean, value))
+    return not isinstance(value, str) or not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", value)
+
+
+def _from_text(text: str, field: FieldInfo) -> Any:
+    """A variable's text as a value of the field's type; a text that can't be one stays, for the check to refuse."""
+    info = inspect.type_info(field.type)
+    while isinstance(info, inspect.Metadata):
+        info = info.type
+    if isinstance(info, inspect.StrType | inspect.LiteralType):
+        return text
+    if not isinstance(info, inspect.VarTupleType):
+        return _toml_value(text)
+    if text.strip().startswith("["):
+        return _toml_value(text)
+    if isinstance(info.item_type, inspect.StrType):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    items = _toml_value(f"[{text}]")
+    return items if isinstance(items, list) else text
+
+
+def _toml_value(text: str) -> Any:
+    """`text` as a TOML value, or itself where it is none."""
+    try:
+        tree = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return tree["value"] if len(tree) == 1 else text
+
+
+def _syntax_mistake(source: str, text: str, message: str) -> Mistake:
+    """tomllib's complaint, with its line taken out of the words."""
+    place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
+    if place is None:
+        return Mistake(source, None, "", f"not TOML: {message}")
+    line = int(place[1]) if place[1] else text.rstrip("\n").count("\n") + 1
+    return Mistake(source, line, "", f"not TOML: {message[: place.start()]}")
+
+
+def _shown(value: Any) -> str:
+    """A value as TOML would have it, short and without control characters."""
+    try:
+        shown = json.dumps(value, default=str)
+    except (ValueError, RecursionError):
+        return "a value too large to show"
+    return shown if len(shown) <= 60 else shown[:57] + "…"
