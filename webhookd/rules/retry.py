@@ -1,0 +1,76 @@
+"""What follows an attempt: the schedule of retries, as a decision that others act on.
+
+An endpoint's queue waits while a delivery waits for its retry; that is what keeps the order.  So the schedule is the
+contract, the same for every receiver: neither `Retry-After` nor 429 or 410 changes it.
+
+A failure of webhookd's own machine (`Reason.LOCAL`) says nothing about the receiver.  It uses up no attempt, is never
+the end of a delivery, and is tried again after `LOCAL_RETRY_SECONDS`, however often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from webhookd.model import Reason
+
+LOCAL_RETRY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySchedule:
+    """The waits after the first, the second … failed attempt, in seconds, each from the end of that attempt."""
+
+    waits_seconds: tuple[float, ...]
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts a delivery gets: the first and one after each wait."""
+        return len(self.waits_seconds) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The receiver has it; the next event goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryIn:
+    """Try again `seconds` after the attempt ended; `uses_attempt` says whether it counts in the schedule."""
+
+    seconds: float
+    uses_attempt: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """It was the last attempt of the schedule; the delivery is given up and the next event goes."""
+
+
+Decision = Delivered | RetryIn | Dropped
+
+
+def decide(reason: Reason | None, tries: int, schedule: RetrySchedule) -> Decision:
+    """What follows an attempt that failed for `reason`, or was delivered (None).
+
+    `tries` counts the attempts of the present schedule that were used up, this one included (of a local failure it
+    doesn't matter).  A schedule that became shorter meanwhile drops at once.
+    """
+    if reason is None:
+        return Delivered()
+    if reason is Reason.LOCAL:
+        return RetryIn(LOCAL_RETRY_SECONDS, uses_attempt=False)
+    if tries >= schedule.attempts:
+        return Dropped()
+    return RetryIn(schedule.waits_seconds[tries - 1], uses_attempt=True)
+
+
+def remaining_wait(next_attempt_at_ms: int, now_ms: int, tries: int, schedule: RetrySchedule) -> float:
+    """How many seconds a wait found in the table has to go on, after a restart or a reload.
+
+    Both times are wall clock, which may have been set meanwhile, so the wait is never longer than its own step of the
+    schedule, and never negative (behaviour.md, "Clocks").  `tries` counts the attempts used up so far; after none of
+    them only a local failure can have set a wait.  If the schedule became shorter, its last step is the bound.
+    """
+    steps = schedule.waits_seconds[:tries] if tries else (LOCAL_RETRY_SECONDS,)
+    step = steps[-1] if steps else 0.0
+    return min(max(0.0, (next_attempt_at_ms - now_ms) / 1000), step)

@@ -1,0 +1,83 @@
+"""How a request is signed, so that its receiver knows who sent it and that nobody changed it.
+
+A signing key reads `whsec_` and base64.  Two signatures go with every request:
+
+- `webhook-signature`, as Standard Webhooks 1.0.0 has it: HMAC-SHA256 with the *decoded* key over
+  `{webhook-id}.{webhook-timestamp}.{body}`.  The header may hold several, so while a key rotates both keys sign, and a
+  receiver that knows either of them is content.
+- `X-Webhook-Signature`, for receivers written for an older habit: HMAC-SHA256 over the body alone, with the *text*
+  after `whsec_` as the key.  It has room for one signature only, so while a key rotates the previous key makes it:
+  a receiver that hasn't changed over yet must not notice the rotation.
+
+The source of the first: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import b64decode, b64encode
+from binascii import b2a_base64
+
+from webhookd.errors import Refusal
+
+KEY_BYTES = 32
+"""How many random bytes a key made by webhookd holds."""
+
+_PREFIX = "whsec_"
+_MIN_BYTES, _MAX_BYTES = 24, 64  # what Standard Webhooks allows
+
+
+def new_key(random_bytes: bytes) -> str:
+    """A signing key of exactly `KEY_BYTES` random bytes."""
+    if len(random_bytes) != KEY_BYTES:
+        raise ValueError(f"a signing key needs {KEY_BYTES} random bytes, got {len(random_bytes)}")
+    return _PREFIX + b64encode(random_bytes).decode()
+
+
+def check_key(text: str) -> str:
+    """`text` if it can be a signing key; Refusal("invalid_field") if not, without repeating the secret.
+
+    Only the one canonical spelling of the bytes is taken, because `X-Webhook-Signature` signs with the spelling.
+    """
+    encoded = text.removeprefix(_PREFIX)
+    try:
+        key = b64decode(encoded, validate=True)
+    except ValueError:  # binascii.Error, or characters beyond ASCII
+        key = b""
+    if not text.startswith(_PREFIX) or b64encode(key).decode() != encoded or not _MIN_BYTES <= len(key) <= _MAX_BYTES:
+        raise Refusal(
+            "invalid_field",
+            f'signing_key must be "{_PREFIX}" followed by standard base64, with its padding, of {_MIN_BYTES} to '
+            f"{_MAX_BYTES} bytes; leave it out and webhookd makes one.",
+            details={"field": "signing_key"},
+        )
+    return text
+
+
+class Signer:
+    """What signs the requests of one endpoint; built once, whenever its keys change.
+
+    `key` and `previous` are signing keys that passed `check_key`; `previous` is given while it is still live.
+    """
+
+    __slots__ = ("_body_key", "_keys")
+
+    def __init__(self, key: str, previous: str | None = None) -> None:
+        keys = (key,) if previous is None else (key, previous)
+        encoded = [each.removeprefix(_PREFIX) for each in keys]
+        self._keys = tuple(b64decode(each) for each in encoded)  # the newest first
+        self._body_key = encoded[-1].encode("ascii")
+
+    def headers(self, webhook_id: str, unix_seconds: int, body: bytes) -> tuple[tuple[str, str], ...]:
+        """The four headers that sign one attempt, made at `unix_seconds` since 1970."""
+        signed = b"%b.%d.%b" % (webhook_id.encode(), unix_seconds, body)
+        return (
+            ("webhook-id", webhook_id),
+            ("webhook-timestamp", str(unix_seconds)),
+            ("webhook-signature", " ".join(["v1," + _signature(key, signed) for key in self._keys])),
+            ("X-Webhook-Signature", _signature(self._body_key, body)),
+        )
+
+
+def _signature(key: bytes, message: bytes) -> str:
+    return b2a_base64(hmac.digest(key, message, "sha256"), newline=False).decode("ascii")
