@@ -8,8 +8,8 @@ orjson does the checking (RFC 8259, UTF-8, lone surrogates, numbers beyond a dou
 doesn't settle are settled here:
 
 - A name given twice.  orjson keeps the last value and drops the first, so that webhookd and a receiver could read
-  two different types out of one event.  Finding out costs a pass over the text, so it is done only for texts in which
-  `event_type` or `event_id` can stand twice: where the quoted name occurs twice, or where a letter of it is escaped.
+  two different types out of one event.  Finding out costs a second pass over the text, so it is made only where
+  `event_type` or `event_id` can stand twice: where the quoted name occurs twice, or a letter of it is escaped.
 - An integer too long for a double, 310 digits or more.  orjson refuses it, but an integer has no greatest value, and
   as nothing here reads it, it is taken.  `1e999` is not: what it stands for, hardly any receiver could read.
 """
@@ -32,14 +32,9 @@ MAX_ARRAY_EVENTS = 1000
 
 _WHITE_SPACE = b" \t\r\n"  # JSON's; bytes.strip() alone would also take form feeds, which JSON refuses
 _EVENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_ONCE = (b"event_type", b"event_id")
-_QUOTED = tuple(b'"%b"' % name for name in _ONCE)
 
 # The letters of the two names as \uXXXX: _ d e i n p t v y.  No other kind of escape stands for a letter.
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6[459eE]|7[0469])")
-
-# In a text known to be JSON: strings (with their colon, if they are names) and brackets.  Possessive: no backtracking.
-_STRING_OR_BRACKET = re.compile(rb'("(?:[^"\\]++|\\.)*+")([ \t\r\n]*+:)?|[\[{]|[\]}]', re.DOTALL)
 
 # In any text: strings, closed or not, and integers that a double can't hold.
 _STRING_OR_HUGE_INTEGER = re.compile(
@@ -141,10 +136,22 @@ def _not_utf8(body: bytes) -> Refusal | None:
 def _may_repeat(body: bytes) -> bool:
     """Whether a name that must stand once can stand twice in `body`; cheap, and wrong only by saying True too often."""
     return (
-        body.count(_QUOTED[0]) > 1
-        or body.count(_QUOTED[1]) > 1
+        body.count(b'"event_type"') > 1
+        or body.count(b'"event_id"') > 1
         or (b"\\u00" in body and _ESCAPED_LETTER.search(body) is not None)
     )
+
+
+class _Name:
+    """The name of a member.  It equals no other, so a dict keeps each name as often as the text has it."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+_MEMBERS = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=lambda _type, text: _Name(text))
 
 
 def _refuse_repeated(body: bytes) -> None:
@@ -152,17 +159,13 @@ def _refuse_repeated(body: bytes) -> None:
 
     `body` is known to be a JSON object.  Members of nested objects may be called as they like.
     """
-    depth = 0
-    seen: set[bytes] = set()
-    for token in _STRING_OR_BRACKET.finditer(body):
-        if token[1] is None:
-            depth += 1 if token[0] in b"[{" else -1
-        elif depth == 1 and token[2] is not None:
-            name = orjson.loads(token[1]).encode() if b"\\" in token[1] else token[1][1:-1]
-            if name in seen:
-                raise Refusal("invalid_event", f'The event has "{name.decode()}" twice: which one is meant?')
-            if name in _ONCE:
-                seen.add(name)
+    try:
+        names = [name.text for name in _MEMBERS.decode(body)]
+    except RecursionError:  # at about 990 levels; orjson goes to 1,024
+        raise Refusal("invalid_json", "The event is not JSON that webhookd takes: nested too deeply.") from None
+    for name in ("event_type", "event_id"):
+        if names.count(name) > 1:
+            raise Refusal("invalid_event", f'The event has "{name}" twice: which one is meant?', details={"name": name})
 
 
 # A list of msgspec.Raw would hold millions of objects for 8 MiB of "[0,0,0…" before anybody could count them; a struct
@@ -239,9 +242,12 @@ class LineSplitter:
         lines: list[Line] = []
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
-            self._add(piece, lines)
-            self._end(lines)
-        self._add(rest, lines)
+            if self.pending_bytes:
+                self._begin(piece, lines)
+                self._end(lines)
+            elif piece:
+                self._take(piece, lines)
+        self._begin(rest, lines)
         return lines
 
     def finish(self) -> list[Line]:
@@ -250,7 +256,8 @@ class LineSplitter:
         self._end(lines)
         return lines
 
-    def _add(self, piece: bytes, lines: list[Line]) -> None:
+    def _begin(self, piece: bytes, lines: list[Line]) -> None:
+        """Begin a line, or go on with the one that is begun."""
         self.pending_bytes += len(piece)
         if self._skipping:
             return
@@ -262,15 +269,19 @@ class LineSplitter:
             self._pending += piece
 
     def _end(self, lines: list[Line]) -> None:
+        """End the line that is begun."""
         if not self._skipping:
-            data = bytes(self._pending).removesuffix(b"\r")
-            if len(data) > self._max_line_bytes:
-                self._give(None, lines)
-            elif data.strip(_WHITE_SPACE):
-                self._give(data, lines)
+            self._take(bytes(self._pending), lines)
         self._pending.clear()
         self._skipping = False
         self.pending_bytes = 0
+
+    def _take(self, line: bytes, lines: list[Line]) -> None:
+        data = line.removesuffix(b"\r")
+        if len(data) > self._max_line_bytes:
+            self._give(None, lines)
+        elif data.strip(_WHITE_SPACE):
+            self._give(data, lines)
 
     def _give(self, data: bytes | None, lines: list[Line]) -> None:
         lines.append(Line(self._index, data))
