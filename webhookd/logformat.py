@@ -1,0 +1,147 @@
+"""What a log line looks like: the order of its fields, its JSON, its form on a terminal.
+
+What a line promises, whatever strangers put into its values: one line, valid JSON, valid UTF-8, at most 16 KiB, no
+control, bidi or line-separating character in clear (terminals and `splitlines` obey those), and no URL's query.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+import orjson
+import structlog
+
+LINE_BYTES = 16 * 1024
+CONSOLE_CHARACTERS = 1000
+LEADING = ("workspace", "endpoint_id", "event_id", "delivery_id", "attempt", "status", "reason", "duration_ms")
+FREE_TEXTS = ("error", "message", "detail")
+
+_NOT_IN_CLEAR = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+_NOT_ON_A_TERMINAL = re.compile(f"[\x00-\x1f]|{_NOT_IN_CLEAR.pattern}")
+_QUERY = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#'\"<>]*)[?#][^\s'\"<>]*")
+
+Record = MutableMapping[str, Any]
+
+_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
+
+
+def loggable_url(url: str) -> str:
+    """`url` without user, query and fragment: secrets like to live there."""
+    url = re.split("[?#]", url, maxsplit=1)[0]
+    scheme, slashes, rest = url.partition("//")
+    authority, slash, path = rest.partition("/")
+    return scheme + slashes + authority.rpartition("@")[2] + slash + path
+
+
+def arrange(_logger: object, level: str, record: Record) -> Record:
+    """A structlog processor: `timestamp`, `level`, `event`, then `LEADING` as far as given, then the rest."""
+    arranged: Record = {"timestamp": timestamp(), "level": level, "event": record["event"]}
+    for name in LEADING:
+        if name in record:
+            arranged[name] = record[name]
+    arranged.update(record)
+    if "url" in record:
+        arranged["url"] = loggable_url(str(record["url"]))
+    for name in FREE_TEXTS:
+        if name in record and record[name] is not None:
+            arranged[name] = _QUERY.sub(r"\1", str(record[name]))
+    return arranged
+
+
+def timestamp() -> str:
+    """Now, as RFC 3339 in UTC with milliseconds; a second's text is made once."""
+    global _second  # a cache of one entry, replaced whole, so that threads can't tear it
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    known, text = _second
+    if known != seconds:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        _second = (seconds, text)
+    return f"{text}.{nanoseconds // 1_000_000:03d}Z"
+
+
+def json_line(_logger: object, _level: str, record: Record) -> bytes:
+    """A structlog processor, the last: the record as one line of JSON."""
+    try:
+        line = _dumped(record)
+    except (TypeError, ValueError, RecursionError):  # half a surrogate pair, an integer past 64 bits, nested too deeply
+        record = {name: _plain(value) for name, value in record.items()}
+        line = _dumped(record)
+    return line if len(line) <= LINE_BYTES else _shortened(record)
+
+
+def _dumped(record: Record) -> bytes:
+    line = orjson.dumps(record, default=_plain, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    return _NOT_IN_CLEAR.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
+
+
+def _shortened(record: Record) -> bytes:
+    """The record with its long values cut, as much as it takes."""
+    plain = {name: _flat(value) for name, value in record.items()}
+    for longest in (4096, 1024, 256, 64, 16):
+        line = _dumped({name: _cut(value, longest) for name, value in plain.items()})
+        if len(line) <= LINE_BYTES:
+            return line
+    return _dumped({name: plain[name] for name in ("timestamp", "level", "event")} | {"cut": True})
+
+
+def _cut(value: Any, longest: int) -> Any:
+    if not isinstance(value, str) or len(value) <= longest:
+        return value
+    return f"{value[:longest]}… ({len(value) - longest} more characters)"
+
+
+def _flat(value: Any) -> Any:
+    """A scalar as it is, anything else as its JSON text."""
+    value = _plain(value)
+    return orjson.dumps(value).decode() if isinstance(value, dict | list) else value
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """`value` as something that JSON can hold, whatever it is."""
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return int(value) if -(2**63) <= value < 2**64 else hex(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if depth > 5:
+        return "…"
+    if isinstance(value, dict):
+        return {str(_plain(key, 6)): _plain(inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner, depth + 1) for inner in value]
+    try:
+        return _plain(str(value), depth + 1)
+    except Exception:  # noqa: BLE001 - a value that can't even be shown must not end whoever logs it
+        return f"<{type(value).__name__}>"
+
+
+class ConsoleLines:
+    """The last processor for a terminal: structlog's own renderer over values made harmless."""
+
+    def __init__(self, *, colours: bool) -> None:
+        self._render = structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)
+
+    def __call__(self, logger: object, level: str, record: Record) -> bytes:
+        """The record as one line of text."""
+        harmless = {name: _harmless(value) for name, value in record.items()}
+        return (self._render(logger, level, harmless) + "\n").encode()
+
+
+def _harmless(value: Any) -> Any:
+    """Texts with control and bidi characters escaped, and cut; nested values as such a text."""
+    value = _flat(value)
+    if not isinstance(value, str):
+        return value
+    return _NOT_ON_A_TERMINAL.sub(_escaped, _cut(value, CONSOLE_CHARACTERS))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

@@ -1,0 +1,97 @@
+"""Every task has an owner: what runs as long as the daemon does is started here, and its end is never overlooked.
+
+asyncio lets a task that failed wait silently until it is collected, and a TaskGroup says nothing about one that
+returned.  Here a task that ends before it was told to, whatever the way, ends `run_until_stopped` with the reason;
+the daemon logs it and exits, and systemd starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from webhookd.errors import Fatal
+
+
+class TaskEnded(Fatal):
+    """A task that must not end ended.  `exit_code` is its cause's where that is a `Fatal`, else 1."""
+
+    def __init__(self, name: str, cause: BaseException | None, how: str = "") -> None:
+        super().__init__(f"the task {name!r} {how or f'failed: {_said(cause)}'}")
+        self.name = name
+        self.__cause__ = cause
+        self.exit_code = cause.exit_code if isinstance(cause, Fatal) else 1
+
+
+class TaskOwner:
+    """Starts root tasks, watches them, and ends them together."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._ended: list[str] = []
+        self._one_ended = asyncio.Event()
+        self._cancelling = False
+
+    def start(self, name: str, run: Callable[[], Coroutine[Any, Any, Any]]) -> asyncio.Task[Any]:
+        """Start `run()` as a task that is to run until `cancel_all`.  ValueError when the name is taken."""
+        if name in self._tasks:
+            raise ValueError(f"there is a task {name!r} already")
+        task = asyncio.get_running_loop().create_task(run(), name=name)
+        self._tasks[name] = task
+        task.add_done_callback(lambda done: self._note_end(name))
+        return task
+
+    async def run_until_stopped(self, stop: asyncio.Event) -> TaskEnded | None:
+        """Wait until `stop` is set (None) or a task ended by itself (why).
+
+        A task may end because it sees `stop` too: once that is set, a quiet return is what was asked for.
+        """
+        waiters = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._one_ended.wait())]
+        try:
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+            await asyncio.gather(*waiters, return_exceptions=True)
+        ends = [_end_of(name, self._tasks[name]) for name in self._ended]
+        failures = [end for end in ends if end.__cause__ is not None]
+        if failures:
+            return failures[0]
+        return None if stop.is_set() or not ends else ends[0]
+
+    async def cancel_all(self, timeout_seconds: float = 5.0) -> list[TaskEnded]:
+        """Cancel every task and wait for it; returns those that failed on the way or didn't end in time.
+
+        Called again it does nothing.  A failure that `run_until_stopped` returned is among those returned here.
+        """
+        self._cancelling = True
+        tasks, self._tasks = self._tasks, {}
+        for task in tasks.values():
+            task.cancel()
+        late: set[asyncio.Task[Any]] = set()
+        if tasks:
+            _, late = await asyncio.wait(tasks.values(), timeout=timeout_seconds)
+        ends = [
+            TaskEnded(name, None, f"didn't end within {timeout_seconds:g} s") if task in late else _end_of(name, task)
+            for name, task in tasks.items()
+        ]
+        return [end for end in ends if end.__cause__ is not None or tasks[end.name] in late]
+
+    def _note_end(self, name: str) -> None:
+        if not self._cancelling:
+            self._ended.append(name)
+            self._one_ended.set()
+
+
+def _end_of(name: str, task: asyncio.Task[Any]) -> TaskEnded:
+    """Why `task`, which is done, ended; without a cause when it returned or was cancelled."""
+    if task.cancelled():
+        return TaskEnded(name, None, "was cancelled")
+    cause = task.exception()
+    return TaskEnded(name, cause) if cause is not None else TaskEnded(name, None, "returned")
+
+
+def _said(error: BaseException | None) -> str:
+    """The kind of an error and its words."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
