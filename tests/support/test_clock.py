@@ -1,0 +1,61 @@
+"""The tests' own clock, because what leans on it is only as true as it is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.support.clock import START_WALL_MS, ManualClock, settle
+
+
+async def test_waits_end_in_the_order_of_their_dues() -> None:
+    """`advance` ends waits one after the other, with the hands where each was due."""
+    clock = ManualClock()
+    seen: list[tuple[str, float]] = []
+
+    async def sleeper(name: str, *steps: float) -> None:
+        for step in steps:
+            assert await clock.wait(asyncio.Event(), step) is False
+            seen.append((name, clock.monotonic() - 1000.0))
+
+    tasks = [asyncio.create_task(sleeper("a", 5, 1)), asyncio.create_task(sleeper("b", 2, 2, 10))]
+    await clock.until_waiters(2)
+    await clock.advance(6)
+    assert [("b", 2.0), ("b", 4.0), ("a", 5.0), ("a", 6.0)] == seen
+    assert (1, 8.0) == (clock.waiters, clock.next_due_in_seconds)
+    await clock.advance(8)
+    await asyncio.gather(*tasks)
+    assert 0 == clock.waiters
+
+
+async def test_an_event_ends_its_wait_before_the_time() -> None:
+    """A wait whose event is set returns True and leaves nothing behind."""
+    clock = ManualClock()
+    event = asyncio.Event()
+    task = asyncio.create_task(clock.wait(event, 60))
+    await clock.until_waiters(1)
+    event.set()
+    assert await task is True
+    assert (0, None) == (clock.waiters, clock.next_due_in_seconds)
+
+
+async def test_a_cancelled_wait_is_forgotten() -> None:
+    """Cancelling the one who waits leaves no waiter and no task."""
+    clock = ManualClock()
+    task = asyncio.create_task(clock.wait(asyncio.Event(), 60))
+    await clock.until_waiters(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert 0 == clock.waiters
+
+
+async def test_the_wall_clock_moves_alone() -> None:
+    """`jump_wall` leaves the monotonic hand; `advance` moves both."""
+    clock = ManualClock()
+    clock.jump_wall(-3600)
+    assert (1000.0, START_WALL_MS - 3_600_000) == (clock.monotonic(), clock.wall_ms())
+    await clock.advance(0.5)
+    assert (1000.5, START_WALL_MS - 3_599_500) == (clock.monotonic(), clock.wall_ms())
+    await settle()
