@@ -184,9 +184,9 @@ _MANY = msgspec.json.Decoder(
 def split_array(raw: bytes) -> list[bytes]:
     """The elements of a JSON array, each as the bytes that it came in, for `parse_event`.
 
-    Raises Refusal: invalid_json if the text isn't UTF-8, or not one JSON array from end to end, wherever the fault is;
-    payload_too_large for more than `MAX_ARRAY_EVENTS` elements.  A number beyond a double is a fault of its element
-    alone, so it is left for `parse_event` to find.
+    Raises Refusal: invalid_json if the text isn't UTF-8, or not JSON from end to end, wherever the fault is;
+    invalid_event if it is no array; payload_too_large for more than `MAX_ARRAY_EVENTS` elements.  A number beyond a
+    double is a fault of its element alone, so it is left for `parse_event` to find.
     """
     refusal = None if raw.isascii() else _not_utf8(raw)
     if refusal is not None:
@@ -196,6 +196,8 @@ def split_array(raw: bytes) -> list[bytes]:
             return [bytes(element) for element in _FEW.decode(raw)]
         elements = msgspec.structs.astuple(_MANY.decode(raw))
     except msgspec.ValidationError:
+        if raw.lstrip(_WHITE_SPACE)[:1] != b"[":
+            raise Refusal("invalid_event", "Several events are one JSON array; this is something else.") from None
         message = f"An array holds at most {MAX_ARRAY_EVENTS} events: send several, or lines (application/x-ndjson)."
         raise Refusal("payload_too_large", message, details={"max_events": MAX_ARRAY_EVENTS}) from None
     except msgspec.DecodeError as error:
