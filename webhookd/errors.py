@@ -45,7 +45,6 @@ ERRORS: dict[str, ErrorKind] = {
     "delivery_not_finished": ErrorKind(409, "The delivery still waits; only a finished one can be replayed."),
     "workspace_exists": ErrorKind(409, "There is a workspace with this id."),
     "workspace_in_use": ErrorKind(409, "The workspace has endpoints, or is `default`: it can't be deleted."),
-    "test_in_progress": ErrorKind(409, "A test of this endpoint is under way; one at a time."),
     "payload_too_large": ErrorKind(413, "The event or the request is larger than allowed."),
     "unsupported_media_type": ErrorKind(415, "The body's type or encoding is not one that this path takes."),
     "wrong_host": ErrorKind(421, "The Host header names none of webhookd's own names."),

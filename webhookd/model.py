@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+Json = dict[str, Any]
+
 DEFAULT_WORKSPACE = "default"
 EVERY_TYPE = "*"
 
@@ -52,6 +54,7 @@ class Reason(StrEnum):
 class Workspace:
     """A tenant: its plan, its notice addresses.  `plan_changed_at_ms` dates the present plan."""
 
+    seq: int
     id: str
     name: str
     plan: str
@@ -64,13 +67,14 @@ class Workspace:
 class Endpoint:
     """A webhook: a URL, the event types that it wants, a signing key, a state.
 
-    `seq` is the table's own number, used inside; `id` is what others see.  Deliveries up to `skipped_upto` were
-    skipped by a person, attempts up to `forgiven_upto` no longer count against the budget, and `held_since_ms` is
-    when the endpoint last stopped being active.
+    `seq` is the table's own number, used inside; `id` is what others see, and `workspace` that of its workspace.
+    Deliveries up to `skipped_upto` were skipped by a person, attempts up to `forgiven_upto` no longer count against
+    the budget.
     """
 
     seq: int
     id: str
+    workspace_seq: int
     workspace: str
     url: str
     event_types: tuple[str, ...]
@@ -106,16 +110,6 @@ class NewEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """What the store did with one event.  `conflict` means that the id was accepted before with another body."""
-
-    event_id: str
-    deliveries: int
-    duplicate: bool = False
-    conflict: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class QueuedDelivery:
     """A delivery as a consumer needs it.  `body` is None when it has to be read from the table first.
 
@@ -130,10 +124,21 @@ class QueuedDelivery:
     body: bytes | None
     size: int
     accepted_at_ms: int
-    is_replay: bool = False
+    replay_of: int | None = None
     attempt_count: int = 0
     tries: int = 0
     next_attempt_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the store did with one event.  `conflict` means that the id was accepted before with another body."""
+
+    event_id: str
+    deliveries: int
+    duplicate: bool = False
+    conflict: bool = False
+    queued: tuple[QueuedDelivery, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,38 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class DeliveryView:
+    """A delivery as the log shows it; `last_attempt` and `attempts` are in the API's own form already."""
+
+    seq: int
+    workspace: str
+    endpoint_seq: int
+    endpoint_id: str
+    event_id: str
+    event_type: str
+    state: DeliveryState
+    replay_of: int | None
+    is_test: bool
+    accepted_at_ms: int
+    next_attempt_at_ms: int | None
+    finished_at_ms: int | None
+    attempt_count: int
+    last_attempt: Json | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """An event as the log shows it.  `body` is None once it was pruned and only its id is remembered."""
+
+    seq: int
+    workspace: str
+    id: str
+    type: str
+    accepted_at_ms: int
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A failed attempt that counts: whose, and when it ended (monotonic seconds)."""
 
@@ -195,6 +232,3 @@ class Token:
     workspace: str | None
     created_at_ms: int
     note: str = ""
-
-
-Json = dict[str, Any]

@@ -1,0 +1,136 @@
+"""One endpoint's consumer: takes the next delivery, attempts it until it is delivered or dropped, then the next.
+
+Order rests on three things here: one consumer per endpoint, one request in flight per consumer, and the next attempt
+begins only after the outcome before it is committed.
+
+A consumer lives while there is work and leaves when there is none; it also leaves when its endpoint stops being
+active, wherever it stands, except in the middle of an attempt, which ends and is recorded first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from webhookd.clock import Clock
+from webhookd.config import Config
+from webhookd.delivery import requests
+from webhookd.delivery.directory import Directory
+from webhookd.delivery.queue import EndpointQueue
+from webhookd.delivery.recorder import Recorder
+from webhookd.delivery.requests import RequestBuilder
+from webhookd.delivery.sender import Transport
+from webhookd.model import Endpoint, QueuedDelivery
+from webhookd.rules.retry import Decision, RetryIn, RetrySchedule, remaining_wait
+from webhookd.store import deliveries
+from webhookd.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every consumer needs: the same for all of them."""
+
+    store: Store
+    directory: Directory
+    recorder: Recorder
+    transport: Transport
+    clock: Clock
+    settings: Callable[[], Config]
+
+
+class Consumer:
+    """Carries the deliveries of one endpoint until it is told to stop or has nothing left."""
+
+    __slots__ = ("_around", "_builder", "_queue", "_stopping", "in_flight", "next_attempt_at_ms")
+
+    def __init__(self, queue: EndpointQueue, around: Surroundings) -> None:
+        self._queue = queue
+        self._around = around
+        self._stopping = asyncio.Event()
+        self._builder: RequestBuilder | None = None
+        self.in_flight = False
+        self.next_attempt_at_ms: int | None = None
+
+    def stop(self) -> None:
+        """Start nothing any more: a wait ends now, an attempt in flight ends by itself and is recorded."""
+        self._stopping.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping.is_set()
+
+    async def run(self) -> bool:
+        """Carry on; returns whether the queue was emptied (else what waits is to be read from the table again)."""
+        while not self.stopped:
+            delivery = await self._queue.next(self._refill)
+            if delivery is None:
+                return True
+            if not await self._carry(delivery):
+                return False
+        return False
+
+    async def _carry(self, delivery: QueuedDelivery) -> bool:
+        """Attempt one delivery until it is finished; False if the consumer has to leave before that."""
+        wait_seconds = self._restored_wait(delivery)
+        while True:
+            if wait_seconds > 0 and not await self._waited(wait_seconds):
+                return False
+            endpoint = self._around.directory.get(delivery.endpoint_seq)
+            if self.stopped or endpoint is None or not self._around.directory.runs(endpoint):
+                return False
+            if delivery.body is None:
+                delivery = await self._with_body(delivery)
+                continue  # the endpoint may have been stopped meanwhile
+            decision = await self._attempt(endpoint, delivery)
+            if not isinstance(decision, RetryIn):
+                return True
+            wait_seconds = decision.seconds
+            used = 1 if decision.uses_attempt else 0
+            delivery = replace(delivery, attempt_count=delivery.attempt_count + 1, tries=delivery.tries + used)
+
+    async def _attempt(self, endpoint: Endpoint, delivery: QueuedDelivery) -> Decision:
+        assert delivery.body is not None
+        around = self._around
+        now_ms = around.clock.wall_ms()
+        if self._builder is None or not self._builder.fits(endpoint, now_ms):
+            self._builder = RequestBuilder(endpoint, now_ms)
+        request = self._builder.build(
+            delivery.event_id,
+            delivery.body,
+            number=delivery.attempt_count + 1,
+            now_ms=now_ms,
+            marks=requests.REPLAY if delivery.replay_of is not None else (),
+        )
+        self.in_flight = True
+        try:
+            outcome = await around.transport.post(request)
+            return await around.recorder.record(endpoint, delivery, request, outcome)
+        finally:
+            self.in_flight = False
+
+    async def _waited(self, seconds: float) -> bool:
+        """Wait for the next attempt; False if told to stop before."""
+        self.next_attempt_at_ms = self._around.clock.wall_ms() + round(seconds * 1000)
+        try:
+            return not await self._around.clock.wait(self._stopping, seconds)
+        finally:
+            self.next_attempt_at_ms = None
+
+    def _restored_wait(self, delivery: QueuedDelivery) -> float:
+        if delivery.next_attempt_at_ms is None:
+            return 0.0
+        schedule = RetrySchedule(self._around.settings().delivery.retry_seconds)
+        return remaining_wait(delivery.next_attempt_at_ms, self._around.clock.wall_ms(), delivery.tries, schedule)
+
+    async def _with_body(self, delivery: QueuedDelivery) -> QueuedDelivery:
+        body = await self._around.store.read_for_delivery(lambda db: deliveries.body(db, delivery.seq))
+        return replace(delivery, body=body)
+
+    async def _refill(self, endpoint_seq: int, after_seq: int, limit: int, inline_bytes: int) -> list[QueuedDelivery]:
+        endpoint = self._around.directory.get(endpoint_seq)
+        after_seq = max(after_seq, endpoint.skipped_upto if endpoint else 0)
+        return await self._around.store.read_for_delivery(
+            lambda db: deliveries.page(db, endpoint_seq, after_seq, limit, inline_bytes)
+        )

@@ -1,0 +1,180 @@
+"""Which consumers live: one for each endpoint that has work and may be sent to, none for the others.
+
+All counts and all decisions about starting and stopping are made on the event loop, in commit order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from webhookd.delivery.consumer import Consumer, Surroundings
+from webhookd.delivery.queue import Backlog, EndpointQueue, QueuedBytes
+from webhookd.model import Endpoint, QueuedDelivery
+from webhookd.store import deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """How an endpoint's queue stands: what waits, when the next attempt comes, whether one is under way."""
+
+    waiting: int
+    waiting_bytes: int
+    next_attempt_at_ms: int | None
+    in_flight: bool
+
+
+class Dispatcher:
+    """Offers new deliveries to the endpoints' queues and keeps consumers alive where there is work."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._directory = around.directory
+        self._queues: dict[int, EndpointQueue] = {}
+        self._backlogs: defaultdict[int, Backlog] = defaultdict(Backlog)
+        self._shared = QueuedBytes()
+        self._consumers: dict[int, Consumer] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._running = False
+        self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> None:
+        """Take up everything that waits in the table, each queue from its beginning."""
+        for found in await self._around.store.read_for_delivery(deliveries.waiting):
+            self._queue(found.endpoint_seq).restore(found.count, found.size, found.newest_seq)
+        self._running = True
+        for endpoint_seq in list(self._queues):
+            self.wake(endpoint_seq)
+
+    async def run(self) -> None:
+        """A root task: waits until a consumer ends by a fault, and raises that fault."""
+        await self._crashed
+
+    async def stop(self) -> None:
+        """Start nothing any more and wait until the attempts in flight have ended and are recorded."""
+        self._running = False
+        for consumer in self._consumers.values():
+            consumer.stop()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+
+    # Work comes and goes
+
+    def offer(self, new: Iterable[QueuedDelivery]) -> None:
+        """Take deliveries that were just committed, in commit order."""
+        for delivery in new:
+            if self._directory.get(delivery.endpoint_seq) is None:
+                continue  # deleted in the meantime; its row is cancelled by the mark
+            self._queue(delivery.endpoint_seq).offer(delivery)
+            self.wake(delivery.endpoint_seq)
+
+    def settled(self, delivery: QueuedDelivery) -> None:
+        """A delivery was recorded as finished."""
+        self.settle(delivery.endpoint_seq, 1, delivery.size)
+
+    def settle(self, endpoint_seq: int, count: int, size: int) -> None:
+        """`count` deliveries of an endpoint, of together `size` bytes, no longer wait."""
+        queue = self._queues.get(endpoint_seq)
+        if queue is not None:
+            queue.settled(size, count)
+
+    def emptied(self, endpoint_seq: int) -> None:
+        """A mark took everything that waited for an endpoint."""
+        queue = self._queues.get(endpoint_seq)
+        if queue is not None:
+            queue.emptied()
+
+    def forget(self, endpoint_seq: int) -> None:
+        """An endpoint was deleted: nothing waits for it any more; an attempt in flight ends by itself."""
+        self.hold(endpoint_seq)
+        self.emptied(endpoint_seq)
+        self._queues.pop(endpoint_seq, None)
+
+    # Consumers live and leave
+
+    def wake(self, endpoint_seq: int) -> None:
+        """Let a consumer live if there is work, the endpoint may be sent to and none lives yet."""
+        if endpoint_seq in self._tasks or not self._running:
+            return
+        queue = self._queues.get(endpoint_seq)
+        endpoint = self._directory.get(endpoint_seq)
+        if queue is None or not queue.waiting or endpoint is None or not self._directory.runs(endpoint):
+            return
+        queue.open()
+        consumer = self._consumers[endpoint_seq] = Consumer(queue, self._around)
+        self._tasks[endpoint_seq] = asyncio.create_task(
+            self._live(endpoint_seq, queue, consumer), name=f"consumer {endpoint.id}"
+        )
+
+    def hold(self, endpoint_seq: int) -> None:
+        """Let no further attempt of an endpoint start; one in flight ends and is recorded."""
+        consumer = self._consumers.get(endpoint_seq)
+        if consumer is not None:
+            consumer.stop()
+
+    def hold_all(self, changed: Iterable[Endpoint]) -> None:
+        """`hold` for several endpoints."""
+        for endpoint in changed:
+            self.hold(endpoint.seq)
+
+    async def quiet(self, endpoint_seq: int) -> None:
+        """Wait until an endpoint that is held has no attempt in flight any more."""
+        task = self._tasks.get(endpoint_seq)
+        if task is not None:
+            await asyncio.wait([task])
+
+    def review(self, endpoints: Iterable[Endpoint]) -> None:
+        """Start or stop consumers as the endpoints' states and plans now say."""
+        for endpoint in endpoints:
+            if self._directory.runs(endpoint):
+                self.wake(endpoint.seq)
+            else:
+                self.hold(endpoint.seq)
+
+    # How it stands
+
+    def view(self, endpoint_seq: int) -> QueueView:
+        """How an endpoint's queue stands."""
+        queue = self._queues.get(endpoint_seq)
+        consumer = self._consumers.get(endpoint_seq)
+        return QueueView(
+            waiting=queue.waiting if queue else 0,
+            waiting_bytes=queue.waiting_bytes if queue else 0,
+            next_attempt_at_ms=consumer.next_attempt_at_ms if consumer else None,
+            in_flight=consumer.in_flight if consumer else False,
+        )
+
+    def backlog(self, workspace_seq: int) -> Backlog:
+        """What waits for all endpoints of a workspace."""
+        return self._backlogs[workspace_seq]
+
+    @property
+    def alive(self) -> int:
+        """How many consumers live."""
+        return len(self._tasks)
+
+    def _queue(self, endpoint_seq: int) -> EndpointQueue:
+        queue = self._queues.get(endpoint_seq)
+        if queue is None:
+            endpoint = self._directory.get(endpoint_seq)
+            assert endpoint is not None
+            backlog = self._backlogs[endpoint.workspace_seq]
+            queue = self._queues[endpoint_seq] = EndpointQueue(endpoint_seq, backlog, self._shared)
+        return queue
+
+    async def _live(self, endpoint_seq: int, queue: EndpointQueue, consumer: Consumer) -> None:
+        emptied = False
+        try:
+            emptied = await consumer.run()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the daemon (`run`)
+            self._running = False
+            if not self._crashed.done():
+                self._crashed.set_exception(error)
+        finally:
+            # Nothing is awaited between the consumer's last look at its queue and this: no offer is missed.
+            queue.close(emptied=emptied)
+            del self._consumers[endpoint_seq], self._tasks[endpoint_seq]
+            if not emptied:
+                self.wake(endpoint_seq)  # it may have been stopped and allowed again while its attempt ended

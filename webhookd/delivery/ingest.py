@@ -1,0 +1,117 @@
+"""Accepting events: refused where the promise can't be kept, durable and queued before anybody is told yes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from webhookd import log
+from webhookd.clock import Clock
+from webhookd.config import Config
+from webhookd.delivery.directory import Directory
+from webhookd.delivery.dispatcher import Dispatcher
+from webhookd.errors import Refusal
+from webhookd.model import Accepted, NewEvent, Workspace
+from webhookd.store import events
+from webhookd.store.store import Store
+from webhookd.store.writer import storage_full
+
+# How long a look at the free disk space holds: a call to the kernel per event would be felt.
+SPACE_LOOK_SECONDS = 0.25
+TRY_AGAIN_SECONDS = 30
+
+
+class Ingest:
+    """The one way in for events."""
+
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        settings: Callable[[], Config],
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._settings = settings
+        self._open = True
+        self._space_looked_at = float("-inf")
+        self._space_is_short = False
+        self.accepted_count = 0
+
+    def close(self) -> None:
+        """Accept nothing any more: the daemon stops."""
+        self._open = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the daemon is stopping."""
+        return not self._open
+
+    async def accept(self, workspace_id: str, new: Sequence[NewEvent]) -> list[Accepted]:
+        """Accept events in their order; returns, once that is durable, what became of each.
+
+        Raises Refusal, and then nothing was accepted: `not_found`, `unavailable`, `storage_full`, `too_far_behind`.
+        """
+        workspace = self._directory.workspace(workspace_id)
+        self._check_room(workspace)
+        deliver = not self._directory.paused(workspace_id)
+
+        def then(results: list[Accepted]) -> None:
+            for result in results:
+                if result.queued:
+                    self._dispatcher.offer(result.queued)
+
+        now_ms = self._clock.wall_ms()
+        results = await self._store.write(
+            lambda db: events.accept(db, workspace.seq, new, deliver=deliver, now_ms=now_ms), then=then
+        )
+        self._log(workspace_id, results)
+        return results
+
+    def _check_room(self, workspace: Workspace) -> None:
+        if not self._open:
+            raise Refusal("unavailable", "webhookd is stopping. Send it again in a moment.", retry_after_seconds=2)
+        if self._space_short():
+            raise storage_full()
+        limits = self._settings().limits
+        backlog = self._dispatcher.backlog(workspace.seq)
+        megabytes = backlog.waiting_bytes / 1024**2
+        if backlog.waiting >= limits.waiting_per_workspace or megabytes >= limits.waiting_mb_per_workspace:
+            raise Refusal(
+                "too_far_behind",
+                f"{backlog.waiting} deliveries ({megabytes:.0f} MiB) wait in workspace {workspace.id!r}; allowed are "
+                f"{limits.waiting_per_workspace} and {limits.waiting_mb_per_workspace:g} MiB. Look for an endpoint "
+                "that is slow, failing or disabled.",
+                details={"waiting": backlog.waiting, "waiting_bytes": backlog.waiting_bytes},
+                retry_after_seconds=TRY_AGAIN_SECONDS,
+            )
+
+    def _space_short(self) -> bool:
+        # The machine's own time, not the injected clock's: free space is a fact of the machine.
+        now = time.monotonic()
+        if now - self._space_looked_at >= SPACE_LOOK_SECONDS:
+            self._space_looked_at = now
+            short = self._store.free_bytes() < self._settings().store.min_free_mb * 1024**2
+            if short != self._space_is_short:
+                log.emit("store.full" if short else "store.recovered")
+            self._space_is_short = short
+        return self._space_is_short
+
+    def _log(self, workspace_id: str, results: list[Accepted]) -> None:
+        added = [result for result in results if not result.duplicate and not result.conflict]
+        self.accepted_count += len(added)
+        if len(results) == 1 and added:
+            log.emit(
+                "event.accepted", workspace=workspace_id, event_id=added[0].event_id, deliveries=added[0].deliveries
+            )
+        elif added:
+            log.emit(
+                "event.accepted",
+                workspace=workspace_id,
+                count=len(added),
+                deliveries=sum(result.deliveries for result in added),
+            )

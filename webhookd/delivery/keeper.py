@@ -1,0 +1,146 @@
+"""What follows later, in small steps: rows behind a mark, and held events past what may be held.
+
+Deleting an endpoint or skipping its held events sets one mark, whatever waits; here the rows are brought in line with
+it.  And an endpoint that isn't active holds its events only up to a number, a size and an age, past which the oldest
+expire.  Each step is one short command of the writer, so a million rows stall nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+
+from webhookd import log
+from webhookd.clock import Clock
+from webhookd.config import Config
+from webhookd.delivery.directory import Directory
+from webhookd.delivery.dispatcher import Dispatcher
+from webhookd.model import Endpoint
+from webhookd.store import deliveries, endpoints
+from webhookd.store.store import Store
+
+STEP_ROWS = 500
+LOOK_SECONDS = 1.0
+_EVERYTHING = 2**63 - 1
+
+
+class Keeper:
+    """A root task: `run` looks once a second, and at once after `wake`."""
+
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        settings: Callable[[], Config],
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._settings = settings
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep looking, for ever."""
+        while not await self._clock.wait(self._stopping, LOOK_SECONDS):
+            await self.look()
+
+    async def look(self) -> None:
+        """Bring everything in line that is due now."""
+        for endpoint_seq, upto_seq, state in await self._store.read(deliveries.marked):
+            await self._follow(endpoint_seq, upto_seq, state)
+        for endpoint in self._directory.endpoints():
+            if self._dispatcher.view(endpoint.seq).waiting and not self._directory.runs(endpoint):
+                await self._expire(endpoint)
+
+    async def _follow(self, endpoint_seq: int, upto_seq: int, state: int) -> None:
+        """Finish the rows behind a mark; the counts were settled when it was set."""
+        total = 0
+        while finished := await self._finish(endpoint_seq, state, upto_seq, after_seq=0, limit=STEP_ROWS):
+            total += len(finished)
+        endpoint = self._directory.get(endpoint_seq)
+        log.emit(
+            "delivery.cancelled" if state == deliveries.CANCELLED else "delivery.skipped",
+            endpoint_id=endpoint.id if endpoint else None,
+            workspace=endpoint.workspace if endpoint else None,
+            count=total,
+        )
+
+    async def _expire(self, endpoint: Endpoint) -> None:
+        def then(finished: list[tuple[int, int]]) -> None:
+            self._dispatcher.settle(endpoint.seq, len(finished), sum(size for _, size in finished))
+
+        total = 0
+        while limit := await self._due(endpoint):
+            finished = await self._finish(
+                endpoint.seq, deliveries.EXPIRED, _EVERYTHING, after_seq=endpoint.skipped_upto, limit=limit, then=then
+            )
+            total += len(finished)
+            if not finished:
+                break
+        if total:
+            log.emit("delivery.expired", workspace=endpoint.workspace, endpoint_id=endpoint.id, count=total)
+
+    async def _due(self, endpoint: Endpoint) -> int:
+        """How many of the oldest held events have to go now, one step's worth at most."""
+        hold = self._settings().hold
+        held = self._dispatcher.view(endpoint.seq)
+        current = self._directory.get(endpoint.seq)
+        if current is None or self._directory.runs(current):
+            return 0
+        if held.waiting > hold.max_events:
+            return min(STEP_ROWS, held.waiting - hold.max_events)
+        if held.waiting_bytes > hold.max_mb * 1024**2:
+            return await self._store.read(
+                lambda db: deliveries.oldest_of_size(
+                    db,
+                    endpoint.seq,
+                    endpoint.skipped_upto,
+                    round(held.waiting_bytes - hold.max_mb * 1024**2),
+                    STEP_ROWS,
+                )
+            )
+        return await self._due_by_age(endpoint, round(hold.max_age_hours * 3_600_000))
+
+    async def _due_by_age(self, endpoint: Endpoint, max_age_ms: int) -> int:
+        """An event is held since it was accepted, or since its endpoint stopped, whichever is later."""
+        now_ms = self._clock.wall_ms()
+        if now_ms - self._held_since_ms(endpoint) < max_age_ms:
+            return 0
+        return await self._store.read(
+            lambda db: deliveries.oldest_before(db, endpoint.seq, endpoint.skipped_upto, now_ms - max_age_ms, STEP_ROWS)
+        )
+
+    def _held_since_ms(self, endpoint: Endpoint) -> int:
+        since = [] if endpoint.disabled_at_ms is None else [endpoint.disabled_at_ms]
+        if self._directory.paused(endpoint.workspace):
+            since.append(self._directory.workspace(endpoint.workspace).plan_changed_at_ms)
+        return min(since, default=self._clock.wall_ms())
+
+    async def _finish(
+        self,
+        endpoint_seq: int,
+        state: int,
+        upto_seq: int,
+        *,
+        after_seq: int,
+        limit: int,
+        then: Callable[[list[tuple[int, int]]], None] | None = None,
+    ) -> list[tuple[int, int]]:
+        now_ms = self._clock.wall_ms()
+
+        def command(db: sqlite3.Connection) -> list[tuple[int, int]]:
+            if state == deliveries.EXPIRED and self._runs_again(db, endpoint_seq):
+                return []
+            return deliveries.finish_some(
+                db, endpoint_seq, state=state, upto_seq=upto_seq, after_seq=after_seq, limit=limit, now_ms=now_ms
+            )
+
+        return await self._store.write(command, then=then)
+
+    def _runs_again(self, db: sqlite3.Connection, endpoint_seq: int) -> bool:
+        """Whether the endpoint was enabled since somebody looked: then nothing of it may expire."""
+        return self._directory.runs(endpoints.get(db, endpoint_seq))

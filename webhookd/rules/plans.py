@@ -1,0 +1,40 @@
+"""Plans: webhooks belong to one plan and those above it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from webhookd.errors import Refusal, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """The plans from the lowest to the highest, and the lowest that has webhooks."""
+
+    order: tuple[str, ...]
+    webhooks_from: str
+
+    def has_webhooks(self, plan: str) -> bool:
+        """Whether a workspace on `plan` gets its events; a plan that the configuration no longer knows doesn't."""
+        return plan in self.order and self.order.index(plan) >= self.order.index(self.webhooks_from)
+
+    def check(self, plan: str) -> str:
+        """`plan`, if there is such a plan; else Refusal `invalid_field` that names the nearest."""
+        if plan in self.order:
+            return plan
+        nearest = did_you_mean(plan, self.order)
+        hint = f", did you mean {nearest!r}?" if nearest else "."
+        raise Refusal(
+            "invalid_field",
+            f"There is no plan {plan!r}{hint} The plans are {', '.join(self.order)} (plans.order).",
+            details={"field": "plan"},
+        )
+
+    def require(self, plan: str, doing: str) -> None:
+        """Refusal `plan_required` unless `plan` has webhooks; `doing` names what was asked for."""
+        if not self.has_webhooks(plan):
+            raise Refusal(
+                "plan_required",
+                f"{doing} needs the plan {self.webhooks_from!r} or above; this workspace is on {plan!r}.",
+                details={"plan": plan, "required": self.webhooks_from},
+            )

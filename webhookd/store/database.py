@@ -1,0 +1,247 @@
+"""Open the database: the lock, the pragmas, the migrations, and what SQLite's errors mean here.
+
+Each pragma is a measured choice (design/facts.md): only `synchronous=FULL` survives power loss in WAL mode; a page of
+8 KiB and a checkpoint every 8,000 pages keep the checkpoint off the path of the commit.  One connection writes and
+checkpoints, because SQLite before 3.51.3 can corrupt a WAL when two do; readers are `query_only`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib.resources
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import aiosqlite
+
+from webhookd.errors import AlreadyRunning, Fatal, StoreFailed, StoreUnusable
+
+T = TypeVar("T")
+
+APPLICATION_ID = 0x77686B64  # "whkd" in the header, where `file` and a careful opener look
+LOCK_WAIT_SECONDS = 5.0
+# About 0.1 s of checking.  A larger file is checked by a reader while the daemon already works, so that it starts soon.
+CHECKED_AT_OPEN_BYTES = 64 * 1024 * 1024
+
+_PRAGMAS = """
+PRAGMA busy_timeout = 5000;
+PRAGMA foreign_keys = ON;
+PRAGMA mmap_size = 0;
+PRAGMA cache_size = -8000;
+PRAGMA temp_store = MEMORY;
+"""
+_WRITER_PRAGMAS = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA wal_autocheckpoint = 8000;
+PRAGMA journal_size_limit = 16777216;
+"""
+_READER_PRAGMAS = """
+PRAGMA query_only = ON;
+PRAGMA wal_autocheckpoint = 0;
+"""
+
+
+class Connection:
+    """An aiosqlite connection on which whole functions run, not single statements.
+
+    A hop to the connection's thread costs more than most statements; so a caller hands over a function of the plain
+    `sqlite3.Connection`, and it runs there in one go.
+    """
+
+    def __init__(self, raw: aiosqlite.Connection) -> None:
+        self._raw = raw
+
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `function` on the connection's own thread and return its result; its exceptions pass through."""
+        # aiosqlite has no public call that takes a function; this private one is what all its public ones call, and
+        # the version is pinned to one minor for it.
+        result: T = await self._raw._execute(function, self._raw._conn)  # type: ignore[no-untyped-call]
+        return result
+
+    async def close(self) -> None:
+        """Close it; an unclosed connection's thread would hang the exit of the process."""
+        await self._raw.close()
+
+
+class StateLock:
+    """One daemon per state directory: an `flock` on a file that holds the daemon's pid."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / "lock"
+        self._fd: int | None = None
+
+    async def acquire(self, wait_seconds: float = LOCK_WAIT_SECONDS) -> None:
+        """Take the lock, waiting up to `wait_seconds` for a daemon that is just stopping; else AlreadyRunning."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = asyncio.get_running_loop().time() + wait_seconds
+        while not _try_lock(fd):
+            if asyncio.get_running_loop().time() >= deadline:
+                pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                os.close(fd)
+                raise AlreadyRunning(
+                    f"another webhookd (pid {pid}) uses {self._path.parent}; "
+                    "stop it, or give this one its own --state-dir"
+                )
+            await asyncio.sleep(0.05)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let the next daemon in."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def open_writer(path: Path) -> Connection:
+    """Open the database for the one writer, made or migrated as needed.
+
+    Raises StoreUnusable, with the file left as it was, when it is corrupt, not webhookd's or newer than this program.
+    """
+    _refuse_foreign_file(path)
+    connection = await _connect(path)
+    try:
+        await connection.run(_prepare)
+    except sqlite3.DatabaseError as error:
+        await connection.close()
+        raise fatal_error(error, path) from error
+    except Fatal:
+        await connection.close()
+        raise
+    return connection
+
+
+async def open_reader(path: Path) -> Connection:
+    """Open the database for reading only; it never checkpoints."""
+    connection = await _connect(path)
+    await connection.run(lambda db: _run_script(db, _PRAGMAS + _READER_PRAGMAS))
+    return connection
+
+
+async def _connect(path: Path) -> Connection:
+    return Connection(await aiosqlite.connect(path, isolation_level=None, cached_statements=256))
+
+
+def _refuse_foreign_file(path: Path) -> None:
+    """Look at the header before SQLite does: opening a foreign file may already change it (a WAL is rolled in)."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(100)
+    except FileNotFoundError:
+        # Owner only from the first byte on: signing keys are in it.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        return
+    if not head:
+        return
+    if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
+        raise StoreUnusable(
+            f"{path} is not a SQLite database, or a truncated one; it was left as it is. "
+            "Restore a backup (README, «Recovery») or move the file away to start anew."
+        )
+    application_id = int.from_bytes(head[68:72], "big")
+    if application_id != APPLICATION_ID:
+        raise StoreUnusable(
+            f"{path} is a database of another program (application_id {application_id:#x}); it was left as it is. "
+            "Set store.path to a file of webhookd's own."
+        )
+    expected_bytes = _page_size(head) * int.from_bytes(head[28:32], "big")
+    if path.stat().st_size < expected_bytes and not path.with_name(path.name + "-wal").exists():
+        raise StoreUnusable(
+            f"{path} is truncated ({path.stat().st_size} of {expected_bytes} bytes); it was left as it is. "
+            "Restore a backup (README, «Recovery»)."
+        )
+
+
+def _page_size(head: bytes) -> int:
+    size = int.from_bytes(head[16:18], "big")
+    return 65536 if size == 1 else size
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    _run_script(db, _PRAGMAS)
+    version = _user_version(db)
+    newest = len(_migrations())
+    if version > newest:
+        raise StoreUnusable(
+            f"the database was written by a newer webhookd (schema {version}, this program knows {newest}); "
+            "it was left as it is. Install the newer version again, or restore the backup made before the upgrade."
+        )
+    if version == 0:
+        # Only before the first table do these take effect.
+        _run_script(
+            db, f"PRAGMA page_size = 8192; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID};"
+        )
+    _run_script(db, _WRITER_PRAGMAS)
+    if version and _pages_bytes(db) <= CHECKED_AT_OPEN_BYTES:
+        check(db)
+    for number, script in enumerate(_migrations()[version:], start=version + 1):
+        _run_script(db, f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+
+
+def check(db: sqlite3.Connection) -> None:
+    """Walk the whole file (SQLite's `quick_check`); StoreUnusable when anything is wrong with it."""
+    problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if problem != "ok":
+        raise StoreUnusable(
+            f"the database is corrupt ({problem}); it was left as it is. Restore a backup (README, «Recovery»)."
+        )
+
+
+def _pages_bytes(db: sqlite3.Connection) -> int:
+    pages: int = db.execute("PRAGMA page_count").fetchone()[0]
+    size: int = db.execute("PRAGMA page_size").fetchone()[0]
+    return pages * size
+
+
+def _user_version(db: sqlite3.Connection) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def _migrations() -> list[str]:
+    folder = importlib.resources.files("webhookd.store") / "migrations"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    return [file.read_text("utf-8") for file in files]
+
+
+def _run_script(db: sqlite3.Connection, script: str) -> None:
+    """Run several statements and read what each returns (a pragma that isn't read may not have run)."""
+    db.executescript(script)
+
+
+def fatal_error(error: sqlite3.Error, path: Path | str = "the database") -> Fatal:
+    """What a SQLite error that can't be answered with a refusal means for the daemon.
+
+    CORRUPT and NOTADB: a restart won't mend it (exit 78).  Anything else: only a fresh start can tell what is durable.
+    """
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return StoreUnusable(
+            f"{path} is corrupt ({error}, {name}); it was left as it is. Restore a backup (README, «Recovery»)."
+        )
+    return StoreFailed(f"{path} failed: {error} ({name}). Look at the disk and the kernel's log.")
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk (or a quota, or a file-size limit) is full: reads still work, and it passes."""
+    return (getattr(error, "sqlite_errorname", None) or "").startswith("SQLITE_FULL")
+
+
+def concerns_command_only(error: sqlite3.Error) -> bool:
+    """Whether the fault lies in the one statement (a constraint, a wrong type), not in the file or the disk."""
+    name = getattr(error, "sqlite_errorname", None) or "SQLITE_ERROR"  # raised by the module itself: wrong use
+    return name.startswith(("SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQLITE_RANGE"))

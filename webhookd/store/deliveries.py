@@ -1,0 +1,210 @@
+"""Deliveries in the table: what waits, what came of each attempt, what follows a mark."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import takewhile
+
+from webhookd.model import QueuedDelivery
+
+# The table's numbers for the states that are written; `held` is derived (`log`).
+PENDING, DELIVERED, DROPPED, EXPIRED, SKIPPED, CANCELLED = range(6)
+# The table's numbers for where a delivery comes from.
+ORDINARY, REPLAY, TEST = range(3)
+
+_QUEUED = (
+    "SELECT d.seq, d.endpoint_seq, v.id, v.type, {body}, d.size, d.accepted_at, d.replay_of, d.attempt_count, d.tries, "
+    "d.next_attempt_at FROM deliveries d {hint} JOIN events v ON v.seq = d.event_seq"
+)
+_PAGE = (
+    _QUEUED.format(body="CASE WHEN d.size <= ? THEN v.body END", hint="INDEXED BY deliveries_waiting")
+    + " WHERE d.endpoint_seq = ? AND d.state = 0 AND d.seq > ? ORDER BY d.seq LIMIT ?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for one endpoint: how many deliveries, their bytes, the number of the newest."""
+
+    endpoint_seq: int
+    count: int
+    size: int
+    newest_seq: int
+
+
+def waiting(db: sqlite3.Connection) -> list[Waiting]:
+    """What waits for each living endpoint, marks taken into account; one pass over the index of what waits."""
+    rows = db.execute(
+        "SELECT d.endpoint_seq, count(*), sum(d.size), max(d.seq) FROM endpoints e CROSS JOIN deliveries d "
+        "INDEXED BY deliveries_waiting WHERE e.deleted_at IS NULL AND d.endpoint_seq = e.seq AND d.state = 0 "
+        "AND d.seq > e.skipped_upto GROUP BY d.endpoint_seq"
+    ).fetchall()
+    return [Waiting(*row) for row in rows]
+
+
+def page(
+    db: sqlite3.Connection, endpoint_seq: int, after_seq: int, limit: int, inline_bytes: int
+) -> list[QueuedDelivery]:
+    """The next `limit` deliveries that wait for an endpoint, in order, after `after_seq`.
+
+    Bodies larger than `inline_bytes` are left out.
+    """
+    rows = db.execute(_PAGE, (inline_bytes, endpoint_seq, after_seq, limit)).fetchall()
+    return [QueuedDelivery(*row) for row in rows]
+
+
+def body(db: sqlite3.Connection, seq: int) -> bytes:
+    """The body of a delivery's event."""
+    row = db.execute(
+        "SELECT v.body FROM deliveries d JOIN events v ON v.seq = d.event_seq WHERE d.seq = ?", (seq,)
+    ).fetchall()[0]
+    result: bytes = row[0]
+    return result
+
+
+def oldest_waiting(db: sqlite3.Connection, endpoint_seq: int, after_seq: int) -> tuple[int, int, int | None] | None:
+    """`(seq, accepted_at, next_attempt_at)` of the first delivery that waits for an endpoint, or None."""
+    rows = db.execute(
+        "SELECT seq, accepted_at, next_attempt_at FROM deliveries INDEXED BY deliveries_waiting "
+        "WHERE endpoint_seq = ? AND state = 0 AND seq > ? ORDER BY seq LIMIT 1",
+        (endpoint_seq, after_seq),
+    ).fetchall()
+    return rows[0] if rows else None
+
+
+def oldest_of_size(db: sqlite3.Connection, endpoint_seq: int, after_seq: int, size: int, limit: int) -> int:
+    """How many of the oldest waiting deliveries make up at least `size` bytes; at most `limit`."""
+    rows = db.execute(
+        "SELECT size FROM deliveries INDEXED BY deliveries_waiting WHERE endpoint_seq = ? AND state = 0 AND seq > ? "
+        "ORDER BY seq LIMIT ?",
+        (endpoint_seq, after_seq, limit),
+    ).fetchall()
+    total = 0
+    for number, (each,) in enumerate(rows, start=1):
+        total += each
+        if total >= size:
+            return number
+    return len(rows)
+
+
+def oldest_before(db: sqlite3.Connection, endpoint_seq: int, after_seq: int, before_ms: int, limit: int) -> int:
+    """How many of the oldest waiting deliveries were accepted at `before_ms` or earlier; at most `limit`."""
+    rows = db.execute(
+        "SELECT accepted_at FROM deliveries INDEXED BY deliveries_waiting WHERE endpoint_seq = ? AND state = 0 "
+        "AND seq > ? ORDER BY seq LIMIT ?",
+        (endpoint_seq, after_seq, limit),
+    ).fetchall()
+    return sum(1 for _ in takewhile(lambda row: row[0] <= before_ms, rows))
+
+
+def newest_seq(db: sqlite3.Connection) -> int:
+    """The number of the newest delivery, 0 if there is none."""
+    number: int = db.execute("SELECT coalesce(max(seq), 0) FROM deliveries").fetchall()[0][0]
+    return number
+
+
+def delivered(db: sqlite3.Connection, seq: int, *, attempt_count: int, record: bytes, now_ms: int) -> bool:
+    """Record a success.  It counts even if the delivery was cancelled or expired under way; False tells of that."""
+    sql = (
+        f"UPDATE deliveries SET state = {DELIVERED}, attempt_count = ?, tries = tries + 1, next_attempt_at = NULL, "
+        "finished_at = ?, final_attempt = ? WHERE seq = ?"
+    )
+    values = (attempt_count, now_ms, record, seq)
+    if db.execute(f"{sql} AND state = 0", values).rowcount:
+        return True
+    db.execute(sql, values)
+    return False
+
+
+def failed(
+    db: sqlite3.Connection, seq: int, *, attempt_count: int, tries: int, next_attempt_at_ms: int | None, now_ms: int
+) -> bool:
+    """Record that an attempt failed: with `next_attempt_at_ms` None it is dropped, else it waits for that time.
+
+    False if it no longer waited (cancelled or expired under way); then only the attempt is counted.
+    """
+    state, finished = (DROPPED, now_ms) if next_attempt_at_ms is None else (PENDING, None)
+    updated = db.execute(
+        "UPDATE deliveries SET state = ?, attempt_count = ?, tries = ?, next_attempt_at = ?, finished_at = ? "
+        "WHERE seq = ? AND state = 0",
+        (state, attempt_count, tries, next_attempt_at_ms, finished, seq),
+    ).rowcount
+    if not updated:
+        db.execute("UPDATE deliveries SET attempt_count = ? WHERE seq = ?", (attempt_count, seq))
+    return bool(updated)
+
+
+def finish_some(
+    db: sqlite3.Connection, endpoint_seq: int, *, state: int, upto_seq: int, after_seq: int, limit: int, now_ms: int
+) -> list[tuple[int, int]]:
+    """Finish the oldest waiting deliveries of an endpoint (skipped, expired or cancelled), at most `limit`.
+
+    Returns `(seq, size)` of each.  A step of a longer way: no transaction grows with the backlog.
+    """
+    return db.execute(
+        "UPDATE deliveries SET state = ?, finished_at = ?, next_attempt_at = NULL WHERE seq IN "
+        "(SELECT seq FROM deliveries INDEXED BY deliveries_waiting WHERE endpoint_seq = ? AND state = 0 "
+        "AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?) RETURNING seq, size",
+        (state, now_ms, endpoint_seq, after_seq, upto_seq, limit),
+    ).fetchall()
+
+
+def marked(db: sqlite3.Connection) -> list[tuple[int, int, int]]:
+    """Endpoints with rows that have yet to follow a mark: `(endpoint_seq, upto_seq, state to give)`."""
+    return db.execute(
+        "SELECT e.seq, coalesce(CASE WHEN e.deleted_at IS NOT NULL THEN 9223372036854775807 END, e.skipped_upto), "
+        f"CASE WHEN e.deleted_at IS NOT NULL THEN {CANCELLED} ELSE {SKIPPED} END FROM endpoints e "
+        "WHERE (e.deleted_at IS NOT NULL OR e.skipped_upto > 0) AND EXISTS (SELECT 1 FROM deliveries d "
+        "INDEXED BY deliveries_waiting WHERE d.endpoint_seq = e.seq AND d.state = 0 "
+        "AND (e.deleted_at IS NOT NULL OR d.seq <= e.skipped_upto))"
+    ).fetchall()
+
+
+def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[QueuedDelivery]:
+    """Queue past deliveries again, as new ones at the end, in the order given; those whose body is gone are left."""
+    queued = []
+    for seq in seqs:
+        rows = db.execute(
+            f"INSERT INTO deliveries (event_seq, endpoint_seq, kind, size, replay_of, accepted_at) "
+            f"SELECT d.event_seq, d.endpoint_seq, {REPLAY}, d.size, d.seq, ? FROM deliveries d "
+            "JOIN events v ON v.seq = d.event_seq WHERE d.seq = ? AND v.body IS NOT NULL RETURNING seq",
+            (now_ms, seq),
+        ).fetchall()
+        if rows:
+            queued.append(_queued(db, rows[0][0]))
+    return queued
+
+
+def _queued(db: sqlite3.Connection, seq: int) -> QueuedDelivery:
+    return QueuedDelivery(
+        *db.execute(_QUEUED.format(body="v.body", hint="") + " WHERE d.seq = ?", (seq,)).fetchall()[0]
+    )
+
+
+def insert_test(
+    db: sqlite3.Connection,
+    *,
+    workspace_seq: int,
+    endpoint_seq: int,
+    event_id: str,
+    event_type: str,
+    body: bytes,
+    delivered: bool,
+    record: bytes,
+    started_at_ms: int,
+    now_ms: int,
+) -> int:
+    """Put a test into the log, finished as it is; returns the delivery's number."""
+    event_seq = db.execute(
+        "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?)",
+        (workspace_seq, event_id, event_type, started_at_ms, body),
+    ).lastrowid
+    seq = db.execute(
+        "INSERT INTO deliveries (event_seq, endpoint_seq, state, kind, size, accepted_at, attempt_count, tries, "
+        "finished_at, final_attempt) VALUES (?, ?, ?, ?, ?, ?, 1, 1, ?, ?)",
+        (event_seq, endpoint_seq, DELIVERED if delivered else DROPPED, TEST, len(body), started_at_ms, now_ms, record),
+    ).lastrowid
+    assert seq is not None
+    return seq

@@ -1,0 +1,169 @@
+"""Endpoints in the table, with their subscriptions and the marks that stand for many rows at once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from webhookd.model import Endpoint, EndpointState
+
+_COLUMNS = (
+    "e.seq, e.id, e.workspace_seq, w.id, e.url, e.event_types, e.description, e.success, e.headers, e.signing_key, "
+    "e.previous_key, e.previous_key_until, e.state, e.disabled_reason, e.disabled_at, e.disabled_message, "
+    "e.skipped_upto, e.forgiven_upto, e.created_at, e.updated_at, e.deleted_at"
+)
+_FROM = "FROM endpoints e JOIN workspaces w ON w.seq = e.workspace_seq"
+
+
+def load(db: sqlite3.Connection) -> list[Endpoint]:
+    """Every endpoint of a living workspace that wasn't deleted, oldest first."""
+    rows = db.execute(f"SELECT {_COLUMNS} {_FROM} WHERE e.deleted_at IS NULL ORDER BY e.seq").fetchall()
+    return [_endpoint(row) for row in rows]
+
+
+def get(db: sqlite3.Connection, seq: int) -> Endpoint:
+    """The endpoint with this number, deleted or not."""
+    return _endpoint(db.execute(f"SELECT {_COLUMNS} {_FROM} WHERE e.seq = ?", (seq,)).fetchall()[0])
+
+
+def count(db: sqlite3.Connection, workspace_seq: int) -> int:
+    """How many endpoints a workspace has."""
+    sql = "SELECT count(*) FROM endpoints WHERE workspace_seq = ? AND deleted_at IS NULL"
+    number: int = db.execute(sql, (workspace_seq,)).fetchall()[0][0]
+    return number
+
+
+def id_of_url(db: sqlite3.Connection, workspace_seq: int, url: str) -> str | None:
+    """The id of the workspace's endpoint with this URL, or None."""
+    sql = "SELECT id FROM endpoints WHERE workspace_seq = ? AND url = ? AND deleted_at IS NULL"
+    rows = db.execute(sql, (workspace_seq, url)).fetchall()
+    return rows[0][0] if rows else None
+
+
+def insert(db: sqlite3.Connection, endpoint: Endpoint) -> Endpoint:
+    """Add an endpoint and its subscriptions; returns it with the number that it got."""
+    cursor = db.execute(
+        "INSERT INTO endpoints (id, workspace_seq, url, event_types, description, success, headers, signing_key, "
+        "state, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            endpoint.id,
+            endpoint.workspace_seq,
+            endpoint.url,
+            _json(endpoint.event_types),
+            endpoint.description,
+            endpoint.success,
+            _json(endpoint.headers),
+            endpoint.signing_key,
+            endpoint.state,
+            endpoint.created_at_ms,
+            endpoint.updated_at_ms,
+        ),
+    )
+    assert cursor.lastrowid is not None
+    added = replace(endpoint, seq=cursor.lastrowid)
+    _subscribe(db, added)
+    return added
+
+
+def update(db: sqlite3.Connection, endpoint: Endpoint) -> Endpoint:
+    """Write what a person can change of an endpoint: not its state, which has functions of its own."""
+    db.execute(
+        "UPDATE endpoints SET url = ?, event_types = ?, description = ?, success = ?, headers = ?, signing_key = ?, "
+        "previous_key = ?, previous_key_until = ?, updated_at = ? WHERE seq = ?",
+        (
+            endpoint.url,
+            _json(endpoint.event_types),
+            endpoint.description,
+            endpoint.success,
+            _json(endpoint.headers),
+            endpoint.signing_key,
+            endpoint.previous_key,
+            endpoint.previous_key_until_ms,
+            endpoint.updated_at_ms,
+            endpoint.seq,
+        ),
+    )
+    _subscribe(db, endpoint)
+    return get(db, endpoint.seq)
+
+
+def disable(
+    db: sqlite3.Connection,
+    seqs: Iterable[int],
+    *,
+    state: EndpointState,
+    reason: str | None,
+    message: str | None,
+    now_ms: int,
+) -> list[Endpoint]:
+    """Stop endpoints, each only if it is active or goes from `auto_disabled` to `disabled`; returns those changed."""
+    changed = []
+    from_states = (EndpointState.ACTIVE,) if state is EndpointState.AUTO_DISABLED else tuple(EndpointState)
+    for seq in seqs:
+        before = get(db, seq)
+        if before.deleted_at_ms is not None or before.state not in from_states or before.state is state:
+            continue
+        # One who was stopped by the budget and is now disabled by a person has been held since the former.
+        held_since_ms = before.disabled_at_ms if before.state is EndpointState.AUTO_DISABLED else now_ms
+        db.execute(
+            "UPDATE endpoints SET state = ?, disabled_reason = ?, disabled_at = ?, disabled_message = ?, "
+            "updated_at = ? WHERE seq = ?",
+            (state, reason, held_since_ms, message, now_ms, seq),
+        )
+        changed.append(get(db, seq))
+    return changed
+
+
+def enable(db: sqlite3.Connection, seq: int, *, skip_held: bool, now_ms: int) -> Endpoint:
+    """Make it active: its failures are forgiven, its first waiting delivery starts its schedule anew.
+
+    With `skip_held` everything that waits now is marked skipped.  One mark each, whatever the backlog.
+    """
+    db.execute(
+        "UPDATE endpoints SET state = 'active', disabled_reason = NULL, disabled_at = NULL, disabled_message = NULL, "
+        "updated_at = ?, forgiven_upto = (SELECT coalesce(max(seq), 0) FROM attempts) WHERE seq = ?",
+        (now_ms, seq),
+    )
+    if skip_held:
+        db.execute(
+            "UPDATE endpoints SET skipped_upto = max(skipped_upto, (SELECT coalesce(max(seq), 0) FROM deliveries "
+            "INDEXED BY deliveries_waiting WHERE endpoint_seq = ?1 AND state = 0)) WHERE seq = ?1",
+            (seq,),
+        )
+    db.execute(
+        "UPDATE deliveries SET tries = 0, next_attempt_at = NULL WHERE seq = (SELECT min(d.seq) FROM deliveries d "
+        "INDEXED BY deliveries_waiting, endpoints e WHERE e.seq = ?1 AND d.endpoint_seq = ?1 AND d.state = 0 "
+        "AND d.seq > e.skipped_upto)",
+        (seq,),
+    )
+    return get(db, seq)
+
+
+def delete(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
+    """Mark it deleted, which cancels everything that waits for it; the rows follow in small steps."""
+    db.execute("DELETE FROM subscriptions WHERE endpoint_seq = ?", (seq,))
+    db.execute("UPDATE endpoints SET deleted_at = ?, updated_at = ? WHERE seq = ?", (now_ms, now_ms, seq))
+
+
+def _subscribe(db: sqlite3.Connection, endpoint: Endpoint) -> None:
+    db.execute("DELETE FROM subscriptions WHERE endpoint_seq = ?", (endpoint.seq,))
+    db.executemany(
+        "INSERT INTO subscriptions (workspace_seq, event_type, endpoint_seq) VALUES (?, ?, ?)",
+        [(endpoint.workspace_seq, event_type, endpoint.seq) for event_type in endpoint.event_types],
+    )
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _endpoint(row: tuple[Any, ...]) -> Endpoint:
+    values = list(row)
+    values[5] = tuple(orjson.loads(values[5]))
+    values[8] = tuple((name, value) for name, value in orjson.loads(values[8]))
+    values[12] = EndpointState(values[12])
+    return Endpoint(*values)

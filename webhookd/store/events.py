@@ -1,0 +1,90 @@
+"""Accepting events: the event and its deliveries in one transaction, each id once."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Sequence
+
+from webhookd.model import Accepted, EventView, NewEvent, QueuedDelivery
+
+_INSERT_EVENT = (
+    "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (workspace_seq, id) DO NOTHING"
+)
+# In the order of the endpoints' numbers; an endpoint that wants this type and `*` has only one of the two rows.
+_INSERT_DELIVERIES = (
+    "INSERT INTO deliveries (event_seq, endpoint_seq, size, accepted_at) "
+    "SELECT ?, endpoint_seq, ?, ? FROM subscriptions WHERE workspace_seq = ? AND event_type IN (?, '*') "
+    "RETURNING seq, endpoint_seq"
+)
+_VIEW = (
+    "SELECT v.seq, w.id, v.id, v.type, v.accepted_at, v.body FROM events v JOIN workspaces w ON w.seq = v.workspace_seq"
+)
+
+
+def accept(
+    db: sqlite3.Connection, workspace_seq: int, events: Sequence[NewEvent], *, deliver: bool, now_ms: int
+) -> list[Accepted]:
+    """Add `events` in their order, each with a delivery per subscribed endpoint (none unless `deliver`).
+
+    One whose id is known is a duplicate if its bytes are the same, a conflict if not; neither adds anything.
+    """
+    return [_accept_one(db, workspace_seq, event, deliver, now_ms) for event in events]
+
+
+def _accept_one(db: sqlite3.Connection, workspace_seq: int, event: NewEvent, deliver: bool, now_ms: int) -> Accepted:  # noqa: FBT001 - positional on the hot path
+    cursor = db.execute(_INSERT_EVENT, (workspace_seq, event.id, event.type, now_ms, event.body))
+    if cursor.rowcount == 0:
+        return _known(db, workspace_seq, event)
+    if not deliver:
+        return Accepted(event.id, 0)
+    size = len(event.body)
+    rows = db.execute(_INSERT_DELIVERIES, (cursor.lastrowid, size, now_ms, workspace_seq, event.type)).fetchall()
+    queued = tuple(
+        QueuedDelivery(seq, endpoint_seq, event.id, event.type, event.body, size, now_ms) for seq, endpoint_seq in rows
+    )
+    return Accepted(event.id, len(queued), queued=queued)
+
+
+def _known(db: sqlite3.Connection, workspace_seq: int, event: NewEvent) -> Accepted:
+    seq, body, body_sha256 = db.execute(
+        "SELECT seq, body, body_sha256 FROM events WHERE workspace_seq = ? AND id = ?", (workspace_seq, event.id)
+    ).fetchall()[0]
+    same = body == event.body if body is not None else body_sha256 == hashlib.sha256(event.body).digest()
+    if not same:
+        return Accepted(event.id, 0, conflict=True)
+    count = db.execute("SELECT count(*) FROM deliveries WHERE event_seq = ? AND kind = 0", (seq,)).fetchall()[0][0]
+    return Accepted(event.id, count, duplicate=True)
+
+
+def get(db: sqlite3.Connection, workspace_seq: int, event_id: str) -> EventView | None:
+    """The event with this id, or None."""
+    rows = db.execute(f"{_VIEW} WHERE v.workspace_seq = ? AND v.id = ?", (workspace_seq, event_id)).fetchall()
+    return EventView(*rows[0]) if rows else None
+
+
+def page(
+    db: sqlite3.Connection,
+    workspace_seq: int,
+    *,
+    event_type: str | None,
+    since_ms: int | None,
+    until_ms: int | None,
+    before_seq: int | None,
+    limit: int,
+) -> list[EventView]:
+    """Up to `limit` events, newest first, older than `before_seq`."""
+    conditions: list[str] = ["v.workspace_seq = ?"]
+    values: list[int | str] = [workspace_seq]
+    for condition, value in (
+        ("v.type = ?", event_type),
+        ("v.accepted_at >= ?", since_ms),
+        ("v.accepted_at < ?", until_ms),
+        ("v.seq < ?", before_seq),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            values.append(value)
+    sql = f"{_VIEW} WHERE {' AND '.join(conditions)} ORDER BY v.seq DESC LIMIT ?"
+    return [EventView(*row) for row in db.execute(sql, (*values, limit)).fetchall()]

@@ -1,0 +1,117 @@
+-- The first schema.  A migration never changes once released: the next change is the next file.
+--
+-- Times are milliseconds since 1970 (wall clock).  Every table is STRICT.  `seq` is a table's own number: it only
+-- grows (AUTOINCREMENT), because marks such as `skipped_upto` compare with numbers of rows that may be gone.
+
+CREATE TABLE workspaces (
+  seq              INTEGER PRIMARY KEY AUTOINCREMENT,
+  id               TEXT    NOT NULL,
+  name             TEXT    NOT NULL,
+  plan             TEXT    NOT NULL,
+  notify           TEXT    NOT NULL,              -- JSON array of mail addresses
+  created_at       INTEGER NOT NULL,
+  plan_changed_at  INTEGER NOT NULL,
+  deleted_at       INTEGER
+) STRICT;
+CREATE UNIQUE INDEX workspaces_by_id ON workspaces (id) WHERE deleted_at IS NULL;
+
+CREATE TABLE endpoints (
+  seq                 INTEGER PRIMARY KEY AUTOINCREMENT,
+  id                  TEXT    NOT NULL UNIQUE,
+  workspace_seq       INTEGER NOT NULL REFERENCES workspaces (seq),
+  url                 TEXT    NOT NULL,
+  event_types         TEXT    NOT NULL,           -- JSON array; the truth for people, `subscriptions` for the machine
+  description         TEXT    NOT NULL,
+  success             TEXT    NOT NULL,           -- '200' or '2xx'
+  headers             TEXT    NOT NULL,           -- JSON array of [name, value]
+  signing_key         TEXT    NOT NULL,
+  previous_key        TEXT,
+  previous_key_until  INTEGER,
+  state               TEXT    NOT NULL,
+  disabled_reason     TEXT,
+  disabled_at         INTEGER,
+  disabled_message    TEXT,
+  skipped_upto        INTEGER NOT NULL DEFAULT 0, -- deliveries up to here were skipped by a person; rows follow
+  forgiven_upto       INTEGER NOT NULL DEFAULT 0, -- attempts up to here don't count against the budget any more
+  created_at          INTEGER NOT NULL,
+  updated_at          INTEGER NOT NULL,
+  deleted_at          INTEGER                     -- its waiting deliveries are cancelled by this; rows follow
+) STRICT;
+CREATE UNIQUE INDEX endpoints_by_url ON endpoints (workspace_seq, url) WHERE deleted_at IS NULL;
+
+-- Who wants what, read in the transaction that accepts an event, so that "subscribed at that moment" is exact.
+CREATE TABLE subscriptions (
+  workspace_seq  INTEGER NOT NULL,
+  event_type     TEXT    NOT NULL,                -- '*' is every type
+  endpoint_seq   INTEGER NOT NULL,
+  PRIMARY KEY (workspace_seq, event_type, endpoint_seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX subscriptions_by_endpoint ON subscriptions (endpoint_seq);
+
+CREATE TABLE events (
+  seq            INTEGER PRIMARY KEY AUTOINCREMENT,
+  workspace_seq  INTEGER NOT NULL,
+  id             TEXT    NOT NULL,
+  type           TEXT    NOT NULL,
+  accepted_at    INTEGER NOT NULL,
+  body_sha256    BLOB,                            -- set when the body is pruned before the id may be forgotten
+  body           BLOB,
+  UNIQUE (workspace_seq, id)
+) STRICT;
+
+-- One row per delivery, appended in order.  Two partial indexes share the work: what waits, and the log.
+CREATE TABLE deliveries (
+  seq              INTEGER PRIMARY KEY AUTOINCREMENT,
+  event_seq        INTEGER NOT NULL REFERENCES events (seq),
+  endpoint_seq     INTEGER NOT NULL,
+  state            INTEGER NOT NULL DEFAULT 0,    -- 0 pending 1 delivered 2 dropped 3 expired 4 skipped 5 cancelled
+  kind             INTEGER NOT NULL DEFAULT 0,    -- 0 an event's own 1 replay 2 test
+  size             INTEGER NOT NULL,              -- bytes of the body
+  replay_of        INTEGER,                       -- the delivery that was replayed
+  accepted_at      INTEGER NOT NULL,
+  attempt_count    INTEGER NOT NULL DEFAULT 0,    -- all attempts ever
+  tries            INTEGER NOT NULL DEFAULT 0,    -- attempts of the present schedule
+  next_attempt_at  INTEGER,
+  finished_at      INTEGER,
+  final_attempt    BLOB                           -- the attempt that delivered it, as JSON; failed ones are in `attempts`
+) STRICT;
+CREATE INDEX deliveries_waiting ON deliveries (endpoint_seq, seq, size) WHERE state = 0;
+CREATE INDEX deliveries_log ON deliveries (endpoint_seq, state, seq) WHERE state <> 0;
+CREATE INDEX deliveries_by_event ON deliveries (event_seq);
+
+CREATE TABLE attempts (
+  seq            INTEGER PRIMARY KEY AUTOINCREMENT,
+  delivery_seq   INTEGER NOT NULL,
+  endpoint_seq   INTEGER NOT NULL,
+  workspace_seq  INTEGER NOT NULL,
+  ended_at       INTEGER NOT NULL,
+  counted        INTEGER NOT NULL,                -- 1 if it counts against the failure budget
+  record         BLOB    NOT NULL                 -- the attempt as the API shows it, JSON
+) STRICT;
+CREATE INDEX attempts_by_delivery ON attempts (delivery_seq);
+CREATE INDEX attempts_by_endpoint ON attempts (endpoint_seq);
+CREATE INDEX attempts_counted ON attempts (ended_at) WHERE counted = 1;
+
+CREATE TABLE tokens (
+  id             TEXT    PRIMARY KEY,
+  scope          TEXT    NOT NULL,
+  workspace_seq  INTEGER,                         -- NULL: every workspace
+  secret_sha256  BLOB    NOT NULL UNIQUE,
+  note           TEXT    NOT NULL,
+  created_at     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Mail to send, written in the transaction of its cause.  `message_id` is fixed here, once.
+CREATE TABLE outbox (
+  seq           INTEGER PRIMARY KEY AUTOINCREMENT,
+  workspace_seq INTEGER NOT NULL,
+  kind          TEXT    NOT NULL,
+  created_at    INTEGER NOT NULL,
+  message_id    TEXT    NOT NULL,
+  payload       TEXT    NOT NULL,                 -- JSON: the facts that the mail tells
+  digest_of     INTEGER,                          -- the row whose mail carries this one too
+  tried         INTEGER NOT NULL DEFAULT 0,
+  last_error    TEXT,
+  sent_at       INTEGER
+) STRICT;
+CREATE INDEX outbox_unsent ON outbox (seq) WHERE sent_at IS NULL;

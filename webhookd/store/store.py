@@ -1,0 +1,71 @@
+"""The store as the rest of the house sees it: commands go to the one writer, questions to readers of their own."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from webhookd.store.database import Connection, fatal_error, open_reader, open_writer
+from webhookd.store.writer import Writer
+
+T = TypeVar("T")
+
+
+class Store:
+    """The open database.  `writer.run` has to run for commands to be carried out."""
+
+    def __init__(self, path: Path, connection: Connection, carrier: Connection, asker: Connection) -> None:
+        self.path = path
+        self._connection = connection
+        # Two readers, so that a long question about the log never keeps a consumer from its next page.
+        self._carrier = carrier
+        self._asker = asker
+        self.writer = Writer(connection)
+        self.submit = self.writer.submit
+        self.write = self.writer.write
+
+    @classmethod
+    async def open(cls, path: Path) -> Store:
+        """Open or make the database at `path`; StoreUnusable when it is not fit to be used."""
+        connection = await open_writer(path)
+        return cls(path, connection, await open_reader(path), await open_reader(path))
+
+    async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a question of a person or program; it sees everything committed before."""
+        return await _run(self._asker, question)
+
+    async def read_for_delivery(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a question of the delivery itself: short, and never behind somebody's search of the log."""
+        return await _run(self._carrier, question)
+
+    async def backup(self, target: Path) -> None:
+        """Write a consistent copy to `target` (which must not exist), while everything goes on."""
+        # A reader of its own: a copy takes seconds, and nobody's question should wait for it.
+        connection = await open_reader(self.path)
+        try:
+            await _run(connection, lambda db: db.execute("VACUUM INTO ?", (str(target),)).fetchall())
+        finally:
+            await connection.close()
+
+    def free_bytes(self) -> int:
+        """What the file system has left for the database."""
+        stat = os.statvfs(self.path.parent)
+        return stat.f_bavail * stat.f_frsize
+
+    async def close(self) -> None:
+        """Close the readers first: the last to close checkpoints, and only the writer may."""
+        await self._carrier.close()
+        await self._asker.close()
+        await self._connection.close()
+
+
+async def _run(connection: Connection, question: Callable[[sqlite3.Connection], T]) -> T:
+    try:
+        return await connection.run(question)
+    except sqlite3.DatabaseError as error:
+        if (getattr(error, "sqlite_errorname", None) or "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise fatal_error(error) from error
+        raise

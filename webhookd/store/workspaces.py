@@ -1,0 +1,60 @@
+"""Workspaces in the table."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import orjson
+
+from webhookd.model import Workspace
+
+_COLUMNS = "seq, id, name, plan, notify, created_at, plan_changed_at"
+
+
+def load(db: sqlite3.Connection) -> list[Workspace]:
+    """Every workspace that wasn't deleted, oldest first."""
+    rows = db.execute(f"SELECT {_COLUMNS} FROM workspaces WHERE deleted_at IS NULL ORDER BY seq").fetchall()
+    return [_workspace(row) for row in rows]
+
+
+def insert(
+    db: sqlite3.Connection, *, workspace_id: str, name: str, plan: str, notify: tuple[str, ...], now_ms: int
+) -> Workspace:
+    """Add a workspace; its id is free among those that live (an IntegrityError says otherwise)."""
+    row = db.execute(
+        "INSERT INTO workspaces (id, name, plan, notify, created_at, plan_changed_at) VALUES (?, ?, ?, ?, ?, ?) "
+        f"RETURNING {_COLUMNS}",
+        (workspace_id, name, plan, orjson.dumps(notify).decode(), now_ms, now_ms),
+    ).fetchall()[0]
+    return _workspace(row)
+
+
+def update(db: sqlite3.Connection, workspace: Workspace) -> Workspace:
+    """Write what can change of a workspace."""
+    db.execute(
+        "UPDATE workspaces SET name = ?, plan = ?, notify = ?, plan_changed_at = ? WHERE seq = ?",
+        (
+            workspace.name,
+            workspace.plan,
+            orjson.dumps(workspace.notify).decode(),
+            workspace.plan_changed_at_ms,
+            workspace.seq,
+        ),
+    )
+    return workspace
+
+
+def delete(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
+    """Mark it deleted, with its tokens; its log goes in small steps later (`retention`)."""
+    db.execute("UPDATE workspaces SET deleted_at = ? WHERE seq = ?", (now_ms, seq))
+    db.execute("DELETE FROM tokens WHERE workspace_seq = ?", (seq,))
+
+
+def deleted(db: sqlite3.Connection) -> list[int]:
+    """The deleted ones whose rows may still have to follow."""
+    return [row[0] for row in db.execute("SELECT seq FROM workspaces WHERE deleted_at IS NOT NULL").fetchall()]
+
+
+def _workspace(row: tuple[int, str, str, str, str, int, int]) -> Workspace:
+    seq, workspace_id, name, plan, notify, created_at, plan_changed_at = row
+    return Workspace(seq, workspace_id, name, plan, tuple(orjson.loads(notify)), created_at, plan_changed_at)

@@ -1,0 +1,206 @@
+"""The one writer: whatever waits becomes one transaction, and callers hear of it only after the commit.
+
+A caller submits a *command*, a function of the connection.  The writer takes all commands that wait (it never lingers
+for more: measured, that brings nothing), runs them in order as one `BEGIN IMMEDIATE … COMMIT`, each in a savepoint of
+its own so that one that is refused doesn't take its neighbours along, and after the commit calls each command's
+`then` and answers its future, again in order.  So the order of submission is the order of the table and the order in
+which the rest of the process hears of it.
+
+Commands are not cancelled: a caller that goes away leaves its command behind, which is run all the same.
+
+A full disk refuses commands, except those submitted with `must=True` (outcomes of attempts): these are tried again
+until there is room.  Any other failure of SQLite ends the daemon, because what is durable is no longer known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from webhookd import log
+from webhookd.errors import Fatal, Refusal
+from webhookd.store.database import Connection, concerns_command_only, fatal_error, is_full
+
+T = TypeVar("T")
+
+# Enough to make the sync cheap per command, few enough that a group stays in the milliseconds.
+GROUP_COMMANDS = 400
+FULL_RETRY_SECONDS = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class _Command(Generic[T]):
+    run: Callable[[sqlite3.Connection], T]
+    then: Callable[[T], None] | None
+    must: bool
+    future: asyncio.Future[T]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    error: Exception
+
+
+class Writer:
+    """Owns the connection that writes; `run` is a root task of the daemon."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: deque[_Command[Any]] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._failed: Fatal | None = None
+        self.full = False
+        self.commits = 0
+
+    def submit(
+        self,
+        run: Callable[[sqlite3.Connection], T],
+        *,
+        then: Callable[[T], None] | None = None,
+        must: bool = False,
+    ) -> asyncio.Future[T]:
+        """Queue a command; the future has its result once it is durable, or its exception.
+
+        `then` is called with the result right after the commit, before any later command's, on the event loop.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._failed is not None:
+            future.set_exception(_unavailable())
+            return future
+        self._waiting.append(_Command(run, then, must, future))
+        self._idle.clear()
+        self._wake.set()
+        return future
+
+    async def write(
+        self,
+        run: Callable[[sqlite3.Connection], T],
+        *,
+        then: Callable[[T], None] | None = None,
+        must: bool = False,
+    ) -> T:
+        """`submit` and wait; a cancelled caller doesn't cancel the command."""
+        return await asyncio.shield(self.submit(run, then=then, must=must))
+
+    async def flushed(self) -> None:
+        """Return when nothing waits to be written."""
+        await self._idle.wait()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is being written."""
+        return self._idle.is_set()
+
+    async def run(self) -> None:
+        """Write until cancelled; raises Fatal when the store can't be trusted any more."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._waiting:
+                    await self._write_group()
+                self._idle.set()
+        except sqlite3.Error as error:
+            raise self._give_up(fatal_error(error)) from error
+
+    async def _write_group(self) -> None:
+        group = [self._waiting.popleft() for _ in range(min(GROUP_COMMANDS, len(self._waiting)))]
+        try:
+            results = await self._connection.run(lambda db: _run_group(db, group))
+        except sqlite3.Error as error:
+            if not is_full(error):
+                for command in group:
+                    _answer(command, _Refused(_unavailable()))
+                raise
+            await self._after_full(group)
+            return
+        self.commits += 1
+        if self.full:
+            self.full = False
+            log.emit("store.recovered")
+        for command, result in zip(group, results, strict=True):
+            if command.then is not None and not isinstance(result, _Refused):
+                command.then(result)
+        for command, result in zip(group, results, strict=True):
+            _answer(command, result)
+
+    async def _after_full(self, group: list[_Command[Any]]) -> None:
+        """Refuse what may be refused and keep the rest at the head of the queue, in order."""
+        if not self.full:
+            self.full = True
+            log.emit("store.full")
+        kept = [command for command in group if command.must]
+        for command in group:
+            if not command.must:
+                _answer(command, _Refused(storage_full()))
+        self._waiting.extendleft(reversed(kept))
+        if kept and len(kept) == len(group):
+            await asyncio.sleep(FULL_RETRY_SECONDS)
+
+    def _give_up(self, error: Fatal) -> Fatal:
+        self._failed = error
+        while self._waiting:
+            _answer(self._waiting.popleft(), _Refused(_unavailable()))
+        self._idle.set()
+        return error
+
+
+def storage_full() -> Refusal:
+    """The refusal for a disk that is (nearly) full."""
+    return Refusal(
+        "storage_full",
+        "The disk is nearly full, so nothing was accepted. Free some space (store.min_free_mb) and send it again.",
+        retry_after_seconds=10,
+    )
+
+
+def _unavailable() -> Refusal:
+    return Refusal("unavailable", "webhookd's database failed; it restarts. Send it again.", retry_after_seconds=2)
+
+
+def _answer(command: _Command[Any], result: Any) -> None:
+    if command.future.done():  # its caller was cancelled
+        return
+    if isinstance(result, _Refused):
+        command.future.set_exception(result.error)
+    else:
+        command.future.set_result(result)
+
+
+def _run_group(db: sqlite3.Connection, group: list[_Command[Any]]) -> list[Any]:
+    """Run on the connection's thread: all of `group` in one transaction, or none of it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        results = [_run_one(db, command) for command in group]
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # some errors, SQLITE_FULL among them, roll back by themselves
+            db.execute("ROLLBACK")
+        raise
+    return results
+
+
+def _run_one(db: sqlite3.Connection, command: _Command[Any]) -> Any:
+    db.execute("SAVEPOINT command")
+    try:
+        result = command.run(db)
+    except sqlite3.Error as error:
+        if concerns_command_only(error):
+            return _undo(db, error)
+        raise  # the disk's or the file's fault concerns the whole group
+    except Exception as error:  # noqa: BLE001 - it belongs to the caller, who gets it from the future
+        return _undo(db, error)
+    db.execute("RELEASE command")
+    return result
+
+
+def _undo(db: sqlite3.Connection, error: Exception) -> _Refused:
+    db.execute("ROLLBACK TO command")
+    db.execute("RELEASE command")
+    return _Refused(error)
