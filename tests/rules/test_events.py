@@ -250,6 +250,15 @@ def test_a_name_given_twice_is_refused(name: str, spell: Callable[[str], str]) -
     assert ("invalid_event", {"name": name}) == (refused.code, refused.details)
 
 
+@pytest.mark.parametrize("name", ["event_type", "event_id"])
+@pytest.mark.parametrize("hexadecimal", ["x", "X"])
+def test_any_letter_of_a_name_may_be_the_escaped_one(name: str, hexadecimal: str) -> None:
+    """`\\u005f` is `\\u005F` is `_`; a name hidden behind any one escape is found."""
+    for place, letter in enumerate(name):
+        spelled_name = f"{name[:place]}\\u{ord(letter):04{hexadecimal}}{name[place + 1 :]}"
+        assert "invalid_event" == refusal(HEAD + f',"{spelled_name}":"order.paid"}}'.encode()).code
+
+
 def test_other_names_may_stand_twice_and_any_name_may_be_nested() -> None:
     """Only the two names that webhookd reads have to be unambiguous."""
     raw = HEAD + b',"x":1,"x":2,"a":{"event_type":1,"event_type":2},"b":["event_id",{"event_id":3}],"c":"event_type"}'

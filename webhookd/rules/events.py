@@ -37,9 +37,7 @@ _EVENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6[459eE]|7[0469])")
 
 # In any text: strings, closed or not, and integers that a double can't hold.
-_STRING_OR_HUGE_INTEGER = re.compile(
-    rb'"(?:[^"\\]++|\\.)*+"?|(?<![0-9.eE+-])-?[1-9][0-9]{300,}+(?![0-9.eE])', re.DOTALL
-)
+_STRING_OR_HUGE_INTEGER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?<![0-9.eE+-])-?[1-9][0-9]{300,}+', re.DOTALL)
 
 
 def parse_event(raw: bytes, *, max_bytes: int, catalogue: Catalogue, new_id: Callable[[], str]) -> NewEvent:
@@ -104,7 +102,10 @@ def _load(body: bytes) -> Any:
 
 
 def _shorten_huge_integers(body: bytes) -> bytes:
-    """`body` with each integer that no double can hold replaced by 0, and every other byte at its place."""
+    """`body` with each integer that no double can hold replaced by 0, and every other byte at its place.
+
+    The spaces that fill its place keep a float with such an integer part as wrong as it was: `0   e5`.
+    """
 
     def shorten(found: re.Match[bytes]) -> bytes:
         token = found[0]
