@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import inspect
@@ -76,18 +76,12 @@ def form(key: str, field: FieldInfo) -> str:
     """The right form of a key's value, in words."""
     if key in RULES:
         return RULES[key].form
-    return _form_of(inspect.type_info(field.type))
-
-
-def _form_of(info: inspect.Type) -> str:
+    if get_origin(field.type) is Literal:
+        return "one of " + ", ".join(f'"{value}"' for value in get_args(field.type))
+    info = inspect.type_info(field.type)
     if isinstance(info, inspect.Metadata):
-        description = (info.extra_json_schema or {}).get("description")
-        return str(description) if description else _form_of(info.type)
-    if isinstance(info, inspect.LiteralType):
-        return "one of " + ", ".join(f'"{value}"' for value in info.values)
-    if isinstance(info, inspect.BoolType):
-        return "true or false"
-    return "a text in quotes"
+        return str((info.extra_json_schema or {})["description"])
+    return "true or false" if isinstance(info, inspect.BoolType) else "a text in quotes"
 
 
 def dotted(path: KeyPath) -> str:
