@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import secrets
 import sqlite3
@@ -15,7 +14,7 @@ from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import credential
 from webhookd.delivery.directory import Directory
-from webhookd.errors import Refusal
+from webhookd.errors import ConfigError, Refusal
 from webhookd.model import Token
 from webhookd.rules.ids import sortable_id
 from webhookd.store import tokens
@@ -50,7 +49,7 @@ class Access:
         for scope, name in _FIRST:
             secret = credential(name, environ)
             if secret is None and scope is Scope.INGEST and ingest_token_file:
-                secret = Path(ingest_token_file).read_text("utf-8").strip()
+                secret = _given(Path(ingest_token_file))
             if secret is None:
                 secret = _from_file(state_dir / name, scope)
             await self._put(f"tok_{scope}", scope, None, secret, "made at the first start")
@@ -58,18 +57,18 @@ class Access:
 
     def check(self, secret: str) -> Token | None:
         """The token with this secret, or None."""
-        digest = _digest(secret)
-        token = self._by_hash.get(digest)
-        # The look-up compares hashes of what the caller sent, whose timing tells nothing about a secret; the
-        # comparison in constant time is there so that nobody has to argue about it.
-        return token if token is not None and hmac.compare_digest(digest, _digest(secret)) else None
+        # What is looked up is a hash of what the caller sent: how long that takes tells nothing about any secret.
+        return self._by_hash.get(_digest(secret))
 
     def list(self) -> list[Token]:
         """All tokens, without their secrets."""
         return sorted(self._by_hash.values(), key=lambda token: (token.created_at_ms, token.id))
 
     async def add(self, scope: str, workspace_id: str | None, note: str = "") -> tuple[Token, str]:
-        """Make a token; returns it with its secret, which is shown this once.  Refusal: `invalid_field`, `not_found`."""
+        """Make a token; returns it with its secret, which is shown this once.
+
+        Raises Refusal: `invalid_field`, `not_found` (the workspace).
+        """
         if scope not in set(Scope):
             raise Refusal("invalid_field", f"scope is one of {', '.join(Scope)}.", details={"field": "scope"})
         if len(note) > NOTE_CHARACTERS:
@@ -127,6 +126,16 @@ def _new_secret(scope: Scope) -> str:
 
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def _given(path: Path) -> str:
+    try:
+        secret = path.read_text("utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"listen.ingest_token_file: {path} can't be read ({error.strerror})") from error
+    if not secret:
+        raise ConfigError(f"listen.ingest_token_file: {path} is empty; it holds one token in one line")
+    return secret
 
 
 def _from_file(path: Path, scope: Scope) -> str:
