@@ -62,17 +62,19 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "info", "An endpoint has a new signing key.", ("workspace", "endpoint_id", "overlap_seconds")
     ),
     "workspace.created": LogEvent("info", "A workspace was made.", ("workspace", "plan")),
-    "workspace.changed": LogEvent("info", "A workspace was changed.", ("workspace", "plan", "changed")),
+    "workspace.changed": LogEvent("info", "A workspace was changed.", ("workspace", "plan", "fields")),
     "workspace.deleted": LogEvent("info", "A workspace was deleted.", ("workspace",)),
     "endpoint.created": LogEvent("info", "An endpoint was made.", (*_ENDPOINT, "event_types")),
-    "endpoint.changed": LogEvent("info", "An endpoint was changed.", (*_ENDPOINT, "changed")),
+    "endpoint.changed": LogEvent("info", "An endpoint was changed: these fields.", (*_ENDPOINT, "fields")),
     "endpoint.deleted": LogEvent("info", "An endpoint was deleted; what waited is cancelled.", _ENDPOINT),
-    "endpoint.enabled": LogEvent("info", "A person enabled an endpoint.", (*_ENDPOINT, "skip_held")),
+    "endpoint.enabled": LogEvent(
+        "info", "A person enabled an endpoint.", (*_ENDPOINT, "skip_held", "skipped", "waiting")
+    ),
     "endpoint.disabled": LogEvent("info", "A person disabled an endpoint.", _ENDPOINT),
     "endpoint.auto_disabled": LogEvent(
         "warning",
         "The failure budget disabled an endpoint.",
-        (*_ENDPOINT, "event_id", "delivery_id", "reason", "failures", "limit", "window_seconds", "waiting"),
+        (*_ENDPOINT, "event_id", "delivery_id", "reason", "message", "failures", "limit", "window_seconds", "waiting"),
     ),
     "endpoint.tested": LogEvent(
         "info", "A test was sent to an endpoint.", (*_DELIVERY, "attempt", "status", "reason", "duration_ms")
@@ -101,7 +103,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
         ),
     ),
     "delivery.dropped": LogEvent(
-        "warning", "The last retry failed; the delivery can be replayed.", (*_DELIVERY, "attempt", "status", "reason")
+        "warning",
+        "The last retry failed; the delivery can be replayed.",
+        (*_DELIVERY, "attempt", "status", "reason", "duration_ms"),
     ),
     "delivery.expired": LogEvent(
         "warning", "Held longer or more than `hold.*` allows.", ("workspace", "endpoint_id", "reason", "count")
@@ -109,7 +113,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "delivery.skipped": LogEvent("info", "A person skipped held deliveries.", ("workspace", "endpoint_id", "count")),
     "delivery.cancelled": LogEvent("info", "Ended with its endpoint.", ("workspace", "endpoint_id", "count")),
     "delivery.replayed": LogEvent(
-        "info", "Past deliveries were queued again.", ("workspace", "endpoint_id", "event_id", "delivery_id", "count")
+        "info",
+        "Past deliveries were queued again.",
+        ("workspace", "endpoint_id", "event_id", "delivery_id", "replay_of", "count"),
     ),
     "budget.warned": LogEvent(
         "warning",
@@ -187,8 +193,14 @@ class _BoundLogger(structlog.BoundLoggerBase):
     """structlog's logger with one method; the level was decided before."""
 
     def line(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        """Run the processors and hand the line to `_Output`'s method named as the level."""
-        self._proxy_to_logger(level, event, **fields)
+        """Run the processors and hand the line to `_Output`'s method named as the level.
+
+        By hand rather than by `_proxy_to_logger`: its copies of the fields cost a fifth of a line's time.
+        """
+        record: Any = {**fields, "event": event}
+        for processor in self._processors:
+            record = processor(self._logger, level, record)
+        getattr(self._logger, level)(record)
 
 
 class _Output:

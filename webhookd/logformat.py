@@ -44,10 +44,10 @@ def arrange(_logger: object, level: str, record: Record) -> Record:
             arranged[name] = record[name]
     arranged.update(record)
     if "url" in record:
-        arranged["url"] = loggable_url(str(record["url"]))
+        arranged["url"] = loggable_url(str(_plain(record["url"])))
     for name in FREE_TEXTS:
         if name in record and record[name] is not None:
-            arranged[name] = _QUERY.sub(r"\1", str(record[name]))
+            arranged[name] = _QUERY.sub(r"\1", str(_plain(record[name])))
     return arranged
 
 

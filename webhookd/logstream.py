@@ -56,7 +56,7 @@ class LogStream:
         self._thread.start()
 
     def write(self, line: bytes, *, urgent: bool = False) -> None:
-        """Queue one line, its newline included; an urgent one goes out at once, others within `linger_seconds` or `BATCH_BYTES`."""
+        """Queue one line, its newline included; an urgent one goes out at once, others within `linger_seconds`."""
         with self._lock:
             if self._closed or self._waiting_bytes > self._capacity_bytes:
                 self._lost += 1
