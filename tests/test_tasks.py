@@ -1,0 +1,197 @@
+"""Root tasks: whatever ends one, somebody hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from webhookd.errors import EXIT_CONFIG, StoreFailed, StoreUnusable
+from webhookd.tasks import TaskEnded, TaskOwner
+
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture
+async def owner() -> AsyncIterator[TaskOwner]:
+    owner = TaskOwner()
+    yield owner
+    await owner.cancel_all(PATIENCE_SECONDS)
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+async def ended(owner: TaskOwner, stop: asyncio.Event | None = None) -> TaskEnded | None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return await owner.run_until_stopped(stop or asyncio.Event())
+
+
+async def test_told_to_stop_there_is_no_reason(owner: TaskOwner) -> None:
+    """The tasks still run then: the order of stopping is the daemon's."""
+    task = owner.start("forever", forever)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_soon(stop.set)
+    assert await ended(owner, stop) is None
+    assert not task.done()
+
+
+async def test_a_task_that_fails_is_the_reason(owner: TaskOwner) -> None:
+    """With its name, its error and exit code 1."""
+
+    async def fails() -> None:
+        raise OSError("no descriptors")
+
+    owner.start("forever", forever)
+    owner.start("consumer", fails)
+    end = await ended(owner)
+    assert end is not None
+    assert "the task 'consumer' failed: OSError: no descriptors" == str(end)
+    assert ("consumer", 1) == (end.name, end.exit_code)
+    assert isinstance(end.__cause__, OSError)
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"), [(StoreUnusable("foreign"), EXIT_CONFIG), (StoreFailed("EIO"), 1), (KeyError(), 1)]
+)
+async def test_a_fatal_cause_gives_its_exit_code(owner: TaskOwner, error: Exception, exit_code: int) -> None:
+    """systemd acts on it."""
+
+    async def fails() -> None:
+        raise error
+
+    owner.start("writer", fails)
+    end = await ended(owner)
+    assert end is not None
+    assert exit_code == end.exit_code
+    assert type(error).__name__ in str(end)
+
+
+async def test_a_quiet_return_is_a_reason_too(owner: TaskOwner) -> None:
+    """What a TaskGroup would overlook."""
+
+    async def returns() -> int:
+        return 3
+
+    owner.start("retention", returns)
+    assert "the task 'retention' returned" == str(await ended(owner))
+
+
+async def test_a_cancelled_task_is_a_reason_too(owner: TaskOwner) -> None:
+    """Somebody else cancelled it."""
+    owner.start("mail", forever).cancel()
+    assert "the task 'mail' was cancelled" == str(await ended(owner))
+
+
+async def test_a_task_that_ended_before_anybody_watched_is_noticed(owner: TaskOwner) -> None:
+    """The start-up may take a while."""
+
+    async def returns() -> None:
+        return
+
+    await owner.start("early", returns)
+    assert "the task 'early' returned" == str(await ended(owner))
+
+
+async def test_a_task_started_later_is_watched_too(owner: TaskOwner) -> None:
+    """The set of tasks isn't fixed when the watching begins."""
+
+    async def fails() -> None:
+        raise OSError("late")
+
+    asyncio.get_running_loop().call_later(0.01, owner.start, "late", fails)
+    assert "the task 'late' failed: OSError: late" == str(await ended(owner))
+
+
+async def test_of_several_ends_a_failure_is_told_first(owner: TaskOwner) -> None:
+    """A return is often only the consequence."""
+
+    async def returns() -> None:
+        return
+
+    async def fails() -> None:
+        raise OSError("the cause")
+
+    owner.start("consequence", returns)
+    owner.start("cause", fails)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert "the task 'cause' failed: OSError: the cause" == str(await ended(owner))
+
+
+async def test_a_return_after_the_stop_is_what_was_asked_for(owner: TaskOwner) -> None:
+    """A failure is told all the same."""
+    stop = asyncio.Event()
+    stop.set()
+
+    async def returns() -> None:
+        return
+
+    async def fails() -> None:
+        raise OSError("while stopping")
+
+    await owner.start("polite", returns)
+    assert await ended(owner, stop) is None
+    with pytest.raises(OSError, match="while stopping"):
+        await owner.start("rude", fails)
+    assert "the task 'rude' failed: OSError: while stopping" == str(await ended(owner, stop))
+
+
+async def test_cancelling_ends_every_task_and_says_which_failed() -> None:
+    """A failure while stopping isn't swallowed; a cancellation is no failure."""
+    owner = TaskOwner()
+
+    async def fails_at_the_end() -> None:
+        try:
+            await forever()
+        finally:
+            raise OSError("can't close")
+
+    tasks = [owner.start("forever", forever), owner.start("sore", fails_at_the_end)]
+    await asyncio.sleep(0)
+    failures = await owner.cancel_all(PATIENCE_SECONDS)
+    assert ["the task 'sore' failed: OSError: can't close"] == [str(failure) for failure in failures]
+    assert all(task.done() for task in tasks)
+    assert [] == await owner.cancel_all()
+
+
+async def test_a_task_that_does_not_let_itself_be_cancelled_is_named() -> None:
+    """The stop has an end."""
+    owner = TaskOwner()
+    let_go = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    task = owner.start("stubborn", stubborn)
+    await asyncio.sleep(0)
+    failures = await owner.cancel_all(0.01)
+    assert ["the task 'stubborn' didn't end within 0.01 s"] == [str(failure) for failure in failures]
+    let_go.set()
+    await task
+
+
+async def test_a_name_is_given_once(owner: TaskOwner) -> None:
+    """A log line that names a task names one."""
+    task = owner.start("writer", forever)
+    assert "writer" == task.get_name()
+    with pytest.raises(ValueError, match="writer"):
+        owner.start("writer", forever)
+
+
+async def test_who_watches_can_be_cancelled() -> None:
+    """Nothing of the watching is left behind."""
+    owner = TaskOwner()
+    before = asyncio.all_tasks()
+    watching = asyncio.create_task(owner.run_until_stopped(asyncio.Event()))
+    await asyncio.sleep(0)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+    assert before == asyncio.all_tasks()
