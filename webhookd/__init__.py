@@ -8,7 +8,8 @@ The map of the house, in reading order:
 - `delivery`: what is *carried*.  From ingest over the dispatcher and an endpoint's consumer to the HTTP request.
 - `upkeep`: what is *looked after*.  The watchdog of the budget, mail, holding, retention, the heartbeat.
 - `web`: what is *shown*.  The API, its OpenAPI document, the page.
-- `daemon`: wiring, signals, the order of stopping.  `cli`: the commands that talk to a running daemon.
+- `house`: all of these wired.  `daemon`: the process around it, with its sockets, signals and the order of stopping.
+- `cli`: the commands, which talk to a running daemon.
 
 How one event flows: `web.api_events` → `delivery.ingest` → `rules.events` → `store.writer` (one group commit) → 202 →
 `delivery.dispatcher` → the endpoint's `delivery.consumer` → `delivery.sender` → `rules.retry` → `store.writer` → next.

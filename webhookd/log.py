@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, TextIO
@@ -24,10 +25,11 @@ from webhookd.logformat import ConsoleLines, arrange, json_line, loggable_url
 from webhookd.logstream import LogStream
 from webhookd.logthrottle import Summary, Throttle
 
-__all__ = ["LOG_EVENTS", "LogEvent", "configure", "emit", "flush", "loggable_url", "throttled"]
+__all__ = ["LOG_EVENTS", "LogEvent", "configure", "emit", "flush", "loggable_url", "recent_errors", "throttled"]
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 SILENT = 100
+KEPT_ERRORS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,11 @@ def configure(
     _JOURNAL.configure(format, LEVELS[level], stream, monotonic)
 
 
+def recent_errors() -> list[dict[str, Any]]:
+    """The last lines of level error, oldest first, each with its fields and `at_unix_seconds`."""
+    return list(_JOURNAL.errors)
+
+
 def flush(timeout_seconds: float = 2.0) -> bool:
     """Wait until all lines so far went out; False when nobody reads them.  Call it before the process ends."""
     return _JOURNAL.flush(timeout_seconds)
@@ -230,6 +237,7 @@ class _Journal:
         self._logger: _BoundLogger | None = None
         self._monotonic: Callable[[], float] = time.monotonic
         self._throttle = Throttle()
+        self.errors: deque[dict[str, Any]] = deque(maxlen=KEPT_ERRORS)
 
     def configure(
         self, form: str, threshold: int, stream: BinaryIO | TextIO | None, monotonic: Callable[[], float]
@@ -260,6 +268,8 @@ class _Journal:
     def emit(self, event: str, fields: dict[str, Any]) -> None:
         """See the function of this name."""
         level = LOG_EVENTS[event].level
+        if level == "error":
+            self.errors.append({"at_unix_seconds": time.time(), "event": event, **fields})
         if LEVELS[level] >= self._threshold and self._logger is not None:
             self._logger.line(level, event, fields)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from webhookd.rules.plans import Plans
 from webhookd.rules.urls import check_headers
 from webhookd.store import endpoints
 from webhookd.store.budgets import Budgets
-from webhookd.store.store import Store
+from webhookd.store.store import Db, Store
 
 DESCRIPTION_CHARACTERS = 500
 OVERLAP_SECONDS_MAX = 30 * 86400
@@ -111,7 +110,7 @@ class Endpoints:
             **fields,
         )
 
-        def command(db: sqlite3.Connection) -> Endpoint:
+        def command(db: Db) -> Endpoint:
             self._check_free(db, endpoint)
             limit = self._settings().limits.endpoints
             if endpoints.count(db, workspace.seq) >= limit:
@@ -140,7 +139,7 @@ class Endpoints:
                 fields |= {"signing_key": key, "previous_key": None, "previous_key_until_ms": None}
             changed = replace(endpoint, **fields, updated_at_ms=self._clock.wall_ms())
 
-            def command(db: sqlite3.Connection) -> Endpoint:
+            def command(db: Db) -> Endpoint:
                 if changed.url != endpoint.url:
                     self._check_free(db, changed)
                 return endpoints.update(db, changed)
@@ -273,7 +272,7 @@ class Endpoints:
             checked["headers"] = check_headers(fields["headers"])
         return checked
 
-    def _check_free(self, db: sqlite3.Connection, endpoint: Endpoint) -> None:
+    def _check_free(self, db: Db, endpoint: Endpoint) -> None:
         taken = endpoints.id_of_url(db, endpoint.workspace_seq, endpoint.url)
         if taken is not None:
             raise Refusal(

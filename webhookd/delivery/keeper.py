@@ -8,7 +8,6 @@ expire.  Each step is one short command of the writer, so a million rows stall n
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 
 from webhookd import log
@@ -18,7 +17,7 @@ from webhookd.delivery.directory import Directory
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.model import Endpoint
 from webhookd.store import deliveries, endpoints
-from webhookd.store.store import Store
+from webhookd.store.store import Db, Store
 
 STEP_ROWS = 500
 LOOK_SECONDS = 1.0
@@ -132,7 +131,7 @@ class Keeper:
     ) -> list[tuple[int, int]]:
         now_ms = self._clock.wall_ms()
 
-        def command(db: sqlite3.Connection) -> list[tuple[int, int]]:
+        def command(db: Db) -> list[tuple[int, int]]:
             if state == deliveries.EXPIRED and self._runs_again(db, endpoint_seq):
                 return []
             return deliveries.finish_some(
@@ -141,6 +140,6 @@ class Keeper:
 
         return await self._store.write(command, then=then)
 
-    def _runs_again(self, db: sqlite3.Connection, endpoint_seq: int) -> bool:
+    def _runs_again(self, db: Db, endpoint_seq: int) -> bool:
         """Whether the endpoint was enabled since somebody looked: then nothing of it may expire."""
         return self._directory.runs(endpoints.get(db, endpoint_seq))

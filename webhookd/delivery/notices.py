@@ -7,7 +7,6 @@ wait, until when the budget is spent) is gathered before the transaction, what t
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Callable
 
 from webhookd.clock import Clock, rfc3339
@@ -17,6 +16,7 @@ from webhookd.model import Endpoint, Json
 from webhookd.rules.budget import Verdict
 from webhookd.store import attempts, outbox
 from webhookd.store.budgets import Budgets
+from webhookd.store.store import Db
 
 LAST_FAILURES = 5
 
@@ -70,16 +70,16 @@ class Notices:
             "by_endpoint": [{"id": e.id, "url": e.url, "failures": count} for e, count in spenders if e is not None],
         }
 
-    def add_disabling(self, db: sqlite3.Connection, endpoint: Endpoint, facts: Json, now_ms: int) -> None:
+    def add_disabling(self, db: Db, endpoint: Endpoint, facts: Json, now_ms: int) -> None:
         """Queue the notice of a disabling, with the last failures, in the transaction that disables."""
         failures = attempts.recent_failures(db, endpoint.seq, LAST_FAILURES)
         self._add(db, endpoint.workspace_seq, "auto_disabled", {**facts, "failures": failures}, now_ms)
 
-    def add_warning(self, db: sqlite3.Connection, workspace_seq: int, facts: Json, now_ms: int) -> None:
+    def add_warning(self, db: Db, workspace_seq: int, facts: Json, now_ms: int) -> None:
         """Queue the notice of a warning, in the transaction of the failure that crossed the threshold."""
         self._add(db, workspace_seq, "budget_warned", facts, now_ms)
 
-    def _add(self, db: sqlite3.Connection, workspace_seq: int, kind: str, payload: Json, now_ms: int) -> None:
+    def _add(self, db: Db, workspace_seq: int, kind: str, payload: Json, now_ms: int) -> None:
         mail = self._settings().mail
         if not mail.host:
             return

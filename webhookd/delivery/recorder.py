@@ -6,7 +6,6 @@ either all of it happened or none.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,7 +34,9 @@ from webhookd.rules.ids import delivery_id
 from webhookd.rules.retry import Decision, Delivered, Dropped, RetryIn, RetrySchedule, decide
 from webhookd.store import attempts, deliveries, endpoints
 from webhookd.store.budgets import Budgets
-from webhookd.store.store import Store
+from webhookd.store.store import Db, Store
+
+DURATION_WEIGHT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ class Recorder:
         self._clock = clock
         self._settings = settings
         self.listeners: Listeners | None = None
+        self.delivered_count = self.failed_count = self.dropped_count = 0
+        self.durations_ms: dict[int, float] = {}  # per endpoint, the recent ones weighing most
 
     async def record(
         self, endpoint: Endpoint, delivery: QueuedDelivery, request: Request, outcome: Outcome
@@ -97,7 +100,7 @@ class Recorder:
         record = attempt_record(number, outcome, request, counted=False)
         blob = orjson.dumps(record)
 
-        def command(db: sqlite3.Connection) -> bool:
+        def command(db: Db) -> bool:
             return deliveries.delivered(db, delivery.seq, attempt_count=number, record=blob, now_ms=now_ms)
 
         def then(waited: bool) -> None:  # noqa: FBT001 - the command's result
@@ -114,7 +117,7 @@ class Recorder:
         record = attempt_record(number, outcome, request, counted=failed.verdict is not None)
         blob = orjson.dumps(record)
 
-        def command(db: sqlite3.Connection) -> tuple[bool, list[Endpoint]]:
+        def command(db: Db) -> tuple[bool, list[Endpoint]]:
             attempts.insert(
                 db,
                 delivery_seq=delivery.seq,
@@ -172,7 +175,7 @@ class Recorder:
         )
         return _Failed(decision, verdict, next_ms, message, disabling, warning)
 
-    def _disable(self, db: sqlite3.Connection, endpoint: Endpoint, failed: _Failed, now_ms: int) -> list[Endpoint]:
+    def _disable(self, db: Db, endpoint: Endpoint, failed: _Failed, now_ms: int) -> list[Endpoint]:
         """The part of a failure's transaction that disables and tells people; returns who was disabled by it."""
         if failed.warning is not None:
             self._notices.add_warning(db, endpoint.workspace_seq, failed.warning, now_ms)
@@ -211,6 +214,7 @@ class Recorder:
         finished = state in (DeliveryState.DELIVERED, DeliveryState.DROPPED)
         if finished and waited:
             self.listeners.settled(delivery)
+        self._count(endpoint, outcome, state)
         fields = {
             "workspace": endpoint.workspace,
             "endpoint_id": endpoint.id,
@@ -243,6 +247,13 @@ class Recorder:
                 last_attempt=record,
             ),
         )
+
+    def _count(self, endpoint: Endpoint, outcome: Outcome, state: DeliveryState) -> None:
+        self.delivered_count += outcome.delivered
+        self.failed_count += not outcome.delivered
+        self.dropped_count += state is DeliveryState.DROPPED
+        before_ms = self.durations_ms.get(endpoint.seq, outcome.duration_ms)
+        self.durations_ms[endpoint.seq] = before_ms + DURATION_WEIGHT * (outcome.duration_ms - before_ms)
 
     def _tell_of_budget(self, endpoint: Endpoint, failed: _Failed, changed: list[Endpoint]) -> None:
         assert self.listeners is not None

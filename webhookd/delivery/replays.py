@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import replace
 
 from webhookd import log
@@ -14,7 +13,7 @@ from webhookd.model import DeliveryState, DeliveryView, QueuedDelivery
 from webhookd.rules.ids import delivery_id
 from webhookd.store import deliveries, logbook
 from webhookd.store.logbook import LogFilter
-from webhookd.store.store import Store
+from webhookd.store.store import Db, Store
 
 # One transaction's worth: a replay of a million goes in steps that nobody feels.
 STEP = 500
@@ -85,7 +84,7 @@ class Replays:
     async def _replay(self, seqs: list[int]) -> list[QueuedDelivery]:
         now_ms = self._clock.wall_ms()
 
-        def command(db: sqlite3.Connection) -> list[QueuedDelivery]:
+        def command(db: Db) -> list[QueuedDelivery]:
             return deliveries.replay(db, seqs, now_ms)
 
         return await self._store.write(command, then=self._dispatcher.offer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sqlite3
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -22,7 +21,7 @@ from webhookd.rules.catalogue import Catalogue
 from webhookd.rules.ids import delivery_id, uuid7
 from webhookd.rules.plans import Plans
 from webhookd.store import deliveries
-from webhookd.store.store import Store
+from webhookd.store.store import Db, Store
 
 
 class Tester:
@@ -71,7 +70,7 @@ class Tester:
     ) -> None:
         now_ms = self._clock.wall_ms()
 
-        def command(db: sqlite3.Connection) -> int:
+        def command(db: Db) -> int:
             return deliveries.insert_test(
                 db,
                 workspace_seq=endpoint.workspace_seq,

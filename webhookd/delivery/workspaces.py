@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ from webhookd.errors import Refusal
 from webhookd.model import DEFAULT_WORKSPACE, Workspace
 from webhookd.rules.plans import Plans
 from webhookd.store import endpoints, workspaces
-from webhookd.store.store import Store
+from webhookd.store.store import Db, Store
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _MAIL_ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\x00-\x1f\x7f]+@[^\s@<>,;:\"()\[\]\x00-\x1f\x7f]+")
@@ -55,7 +54,7 @@ class Workspaces:
         notify = _checked_notify(notify)
         now_ms = self._clock.wall_ms()
 
-        def command(db: sqlite3.Connection) -> Workspace:
+        def command(db: Db) -> Workspace:
             if any(each.id == workspace_id for each in workspaces.load(db)):
                 raise Refusal("workspace_exists", f"There is a workspace {workspace_id!r} already.")
             return workspaces.insert(db, workspace_id=workspace_id, name=name, plan=plan, notify=notify, now_ms=now_ms)
@@ -97,7 +96,7 @@ class Workspaces:
             raise Refusal("workspace_in_use", "The workspace `default` can't be deleted.")
         now_ms = self._clock.wall_ms()
 
-        def command(db: sqlite3.Connection) -> None:
+        def command(db: Db) -> None:
             if endpoints.count(db, workspace.seq):
                 raise Refusal("workspace_in_use", f"Workspace {workspace_id!r} has endpoints: delete them first.")
             workspaces.delete(db, workspace.seq, now_ms)

@@ -1,12 +1,61 @@
-"""Mail that waits to be sent, each row written in the transaction of its cause."""
+"""Mail that waits to be sent, each notice written in the transaction of its cause.
+
+Notices that come together go as one *digest*, named by the number of its first row, whose Message-ID it has.  Which
+notices a digest has, and the mail itself with those it has yet to reach (the *envelope*), are on disk before the mail
+server sees a byte: after a kill the same mail goes again, or none.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
 
+import msgspec
 import orjson
 
 from webhookd.model import Json
+
+# A mail that lists more than this helps nobody; the rest goes in the next one.
+DIGEST_NOTICES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """Notices that go, or will go, as one mail; `first_seq` names it.  `claimed` when its notices are settled."""
+
+    first_seq: int
+    workspace_seq: int
+    created_at_ms: int
+    claimed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One thing to tell: `payload` holds the facts."""
+
+    kind: str
+    message_id: str
+    created_at_ms: int
+    payload: Json
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """A mail ready to be sent.  `to` are those that it has yet to reach, `reached` says whether it reached any."""
+
+    sender: str
+    to: tuple[str, ...]
+    message: str
+    reached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """What the mail server hasn't taken yet."""
+
+    count: int
+    oldest_at_ms: int | None
+    last_error: str | None
 
 
 def insert(
@@ -17,3 +66,100 @@ def insert(
         "INSERT INTO outbox (workspace_seq, kind, created_at, message_id, payload) VALUES (?, ?, ?, ?, ?)",
         (workspace_seq, kind, now_ms, message_id, orjson.dumps(payload).decode()),
     )
+
+
+def waiting(db: sqlite3.Connection) -> list[Digest]:
+    """Every digest to send, those included that aren't claimed yet; oldest first."""
+    rows = db.execute(
+        "SELECT coalesce(digest_of, min(seq)), workspace_seq, min(created_at), digest_of IS NOT NULL "
+        "FROM outbox WHERE sent_at IS NULL GROUP BY workspace_seq, digest_of ORDER BY 1"
+    ).fetchall()
+    return [Digest(first_seq, workspace_seq, at, bool(claimed)) for first_seq, workspace_seq, at, claimed in rows]
+
+
+def claim(db: sqlite3.Connection, digest: Digest) -> None:
+    """Settle which notices the digest has: all of its workspace that wait by now and aren't another's."""
+    db.execute(
+        "UPDATE outbox SET digest_of = ? WHERE seq IN (SELECT seq FROM outbox WHERE sent_at IS NULL "
+        "AND digest_of IS NULL AND workspace_seq = ? ORDER BY seq LIMIT ?)",
+        (digest.first_seq, digest.workspace_seq, DIGEST_NOTICES),
+    )
+
+
+def notices(db: sqlite3.Connection, first_seq: int) -> list[Notice]:
+    """The notices of a claimed digest, oldest first."""
+    cursor = db.execute(
+        "SELECT kind, message_id, created_at, payload FROM outbox WHERE digest_of = ? AND sent_at IS NULL ORDER BY seq",
+        (first_seq,),
+    )
+    return [
+        Notice(kind, message_id, created_at, _without_bodies(orjson.loads(payload)))
+        for kind, message_id, created_at, payload in cursor
+    ]
+
+
+def _without_bodies(payload: Json) -> Json:
+    """`payload` without what no mail tells: requests and responses, which are most of it."""
+    failures = payload.get("failures")
+    if not isinstance(failures, list):  # a warning has their number here
+        return payload
+    told = [{name: value for name, value in each.items() if name not in ("request", "response")} for each in failures]
+    return payload | {"failures": told}
+
+
+def seal(db: sqlite3.Connection, first_seq: int, envelope: Envelope) -> None:
+    """Keep the mail of a digest: from now on it may have been taken, so it goes like this or not at all."""
+    db.execute("UPDATE outbox SET envelope = ? WHERE seq = ?", (msgspec.json.encode(envelope).decode(), first_seq))
+
+
+def envelope(db: sqlite3.Connection, first_seq: int) -> Envelope | None:
+    """The sealed mail of a digest, or None."""
+    rows = db.execute(
+        "SELECT envelope FROM outbox WHERE seq = ? AND envelope IS NOT NULL AND sent_at IS NULL", (first_seq,)
+    ).fetchall()
+    return msgspec.json.decode(rows[0][0], type=Envelope) if rows else None
+
+
+def failed(db: sqlite3.Connection, first_seqs: Iterable[int], error: str) -> None:
+    """Count a try of digests, claimed or not, that got nowhere, with the reason."""
+    db.executemany(
+        "UPDATE outbox SET tried = tried + 1, last_error = ?2 WHERE sent_at IS NULL AND (digest_of = ?1 OR seq = ?1)",
+        [(first_seq, error) for first_seq in first_seqs],
+    )
+
+
+def unseal(db: sqlite3.Connection, first_seq: int) -> None:
+    """The server surely took nothing of it: the mail may be written anew, to others, from elsewhere."""
+    db.execute("UPDATE outbox SET envelope = NULL WHERE seq = ?", (first_seq,))
+
+
+def release(db: sqlite3.Connection, first_seq: int) -> None:
+    """`unseal`, and let what has come since join the digest."""
+    unseal(db, first_seq)
+    db.execute("UPDATE outbox SET digest_of = NULL WHERE digest_of = ? AND sent_at IS NULL", (first_seq,))
+
+
+def close(db: sqlite3.Connection, first_seq: int, *, error: str | None, now_ms: int) -> int:
+    """Be done with a digest: it was sent, or with an `error` given up; returns how many notices it had."""
+    return db.execute(
+        "UPDATE outbox SET sent_at = ?2, envelope = NULL, last_error = ?3, tried = tried + 1 "
+        "WHERE sent_at IS NULL AND (digest_of = ?1 OR seq = ?1)",
+        (first_seq, now_ms, error),
+    ).rowcount
+
+
+def unsent(db: sqlite3.Connection) -> Unsent:
+    """How much waits, since when, and what the mail server said last."""
+    count, oldest_at_ms = db.execute("SELECT count(*), min(created_at) FROM outbox WHERE sent_at IS NULL").fetchall()[0]
+    errors = db.execute(
+        "SELECT last_error FROM outbox WHERE sent_at IS NULL AND last_error IS NOT NULL ORDER BY seq DESC LIMIT 1"
+    ).fetchall()
+    return Unsent(count, oldest_at_ms, errors[0][0] if errors else None)
+
+
+def forget_closed(db: sqlite3.Connection, *, before_ms: int, limit: int) -> int:
+    """Remove notices that were closed before a time, at most `limit`; returns how many."""
+    return db.execute(
+        "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE sent_at < ? ORDER BY seq LIMIT ?)",
+        (before_ms, limit),
+    ).rowcount

@@ -13,6 +13,10 @@ from webhookd.store.writer import Writer
 
 T = TypeVar("T")
 
+# What a command or a question is given: passed on to the store's functions, never used by others itself.
+Db = sqlite3.Connection
+SQLITE_VERSION = sqlite3.sqlite_version
+
 
 class Store:
     """The open database.  `writer.run` has to run for commands to be carried out."""
@@ -54,6 +58,15 @@ class Store:
         """What the file system has left for the database."""
         stat = os.statvfs(self.path.parent)
         return stat.f_bavail * stat.f_frsize
+
+    def size_bytes(self) -> int:
+        """The database file's size, its write-ahead log apart."""
+        return self.path.stat().st_size
+
+    def wal_bytes(self) -> int:
+        """The write-ahead log's size."""
+        wal = self.path.with_name(self.path.name + "-wal")
+        return wal.stat().st_size if wal.exists() else 0
 
     async def close(self) -> None:
         """Close the readers first: the last to close checkpoints, and only the writer may."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import sqlite3
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +17,7 @@ from webhookd.errors import ConfigError, Refusal
 from webhookd.model import Token
 from webhookd.rules.ids import sortable_id
 from webhookd.store import tokens
-from webhookd.store.store import Store
+from webhookd.store.store import Db, Store
 
 NOTE_CHARACTERS = 200
 
@@ -103,7 +102,7 @@ class Access:
     async def _put(self, token_id: str, scope: str, workspace_seq: int | None, secret: str, note: str) -> None:
         now_ms = self._clock.wall_ms()
 
-        def command(db: sqlite3.Connection) -> None:
+        def command(db: Db) -> None:
             tokens.put(
                 db,
                 token_id=token_id,

@@ -58,6 +58,8 @@ CREATE TABLE events (
   body           BLOB,
   UNIQUE (workspace_seq, id)
 ) STRICT;
+-- Pruned events of which only the id is remembered.
+CREATE INDEX events_remembered ON events (accepted_at) WHERE body IS NULL;
 
 -- One row per delivery, appended in order.  Two partial indexes share the work: what waits, and the log.
 CREATE TABLE deliveries (
@@ -101,17 +103,20 @@ CREATE TABLE tokens (
   created_at     INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Mail to send, written in the transaction of its cause.  `message_id` is fixed here, once.
+-- Mail to send, written in the transaction of its cause.  `message_id` is fixed here, once.  `payload` and `envelope`
+-- can be large and stand last, so that looking at the rest doesn't read them.
 CREATE TABLE outbox (
   seq           INTEGER PRIMARY KEY AUTOINCREMENT,
   workspace_seq INTEGER NOT NULL,
   kind          TEXT    NOT NULL,
   created_at    INTEGER NOT NULL,
   message_id    TEXT    NOT NULL,
-  payload       TEXT    NOT NULL,                 -- JSON: the facts that the mail tells
-  digest_of     INTEGER,                          -- the row whose mail carries this one too
+  digest_of     INTEGER,                          -- the row whose mail carries this one (itself, if it is the first)
   tried         INTEGER NOT NULL DEFAULT 0,
   last_error    TEXT,
-  sent_at       INTEGER
+  sent_at       INTEGER,                          -- when the mail server took it, or when it was given up
+  payload       TEXT    NOT NULL,                 -- JSON: the facts that the mail tells
+  envelope      TEXT                              -- JSON: the mail as it may have been taken already (of the first row)
 ) STRICT;
 CREATE INDEX outbox_unsent ON outbox (seq) WHERE sent_at IS NULL;
+CREATE INDEX outbox_by_digest ON outbox (digest_of) WHERE sent_at IS NULL;

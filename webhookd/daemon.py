@@ -1,0 +1,214 @@
+"""The process: state directory, lock, sockets, signals, and the order of starting and stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from aiohttp import web
+from msgspec import structs
+
+import webhookd
+from webhookd import log
+from webhookd.clock import SystemClock
+from webhookd.config import NEED_RESTART, Config, reloadable
+from webhookd.errors import ConfigError, Fatal
+from webhookd.house import House
+from webhookd.rules.addresses import OwnAddress
+from webhookd.store.database import StateLock
+from webhookd.upkeep.heartbeat import notify
+from webhookd.web.app import make_app
+
+ADDRESS_FILE = "address"
+# Requests under way when the daemon stops: streams are told at once, the rest is short.
+SHUTDOWN_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonInfo:
+    """Where a daemon that is ready can be found."""
+
+    url: str
+    state_dir: Path
+
+
+async def serve(
+    config: Config,
+    state_dir: Path,
+    *,
+    environ: Mapping[str, str],
+    reload: Callable[[], Config] | None = None,
+    ready: Callable[[DaemonInfo], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> int:
+    """Run the daemon until SIGTERM, SIGINT or `stop`; returns the exit code.
+
+    `reload` reads the configuration again at SIGHUP; `ready` is called once events are taken.
+    """
+    log.configure(config.log.format, config.log.level)
+    stop = stop or asyncio.Event()
+    try:
+        return await _serve(config, state_dir, environ, reload, ready, stop)
+    except Fatal as error:
+        log.emit("daemon.failed", error=str(error), exit_code=error.exit_code)
+        return error.exit_code
+    finally:
+        log.flush()
+
+
+async def _serve(
+    config: Config,
+    state_dir: Path,
+    environ: Mapping[str, str],
+    reload: Callable[[], Config] | None,
+    ready: Callable[[DaemonInfo], None] | None,
+    stop: asyncio.Event,
+) -> int:
+    began = time.monotonic()
+    log.emit("daemon.started", version=webhookd.__version__, pid=os.getpid(), state_dir=str(state_dir))
+    prepare_state_dir(state_dir)
+    lock = StateLock(state_dir)
+    await lock.acquire()
+    try:
+        house = await House.open(config, state_dir, clock=SystemClock())
+        try:
+            _watch_signals(house, stop, reload)
+            await house.start(environ)
+            doors = await _open_doors(house, config, state_dir)
+            try:
+                _say_ready(house, doors, began, ready, state_dir)
+                ended = await house.tasks.run_until_stopped(stop)
+                if ended is not None:
+                    log.emit("task.ended", task=ended.name, error=str(ended))
+                notify("STOPPING=1", environ)
+                log.emit("daemon.stopping", reason="a task ended" if ended else "it was told to")
+                house.close_doors()
+            finally:
+                await doors.close()
+        finally:
+            await house.stop()
+        if ended is not None:
+            raise ended
+    finally:
+        (state_dir / ADDRESS_FILE).unlink(missing_ok=True)
+        lock.release()
+    log.emit("daemon.stopped")
+    return 0
+
+
+def prepare_state_dir(state_dir: Path) -> None:
+    """Make the state directory, mode 0700; one that is ours and open to others is tightened, with a warning."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = state_dir.stat()
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            state_dir.chmod(0o700)
+            log.emit("state.tightened", path=str(state_dir), mode=f"{stat.S_IMODE(found.st_mode):04o}")
+        os.access(state_dir, os.W_OK)
+    except OSError as error:
+        raise ConfigError(
+            f"the state directory {state_dir} can't be used ({error.strerror}); name another one with --state-dir"
+        ) from error
+    if not os.access(state_dir, os.W_OK | os.X_OK):
+        raise ConfigError(f"the state directory {state_dir} can't be written to; name another one with --state-dir")
+
+
+@dataclass(frozen=True, slots=True)
+class _Doors:
+    """The listening sockets."""
+
+    runner: web.AppRunner
+    url: str
+    unix_socket: str
+
+    async def close(self) -> None:
+        """Take no new connection, let requests under way end."""
+        await self.runner.cleanup()
+
+
+async def _open_doors(house: House, config: Config, state_dir: Path) -> _Doors:
+    listen = config.listen
+    runner = web.AppRunner(
+        make_app(house.services), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, listen.host, listen.port, backlog=1024)
+        await site.start()
+        if listen.unix_socket:
+            await _open_unix_socket(runner, Path(listen.unix_socket), listen.unix_group)
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigError(
+            f"webhookd can't listen on {listen.host}:{listen.port}: {error.strerror or error}; "
+            "is another program there? Set listen.port"
+        ) from error
+    addresses = [address for address in runner.addresses if isinstance(address, tuple)]
+    house.network.set_own(OwnAddress(ip_address(host.partition("%")[0]), port) for host, port, *_ in addresses)
+    host, port = addresses[0][:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    (state_dir / ADDRESS_FILE).write_text(url + "\n", "ascii")
+    return _Doors(runner, url, listen.unix_socket)
+
+
+async def _open_unix_socket(runner: web.AppRunner, path: Path, group: str) -> None:
+    previous = os.umask(0o117)  # 0660 from the first moment on
+    try:
+        await web.UnixSite(runner, path).start()
+    finally:
+        os.umask(previous)
+    if group:
+        try:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        except (KeyError, PermissionError) as error:
+            raise ConfigError(
+                f"listen.unix_group: the socket can't be given to the group {group!r}: {error}"
+            ) from error
+
+
+def _say_ready(
+    house: House, doors: _Doors, began: float, ready: Callable[[DaemonInfo], None] | None, state_dir: Path
+) -> None:
+    notify("READY=1\nSTATUS=taking events at " + doors.url)
+    waiting = sum(house.dispatcher.view(endpoint.seq).waiting for endpoint in house.directory.endpoints())
+    log.emit(
+        "daemon.ready",
+        address=doors.url,
+        unix_socket=doors.unix_socket or None,
+        waiting=waiting,
+        duration_ms=round((time.monotonic() - began) * 1000, 1),
+    )
+    if ready is not None:
+        ready(DaemonInfo(doors.url, state_dir))
+
+
+def _watch_signals(house: House, stop: asyncio.Event, reload: Callable[[], Config] | None) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, _reload, house, reload)
+
+
+def _reload(house: House, reload: Callable[[], Config]) -> None:
+    """SIGHUP: take what may change while running, say what may not; a mistake changes nothing."""
+    try:
+        config = reload()
+    except ConfigError as error:
+        log.emit("config.not_reloadable", error=str(error))
+        return
+    changed, fixed = reloadable(house.settings(), config)
+    if fixed:
+        log.emit("config.not_reloadable", changed=fixed, error="these need a restart")
+    kept = {section: getattr(house.settings(), section) for section in NEED_RESTART}
+    house.reload(structs.replace(config, **kept))
+    log.configure(config.log.format, config.log.level)
+    log.emit("config.reloaded", changed=changed)

@@ -1,0 +1,100 @@
+"""Names to addresses, by c-ares (aiodns): every lookup waits for itself alone.
+
+The system's own `getaddrinfo` blocks a thread per lookup; with a few silent names all threads hang and healthy
+endpoints time out (measured).  c-ares asks over its own sockets, as many names at once as there are, honours
+/etc/resolv.conf, /etc/hosts and /etc/nsswitch.conf, follows their changes, and keeps answers for their time to live.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Protocol
+
+import aiodns
+import aiodns.error as ares
+import pycares
+
+from webhookd.delivery import machine
+from webhookd.delivery.exchange import EgressFailure
+from webhookd.model import Reason
+
+# c-ares waits this long for the first answer and longer for each further try; the attempt's own deadline is above it.
+_FIRST_TRY_SECONDS = 1.0
+_TRIES = 4
+
+# ARES_AI_NOSORT of ares.h, which pycares doesn't export.  Sorting would open a socket towards each address, and that
+# before any gate has judged it.
+_NO_SORT = 1 << 7
+
+_TEXTS = {
+    ares.ARES_ENOTFOUND: "the name doesn't exist",
+    ares.ARES_ENODATA: "the name has no address",
+    ares.ARES_EBADNAME: "the name is malformed",
+    ares.ARES_ESERVFAIL: "the name server failed (SERVFAIL)",
+    ares.ARES_EREFUSED: "the name server refused to answer",
+    ares.ARES_ETIMEOUT: "no name server answered",
+}
+_NO_RESOLVER = frozenset({ares.ARES_ECONNREFUSED, ares.ARES_ENOTINITIALIZED, ares.ARES_EFILE, ares.ARES_ENOMEM})
+_RESOLVER_AT_A_LOSS = frozenset({ares.ARES_ESERVFAIL, ares.ARES_EREFUSED})
+
+
+class Resolver(Protocol):
+    """What `Egress` asks for the addresses of a name."""
+
+    async def lookup(self, name: str) -> list[str]:
+        """All addresses of `name`, of both families; EgressFailure (`dns` or `local`) if there are none."""
+        ...
+
+    async def close(self) -> None:
+        """Give back sockets and threads."""
+        ...
+
+
+class DnsResolver:
+    """The resolver of the machine, or the given `nameservers` ("127.0.0.1:5353")."""
+
+    def __init__(self, nameservers: Sequence[str] = ()) -> None:
+        self._nameservers = list(nameservers)
+        self._channel: aiodns.DNSResolver | None = None
+
+    async def lookup(self, name: str) -> list[str]:
+        """See `Resolver.lookup`."""
+        try:
+            answer = await self._open().getaddrinfo(
+                name, family=socket.AF_UNSPEC, type=socket.SOCK_STREAM, flags=_NO_SORT
+            )
+        except ares.DNSError as error:
+            raise _explain(name, error) from error
+        except pycares.AresError as error:
+            raise EgressFailure(Reason.LOCAL, f"this machine's resolver could not be started: {error}") from error
+        if not answer.nodes:
+            raise EgressFailure(Reason.DNS, f"DNS: {_TEXTS[ares.ARES_ENODATA]}: {name}")
+        return [node.addr[0].decode("ascii") for node in answer.nodes]
+
+    async def close(self) -> None:
+        """See `Resolver.close`."""
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    def _open(self) -> aiodns.DNSResolver:
+        """The channel, opened at the first lookup: a machine without a resolver may get one later."""
+        if self._channel is None:
+            self._channel = aiodns.DNSResolver(
+                nameservers=self._nameservers or None, timeout=_FIRST_TRY_SECONDS, tries=_TRIES
+            )
+        return self._channel
+
+
+def _explain(name: str, error: ares.DNSError) -> EgressFailure:
+    """`local` if no resolver could be reached, or if it is at a loss because the machine is cut off; else `dns`.
+
+    A local stub (systemd-resolved) goes on answering when the network is gone: with SERVFAIL, for every name.
+    """
+    code = error.args[0] if error.args else None
+    if code in _NO_RESOLVER:
+        return EgressFailure(Reason.LOCAL, f"no usable resolver: no name server of this machine was reached for {name}")
+    if code in _RESOLVER_AT_A_LOSS and machine.is_cut_off():
+        return EgressFailure(Reason.LOCAL, f"this machine has no default route, and its resolver no answer for {name}")
+    return EgressFailure(Reason.DNS, f"DNS: {_TEXTS.get(code, 'the lookup failed')}: {name}")

@@ -1,0 +1,147 @@
+"""One look at the whole daemon: what `GET /v1/status`, `webhookd status` and the metrics show."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import webhookd
+from webhookd import log
+from webhookd.clock import Clock, rfc3339
+from webhookd.delivery.directory import Directory
+from webhookd.delivery.dispatcher import Dispatcher
+from webhookd.delivery.ingest import Ingest
+from webhookd.delivery.recorder import Recorder
+from webhookd.model import Json
+from webhookd.store.budgets import Budgets
+from webhookd.store.store import SQLITE_VERSION, Store
+from webhookd.upkeep.heartbeat import Heartbeat
+from webhookd.upkeep.mail import Mailer
+
+RATE_BEATS = 60
+SLOWEST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The counters at one beat."""
+
+    at: float
+    accepted: int
+    delivered: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts that are looked at."""
+
+    store: Store
+    directory: Directory
+    dispatcher: Dispatcher
+    ingest: Ingest
+    recorder: Recorder
+    budgets: Budgets
+    mailer: Mailer
+
+
+class Status:
+    """Gathers the look; `beat` is called once a second for the rates."""
+
+    def __init__(self, parts: Parts, clock: Clock) -> None:
+        self._parts = parts
+        self._clock = clock
+        self._started_ms = clock.wall_ms()
+        self._started = clock.monotonic()
+        self._samples: deque[Sample] = deque(maxlen=RATE_BEATS)
+        self.heartbeat: Heartbeat | None = None
+
+    def beat(self) -> None:
+        """Take a sample of the counters."""
+        parts = self._parts
+        self._samples.append(
+            Sample(
+                self._clock.monotonic(),
+                parts.ingest.accepted_count,
+                parts.recorder.delivered_count,
+                parts.recorder.failed_count,
+            )
+        )
+
+    async def show(self) -> Json:
+        """The look, as JSON."""
+        parts = self._parts
+        endpoints = parts.directory.endpoints()
+        views = {each.seq: parts.dispatcher.view(each.seq) for each in endpoints}
+        held = sum(views[each.seq].waiting for each in endpoints if not parts.directory.runs(each))
+        mail = await parts.mailer.unsent()
+        return {
+            "version": webhookd.__version__,
+            "started_at": rfc3339(self._started_ms),
+            "uptime_seconds": round(self._clock.monotonic() - self._started, 1),
+            "sqlite_version": SQLITE_VERSION,
+            "workspaces": len(parts.directory.workspaces()),
+            "endpoints": {
+                "total": len(endpoints),
+                "active": sum(1 for each in endpoints if parts.directory.runs(each)),
+                "auto_disabled": sum(1 for each in endpoints if each.state == "auto_disabled"),
+            },
+            "backlog": {
+                "waiting": sum(view.waiting for view in views.values()),
+                "waiting_bytes": sum(view.waiting_bytes for view in views.values()),
+                "held": held,
+                "in_flight": sum(1 for view in views.values() if view.in_flight),
+            },
+            "totals": {
+                "accepted": parts.ingest.accepted_count,
+                "delivered": parts.recorder.delivered_count,
+                "failed": parts.recorder.failed_count,
+                "dropped": parts.recorder.dropped_count,
+            },
+            "rates_per_second": self._rates(),
+            "slowest_endpoints": self._slowest(),
+            "budgets": self._budgets(),
+            "loop_lag_ms": round(self.heartbeat.lag_seconds * 1000, 1) if self.heartbeat else None,
+            "database": {
+                "size_bytes": parts.store.size_bytes(),
+                "wal_bytes": parts.store.wal_bytes(),
+                "free_bytes": parts.store.free_bytes(),
+            },
+            "unsent_mail": mail,
+            "last_errors": [_shown(error) for error in log.recent_errors()],
+        }
+
+    def _rates(self) -> Json:
+        if len(self._samples) < 2:
+            return {"accepted": 0.0, "delivered": 0.0, "failed": 0.0}
+        first, last = self._samples[0], self._samples[-1]
+        seconds = max(last.at - first.at, 1e-9)
+        return {
+            "accepted": round((last.accepted - first.accepted) / seconds, 2),
+            "delivered": round((last.delivered - first.delivered) / seconds, 2),
+            "failed": round((last.failed - first.failed) / seconds, 2),
+        }
+
+    def _slowest(self) -> list[Json]:
+        durations = self._parts.recorder.durations_ms
+        found = [(durations[each.seq], each) for each in self._parts.directory.endpoints() if each.seq in durations]
+        found.sort(key=lambda pair: -pair[0])
+        return [
+            {"id": each.id, "workspace": each.workspace, "url": each.url, "attempt_ms": round(duration_ms, 1)}
+            for duration_ms, each in found[:SLOWEST]
+        ]
+
+    def _budgets(self) -> list[Json]:
+        """The workspaces that have spent any of their budget."""
+        shown = []
+        for workspace in self._parts.directory.workspaces():
+            view = self._parts.budgets.view(workspace.id, self._parts.directory.endpoint_id)
+            if view.failures:
+                shown.append({"workspace": workspace.id, "failures": view.failures, "limit": view.limit})
+        return shown
+
+
+def _shown(error: Json) -> Json:
+    """A logged error as the look shows it: when, which, and what it said."""
+    said = {name: value for name, value in error.items() if name not in ("at_unix_seconds", "event")}
+    return {"at": rfc3339(round(error["at_unix_seconds"] * 1000)), "event": error["event"], "fields": said}
