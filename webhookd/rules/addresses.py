@@ -1,0 +1,173 @@
+"""Which addresses webhookd sends to: the table that all three gates ask.
+
+The registries behind it are IANA's *special-purpose address registries* for IPv4 and IPv6 (RFC 6890 and its
+successors).  `ipaddress.is_global` is not asked: it is True for addresses that reach into the machine or the cloud
+(`64:ff9b::a9fe:a9fe`, `::127.0.0.1`, `192.88.99.1`, `fec0::`), and its answers differ between versions of Python.
+
+An address is judged in this order, and the first row that fits decides:
+
+1. it *wraps* an IPv4 address: refused, whatever is inside and whatever is allowed, because two readers may disagree on
+   where it leads.  NAT64's `64:ff9b::/96` alone is judged by the IPv4 inside: IPv6-only machines with DNS64 live on it.
+2. it is link-local or a cloud's metadata service: refused, even inside `egress.allow`.
+3. it lies in a network of `egress.allow`: allowed.
+4. it lies in a special-purpose network, or is IPv6 outside of `2000::/3`: refused.
+5. it is public: allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether webhookd sends to an address (or a name), and why: `why` completes the sentence "it is …"."""
+
+    allowed: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAddress:
+    """One of webhookd's own listening sockets.  An unspecified `ip` means every address of the machine."""
+
+    ip: Address
+    port: int
+
+
+def _table(*rows: tuple[str, str]) -> tuple[tuple[Network, str], ...]:
+    return tuple((ip_network(network), why) for network, why in rows)
+
+
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+_WRAPPED = _table(
+    ("::ffff:0:0/96", "an IPv4 address written as IPv6"),
+    ("::ffff:0:0:0/96", "an IPv4 address translated to IPv6"),
+    ("64:ff9b:1::/48", "a local-use NAT64 address"),
+    ("2002::/16", "a 6to4 address, which wraps an IPv4 address"),
+    ("2001::/32", "a Teredo address, which wraps an IPv4 address"),
+)
+
+_ALWAYS = _table(
+    ("169.254.0.0/16", "a link-local address, where clouds keep their metadata service"),
+    ("fe80::/10", "a link-local address"),
+    ("fd00:ec2::/64", "a metadata service (AWS)"),
+    ("fd20:ce::254/128", "a metadata service (Google)"),
+    ("fd00:42::42/128", "a metadata service (Scaleway)"),
+    ("100.100.100.200/32", "a metadata service (Alibaba)"),
+    ("168.63.129.16/32", "a metadata service (Azure)"),
+    ("192.0.0.192/32", "a metadata service (Oracle)"),
+)
+
+_SPECIAL = _table(
+    ("0.0.0.0/8", 'an address of "this network"'),
+    ("10.0.0.0/8", "a private address"),
+    ("100.64.0.0/10", "a provider's shared address"),
+    ("127.0.0.0/8", "a loopback address"),
+    ("172.16.0.0/12", "a private address"),
+    ("192.0.0.0/24", "an address reserved for protocols"),
+    ("192.0.2.0/24", "a documentation address"),
+    ("192.88.99.0/24", "a 6to4 relay's address"),
+    ("192.168.0.0/16", "a private address"),
+    ("198.18.0.0/15", "a benchmarking address"),
+    ("198.51.100.0/24", "a documentation address"),
+    ("203.0.113.0/24", "a documentation address"),
+    ("224.0.0.0/4", "a multicast address"),
+    ("240.0.0.0/4", "a reserved address"),
+    ("::/128", "the unspecified address"),
+    ("::1/128", "a loopback address"),
+    ("100::/64", "a discard address"),
+    ("2001::/23", "an address reserved for protocols"),
+    ("2001:db8::/32", "a documentation address"),
+    ("3fff::/20", "a documentation address"),
+    ("5f00::/16", "a segment-routing address"),
+    ("fc00::/7", "a private address"),
+    ("fec0::/10", "a site-local address"),
+    ("ff00::/8", "a multicast address"),
+)
+
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+_LOOPBACKS: tuple[Address, ...] = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+
+# Names that clouds give to their metadata service; the addresses behind them are in `_ALWAYS` as well.
+_METADATA_NAMES = frozenset(
+    {
+        "instance-data",
+        "instance-data.ec2.internal",
+        "metadata",
+        "metadata.azure.internal",
+        "metadata.goog",
+        "metadata.google.internal",
+        "metadata.platformequinix.com",
+        "metadata.tencentyun.com",
+    }
+)
+
+
+def _row(address: Address, table: Iterable[tuple[Network, str]]) -> str | None:
+    return next((why for network, why in table if address in network), None)
+
+
+def verdict(address: Address, allowed: Sequence[Network]) -> Verdict:
+    """Judge one address; `allowed` are the networks of `egress.allow`.  The order is told at the top of the module."""
+    if isinstance(address, IPv6Address):
+        address = IPv6Address(int(address))  # a zone (%eth0) says which way, not where to
+        if address in _NAT64:
+            inside = IPv4Address(int(address) & 0xFFFFFFFF)
+            judged = verdict(inside, allowed)
+            return Verdict(judged.allowed, f"the NAT64 address of {inside}, {judged.why}")
+        wrapped = _row(address, _WRAPPED)
+        # The old IPv4-compatible form, `::a.b.c.d`; `::` and `::1` share its prefix and are no such thing.
+        if wrapped is None and 1 < int(address) <= 0xFFFFFFFF:
+            wrapped = "an IPv4 address written as IPv6"
+        if wrapped is not None:
+            return Verdict(False, wrapped)
+    why = _row(address, _ALWAYS)
+    if why is not None:
+        return Verdict(False, why)
+    if any(address in network for network in allowed):
+        return Verdict(True, "in a network of egress.allow")
+    why = _row(address, _SPECIAL)
+    if why is None and isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
+        why = "outside of the public IPv6 addresses"
+    return Verdict(True, "a public address") if why is None else Verdict(False, why)
+
+
+def is_localhost(name: str) -> bool:
+    """Whether `name` means this machine by rule: `localhost` and everything below it (RFC 6761, section 6.3)."""
+    bare = name.rstrip(".").lower()
+    return bare == "localhost" or bare.endswith(".localhost") or bare == "localhost.localdomain"
+
+
+def loopbacks(allowed: Sequence[Network]) -> list[Address]:
+    """What a localhost name leads to: those of 127.0.0.1 and ::1 that `egress.allow` holds."""
+    return [address for address in _LOOPBACKS if verdict(address, allowed).allowed]
+
+
+def name_verdict(name: str, allowed: Sequence[Network]) -> Verdict:
+    """Judge a name by itself, before any lookup: localhost only where a loopback address is allowed, metadata never."""
+    bare = name.rstrip(".").lower()
+    if bare in _METADATA_NAMES or bare.endswith(".metadata.google.internal"):
+        return Verdict(False, "a name of the cloud's metadata service")
+    if is_localhost(bare) and not loopbacks(allowed):
+        return Verdict(False, "this machine")
+    return Verdict(True, "a name")
+
+
+def is_own(address: Address, port: int, own: Iterable[OwnAddress]) -> bool:
+    """Whether `address` and `port` are a socket that webhookd listens on, as far as can be told without asking.
+
+    Towards 0.0.0.0 and :: the system connects to loopback; a socket that listens on them takes loopback too.
+    """
+    target = address.ipv4_mapped if isinstance(address, IPv6Address) and address.ipv4_mapped else address
+    here = target.is_loopback or target.is_unspecified
+    return any(
+        port == mine.port and (target == mine.ip or (here and (mine.ip.is_unspecified or target.is_unspecified)))
+        for mine in own
+    )
