@@ -1,0 +1,157 @@
+"""The whole house on a clock held by hand and a network made up by the test; the store is a real SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.clock import ManualClock
+from webhookd.config import Config
+from webhookd.house import House
+from webhookd.model import Accepted, Endpoint, NewEvent, Outcome, Reason, Request
+from webhookd.store.database import StateLock
+
+Answer = int | Reason
+POLLS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """One request as the made-up network got it; `at` is monotonic seconds."""
+
+    at: float
+    url: str
+    webhook_id: str
+    number: int
+    body: bytes
+    headers: dict[str, str]
+    answer: Answer
+
+
+@dataclass(slots=True)
+class ScriptedNetwork:
+    """A `Transport`: `answer` says what each URL gives; an attempt takes `takes_seconds` of the clock."""
+
+    clock: ManualClock
+    answer: Callable[[str, str], Answer] = lambda url, webhook_id: 200
+    takes_seconds: float = 0.0
+    posted: list[Posted] = field(default_factory=list)
+    under_way: dict[str, int] = field(default_factory=dict)
+    most_under_way: dict[str, int] = field(default_factory=dict)
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    held: int = 0
+
+    async def post(self, request: Request) -> Outcome:
+        """Make the attempt as the script says."""
+        headers = dict(request.headers)
+        started_ms, started = self.clock.wall_ms(), self.clock.monotonic()
+        url = request.url
+        self.under_way[url] = self.under_way.get(url, 0) + 1
+        self.most_under_way[url] = max(self.most_under_way.get(url, 0), self.under_way[url])
+        try:
+            if url in self.gates:
+                self.held += 1
+                await self.gates[url].wait()
+                self.held -= 1
+            if self.takes_seconds:
+                self.held += 1
+                await self.clock.wait(asyncio.Event(), self.takes_seconds)
+                self.held -= 1
+        finally:
+            self.under_way[url] -= 1
+        answer = self.answer(url, headers["webhook-id"])
+        number = int(headers["X-Webhook-Attempt"])
+        self.posted.append(Posted(started, url, headers["webhook-id"], number, request.body, headers, answer))
+        return _outcome(answer, started_ms, (self.clock.monotonic() - started) * 1000, request)
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+    def ids(self, url: str, *, delivered_only: bool = False) -> list[str]:
+        """The event ids that a URL got, in order."""
+        return [p.webhook_id for p in self.posted if p.url == url and (not delivered_only or p.answer == 200)]
+
+
+def _outcome(answer: Answer, started_ms: int, duration_ms: float, request: Request) -> Outcome:
+    if isinstance(answer, Reason):
+        return Outcome(started_ms, duration_ms, answer, detail=f"made up: {answer}")
+    good = 200 <= answer <= 299 if request.accept_any_2xx else answer == 200
+    return Outcome(started_ms, duration_ms, None if good else Reason.STATUS, answer, f"answered {answer}")
+
+
+@dataclass(slots=True)
+class Engine:
+    """A started house with its clock and its network."""
+
+    house: House
+    clock: ManualClock
+    network: ScriptedNetwork
+
+    async def endpoint(self, url: str, event_types: Sequence[str] = ("*",), workspace: str = "default") -> Endpoint:
+        """Add an endpoint."""
+        return await self.house.services.endpoints.create(workspace, url=url, event_types=list(event_types))
+
+    async def send(self, *ids: str, event_type: str = "message.received", workspace: str = "default") -> list[Accepted]:
+        """Accept one event per id."""
+        events = [
+            NewEvent(i, event_type, b'{"event_type":"%b","event_id":"%b"}' % (event_type.encode(), i.encode()))
+            for i in ids
+        ]
+        return await self.house.services.ingest.accept(workspace, events)
+
+    async def quiet(self) -> None:
+        """Return when all that can happen without the clock has happened (real time, bounded)."""
+        calm = 0
+        for _ in range(POLLS):
+            calm = calm + 1 if self._is_quiet() else 0
+            if calm > 3:
+                return
+            await asyncio.sleep(0 if calm else 0.0002)
+        raise AssertionError("the house doesn't come to rest")
+
+    async def advance(self, seconds: float) -> None:
+        """Move the clock, letting everything happen that comes due on the way."""
+        await self.quiet()
+        while True:
+            due = self.clock.next_due_in_seconds
+            if due is None or due > seconds:
+                break
+            await self.clock.advance(due)
+            seconds -= due
+            await self.quiet()
+        await self.clock.advance(seconds)
+        await self.quiet()
+
+    def _is_quiet(self) -> bool:
+        dispatcher = self.house.dispatcher
+        views = [dispatcher.view(endpoint.seq) for endpoint in self.house.directory.endpoints()]
+        resting = sum(view.next_attempt_at_ms is not None for view in views) + self.network.held
+        return self.house.store.writer.idle and dispatcher.alive == resting
+
+
+@asynccontextmanager
+async def engine(
+    state_dir: Path,
+    config: Config | None = None,
+    *,
+    clock: ManualClock | None = None,
+    network: ScriptedNetwork | None = None,
+) -> AsyncIterator[Engine]:
+    """A started house in `state_dir`; stopped at the end, whatever happens."""
+    clock = clock or ManualClock()
+    network = network or ScriptedNetwork(clock)
+    lock = StateLock(state_dir)
+    await lock.acquire(wait_seconds=0)
+    house = await House.open(config or Config(), state_dir, clock=clock, transport=network)
+    try:
+        await house.start({})
+        yield Engine(house, clock, network)
+    finally:
+        for gate in network.gates.values():
+            gate.set()
+        network.takes_seconds = 0
+        await house.stop()
+        lock.release()
