@@ -1,0 +1,154 @@
+"""What the tests of the command line share: the real command as a process, and a small API to talk to.
+
+The API here is a real server on a real socket that answers what a test tells it to, in the forms of api.md; it stands
+in where the daemon can't be brought to an answer in reasonable time (a full disk, a lost connection).  What the
+daemon itself says is tested in test_daemon.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+TIMEOUT_SECONDS = 30.0
+
+
+@dataclass
+class Ran:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Asked:
+    """A request that came."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+Answer = Callable[[Asked], Any]
+
+
+@dataclass
+class Api:
+    """A programmable API: answers by method and path; `asked` is what came, in order."""
+
+    url: str = ""
+    token: str = "the-admin-token"
+    asked: list[Asked] = field(default_factory=list)
+    routes: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+    def answers(self, method: str, path: str, answer: Any) -> None:
+        """`answer`: a JSON value, an aiohttp response, or a callable that gives one from the request."""
+        self.routes[method, path] = answer
+
+    def refuses(self, method: str, path: str, status: int, code: str, message: str) -> None:
+        body = {"error": {"code": code, "message": message, "details": {}}}
+        self.answers(method, path, lambda _: web.json_response(body, status=status))
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = await request.read()
+        asked = Asked(request.method, request.path, dict(request.query), dict(request.headers), body)
+        self.asked.append(asked)
+        if asked.headers.get("Authorization") != f"Bearer {self.token}":
+            error = {"code": "unauthorized", "message": "No token that webhookd knows.", "details": {}}
+            return web.json_response({"error": error}, status=401)
+        answer = self.routes.get((request.method, request.path))
+        if answer is None:
+            error = {"code": "not_found", "message": f"No {request.path} here.", "details": {}}
+            return web.json_response({"error": error}, status=404)
+        if callable(answer):
+            answer = answer(asked)
+        if hasattr(answer, "__await__"):
+            answer = await answer
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        return web.json_response(answer)
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    made = Api()
+    runner = web.ServerRunner(web.Server(made.handle), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """An environment without anything of the developer's own webhookd."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("WEBHOOKD_", "STATE_DIRECTORY"))}
+    return kept | {"HOME": str(tmp_path / "home"), "TZ": "UTC", "NO_COLOR": "1", "COLUMNS": "120"}
+
+
+Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
+Run = Callable[..., Awaitable[Ran]]
+
+
+@pytest.fixture
+async def start(environ: dict[str, str]) -> AsyncIterator[Start]:
+    """Start `webhookd` with some words; what still runs at the end of the test is killed."""
+    started: list[asyncio.subprocess.Process] = []
+
+    async def starting(*words: str, env: dict[str, str] | None = None, **options: Any) -> asyncio.subprocess.Process:
+        pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+        command = (sys.executable, "-m", "webhookd", *words)
+        process = await asyncio.create_subprocess_exec(*command, env=environ | (env or {}), **(pipes | options))
+        started.append(process)
+        return process
+
+    yield starting
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.fixture
+def run(start: Start) -> Run:
+    """Run `webhookd` with some words to its end."""
+
+    async def running(*words: str, stdin: bytes = b"", env: dict[str, str] | None = None, **options: Any) -> Ran:
+        process = await start(*words, env=env, **options)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            out, err = await process.communicate(stdin)
+        assert process.returncode is not None
+        return Ran(process.returncode, out.decode(), err.decode())
+
+    return running
+
+
+@pytest.fixture
+def ask(api: Api, run: Run) -> Run:
+    """Run `webhookd` against the small API."""
+
+    async def asking(*words: str, env: dict[str, str] | None = None, **options: Any) -> Ran:
+        there = {"WEBHOOKD_URL": api.url, "WEBHOOKD_TOKEN": api.token}
+        return await run(*words, env=there | (env or {}), **options)
+
+    return asking

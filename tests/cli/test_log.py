@@ -1,0 +1,256 @@
+"""`webhookd log` and `webhookd replay`: the list, the stream, the whole story of one, sending again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from webhookd.cli.log import server_sent_events
+
+ENDPOINT = {"id": "ep_1", "url": "https://example.com/hook"}
+
+
+def attempt(**changes: Any) -> dict[str, Any]:
+    return {
+        "number": 1,
+        "started_at": "2026-01-31T12:00:00.123Z",
+        "duration_ms": 41.7,
+        "outcome": "failed",
+        "reason": "status",
+        "status": 503,
+        "detail": "",
+        "counted": True,
+        "connection_retried": False,
+        "request": {"headers": {"webhook-id": "e1", "X-Secret": "***"}},
+        "response": {"headers": {"Server": "x\x1b[2J"}, "body": "first\n\x1b[31msecond", "truncated": True},
+    } | changes
+
+
+def delivery(name: str = "dlv_1", **changes: Any) -> dict[str, Any]:
+    return {
+        "id": name,
+        "workspace": "default",
+        "endpoint_id": "ep_1",
+        "event_id": "e1",
+        "event_type": "message.sent",
+        "state": "dropped",
+        "replay_of": None,
+        "accepted_at": "2026-01-31T12:00:00.000Z",
+        "next_attempt_at": None,
+        "finished_at": "2026-01-31T12:03:00.000Z",
+        "attempt_count": 4,
+        "last_attempt": attempt(),
+    } | changes
+
+
+@pytest.fixture
+def log_api(api: Any) -> Any:
+    api.answers("GET", "/v1/endpoints", {"data": [ENDPOINT], "next": None})
+    return api
+
+
+async def test_list(log_api: Any, ask: Any) -> None:
+    """A table, the newest last, with the endpoint's URL."""
+    newest = delivery("dlv_2", state="delivered", event_id="e2\u202e", endpoint_id="ep_9", last_attempt=None)
+    log_api.answers("GET", "/v1/deliveries", {"data": [newest, delivery()], "next": "more"})
+
+    ran = await ask("log", "--state", "dropped", "--type", "message.sent", "--endpoint", "ep_1", "--limit", "2")
+
+    assert 0 == ran.code
+    [header, first, second] = ran.out.splitlines()
+    assert header.startswith("ACCEPTED ")
+    assert ["2026-01-31 12:00:00", "dropped", "4: 503", "dlv_1", "https://example.com/hook"] == [
+        word for word in first.split("  ") if word.strip() and word.strip() not in ("message.sent", "e1")
+    ]
+    assert "e2\\u202e" in second
+    assert "ep_9 (deleted)" in second
+    assert "There are older ones" in ran.err
+    [asked] = [one for one in log_api.asked if one.path == "/v1/deliveries"]
+    assert {"state": "dropped", "event_type": "message.sent", "endpoint": "ep_1", "limit": "2"} == asked.query
+
+
+async def test_list_by_url_and_time(log_api: Any, ask: Any) -> None:
+    """The endpoint may be named by its URL, times as people say them; `--json` is the API's own page."""
+    page = {"data": [delivery()], "next": None}
+    log_api.answers("GET", "/v1/deliveries", page)
+
+    ran = await ask("log", "--endpoint", "https://example.com/hook/", "--since", "2026-01-31 14:00", "--json")
+
+    assert (0, page) == (ran.code, ran.json())
+    assert {"endpoint": "ep_1", "since": "2026-01-31T14:00:00.000Z"} == log_api.asked[-1].query
+
+
+async def test_unknown_url(log_api: Any, ask: Any) -> None:
+    """A URL that no endpoint has is wrong usage, and says where to look."""
+    ran = await ask("log", "--endpoint", "https://example.com/other")
+
+    assert 2 == ran.code
+    assert "no endpoint of workspace default has the URL https://example.com/other" in ran.err
+
+
+async def test_empty(log_api: Any, ask: Any) -> None:
+    """An empty log is said to be one."""
+    log_api.answers("GET", "/v1/deliveries", {"data": [], "next": None})
+
+    ran = await ask("log")
+
+    assert (0, "Nothing in the log.\n") == (ran.code, ran.out)
+
+
+async def test_show(log_api: Any, ask: Any) -> None:
+    """Every attempt with what was sent and what came back, harmless."""
+    attempts = [
+        attempt(),
+        attempt(number=2, reason="timeout", status=None, detail="no answer within 5 s", response=None),
+        attempt(number=3, reason="local", status=None, counted=False, response=None),
+        attempt(number=4, outcome="delivered", reason=None, status=200, connection_retried=True, response=None),
+    ]
+    log_api.answers("GET", "/v1/workspaces/acme/deliveries/dlv_1", delivery(attempts=attempts))
+    log_api.answers("GET", "/v1/workspaces/acme/endpoints", {"data": [ENDPOINT], "next": None})
+
+    ran = await ask("log", "show", "dlv_1", "--workspace", "acme")
+
+    assert 0 == ran.code
+    lines = ran.out.splitlines()
+    assert "endpoint   https://example.com/hook ep_1" in lines
+    assert "Attempt 1, 2026-01-31 12:00:00.123, 41.7 ms: failed: 503" in lines
+    assert "  > X-Secret: ***" in lines
+    assert ["  < Server: x\\x1b[2J", "  <", "  < first", "  < \\x1b[31msecond", "  < … (cut here)"] == lines[
+        lines.index("  < Server: x\\x1b[2J") :
+    ][:5]
+    assert any(line.endswith("failed: timeout (no answer within 5 s)") for line in lines)
+    assert any(line.endswith("failed: local, not counted") for line in lines)
+    assert any(line.endswith("delivered 200, on a fresh connection after a stale one") for line in lines)
+
+
+def stream_of(*pieces: bytes) -> Any:
+    """A stream that sends `pieces` and ends."""
+
+    class Stream(web.StreamResponse):
+        async def prepare(self, request: web.BaseRequest) -> Any:
+            self.content_type = "text/event-stream"
+            writer = await super().prepare(request)
+            for piece in pieces:
+                await self.write(piece)
+            await self.write_eof()
+            return writer
+
+    return Stream()
+
+
+def told(event_id: str, one: dict[str, Any]) -> bytes:
+    return f"id: {event_id}\nevent: delivery.attempted\ndata: {json.dumps(one)}\n\n".encode()
+
+
+async def test_follow(log_api: Any, start: Any) -> None:
+    """The newest first, then what happens, once each; a lost stream goes on after the last event that came."""
+    log_api.answers("GET", "/v1/deliveries", {"data": [delivery("dlv_1")], "next": None})
+    seen: list[str] = []
+    over = asyncio.Event()
+
+    def stream(asked: Any) -> Any:
+        seen.append(asked.headers.get("Last-Event-ID", ""))
+        if len(seen) == 1:
+            return stream_of(b": hello\n\n", told("10-1", delivery("dlv_1")), told("11-1", delivery("dlv_2")))
+        if len(seen) == 2:
+            return stream_of(told("12-1", delivery("dlv_3", state="delivered"))[:-20])
+        if len(seen) == 3:
+            return stream_of(told("12-1", delivery("dlv_3", state="delivered")))
+        over.set()
+        return stream_of()
+
+    log_api.answers("GET", "/v1/deliveries/stream", stream)
+    env = {"WEBHOOKD_URL": log_api.url, "WEBHOOKD_TOKEN": log_api.token}
+    process = await start("log", "-f", "--json", "--endpoint", "ep_1", env=env)
+
+    async with asyncio.timeout(20):
+        await over.wait()
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+
+    assert ["dlv_1", "dlv_2", "dlv_3"] == [json.loads(line)["id"] for line in out.splitlines()]
+    assert ["", "11-1", "11-1", "12-1"] == seen[:4]
+    assert (130, b"") == (process.returncode, err.strip())
+    listed = [one.query for one in log_api.asked if one.path == "/v1/deliveries"]
+    assert [{"limit": "10", "endpoint": "ep_1"}] == listed
+
+
+async def test_follow_readable(log_api: Any, start: Any) -> None:
+    """For a person, one line per happening: time, state, type, event, attempts, endpoint."""
+    log_api.answers("GET", "/v1/deliveries", {"data": [], "next": None})
+    waiting = delivery(state="pending", finished_at=None, attempt_count=1, next_attempt_at="2026-01-31T12:00:30Z")
+    log_api.answers("GET", "/v1/deliveries/stream", lambda _: stream_of(told("1-1", waiting)))
+    process = await start("log", "-f", env={"WEBHOOKD_URL": log_api.url, "WEBHOOKD_TOKEN": log_api.token})
+
+    line = (await process.stdout.readline()).decode()
+
+    assert line.startswith("2026-01-31 12:00:00  pending  message.sent  e1  1: 503, next ")
+    assert line.endswith("  https://example.com/hook\n")
+
+
+async def test_follow_refused(log_api: Any, ask: Any) -> None:
+    """A stream that is refused ends it with the API's message."""
+    log_api.refuses("GET", "/v1/workspaces/nope/deliveries/stream", 404, "not_found", "No workspace 'nope'.")
+
+    ran = await ask("log", "-f", "--workspace", "nope")
+
+    assert (1, "Error: No workspace 'nope'.\n") == (ran.code, ran.err)
+
+
+def test_server_sent_events() -> None:
+    """Comments, several data lines, CRLF, an id that stays: as the standard has it."""
+    lines = (
+        b": hi\r\nid: 7\r\ndata: a\r\ndata:b\r\n\r\nevent: x\ndata:  c\n\nid\ndata: d\n\ndata: unfinished\n".splitlines(
+            True
+        )
+    )
+
+    assert [("7", "a\nb"), ("7", " c"), ("", "d")] == list(server_sent_events(iter(lines)))
+
+
+async def test_replay_one(log_api: Any, ask: Any) -> None:
+    """One delivery by its id."""
+    log_api.answers("POST", "/v1/deliveries/dlv_1/replay", {"replayed": 1})
+
+    ran = await ask("replay", "dlv_1")
+
+    assert (0, "dlv_1 goes out again.\n") == (ran.code, ran.out)
+
+
+@pytest.mark.parametrize(
+    ("replayed", "dry_run", "expected"),
+    [
+        (3, True, "3 deliveries would go out again.\n"),
+        (1200, False, "1,200 deliveries go out again.\n"),
+        (1, False, "1 delivery goes out again.\n"),
+        (0, False, "0 deliveries go out again.\n"),
+    ],
+)
+async def test_replay_many(log_api: Any, ask: Any, replayed: int, dry_run: bool, expected: str) -> None:
+    """All of a filter, or only how many it would be."""
+    log_api.answers("POST", "/v1/replay", {"replayed": replayed})
+    words = ["--endpoint", "https://example.com/hook", "--state", "expired", "--since", "2026-01-31T00:00:00Z"]
+
+    ran = await ask("replay", *words, *(["--dry-run"] if dry_run else []))
+
+    assert (0, expected) == (ran.code, ran.out)
+    assert {
+        "endpoint": "ep_1",
+        "state": "expired",
+        "since": "2026-01-31T00:00:00.000Z",
+        "dry_run": dry_run,
+    } == log_api.asked[-1].json()
+
+
+async def test_replay_refused(log_api: Any, ask: Any) -> None:
+    """What can't be replayed is refused in the API's words."""
+    log_api.refuses("POST", "/v1/deliveries/dlv_1/replay", 409, "delivery_not_finished", "This delivery still waits.")
+
+    ran = await ask("replay", "dlv_1")
+
+    assert (1, "", "Error: This delivery still waits.\n") == (ran.code, ran.out, ran.err)

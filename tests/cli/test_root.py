@@ -1,0 +1,141 @@
+"""The top of the command line: help, version, exit codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+
+from webhookd import __version__
+from webhookd.cli import cli
+
+
+def every_command(command: click.Command = cli, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The words of every command and group."""
+    found = [words]
+    if isinstance(command, click.Group):
+        for name, child in sorted(command.commands.items()):
+            found += every_command(child, (*words, name))
+    return found
+
+
+def command_at(words: tuple[str, ...]) -> click.Command:
+    command: click.Command = cli
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    return command
+
+
+async def test_no_words(run: Any) -> None:
+    """`webhookd` alone prints what it can do, and that is no error."""
+    ran = await run()
+
+    assert (0, "") == (ran.code, ran.err)
+    for name in cli.commands:
+        assert f"\n  {name} " in ran.out
+    assert "_WEBHOOKD_COMPLETE" in ran.out
+
+
+def test_every_command_of_the_contract() -> None:
+    """The table of api.md «The CLI», command by command."""
+    expected = """serve demo send listen endpoint endpoint-add endpoint-list endpoint-show endpoint-edit endpoint-enable
+    endpoint-disable endpoint-delete endpoint-test endpoint-rotate-key workspace workspace-add workspace-list
+    workspace-edit workspace-delete log log-show replay status budget open mail mail-test token token-add token-list
+    token-revoke check-config backup"""
+
+    assert sorted(expected.split()) == sorted("-".join(words) for words in every_command() if words)
+
+
+def test_every_command_is_in_a_section() -> None:
+    """The help of the top shows each command exactly once."""
+    shown = cli.get_help(click.Context(cli, info_name="webhookd")).splitlines()
+
+    for name in cli.commands:
+        assert 1 == sum(line.startswith(f"  {name} ") for line in shown)
+
+
+@pytest.mark.parametrize("words", every_command(), ids=" ".join)
+def test_help_with_examples(words: tuple[str, ...]) -> None:
+    """Each command's help has examples (a group's stand with its commands)."""
+    command = command_at(words)
+    help_text = command.get_help(click.Context(command, info_name=" ".join(("webhookd", *words))))
+
+    plain_group = isinstance(command, click.Group) and not command.invoke_without_command
+    assert plain_group or "Examples:" in help_text
+    assert command.help
+
+
+async def test_version(run: Any) -> None:
+    """`--version` prints name and version."""
+    ran = await run("--version")
+
+    assert (0, f"webhookd {__version__}\n") == (ran.code, ran.out)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("frobnicate",),
+        ("endpoint",),
+        ("endpoint", "add"),
+        ("endpoint", "add", "https://example.com/"),
+        ("endpoint", "add", "https://example.com/", "-e", "message.sent", "-H", "no header"),
+        ("endpoint", "edit", "ep_1"),
+        ("endpoint", "edit", "ep_1", "--no-headers", "-H", "X-A: 1"),
+        ("workspace", "edit", "acme"),
+        ("token", "add", "--scope", "root"),
+        ("log", "--since", "yesterday"),
+        ("log", "--state", "lost"),
+        ("replay",),
+        ("replay", "dlv_1", "--since", "2h"),
+        ("send", "/nonexistent/file"),
+        ("listen", "--port", "70000"),
+        ("listen", "--key", "whsec_short"),
+        ("listen", "--fail", "often"),
+        ("status", "--no-such-option"),
+    ],
+    ids=" ".join,
+)
+async def test_wrong_usage(run: Any, words: tuple[str, ...]) -> None:
+    """Wrong words are exit code 2, said on stderr, without a traceback and without asking a daemon."""
+    ran = await run(*words, env={"WEBHOOKD_URL": "http://127.0.0.1:1"})
+
+    assert (2, "") == (ran.code, ran.out)
+    assert "Usage:" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_options_before_and_after(api: Any, ask: Any, before: bool) -> None:
+    """`--json` and `--workspace` may stand before the command's name or after it."""
+    view = {"limit": 30, "window_seconds": 1800, "failures": 0, "by_endpoint": {}, "oldest_expires_at": None}
+    api.answers("GET", "/v1/workspaces/acme/budget", view)
+    options = ("--json", "--workspace", "acme")
+
+    ran = await (ask(*options, "budget") if before else ask("budget", *options))
+
+    assert (0, view) == (ran.code, ran.json())
+
+
+async def test_output_into_a_closed_pipe(api: Any, start: Any) -> None:
+    """A reader that leaves (`webhookd log | head -1`) ends the command without a traceback."""
+    rows = [{"id": f"w{n}", "name": "x" * 1000, "plan": "advanced", "notify": []} for n in range(500)]
+    api.answers("GET", "/v1/workspaces", {"data": rows, "next": None})
+    process = await start("workspace", "list", env={"WEBHOOKD_URL": api.url, "WEBHOOKD_TOKEN": api.token})
+
+    await process.stdout.readline()
+    process.stdout._transport.close()
+    err = await process.stderr.read()
+
+    assert b"" == err
+    assert 141 == await process.wait()
+
+
+async def test_completion(run: Any) -> None:
+    """Shell completion is click's own."""
+    ran = await run(env={"_WEBHOOKD_COMPLETE": "bash_source"})
+
+    assert 0 == ran.code
+    assert "_webhookd_completion" in ran.out

@@ -1,0 +1,94 @@
+"""The command line: one file per family of commands, each talking to the running daemon over its API.
+
+`options` holds what they share, `locate` finds the daemon, `client` speaks to it, `show` prints.  Exit codes (api.md):
+0 done, 1 refused (the API's message is on stderr), 2 wrong usage, 3 daemon not reachable; 130 after Ctrl-C.
+Only `serve` and `demo` import the daemon, and everything heavy is imported where it is used, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import click
+
+from webhookd._version import __version__
+from webhookd.cli import demo, endpoint, listen, log, operate, send, serve, status, workspace
+from webhookd.cli.options import common, examples, in_workspace
+
+_EXIT_INTERRUPTED = 130
+_EXIT_PIPE_CLOSED = 141
+_SECTIONS = {
+    "To begin": (demo.demo, serve.serve, operate.check_config, operate.open_),
+    "Events": (send.send, listen.listen, log.log, log.replay),
+    "Who gets them": (endpoint.endpoint, workspace.workspace, workspace.token),
+    "Looking after it": (status.status, operate.budget, operate.mail, operate.backup),
+}
+
+
+class _Root(click.Group):
+    """The top command: its help shows the commands in sections rather than from A to Z."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections."""
+        limit = formatter.width - 6 - max(len(name) for name in self.commands)
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(command.name or "", command.get_short_help_str(limit)) for command in commands])
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run a command; a reader of our output that left (`webhookd log | head`) ends it quietly."""
+        try:
+            super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(_EXIT_PIPE_CLOSED)
+
+
+@click.group(
+    cls=_Root,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog=examples(
+        "webhookd demo                                      see it work, in five seconds",
+        "webhookd endpoint add https://example.com/hook -e message.received",
+        "cat events.ndjson | webhookd send",
+        "webhookd log -f",
+        'eval "$(_WEBHOOKD_COMPLETE=bash_source webhookd)"   completion in this shell (zsh_source, fish_source)',
+    ),
+)
+@click.version_option(__version__, message="webhookd %(version)s")
+@in_workspace
+@common
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """webhookd delivers your product's events to webhooks: signed, in order, never lost once accepted.
+
+    Each command explains itself: webhookd COMMAND --help. Exit codes: 0 done, 1 refused, 2 wrong usage,
+    3 the daemon can't be reached.
+    """
+    if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        ctx.color = False
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for _commands in _SECTIONS.values():
+    for _command in _commands:
+        cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command that the words say, and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a letter gets its number
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = cli.main(prog_name="webhookd", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(_EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,395 @@
+"""`webhookd endpoint …`: the webhooks of a workspace."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from webhookd.cli.options import Call, common, examples, in_workspace
+from webhookd.cli.show import (
+    ago,
+    count,
+    duration,
+    failure_words,
+    fields,
+    given,
+    local_time,
+    outcome_words,
+    plain,
+    print_body,
+    print_json,
+    said,
+    state,
+    table,
+)
+
+# A test may take as long as the longest `delivery.timeout_seconds`, and some time for the answer.
+_TEST_TIMEOUT_SECONDS = 75.0
+
+_WHICH = click.argument("which", metavar="ENDPOINT")
+
+
+@click.group()
+@in_workspace
+@common
+def endpoint() -> None:
+    """Add, look at and steer endpoints (webhooks).
+
+    ENDPOINT is an id (ep_…) or the endpoint's URL.
+    """
+
+
+def find(call: Call, which: str) -> str:
+    """The id of the endpoint that a person named, by its id or by its URL; an unknown URL is a usage error."""
+    if "://" not in which:
+        return which
+    wanted = which.rstrip("/")
+    found = [one["id"] for one in call.client().pages(call.path("endpoints")) if one["url"].rstrip("/") == wanted]
+    if len(found) == 1:
+        return str(found[0])
+    where = f"workspace {call.workspace or 'default'}"
+    if not found:
+        raise click.UsageError(
+            f"no endpoint of {where} has the URL {plain(which)}. `webhookd endpoint list` shows them."
+        )
+    raise click.UsageError(f"several endpoints of {where} have this URL: name one by its id: {', '.join(found)}.")
+
+
+def _headers(given: tuple[str, ...]) -> dict[str, str]:
+    """`-H 'Name: value'` as the API takes them."""
+    headers = {}
+    for one in given:
+        name, colon, value = one.partition(":")
+        if not colon or not name.strip():
+            raise click.BadParameter(f"{one!r} is no header: write it as 'X-Tenant: acme'", param_hint="--header")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+_EVENT = click.option(
+    "--event-type",
+    "-e",
+    "events",
+    multiple=True,
+    metavar="TYPE",
+    help="An event type that it wants; '*' for all. Repeat it.",
+)
+_DESCRIPTION = click.option("--description", metavar="TEXT", help="What it is for.")
+_SUCCESS = click.option(
+    "--success", type=click.Choice(["200", "2xx"]), help="Which answers count as delivered  [else 200]"
+)
+_HEADER = click.option(
+    "--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header for its requests. Repeat it."
+)
+
+
+_KEY = click.option("--signing-key", metavar="whsec_…", help="Sign with this key; it holds at once.")
+
+
+@endpoint.command(
+    epilog=examples(
+        "webhookd endpoint add https://example.com/hook -e message.received -e message.sent",
+        "webhookd endpoint add https://example.com/all -e '*' --description 'the data warehouse' -H 'X-Tenant: acme'",
+    )
+)
+@click.argument("url")
+@_EVENT
+@_DESCRIPTION
+@_SUCCESS
+@_HEADER
+@_KEY
+@in_workspace
+@common
+@click.pass_obj
+def add(
+    call: Call,
+    url: str,
+    events: tuple[str, ...],
+    description: str | None,
+    success: str | None,
+    headers: tuple[str, ...],
+    signing_key: str | None,
+) -> None:
+    """Add an endpoint; prints its id and its signing key."""
+    if not events:
+        raise click.UsageError("which events does it want? Name them with -e message.received (or -e '*' for all).")
+    body: dict[str, Any] = {"url": url, "event_types": list(events)}
+    if headers:
+        body["headers"] = _headers(headers)
+    body |= given(description=description, success=success, signing_key=signing_key)
+    made = call.client().post(call.path("endpoints"), body)
+    if call.as_json:
+        return print_json(made)
+    click.echo(f"Added {plain(made['id'])}: {plain(made['url'])} gets {plain(', '.join(made['event_types']))}.")
+    click.echo(f"Its signing key, for the receiver: {plain(made['signing_key'])}")
+    return click.echo(f"Try it: webhookd endpoint test {plain(made['id'])}{_workspace_words(call)}")
+
+
+def _workspace_words(call: Call) -> str:
+    return f" --workspace {call.workspace}" if call.workspace else ""
+
+
+@endpoint.command("list", epilog=examples("webhookd endpoint list", "webhookd endpoint list --workspace acme --json"))
+@in_workspace
+@common
+@click.pass_obj
+def list_(call: Call) -> None:
+    """List the endpoints with their state and what waits for them."""
+    found = list(call.client().pages(call.path("endpoints")))
+    if call.as_json:
+        return print_json({"data": found, "next": None})
+    if not found:
+        return click.echo(
+            "No endpoints yet. Add one: webhookd endpoint add https://example.com/hook -e message.received"
+        )
+    rows = [
+        (one["id"], _state_words(one), one["queue"]["waiting"], _last_words(one), one["url"], _types_words(one))
+        for one in found
+    ]
+    return table(("id", "state", "waiting", "last answer", "url", "events"), rows, right=("waiting",))
+
+
+def _state_words(one: dict[str, Any]) -> str:
+    return str(one["state"]) + (" (paused: plan)" if one.get("paused_by") == "plan" else "")
+
+
+def _types_words(one: dict[str, Any]) -> str:
+    types = one["event_types"]
+    return ", ".join(types) if len(types) <= 2 else f"{', '.join(types[:2])} and {len(types) - 2} more"
+
+
+def _last_words(one: dict[str, Any]) -> str:
+    last = one.get("last_attempt")
+    return f"{outcome_words(last)}, {ago(last['started_at'])}" if last else "none yet"
+
+
+@endpoint.command(
+    epilog=examples("webhookd endpoint show ep_… ", "webhookd endpoint show https://example.com/hook --signing-key")
+)
+@_WHICH
+@click.option("--signing-key", "reveal", is_flag=True, help="Reveal the signing key too (this is logged).")
+@in_workspace
+@common
+@click.pass_obj
+def show(call: Call, which: str, *, reveal: bool) -> None:
+    """Show one endpoint: its settings, its state, its queue, its last answer."""
+    client = call.client()
+    path = call.path("endpoints", find(call, which))
+    one = client.get(path)
+    if reveal:
+        one |= client.get(f"{path}/signing-key")
+    if call.as_json:
+        return print_json(one)
+    return _print(one)
+
+
+def _print(one: dict[str, Any]) -> None:
+    queue, last, disabled = one["queue"], one.get("last_attempt"), one.get("disabled") or {}
+    fields(
+        [
+            ("id", one["id"]),
+            ("url", one["url"]),
+            ("workspace", one["workspace"]),
+            ("description", one["description"]),
+            ("state", one["state"]),
+            ("why", disabled.get("message") or disabled.get("reason")),
+            ("disabled", local_time(disabled.get("at"))),
+            (
+                "paused by",
+                one.get("paused_by") and "the plan: it has no webhooks; what waits goes out when the plan returns",
+            ),
+            ("events", ", ".join(one["event_types"])),
+            ("success is", one["success"]),
+            ("headers", ", ".join(f"{name}: {value}" for name, value in one["headers"].items())),
+            ("signing key", one.get("signing_key")),
+            ("waiting", _waiting_words(queue)),
+            ("in flight", "a request is under way" if queue.get("in_flight") else None),
+            (
+                "next attempt",
+                queue.get("next_attempt_at")
+                and f"{local_time(queue['next_attempt_at'])} ({ago(queue['next_attempt_at'])})",
+            ),
+            (
+                "last answer",
+                last and f"{outcome_words(last)}, {ago(last['started_at'])}, after {last['duration_ms']:.0f} ms",
+            ),
+            ("created", local_time(one["created_at"])),
+            ("updated", local_time(one["updated_at"])),
+        ]
+    )
+
+
+def _waiting_words(queue: dict[str, Any]) -> str:
+    if not queue["waiting"]:
+        return "nothing"
+    held = f", {queue['held']:,} held" if queue.get("held") else ""
+    since = (
+        f", the oldest since {local_time(queue['oldest_at'])} ({ago(queue['oldest_at'])})"
+        if queue.get("oldest_at")
+        else ""
+    )
+    return count(queue["waiting"], "event") + held + since
+
+
+@endpoint.command(
+    epilog=examples(
+        "webhookd endpoint edit ep_… --url https://example.com/new",
+        "webhookd endpoint edit ep_… -e message.received -e message.sent",
+    )
+)
+@_WHICH
+@click.option("--url", help="The new URL.")
+@_EVENT
+@_DESCRIPTION
+@_SUCCESS
+@_HEADER
+@_KEY
+@click.option("--no-headers", is_flag=True, help="Take its own headers away.")
+@in_workspace
+@common
+@click.pass_obj
+def edit(
+    call: Call,
+    which: str,
+    url: str | None,
+    events: tuple[str, ...],
+    description: str | None,
+    success: str | None,
+    headers: tuple[str, ...],
+    signing_key: str | None,
+    *,
+    no_headers: bool,
+) -> None:
+    """Change an endpoint: what isn't named stays; -e and -H replace all of theirs."""
+    if headers and no_headers:
+        raise click.UsageError("--header sets headers and --no-headers takes them away: name one of them.")
+    changes = given(url=url, event_types=list(events) or None)
+    changes |= given(description=description, success=success, signing_key=signing_key)
+    if headers or no_headers:
+        changes["headers"] = _headers(headers)
+    if not changes:
+        raise click.UsageError("nothing to change. See webhookd endpoint edit --help.")
+    changed = call.client().patch(call.path("endpoints", find(call, which)), changes)
+    if call.as_json:
+        return print_json(changed)
+    return _print(changed)
+
+
+@endpoint.command(epilog=examples("webhookd endpoint enable ep_…", "webhookd endpoint enable ep_… --skip-held"))
+@_WHICH
+@click.option("--skip-held", is_flag=True, help="Leave out the events that were held meanwhile.")
+@in_workspace
+@common
+@click.pass_obj
+def enable(call: Call, which: str, *, skip_held: bool) -> None:
+    """Start an endpoint again: the held events go out, in order."""
+    client = call.client()
+    one = client.post(call.path("endpoints", find(call, which), "enable"), {"skip_held": skip_held})
+    if call.as_json:
+        return print_json(one)
+    click.echo(f"{plain(one['id'])} is {state(plain(one['state']))}. Waiting: {_waiting_words(one['queue'])}.")
+    return _warn_of_budget(call)
+
+
+def _warn_of_budget(call: Call) -> None:
+    """A budget that is spent makes the next failure disable again: whoever enables should know."""
+    view = call.client().get(call.path("budget"))
+    if view["failures"] >= view["limit"]:
+        until = f" until {local_time(view['oldest_expires_at'])}" if view.get("oldest_expires_at") else ""
+        click.echo(
+            f"The failure budget is spent{until}: {view['failures']} of {view['limit']} in "
+            f"{duration(view['window_seconds'])}. One more failure disables again.",
+            err=True,
+        )
+
+
+@endpoint.command(epilog=examples("webhookd endpoint disable ep_…"))
+@_WHICH
+@in_workspace
+@common
+@click.pass_obj
+def disable(call: Call, which: str) -> None:
+    """Stop an endpoint: its events are held, in order."""
+    one = call.client().post(call.path("endpoints", find(call, which), "disable"))
+    if call.as_json:
+        return print_json(one)
+    click.echo(f"{plain(one['id'])} is {state(plain(one['state']))}; its events are held.")
+    return click.echo(f"To start it again: webhookd endpoint enable {plain(one['id'])}{_workspace_words(call)}")
+
+
+@endpoint.command(
+    epilog=examples("webhookd endpoint delete ep_…", "webhookd endpoint delete https://example.com/hook --yes")
+)
+@_WHICH
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@in_workspace
+@common
+@click.pass_obj
+def delete(call: Call, which: str, *, yes: bool) -> None:
+    """Delete an endpoint; what waits for it is cancelled, its log stays."""
+    client = call.client()
+    path = call.path("endpoints", find(call, which))
+    if not yes and sys.stdin.isatty():
+        one = client.get(path)
+        click.confirm(
+            f"Delete {plain(one['url'])} ({count(one['queue']['waiting'], 'waiting event')} will be cancelled)?",
+            abort=True,
+            err=True,
+        )
+    client.delete(path)
+    said(call, {"deleted": path.rsplit("/", 1)[1]}, "Deleted.")
+
+
+@endpoint.command(
+    epilog=examples("webhookd endpoint test ep_…", "webhookd endpoint test ep_… --event-type message.sent")
+)
+@_WHICH
+@click.option("--event-type", "-e", metavar="TYPE", help="Which sample to send  [else the endpoint's first]")
+@in_workspace
+@common
+@click.pass_obj
+def test(call: Call, which: str, event_type: str | None) -> None:
+    """Send an endpoint a test event and show its answer; exit code 1 if it didn't take it."""
+    path = call.path("endpoints", find(call, which), "test")
+    attempt = call.client().post(path, given(event_type=event_type), timeout_seconds=_TEST_TIMEOUT_SECONDS)
+    if call.as_json:
+        print_json(attempt)
+    else:
+        took = f"after {attempt['duration_ms']:.0f} ms"
+        if attempt["outcome"] == "delivered":
+            click.echo(f"Delivered: {attempt['status']} {took}.")
+        else:
+            click.echo(f"Failed: {plain(failure_words(attempt))}, {took}.")
+        print_body((attempt.get("response") or {}).get("body"))
+    if attempt["outcome"] != "delivered":
+        click.get_current_context().exit(1)
+
+
+@endpoint.command(
+    "rotate-key",
+    epilog=examples("webhookd endpoint rotate-key ep_…", "webhookd endpoint rotate-key ep_… --overlap-seconds 3600"),
+)
+@_WHICH
+@click.option(
+    "--overlap-seconds", type=click.IntRange(min=0), metavar="N", help="How long the old key signs too  [else 86400]"
+)
+@in_workspace
+@common
+@click.pass_obj
+def rotate_key(call: Call, which: str, overlap_seconds: int | None) -> None:
+    """Give an endpoint a new signing key; both sign until the overlap ends."""
+    client = call.client()
+    path = call.path("endpoints", find(call, which))
+    one = client.post(f"{path}/rotate-key", given(overlap_seconds=overlap_seconds))
+    one |= client.get(f"{path}/signing-key")
+    if call.as_json:
+        return print_json(one)
+    click.echo(f"The new signing key of {plain(one['id'])}: {plain(one['signing_key'])}")
+    overlap = 86400 if overlap_seconds is None else overlap_seconds
+    return click.echo(
+        f"The old one signs too for {duration(overlap)}: give the receiver the new one before that."
+        if overlap
+        else "The old one no longer signs."
+    )

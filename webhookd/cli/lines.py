@@ -1,0 +1,140 @@
+"""Input as lines: numbered, with ids, and cut into portions that don't wait.
+
+A line is one event as a rule.  Pretty-printed JSON isn't lines, and is refused as what it is: lines that are no events.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+MAX_LINES = 1000
+MAX_REQUEST_BYTES = 2 << 20
+LINGER_SECONDS = 0.2
+
+# Longer lines can't be events (an event is at most 8 MiB, whatever the configuration) and would only fill the memory.
+MAX_LINE_BYTES = 9 << 20
+_READ_BYTES = 256 << 10
+_WHITE_SPACE = b" \t\r\n"  # JSON's
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One event to send: the number of its line in the input, from 1, and its bytes (None: too long to be an event)."""
+
+    number: int
+    data: bytes | None
+
+
+class Cutter:
+    """Cuts chunks of bytes into numbered lines; blank lines are counted, not given."""
+
+    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._pieces: list[bytes] = []
+        self._pending_bytes = 0
+        self._number = 1
+
+    def feed(self, chunk: bytes) -> Iterator[Line]:
+        """The lines that `chunk` completes."""
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            self._add(piece)
+            yield from self.finish()
+            self._number += 1
+        self._add(rest)
+
+    def finish(self) -> Iterator[Line]:
+        """The line that has been begun: at its end, or at the end of the input."""
+        whole = b"".join(self._pieces).strip(_WHITE_SPACE)
+        too_long = self._pending_bytes > self._max_line_bytes
+        self._pieces, self._pending_bytes = [], 0
+        if too_long:
+            yield Line(self._number, None)
+        elif whole:
+            for data in objects_of(whole):
+                yield Line(self._number, data)
+
+    def _add(self, piece: bytes) -> None:
+        self._pending_bytes += len(piece)
+        if self._pending_bytes > self._max_line_bytes:
+            self._pieces = []  # of a line that long nothing is kept
+        elif piece:
+            self._pieces.append(piece)
+
+
+def objects_of(line: bytes) -> list[bytes]:
+    """The events on a line: one, or several where files without a last newline were joined (`cat *.json`).
+
+    A line that isn't objects one after the other is given as it is, for the daemon to say what is wrong with it.
+    """
+    if b"}{" not in line and b"} {" not in line and b"}\t{" not in line:
+        return [line]
+    decoder, found, start = json.JSONDecoder(), list[bytes](), 0
+    try:
+        text = line.decode()
+        while start < len(text):
+            _, end = decoder.raw_decode(text, start)
+            found.append(text[start:end].encode())
+            start = end + len(text[end:]) - len(text[end:].lstrip(" \t\r\n"))
+    except (ValueError, RecursionError):
+        return [line]
+    return found
+
+
+def with_id(line: bytes, new_id: Callable[[], str]) -> tuple[bytes, bool]:
+    """The line with an `event_id` as its first member, and whether it had none; every other byte stays as it is."""
+    import orjson
+
+    try:
+        event = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return line, False  # refused by the daemon, or so unusual that it is for the daemon to give the id
+    if not isinstance(event, dict) or not event or "event_id" in event:
+        return line, False
+    return b'{"event_id":"%b",%b' % (new_id().encode(), line[1:]), True
+
+
+def new_id() -> str:
+    """A UUIDv7, for an event that brings no id."""
+    from webhookd.rules.ids import RANDOM_BYTES, uuid7
+
+    return uuid7(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What goes into one request, and how many bytes of the input have been read by then."""
+
+    lines: list[Line]
+    read_bytes: int
+
+
+def batches(descriptor: int, *, linger_seconds: float = LINGER_SECONDS) -> Iterator[Batch]:
+    """The input in portions: as many lines as there are at once, none waiting longer than `linger_seconds`."""
+    cutter, waiting = Cutter(), list[Line]()
+    waiting_bytes = read_bytes = 0
+    due: float | None = None
+    while True:
+        timeout_seconds = None if due is None else max(0.0, due - time.monotonic())
+        chunk = None
+        if select.select([descriptor], [], [], timeout_seconds)[0]:
+            chunk = os.read(descriptor, _READ_BYTES)
+            read_bytes += len(chunk)
+        for line in cutter.feed(chunk) if chunk else cutter.finish() if chunk == b"" else ():
+            waiting.append(line)
+            waiting_bytes += len(line.data or b"")
+            if len(waiting) == MAX_LINES or waiting_bytes >= MAX_REQUEST_BYTES:
+                yield Batch(waiting, read_bytes)
+                waiting, waiting_bytes, due = [], 0, None
+        if waiting and due is None:
+            due = time.monotonic() + linger_seconds
+        if waiting and (chunk == b"" or (due is not None and time.monotonic() >= due)):
+            yield Batch(waiting, read_bytes)
+            waiting, waiting_bytes, due = [], 0, None
+        if chunk == b"":
+            return

@@ -1,0 +1,293 @@
+"""`webhookd listen`: a receiver for trying things.  It verifies what arrives, shows it, and misbehaves on request."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from webhookd.cli.options import Call, examples
+from webhookd.cli.options import common as common_options
+from webhookd.cli.show import plain, plain_text, print_json_line
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+DEFAULT_PORT = 9000
+_TOLERANCE_SECONDS = 300  # what Standard Webhooks' own libraries allow
+_MAX_BODY_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as it arrived.  `verdict` says what its signature is worth; `verified` is None without a key."""
+
+    at: datetime
+    headers: Mapping[str, str]
+    body: bytes
+    verified: bool | None
+    verdict: str
+
+    @property
+    def event_id(self) -> str:
+        """Its `webhook-id`."""
+        return self.headers.get("webhook-id", "")
+
+    @property
+    def event_type(self) -> str:
+        """The `event_type` of its body; empty if there is none."""
+        try:
+            event = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return ""
+        return str(event.get("event_type", "")) if isinstance(event, dict) else ""
+
+    @property
+    def attempt(self) -> str:
+        """Its `X-Webhook-Attempt`, as it came."""
+        return self.headers.get("X-Webhook-Attempt", "")
+
+
+def verify(headers: Mapping[str, str], body: bytes, keys: Sequence[str], *, now: float) -> tuple[bool | None, str]:
+    """Whether a request is signed with one of `keys`, and the verdict in words; `now` is seconds since 1970.
+
+    Standard Webhooks 1.0.0: any of the signatures in `webhook-signature` may be the right one, and the timestamp must
+    be near, so that nobody can send an old request again.  `X-Webhook-Signature` has to be right too.
+    """
+    import hmac
+
+    from webhookd.rules.signing import Signer
+
+    if not keys:
+        return None, "not verified: no --key"
+    given = headers.get("webhook-signature", "").split()
+    stamp = headers.get("webhook-timestamp", "")
+    if not given or not headers.get("webhook-id") or not (stamp.isascii() and stamp.isdigit() and len(stamp) < 16):
+        return False, "NOT SIGNED"
+    expected = [dict(Signer(key).headers(headers["webhook-id"], int(stamp), body)) for key in keys]
+    good = [one["webhook-signature"] for one in expected]
+    if not any(hmac.compare_digest(mine.encode(), theirs.encode()) for mine in good for theirs in given):
+        return False, "WRONG SIGNATURE"
+    older = headers.get("X-Webhook-Signature")
+    if older is not None and len(given) == 1 and older not in [one["X-Webhook-Signature"] for one in expected]:
+        return False, "WRONG X-Webhook-Signature"
+    if abs(now - int(stamp)) > _TOLERANCE_SECONDS:
+        return False, f"SIGNATURE TOO OLD: {round(now - int(stamp))} s"
+    return True, "signature good"
+
+
+Show = Callable[["Received", int], None]
+
+
+class Receiver:
+    """Answers requests; the first `fail` of them (None: all) with `fail_status`, each after `slow_seconds`."""
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        *,
+        fail: int | None = 0,
+        fail_status: int = 500,
+        status: int = 200,
+        slow_seconds: float = 0.0,
+    ) -> None:
+        self.keys = list(keys)
+        self._left_to_fail = fail
+        self._fail_status = fail_status
+        self._status = status
+        self._slow_seconds = slow_seconds
+
+    async def answer(self, request: web.BaseRequest) -> tuple[Received, int]:
+        """Read a request, judge it, and say what to answer."""
+        import asyncio
+
+        body = await request.read()
+        verified, verdict = verify(request.headers, body, self.keys, now=time.time())
+        if self._slow_seconds:
+            await asyncio.sleep(self._slow_seconds)
+        received = Received(datetime.now().astimezone(), request.headers, body, verified, verdict)
+        if self._left_to_fail is None:
+            return received, self._fail_status
+        if self._left_to_fail > 0:
+            self._left_to_fail -= 1
+            return received, self._fail_status
+        return received, self._status
+
+    def recover(self) -> None:
+        """Stop failing."""
+        self._left_to_fail = 0
+
+
+def line_of(received: Received, status: int) -> str:
+    """One readable line about a request."""
+    marks = [name for name in ("test", "replay") if received.headers.get(f"X-Webhook-{name}") == "true"]
+    verdict = (
+        received.verdict
+        if received.verified is None
+        else click.style(received.verdict, fg="green" if received.verified else "red")
+    )
+    parts = [
+        f"{received.at:%H:%M:%S}.{received.at.microsecond // 1000:03d}",
+        f"{plain(received.event_type) or '(no event_type)':<25}",
+        plain(received.event_id) or "(no webhook-id)",
+        f"attempt {plain(received.attempt) or '?'}" + "".join(f", {mark}" for mark in marks),
+        verdict,
+        f"→ {status}",
+    ]
+    return "  ".join(parts)
+
+
+def _json_of(received: Received, status: int) -> dict[str, Any]:
+    return {
+        "at": received.at.isoformat(timespec="milliseconds"),
+        "event_type": received.event_type,
+        "event_id": received.event_id,
+        "attempt": received.attempt,
+        "verified": received.verified,
+        "verdict": received.verdict,
+        "status": status,
+        "headers": dict(received.headers),
+        "body": received.body.decode("utf-8", "replace"),
+    }
+
+
+def _times(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    """How many requests to fail; None for `always`."""
+    if value == "always":
+        return None
+    if not value.isascii() or not value.isdigit():
+        raise click.BadParameter(f"{value!r} is neither a number nor 'always'", ctx=ctx, param=param)
+    return int(value)
+
+
+def _checked_keys(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    from webhookd.errors import Refusal
+    from webhookd.rules.signing import check_key
+
+    try:
+        return tuple(check_key(key) for key in value)
+    except Refusal as refusal:
+        raise click.BadParameter(refusal.message, ctx=ctx, param=param) from refusal
+
+
+@click.command(
+    short_help="Receive webhooks and print each one.",
+    epilog=examples(
+        "webhookd listen --port 9000 --key whsec_…",
+        "webhookd listen --port 0 --fail 3              answer 500 three times, then 200",
+        "webhookd listen --fail always --status 503",
+        "webhookd listen --slow 6                       later than webhookd waits",
+    ),
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port",
+    "-p",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="The port; 0 takes a free one.",
+)
+@click.option(
+    "--key",
+    "-k",
+    "keys",
+    multiple=True,
+    metavar="whsec_…",
+    callback=_checked_keys,
+    help="Verify with this signing key. Repeat it.",
+)
+@click.option("--fail", default="0", callback=_times, metavar="N|always", help="Fail the first N requests, or all.")
+@click.option(
+    "--status",
+    type=click.IntRange(200, 599),
+    metavar="CODE",
+    help="What to answer; with --fail, what to fail with  [else 200, failing 500]",
+)
+@click.option("--slow", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Wait before each answer.")
+@click.option("--body", is_flag=True, help="Print the bodies too.")
+@common_options
+@click.pass_obj
+def listen(
+    call: Call,
+    *,
+    host: str,
+    port: int,
+    keys: tuple[str, ...],
+    fail: int | None,
+    status: int | None,
+    slow: float,
+    body: bool,
+) -> None:
+    """Receive webhooks and print each one: time, type, event id, attempt, what the signature is worth, the answer."""
+    import asyncio
+
+    receiver = Receiver(
+        keys,
+        fail=fail,
+        fail_status=status or 500,
+        status=(status or 200) if fail == 0 else 200,
+        slow_seconds=slow,
+    )
+
+    def show(received: Received, answered: int) -> None:
+        if call.as_json:
+            return print_json_line(_json_of(received, answered))
+        click.echo(line_of(received, answered))
+        if body:
+            for line in plain_text(received.body.decode("utf-8", "replace")).splitlines():
+                click.echo(f"    {line}")
+        return None
+
+    asyncio.run(_listen(receiver, host, port, show, say=lambda words: click.echo(words, err=call.as_json)))
+
+
+@asynccontextmanager
+async def serving(receiver: Receiver, host: str, port: int, show: Show) -> AsyncIterator[str]:
+    """Serve `receiver` and give its URL; `show` is called with each request and the status of its answer.
+
+    Raises `click.ClickException` where it can't listen.
+    """
+    from aiohttp import web
+
+    async def handle(request: web.BaseRequest) -> web.Response:
+        received, status = await receiver.answer(request)
+        show(received, status)
+        return web.Response(status=status)
+
+    runner = web.ServerRunner(web.Server(handle), shutdown_timeout=0.5)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise click.ClickException(
+                f"can't listen on {plain(host)}:{port}: {error.strerror or error}. --port 0 takes a free one."
+            ) from error
+        bound = runner.addresses[0][1]
+        yield f"http://{f'[{host}]' if ':' in host else host}:{bound}/"
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(receiver: Receiver, host: str, port: int, show: Show, *, say: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    import asyncio
+    import signal
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with serving(receiver, host, port, show) as url:
+        say(f"Listening on {url}")
+        if not receiver.keys:
+            say("No --key whsec_… was given, so signatures aren't verified.")
+        say(f"To get events here: webhookd endpoint add {url} -e '*'  (egress.allow must hold this address)")
+        await stop.wait()

@@ -1,0 +1,329 @@
+"""`webhookd log` and `webhookd replay`: what became of every event, and sending it again."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from webhookd.cli.endpoint import find
+from webhookd.cli.options import Call, common, examples, in_workspace
+from webhookd.cli.show import (
+    ago,
+    count,
+    failure_words,
+    fields,
+    given,
+    local_time,
+    moment,
+    outcome_words,
+    plain,
+    plain_text,
+    print_body,
+    print_json,
+    print_json_line,
+    state,
+    table,
+)
+
+_STATES = click.Choice(["pending", "held", "delivered", "dropped", "expired", "skipped", "cancelled"])
+_BEFORE_FOLLOWING = 10
+# The daemon sends a comment now and then; silence longer than this means that the connection is dead.
+_SILENCE_SECONDS = 90.0
+_RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
+
+
+@click.group(
+    short_help="Show the event log.",
+    invoke_without_command=True,
+    epilog=examples(
+        "webhookd log -f",
+        "webhookd log --state dropped --since 2h",
+        "webhookd log --endpoint https://example.com/hook --type message.received --limit 200",
+        "webhookd log show dlv_…",
+    ),
+)
+@click.option("--follow", "-f", is_flag=True, help="Go on printing what happens.")
+@click.option("--endpoint", metavar="ENDPOINT", help="Only deliveries to this one (id or URL).")
+@click.option("--state", "of_state", type=_STATES, help="Only those in this state.")
+@click.option("--type", "event_type", metavar="TYPE", help="Only events of this type.")
+@click.option("--event-id", metavar="ID", help="Only this event.")
+@click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
+@click.option("--until", metavar="TIME", callback=moment, help="Accepted until then.")
+@click.option("--limit", "-n", type=click.IntRange(1, 500), help="How many, the newest  [else 50; 10 with -f]")
+@in_workspace
+@common
+@click.pass_context
+def log(
+    ctx: click.Context,
+    *,
+    follow: bool,
+    endpoint: str | None,
+    of_state: str | None,
+    event_type: str | None,
+    event_id: str | None,
+    since: str | None,
+    until: str | None,
+    limit: int | None,
+) -> None:
+    """Show the event log, the newest last; `log show DELIVERY` has the whole story of one."""
+    if ctx.invoked_subcommand is not None:
+        return
+    call = ctx.ensure_object(Call)
+    query = given(
+        endpoint=_endpoint_id(call, endpoint),
+        state=of_state,
+        event_type=event_type,
+        event_id=event_id,
+        since=since,
+        until=until,
+    )
+    if follow:
+        _follow(call, query, limit or _BEFORE_FOLLOWING)
+    else:
+        _list(call, query | given(limit=limit))
+
+
+def _endpoint_id(call: Call, which: str | None) -> str | None:
+    return find(call, which) if which else None
+
+
+def _list(call: Call, query: dict[str, Any]) -> None:
+    client = call.client()
+    page = client.get(call.path("deliveries"), **query)
+    if call.as_json:
+        return print_json(page)
+    if not page["data"]:
+        return click.echo("Nothing in the log.")
+    urls = _Urls(call)
+    rows = [
+        (
+            local_time(one["accepted_at"]),
+            one["state"],
+            one["event_type"],
+            _attempt_words(one),
+            one["id"],
+            one["event_id"],
+            urls.of(one["endpoint_id"]),
+        )
+        for one in reversed(page["data"])
+    ]
+    table(("accepted", "state", "event", "attempts", "delivery", "event id", "endpoint"), rows)
+    if page["next"] is not None:
+        click.echo("There are older ones: --limit shows more, --until goes back.", err=True)
+    return None
+
+
+class _Urls:
+    """The URLs behind endpoints' ids, asked for once, and again when an unknown id turns up."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._known: dict[str, str] = {}
+
+    def of(self, endpoint_id: str) -> str:
+        """The URL; the id itself for an endpoint that was deleted."""
+        if endpoint_id not in self._known:
+            listed = self._call.client().pages(self._call.path("endpoints"))
+            self._known |= {one["id"]: one["url"] for one in listed}
+            self._known.setdefault(endpoint_id, f"{endpoint_id} (deleted)")
+        return self._known[endpoint_id]
+
+
+def _attempt_words(one: dict[str, Any]) -> str:
+    """How often it was tried, what came of the last try, and when the next comes: `2: 503, next in 40s`."""
+    last = one.get("last_attempt")
+    words = f"{one['attempt_count']}: {outcome_words(last)}" if last else str(one["attempt_count"])
+    if one.get("next_attempt_at") and one["state"] == "pending" and last:
+        words += f", next {ago(one['next_attempt_at'])}"
+    return words + (" (replay)" if one.get("replay_of") else "")
+
+
+def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
+    """Print the newest of the log and then, as it happens, what changes.
+
+    The stream is opened before the list is read, so that nothing falls between the two; what both show is shown once.
+    """
+    client, urls, seen = call.client(), _Urls(call), set[tuple[Any, ...]]()
+
+    def show(one: dict[str, Any]) -> None:
+        key = (one["id"], one["state"], one["attempt_count"])
+        if key in seen:
+            return
+        seen.add(key)
+        if call.as_json:
+            print_json_line(one)
+        else:
+            _print_line(one, urls)
+
+    def show_newest() -> None:
+        for one in reversed(client.get(call.path("deliveries"), limit=limit, **query)["data"]):
+            show(one)
+
+    for event in _events(call, query, when_open=show_newest):
+        show(event)
+        if len(seen) > 100_000:  # what is that old won't come twice
+            seen.clear()
+
+
+def _print_line(one: dict[str, Any], urls: _Urls) -> None:
+    last = one.get("last_attempt")
+    at = one.get("finished_at") or (last and last["started_at"]) or one["accepted_at"]
+    words = (local_time(at), state(plain(one["state"])), *map(plain, (one["event_type"], one["event_id"])))
+    click.echo("  ".join([*words, plain(_attempt_words(one)), plain(urls.of(one["endpoint_id"]))]))
+
+
+def _events(call: Call, query: dict[str, Any], *, when_open: Any) -> Iterator[dict[str, Any]]:
+    """What the stream tells, over lost connections: it is asked to go on after the last event that came."""
+    from webhookd.cli.client import Unreachable
+
+    last_id, was_open, tries = "", False, itertools.count()
+    while True:
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
+        path = call.path("deliveries", "stream")
+        try:
+            with call.client().stream(
+                "GET", path, query=query, headers=headers, timeout_seconds=_SILENCE_SECONDS
+            ) as reply:
+                if not was_open:
+                    was_open = True
+                    when_open()
+                for event_id, data in server_sent_events(reply.lines()):
+                    tries = itertools.count()
+                    last_id = event_id or last_id
+                    yield json.loads(data)
+        except Unreachable:
+            if not was_open:
+                raise
+        time.sleep(_RECONNECT_SECONDS[min(next(tries), len(_RECONNECT_SECONDS) - 1)])
+
+
+def server_sent_events(lines: Iterator[bytes]) -> Iterator[tuple[str, str]]:
+    """The id and the data of each event of a stream (WHATWG HTML, section 9.2.6); comments are skipped."""
+    event_id, data = "", list[str]()
+    for line in lines:
+        name, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            data.append(value)
+        elif name == "id":
+            event_id = value
+        elif not name and not value and data:
+            yield event_id, "\n".join(data)
+            data = []
+
+
+@log.command(epilog=examples("webhookd log show dlv_…", "webhookd log show dlv_… --json"))
+@click.argument("delivery", metavar="DELIVERY")
+@in_workspace
+@common
+@click.pass_obj
+def show(call: Call, delivery: str) -> None:
+    """Show a delivery with every attempt: when, how long, what was sent, what came back."""
+    client = call.client()
+    one = client.get(call.path("deliveries", delivery))
+    if call.as_json:
+        return print_json(one)
+    _print_delivery(one, _Urls(call))
+    for attempt in one["attempts"]:
+        _print_attempt(attempt)
+    return None
+
+
+def _print_delivery(one: dict[str, Any], urls: _Urls) -> None:
+    upcoming = one["next_attempt_at"] if one["state"] == "pending" else None
+    fields(
+        [
+            ("delivery", one["id"]),
+            ("state", one["state"]),
+            ("event", f"{one['event_type']} {one['event_id']}"),
+            ("workspace", one["workspace"]),
+            ("endpoint", f"{urls.of(one['endpoint_id'])} {one['endpoint_id']}"),
+            ("replay of", one["replay_of"]),
+            ("accepted", local_time(one["accepted_at"], millis=True)),
+            ("next attempt", upcoming and f"{local_time(upcoming)} ({ago(upcoming)})"),
+            ("finished", local_time(one["finished_at"], millis=True)),
+        ]
+    )
+
+
+def _print_attempt(attempt: dict[str, Any]) -> None:
+    words = attempt["outcome"] if attempt["outcome"] == "delivered" else f"failed: {failure_words(attempt)}"
+    status = f" {attempt['status']}" if attempt["outcome"] == "delivered" else ""
+    marks = [
+        "" if attempt.get("counted", True) or attempt["outcome"] == "delivered" else "not counted",
+        "on a fresh connection after a stale one" if attempt.get("connection_retried") else "",
+    ]
+    click.echo()
+    click.echo(
+        f"Attempt {attempt['number']}, {local_time(attempt['started_at'], millis=True)}, "
+        f"{attempt['duration_ms']:.1f} ms: " + plain(", ".join(filter(None, [f"{words}{status}", *marks])))
+    )
+    for arrow, part in ((">", attempt.get("request")), ("<", attempt.get("response"))):
+        for name, value in _pairs((part or {}).get("headers")):
+            click.echo(f"  {arrow} {plain(name)}: {plain(value)}")
+        if part and part.get("body"):
+            click.echo(f"  {arrow}")
+            print_body(plain_text(part["body"]), indent=f"  {arrow} ")
+        if part and part.get("truncated"):
+            click.echo(f"  {arrow} … (cut here)")
+
+
+def _pairs(headers: Any) -> list[tuple[str, str]]:
+    return list(headers.items()) if isinstance(headers, dict) else [tuple(pair) for pair in headers or []]
+
+
+@click.command(
+    short_help="Send past deliveries again.",
+    epilog=examples(
+        "webhookd replay dlv_…",
+        "webhookd replay --endpoint ep_… --state dropped --since 1d --dry-run",
+        "webhookd replay --endpoint https://example.com/hook --since '2026-01-31 14:00' --until '2026-01-31 16:00'",
+    ),
+)
+@click.argument("delivery", metavar="[DELIVERY]", required=False)
+@click.option("--endpoint", metavar="ENDPOINT", help="All of this one (id or URL).")
+@click.option(
+    "--state",
+    "of_state",
+    type=click.Choice(["delivered", "dropped", "expired", "skipped", "cancelled"]),
+    help="Those in this state  [else dropped]",
+)
+@click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
+@click.option("--until", metavar="TIME", callback=moment, help="Accepted until then.")
+@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
+@in_workspace
+@common
+@click.pass_obj
+def replay(
+    call: Call,
+    *,
+    delivery: str | None,
+    endpoint: str | None,
+    of_state: str | None,
+    since: str | None,
+    until: str | None,
+    dry_run: bool,
+) -> None:
+    """Send a finished delivery again, or all of a filter, at the end of the queue and with the same webhook-id."""
+    if delivery:
+        if endpoint or of_state or since or until or dry_run:
+            raise click.UsageError("name one delivery, or a filter, not both.")
+        made = call.client().post(call.path("deliveries", delivery, "replay"))
+        return print_json(made) if call.as_json else click.echo(f"{plain(delivery)} goes out again.")
+    if not endpoint and not since:
+        raise click.UsageError("which? Name a DELIVERY, or --endpoint, or --since.")
+    body = given(endpoint=_endpoint_id(call, endpoint), state=of_state, since=since, until=until)
+    answer = call.client().post(call.path("replay"), body | {"dry_run": dry_run})
+    if call.as_json:
+        return print_json(answer)
+    deliveries = count(answer["replayed"], "delivery").replace("deliverys", "deliveries")
+    return click.echo(
+        f"{deliveries} would go out again."
+        if dry_run
+        else f"{deliveries} {'goes' if answer['replayed'] == 1 else 'go'} out again."
+    )

@@ -1,0 +1,305 @@
+"""`webhookd send`: events from a file or a pipe into the daemon, each line delivered once however often it is tried.
+
+The input is cut into requests: at most 1,000 lines, and no line waits longer than 200 ms for others.  A line without an
+`event_id` gets one here, before the first try, so that a request which has to be repeated (no answer came, the disk is
+full, the daemon restarts) repeats the same ids and the daemon recognises them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from webhookd.cli.lines import MAX_LINE_BYTES, Line, batches, new_id, with_id
+from webhookd.cli.options import Call, examples, in_workspace
+from webhookd.cli.options import common as common_options
+from webhookd.cli.show import count, plain, print_json
+
+if TYPE_CHECKING:
+    from webhookd.cli.client import Answer, Client
+
+_COMMIT_TIMEOUT_SECONDS = 120.0
+_RECONNECT_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_LISTED = 100
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the lines so far."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    without_id: int = 0
+    repeated: int = 0
+    done_to_line: int = 0
+    listed: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts, in the API's words; at most 100 refused lines are listed, as the API does."""
+        return {
+            "accepted": self.accepted,
+            "duplicates": self.duplicates,
+            "rejected": self.listed,
+            "rejected_count": self.rejected,
+        }
+
+
+class Sender:
+    """Brings batches to the daemon, with the patience that a pipe needs."""
+
+    def __init__(
+        self,
+        client: Client,
+        path: str,
+        *,
+        complain: Callable[[str], None],
+        give_up_after_seconds: float | None = None,
+    ) -> None:
+        self._client = client
+        self._path = path
+        self._complain = complain
+        self._give_up_after_seconds = give_up_after_seconds
+        self._reached = False
+        self._waiting_since: float | None = None
+        self._tries = 0
+        self.tally = Tally()
+
+    def push(self, batch: list[Line]) -> None:
+        """Send a batch until every line of it is accepted or refused.
+
+        Raises `Unreachable` if the daemon was never reached, `ApiRefused` for what no patience mends (a wrong token),
+        and either once the patience is over.
+        """
+        rest = self._prepared(batch)
+        counting = True
+        while rest:
+            answer = self._answer(rest)
+            if answer is None:
+                continue
+            body = answer.body if isinstance(answer.body, dict) else {}
+            if answer.status in (202, 422):
+                self._waiting_since = None
+                self._count(body, rest, counting=counting)
+                rest, counting = _unlisted(body, rest), False
+            else:
+                taken = self._taken(body, rest, counting=counting)
+                rest = rest[taken:]
+                self._wait(self._client.refused(answer), _retry_after(answer), progress=taken > 0)
+        self.tally.done_to_line = batch[-1].number
+
+    def _prepared(self, batch: list[Line]) -> list[tuple[int, bytes]]:
+        """The lines with their ids, without those that are refused here."""
+        prepared = []
+        for line in batch:
+            if line.data is None:
+                message = f"The line is longer than {MAX_LINE_BYTES >> 20} MiB: send a reference to what is large."
+                self._refuse(line.number, {"code": "payload_too_large", "message": message, "details": {}})
+                self.tally.rejected += 1
+                continue
+            data, made = with_id(line.data, new_id)
+            self.tally.without_id += made
+            prepared.append((line.number, data))
+        return prepared
+
+    def _answer(self, rest: list[tuple[int, bytes]]) -> Answer | None:
+        """One try; None if the connection was lost and it's time for the next."""
+        from webhookd.cli.client import Unreachable
+
+        body = b"\n".join(data for _, data in rest) + b"\n"
+        try:
+            answer = self._client.exchange(
+                "POST",
+                self._path,
+                body=body,
+                content_type="application/x-ndjson",
+                timeout_seconds=_COMMIT_TIMEOUT_SECONDS,
+            )
+        except Unreachable as error:
+            if not self._reached:
+                raise
+            self.tally.repeated += 1
+            self._wait(error, None, progress=False)
+            return None
+        self._reached = True
+        if answer.status not in (202, 422, 408, 503, 507):
+            raise self._client.refused(answer)
+        return answer
+
+    def _count(self, body: dict[str, Any], rest: list[tuple[int, bytes]], *, counting: bool) -> None:
+        """Add an answer to the tally; of a second look at the same lines only the refusals it lists are new."""
+        rejected = body.get("rejected") or []
+        if counting:
+            self.tally.accepted += body.get("accepted", 0)
+            self.tally.duplicates += body.get("duplicates", 0)
+            self.tally.rejected += body.get("rejected_count", len(rejected))
+        for one in rejected:
+            self._refuse(rest[one["index"]][0], one["error"])
+
+    def _taken(self, body: dict[str, Any], rest: list[tuple[int, bytes]], *, counting: bool) -> int:
+        """How many lines a 503 or 507 took before it stopped."""
+        taken = int(body.get("next_index") or 0)
+        if taken:
+            self._count(body, rest, counting=counting)
+        return min(taken, len(rest))
+
+    def _refuse(self, number: int, error: dict[str, Any]) -> None:
+        if len(self.tally.listed) < _LISTED:
+            self.tally.listed.append({"line": number, "error": error})
+        self._complain(f"line {number}: {plain(error.get('message'))}")
+
+    def _wait(self, why: click.ClickException, seconds: float | None, *, progress: bool) -> None:
+        """Wait for the next try, and say once why; raises `why` when the patience is over."""
+        now = time.monotonic()
+        if progress or self._waiting_since is None:
+            self._waiting_since, self._tries = now, 0
+            self._complain(f"waiting, and trying again: {why.format_message()}")
+        limit = self._give_up_after_seconds
+        if limit is not None and now - self._waiting_since >= limit:
+            raise why
+        if seconds is None:
+            seconds = _RECONNECT_SECONDS[min(self._tries, len(_RECONNECT_SECONDS) - 1)]
+        self._tries += 1
+        time.sleep(seconds)
+
+
+def _unlisted(body: dict[str, Any], rest: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """The lines to ask about again, because the answer listed only the first refusals.
+
+    That is safe: what was accepted has its id and is recognised.
+    """
+    listed = body.get("rejected") or []
+    if body.get("rejected_count", len(listed)) <= len(listed) or not listed:
+        return []
+    return rest[listed[-1]["index"] + 1 :]
+
+
+def _retry_after(answer: Answer) -> float | None:
+    value = answer.headers.get("retry-after", "")
+    return min(max(float(value), 0.1), 60.0) if value.isdigit() else None
+
+
+@click.command(
+    short_help="Send events from a file or a pipe.",
+    epilog=examples(
+        "webhookd send events.ndjson",
+        "cat ../shared/samples/*.json | webhookd send",
+        "tail -F /var/log/product/events.ndjson | webhookd send --workspace acme",
+        "jq -c '.[]' events.json | webhookd send",
+    ),
+)
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
+@click.option(
+    "--give-up-after",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long to try without getting on  [else: as long as it takes]",
+)
+@in_workspace
+@common_options
+@click.pass_obj
+def send(call: Call, file: str, give_up_after: float | None) -> None:
+    """Send events, one JSON object per line, from FILE or from a pipe.
+
+    What is accepted is never lost. A line that is refused is named on stderr with its number and the reason, and
+    the others go on (exit code 1 in the end). While the daemon's disk is full, or it restarts, send waits and tries
+    again. Running it again is safe for lines that bring their event_id: they are delivered once.
+    """
+    descriptor = _opened(file)
+    if file == "-" and os.isatty(descriptor):
+        click.echo("Reading events from the keyboard, one JSON object per line; Ctrl-D ends.", err=True)
+    with _Progress(descriptor) as progress:
+        sender = Sender(
+            call.client(ingest=True), call.path("events"), complain=progress.say, give_up_after_seconds=give_up_after
+        )
+        try:
+            for batch in batches(descriptor):
+                sender.push(batch.lines)
+                progress.show(batch.read_bytes)
+        except (click.ClickException, KeyboardInterrupt):
+            progress.say(_unfinished(sender.tally))
+            raise
+    _end(call, sender.tally)
+
+
+def _opened(file: str) -> int:
+    if file == "-":
+        return sys.stdin.fileno()
+    try:
+        return os.open(file, os.O_RDONLY)
+    except OSError as error:
+        raise click.BadParameter(f"{plain(file)} can't be read: {error.strerror}", param_hint="FILE") from error
+
+
+def _unfinished(tally: Tally) -> str:
+    return (
+        f"Stopped: {_summary(tally)}. Nothing after line {tally.done_to_line} is confirmed; "
+        "send it again, which is safe for lines that bring their event_id."
+    )
+
+
+def _summary(tally: Tally) -> str:
+    return f"{tally.accepted:,} accepted, {tally.duplicates:,} known already, {tally.rejected:,} refused"
+
+
+def _end(call: Call, tally: Tally) -> NoReturn:
+    if call.as_json:
+        print_json(tally.as_json())
+    else:
+        click.echo(f"{_summary(tally)}.")
+        click.echo(_again(tally), err=True)
+    click.get_current_context().exit(1 if tally.rejected else 0)
+
+
+def _again(tally: Tally) -> str:
+    """Whether the same command may be run again."""
+    words = "Running it again is safe: a line with an event_id is delivered once."
+    if tally.without_id:
+        words = (
+            "Running it again is safe for lines that bring their event_id; "
+            f"{count(tally.without_id, 'line')} had none, got a new one, and would be delivered again."
+        )
+    if tally.repeated:
+        words += " (The connection was lost on the way: lines that were sent twice may count as known already.)"
+    return words
+
+
+class _Progress:
+    """The progress bar: on a terminal, and where it is known how much there is to read."""
+
+    def __init__(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        length = status.st_size if stat.S_ISREG(status.st_mode) else 0
+        self._bar: Any = None
+        if sys.stderr.isatty() and not os.isatty(descriptor):
+            self._bar = click.progressbar(length=length or None, file=sys.stderr, label="Sending", width=30)
+        self._shown_bytes = 0
+
+    def __enter__(self) -> _Progress:
+        if self._bar:
+            self._bar.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.render_finish()
+
+    def show(self, read_bytes: int) -> None:
+        """Move the bar on."""
+        if self._bar:
+            self._bar.update(read_bytes - self._shown_bytes)
+            self._shown_bytes = read_bytes
+
+    def say(self, message: str) -> None:
+        """Print a line on stderr, above the bar."""
+        if self._bar:
+            click.echo(f"\r\x1b[K{message}", err=True, color=True)  # NO_COLOR is not about clearing the line
+        else:
+            click.echo(message, err=True)

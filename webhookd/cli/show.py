@@ -1,0 +1,238 @@
+"""How things look on a terminal: tables, times, states, and strings that strangers wrote.
+
+Whatever was stored is hostile until shown otherwise: a description, a response's body or a contact's name may hold
+escape sequences that move the cursor or marks that turn the text around.  Everything goes through `plain` (or, as
+JSON, through `json_text`) before it is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+
+from webhookd.cli.options import Call
+
+_UNSAFE = "".join(
+    (
+        "\x00-\x1f\x7f-\x9f",  # controls: C0, DEL, C1
+        "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069",  # the marks and overrides of bidirectional text (UAX 9)
+        "\u2028\u2029",  # line and paragraph separators
+        "\u00ad\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb",  # takes no room, can't be seen
+        "\U000e0000-\U000e007f",  # tags
+        "\ud800-\udfff",  # halves of surrogate pairs
+    )
+)
+_UNSAFE_INLINE = re.compile(f"[{_UNSAFE}]")
+_UNSAFE_IN_TEXT = re.compile(f"(?![\n\t])[{_UNSAFE}]")
+_RELATIVE = re.compile(r"(?:\d+[smhdw])+")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_STATE_COLOURS = {
+    "active": "green",
+    "delivered": "green",
+    "pending": "yellow",
+    "held": "yellow",
+    "disabled": "yellow",
+    "auto_disabled": "red",
+    "dropped": "red",
+    "failed": "red",
+    "expired": "red",
+}
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _escape_json(found: re.Match[str]) -> str:
+    return json.dumps(found.group())[1:-1] if ord(found.group()) != 0x7F else "\\u007f"
+
+
+def plain(value: object) -> str:
+    """`value` as one line that can't steer a terminal: controls and bidi marks are written out."""
+    return "" if value is None else _UNSAFE_INLINE.sub(_escape, str(value))
+
+
+def plain_text(value: str) -> str:
+    """The same for a text of several lines: newlines and tabs stay."""
+    return _UNSAFE_IN_TEXT.sub(_escape, value.replace("\r\n", "\n"))
+
+
+def json_text(value: Any, *, indent: int | None = 2) -> str:
+    """`value` as JSON that reads the same to a program and can't steer a terminal."""
+    return _UNSAFE_IN_TEXT.sub(_escape_json, json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    click.echo(json_text(value))
+
+
+def print_json_line(value: Any) -> None:
+    """Print one line of NDJSON, at once: whoever reads the pipe is waiting for it."""
+    click.echo(json_text(value, indent=None))
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """What of a request's fields was given: those that aren't None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def said(call: Call, value: dict[str, Any], words: str) -> None:
+    """Say that something was done which has no answer of its own."""
+    if call.as_json:
+        return print_json(value)
+    return click.echo(words)
+
+
+def width(text: str) -> int:
+    """How many columns `text` takes: wide East Asian characters are two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """Print a table; the columns named in `right` are numbers and stand to the right."""
+    cells = [[plain(value) for value in row] for row in rows]
+    widths = [max([width(name), *(width(row[n]) for row in cells)]) for n, name in enumerate(header)]
+    click.echo(_line(header, header, widths, right).upper())
+    for row in cells:
+        click.echo(coloured_states(_line(row, header, widths, right)))
+
+
+def _line(row: Sequence[str], header: Sequence[str], widths: Sequence[int], right: Sequence[str]) -> str:
+    parts = []
+    for text, name, columns in zip(row, header, widths, strict=True):
+        gap = " " * (columns - width(text))
+        parts.append(gap + text if name in right else text + gap)
+    return "  ".join(parts).rstrip()
+
+
+def coloured_states(line: str) -> str:
+    """Colour the words of a line that name a state; click leaves colours out where nobody sees them."""
+    return re.sub(r"(?<!\S)[a-z_]+(?!\S)", lambda found: state(found.group()), line)
+
+
+def state(name: str) -> str:
+    """A state, in its colour."""
+    colour = _STATE_COLOURS.get(name)
+    return click.style(name, fg=colour) if colour else name
+
+
+def fields(pairs: Iterable[tuple[str, object]]) -> None:
+    """Print names and values below each other; values that are None or empty are left out."""
+    shown = [(name, plain(value)) for name, value in pairs if value not in (None, "", [], {})]
+    columns = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        click.echo(f"{name:<{columns}}  {state(value)}")
+
+
+def outcome_words(attempt: dict[str, Any]) -> str:
+    """What came of an attempt, in a word or two: `200`, `503`, `timeout`."""
+    reason = attempt.get("reason")
+    if reason in (None, "status"):
+        return str(attempt.get("status") or reason or attempt.get("outcome"))
+    return str(reason)
+
+
+def failure_words(attempt: dict[str, Any]) -> str:
+    """Why an attempt failed, with the detail where the API has one."""
+    words = outcome_words(attempt)
+    return f"{words} ({attempt['detail']})" if attempt.get("detail") else words
+
+
+def print_body(body: str | None, *, indent: str = "  ") -> None:
+    """Print what a receiver answered, harmless and indented."""
+    for line in plain_text(body or "").splitlines():
+        click.echo(indent + line)
+
+
+def local_time(stamp: str | None, *, millis: bool = False) -> str:
+    """An RFC 3339 stamp of the API in the reader's own time: `2026-01-31 14:32:07`."""
+    if stamp is None:
+        return ""
+    try:
+        moment = datetime.fromisoformat(stamp).astimezone()
+    except ValueError:
+        return plain(stamp)
+    return moment.strftime("%Y-%m-%d %H:%M:%S") + (f".{moment.microsecond // 1000:03d}" if millis else "")
+
+
+def ago(stamp: str | None) -> str:
+    """How long ago a stamp of the API is, or in how long it comes: `3m 20s ago`, `in 25s`."""
+    if stamp is None:
+        return ""
+    try:
+        seconds = time.time() - datetime.fromisoformat(stamp).timestamp()
+    except ValueError:
+        return plain(stamp)
+    return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, as a person says them: `45s`, `3m 20s`, `5h 12m`, `3d 4h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    for size, name, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller_size
+            return f"{whole // size}{name} {rest}{smaller}" if rest else f"{whole // size}{name}"
+    return f"{whole}s"
+
+
+def size(byte_count: float) -> str:
+    """Bytes, as a person says them: `512 B`, `1.4 MiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if byte_count < 1024:
+            return f"{byte_count:.0f} {unit}" if unit == "B" else f"{byte_count:.1f} {unit}"
+        byte_count /= 1024
+    return f"{byte_count:.1f} GiB"
+
+
+def bar(part: float, whole: float, *, columns: int = 30) -> str:
+    """A bar of `columns` characters, filled as far as `part` is of `whole`."""
+    filled = columns if part >= whole else int(columns * part / whole)
+    return "█" * filled + "░" * (columns - filled)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 event`, `1,200 events`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A point in time as people give it, as the API takes it: the callback of the options `--since` and `--until`.
+
+    Takes RFC 3339, the local time that tables show, or how long ago (`2h`, `1d12h`); anything else is a usage error.
+    """
+    if value is None:
+        return None
+    try:
+        if _RELATIVE.fullmatch(value):
+            seconds = sum(int(number) * _UNIT_SECONDS[unit] for number, unit in re.findall(r"(\d+)([smhdw])", value))
+            return _stamp(datetime.now().astimezone() - timedelta(seconds=seconds))
+        return _stamp(datetime.fromisoformat(value).astimezone())
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(
+            f"{value!r} is no time: write it as 2h, 30m or 3d (that long ago), as 2026-01-31T12:00:00Z, "
+            "or as '2026-01-31 14:00' in local time",
+            ctx=ctx,
+            param=param,
+        ) from error
+
+
+def _stamp(moment: datetime) -> str:
+    from webhookd.clock import rfc3339
+
+    return rfc3339(int(moment.timestamp() * 1000))

@@ -1,0 +1,97 @@
+"""`webhookd status`: one look, made for three in the morning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from webhookd.cli.options import Call, common, examples
+from webhookd.cli.show import ago, bar, count, duration, fields, json_text, local_time, plain, print_json, size, table
+
+if TYPE_CHECKING:
+    from webhookd.cli.client import Client
+
+_ERRORS_SHOWN = 5
+
+
+@click.command(epilog=examples("webhookd status", "webhookd status --json", "watch webhookd status"))
+@common
+@click.pass_obj
+def status(call: Call) -> None:
+    """Show how webhookd is: what waits, what fails, what is disabled, what it has room for."""
+    client = call.client()
+    look = client.get("/v1/status")
+    if call.as_json:
+        return print_json(look)
+    click.echo(f"webhookd {plain(look['version'])} at {plain(client.address)}, up {duration(look['uptime_seconds'])}\n")
+    fields(_lines(look))
+    _print_disabled(client, look)
+    _print_slowest(look["slowest_endpoints"])
+    return _print_errors(look["last_errors"])
+
+
+def _lines(look: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    endpoints, backlog, database = look["endpoints"], look["backlog"], look["database"]
+    rates, totals = look["rates_per_second"], look["totals"]
+    yield (
+        "endpoints",
+        f"{endpoints['active']:,} of {endpoints['total']:,} active, {endpoints['auto_disabled']:,} auto-disabled",
+    )
+    yield (
+        "waiting",
+        f"{count(backlog['waiting'], 'event')} ({size(backlog['waiting_bytes'])}), {backlog['held']:,} of them held; "
+        f"{count(backlog['in_flight'], 'request')} in flight",
+    )
+    yield (
+        "last minute",
+        ", ".join(f"{rates[name]:g} {name}" for name in ("accepted", "delivered", "failed")) + " a second",
+    )
+    yield "since the start", ", ".join(f"{number:,} {name}" for name, number in totals.items())
+    for budget in look["budgets"]:
+        spent, limit = budget["failures"], budget["limit"]
+        yield f"budget {budget['workspace']}", f"{bar(spent, limit, columns=20)} {spent} of {limit} failures"
+    yield (
+        "database",
+        f"{size(database['size_bytes'])}, write-ahead log {size(database['wal_bytes'])}, "
+        f"{size(database['free_bytes'])} free on its disk",
+    )
+    yield "unsent mail", look["unsent_mail"] or "none"
+
+
+def _print_disabled(client: Client, look: dict[str, Any]) -> None:
+    """Name the endpoints that the budget disabled; a token for figures alone may not ask which they are."""
+    from webhookd.cli.client import ApiRefused
+
+    if not look["endpoints"]["auto_disabled"]:
+        return
+    rows = []
+    try:
+        for workspace in client.pages("/v1/workspaces"):
+            for one in client.pages(f"/v1/workspaces/{workspace['id']}/endpoints"):
+                if one["state"] == "auto_disabled":
+                    since = (one["disabled"] or {}).get("at")
+                    rows.append((one["id"], workspace["id"], one["queue"]["held"], ago(since), one["url"]))
+    except ApiRefused as refused:
+        if refused.code != "forbidden":
+            raise
+        return
+    click.echo(click.style("\nAuto-disabled: mend the receiver, then webhookd endpoint enable ID", fg="red"))
+    table(("id", "workspace", "held", "disabled", "url"), rows, right=("held",))
+
+
+def _print_slowest(slowest: list[dict[str, Any]]) -> None:
+    if slowest:
+        click.echo("\nSlowest:")
+        rows = [(one["id"], one["workspace"], f"{one['attempt_ms']:,.0f}", one["url"]) for one in slowest]
+        table(("id", "workspace", "ms", "url"), rows, right=("ms",))
+
+
+def _print_errors(errors: list[dict[str, Any]]) -> None:
+    """The newest errors of the log; the log itself has the rest."""
+    if not errors:
+        return
+    click.echo("\nLast errors:")
+    for error in errors[-_ERRORS_SHOWN:]:
+        click.echo(f"{local_time(error['at'])}  {plain(error['event'])}  {json_text(error['fields'], indent=None)}")

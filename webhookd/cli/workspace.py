@@ -1,0 +1,163 @@
+"""`webhookd workspace …` and `webhookd token …`: the tenants, and the keys to them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from webhookd.cli.options import Call, common, examples, in_workspace
+from webhookd.cli.show import fields, given, local_time, plain, print_json, said, table
+
+_ID = click.argument("workspace_id", metavar="ID")
+_NAME = click.option("--name", metavar="TEXT", help="What people call it.")
+_PLAN = click.option("--plan", metavar="PLAN", help="Its plan, for instance starter, growth, advanced or enterprise.")
+_NOTIFY = click.option("--notify", multiple=True, metavar="ADDRESS", help="Who gets the notices by mail. Repeat it.")
+
+
+@click.group()
+@common
+def workspace() -> None:
+    """Add, list and change workspaces (tenants).
+
+    `default` is there from the start: nobody needs to think of workspaces until they have two.
+    """
+
+
+@workspace.command(epilog=examples("webhookd workspace add acme --name 'ACME Ltd' --notify ops@acme.example"))
+@_ID
+@_NAME
+@_PLAN
+@_NOTIFY
+@common
+@click.pass_obj
+def add(call: Call, workspace_id: str, name: str | None, plan: str | None, notify: tuple[str, ...]) -> None:
+    """Add a workspace."""
+    body = {"id": workspace_id, **given(name=name, plan=plan, notify=list(notify) or None)}
+    _print(call, call.client().post("/v1/workspaces", body))
+
+
+@workspace.command("list", epilog=examples("webhookd workspace list", "webhookd workspace list --json"))
+@common
+@click.pass_obj
+def list_(call: Call) -> None:
+    """List the workspaces."""
+    found = list(call.client().pages("/v1/workspaces"))
+    if call.as_json:
+        return print_json({"data": found, "next": None})
+    rows = [(one["id"], one["name"], one["plan"], ", ".join(one["notify"])) for one in found]
+    return table(("id", "name", "plan", "notices to"), rows)
+
+
+@workspace.command(
+    epilog=examples(
+        "webhookd workspace edit acme --plan enterprise",
+        "webhookd workspace edit acme --notify ops@acme.example --notify cto@acme.example",
+    )
+)
+@_ID
+@_NAME
+@_PLAN
+@_NOTIFY
+@click.option("--no-notify", is_flag=True, help="Nobody of its own: the notices go to mail.notify.")
+@common
+@click.pass_obj
+def edit(
+    call: Call, workspace_id: str, name: str | None, plan: str | None, notify: tuple[str, ...], *, no_notify: bool
+) -> None:
+    """Change a workspace: what isn't named stays; --notify replaces all addresses."""
+    if notify and no_notify:
+        raise click.UsageError("--notify sets addresses and --no-notify takes them away: name one of them.")
+    changes = given(name=name, plan=plan, notify=list(notify) if notify or no_notify else None)
+    if not changes:
+        raise click.UsageError("nothing to change. See webhookd workspace edit --help.")
+    _print(call, call.client().patch(_path(workspace_id), changes))
+
+
+def _path(workspace_id: str) -> str:
+    return Call(workspace=workspace_id).path().rstrip("/")
+
+
+def _print(call: Call, one: dict[str, Any]) -> None:
+    if call.as_json:
+        return print_json(one)
+    notify = ", ".join(one["notify"]) or "mail.notify of the configuration"
+    return fields([("id", one["id"]), ("name", one["name"]), ("plan", one["plan"]), ("notices to", notify)])
+
+
+@workspace.command(epilog=examples("webhookd workspace delete acme"))
+@_ID
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@common
+@click.pass_obj
+def delete(call: Call, workspace_id: str, *, yes: bool) -> None:
+    """Delete a workspace that has no endpoints."""
+    client = call.client()
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Delete the workspace {plain(workspace_id)}?", abort=True, err=True)
+    client.delete(_path(workspace_id))
+    said(call, {"deleted": workspace_id}, f"Deleted {plain(workspace_id)}.")
+
+
+@click.group()
+@common
+def token() -> None:
+    """Add, list and revoke API tokens.
+
+    An admin and an ingest token are made at the first start, as files in the state directory; these are further ones.
+    """
+
+
+@token.command(
+    "add",
+    epilog=examples(
+        "webhookd token add --workspace acme --scope ingest --note 'the helpdesk'", "webhookd token add --scope observe"
+    ),
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["admin", "ingest", "observe"]),
+    required=True,
+    help="admin: everything; ingest: post events; observe: /metrics and /v1/status.",
+)
+@click.option("--note", metavar="TEXT", help="Who has it.")
+@in_workspace
+@common
+@click.pass_obj
+def add_token(call: Call, scope: str, note: str | None) -> None:
+    """Make a token and print it, once; with --workspace it sees and changes that workspace alone."""
+    made = call.client().post("/v1/tokens", {"scope": scope, **given(workspace=call.workspace, note=note)})
+    if call.as_json:
+        return print_json(made)
+    click.echo(plain(made["token"]))
+    return click.echo(
+        f"This is the only time it is shown. To end it: webhookd token revoke {plain(made['id'])}", err=True
+    )
+
+
+@token.command("list", epilog=examples("webhookd token list"))
+@common
+@click.pass_obj
+def list_tokens(call: Call) -> None:
+    """List the tokens (never what they read)."""
+    found = list(call.client().pages("/v1/tokens"))
+    if call.as_json:
+        return print_json({"data": found, "next": None})
+    rows = [
+        (one["id"], one["scope"], one["workspace"] or "every one", local_time(one["created_at"]), one.get("note"))
+        for one in found
+    ]
+    return table(("id", "scope", "workspace", "made", "note"), rows)
+
+
+@token.command(epilog=examples("webhookd token revoke tok_…"))
+@click.argument("token_id", metavar="ID")
+@common
+@click.pass_obj
+def revoke(call: Call, token_id: str) -> None:
+    """End a token, at once."""
+    from urllib.parse import quote
+
+    call.client().delete(f"/v1/tokens/{quote(token_id, safe='')}")
+    said(call, {"revoked": token_id}, f"Revoked {plain(token_id)}.")
