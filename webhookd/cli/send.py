@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _COMMIT_TIMEOUT_SECONDS = 120.0
 _RECONNECT_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_LATER = (408, 503, 507)
 _LISTED = 100
 
 
@@ -84,8 +85,8 @@ class Sender:
             answer = self._answer(rest)
             if answer is None:
                 continue
-            body = answer.body if isinstance(answer.body, dict) else {}
-            if answer.status in (202, 422):
+            body = answer.body or {}
+            if answer.status not in _LATER:
                 self._waiting_since = None
                 self._count(body, rest, counting=counting)
                 rest, counting = _unlisted(body, rest), False
@@ -129,7 +130,8 @@ class Sender:
             self._wait(error, None, progress=False)
             return None
         self._reached = True
-        if answer.status not in (202, 422, 408, 503, 507):
+        taken = answer.status in (202, 422) and isinstance(answer.body, dict) and "accepted" in answer.body
+        if not taken and answer.status not in _LATER:
             raise self._client.refused(answer)
         return answer
 

@@ -57,7 +57,14 @@ def _lines(look: dict[str, Any]) -> Iterator[tuple[str, object]]:
         f"{size(database['size_bytes'])}, write-ahead log {size(database['wal_bytes'])}, "
         f"{size(database['free_bytes'])} free on its disk",
     )
-    yield "unsent mail", look["unsent_mail"] or "none"
+    yield "unsent mail", _mail_words(look["unsent_mail"])
+
+
+def _mail_words(unsent: dict[str, Any]) -> str:
+    if not unsent["count"]:
+        return "none"
+    oldest = f", the oldest for {duration(unsent['oldest_age_seconds'])}" if unsent["oldest_age_seconds"] else ""
+    return f"{count(unsent['count'], 'notice')}{oldest}" + (f": {unsent['last_error']}" if unsent["last_error"] else "")
 
 
 def _print_disabled(client: Client, look: dict[str, Any]) -> None:

@@ -1,0 +1,176 @@
+"""The commands that keep webhookd running well: configuration, copy, budget, mail, page, status."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+COPY = b"SQLite format 3\x00" + b"page" * 1000
+
+
+@pytest.fixture
+def copy_api(api: Any) -> Any:
+    api.answers("POST", "/v1/backup", lambda _: web.Response(body=COPY))
+    return api
+
+
+async def test_check_config(run: Any, tmp_path: Path) -> None:
+    """Every mistake with its line and the right form, on stderr; exit code 1."""
+    file = tmp_path / "webhookd.toml"
+    file.write_text('[listen]\nport = "high"\n\n[delivery]\nretries = 3\n')
+
+    ran = await run("check-config", str(file))
+
+    assert (1, "") == (ran.code, ran.out)
+    [first, second] = ran.err.splitlines()
+    assert first.startswith(f"{file}:2: listen.port: ")
+    assert second.startswith(f"{file}:5: delivery.retries: unknown key")
+
+
+async def test_check_config_as_json(run: Any, tmp_path: Path) -> None:
+    """The same for scripts."""
+    file = tmp_path / "webhookd.toml"
+    file.write_text("[listen]\nprot = 1\n")
+
+    ran = await run("check-config", "--json", "--config", str(file))
+
+    assert (1, False) == (ran.code, ran.json()["ok"])
+    [mistake] = ran.json()["mistakes"]
+    assert (2, "listen.prot", str(file)) == (mistake["line"], mistake["key"], mistake["source"])
+
+
+async def test_check_config_without_mistakes(run: Any) -> None:
+    """The file that teaches has none."""
+    file = Path(__file__).parents[2] / "etc" / "webhookd.toml"
+
+    ran = await run("check-config", str(file))
+
+    assert (0, f"{file}: no mistakes.\n") == (ran.code, ran.out)
+
+
+async def test_check_config_of_the_environment(run: Any) -> None:
+    """The variables count, with a file and without."""
+    ran = await run("check-config", env={"WEBHOOKD_LISTEN__PORT": "high"})
+
+    assert 1 == ran.code
+    assert ran.err.startswith("WEBHOOKD_LISTEN__PORT: listen.port: ")
+
+
+async def test_check_config_missing_file(run: Any, tmp_path: Path) -> None:
+    """A file that isn't there is a mistake, not a traceback."""
+    ran = await run("check-config", str(tmp_path / "missing.toml"))
+
+    assert 1 == ran.code
+    assert "the file can't be read: No such file or directory" in ran.err
+
+
+async def test_backup(copy_api: Any, ask: Any, tmp_path: Path) -> None:
+    """The copy arrives whole, readable by its owner alone, with nothing left beside it."""
+    file = tmp_path / "copies" / "webhookd.db"
+    file.parent.mkdir()
+
+    ran = await ask("backup", str(file))
+
+    assert (0, f"{file}: 3.9 KiB.\n") == (ran.code, ran.out)
+    assert COPY == file.read_bytes()
+    assert 0o600 == stat.S_IMODE(file.stat().st_mode)
+    assert ["webhookd.db"] == os.listdir(file.parent)
+
+
+async def test_backup_overwrites_only_by_force(copy_api: Any, ask: Any, tmp_path: Path) -> None:
+    """A file that is there stays, unless --force says otherwise."""
+    file = tmp_path / "webhookd.db"
+    file.write_bytes(b"older")
+
+    refused = await ask("backup", str(file))
+    kept = file.read_bytes()
+    forced = await ask("backup", "--force", "--json", str(file))
+
+    assert (2, b"older") == (refused.code, kept)
+    assert (0, {"file": str(file), "bytes": len(COPY)}) == (forced.code, forced.json())
+    assert COPY == file.read_bytes()
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_backup_cut_short(api: Any, ask: Any, tmp_path: Path, chunked: bool) -> None:
+    """A copy that breaks off leaves no file behind, and the older one as it was."""
+
+    class Cut(web.StreamResponse):
+        async def prepare(self, request: web.BaseRequest) -> Any:
+            if chunked:
+                self.enable_chunked_encoding()
+            else:
+                self.content_length = len(COPY)
+            writer = await super().prepare(request)
+            await self.write(COPY[:2000])
+            assert request.transport is not None
+            request.transport.close()
+            return writer
+
+    api.answers("POST", "/v1/backup", lambda _: Cut())
+    file = tmp_path / "copies" / "webhookd.db"
+    file.parent.mkdir()
+    file.write_bytes(b"older")
+
+    ran = await ask("backup", "--force", str(file))
+
+    assert 3 == ran.code
+    assert "the connection ended in the middle of the answer" in ran.err
+    assert ["webhookd.db"] == os.listdir(file.parent)
+    assert b"older" == file.read_bytes()
+
+
+async def test_backup_refused(api: Any, ask: Any, tmp_path: Path) -> None:
+    """What the daemon refuses is said in its words, and no file is made."""
+    api.refuses("POST", "/v1/backup", 507, "storage_full", "The disk is nearly full.")
+
+    ran = await ask("backup", str(tmp_path / "copy.db"))
+
+    assert (1, "Error: The disk is nearly full.\n") == (ran.code, ran.err)
+    assert [] == os.listdir(tmp_path)
+
+
+async def test_backup_into_nowhere(copy_api: Any, ask: Any, tmp_path: Path) -> None:
+    """A folder that isn't there is said, without a traceback."""
+    ran = await ask("backup", str(tmp_path / "missing" / "copy.db"))
+
+    assert 1 == ran.code
+    assert "can't be written: No such file or directory." in ran.err
+
+
+@pytest.mark.parametrize(("failures", "spent"), [(0, False), (12, False), (30, True), (45, True)])
+async def test_budget(api: Any, ask: Any, failures: int, spent: bool) -> None:
+    """A bar, who spent it, when the oldest leaves, and whether one more disables."""
+    api.answers("GET", "/v1/endpoints", {"data": [{"id": "ep_1", "url": "https://example.com/hook"}], "next": None})
+    view = {
+        "limit": 30,
+        "window_seconds": 1800,
+        "failures": failures,
+        "by_endpoint": {"ep_2": 1, "ep_1": failures - 1} if failures else {},
+        "oldest_expires_at": "2026-01-31T12:00:00.000Z" if failures else None,
+    }
+    api.answers("GET", "/v1/budget", view)
+
+    ran = await ask("budget")
+
+    assert 0 == ran.code
+    lines = ran.out.splitlines()
+    assert f"{failures} of 30 failures in 30m" == lines[0].split("  ")[1]
+    assert spent == ("one more failure disables" in lines[-1])
+    if failures:
+        assert [f"{failures - 1:>5}  ep_1  https://example.com/hook", "    1  ep_2  (deleted)"] == lines[1:3]
+        assert lines[3].startswith("The oldest failure leaves the count at 2026-01-31 12:00:00 (")
+
+
+async def test_open(api: Any, ask: Any) -> None:
+    """Nothing but the link, so that it can go into another command."""
+    api.answers("POST", "/v1/sign-in-links", {"url": "http://127.0.0.1:8780/sign-in#code"})
+
+    ran = await ask("open")
+
+    assert (0, "http://127.0.0.1:8780/sign-in#code\n", "") == (ran.code, ran.out, ran.err)

@@ -1,0 +1,88 @@
+"""`webhookd status`: what a person sees at three in the morning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+LOOK: dict[str, Any] = {
+    "version": "1.2.3",
+    "started_at": "2026-01-31T12:00:00.000Z",
+    "uptime_seconds": 273600.5,
+    "sqlite_version": "3.40.1",
+    "workspaces": 2,
+    "endpoints": {"total": 12, "active": 11, "auto_disabled": 0},
+    "backlog": {"waiting": 1204, "waiting_bytes": 3 << 20, "held": 800, "in_flight": 4},
+    "totals": {"accepted": 5000, "delivered": 4000, "failed": 31, "dropped": 2},
+    "rates_per_second": {"accepted": 12.5, "delivered": 11.0, "failed": 0.25},
+    "slowest_endpoints": [
+        {"id": "ep_1", "workspace": "acme", "url": "https://example.com/\x1b[2J", "attempt_ms": 4999.6}
+    ],
+    "budgets": [{"workspace": "acme", "failures": 15, "limit": 30}],
+    "loop_lag_ms": 0.4,
+    "database": {"size_bytes": 120 << 20, "wal_bytes": 3 << 20, "free_bytes": 20 << 30},
+    "unsent_mail": {"count": 0, "oldest_age_seconds": None, "last_error": None},
+    "last_errors": [],
+}
+
+
+async def test_look(api: Any, ask: Any) -> None:
+    """Uptime, backlog, rates, budgets, disk and the slowest, on one screen."""
+    api.answers("GET", "/v1/status", LOOK)
+
+    ran = await ask("status")
+
+    assert (0, "") == (ran.code, ran.err)
+    assert f"webhookd 1.2.3 at {api.url}, up 3d 4h" == ran.out.splitlines()[0]
+    for words in (
+        "11 of 12 active, 0 auto-disabled",
+        "1,204 events (3.0 MiB), 800 of them held; 4 requests in flight",
+        "12.5 accepted, 11 delivered, 0.25 failed a second",
+        "5,000 accepted, 4,000 delivered, 31 failed, 2 dropped",
+        "██████████░░░░░░░░░░ 15 of 30 failures",
+        "120.0 MiB, write-ahead log 3.0 MiB, 20.0 GiB free on its disk",
+        "unsent mail      none",
+        "5,000  https://example.com/\\x1b[2J",
+    ):
+        assert words in ran.out
+    assert "Auto-disabled" not in ran.out
+    assert "Last errors" not in ran.out
+
+
+async def test_json(api: Any, ask: Any) -> None:
+    """For scripts, what the API says."""
+    api.answers("GET", "/v1/status", LOOK)
+
+    assert LOOK == (await ask("--json", "status")).json()
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_trouble(api: Any, ask: Any, allowed: bool) -> None:
+    """Disabled endpoints by name (unless the token may only see figures), unsent mail with its reason, errors."""
+    trouble = LOOK | {
+        "endpoints": {"total": 12, "active": 11, "auto_disabled": 1},
+        "unsent_mail": {"count": 2, "oldest_age_seconds": 200.0, "last_error": "Connection refused"},
+        "last_errors": [{"at": "2026-01-31T12:00:00.000Z", "event": "mail.failed", "fields": {"error": "no\u202e"}}],
+    }
+    api.answers("GET", "/v1/status", trouble)
+    disabled = {
+        "id": "ep_9",
+        "url": "https://example.com/dead",
+        "state": "auto_disabled",
+        "disabled": {"reason": "failure_budget", "at": "2026-01-31T12:00:00.000Z", "message": "31 failures"},
+        "queue": {"held": 800},
+    }
+    if allowed:
+        api.answers("GET", "/v1/workspaces", {"data": [{"id": "acme"}], "next": None})
+        api.answers("GET", "/v1/workspaces/acme/endpoints", {"data": [disabled], "next": None})
+    else:
+        api.refuses("GET", "/v1/workspaces", 403, "forbidden", "Not with this token.")
+
+    ran = await ask("status")
+
+    assert 0 == ran.code
+    assert allowed == ("https://example.com/dead" in ran.out)
+    assert "1 auto-disabled" in ran.out
+    assert "2 notices, the oldest for 3m 20s: Connection refused" in ran.out
+    assert '2026-01-31 12:00:00  mail.failed  {"error": "no\\u202e"}' in ran.out
