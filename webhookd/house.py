@@ -145,7 +145,8 @@ class House:
         return self.dispatcher.view(endpoint_seq).waiting
 
     def _on_disabled(self, changed: list[Endpoint]) -> None:
-        self.dispatcher.hold_all(changed)
+        for each in changed:
+            self.dispatcher.stop_consumer(each.seq)
         self.mailer.wake()
 
     def _recipients_of(self, workspace_seq: int) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 from tests.support.clock import ManualClock
@@ -29,7 +30,7 @@ async def test_a_failing_event_is_tried_four_times_and_then_the_next_goes(tmp_pa
         posted = [p for p in e.network.posted if p.url == DEAD]
         assert ["a", "a", "a", "a", "b"] == [p.webhook_id for p in posted]
         assert [1, 2, 3, 4, 1] == [p.number for p in posted]
-        gaps = [round(after.at - before.at, 3) for before, after in zip(posted, posted[1:], strict=False)]
+        gaps = [round(after.at - before.at, 3) for before, after in itertools.pairwise(posted)]
         assert [30, 60, 90, 0] == gaps
 
 
@@ -56,7 +57,7 @@ async def test_a_wait_begins_when_the_attempt_before_it_ended(tmp_path: Path) ->
         await e.send("a")
         await e.advance(300)
         at = [p.at for p in e.network.posted]
-        assert [34, 64, 94] == [round(after - before, 3) for before, after in zip(at, at[1:], strict=False)]
+        assert [34, 64, 94] == [round(after - before, 3) for before, after in itertools.pairwise(at)]
 
 
 async def test_a_restart_keeps_order_attempts_and_waits(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class ManualClock:
             await asyncio.sleep(0)  # like the real one, a wait always lets others run
             return event.is_set()
         due: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        wait = _Wait(self._monotonic + timeout_seconds, next(self._numbers), due)
+        wait = _Wait(_exact(self._monotonic + timeout_seconds), next(self._numbers), due)
         heapq.heappush(self._waits, wait)
         self._changed.set()
         waiter = asyncio.ensure_future(event.wait())
@@ -64,7 +64,7 @@ class ManualClock:
 
     async def advance(self, seconds: float) -> None:
         """Move both hands `seconds` forward, ending the waits that come due on the way, in order."""
-        target = self._monotonic + seconds
+        target = _exact(self._monotonic + seconds)
         await settle()
         while self._waits and self._waits[0].due <= target:
             wait = heapq.heappop(self._waits)
@@ -87,7 +87,7 @@ class ManualClock:
     @property
     def next_due_in_seconds(self) -> float | None:
         """How far `advance` has to go for the next wait to end, or None if nothing waits."""
-        return self._waits[0].due - self._monotonic if self._waits else None
+        return _exact(self._waits[0].due - self._monotonic) if self._waits else None
 
     async def until_waiters(self, number: int, *, timeout_seconds: float = 10.0) -> None:
         """Return once at least `number` waits are under way: then it is time to `advance` (real time, bounded)."""
@@ -98,8 +98,13 @@ class ManualClock:
 
     def _move_to(self, monotonic: float) -> None:
         step = max(0.0, monotonic - self._monotonic)
-        self._monotonic += step
+        self._monotonic = max(self._monotonic, monotonic)
         self._wall_ms += step * 1000
+
+
+def _exact(seconds: float) -> float:
+    """Whole microseconds, so that sums of steps meet what was waited for exactly."""
+    return round(seconds, 6)
 
 
 async def settle(rounds: int = 20) -> None:

@@ -89,6 +89,7 @@ class Engine:
     house: House
     clock: ManualClock
     network: ScriptedNetwork
+    looking: bool = False
 
     async def endpoint(self, url: str, event_types: Sequence[str] = ("*",), workspace: str = "default") -> Endpoint:
         """Add an endpoint."""
@@ -120,7 +121,7 @@ class Engine:
             if due is None or due > seconds:
                 break
             await self.clock.advance(due)
-            seconds -= due
+            seconds = round(seconds - due, 6)
             await self.quiet()
         await self.clock.advance(seconds)
         await self.quiet()
@@ -129,7 +130,21 @@ class Engine:
         dispatcher = self.house.dispatcher
         views = [dispatcher.view(endpoint.seq) for endpoint in self.house.directory.endpoints()]
         resting = sum(view.next_attempt_at_ms is not None for view in views) + self.network.held
-        return self.house.store.writer.idle and dispatcher.alive == resting
+        return self.house.store.writer.idle and dispatcher.alive == resting and not self.looking
+
+
+def _watch_keeper(e: Engine) -> None:
+    """Let the engine know when the keeper is at work: its steps go through the store's threads."""
+    look = e.house.keeper.look
+
+    async def watched() -> None:
+        e.looking = True
+        try:
+            await look()
+        finally:
+            e.looking = False
+
+    e.house.keeper.look = watched  # type: ignore[method-assign]
 
 
 @asynccontextmanager
@@ -147,8 +162,10 @@ async def engine(
     await lock.acquire(wait_seconds=0)
     house = await House.open(config or Config(), state_dir, clock=clock, transport=network)
     try:
+        e = Engine(house, clock, network)
+        _watch_keeper(e)
         await house.start({})
-        yield Engine(house, clock, network)
+        yield e
     finally:
         for gate in network.gates.values():
             gate.set()

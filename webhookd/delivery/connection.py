@@ -5,7 +5,7 @@ What the public interface of aiohttp doesn't offer:
 - **Closing means at once.**  A transport that is closed politely first sends what is buffered, and a receiver that
   never reads keeps socket and buffer for ever.  Here `close` aborts.
 - **The head has an end.**  Lines and their number are limited by the parser; the head as a whole, with all the interim
-  (1xx) answers before it, is limited here.
+  (1xx) answers before it, is limited here, and so is what may stand around a body: chunk extensions, trailers.
 - **Small bites.**  A turn of the event loop may bring a large block of tiny messages or chunks; it is parsed in pieces,
   and nothing is parsed after the first fault.
 - **Nothing unasked.**  Bytes that arrive on an idle connection are no answer to the next request: it is closed.
@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp.connector
-from aiohttp import ClientRequest, ClientResponse, TCPConnector
+from aiohttp import ClientPayloadError, ClientRequest, ClientResponse, TCPConnector
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import BadHttpMessage
@@ -39,6 +39,7 @@ from webhookd.delivery.egress import Egress, GatedResolver
 from webhookd.delivery.exchange import CURRENT, Exchange, Stage
 
 HEAD_LIMIT_BYTES = 32 * 1024
+ANSWER_LIMIT_BYTES = 256 * 1024  # 16 KiB of body in 1-byte chunks are 96 KiB
 _PIECE_BYTES = 4 * 1024
 _KEEP_ALIVE_SECONDS = 15.0
 
@@ -52,7 +53,7 @@ class Connection(ResponseHandler):
         super().__init__(loop)
         self._check_peer = check_peer
         self._requests = 0
-        self._head_bytes = 0
+        self._received_bytes = 0
         self._head_done = False
         self.answered = False
         self.lost: BaseException | None = None
@@ -60,7 +61,7 @@ class Connection(ResponseHandler):
     def set_response_params(self, **params: Any) -> None:
         """A request is about to go out: note who carries it, and judge the peer of a fresh connection."""
         self._requests += 1
-        self._head_bytes = 0
+        self._received_bytes = 0
         self._head_done = False
         self.answered = False
         exchange = CURRENT.get()
@@ -84,14 +85,12 @@ class Connection(ResponseHandler):
                 return
             self.answered = True
             piece = data[at : at + _PIECE_BYTES]
-            if not self._head_done:
-                self._head_bytes += len(piece)
+            self._received_bytes += len(piece)
             super().data_received(piece)
             if self._exception is not None or self.transport is None:
                 return
-            if not self._head_done and self._head_bytes > HEAD_LIMIT_BYTES:
-                self.set_exception(BadHttpMessage(f"more than {HEAD_LIMIT_BYTES // 1024} KiB of headers"))
-                self.transport.abort()
+            if self._received_bytes > (ANSWER_LIMIT_BYTES if self._head_done else HEAD_LIMIT_BYTES):
+                self._refuse("too much around the body" if self._head_done else "too much before the body")
                 return
 
     def feed_data(self, data: Any, size: int = 0) -> None:
@@ -109,6 +108,13 @@ class Connection(ResponseHandler):
     def close(self) -> None:
         """Close at once, whatever is buffered."""
         self.abort()
+
+    def _refuse(self, complaint: str) -> None:
+        self.set_exception(BadHttpMessage(complaint))
+        if self._payload is not None:
+            self._payload.set_exception(ClientPayloadError(complaint))
+        if self.transport is not None:
+            self.transport.abort()
 
     def _complete(self) -> bool:
         return self._head_done and (self._payload is None or self._payload.is_eof())

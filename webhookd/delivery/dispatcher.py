@@ -37,6 +37,7 @@ class Dispatcher:
         self._shared = QueuedBytes()
         self._consumers: dict[int, Consumer] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._held: set[int] = set()
         self._running = False
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -88,7 +89,7 @@ class Dispatcher:
 
     def forget(self, endpoint_seq: int) -> None:
         """An endpoint was deleted: nothing waits for it any more; an attempt in flight ends by itself."""
-        self.hold(endpoint_seq)
+        self.stop_consumer(endpoint_seq)
         self.emptied(endpoint_seq)
         self._queues.pop(endpoint_seq, None)
 
@@ -96,7 +97,7 @@ class Dispatcher:
 
     def wake(self, endpoint_seq: int) -> None:
         """Let a consumer live if there is work, the endpoint may be sent to and none lives yet."""
-        if endpoint_seq in self._tasks or not self._running:
+        if endpoint_seq in self._tasks or endpoint_seq in self._held or not self._running:
             return
         queue = self._queues.get(endpoint_seq)
         endpoint = self._directory.get(endpoint_seq)
@@ -108,19 +109,27 @@ class Dispatcher:
             self._live(endpoint_seq, queue, consumer), name=f"consumer {endpoint.id}"
         )
 
-    def hold(self, endpoint_seq: int) -> None:
-        """Let no further attempt of an endpoint start; one in flight ends and is recorded."""
+    def stop_consumer(self, endpoint_seq: int) -> None:
+        """Let no further attempt of an endpoint start; one in flight ends and is recorded.
+
+        For an endpoint that the directory already knows to be stopped; before that, `hold`.
+        """
         consumer = self._consumers.get(endpoint_seq)
         if consumer is not None:
             consumer.stop()
 
-    def hold_all(self, changed: Iterable[Endpoint]) -> None:
-        """`hold` for several endpoints."""
-        for endpoint in changed:
-            self.hold(endpoint.seq)
+    def hold(self, endpoint_seq: int) -> None:
+        """`stop_consumer`, and let none live again until `release`: while the change that stops it is committed."""
+        self._held.add(endpoint_seq)
+        self.stop_consumer(endpoint_seq)
+
+    def release(self, endpoint_seq: int) -> None:
+        """The change that `hold` was for is committed, or failed: the directory decides again."""
+        self._held.discard(endpoint_seq)
+        self.wake(endpoint_seq)
 
     async def quiet(self, endpoint_seq: int) -> None:
-        """Wait until an endpoint that is held has no attempt in flight any more."""
+        """Wait until an endpoint that was stopped has no attempt in flight any more."""
         task = self._tasks.get(endpoint_seq)
         if task is not None:
             await asyncio.wait([task])
@@ -131,7 +140,7 @@ class Dispatcher:
             if self._directory.runs(endpoint):
                 self.wake(endpoint.seq)
             else:
-                self.hold(endpoint.seq)
+                self.stop_consumer(endpoint.seq)
 
     # How it stands
 

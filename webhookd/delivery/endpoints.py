@@ -196,7 +196,7 @@ class Endpoints:
                     then=then,
                 )
             finally:
-                self._dispatcher.wake(endpoint.seq)  # only if it wasn't disabled after all
+                self._dispatcher.release(endpoint.seq)
         log.emit("endpoint.disabled", workspace=workspace_id, endpoint_id=endpoint_id)
         return self._directory.endpoint(workspace_id, endpoint_id)
 
@@ -249,7 +249,7 @@ class Endpoints:
             try:
                 await self._store.write(lambda db: endpoints.delete(db, endpoint.seq, now_ms), then=then)
             finally:
-                self._dispatcher.wake(endpoint.seq)  # only if it wasn't deleted after all
+                self._dispatcher.release(endpoint.seq)
         self._turns.pop(endpoint_id, None)
         log.emit("endpoint.deleted", workspace=workspace_id, endpoint_id=endpoint_id)
 

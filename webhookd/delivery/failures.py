@@ -22,6 +22,7 @@ Fault = tuple[Reason, str]
 _ENDED = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ESHUTDOWN})
 _FORBIDDEN = frozenset({errno.EPERM, errno.EACCES})
 _COMPLAINT_CHARACTERS = 100
+_QUOTED = re.compile(r"\n|\bb['\"]|\bbytearray\(")
 
 
 def late(exchange: Exchange, timeout_seconds: float) -> Fault:
@@ -61,7 +62,7 @@ def _of_answer(error: ClientResponseError | ClientPayloadError | ServerDisconnec
     """A connection that stood, and an answer that didn't come, or not whole, or not as HTTP."""
     connection = exchange.connection
     if isinstance(error, ClientResponseError):
-        return Reason.PROTOCOL, f"the answer is not HTTP/1.1: {_printable(error.message)}"
+        return Reason.PROTOCOL, f"the answer is not valid HTTP/1.1: {_printable(error.message)}"
     if connection is not None and isinstance(connection.lost, OSError):
         return Reason.RESET, "the connection was reset before the answer was complete"
     if isinstance(error, ClientPayloadError):
@@ -119,6 +120,6 @@ def _of_system(error: OSError, exchange: Exchange) -> Fault:
 
 
 def _printable(text: str) -> str:
-    """The first line of `text`, printable ASCII only, short: the parser quotes what the receiver sent after it."""
-    first = text.strip().partition("\n")[0].rstrip(": ")
+    """What `text` complains of, printable ASCII only, short, and without the bytes that the parser quotes after it."""
+    first = _QUOTED.split(text.strip(), maxsplit=1)[0].rstrip(": ")
     return re.sub(r"[^\x20-\x7e]", "?", first)[:_COMPLAINT_CHARACTERS]
