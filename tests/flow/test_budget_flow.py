@@ -130,7 +130,7 @@ async def test_wall_clock_jumps_disable_nothing_falsely(tmp_path: Path) -> None:
     for jump_seconds in (3600, -7200):
         async with engine(tmp_path, NO_RETRIES, clock=clock, network=network) as e:
             one = await e.endpoint(f"{ONE}{jump_seconds}")
-            network.answer = lambda url, _: 500 if url == one.url else 200
+            network.answer = lambda url, _, dead=one.url: 500 if url == dead else 200  # type: ignore[misc]
             await e.send(*[f"{jump_seconds}-{n}" for n in range(20)])
             await e.quiet()
             clock.jump_wall(jump_seconds)
