@@ -87,7 +87,10 @@ class Connection(ResponseHandler):
             piece = data[at : at + _PIECE_BYTES]
             self._received_bytes += len(piece)
             super().data_received(piece)
-            if self._exception is not None or self.transport is None:
+            if self._exception is not None:
+                self._hang_up()  # aiohttp has closed politely, which goes on reading
+                return
+            if self.transport is None:
                 return
             if self._received_bytes > (ANSWER_LIMIT_BYTES if self._head_done else HEAD_LIMIT_BYTES):
                 self._refuse("too much around the body" if self._head_done else "too much before the body")
@@ -102,7 +105,8 @@ class Connection(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection ended; `exc` is kept, because aiohttp drops it for some answers."""
-        self.lost = exc
+        if self._exception is None:  # otherwise the answer was at fault before the connection
+            self.lost = exc
         super().connection_lost(exc)
 
     def close(self) -> None:
@@ -113,6 +117,9 @@ class Connection(ResponseHandler):
         self.set_exception(BadHttpMessage(complaint))
         if self._payload is not None:
             self._payload.set_exception(ClientPayloadError(complaint))
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         if self.transport is not None:
             self.transport.abort()
 

@@ -1,0 +1,186 @@
+"""Every receiver of hostile.md, over http and https: each ends in time with its own reason, and disturbs no other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from tests.support.torments import GZIP_BOMB, TORMENTS
+from webhookd.clock import SystemClock
+from webhookd.delivery.egress import Egress
+from webhookd.delivery.resolver import DnsResolver
+from webhookd.delivery.sender import KEPT_OF_SUCCESS_BYTES, READ_BYTES, HttpSender
+from webhookd.model import Outcome, Request
+
+TIMEOUT_SECONDS = 0.8
+SLACK_SECONDS = 0.25
+AT_ONCE = 8
+ROOT = Path(__file__).parents[2]
+FLOODS = [name for name in TORMENTS if name.endswith("without end")]
+FLOODS += ["300 MB", "gzip bomb", "enormous header"]
+ALL = [pytest.param(scheme, name, id=f"{scheme}, {name}") for scheme in ("http", "https") for name in TORMENTS]
+
+
+@dataclass(frozen=True, slots=True)
+class Receivers:
+    """Where the process of receivers listens, and how to trust it."""
+
+    ports: dict[str, dict[str, int]]
+    tls: ssl.SSLContext
+
+    def url(self, scheme: str, name: str) -> str:
+        return f"{scheme}://127.0.0.1:{self.ports[scheme][name]}/hook?secret=1"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of one torment."""
+
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """All torments by scheme and name, and what a healthy endpoint got meanwhile."""
+
+    torments: dict[tuple[str, str], Run]
+    beside: list[Outcome]
+
+
+@pytest.fixture(scope="module")
+def receivers() -> Iterator[Receivers]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.torments"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    said = json.loads(process.stdout.readline())
+    yield Receivers(said["ports"], ssl.create_default_context(cadata=said["authority"]))
+    process.stdin.close()
+    process.stdout.close()
+    assert 0 == process.wait(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def everything(receivers: Receivers) -> Everything:
+    """All torments, a few at once, beside a healthy endpoint."""
+    return asyncio.run(_run_all(receivers))
+
+
+@pytest.fixture
+def runs(everything: Everything) -> dict[tuple[str, str], Run]:
+    return everything.torments
+
+
+def _sender(receivers: Receivers) -> HttpSender:
+    egress = Egress([ip_network("127.0.0.0/8")], allow_http=True, resolver=DnsResolver())
+    return HttpSender(egress, timeout_seconds=TIMEOUT_SECONDS, clock=SystemClock(), ssl_context=receivers.tls)
+
+
+async def _run_all(receivers: Receivers) -> Everything:
+    sender, slots = _sender(receivers), asyncio.Semaphore(AT_ONCE)
+    beside: list[Outcome] = []
+
+    async def run(scheme: str, name: str) -> tuple[tuple[str, str], Run]:
+        async with slots:
+            return (scheme, name), await _run(sender, receivers, scheme, name)
+
+    async def keep_delivering() -> None:
+        while True:
+            beside.append((await _run(sender, receivers, "http", "healthy")).outcome)
+            await asyncio.sleep(0.01)
+
+    neighbour = asyncio.create_task(keep_delivering())
+    try:
+        torments = dict(await asyncio.gather(*(run(*which.values) for which in ALL)))
+    finally:
+        neighbour.cancel()
+        await asyncio.gather(neighbour, return_exceptions=True)
+        await sender.close()
+    return Everything(torments, beside)
+
+
+async def _run(sender: HttpSender, receivers: Receivers, scheme: str, name: str) -> Run:
+    body = b'"' + b"x" * (TORMENTS[name].body_bytes - 2) + b'"'
+    request = Request(receivers.url(scheme, name), (("Content-Type", "application/json"),), body, False)
+    started = time.monotonic()
+    outcome = await sender.post(request)
+    return Run(outcome, time.monotonic() - started)
+
+
+@pytest.mark.parametrize(("scheme", "name"), ALL)
+def test_each_receiver_leads_to_its_own_outcome(runs: dict[tuple[str, str], Run], scheme: str, name: str) -> None:
+    """The reason and the status are the expected ones, and the attempt ends within its deadline."""
+    run, torment = runs[scheme, name], TORMENTS[name]
+    assert (torment.reason, torment.status) == (run.outcome.reason, run.outcome.status), run.outcome
+    assert run.seconds < TIMEOUT_SECONDS + SLACK_SECONDS
+
+
+@pytest.mark.parametrize(("scheme", "name"), ALL)
+def test_what_is_kept_is_bounded_and_says_no_secret(runs: dict[tuple[str, str], Run], scheme: str, name: str) -> None:
+    """At most 16 KiB of a failure, 1 KiB of a success, 64 KiB of headers; the detail is one line without the query."""
+    outcome = runs[scheme, name].outcome
+    limit = KEPT_OF_SUCCESS_BYTES if outcome.delivered else READ_BYTES
+    assert len(outcome.response_body) <= limit
+    assert sum(len(name) + len(value) for name, value in outcome.response_headers) <= 65536
+    assert outcome.detail
+    assert outcome.detail.isprintable()
+    assert len(outcome.detail) < 200
+    assert "secret" not in outcome.detail
+    assert not outcome.connection_retried
+
+
+def test_a_healthy_endpoint_beside_them_gets_everything(everything: Everything) -> None:
+    """Through the same sender, all the while, every attempt is delivered."""
+    assert len(everything.beside) > 20
+    assert all(outcome.delivered and not outcome.connection_retried for outcome in everything.beside)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_gzip_bomb_is_kept_as_it_came(runs: dict[tuple[str, str], Run], scheme: str) -> None:
+    """Bodies are never decompressed."""
+    outcome = runs[scheme, "gzip bomb"].outcome
+    assert (GZIP_BOMB[:KEPT_OF_SUCCESS_BYTES], True) == (outcome.response_body, outcome.truncated)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("300 MB", 1024), ("body without end", 1024), ("failure's body without end", 16384)]
+)
+def test_a_long_body_is_cut(runs: dict[tuple[str, str], Run], name: str, kept: int) -> None:
+    """What is kept of a body that goes on, and that it says so."""
+    outcome = runs["http", name].outcome
+    assert (kept, True) == (len(outcome.response_body), outcome.truncated)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("name", FLOODS)
+async def test_a_flood_costs_the_loop_no_more_than_a_moment(receivers: Receivers, scheme: str, name: str) -> None:
+    """No turn of the event loop takes more than 50 ms of the processor, whatever a receiver sends at full speed."""
+    sender = _sender(receivers)
+    longest, done = 0.0, False
+
+    async def watch() -> None:
+        nonlocal longest
+        while not done:
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - before)
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    await _run(sender, receivers, scheme, name)
+    done = True
+    await watcher
+    await sender.close()
+    assert longest < 0.05
