@@ -167,8 +167,8 @@ def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[Que
     queued = []
     for seq in seqs:
         rows = db.execute(
-            f"INSERT INTO deliveries (event_seq, endpoint_seq, kind, size, replay_of, accepted_at) "
-            f"SELECT d.event_seq, d.endpoint_seq, {REPLAY}, d.size, d.seq, ? FROM deliveries d "
+            f"INSERT INTO deliveries (event_seq, endpoint_seq, event_type, kind, size, replay_of, accepted_at) "
+            f"SELECT d.event_seq, d.endpoint_seq, d.event_type, {REPLAY}, d.size, d.seq, ? FROM deliveries d "
             "JOIN events v ON v.seq = d.event_seq WHERE d.seq = ? AND v.body IS NOT NULL RETURNING seq",
             (now_ms, seq),
         ).fetchall()
@@ -201,10 +201,11 @@ def insert_test(
         "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?)",
         (workspace_seq, event_id, event_type, started_at_ms, body),
     ).lastrowid
+    state = DELIVERED if delivered else DROPPED
     seq = db.execute(
-        "INSERT INTO deliveries (event_seq, endpoint_seq, state, kind, size, accepted_at, attempt_count, tries, "
-        "finished_at, final_attempt) VALUES (?, ?, ?, ?, ?, ?, 1, 1, ?, ?)",
-        (event_seq, endpoint_seq, DELIVERED if delivered else DROPPED, TEST, len(body), started_at_ms, now_ms, record),
+        "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, state, kind, size, accepted_at, attempt_count, "
+        "tries, finished_at, final_attempt) VALUES (?, ?, ?, ?, ?, ?, ?, 1, 1, ?, ?)",
+        (event_seq, endpoint_seq, event_type, state, TEST, len(body), started_at_ms, now_ms, record),
     ).lastrowid
     assert seq is not None
     return seq

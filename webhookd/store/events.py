@@ -14,8 +14,8 @@ _INSERT_EVENT = (
 )
 # In the order of the endpoints' numbers; an endpoint that wants this type and `*` has only one of the two rows.
 _INSERT_DELIVERIES = (
-    "INSERT INTO deliveries (event_seq, endpoint_seq, size, accepted_at) "
-    "SELECT ?, endpoint_seq, ?, ? FROM subscriptions WHERE workspace_seq = ? AND event_type IN (?, '*') "
+    "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at) "
+    "SELECT ?1, endpoint_seq, ?2, ?3, ?4 FROM subscriptions WHERE workspace_seq = ?5 AND event_type IN (?2, '*') "
     "RETURNING seq, endpoint_seq"
 )
 _VIEW = (
@@ -40,7 +40,7 @@ def _accept_one(db: sqlite3.Connection, workspace_seq: int, event: NewEvent, del
     if not deliver:
         return Accepted(event.id, 0)
     size = len(event.body)
-    rows = db.execute(_INSERT_DELIVERIES, (cursor.lastrowid, size, now_ms, workspace_seq, event.type)).fetchall()
+    rows = db.execute(_INSERT_DELIVERIES, (cursor.lastrowid, event.type, size, now_ms, workspace_seq)).fetchall()
     queued = tuple(
         QueuedDelivery(seq, endpoint_seq, event.id, event.type, event.body, size, now_ms) for seq, endpoint_seq in rows
     )
@@ -74,8 +74,8 @@ def page(
     before_seq: int | None,
     limit: int,
 ) -> list[EventView]:
-    """Up to `limit` events, newest first, older than `before_seq`."""
-    conditions: list[str] = ["v.workspace_seq = ?"]
+    """Up to `limit` events of the log, newest first, older than `before_seq`; without their bodies."""
+    conditions: list[str] = []
     values: list[int | str] = [workspace_seq]
     for condition, value in (
         ("v.type = ?", event_type),
@@ -84,7 +84,11 @@ def page(
         ("v.seq < ?", before_seq),
     ):
         if value is not None:
-            conditions.append(condition)
+            conditions.append(f" AND {condition}")
             values.append(value)
-    sql = f"{_VIEW} WHERE {' AND '.join(conditions)} ORDER BY v.seq DESC LIMIT ?"
+    sql = (
+        "SELECT v.seq, w.id, v.id, v.type, v.accepted_at, NULL FROM events v INDEXED BY events_log "
+        "CROSS JOIN workspaces w ON w.seq = v.workspace_seq WHERE v.workspace_seq = ? AND v.body IS NOT NULL"
+        f"{''.join(conditions)} ORDER BY v.seq DESC LIMIT ?"
+    )
     return [EventView(*row) for row in db.execute(sql, (*values, limit)).fetchall()]

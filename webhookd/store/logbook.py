@@ -2,48 +2,65 @@
 
 What a delivery's state *reads* as is derived here and nowhere else: a row that waits is `held` while its endpoint
 gets nothing, and `skipped` or `cancelled` from the moment of the mark, before the row itself has followed.
+
+A search runs in two steps.  The first finds numbers: it looks through the newest rows, which nearly always fill the
+page, and then takes up the *stretches* that are left, each the rows of one endpoint in one of the table's states, which
+an index holds in order together with everything that is searched by.  So a search that finds next to nothing among a
+million deliveries walks through narrow index entries and nothing else.  The second step reads the rows of one page.
 """
 
 from __future__ import annotations
 
-import heapq
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import orjson
 
 from webhookd.model import DeliveryState, DeliveryView
-from webhookd.store.deliveries import TEST
+from webhookd.store.deliveries import CANCELLED, DELIVERED, DROPPED, EXPIRED, PENDING, SKIPPED, TEST
 
+# How many of the newest rows are looked through before the stretches are: a millisecond's worth.
+NEWEST_ROWS = 2000
+_BEFORE_ALL, _AFTER_ALL = 0, 2**63 - 1
+
+_MARKED = "d.state = 0 AND (e.deleted_at IS NOT NULL OR d.seq <= e.skipped_upto)"
 _STATE = (
     "CASE d.state WHEN 0 THEN CASE WHEN e.deleted_at IS NOT NULL THEN 'cancelled' WHEN d.seq <= e.skipped_upto "
     "THEN 'skipped' WHEN e.state <> 'active' OR :paused THEN 'held' ELSE 'pending' END "
     "WHEN 1 THEN 'delivered' WHEN 2 THEN 'dropped' WHEN 3 THEN 'expired' WHEN 4 THEN 'skipped' ELSE 'cancelled' END"
 )
-# Which of the table's states can read as a state, so that an index serves; `_STATE` then decides.
-_ROWS_OF = {
-    DeliveryState.PENDING: (0,),
-    DeliveryState.HELD: (0,),
-    DeliveryState.DELIVERED: (1,),
-    DeliveryState.DROPPED: (2,),
-    DeliveryState.EXPIRED: (3,),
-    DeliveryState.SKIPPED: (0, 4),
-    DeliveryState.CANCELLED: (0, 5),
-}
 _SELECT = (
     f"SELECT d.seq, w.id, e.seq, e.id, v.id, v.type, {_STATE} AS reads_as, d.replay_of, d.kind, d.accepted_at, "
-    "d.next_attempt_at, d.finished_at, d.attempt_count, CASE WHEN d.attempt_count > 0 THEN coalesce(d.final_attempt, "
+    # Only what will really be attempted has a next attempt; what a mark ended was finished by the mark.
+    f"CASE WHEN {_STATE} = 'pending' THEN d.next_attempt_at END, "
+    f"CASE WHEN {_MARKED} THEN coalesce(e.deleted_at, e.updated_at) ELSE d.finished_at END, "
+    "d.attempt_count, CASE WHEN d.attempt_count > 0 THEN coalesce(d.final_attempt, "
     "(SELECT record FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1)) END "
-    "FROM deliveries d {hint} JOIN endpoints e ON e.seq = d.endpoint_seq JOIN events v ON v.seq = d.event_seq "
+    "FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq JOIN events v ON v.seq = d.event_seq "
     "JOIN workspaces w ON w.seq = e.workspace_seq"
 )
+_SCAN = f"SELECT d.seq, {_STATE} AS reads_as FROM deliveries d CROSS JOIN endpoints e ON e.seq = d.endpoint_seq"
+_REPLAYABLE = f"d.kind <> {TEST} AND EXISTS (SELECT 1 FROM events v WHERE v.seq = d.event_seq AND v.body IS NOT NULL)"
+WAITING = (DeliveryState.PENDING, DeliveryState.HELD)
+# What each of the table's finished states reads as.
+_READS_AS = {
+    DELIVERED: DeliveryState.DELIVERED,
+    DROPPED: DeliveryState.DROPPED,
+    EXPIRED: DeliveryState.EXPIRED,
+    SKIPPED: DeliveryState.SKIPPED,
+    CANCELLED: DeliveryState.CANCELLED,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """What of a workspace's log is asked for; None means any.  Times are milliseconds since 1970, `until` excluded."""
+    """What of a workspace's log is asked for; None means any.  Times are milliseconds since 1970, `until` excluded.
+
+    `endpoint_seq` is that of an endpoint of the workspace, deleted or not.
+    """
 
     workspace_seq: int
     paused: bool
@@ -55,20 +72,65 @@ class LogFilter:
     until_ms: int | None = None
     upto_seq: int | None = None
 
+    def matches(self, view: DeliveryView) -> bool:
+        """Whether a delivery of this workspace is asked for."""
+        return (
+            self.endpoint_seq in (None, view.endpoint_seq)
+            and self.event_type in (None, view.event_type)
+            and self.state in (None, view.state)
+            and self.event_id in (None, view.event_id)
+            and (self.since_ms is None or view.accepted_at_ms >= self.since_ms)
+            and (self.until_ms is None or view.accepted_at_ms < self.until_ms)
+            and (self.upto_seq is None or view.seq <= self.upto_seq)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Rows of one endpoint in one of the table's states, their numbers between two others (both excluded).
+
+    All of them read as the same state.
+    """
+
+    endpoint_seq: int
+    state: int
+    reads_as: DeliveryState
+    after_seq: int
+    before_seq: int
+
+
+@contextmanager
+def one_moment(db: sqlite3.Connection) -> Iterator[None]:
+    """Let all reads see the same state of the table, so that a row found as one thing isn't shown as another."""
+    db.execute("SAVEPOINT one_moment")
+    try:
+        yield
+    finally:
+        db.execute("RELEASE one_moment")
+
 
 def page(db: sqlite3.Connection, wanted: LogFilter, *, before_seq: int | None, limit: int) -> list[DeliveryView]:
     """Up to `limit` deliveries, newest first, older than `before_seq`."""
-    pages = [_branch(db, wanted, hint, where, before_seq, limit) for hint, where in _branches(wanted)]
-    newest_first = heapq.merge(*pages, key=lambda view: -view.seq)
-    return list(islice(newest_first, limit))
+    with one_moment(db):
+        before = _AFTER_ALL if before_seq is None else before_seq
+        if wanted.event_id is not None:
+            seqs = _of_event(db, wanted, before, limit)
+        else:
+            seqs = _newest(db, wanted, before, limit)
+        return views(db, seqs, paused=wanted.paused)
 
 
 def get(db: sqlite3.Connection, workspace_seq: int, seq: int, *, paused: bool) -> DeliveryView | None:
     """One delivery of a workspace, or None."""
-    sql = _SELECT.format(hint="") + " WHERE d.seq = :seq AND e.workspace_seq = :workspace_seq"
-    values = {"seq": seq, "workspace_seq": workspace_seq, "paused": paused}
-    rows = db.execute(sql, values).fetchall()
+    sql = f"{_SELECT} WHERE d.seq = :seq AND e.workspace_seq = :workspace_seq"
+    rows = db.execute(sql, {"seq": seq, "workspace_seq": workspace_seq, "paused": paused}).fetchall()
     return _view(rows[0]) if rows else None
+
+
+def views(db: sqlite3.Connection, seqs: list[int], *, paused: bool) -> list[DeliveryView]:
+    """The deliveries with these numbers, newest first."""
+    sql = f"{_SELECT} WHERE d.seq IN (SELECT value FROM json_each(:seqs)) ORDER BY d.seq DESC"
+    return [_view(row) for row in db.execute(sql, {"seqs": orjson.dumps(seqs).decode(), "paused": paused}).fetchall()]
 
 
 def finished_matching(db: sqlite3.Connection, wanted: LogFilter, *, after_seq: int, limit: int) -> list[int]:
@@ -76,55 +138,109 @@ def finished_matching(db: sqlite3.Connection, wanted: LogFilter, *, after_seq: i
 
     Only those of endpoints that are active, tests left out.
     """
-    conditions, values = _conditions(wanted)
-    states = _ROWS_OF[wanted.state] if wanted.state else (1, 2, 3, 4, 5)
+    found: list[int] = []
+    with one_moment(db):
+        for stretch in _stretches(db, wanted, after_seq, _AFTER_ALL, "AND state = 'active' AND deleted_at IS NULL"):
+            if stretch.reads_as in WAITING:
+                continue
+            before_seq = min(stretch.before_seq, found[-1]) if len(found) == limit else stretch.before_seq
+            rows = _of_stretch(
+                db, wanted, stretch, stretch.after_seq, before_seq, f"{_REPLAYABLE} ORDER BY d.seq", limit
+            )
+            found = sorted(found + rows)[:limit]
+    return found
+
+
+def _newest(db: sqlite3.Connection, wanted: LogFilter, before_seq: int, limit: int) -> list[int]:
+    found: list[int] = []
+    if wanted.endpoint_seq is None:
+        newest = db.execute("SELECT max(seq) FROM deliveries WHERE seq < ?", (before_seq,)).fetchall()[0][0] or 0
+        lowest = max(_BEFORE_ALL, newest - NEWEST_ROWS)
+        found = _scan(db, wanted, "d.seq > :after_seq", {"after_seq": lowest}, before_seq, limit)
+        before_seq = lowest + 1
+    for stretch in _stretches(db, wanted, _BEFORE_ALL, before_seq) if len(found) < limit else ():
+        after_seq = max(stretch.after_seq, found[-1]) if len(found) == limit else stretch.after_seq
+        rows = _of_stretch(db, wanted, stretch, after_seq, stretch.before_seq, "1 ORDER BY d.seq DESC", limit)
+        found = sorted(found + rows, reverse=True)[:limit]
+    return found
+
+
+def _of_event(db: sqlite3.Connection, wanted: LogFilter, before_seq: int, limit: int) -> list[int]:
+    own = "d.event_seq = (SELECT seq FROM events WHERE workspace_seq = :workspace_seq AND id = :event_id)"
+    return _scan(db, wanted, own, {"event_id": wanted.event_id}, before_seq, limit)
+
+
+def _scan(
+    db: sqlite3.Connection, wanted: LogFilter, where: str, values: dict[str, Any], before_seq: int, limit: int
+) -> list[int]:
+    """Look through few rows, row by row."""
+    conditions, common = _conditions(wanted)
+    for condition, name, value in (
+        ("d.endpoint_seq = :endpoint_seq", "endpoint_seq", wanted.endpoint_seq),
+        ("reads_as = :state", "state", wanted.state),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            common[name] = value
+    common |= {"workspace_seq": wanted.workspace_seq, "paused": wanted.paused, "before_seq": before_seq}
+    sql = (
+        f"{_SCAN} WHERE e.workspace_seq = :workspace_seq AND {where} AND d.seq < :before_seq"
+        f"{''.join(f' AND {condition}' for condition in conditions)} ORDER BY d.seq DESC LIMIT :limit"
+    )
+    return [row[0] for row in db.execute(sql, common | values | {"limit": limit}).fetchall()]
+
+
+def _stretches(
+    db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, which: str = ""
+) -> Iterator[_Stretch]:
+    """Where the deliveries of the filter can be, as far as workspace, endpoint and state tell."""
+    own = "" if wanted.endpoint_seq is None else "AND seq = :endpoint_seq"
     rows = db.execute(
-        f"SELECT d.seq, {_STATE} AS reads_as FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq "
-        "JOIN events v ON v.seq = d.event_seq "
-        f"WHERE {' AND '.join(conditions)} AND d.state IN ({', '.join(map(str, states))}) AND d.state <> 0 "
-        f"AND d.kind <> {TEST} AND v.body IS NOT NULL AND e.state = 'active' AND e.deleted_at IS NULL "
-        "AND d.seq > :after_seq ORDER BY d.seq LIMIT :limit",
-        {**values, "after_seq": after_seq, "limit": limit},
+        "SELECT seq, state = 'active', skipped_upto, deleted_at IS NOT NULL FROM endpoints "
+        f"WHERE workspace_seq = :workspace_seq {own} {which} ORDER BY seq",
+        {"workspace_seq": wanted.workspace_seq, "endpoint_seq": wanted.endpoint_seq},
     ).fetchall()
-    return [row[0] for row in rows]
+    for seq, active, skipped_upto, deleted in rows:
+        for state, reads_as in _READS_AS.items():
+            if wanted.state in (None, reads_as):
+                yield _Stretch(seq, state, reads_as, after_seq, before_seq)
+        waits = DeliveryState.PENDING if active and not wanted.paused else DeliveryState.HELD
+        if deleted:
+            waits, skipped_upto = DeliveryState.CANCELLED, _BEFORE_ALL
+        if wanted.state in (None, DeliveryState.SKIPPED) and skipped_upto > after_seq:
+            yield _Stretch(seq, PENDING, DeliveryState.SKIPPED, after_seq, min(before_seq, skipped_upto + 1))
+        if wanted.state in (None, waits):
+            yield _Stretch(seq, PENDING, waits, max(after_seq, skipped_upto), before_seq)
 
 
-def _branches(wanted: LogFilter) -> list[tuple[str, str]]:
-    """The index to use and the condition for it.  The endpoint's two partial indexes are read state by state."""
-    states = _ROWS_OF[wanted.state] if wanted.state else (0, 1, 2, 3, 4, 5)
-    if wanted.endpoint_seq is None or wanted.event_id is not None:
-        return [("", f"d.state IN ({', '.join(map(str, states))})")]
-    return [
-        ("INDEXED BY deliveries_log", f"d.state = {state} AND d.state <> 0")  # the second says it to the partial index
-        if state
-        else ("INDEXED BY deliveries_waiting", "d.state = 0")
-        for state in states
-    ]
-
-
-def _branch(
-    db: sqlite3.Connection, wanted: LogFilter, hint: str, where: str, before_seq: int | None, limit: int
-) -> list[DeliveryView]:
+def _of_stretch(
+    db: sqlite3.Connection, wanted: LogFilter, stretch: _Stretch, after_seq: int, before_seq: int, tail: str, limit: int
+) -> list[int]:
     conditions, values = _conditions(wanted)
-    conditions.append(where)
-    if before_seq is not None:
-        conditions.append("d.seq < :before_seq")
-        values["before_seq"] = before_seq
-    sql = f"{_SELECT.format(hint=hint)} WHERE {' AND '.join(conditions)} ORDER BY d.seq DESC LIMIT :limit"
-    return [_view(row) for row in db.execute(sql, {**values, "limit": limit}).fetchall()]
+    values |= {"endpoint_seq": stretch.endpoint_seq, "state": stretch.state, "limit": limit}
+    values |= {"after_seq": after_seq, "before_seq": before_seq}
+    # The comparison with 0 tells SQLite that the partial index serves.
+    index = (
+        "INDEXED BY deliveries_waiting WHERE d.state = 0"
+        if stretch.state == PENDING
+        else "INDEXED BY deliveries_log WHERE d.state = :state AND d.state <> 0"
+    )
+    sql = (
+        f"SELECT d.seq FROM deliveries d {index} AND d.endpoint_seq = :endpoint_seq AND d.seq > :after_seq "
+        f"AND d.seq < :before_seq{''.join(f' AND {condition}' for condition in conditions)} AND {tail} LIMIT :limit"
+    )
+    return [row[0] for row in db.execute(sql, values).fetchall()]
 
 
 def _conditions(wanted: LogFilter) -> tuple[list[str], dict[str, Any]]:
-    values: dict[str, Any] = {"workspace_seq": wanted.workspace_seq, "paused": wanted.paused}
-    conditions = ["e.workspace_seq = :workspace_seq"]
+    """The part of the filter that a delivery's own row, and its index entry, answer."""
+    conditions: list[str] = []
+    values: dict[str, Any] = {}
     for condition, name, value in (
-        ("d.endpoint_seq = :endpoint_seq", "endpoint_seq", wanted.endpoint_seq),
-        ("v.type = :event_type", "event_type", wanted.event_type),
-        ("v.workspace_seq = :workspace_seq AND v.id = :event_id", "event_id", wanted.event_id),
+        ("d.event_type = :event_type", "event_type", wanted.event_type),
         ("d.accepted_at >= :since_ms", "since_ms", wanted.since_ms),
         ("d.accepted_at < :until_ms", "until_ms", wanted.until_ms),
         ("d.seq <= :upto_seq", "upto_seq", wanted.upto_seq),
-        ("reads_as = :state", "state", wanted.state),
     ):
         if value is not None:
             conditions.append(condition)

@@ -38,6 +38,7 @@ CREATE TABLE endpoints (
   deleted_at          INTEGER                     -- its waiting deliveries are cancelled by this; rows follow
 ) STRICT;
 CREATE UNIQUE INDEX endpoints_by_url ON endpoints (workspace_seq, url) WHERE deleted_at IS NULL;
+CREATE INDEX endpoints_by_workspace ON endpoints (workspace_seq);
 
 -- Who wants what, read in the transaction that accepts an event, so that "subscribed at that moment" is exact.
 CREATE TABLE subscriptions (
@@ -60,12 +61,16 @@ CREATE TABLE events (
 ) STRICT;
 -- Pruned events of which only the id is remembered.
 CREATE INDEX events_remembered ON events (accepted_at) WHERE body IS NULL;
+-- Covers what the log is searched by, so that a search walks through narrow entries and never through bodies.
+CREATE INDEX events_log ON events (workspace_seq, seq, accepted_at, type) WHERE body IS NOT NULL;
 
--- One row per delivery, appended in order.  Two partial indexes share the work: what waits, and the log.
+-- One row per delivery, appended in order.  Two partial indexes share the work: what waits, and the log.  Both cover
+-- what the log is searched by; `event_type` stands here for that.
 CREATE TABLE deliveries (
   seq              INTEGER PRIMARY KEY AUTOINCREMENT,
   event_seq        INTEGER NOT NULL REFERENCES events (seq),
   endpoint_seq     INTEGER NOT NULL,
+  event_type       TEXT    NOT NULL,
   state            INTEGER NOT NULL DEFAULT 0,    -- 0 pending 1 delivered 2 dropped 3 expired 4 skipped 5 cancelled
   kind             INTEGER NOT NULL DEFAULT 0,    -- 0 an event's own 1 replay 2 test
   size             INTEGER NOT NULL,              -- bytes of the body
@@ -77,8 +82,8 @@ CREATE TABLE deliveries (
   finished_at      INTEGER,
   final_attempt    BLOB                           -- the attempt that delivered it, as JSON; failed ones are in `attempts`
 ) STRICT;
-CREATE INDEX deliveries_waiting ON deliveries (endpoint_seq, seq, size) WHERE state = 0;
-CREATE INDEX deliveries_log ON deliveries (endpoint_seq, state, seq) WHERE state <> 0;
+CREATE INDEX deliveries_waiting ON deliveries (endpoint_seq, seq, size, accepted_at, event_type) WHERE state = 0;
+CREATE INDEX deliveries_log ON deliveries (endpoint_seq, state, seq, accepted_at, event_type) WHERE state <> 0;
 CREATE INDEX deliveries_by_event ON deliveries (event_seq);
 
 CREATE TABLE attempts (
@@ -101,6 +106,14 @@ CREATE TABLE tokens (
   secret_sha256  BLOB    NOT NULL UNIQUE,
   note           TEXT    NOT NULL,
   created_at     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Who is signed in to the page: the cookie's secret hashed, and the hash of the token that it was signed in with, so that
+-- a session ends with its token.
+CREATE TABLE sessions (
+  secret_sha256  BLOB    PRIMARY KEY,
+  token_sha256   BLOB    NOT NULL,
+  expires_at     INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- Mail to send, written in the transaction of its cause.  `message_id` is fixed here, once.  `payload` and `envelope`
