@@ -54,7 +54,8 @@ class Model:
     """The house as behaviour.md describes it."""
 
     now: float
-    hooks: list[Hook] = field(default_factory=lambda: [Hook() for _ in URLS])
+    # Two of them broken to begin with: what fails has the longer story.
+    hooks: list[Hook] = field(default_factory=lambda: [Hook(500), Hook(), Hook(500)])
     attempts: list[tuple[float, int, str, int]] = field(default_factory=list)
     failures: list[tuple[float, int]] = field(default_factory=list)
 
@@ -168,7 +169,7 @@ class History(RuleBasedStateMachine):
         """A receiver breaks or is mended."""
         self.model.hooks[number].answer = answer
 
-    @rule(seconds=st.sampled_from([1.0, 29.0, 31.0, 61.0, 95.0, 400.0]))
+    @rule(seconds=st.sampled_from([31.0, 61.0, 91.0, 29.0, 400.0]))
     def pass_time(self, seconds: float) -> None:
         """Time passes."""
         self._tick()
@@ -181,7 +182,13 @@ class History(RuleBasedStateMachine):
         self.runner.run(self.e.house.services.endpoints.disable("default", self.ids[number]))
         self.model.hooks[number].state = "disabled"
 
-    @rule(number=st.integers(0, 2), skip=st.booleans())
+    @rule(number=st.integers(0, 2))
+    def disable_and_enable(self, number: int) -> None:
+        """A person gives what waits for a retry its whole schedule again."""
+        self.disable(number)
+        self.enable(number, skip=False)
+
+    @rule(number=st.integers(0, 2), skip=st.sampled_from([False, False, True]))
     def enable(self, number: int, skip: bool) -> None:
         """A person enables."""
         self._tick()
