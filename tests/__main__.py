@@ -1,0 +1,70 @@
+"""`python -m tests`: every check of the project, one after the other; what the README calls the test command.
+
+Style, types and layers first, because they take seconds; then the tests.  The browser tests need Chromium: where this
+machine can install it (Debian or Ubuntu, as root) it is installed, elsewhere those tests are skipped and that is said.
+Arguments are handed to pytest: `python -m tests tests/rules -x`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+CHECKS = (
+    ("style", [str(BIN / "ruff"), "check", "."]),
+    ("format", [str(BIN / "ruff"), "format", "--check", "."]),
+    ("types", [str(BIN / "mypy")]),
+    ("layers", [str(BIN / "lint-imports"), "--no-cache"]),
+)
+INSTALL_SECONDS = 300
+
+
+def main(arguments: list[str]) -> int:
+    """Run everything; 0 if all of it passed."""
+    failed = [name for name, command in CHECKS if not _passes(name, command)]
+    provide_browser()
+    tests = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False)
+    if tests.returncode:
+        failed.append("tests")
+    if failed:
+        print(f"not passed: {', '.join(failed)}", flush=True)
+    return 1 if failed else 0
+
+
+def provide_browser() -> None:
+    """Install Chromium if it is missing and can be installed; say plainly when it can't."""
+    if shutil.which("chromium"):
+        return
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        print("no Chromium here and no way to install it (apt-get, as root): the browser tests will be skipped")
+        return
+    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    print("installing Chromium for the browser tests", flush=True)
+    for command in (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-y", "-q", "--no-install-recommends", "chromium"],
+    ):
+        try:
+            done = subprocess.run(
+                command, env=environ, check=False, capture_output=True, text=True, timeout=INSTALL_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            print(f"`{' '.join(command)}` took too long: the browser tests will be skipped")
+            return
+        if done.returncode:
+            print(f"`{' '.join(command)}` failed: the browser tests will be skipped\n{done.stderr[-500:]}")
+            return
+
+
+def _passes(name: str, command: list[str]) -> bool:
+    print(f"{name}: {' '.join([Path(command[0]).name, *command[1:]])}", flush=True)
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
