@@ -26,6 +26,7 @@ from webhookd.rules.addresses import OwnAddress
 from webhookd.store.database import StateLock
 from webhookd.upkeep.heartbeat import notify
 from webhookd.web.app import make_app
+from webhookd.web.server import Runner
 
 ADDRESS_FILE = "address"
 # Requests under way when the daemon stops: streams are told at once, the rest is short.
@@ -136,9 +137,7 @@ class _Doors:
 
 async def _open_doors(house: House, config: Config, state_dir: Path) -> _Doors:
     listen = config.listen
-    runner = web.AppRunner(
-        make_app(house.services), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS
-    )
+    runner = Runner(make_app(house.services), shutdown_seconds=SHUTDOWN_SECONDS)
     await runner.setup()
     try:
         site = web.TCPSite(runner, listen.host, listen.port, backlog=1024)

@@ -46,11 +46,11 @@ class Store:
         return await _run(self._carrier, question)
 
     async def backup(self, target: Path) -> None:
-        """Write a consistent copy to `target` (which must not exist), while everything goes on."""
+        """Write a consistent copy to `target` (a file that isn't there or is empty), while everything goes on."""
         # A reader of its own: a copy takes seconds, and nobody's question should wait for it.
         connection = await open_reader(self.path)
         try:
-            await _run(connection, lambda db: db.execute("VACUUM INTO ?", (str(target),)).fetchall())
+            await _run(connection, lambda db: _copy(db, target))
         finally:
             await connection.close()
 
@@ -73,6 +73,11 @@ class Store:
         await self._carrier.close()
         await self._asker.close()
         await self._connection.close()
+
+
+def _copy(db: Db, target: Path) -> None:
+    db.execute("PRAGMA query_only = OFF")  # it forbids VACUUM INTO as well, which only reads this database
+    db.execute("VACUUM INTO ?", (str(target),)).fetchall()
 
 
 async def _run(connection: Connection, question: Callable[[sqlite3.Connection], T]) -> T:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Meta, Struct
 
 from webhookd.clock import parse_rfc3339
@@ -33,6 +34,8 @@ CALLER = web.RequestKey("caller", Token)
 
 JSON_TYPE = "application/json; charset=utf-8"
 FIELDS_MAX_BYTES = 256 * 1024
+# What aiohttp raises from reading a body whose connection or framing broke; RuntimeError where it did so beforehand.
+_BROKEN = (OSError, web.RequestPayloadError, HttpProcessingError, RuntimeError)
 _MAX_SEQ = 2**63 - 1  # SQLite's largest rowid; a larger number must not reach a query
 
 
@@ -70,7 +73,21 @@ class Route:
     workspaced: bool = False
     unbound: bool = False
     description: str = ""
-    request_media: Mapping[str, Any] = field(default_factory=dict)  # media types beside JSON fields, with their forms
+    media: Mapping[str, Any] = field(default_factory=dict)  # of a body that isn't one JSON object: type and form
+
+
+class ErrorDetail(Struct):
+    """What went wrong: a code for programs, a message for people, values for both."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+class Error(Struct):
+    """The one form of an error."""
+
+    error: ErrorDetail
 
 
 class Moment(int):
@@ -184,8 +201,9 @@ def check_encoding(request: web.Request) -> None:
 
 def media_type(request: web.Request) -> str:
     """The body's media type, lower case and bare; JSON where none is given, "" for text in another encoding."""
-    if "Content-Type" not in request.headers:
-        return "application/json"
+    given = request.headers.get("Content-Type", "application/json")
+    if given == "application/json":
+        return given
     if (request.charset or "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
         return ""
     return request.content_type
@@ -212,22 +230,31 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
             raise request_too_large(max_bytes)
         return body
     patience = request.app[PATIENCE].body_seconds
+    until = asyncio.get_running_loop().time() + patience
+    parts = bytearray()
     try:
-        async with asyncio.timeout(patience):
-            return await _read_slowly(request, max_bytes)
+        while chunk := await read_some(request, max_bytes + 1, until - asyncio.get_running_loop().time()):
+            parts += chunk
+            if len(parts) > max_bytes:
+                raise request_too_large(max_bytes)
     except TimeoutError:
-        raise Refusal(
-            "request_timeout", f"The body did not arrive within {patience:g} seconds; nothing was done."
-        ) from None
+        message = f"The body did not arrive within {patience:g} seconds; nothing was done."
+        raise Refusal("request_timeout", message) from None
+    return bytes(parts)
 
 
-async def _read_slowly(request: web.Request, max_bytes: int) -> bytes:
-    body = bytearray()
-    while chunk := await request.content.readany():
-        body += chunk
-        if len(body) > max_bytes:
-            raise request_too_large(max_bytes)
-    return bytes(body)
+async def read_some(request: web.Request, byte_count: int, seconds: float) -> bytes:
+    """Up to `byte_count` bytes of the body as soon as there are any, b"" at its end.
+
+    Raises TimeoutError after `seconds`; Refusal `invalid_request` if the connection ended or the framing is wrong.
+    """
+    try:
+        async with asyncio.timeout(max(seconds, 0)) as limit:
+            return await request.content.read(byte_count)
+    except _BROKEN as error:
+        if limit.expired() and isinstance(error, TimeoutError):
+            raise
+        raise Refusal("invalid_request", "The body broke off, or its framing is wrong.") from None
 
 
 def request_too_large(max_bytes: int) -> Refusal:

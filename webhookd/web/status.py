@@ -98,6 +98,7 @@ class Status:
                 "failed": parts.recorder.failed_count,
                 "dropped": parts.recorder.dropped_count,
             },
+            "failures_by_reason": dict(parts.recorder.failures_by_reason),
             "rates_per_second": self._rates(),
             "slowest_endpoints": self._slowest(),
             "budgets": self._budgets(),

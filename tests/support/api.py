@@ -1,0 +1,109 @@
+"""The whole API on a real socket, over a house whose clock and network are the test's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import ClientSession, ClientTimeout, web
+from multidict import CIMultiDictProxy
+
+from tests.support.engine import Engine, ScriptedNetwork, engine
+from webhookd.config import Config
+from webhookd.house import House
+from webhookd.web.app import make_app
+from webhookd.web.http import Patience
+from webhookd.web.server import Runner
+
+TIMEOUT_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer; `json` is its body where that is JSON."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The code of an error."""
+        return str(self.json["error"]["code"])
+
+
+@dataclass(slots=True)
+class Api:
+    """A running API: `call` speaks to it as the admin unless told otherwise."""
+
+    engine: Engine
+    url: str
+    port: int
+    app: web.Application
+    session: ClientSession
+    admin_token: str
+    ingest_token: str
+
+    @property
+    def house(self) -> House:
+        return self.engine.house
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        data: Any = None,
+        token: str | None = "admin",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One request.  `body` is sent as JSON, `data` as it is; `token` None sends none, other words are secrets."""
+        secret = {"admin": self.admin_token, "ingest": self.ingest_token}.get(token or "", token)
+        sent = {"Authorization": f"Bearer {secret}"} if secret else {}
+        if body is not None:
+            data, sent["Content-Type"] = orjson.dumps(body), "application/json"
+        async with self.session.request(
+            method, self.url + path, data=data, headers={**sent, **(headers or {})}, allow_redirects=False
+        ) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def get(self, path: str, **options: Any) -> Answer:
+        return await self.call("GET", path, **options)
+
+    async def post(self, path: str, body: Any = None, **options: Any) -> Answer:
+        return await self.call("POST", path, body, **options)
+
+
+@asynccontextmanager
+async def running_api(
+    state_dir: Path,
+    config: Config | None = None,
+    *,
+    patience: Patience | None = None,
+    network: ScriptedNetwork | None = None,
+) -> AsyncIterator[Api]:
+    """A running API in `state_dir`."""
+    async with engine(state_dir, config, network=network) as running:
+        app = make_app(running.house.services, patience=patience)
+        runner = Runner(app, shutdown_seconds=0.5)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            port = runner.addresses[0][1]
+            admin, ingest = ((state_dir / name).read_text().strip() for name in ("admin-token", "ingest-token"))
+            async with ClientSession(
+                timeout=ClientTimeout(total=TIMEOUT_SECONDS), skip_auto_headers=("Content-Type",)
+            ) as session:
+                yield Api(running, f"http://127.0.0.1:{port}", port, app, session, admin, ingest)
+        finally:
+            running.house.close_doors()
+            await runner.cleanup()

@@ -1,0 +1,93 @@
+"""The metrics' names, kinds and meanings, in one table; and the text that Prometheus reads.
+
+Nothing is counted here: the house counts as it works, in plain numbers, and a scrape asks for them.  So a metric costs
+nothing on the way of an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+@dataclass(frozen=True, slots=True)
+class MetricKind:
+    """One row of the table.  A counter only grows, until the process ends; a gauge is how it stands."""
+
+    kind: Literal["counter", "gauge"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+# The label values of a metric and the value; a metric without labels has one row with ().
+Values = Mapping[tuple[str, ...], float]
+
+METRICS: dict[str, MetricKind] = {
+    "webhookd_info": MetricKind("gauge", "Always 1; the label says which version runs.", ("version",)),
+    "webhookd_uptime_seconds": MetricKind("gauge", "How long the process has been running."),
+    "webhookd_events_accepted_total": MetricKind("counter", "Events accepted, duplicates apart."),
+    "webhookd_events_refused_total": MetricKind("counter", "Events and requests of events refused.", ("code",)),
+    "webhookd_attempts_total": MetricKind(
+        "counter", "Attempts that ended; reason is empty for those delivered.", ("outcome", "reason")
+    ),
+    "webhookd_deliveries_dropped_total": MetricKind("counter", "Deliveries given up after their last retry."),
+    "webhookd_deliveries_waiting": MetricKind("gauge", "Deliveries that wait, those held included.", ("workspace",)),
+    "webhookd_deliveries_waiting_bytes": MetricKind("gauge", "Bytes of the deliveries that wait.", ("workspace",)),
+    "webhookd_deliveries_held": MetricKind(
+        "gauge", "Deliveries that wait for an endpoint that isn't active.", ("workspace",)
+    ),
+    "webhookd_deliveries_in_flight": MetricKind("gauge", "Attempts under way."),
+    "webhookd_oldest_waiting_seconds": MetricKind(
+        "gauge", "Age of the oldest delivery that waits for an active endpoint; 0 if none does.", ("workspace",)
+    ),
+    "webhookd_endpoints": MetricKind("gauge", "Endpoints by state.", ("workspace", "state")),
+    "webhookd_budget_failures": MetricKind("gauge", "Failures that count against the budget now.", ("workspace",)),
+    "webhookd_budget_limit": MetricKind("gauge", "The failure budget: one more than this disables."),
+    "webhookd_mail_unsent": MetricKind("gauge", "Notices that the mail server hasn't taken yet."),
+    "webhookd_database_bytes": MetricKind("gauge", "Size of the database file."),
+    "webhookd_wal_bytes": MetricKind("gauge", "Size of the write-ahead log; a checkpoint is due at 64 MiB."),
+    "webhookd_disk_free_bytes": MetricKind("gauge", "Free space where the database lies."),
+    "webhookd_commits_total": MetricKind("counter", "Transactions committed."),
+    "webhookd_loop_lag_seconds": MetricKind("gauge", "How late the event loop was at its last beat."),
+}
+
+
+def render(values: Mapping[str, Values]) -> bytes:
+    """The metrics in Prometheus' text format.  KeyError for a name that the table doesn't have."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshot(values))
+    return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    """Gives the registry what was asked for, once."""
+
+    def __init__(self, values: Mapping[str, Values]) -> None:
+        self._families = [_family(name, METRICS[name], rows) for name, rows in values.items()]
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector.collect`."""
+        return self._families
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the registry is made for one scrape."""
+        return iter(())
+
+
+def _family(name: str, kind: MetricKind, rows: Values) -> Metric:
+    made: CounterMetricFamily | GaugeMetricFamily
+    if kind.kind == "counter":
+        made = CounterMetricFamily(name, kind.meaning, labels=kind.labels)
+    else:
+        made = GaugeMetricFamily(name, kind.meaning, labels=kind.labels)
+    for labels, value in rows.items():
+        made.add_metric(labels, value)
+    return made

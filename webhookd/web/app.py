@@ -1,0 +1,47 @@
+"""The application: every route of every table, behind the guard; what `daemon` serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from aiohttp import web
+
+from webhookd.web import api_events, api_operate, api_tokens
+from webhookd.web.http import PATIENCE, SERVICES, Patience, Route
+from webhookd.web.intake import REFUSALS
+from webhookd.web.middleware import Guard, expect, harden
+from webhookd.web.openapi import document, paths_of
+from webhookd.web.services import Services
+
+ROUTES: list[Route] = [
+    *api_events.ROUTES,
+    *api_tokens.ROUTES,
+    *api_operate.ROUTES,
+]
+
+
+def make_app(services: Services, *, patience: Patience | None = None) -> web.Application:
+    """The application on these services; `patience` bounds how long callers may take."""
+    guard = Guard(services)
+    app = web.Application(middlewares=[guard.answer], client_max_size=api_events.BODY_MAX_BYTES)
+    app[SERVICES] = services
+    app[PATIENCE] = patience or Patience()
+    app[REFUSALS] = Counter()
+    app[api_events.STREAMS] = set()
+    app[api_operate.COPYING] = asyncio.Lock()
+    app[api_operate.DOCUMENT] = document(ROUTES)
+    for route in ROUTES:
+        _register(app, route, guard)
+    app.on_response_prepare.append(harden)
+    app.on_shutdown.append(api_events.end_streams)
+    return app
+
+
+def _register(app: web.Application, route: Route, guard: Guard) -> None:
+    handler = guard.protect(route)
+    for path in paths_of(route):
+        app.router.add_route(route.method, path, handler, expect_handler=expect)
+        # RFC 9110 wants HEAD wherever GET is; a live stream has no end that a HEAD could wait for.
+        if route.method == "GET" and "text/event-stream" not in route.answers.values():
+            app.router.add_route("HEAD", path, handler, expect_handler=expect)

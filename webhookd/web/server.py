@@ -1,0 +1,99 @@
+"""aiohttp's server, with what it leaves to us: malformed requests are answered in our form, connections are bounded.
+
+aiohttp answers what its parser refuses before any middleware runs, in plain text; `handle_error` is where that can be
+changed.  Its access log is off: every thing done has a line of its own (`log`).
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from webhookd.errors import Refusal
+from webhookd.web.middleware import failure, refused
+
+# Also how long a request's headers may take, counted from the connection's start or its last answer.
+KEEP_ALIVE_SECONDS = 75.0
+HEADER_BYTES = 8190
+HEADERS = 64
+# After an answer that didn't wait for the whole body: how long the rest is read and dropped, so that the caller, who
+# may still be writing, comes to read the answer.
+LINGER_SECONDS = 5.0
+
+
+class _Connection(RequestHandler):
+    """One connection of a caller."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the connection, or end it at once when there are too many."""
+        super().connection_made(transport)
+        if self._manager is not None and len(self._manager._connections) > _connections_max():
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what never reached a handler, and to what escaped from one."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # nobody is there any more
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the answer had begun")
+        if status == 400:
+            text = (message or "").strip().splitlines()
+            answer = refused(Refusal("invalid_request", f"This is not HTTP as it should be: {text[0] if text else ''}"))
+        else:
+            answer = refused(failure(request.method, request.path, exc or RuntimeError(f"status {status}")))
+        answer.force_close()
+        return answer
+
+
+class _Server(web.Server):
+    """Makes our kind of connection."""
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs an application as webhookd wants it served: slow headers end, bodies stay as they were sent."""
+
+    __slots__ = ()
+
+    def __init__(self, app: web.Application, *, shutdown_seconds: float) -> None:
+        super().__init__(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=shutdown_seconds,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            lingering_time=LINGER_SECONDS,
+            auto_decompress=False,
+            max_line_size=HEADER_BYTES,
+            max_field_size=HEADER_BYTES,
+            max_headers=HEADERS,
+        )
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=made._loop,
+            **made._kwargs,
+        )
+
+
+def _connections_max() -> int:
+    """Half of the descriptors that the process may have: the other half is for endpoints and files."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft // 2
