@@ -21,6 +21,7 @@ class Line:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     number: int
+    requests: list[bytes]
 
     async def request(self) -> bytes:
         """Read one whole request and return it, head and body."""
@@ -28,7 +29,8 @@ class Line:
         length = next(
             (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
         )
-        return head + await self.reader.readexactly(length)
+        self.requests.append(head + await self.reader.readexactly(length))
+        return self.requests[-1]
 
     async def send(self, data: bytes) -> None:
         """Send, as fast as the other side takes it."""
@@ -57,6 +59,7 @@ class Line:
 
     async def freeze(self) -> None:
         """Keep the connection open, reading nothing, until the receiver is closed."""
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.sleep(3600)
 
     def half_close(self) -> None:
@@ -80,7 +83,7 @@ Script = Callable[[Line], Awaitable[None]]
 class Tormentor:
     """The receiver: `async with Tormentor(script) as receiver`; `receiver.url` is where it is.
 
-    `requests` holds what scripts that call `record` have read; `connections` counts.  `receive_buffer_bytes` bounds
+    `requests` holds the whole requests that scripts have read, `connections` counts.  `receive_buffer_bytes` bounds
     what the kernel takes for a script that doesn't read.
     """
 
@@ -88,16 +91,11 @@ class Tormentor:
     tls: ssl.SSLContext | None = None
     receive_buffer_bytes: int | None = None
     host: str = "127.0.0.1"
+    port: int = 0
     connections: int = 0
     requests: list[bytes] = field(default_factory=list)
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    @property
-    def port(self) -> int:
-        assert self._server is not None
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
 
     @property
     def url(self) -> str:
@@ -110,6 +108,7 @@ class Tormentor:
         if self.receive_buffer_bytes:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer_bytes)
         sock.bind((self.host, 0))
+        self.port = sock.getsockname()[1]
         self._server = await asyncio.start_server(self._serve, sock=sock, ssl=self.tls, limit=1 << 20, backlog=1024)
         return self
 
@@ -129,7 +128,7 @@ class Tormentor:
         assert task is not None
         self._tasks.add(task)
         try:
-            await self.script(Line(reader, writer, self.connections))
+            await self.script(Line(reader, writer, self.connections, self.requests))
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, TimeoutError):
             pass
         except asyncio.CancelledError:

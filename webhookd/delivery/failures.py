@@ -44,10 +44,13 @@ def explain(error: Exception, exchange: Exchange) -> Fault:
     if exchange.failure is not None:
         return exchange.failure.reason, exchange.failure.detail
     lost = None if exchange.connection is None else exchange.connection.lost
-    for cause in (error, getattr(error, "os_error", None), lost):
-        if isinstance(cause, ssl.SSLError | ssl.CertificateError):
+    # aiohttp's own TLS errors are SSLErrors too, but only what they wrap says what was wrong.
+    for cause in (getattr(error, "certificate_error", None), getattr(error, "os_error", None), error, lost):
+        if isinstance(cause, ssl.SSLError):
             return Reason.TLS, _of_tls(cause)
     if isinstance(error, ClientConnectorError):
+        if isinstance(error.os_error, ConnectionResetError) and error.os_error.errno is None:
+            return Reason.TLS, "TLS: the connection was closed during the handshake"  # asyncio's word for that
         return _of_system(error.os_error, exchange)
     if isinstance(error, ClientResponseError | ClientPayloadError | ServerDisconnectedError):
         return _of_answer(error, exchange)
@@ -95,10 +98,10 @@ def ended_unanswered(error: Exception, exchange: Exchange) -> bool:
     return isinstance(error, OSError) and (error.errno in _ENDED or isinstance(error, ConnectionError))
 
 
-def _of_tls(error: ssl.SSLError | ssl.CertificateError) -> str:
+def _of_tls(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: the certificate was not accepted: {_printable(error.verify_message)}"
-    return f"TLS: {_printable(getattr(error, 'reason', None) or str(error))}"
+    return f"TLS: {_printable(error.reason or str(error))}"
 
 
 def _of_system(error: OSError, exchange: Exchange) -> Fault:
