@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,8 @@ class Api:
         sent = {"Authorization": f"Bearer {secret}"} if secret else {}
         if body is not None:
             data, sent["Content-Type"] = orjson.dumps(body), "application/json"
+        if isinstance(data, bytes):
+            data = io.BytesIO(data)  # aiohttp warns of large bytes as they are
         async with self.session.request(
             method, self.url + path, data=data, headers={**sent, **(headers or {})}, allow_redirects=False
         ) as response:
@@ -107,3 +111,67 @@ async def running_api(
         finally:
             running.house.close_doors()
             await runner.cleanup()
+
+
+class Wire:
+    """A connection spoken to byte by byte, for what no client library would send."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, data: bytes | str) -> None:
+        self._writer.write(data.encode() if isinstance(data, str) else data)
+
+    async def sent(self) -> None:
+        """Return once the kernel took everything."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await self._writer.drain()
+
+    def chunk(self, data: bytes) -> None:
+        """Send a piece of a chunked body; b"" ends it."""
+        self.send(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The next answer: status, headers in lower case, body."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+            body = await self._reader.readexactly(int(headers.get("content-length", "0")))
+        return int(head[0].split(" ")[1]), headers, body
+
+    async def json(self) -> tuple[int, Any]:
+        """The next answer: status and JSON."""
+        status, _, body = await self.answer()
+        return status, orjson.loads(body)
+
+    async def ended(self) -> bytes:
+        """What came until the server closed the connection."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            try:
+                return await self._reader.read()
+            except ConnectionResetError:
+                return b""
+
+    def reset(self) -> None:
+        """End the connection at once, as a program that is killed does."""
+        self._writer.transport.abort()
+
+
+@asynccontextmanager
+async def wire(port: int) -> AsyncIterator[Wire]:
+    """A raw connection to a port of this machine."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def head(api: Api, method: str = "POST", path: str = "/v1/events", **headers: str) -> str:
+    """The head of a request with the ingest token; `_` in a header's name stands for `-`."""
+    given = {"Host": "localhost", "Authorization": f"Bearer {api.ingest_token}", **headers}
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in given.items() if value]
+    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""])

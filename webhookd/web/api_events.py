@@ -21,14 +21,12 @@ from webhookd.web.http import (
     services,
     workspace_id,
 )
-from webhookd.web.ingest_stream import IngestStream
+from webhookd.web.ingest_stream import STREAMS, IngestStream
 from webhookd.web.intake import LISTED_REJECTIONS, REFUSALS, Intake, check_event, conflict, note_refusal
 
 # Of an array in all.  The largest event that can be configured (delivery.max_body_kb) is as large.
 BODY_MAX_BYTES = 8 * 1024 * 1024
 NDJSON = "application/x-ndjson"
-
-STREAMS = web.AppKey("streams", set[IngestStream])
 
 
 class EventTaken(Struct):

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from webhookd.web import api_events, api_operate, api_tokens
 from webhookd.web.http import PATIENCE, SERVICES, Patience, Route
+from webhookd.web.ingest_stream import STREAMS
 from webhookd.web.intake import REFUSALS
 from webhookd.web.middleware import Guard, expect, harden
 from webhookd.web.openapi import document, paths_of
@@ -28,7 +29,7 @@ def make_app(services: Services, *, patience: Patience | None = None) -> web.App
     app[SERVICES] = services
     app[PATIENCE] = patience or Patience()
     app[REFUSALS] = Counter()
-    app[api_events.STREAMS] = set()
+    app[STREAMS] = set()
     app[api_operate.COPYING] = asyncio.Lock()
     app[api_operate.DOCUMENT] = document(ROUTES)
     for route in ROUTES:

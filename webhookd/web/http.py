@@ -233,7 +233,7 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     until = asyncio.get_running_loop().time() + patience
     parts = bytearray()
     try:
-        while chunk := await read_some(request, max_bytes + 1, until - asyncio.get_running_loop().time()):
+        while chunk := await read_some(request, until - asyncio.get_running_loop().time()):
             parts += chunk
             if len(parts) > max_bytes:
                 raise request_too_large(max_bytes)
@@ -243,18 +243,26 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     return bytes(parts)
 
 
-async def read_some(request: web.Request, byte_count: int, seconds: float) -> bytes:
-    """Up to `byte_count` bytes of the body as soon as there are any, b"" at its end.
+async def read_some(request: web.Request, seconds: float) -> bytes:
+    """What has come of the body as soon as anything has, b"" at its end.
 
     Raises TimeoutError after `seconds`; Refusal `invalid_request` if the connection ended or the framing is wrong.
     """
     try:
         async with asyncio.timeout(max(seconds, 0)) as limit:
-            return await request.content.read(byte_count)
+            return await request.content.readany()
     except _BROKEN as error:
         if limit.expired() and isinstance(error, TimeoutError):
             raise
         raise Refusal("invalid_request", "The body broke off, or its framing is wrong.") from None
+
+
+def read_arrived(request: web.Request) -> bytes:
+    """What has come of the body so far, without waiting."""
+    try:
+        return request.content.read_nowait()
+    except _BROKEN:
+        return b""
 
 
 def request_too_large(max_bytes: int) -> Refusal:

@@ -18,15 +18,14 @@ from aiohttp import web
 
 from webhookd.errors import Refusal
 from webhookd.rules.events import Line, LineSplitter
-from webhookd.web.http import PATIENCE, json_response, read_some, services, workspace_id
+from webhookd.web.http import PATIENCE, json_response, read_arrived, read_some, services, workspace_id
 from webhookd.web.intake import Checked, Intake, note_refusal
 
 UNCOMMITTED_BYTES = 4 * 1024 * 1024
-READ_BYTES = 32 * 1024
+# Cut into lines at once: enough for a batch, and no more than milliseconds of work however short the lines are.
+SPLIT_BYTES = 32 * 1024
 BATCH_LINES = 250
 BATCH_BYTES = 1024 * 1024
-# What a line costs in memory beside its bytes: a flood of tiny ones must count as what it is.
-LINE_BYTES = 128
 # White space around an event is trimmed before it is measured.
 WHITE_SPACE_BYTES = 1024
 
@@ -40,11 +39,14 @@ class IngestStream:
         self._patience = request.app[PATIENCE]
         self._intake = Intake(services(request), workspace_id(request), refusals)
         self._splitter = LineSplitter(self._intake.max_bytes + WHITE_SPACE_BYTES)
-        self._uncommitted_max = max(UNCOMMITTED_BYTES - self._intake.max_bytes, READ_BYTES)
-        self._lines: deque[Line] = deque()
-        self._uncommitted_bytes = 0
+        self._uncommitted_max = max(UNCOMMITTED_BYTES - self._intake.max_bytes, SPLIT_BYTES)
+        self._pieces: deque[bytes] = deque()  # as they came
+        self._lines: deque[Line] = deque()  # cut, and not yet checked
+        self.uncommitted_bytes = 0
+        self._now = asyncio.get_running_loop().time
+        self._line_due: float | None = None  # when a line that is begun has to be complete
         self._all_read = False
-        self._news = asyncio.Event()  # lines have come, the end has, or a stop
+        self._news = asyncio.Event()  # something has come, the end has, or a stop
         self._room = asyncio.Event()
         self._reading_failed: Refusal | None = None
         self._stopped: Refusal | None = None
@@ -56,6 +58,8 @@ class IngestStream:
 
     async def run(self) -> web.Response:
         """Take events until the stream ends, or has to; the answer tells what became of them."""
+        # Now, not when the task comes to it: should the connection end meanwhile, aiohttp would drop what has come.
+        self._take(read_arrived(self._request))
         reading = asyncio.create_task(self._read())
         try:
             await self._commit()
@@ -82,52 +86,47 @@ class IngestStream:
 
     async def _read(self) -> None:
         try:
-            await self._read_lines()
+            await self._read_pieces()
         except Refusal as refusal:
             self._reading_failed = refusal
         finally:
             self._all_read = True
             self._news.set()
 
-    async def _read_lines(self) -> None:
-        now = asyncio.get_running_loop().time
-        line_due: float | None = None
-        while chunk := await self._read_some(line_due):
-            self._take(self._splitter.feed(chunk))
-            if not self._splitter.pending_bytes:
-                line_due = None
-            elif line_due is None or b"\n" in chunk:
-                line_due = now() + self._patience.line_seconds
-            began = now()
+    async def _read_pieces(self) -> None:
+        while piece := await self._read_some():
+            self._take(piece)
+            began = self._now()
             await self._wait_for_room()
-            if line_due is not None:
-                line_due += now() - began  # what we kept it waiting for is not the caller's time
-        self._take(self._splitter.finish())
+            if self._line_due is not None:
+                self._line_due += self._now() - began  # what we kept it waiting for is not the caller's time
 
-    async def _read_some(self, line_due: float | None) -> bytes:
-        now = asyncio.get_running_loop().time()
-        seconds = self._patience.idle_seconds if line_due is None else line_due - now
+    async def _read_some(self) -> bytes:
+        due = self._line_due
         try:
-            return await read_some(self._request, READ_BYTES, seconds)
+            return await read_some(self._request, self._patience.idle_seconds if due is None else due - self._now())
         except TimeoutError:
-            raise self._too_late(line_due) from None
+            raise self._too_late() from None
 
-    def _too_late(self, line_due: float | None) -> Refusal:
-        if line_due is None:
+    def _too_late(self) -> Refusal:
+        if self._line_due is None:
             what = f"No line came for {self._patience.idle_seconds:g} seconds"
         else:
             what = f"A line was begun and not ended within {self._patience.line_seconds:g} seconds"
         return Refusal("request_timeout", f"{what}; the lines up to next_index stand. Go on from there.")
 
-    def _take(self, lines: list[Line]) -> None:
-        if lines:
-            self._lines.extend(lines)
-            self._uncommitted_bytes += sum(map(_cost, lines))
+    def _take(self, piece: bytes) -> None:
+        if piece:
+            self._pieces.extend(piece[begin : begin + SPLIT_BYTES] for begin in range(0, len(piece), SPLIT_BYTES))
+            self.uncommitted_bytes += len(piece)
+            if piece.endswith(b"\n"):
+                self._line_due = None
+            elif self._line_due is None or b"\n" in piece:  # another line is begun
+                self._line_due = self._now() + self._patience.line_seconds
             self._news.set()
 
     async def _wait_for_room(self) -> None:
-        await asyncio.sleep(0)  # what is buffered is read without waiting: others have to get a turn as well
-        while self._uncommitted_bytes > self._uncommitted_max:
+        while self.uncommitted_bytes > self._uncommitted_max:
             self._room.clear()
             await self._room.wait()
 
@@ -136,29 +135,50 @@ class IngestStream:
     async def _commit(self) -> None:
         committing: asyncio.Task[None] | None = None
         while True:
+            self._cut()
             if self._lines and self._stopped is None:
-                lines = self._next_lines()
+                lines, size = self._next_lines()
                 batch = await self._intake.check(lines)
                 if committing is not None:
                     await committing
                 if self._stopped is None:
-                    committing = asyncio.create_task(self._accept(batch, sum(map(_cost, lines))))
+                    committing = asyncio.create_task(self._accept(batch, size))
             elif committing is not None:
                 await committing
                 committing = None
-            elif self._all_read or self._stopped is not None:
+            elif self._stopped is not None or (self._all_read and not self._pieces):
                 return
-            else:
+            elif not self._pieces:
                 self._news.clear()
                 await self._news.wait()
 
-    def _next_lines(self) -> list[Line]:
+    def _cut(self) -> None:
+        """Cut the next piece into lines, unless a batch is there already; at the clean end also what is left."""
+        if len(self._lines) >= BATCH_LINES:
+            return
+        begun = self._splitter.pending_bytes
+        if self._pieces:
+            piece = self._pieces.popleft()
+            lines = self._splitter.feed(piece)
+            ended = begun + len(piece) - self._splitter.pending_bytes
+        elif self._all_read and self._reading_failed is None:
+            lines, ended = self._splitter.finish(), begun
+        else:
+            return
+        self._lines.extend(lines)
+        self._release(ended - sum(map(_size, lines)))  # what the lines don't hold: blank ones, those that are too long
+
+    def _next_lines(self) -> tuple[list[Line], int]:
         lines: list[Line] = []
         size = 0
         while self._lines and len(lines) < BATCH_LINES and size < BATCH_BYTES:
             lines.append(self._lines.popleft())
-            size += _cost(lines[-1])
-        return lines
+            size += _size(lines[-1])
+        return lines, size
+
+    def _release(self, byte_count: int) -> None:
+        self.uncommitted_bytes -= byte_count
+        self._room.set()
 
     async def _accept(self, batch: list[Checked], size: int) -> None:
         try:
@@ -166,9 +186,11 @@ class IngestStream:
         except Refusal as refusal:
             self.stop(refusal)
             return
-        self._uncommitted_bytes -= size
-        self._room.set()
+        self._release(size)
 
 
-def _cost(line: Line) -> int:
-    return len(line.data or b"") + LINE_BYTES
+STREAMS = web.AppKey("streams", set[IngestStream])
+
+
+def _size(line: Line) -> int:
+    return len(line.data or b"") + 1

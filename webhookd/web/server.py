@@ -10,7 +10,7 @@ import resource
 from typing import Any
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from webhookd.errors import Refusal
 from webhookd.web.middleware import failure, refused
@@ -34,6 +34,15 @@ class _Connection(RequestHandler):
         super().connection_made(transport)
         if self._manager is not None and len(self._manager._connections) > _connections_max():
             self.force_close()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came.  Where that breaks a body's framing, aiohttp's parser doesn't tell who reads the body."""
+        super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            reading = self._current_request
+            if reading is not None and not reading.content.is_eof():
+                reading.content.set_exception(web.RequestPayloadError("its framing is wrong"))
+                self.close()  # where the next request begins is unknown
 
     def handle_error(
         self,

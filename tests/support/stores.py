@@ -1,0 +1,75 @@
+"""A real store on a real file, with its writer at work, and rows to begin with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from webhookd.model import Endpoint, EndpointState, NewEvent, QueuedDelivery, Workspace
+from webhookd.store import endpoints, events, workspaces
+from webhookd.store.store import Store
+
+
+@asynccontextmanager
+async def open_store(folder: Path) -> AsyncIterator[Store]:
+    """`Store.open` with `writer.run` beside it."""
+    store = await Store.open(folder / "webhookd.db")
+    writing = asyncio.create_task(store.writer.run())
+    try:
+        yield store
+    finally:
+        await store.writer.flushed()
+        writing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await writing
+        await store.close()
+
+
+async def add_workspace(store: Store, workspace_id: str = "default", *, now_ms: int = 0) -> Workspace:
+    """A workspace on the `advanced` plan."""
+    return await store.write(
+        lambda db: workspaces.insert(
+            db, workspace_id=workspace_id, name=workspace_id, plan="advanced", notify=(), now_ms=now_ms
+        )
+    )
+
+
+async def add_endpoint(store: Store, workspace: Workspace, url: str = "https://example.com/hook") -> Endpoint:
+    """An active endpoint that wants everything."""
+    endpoint = Endpoint(
+        seq=0,
+        id=f"ep_{secrets.token_hex(13)}",
+        workspace_seq=workspace.seq,
+        workspace=workspace.id,
+        url=url,
+        event_types=("*",),
+        description="",
+        success="200",
+        headers=(),
+        signing_key="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        previous_key=None,
+        previous_key_until_ms=None,
+        state=EndpointState.ACTIVE,
+        disabled_reason=None,
+        disabled_at_ms=None,
+        disabled_message=None,
+        skipped_upto=0,
+        forgiven_upto=0,
+        created_at_ms=workspace.created_at_ms,
+        updated_at_ms=workspace.created_at_ms,
+        deleted_at_ms=None,
+    )
+    return await store.write(lambda db: endpoints.insert(db, endpoint))
+
+
+async def accept(
+    store: Store, workspace: Workspace, *ids: str, now_ms: int, body: bytes = b'{"event_type":"message.sent"}'
+) -> list[QueuedDelivery]:
+    """Accept an event per id, all with the same body; returns their deliveries."""
+    new = [NewEvent(each, "message.sent", body) for each in ids]
+    accepted = await store.write(lambda db: events.accept(db, workspace.seq, new, deliver=True, now_ms=now_ms))
+    return [delivery for each in accepted for delivery in each.queued]
