@@ -41,6 +41,7 @@ from webhookd.upkeep.retention import Retention
 from webhookd.upkeep.watchdog import Watchdog
 from webhookd.web.access import Access
 from webhookd.web.services import Services
+from webhookd.web.sessions import Sessions
 from webhookd.web.status import Parts, Status
 
 STOP_SECONDS = 5.0
@@ -168,6 +169,7 @@ class House:
         parts = Parts(store, directory, dispatcher, ingest, self.recorder, self.budgets, self.mailer)
         status = Status(parts, clock)
         self.heartbeat = status.heartbeat = Heartbeat(self.trouble, status.beat)
+        access = Access(store, directory, clock)
         return Services(
             settings=self.settings,
             catalogue=rules.catalogue,
@@ -182,7 +184,8 @@ class House:
             tester=Tester(store, directory, self.transport, rules.catalogue, rules.plans, clock),
             budgets=self.budgets,
             happenings=self.happenings,
-            access=Access(store, directory, clock),
+            access=access,
+            sessions=Sessions(store, access, clock),
             status=status.show,
             ready=self.trouble,
             send_test_mail=self.mailer.send_test,

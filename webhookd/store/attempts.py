@@ -54,7 +54,7 @@ def last_of_endpoint(db: sqlite3.Connection, endpoint_seq: int) -> Json | None:
     rows = db.execute(
         "SELECT record FROM (SELECT record FROM attempts WHERE endpoint_seq = ?1 ORDER BY seq DESC LIMIT 1) UNION ALL "
         "SELECT final_attempt FROM (SELECT final_attempt FROM deliveries INDEXED BY deliveries_log "
-        "WHERE endpoint_seq = ?1 AND state = 1 AND kind <> 2 ORDER BY seq DESC LIMIT 1)",
+        "WHERE endpoint_seq = ?1 AND state = 1 AND state <> 0 AND kind <> 2 ORDER BY seq DESC LIMIT 1)",
         (endpoint_seq,),
     ).fetchall()
     records: list[Json] = [orjson.loads(record) for (record,) in rows]

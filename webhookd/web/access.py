@@ -59,6 +59,14 @@ class Access:
         # What is looked up is a hash of what the caller sent: how long that takes tells nothing about any secret.
         return self._by_hash.get(_digest(secret))
 
+    def holder(self, secret_sha256: bytes) -> Token | None:
+        """The token whose secret has this hash, or None: what a session of the page remembers of its token."""
+        return self._by_hash.get(secret_sha256)
+
+    def digest_of(self, token_id: str) -> bytes | None:
+        """The hash of the secret of the token with this id, or None."""
+        return next((digest for digest, token in self._by_hash.items() if token.id == token_id), None)
+
     def list(self) -> list[Token]:
         """All tokens, without their secrets."""
         return sorted(self._by_hash.values(), key=lambda token: (token.created_at_ms, token.id))

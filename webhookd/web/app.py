@@ -7,18 +7,20 @@ from collections import Counter
 
 from aiohttp import web
 
-from webhookd.web import api_events, api_operate, api_tokens
+from webhookd.web import api_events, api_operate, api_tokens, pages_sign_in
 from webhookd.web.http import PATIENCE, SERVICES, Patience, Route
 from webhookd.web.ingest_stream import STREAMS
 from webhookd.web.intake import REFUSALS
 from webhookd.web.middleware import Guard, expect, harden
 from webhookd.web.openapi import document, paths_of
+from webhookd.web.pages_routes import add_pages
 from webhookd.web.services import Services
 
 ROUTES: list[Route] = [
     *api_events.ROUTES,
     *api_tokens.ROUTES,
     *api_operate.ROUTES,
+    *pages_sign_in.ROUTES,
 ]
 
 
@@ -34,6 +36,7 @@ def make_app(services: Services, *, patience: Patience | None = None) -> web.App
     app[api_operate.DOCUMENT] = document(ROUTES)
     for route in ROUTES:
         _register(app, route, guard)
+    add_pages(app)
     app.on_response_prepare.append(harden)
     app.on_shutdown.append(api_events.end_streams)
     return app

@@ -20,6 +20,7 @@ from webhookd.rules.catalogue import Catalogue
 from webhookd.store.budgets import Budgets
 from webhookd.store.store import Store
 from webhookd.web.access import Access
+from webhookd.web.sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Services:
     budgets: Budgets
     happenings: Happenings
     access: Access
+    sessions: Sessions
     status: Callable[[], Awaitable[Json]]
     ready: Callable[[], Awaitable[str]]  # "" when ready, else what it waits for
     send_test_mail: Callable[[Sequence[str]], Awaitable[None]]

@@ -1,0 +1,73 @@
+"""Text of others, made safe and readable to look at; the templates escape it as HTML besides.
+
+Characters that nobody sees (controls, marks that turn the direction of writing, lone surrogates) are shown by their
+number, so that a text can't look like another one.  JSON is laid out again without being understood: every character
+of a name, a number or a string stays as it came.
+"""
+
+from __future__ import annotations
+
+import re
+
+import orjson
+
+# Controls but tab and newline; soft hyphen, Arabic letter mark, zero-width and bidi marks, invisible operators, tags,
+# the byte order mark, line and paragraph separators, interlinear marks, surrogates.
+_UNSEEN = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff"
+    "\\ufff9-\\ufffb\\ud800-\\udfff\\U000e0000-\\U000e007f]"
+)
+_JSON_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
+SHOWN_CHARACTERS = 100_000
+_DEEPEST = 40
+_INDENT = "  "
+
+
+def visible(text: str) -> str:
+    """`text` with what can't be seen shown as `‹U+202E›`; tabs and line ends stay."""
+    return _UNSEEN.sub(lambda found: f"‹U+{ord(found[0]):04X}›", text.replace("\r\n", "\n"))
+
+
+def one_line(text: str) -> str:
+    """`visible`, and line ends and tabs as spaces."""
+    return visible(" ".join(text.split("\n"))).replace("\t", " ")
+
+
+def pretty(body: bytes | str) -> str:
+    """A body for reading: JSON laid out over lines, anything else as it is; visible, and at most so long."""
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+    if len(text) <= SHOWN_CHARACTERS and text[:1] in "{[":
+        try:
+            orjson.loads(text)
+        except (orjson.JSONDecodeError, UnicodeEncodeError):
+            pass
+        else:
+            text = _laid_out(text) or text
+    return visible(text[:SHOWN_CHARACTERS])
+
+
+def is_cut(body: bytes | str) -> bool:
+    """Whether `pretty` leaves some of it out."""
+    return len(body) > SHOWN_CHARACTERS
+
+
+def _laid_out(text: str) -> str:
+    """Valid JSON over several lines; "" where it is nested so deep that lines would only be white space."""
+    lines: list[str] = []
+    depth = 0
+    previous = ""
+    for found in _JSON_PARTS.finditer(text):
+        part = found[0]
+        if part in "]}":
+            depth -= 1
+            if previous not in "[{":
+                lines.append("\n" + _INDENT * depth)
+        elif previous in ("[", "{", ","):
+            lines.append("\n" + _INDENT * depth)
+        lines.append(": " if part == ":" else part)
+        if part in "[{":
+            depth += 1
+            if depth > _DEEPEST:
+                return ""
+        previous = part
+    return "".join(lines)

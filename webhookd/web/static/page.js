@@ -1,0 +1,205 @@
+// The page works without this file. With it: times in the reader's zone, lists that keep up to date, a sign-in link that
+// needs no typing. Nothing here writes text of others as markup: pages come from the server, escaped.
+"use strict";
+
+const language = document.documentElement.lang;
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
+const clock = new Intl.DateTimeFormat(language, { timeStyle: "medium" });
+const calendar = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
+
+function localTimes(root) {
+  const today = new Date().toDateString();
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    if (isNaN(at)) continue;
+    const short = "short" in time.dataset && at.toDateString() === today;
+    time.textContent = (short ? clock : calendar).format(at);
+  }
+}
+
+function sayZone() {
+  for (const place of document.querySelectorAll("[data-zone]")) {
+    place.textContent = document.body.dataset.zoneText.replace("{zone}", zone);
+  }
+  for (const place of document.querySelectorAll("[data-zone-name]")) place.textContent = zone;
+}
+
+// Times in a filter: the server reads and writes UTC, the reader sees the own zone.
+function pad(number) {
+  return String(number).padStart(2, "0");
+}
+
+function filterTimes(form) {
+  const inputs = [...form.querySelectorAll("input[type=datetime-local]")];
+  for (const input of inputs) {
+    if (!input.value) continue;
+    const at = new Date(input.value + "Z");
+    input.value =
+      `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())}T` +
+      `${pad(at.getHours())}:${pad(at.getMinutes())}:${pad(at.getSeconds())}`;
+  }
+  form.addEventListener("formdata", (event) => {
+    for (const { name, value } of inputs) {
+      if (value) event.formData.set(name, new Date(value).toISOString().slice(0, 19));
+    }
+    for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
+  });
+}
+
+// A sign-in link carries its code in the fragment, which no server sees until it is posted here.
+function signInByLink() {
+  const form = document.getElementById("sign-in");
+  if (!form || location.hash.length < 20) return;
+  form.elements.secret.value = decodeURIComponent(location.hash.slice(1));
+  history.replaceState(null, "", location.pathname + location.search);
+  form.requestSubmit();
+}
+
+// Parts marked data-live are fetched again when the daemon says that something happened, at most every two seconds.
+const live = { source: null, timer: null, busy: false, again: false, raw: new Map(), paused: false };
+const PAUSE_MS = 2000;
+
+function keepUp() {
+  const address = document.body.dataset.stream;
+  if (!address || !window.EventSource || live.paused) return;
+  live.source = new EventSource(address);
+  live.source.addEventListener("delivery.attempted", soon);
+  live.source.onmessage = soon;
+}
+
+function soon() {
+  if (live.timer) {
+    live.again = true;
+    return;
+  }
+  refresh();
+  live.timer = setTimeout(() => {
+    live.timer = null;
+    if (live.again) soon();
+    live.again = false;
+  }, PAUSE_MS);
+}
+
+async function refresh() {
+  if (live.busy || document.hidden) return;
+  live.busy = true;
+  try {
+    const answer = await fetch(location.href, { credentials: "same-origin", redirect: "error" });
+    if (!answer.ok) return;
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const part of document.querySelectorAll("[data-live]")) {
+      const next = fresh.getElementById(part.id);
+      if (next && !live.paused) exchange(part, next);
+    }
+  } catch {
+    // The daemon restarts, or the session ended: the stream comes back by itself, or the next click asks to sign in.
+  } finally {
+    live.busy = false;
+  }
+}
+
+function exchange(part, next) {
+  const raw = next.innerHTML;
+  if (live.raw.get(part.id) === raw) return;
+  if (part.querySelector("details.menu[open]")) return; // somebody is choosing
+  if (getSelection()?.toString() && part.contains(getSelection().anchorNode)) return; // somebody is copying
+  live.raw.set(part.id, raw);
+  const focused = part.contains(document.activeElement) ? pathTo(document.activeElement) : "";
+  for (const open of part.querySelectorAll("details[id]")) {
+    const same = next.querySelector(`#${CSS.escape(open.id)}`);
+    if (same) same.open = open.open;
+  }
+  localTimes(next);
+  part.replaceChildren(...next.childNodes);
+  if (focused) part.querySelector(focused)?.focus({ preventScroll: true });
+}
+
+function pathTo(element) {
+  if (element.id) return `#${CSS.escape(element.id)}`;
+  const href = element.getAttribute("href");
+  if (href) return `a[href="${CSS.escape(href)}"]`;
+  const action = element.form?.getAttribute("action");
+  return action ? `form[action="${CSS.escape(action)}"] button` : "";
+}
+
+function liveSwitch() {
+  const place = document.querySelector("[data-live-switch]");
+  if (!place || !window.EventSource || !document.body.dataset.stream) return;
+  const state = document.createElement("span");
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "quiet";
+  const show = () => {
+    state.textContent = live.paused ? place.dataset.off : place.dataset.on;
+    button.textContent = live.paused ? place.dataset.resume : place.dataset.pause;
+    place.classList.toggle("paused", live.paused);
+  };
+  button.addEventListener("click", () => {
+    live.paused = !live.paused;
+    live.source?.close();
+    show();
+    if (!live.paused) {
+      keepUp();
+      refresh();
+    }
+  });
+  show();
+  place.append(state, button);
+  place.hidden = false;
+}
+
+function smallThings() {
+  for (const form of document.querySelectorAll("[data-send-on-change]")) {
+    form.addEventListener("change", () => form.requestSubmit());
+    for (const button of form.querySelectorAll("[data-only-without-script]")) button.hidden = true;
+  }
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    if (!navigator.clipboard) continue;
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+      button.textContent = button.dataset.copied;
+    });
+  }
+  const every = document.querySelector("[data-every-type]");
+  if (every) {
+    const others = document.querySelectorAll("[data-types] input");
+    const follow = () => others.forEach((each) => (each.disabled = every.checked));
+    every.addEventListener("change", follow);
+    follow();
+  }
+  const address = new URL(location.href);
+  if (address.searchParams.has("said")) {
+    address.searchParams.delete("said");
+    address.searchParams.delete("n");
+    history.replaceState(null, "", address);
+  }
+}
+
+function menus() {
+  document.addEventListener("click", (event) => {
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      if (!menu.contains(event.target)) menu.open = false;
+    }
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    const menu = document.querySelector("details.menu[open]");
+    if (!menu) return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  });
+}
+
+signInByLink();
+addEventListener("hashchange", signInByLink);
+localTimes(document);
+sayZone();
+document.querySelectorAll("form[data-times]").forEach(filterTimes);
+smallThings();
+menus();
+liveSwitch();
+keepUp();
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && live.source) soon();
+});
