@@ -11,7 +11,7 @@ What the public interface of aiohttp doesn't offer:
 - **Nothing unasked.**  Bytes that arrive on an idle connection are no answer to the next request: it is closed.
 
 - **One write, no task.**  aiohttp starts a task for each request's body; `PlainRequest` writes head and body at once
-  (measured: 17 % less time per attempt).
+  (measured: 10 % less of Python's time per attempt, and 1.4 times the rate of a single endpoint).
 
 It also keeps what the sender has to know of a failure: whether the connection had carried other requests, and whether
 a single byte of an answer had come.

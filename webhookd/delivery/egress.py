@@ -48,11 +48,6 @@ class Egress:
         self._resolver = resolver
         self._own: frozenset[OwnAddress] = frozenset()
 
-    @property
-    def own(self) -> frozenset[OwnAddress]:
-        """The sockets that webhookd listens on."""
-        return self._own
-
     def set_own(self, addresses: Iterable[OwnAddress]) -> None:
         """Tell which sockets webhookd listens on, once they are bound: nothing is sent there."""
         self._own = frozenset(addresses)
