@@ -15,7 +15,14 @@ from webhookd.cli.client import Place
 from webhookd.cli.locate import find_daemon, place_of
 from webhookd.cli.options import Call
 
-BUDGET = {"limit": 30, "window_seconds": 1800, "failures": 0, "by_endpoint": {}, "oldest_expires_at": None}
+BUDGET = {
+    "limit": 30,
+    "window_seconds": 1800,
+    "failures": 0,
+    "by_endpoint": {},
+    "oldest_expires_at": None,
+    "spent_until": None,
+}
 
 
 @pytest.fixture

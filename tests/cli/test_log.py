@@ -203,14 +203,40 @@ async def test_follow_refused(log_api: Any, ask: Any) -> None:
 
 
 def test_server_sent_events() -> None:
-    """Comments, several data lines, CRLF, an id that stays: as the standard has it."""
-    lines = (
-        b": hi\r\nid: 7\r\ndata: a\r\ndata:b\r\n\r\nevent: x\ndata:  c\n\nid\ndata: d\n\ndata: unfinished\n".splitlines(
-            True
-        )
+    """Comments, several data lines, CRLF, an id that holds until the next: as the standard has it."""
+    text = b": hi\r\nid: 7\r\ndata: a\r\ndata:b\r\n\r\nevent: x\ndata:  c\n\nid: 8\n\nid\ndata: d\n\ndata: unfinished\n"
+
+    assert [("7", "", "a\nb"), ("7", "x", " c"), ("8", "", ""), ("", "", "d")] == list(
+        server_sent_events(iter(text.splitlines(keepends=True)))
     )
 
-    assert [("7", "a\nb"), ("7", " c"), ("", "d")] == list(server_sent_events(iter(lines)))
+
+async def test_follow_after_a_long_break(log_api: Any, start: Any) -> None:
+    """An id without data counts; where too much was missed, the list is read again, and nothing shown twice."""
+    lists = iter(([delivery("dlv_1")], [delivery("dlv_3"), delivery("dlv_2"), delivery("dlv_1")]))
+    log_api.answers("GET", "/v1/deliveries", lambda _: {"data": next(lists), "next": None})
+    over = asyncio.Event()
+    seen: list[str] = []
+
+    def stream(asked: Any) -> Any:
+        seen.append(asked.headers.get("Last-Event-ID", ""))
+        if len(seen) == 1:
+            return stream_of(b"retry: 2000\n\n:\nid: 5-5\n\n")
+        if len(seen) == 2:
+            return stream_of(b'event: reset\ndata: {"reason":"too much"}\n\n:\nid: 6-6\n\n')
+        over.set()
+        return stream_of()
+
+    log_api.answers("GET", "/v1/deliveries/stream", stream)
+    process = await start("log", "-f", "--json", env={"WEBHOOKD_URL": log_api.url, "WEBHOOKD_TOKEN": log_api.token})
+    async with asyncio.timeout(20):
+        await over.wait()
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+
+    assert ["", "5-5", "6-6"] == seen[:3]
+    assert ["dlv_1", "dlv_2", "dlv_3"] == [json.loads(line)["id"] for line in out.splitlines()]
+    assert b"the newest follow" in err
 
 
 async def test_replay_one(log_api: Any, ask: Any) -> None:

@@ -153,6 +153,7 @@ async def test_budget(api: Any, ask: Any, failures: int, spent: bool) -> None:
         "failures": failures,
         "by_endpoint": {"ep_2": 1, "ep_1": failures - 1} if failures else {},
         "oldest_expires_at": "2026-01-31T12:00:00.000Z" if failures else None,
+        "spent_until": "2026-01-31T12:05:00.000Z" if spent else None,
     }
     api.answers("GET", "/v1/budget", view)
 
@@ -161,7 +162,7 @@ async def test_budget(api: Any, ask: Any, failures: int, spent: bool) -> None:
     assert 0 == ran.code
     lines = ran.out.splitlines()
     assert f"{failures} of 30 failures in 30m" == lines[0].split("  ")[1]
-    assert spent == ("one more failure disables" in lines[-1])
+    assert spent == lines[-1].startswith("Spent until 2026-01-31 12:05:00: one more failure disables")
     if failures:
         assert [f"{failures - 1:>5}  ep_1  https://example.com/hook", "    1  ep_2  (deleted)"] == lines[1:3]
         assert lines[3].startswith("The oldest failure leaves the count at 2026-01-31 12:00:00 (")
@@ -174,3 +175,17 @@ async def test_open(api: Any, ask: Any) -> None:
     ran = await ask("open")
 
     assert (0, "http://127.0.0.1:8780/sign-in#code\n", "") == (ran.code, ran.out, ran.err)
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [((), {}), (("--to", "a@example.com", "--to", "b@example.com"), {"to": ["a@example.com", "b@example.com"]})],
+)
+async def test_mail_test(api: Any, ask: Any, words: tuple[str, ...], asked: dict[str, Any]) -> None:
+    """A test mail to the addresses named, or to those of the configuration, which the answer names."""
+    api.answers("POST", "/v1/mail/test", {"to": ["a@example.com", "b@example.com"]})
+
+    ran = await ask("mail", "test", *words)
+
+    assert (0, "The mail server took a test mail to a@example.com, b@example.com.\n") == (ran.code, ran.out)
+    assert asked == api.asked[-1].json()

@@ -110,7 +110,14 @@ async def test_wrong_usage(run: Any, words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("before", [True, False])
 async def test_options_before_and_after(api: Any, ask: Any, before: bool) -> None:
     """`--json` and `--workspace` may stand before the command's name or after it."""
-    view = {"limit": 30, "window_seconds": 1800, "failures": 0, "by_endpoint": {}, "oldest_expires_at": None}
+    view = {
+        "limit": 30,
+        "window_seconds": 1800,
+        "failures": 0,
+        "by_endpoint": {},
+        "oldest_expires_at": None,
+        "spent_until": None,
+    }
     api.answers("GET", "/v1/workspaces/acme/budget", view)
     options = ("--json", "--workspace", "acme")
 

@@ -290,19 +290,9 @@ def enable(call: Call, which: str, *, skip_held: bool) -> None:
     if call.as_json:
         return print_json(one)
     click.echo(f"{plain(one['id'])} is {state(plain(one['state']))}. Waiting: {_waiting_words(one['queue'])}.")
-    return _warn_of_budget(call)
-
-
-def _warn_of_budget(call: Call) -> None:
-    """A budget that is spent makes the next failure disable again: whoever enables should know."""
-    view = call.client().get(call.path("budget"))
-    if view["failures"] >= view["limit"]:
-        until = f" until {local_time(view['oldest_expires_at'])}" if view.get("oldest_expires_at") else ""
-        click.echo(
-            f"The failure budget is spent{until}: {view['failures']} of {view['limit']} in "
-            f"{duration(view['window_seconds'])}. One more failure disables again.",
-            err=True,
-        )
+    if one.get("budget"):  # spent: the next failure disables again, and whoever enables should know
+        click.echo(plain(one["budget"]["message"]), err=True)
+    return None
 
 
 @endpoint.command(epilog=examples("webhookd endpoint disable ep_…"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import click
 
@@ -32,8 +31,9 @@ from webhookd.cli.show import (
 
 _STATES = click.Choice(["pending", "held", "delivered", "dropped", "expired", "skipped", "cancelled"])
 _BEFORE_FOLLOWING = 10
-# The daemon sends a comment now and then; silence longer than this means that the connection is dead.
-_SILENCE_SECONDS = 90.0
+_AFTER_RESET = 500
+# The daemon says something every 15 seconds; silence longer than this means that the connection is dead.
+_SILENCE_SECONDS = 60.0
 _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
 
 
@@ -140,7 +140,7 @@ def _attempt_words(one: dict[str, Any]) -> str:
     words = f"{one['attempt_count']}: {outcome_words(last)}" if last else str(one["attempt_count"])
     if one.get("next_attempt_at") and one["state"] == "pending" and last:
         words += f", next {ago(one['next_attempt_at'])}"
-    return words + (" (replay)" if one.get("replay_of") else "")
+    return words + (" (replay)" if one.get("replay_of") else " (test)" if one.get("test") else "")
 
 
 def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
@@ -160,12 +160,16 @@ def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
         else:
             _print_line(one, urls)
 
-    def show_newest() -> None:
-        for one in reversed(client.get(call.path("deliveries"), limit=limit, **query)["data"]):
+    def show_newest(how_many: int) -> None:
+        for one in reversed(client.get(call.path("deliveries"), limit=how_many, **query)["data"]):
             show(one)
 
-    for event in _events(call, query, when_open=show_newest):
-        show(event)
+    for told in _told(call, query, when_open=lambda: show_newest(limit)):
+        if told is None:
+            click.echo("More happened than could be told one by one; the newest follow.", err=True)
+            show_newest(_AFTER_RESET)
+        else:
+            show(told)
         if len(seen) > 100_000:  # what is that old won't come twice
             seen.clear()
 
@@ -177,14 +181,17 @@ def _print_line(one: dict[str, Any], urls: _Urls) -> None:
     click.echo("  ".join([*words, plain(_attempt_words(one)), plain(urls.of(one["endpoint_id"]))]))
 
 
-def _events(call: Call, query: dict[str, Any], *, when_open: Any) -> Iterator[dict[str, Any]]:
-    """What the stream tells, over lost connections: it is asked to go on after the last event that came."""
+def _told(call: Call, query: dict[str, Any], *, when_open: Callable[[], None]) -> Iterator[dict[str, Any] | None]:
+    """What the stream tells, over lost connections: it is asked to go on after the last event that came.
+
+    None means that too much was missed, and that the list has to be read again.
+    """
     from webhookd.cli.client import Unreachable
 
-    last_id, was_open, tries = "", False, itertools.count()
+    last_id, was_open, tries = "", False, 0
+    path = call.path("deliveries", "stream")
     while True:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
-        path = call.path("deliveries", "stream")
         try:
             with call.client().stream(
                 "GET", path, query=query, headers=headers, timeout_seconds=_SILENCE_SECONDS
@@ -192,29 +199,40 @@ def _events(call: Call, query: dict[str, Any], *, when_open: Any) -> Iterator[di
                 if not was_open:
                     was_open = True
                     when_open()
-                for event_id, data in server_sent_events(reply.lines()):
-                    tries = itertools.count()
-                    last_id = event_id or last_id
-                    yield json.loads(data)
+                for event in server_sent_events(reply.lines()):
+                    last_id, tries = event.id or last_id, 0
+                    if event.data:
+                        yield None if event.kind == "reset" else json.loads(event.data)
         except Unreachable:
             if not was_open:
                 raise
-        time.sleep(_RECONNECT_SECONDS[min(next(tries), len(_RECONNECT_SECONDS) - 1)])
+        time.sleep(_RECONNECT_SECONDS[min(tries, len(_RECONNECT_SECONDS) - 1)])
+        tries += 1
 
 
-def server_sent_events(lines: Iterator[bytes]) -> Iterator[tuple[str, str]]:
-    """The id and the data of each event of a stream (WHATWG HTML, section 9.2.6); comments are skipped."""
-    event_id, data = "", list[str]()
+class ServerSentEvent(NamedTuple):
+    """One event of a stream; one without data only says how far the stream has come."""
+
+    id: str
+    kind: str
+    data: str
+
+
+def server_sent_events(lines: Iterator[bytes]) -> Iterator[ServerSentEvent]:
+    """The events of a stream (WHATWG HTML, section 9.2.6): an id holds until the next one, comments are skipped."""
+    event_id, kind, data = "", "", list[str]()
     for line in lines:
         name, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(":")
         value = value.removeprefix(" ")
         if name == "data":
             data.append(value)
+        elif name == "event":
+            kind = value
         elif name == "id":
             event_id = value
-        elif not name and not value and data:
-            yield event_id, "\n".join(data)
-            data = []
+        elif not name and not value:
+            yield ServerSentEvent(event_id, kind, "\n".join(data))
+            kind, data = "", []
 
 
 @log.command(epilog=examples("webhookd log show dlv_…", "webhookd log show dlv_… --json"))

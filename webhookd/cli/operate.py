@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from webhookd.cli.options import Call, common, examples, in_workspace
-from webhookd.cli.show import ago, bar, duration, local_time, plain, print_json, said, size
+from webhookd.cli.show import ago, bar, duration, given, local_time, plain, print_json, said, size
 
 if TYPE_CHECKING:
     from webhookd.cli.client import Client
@@ -40,8 +40,9 @@ def budget(call: Call) -> None:
     if view.get("oldest_expires_at"):
         leaves = view["oldest_expires_at"]
         click.echo(f"The oldest failure leaves the count at {local_time(leaves)} ({ago(leaves)}).")
-    if failures >= limit:
-        click.echo(click.style("Spent: one more failure disables the endpoint that it belongs to.", fg="red"))
+    if view["spent_until"]:
+        until = local_time(view["spent_until"])
+        click.echo(click.style(f"Spent until {until}: one more failure disables its endpoint.", fg="red"))
     return None
 
 
@@ -64,18 +65,14 @@ def mail() -> None:
     """Try the mail that tells of disabled endpoints."""
 
 
-@mail.command("test", epilog=examples("webhookd mail test"))
+@mail.command("test", epilog=examples("webhookd mail test", "webhookd mail test --to ops@example.com"))
+@click.option("--to", multiple=True, metavar="ADDRESS", help="To whom  [else mail.notify]. Repeat it.")
 @common
 @click.pass_obj
-def mail_test(call: Call) -> None:
-    """Send a test mail to the notice addresses, and say what the mail server answered."""
-    answer = call.client().post("/v1/mail/test", timeout_seconds=_MAIL_TIMEOUT_SECONDS)
-    to = answer.get("to") if isinstance(answer, dict) else None
-    said(
-        call,
-        answer or {"sent": True},
-        "The mail server took a test mail" + (f" to {plain(', '.join(to))}." if to else "."),
-    )
+def mail_test(call: Call, to: tuple[str, ...]) -> None:
+    """Send a test mail, now; what the mail server has against it is said."""
+    answer = call.client().post("/v1/mail/test", given(to=list(to) or None), timeout_seconds=_MAIL_TIMEOUT_SECONDS)
+    said(call, answer, f"The mail server took a test mail to {plain(', '.join(answer['to']))}.")
 
 
 @click.command(

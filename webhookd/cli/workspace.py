@@ -130,7 +130,7 @@ def add_token(call: Call, scope: str, note: str | None) -> None:
     made = call.client().post("/v1/tokens", {"scope": scope, **given(workspace=call.workspace, note=note)})
     if call.as_json:
         return print_json(made)
-    click.echo(plain(made["token"]))
+    click.echo(plain(made["secret"]))
     return click.echo(
         f"This is the only time it is shown. To end it: webhookd token revoke {plain(made['id'])}", err=True
     )
