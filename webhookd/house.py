@@ -181,7 +181,7 @@ class House:
             endpoints=Endpoints(store, directory, dispatcher, self.budgets, rules, clock, self.settings),
             workspaces=Workspaces(store, directory, dispatcher, clock, rules.plans),
             replays=Replays(store, directory, dispatcher, clock),
-            tester=Tester(store, directory, self.transport, rules.catalogue, rules.plans, clock),
+            tester=Tester(store, directory, self.transport, rules.catalogue, rules.plans, clock, self.happenings),
             budgets=self.budgets,
             happenings=self.happenings,
             access=access,

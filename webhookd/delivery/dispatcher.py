@@ -66,9 +66,11 @@ class Dispatcher:
     def offer(self, new: Iterable[QueuedDelivery]) -> None:
         """Take deliveries that were just committed, in commit order."""
         for delivery in new:
-            if self._directory.get(delivery.endpoint_seq) is None:
+            endpoint = self._directory.get(delivery.endpoint_seq)
+            if endpoint is None:
                 continue  # deleted in the meantime; its row is cancelled by the mark
             self._queue(delivery.endpoint_seq).offer(delivery)
+            self._around.recorder.accepted(endpoint, delivery)
             self.wake(delivery.endpoint_seq)
 
     def settled(self, delivery: QueuedDelivery) -> None:

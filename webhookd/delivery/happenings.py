@@ -2,6 +2,10 @@
 
 Each happening has an id that sorts by time, `<milliseconds>-<count>`, so that a listener that comes back says where it
 was.  The ring answers that as long as it reaches back so far, and says when it doesn't.
+
+Nobody listens most of the time, and then thousands of happenings a second should cost nothing: whoever has something to
+tell asks `wanted` first and builds nothing otherwise.  It stays true for a while after the last listener left, so that
+one who only lost the connection finds the ring unbroken.
 """
 
 from __future__ import annotations
@@ -11,15 +15,19 @@ from collections import deque
 from dataclasses import dataclass
 
 from webhookd.clock import Clock
+from webhookd.errors import Refusal
 from webhookd.model import DeliveryView
 
-RING = 4096
-LISTENER_BEHIND = 4096
+# A delivery with all that its receiver answered takes up to some 20 KB, so these are bounds of some 20 MB.
+RING = 1024
+LISTENER_BEHIND = 1024
+MAX_LISTENERS = 100
+LINGER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """One thing that happened to a delivery: `kind` is the name of its log event."""
+    """One thing that happened to a delivery: `kind` is `delivery.accepted` or `delivery.attempted`."""
 
     id: str
     kind: str
@@ -27,31 +35,29 @@ class Happening:
 
 
 class Listener:
-    """One who listens.  One who is too slow is cut off (`lost`) rather than let memory grow."""
+    """One who listens.  One who is too slow is cut off rather than let memory grow."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Happening | None] = asyncio.Queue(LISTENER_BEHIND)
-        self.lost = False
+        self._over = False
 
-    def put(self, happening: Happening) -> None:
-        """Hand over a happening."""
-        if self._queue.full():
-            self.lost = True
+    def put(self, happening: Happening | None) -> None:
+        """Hand over a happening; None tells that there will be no more."""
+        if self._over:
             return
-        self._queue.put_nowait(happening)
+        if self._queue.full() or happening is None:
+            self._over = True
+        if not self._queue.full():
+            self._queue.put_nowait(happening)
 
-    def end(self) -> None:
-        """Tell the listener that there will be no more."""
-        if self._queue.full():
-            self.lost = True
-        else:
-            self._queue.put_nowait(None)
-
-    async def next(self) -> Happening | None:
-        """The next happening; None when it is over."""
-        if self.lost and self._queue.empty():
-            return None
-        return await self._queue.get()
+    async def some(self) -> list[Happening]:
+        """Everything that happened since the last call, as soon as there is anything; nothing when it is over."""
+        if self._over and self._queue.empty():
+            return []
+        found = [await self._queue.get()]
+        while not self._queue.empty():
+            found.append(self._queue.get_nowait())
+        return [happening for happening in found if happening is not None]
 
 
 class Happenings:
@@ -61,9 +67,18 @@ class Happenings:
         self._clock = clock
         self._ring: deque[Happening] = deque(maxlen=RING)
         self._listeners: set[Listener] = set()
+        self._lingers_until = float("-inf")
         self._count = 0
         self._last_ms = 0
         self._ended = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody listens or may come back; if not, what happens needs not be told."""
+        if self._listeners or self._clock.monotonic() < self._lingers_until:
+            return True
+        self._ring.clear()  # it would have a gap
+        return False
 
     def publish(self, kind: str, delivery: DeliveryView) -> None:
         """Tell of something that is committed."""
@@ -75,19 +90,30 @@ class Happenings:
             listener.put(happening)
 
     def listen(self) -> Listener:
-        """A new listener; `leave` must be called for it."""
+        """A new listener; `leave` must be called for it.  Refusal `unavailable` if there are too many."""
+        if len(self._listeners) >= MAX_LISTENERS:
+            message = f"{MAX_LISTENERS} live streams are open, which is as many as there may be. End one of them."
+            raise Refusal("unavailable", message, retry_after_seconds=30)
         listener = Listener()
         if self._ended:
-            listener.end()
+            listener.put(None)
         self._listeners.add(listener)
         return listener
 
     def leave(self, listener: Listener) -> None:
         """The listener has gone."""
         self._listeners.discard(listener)
+        self._lingers_until = self._clock.monotonic() + LINGER_SECONDS
+
+    @property
+    def now_id(self) -> str:
+        """The id to go on from for somebody who has seen everything so far."""
+        if self._ring:
+            return self._ring[-1].id
+        return f"{max(self._last_ms, self._clock.wall_ms())}-0"
 
     def since(self, last_id: str) -> list[Happening] | None:
-        """What happened after the happening with this id; None if the ring no longer knows it."""
+        """What happened after the happening with this id; None if the ring doesn't know it (any more)."""
         recent = list(self._ring)
         for place in range(len(recent) - 1, -1, -1):
             if recent[place].id == last_id:
@@ -98,4 +124,4 @@ class Happenings:
         """The daemon stops: every listener is told."""
         self._ended = True
         for listener in self._listeners:
-            listener.end()
+            listener.put(None)

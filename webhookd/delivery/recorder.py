@@ -6,8 +6,9 @@ either all of it happened or none.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -82,6 +83,7 @@ class Recorder:
         self._settings = settings
         self.listeners: Listeners | None = None
         self.delivered_count = self.failed_count = self.dropped_count = 0
+        self.failures_by_reason: Counter[str] = Counter()
         self.durations_ms: dict[int, float] = {}  # per endpoint, the recent ones weighing most
 
     async def record(
@@ -220,37 +222,39 @@ class Recorder:
             "endpoint_id": endpoint.id,
             "event_id": delivery.event_id,
             "delivery_id": delivery_id(delivery.seq),
+            "event_type": delivery.event_type,
             "attempt": record["number"],
             "status": outcome.status,
             "reason": outcome.reason,
-            "duration_ms": record["duration_ms"],
         }
-        log.emit("delivery.attempted", **fields, outcome=record["outcome"])
+        log.emit(
+            "delivery.attempted",
+            **fields,
+            duration_ms=record["duration_ms"],
+            outcome=record["outcome"],
+            counted=record["counted"],
+            connection_retried=outcome.connection_retried,
+            detail=outcome.detail or None,
+        )
         if state is DeliveryState.DROPPED:
             log.emit("delivery.dropped", **fields)
-        self._happenings.publish(
-            "delivery.attempted",
-            DeliveryView(
-                seq=delivery.seq,
-                workspace=endpoint.workspace,
-                endpoint_seq=endpoint.seq,
-                endpoint_id=endpoint.id,
-                event_id=delivery.event_id,
-                event_type=delivery.event_type,
-                state=state,
-                replay_of=delivery.replay_of,
-                is_test=False,
-                accepted_at_ms=delivery.accepted_at_ms,
-                next_attempt_at_ms=failed.next_attempt_at_ms if failed else None,
-                finished_at_ms=now_ms if finished else None,
-                attempt_count=record["number"],
-                last_attempt=record,
-            ),
-        )
+        if self._happenings.wanted:
+            next_ms = failed.next_attempt_at_ms if failed else None
+            happened = _view(endpoint, delivery, state, attempt_count=record["number"], last_attempt=record)
+            happened = replace(happened, next_attempt_at_ms=next_ms, finished_at_ms=now_ms if finished else None)
+            self._happenings.publish("delivery.attempted", happened)
+
+    def accepted(self, endpoint: Endpoint, delivery: QueuedDelivery) -> None:
+        """Tell whoever listens that a delivery was queued."""
+        if self._happenings.wanted:
+            state = DeliveryState.PENDING if self._directory.runs(endpoint) else DeliveryState.HELD
+            self._happenings.publish("delivery.accepted", _view(endpoint, delivery, state))
 
     def _count(self, endpoint: Endpoint, outcome: Outcome, state: DeliveryState) -> None:
         self.delivered_count += outcome.delivered
         self.failed_count += not outcome.delivered
+        if outcome.reason is not None:
+            self.failures_by_reason[outcome.reason] += 1
         self.dropped_count += state is DeliveryState.DROPPED
         before_ms = self.durations_ms.get(endpoint.seq, outcome.duration_ms)
         self.durations_ms[endpoint.seq] = before_ms + DURATION_WEIGHT * (outcome.duration_ms - before_ms)
@@ -269,6 +273,32 @@ class Recorder:
             )
         if changed:
             self.listeners.disabled(changed)
+
+
+def _view(
+    endpoint: Endpoint,
+    delivery: QueuedDelivery,
+    state: DeliveryState,
+    *,
+    attempt_count: int = 0,
+    last_attempt: Json | None = None,
+) -> DeliveryView:
+    return DeliveryView(
+        seq=delivery.seq,
+        workspace=endpoint.workspace,
+        endpoint_seq=endpoint.seq,
+        endpoint_id=endpoint.id,
+        event_id=delivery.event_id,
+        event_type=delivery.event_type,
+        state=state,
+        replay_of=delivery.replay_of,
+        is_test=False,
+        accepted_at_ms=delivery.accepted_at_ms,
+        next_attempt_at_ms=None,
+        finished_at_ms=None,
+        attempt_count=attempt_count,
+        last_attempt=last_attempt,
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -13,10 +13,11 @@ from webhookd import log
 from webhookd.clock import Clock
 from webhookd.delivery import requests
 from webhookd.delivery.directory import Directory
+from webhookd.delivery.happenings import Happenings
 from webhookd.delivery.records import attempt_record
 from webhookd.delivery.requests import RequestBuilder
 from webhookd.delivery.sender import Transport
-from webhookd.model import EVERY_TYPE, Endpoint, Json, Outcome
+from webhookd.model import EVERY_TYPE, DeliveryState, DeliveryView, Endpoint, Json, Outcome
 from webhookd.rules.catalogue import Catalogue
 from webhookd.rules.ids import delivery_id, uuid7
 from webhookd.rules.plans import Plans
@@ -35,6 +36,7 @@ class Tester:
         catalogue: Callable[[], Catalogue],
         plans: Callable[[], Plans],
         clock: Clock,
+        happenings: Happenings,
     ) -> None:
         self._store = store
         self._directory = directory
@@ -42,6 +44,7 @@ class Tester:
         self._catalogue = catalogue
         self._plans = plans
         self._clock = clock
+        self._happenings = happenings
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def send(self, workspace_id: str, endpoint_id: str, event_type: str | None = None) -> Json:
@@ -85,6 +88,24 @@ class Tester:
             )
 
         seq = await self._store.write(command)
+        if self._happenings.wanted:
+            view = DeliveryView(
+                seq=seq,
+                workspace=endpoint.workspace,
+                endpoint_seq=endpoint.seq,
+                endpoint_id=endpoint.id,
+                event_id=event_id,
+                event_type=event_type,
+                state=DeliveryState.DELIVERED if outcome.delivered else DeliveryState.DROPPED,
+                replay_of=None,
+                is_test=True,
+                accepted_at_ms=outcome.started_at_ms,
+                next_attempt_at_ms=None,
+                finished_at_ms=now_ms,
+                attempt_count=1,
+                last_attempt=record,
+            )
+            self._happenings.publish("delivery.attempted", view)
         log.emit(
             "endpoint.tested",
             workspace=endpoint.workspace,

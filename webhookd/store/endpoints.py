@@ -44,6 +44,13 @@ def id_of_url(db: sqlite3.Connection, workspace_seq: int, url: str) -> str | Non
     return rows[0][0] if rows else None
 
 
+def seq_of_id(db: sqlite3.Connection, workspace_seq: int, endpoint_id: str) -> int | None:
+    """The number of a workspace's endpoint, deleted or not: the log outlives it.  None if there never was one."""
+    sql = "SELECT seq FROM endpoints WHERE workspace_seq = ? AND id = ?"
+    rows = db.execute(sql, (workspace_seq, endpoint_id)).fetchall()
+    return rows[0][0] if rows else None
+
+
 def insert(db: sqlite3.Connection, endpoint: Endpoint) -> Endpoint:
     """Add an endpoint and its subscriptions; returns it with the number that it got."""
     cursor = db.execute(

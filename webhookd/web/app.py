@@ -7,7 +7,16 @@ from collections import Counter
 
 from aiohttp import web
 
-from webhookd.web import api_events, api_operate, api_tokens, pages_sign_in
+from webhookd.web import (
+    api_endpoints,
+    api_events,
+    api_log,
+    api_operate,
+    api_stream,
+    api_tokens,
+    api_workspaces,
+    pages_sign_in,
+)
 from webhookd.web.http import PATIENCE, SERVICES, Patience, Route
 from webhookd.web.ingest_stream import STREAMS
 from webhookd.web.intake import REFUSALS
@@ -18,6 +27,10 @@ from webhookd.web.services import Services
 
 ROUTES: list[Route] = [
     *api_events.ROUTES,
+    *api_endpoints.ROUTES,
+    *api_stream.ROUTES,  # before the log's /deliveries/{delivery}, which would take its path
+    *api_log.ROUTES,
+    *api_workspaces.ROUTES,
     *api_tokens.ROUTES,
     *api_operate.ROUTES,
     *pages_sign_in.ROUTES,

@@ -107,10 +107,13 @@ class Cursor(str):
         return int(self)
 
 
+PageSize = Annotated[int, Meta(ge=1, le=500, description="How many at most, from 1 to 500")]
+
+
 class Paging(Struct, frozen=True, kw_only=True):
     """The parameters of every list."""
 
-    limit: Annotated[int, Meta(ge=1, le=500, description="How many at most, from 1 to 500")] = 50
+    limit: PageSize = 50
     cursor: Cursor | None = None
 
 
