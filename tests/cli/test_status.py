@@ -15,6 +15,7 @@ LOOK: dict[str, Any] = {
     "endpoints": {"total": 12, "active": 11, "auto_disabled": 0},
     "backlog": {"waiting": 1204, "waiting_bytes": 3 << 20, "held": 800, "in_flight": 4},
     "totals": {"accepted": 5000, "delivered": 4000, "failed": 31, "dropped": 2},
+    "failures_by_reason": {"status": 1, "timeout": 30},
     "rates_per_second": {"accepted": 12.5, "delivered": 11.0, "failed": 0.25},
     "slowest_endpoints": [
         {"id": "ep_1", "workspace": "acme", "url": "https://example.com/\x1b[2J", "attempt_ms": 4999.6}
@@ -40,6 +41,7 @@ async def test_look(api: Any, ask: Any) -> None:
         "1,204 events (3.0 MiB), 800 of them held; 4 requests in flight",
         "12.5 accepted, 11 delivered, 0.25 failed a second",
         "5,000 accepted, 4,000 delivered, 31 failed, 2 dropped",
+        "30 timeout, 1 status",
         "██████████░░░░░░░░░░ 15 of 30 failures",
         "120.0 MiB, write-ahead log 3.0 MiB, 20.0 GiB free on its disk",
         "unsent mail      none",

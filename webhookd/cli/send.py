@@ -58,13 +58,14 @@ class Sender:
 
     def __init__(
         self,
-        client: Client,
+        find: Callable[[], Client],
         path: str,
         *,
         complain: Callable[[str], None],
         give_up_after_seconds: float | None = None,
     ) -> None:
-        self._client = client
+        self._find = find
+        self._client: Client | None = None
         self._path = path
         self._complain = complain
         self._give_up_after_seconds = give_up_after_seconds
@@ -79,6 +80,8 @@ class Sender:
         Raises `Unreachable` if the daemon was never reached, `ApiRefused` for what no patience mends (a wrong token),
         and either once the patience is over.
         """
+        from webhookd.cli.client import ApiRefused
+
         rest = self._prepared(batch)
         counting = True
         while rest:
@@ -93,7 +96,8 @@ class Sender:
             else:
                 taken = self._taken(body, rest, counting=counting)
                 rest = rest[taken:]
-                self._wait(self._client.refused(answer), _retry_after(answer), progress=taken > 0)
+                why = ApiRefused(answer.status, answer.body, answer.reason)
+                self._wait(why, _retry_after(answer), progress=taken > 0)
         self.tally.done_to_line = batch[-1].number
 
     def _prepared(self, batch: list[Line]) -> list[tuple[int, bytes]]:
@@ -116,7 +120,9 @@ class Sender:
 
         body = b"\n".join(data for _, data in rest) + b"\n"
         try:
-            answer = self._client.exchange(
+            # A daemon that restarted may listen elsewhere, and only its state directory tells: it is found anew.
+            client = self._client = self._client or self._find()
+            answer = client.exchange(
                 "POST",
                 self._path,
                 body=body,
@@ -126,13 +132,14 @@ class Sender:
         except Unreachable as error:
             if not self._reached:
                 raise
+            self._client = None
             self.tally.repeated += 1
             self._wait(error, None, progress=False)
             return None
         self._reached = True
         taken = answer.status in (202, 422) and isinstance(answer.body, dict) and "accepted" in answer.body
         if not taken and answer.status not in _LATER:
-            raise self._client.refused(answer)
+            raise client.refused(answer)
         return answer
 
     def _count(self, body: dict[str, Any], rest: list[tuple[int, bytes]], *, counting: bool) -> None:
@@ -192,7 +199,7 @@ def _retry_after(answer: Answer) -> float | None:
     short_help="Send events from a file or a pipe.",
     epilog=examples(
         "webhookd send events.ndjson",
-        "cat ../shared/samples/*.json | webhookd send",
+        "cat samples/*.json | webhookd send",
         "tail -F /var/log/product/events.ndjson | webhookd send --workspace acme",
         "jq -c '.[]' events.json | webhookd send",
     ),
@@ -219,7 +226,10 @@ def send(call: Call, file: str, give_up_after: float | None) -> None:
         click.echo("Reading events from the keyboard, one JSON object per line; Ctrl-D ends.", err=True)
     with _Progress(descriptor) as progress:
         sender = Sender(
-            call.client(ingest=True), call.path("events"), complain=progress.say, give_up_after_seconds=give_up_after
+            lambda: call.client(ingest=True),
+            call.path("events"),
+            complain=progress.say,
+            give_up_after_seconds=give_up_after,
         )
         try:
             for batch in batches(descriptor):

@@ -49,6 +49,8 @@ def _lines(look: dict[str, Any]) -> Iterator[tuple[str, object]]:
         ", ".join(f"{rates[name]:g} {name}" for name in ("accepted", "delivered", "failed")) + " a second",
     )
     yield "since the start", ", ".join(f"{number:,} {name}" for name, number in totals.items())
+    reasons = sorted(look["failures_by_reason"].items(), key=lambda pair: -pair[1])
+    yield "failures", ", ".join(f"{number:,} {reason}" for reason, number in reasons)
     for budget in look["budgets"]:
         spent, limit = budget["failures"], budget["limit"]
         yield f"budget {budget['workspace']}", f"{bar(spent, limit, columns=20)} {spent} of {limit} failures"

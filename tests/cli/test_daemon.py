@@ -1,0 +1,343 @@
+"""The commands against the real daemon: `webhookd serve` as a process, found by its state directory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+SAMPLES = sorted((Path(__file__).parents[3] / "shared" / "samples").glob("*.json"))
+SETTINGS = {
+    "WEBHOOKD_LISTEN__PORT": "0",
+    "WEBHOOKD_EGRESS__ALLOW": "127.0.0.0/8",
+    "WEBHOOKD_DELIVERY__RETRY_SECONDS": "0.01,0.01",
+    "WEBHOOKD_STORE__MIN_FREE_MB": "0",
+}
+
+
+@dataclass
+class Receiver:
+    """A receiver of webhooks on a real socket; answers `status` and keeps what came."""
+
+    url: str = ""
+    status: int = 200
+    bodies: list[bytes] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    _came: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until_distinct(self, count: int) -> list[str]:
+        """The ids of what came, each once, in the order of their first coming; waits for `count` of them."""
+        async with asyncio.timeout(30):
+            while len(ids := list(dict.fromkeys(json.loads(body)["event_id"] for body in self.bodies))) < count:
+                self._came.clear()
+                await self._came.wait()
+        return ids
+
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        self.bodies.append(await request.read())
+        self.headers.append(dict(request.headers))
+        self._came.set()
+        return web.Response(status=self.status, text="thanks")
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    made = Receiver()
+    runner = web.ServerRunner(web.Server(made.handle), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    yield made
+    await runner.cleanup()
+
+
+async def until_ready(process: asyncio.subprocess.Process) -> None:
+    """Read the log of a daemon until it says that it takes events."""
+    async with asyncio.timeout(30):
+        while json.loads(line := await process.stdout.readline())["event"] != "daemon.ready":  # type: ignore[union-attr]
+            assert line
+
+
+@pytest.fixture
+async def daemon(start: Any, tmp_path: Path) -> Any:
+    """The daemon; what it logs goes on being read, so that it never waits for us."""
+    process = await start("serve", "--state-dir", str(tmp_path / "state"), env=SETTINGS)
+    await until_ready(process)
+    reading = asyncio.create_task(process.stdout.read())
+    yield process
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(30):
+        await process.wait()
+        await reading
+
+
+@pytest.fixture
+def ask(daemon: Any, run: Any, tmp_path: Path) -> Any:
+    """Run a command that finds the daemon as people would have it find it."""
+
+    async def asking(*words: str, **options: Any) -> Any:
+        return await run("--state-dir", str(tmp_path / "state"), *words, env=SETTINGS, **options)
+
+    return asking
+
+
+@pytest.fixture
+async def endpoint(ask: Any, receiver: Receiver) -> str:
+    """The id of an endpoint that wants everything."""
+    ran = await ask("endpoint", "add", receiver.url, "-e", "*", "--json")
+    assert (0, "") == (ran.code, ran.err)
+    return str(ran.json()["id"])
+
+
+async def settled(ask: Any, count: int, *words: str) -> list[dict[str, Any]]:
+    """The log once `count` deliveries of it are finished."""
+    async with asyncio.timeout(30):
+        while True:
+            found = (await ask("log", "--json", *words)).json()["data"]
+            if count == sum(1 for one in found if one["finished_at"]):
+                return list(found)
+
+
+async def test_samples_all_the_way(ask: Any, endpoint: str, receiver: Receiver) -> None:
+    """`cat samples/*.json | webhookd send`: all nine arrive, in order, byte for byte."""
+    lines = [sample.read_bytes() for sample in SAMPLES]
+
+    sent = await ask("send", stdin=b"".join(lines))
+    again = await ask("send", stdin=b"".join(lines))
+    log = await settled(ask, 9)
+
+    assert (0, "9 accepted, 0 known already, 0 refused.\n") == (sent.code, sent.out)
+    assert (0, "0 accepted, 9 known already, 0 refused.\n") == (again.code, again.out)
+    assert [line.rstrip(b"\n") for line in lines] == receiver.bodies
+    assert ["delivered"] * 9 == [one["state"] for one in log]
+
+
+async def test_refused_lines(ask: Any) -> None:
+    """Lines that the daemon refuses are named with their number in the input and its message."""
+    text = b'{"event_type":"message.sent"}\n\nnonsense\n{"event_type":"message.sentt"}\n' + b"bad\n" * 150
+
+    ran = await ask("send", "--json", stdin=text)
+
+    assert (1, 1, 152) == (ran.code, ran.json()["accepted"], ran.json()["rejected_count"])
+    lines = ran.err.splitlines()
+    assert ["line 3", "line 4", *(f"line {n}" for n in range(5, 155))] == [line.split(":")[0] for line in lines]
+    assert "not JSON" in lines[0]
+    assert "message.sent" in lines[1]
+
+
+async def test_life_of_an_endpoint(ask: Any, endpoint: str, receiver: Receiver) -> None:
+    """Added, shown, edited, tested, disabled, enabled, its key rotated and revealed, deleted."""
+    listed = await ask("endpoint", "list")
+    shown = await ask("endpoint", "show", receiver.url)
+    edited = await ask(
+        *("endpoint", "edit", endpoint, "-e", "message.sent", "--description", "\x1b[2J", "--success", "2xx", "--json")
+    )
+    tested = await ask("endpoint", "test", endpoint, "--event-type", "message.sent")
+    disabled = await ask("endpoint", "disable", endpoint)
+    held = await ask("send", stdin=SAMPLES[-1].read_bytes())
+    enabled = await ask("endpoint", "enable", endpoint)
+    rotated = await ask("endpoint", "rotate-key", endpoint, "--overlap-seconds", "60", "--json")
+    revealed = await ask("endpoint", "show", endpoint, "--signing-key", "--json")
+    await settled(ask, 1, "--type", "message.sent", "--event-id", json.loads(SAMPLES[-1].read_bytes())["event_id"])
+    deleted = await ask("endpoint", "delete", endpoint)
+
+    done = (listed, shown, edited, tested, disabled, held, enabled, rotated, revealed, deleted)
+    assert [(0, "")] * len(done) == [(ran.code, ran.err if ran is not held else "") for ran in done]
+    assert endpoint in listed.out
+    assert receiver.url in listed.out
+    assert f"id          {endpoint}" in shown.out
+    assert (["message.sent"], "\x1b[2J", "2xx") == tuple(
+        edited.json()[name] for name in ("event_types", "description", "success")
+    )
+    assert tested.out.startswith("Delivered: 200 after ")
+    assert "thanks" in tested.out
+    assert "true" == receiver.headers[0]["X-Webhook-Test"]
+    assert "its events are held" in disabled.out
+    assert f"{endpoint} is active." in enabled.out
+    assert rotated.json()["signing_key"] == revealed.json()["signing_key"]
+    assert (0, "No endpoints yet.") == ((gone := await ask("endpoint", "list")).code, gone.out[:17])
+
+
+async def test_failed_test(ask: Any, endpoint: str, receiver: Receiver) -> None:
+    """A test that fails says why, and is exit code 1."""
+    receiver.status = 503
+
+    ran = await ask("endpoint", "test", endpoint)
+
+    assert 1 == ran.code
+    assert ran.out.startswith("Failed: 503")
+
+
+async def test_refusals(ask: Any, endpoint: str, receiver: Receiver) -> None:
+    """Exit code 1 and the API's message for what the daemon refuses."""
+    for words, said in (
+        (("endpoint", "add", receiver.url, "-e", "*"), endpoint),
+        (("endpoint", "add", "http://169.254.169.254/", "-e", "*"), ""),
+        (("endpoint", "add", "https://example.com/", "-e", "message.receivd"), "message.received"),
+        (("endpoint", "show", "ep_missing"), "ep_missing"),
+        (("workspace", "delete", "default"), "default"),
+        (("log", "show", "dlv_missing"), ""),
+        (("replay", "dlv_missing"), ""),
+        (("token", "revoke", "tok_missing"), "tok_missing"),
+        (("mail", "test"), "mail.host"),
+        (("budget", "--workspace", "nope"), "nope"),
+    ):
+        ran = await ask(*words)
+
+        assert (1, "") == (ran.code, ran.out), words
+        assert ran.err.startswith("Error: "), words
+        assert said in ran.err, words
+
+
+async def test_drop_log_and_replay(ask: Any, endpoint: str, receiver: Receiver) -> None:
+    """A drop is in the log with all its attempts, and goes out again by `replay`."""
+    receiver.status = 500
+    await ask("send", stdin=SAMPLES[0].read_bytes())
+    [dropped] = await settled(ask, 1, "--state", "dropped", "--endpoint", receiver.url, "--since", "1h")
+    shown = await ask("log", "show", dropped["id"])
+    budget, status = await ask("budget"), await ask("status")
+    receiver.status = 200
+    dry = await ask("replay", "--endpoint", endpoint, "--since", "1h", "--dry-run")
+    replayed = await ask("replay", dropped["id"])
+    await settled(ask, 1, "--state", "delivered")
+
+    assert (0, 3) == (shown.code, shown.out.count("failed: 500"))
+    assert "  < thanks" in shown.out
+    assert "3 of 30 failures in 30m" in budget.out
+    assert receiver.url in budget.out
+    assert (0, "") == (status.code, status.err)
+    assert "1 accepted, 0 delivered, 3 failed, 1 dropped" in status.out
+    assert (0, "1 delivery would go out again.\n") == (dry.code, dry.out)
+    assert 0 == replayed.code
+    assert ["true"] == [one["X-Webhook-Replay"] for one in receiver.headers if "X-Webhook-Replay" in one]
+    assert (4, 1) == (len(receiver.bodies), len(set(receiver.bodies)))
+
+
+async def test_follow(ask: Any, endpoint: str, start: Any, tmp_path: Path) -> None:
+    """`log -f` shows a delivery as it happens."""
+    process = await start("log", "-f", "--json", "--state-dir", str(tmp_path / "state"), env=SETTINGS)
+    first = json.loads(SAMPLES[0].read_bytes())
+    await ask("send", stdin=SAMPLES[0].read_bytes())
+
+    async with asyncio.timeout(30):
+        while (told := json.loads(await process.stdout.readline()))["state"] != "delivered":
+            pass
+    process.send_signal(signal.SIGINT)
+
+    assert (first["event_id"], first["event_type"], endpoint) == (
+        told["event_id"],
+        told["event_type"],
+        told["endpoint_id"],
+    )
+    _, err = await process.communicate()
+    assert (130, b"") == (process.returncode, err.strip())
+
+
+async def test_workspaces_and_tokens(ask: Any, run: Any, daemon: Any, tmp_path: Path) -> None:
+    """A workspace of its own with a token of its own, which can do what its scope says and nothing else."""
+    added = await ask("workspace", "add", "acme", "--name", "ACME Ltd", "--notify", "ops@acme.example")
+    edited = await ask("workspace", "edit", "acme", "--plan", "enterprise", "--no-notify", "--json")
+    listed = await ask("workspace", "list")
+    made = await ask("token", "add", "--workspace", "acme", "--scope", "ingest", "--note", "helpdesk", "--json")
+    tokens = await ask("token", "list")
+    url = (tmp_path / "state" / "address").read_text().strip()
+    env = {"WEBHOOKD_URL": url, "WEBHOOKD_TOKEN": made.json()["secret"]}
+    sent = await run("send", "--workspace", "acme", stdin=SAMPLES[0].read_bytes(), env=env)
+    elsewhere = await run("send", stdin=SAMPLES[0].read_bytes(), env=env)
+    looking = await run("log", "--workspace", "acme", env=env)
+    revoked = await ask("token", "revoke", made.json()["id"])
+    ended = await run("send", "--workspace", "acme", stdin=SAMPLES[0].read_bytes(), env=env)
+    deleted = await ask("workspace", "delete", "acme")
+
+    assert [0] * 7 == [ran.code for ran in (added, edited, listed, made, tokens, sent, revoked)]
+    assert ("enterprise", []) == (edited.json()["plan"], edited.json()["notify"])
+    assert "ACME Ltd" in listed.out
+    assert "helpdesk" in tokens.out
+    assert made.json()["secret"] not in tokens.out
+    assert (1, 1, 1) == (elsewhere.code, looking.code, ended.code)
+    assert 0 == deleted.code
+
+
+async def test_looks(ask: Any, endpoint: str) -> None:
+    """Status and sign-in link of a running daemon."""
+    status = await ask("status")
+    link = await ask("open")
+
+    assert (0, "") == (status.code, status.err)
+    assert "1 of 1 active, 0 auto-disabled" in status.out
+    assert 0 == link.code
+    assert link.out.startswith("http://127.0.0.1:")
+
+
+async def test_backup(ask: Any, endpoint: str, tmp_path: Path) -> None:
+    """The copy is a database that holds what was accepted before it."""
+    await ask("send", stdin=SAMPLES[0].read_bytes())
+    file = tmp_path / "copy.db"
+
+    ran = await ask("backup", str(file))
+
+    assert (0, "") == (ran.code, ran.err)
+    assert 0o600 == stat.S_IMODE(os.stat(file).st_mode)
+    with sqlite3.connect(file) as db:
+        assert ("ok",) == db.execute("PRAGMA integrity_check").fetchone()
+    db.close()
+
+
+async def test_send_over_a_restart(ask: Any, daemon: Any, start: Any, receiver: Receiver, tmp_path: Path) -> None:
+    """A daemon killed under a pipe: `send` waits for it to come back, wherever it listens then; nothing is lost."""
+    state_dir = str(tmp_path / "state")
+    await ask("endpoint", "add", receiver.url, "-e", "*")
+    sending = await start("send", "--json", "--state-dir", state_dir, env=SETTINGS)
+
+    def line(name: str) -> bytes:
+        return b'{"event_type":"message.sent","event_id":"%b"}\n' % name.encode()
+
+    sending.stdin.write(line("before"))
+    await receiver.until_distinct(1)
+    async with asyncio.timeout(30):
+        daemon.kill()
+        await daemon.wait()
+        sending.stdin.write(line("meanwhile"))
+        assert (await sending.stderr.readline()).startswith(b"waiting, and trying again: ")
+        process = await start("serve", "--state-dir", state_dir, env=SETTINGS)
+        await until_ready(process)
+        reading = asyncio.create_task(process.stdout.read())
+        out, _ = await sending.communicate(line("after"))
+
+    assert 0 == sending.returncode
+    assert 3 == json.loads(out)["accepted"] + json.loads(out)["duplicates"]
+    assert ["before", "meanwhile", "after"] == await receiver.until_distinct(3)
+    process.send_signal(signal.SIGTERM)
+    await reading
+
+
+async def test_serve_refuses_a_wrong_configuration(run: Any, tmp_path: Path) -> None:
+    """Exit code 78, the mistake with its line, and no log line that isn't one."""
+    config = tmp_path / "webhookd.toml"
+    config.write_text("[listen]\nprot = 1\n")
+
+    ran = await run("serve", "--config", str(config), "--state-dir", str(tmp_path / "state"))
+
+    assert 78 == ran.code
+    assert f"{config}:2: listen.prot" in ran.err
+    assert all(json.loads(line) for line in ran.out.splitlines())
+
+
+async def test_serve_ends_well(daemon: Any) -> None:
+    """SIGTERM ends it with exit code 0 and nothing on stderr."""
+    daemon.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(30):
+        err = await daemon.stderr.read()
+
+    assert (0, b"") == (await daemon.wait(), err)
