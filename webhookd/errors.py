@@ -57,6 +57,7 @@ ERRORS: dict[str, ErrorKind] = {
     "invalid_url": ErrorKind(422, "The URL can't be an endpoint's; the message says what is wrong with it."),
     "blocked_address": ErrorKind(422, "The URL points to an address that webhookd doesn't send to."),
     "internal_error": ErrorKind(500, "A fault of webhookd's own; its log has it under `details.incident`."),
+    "mail_failed": ErrorKind(502, "The mail server didn't take a test mail; the message has the server's own words."),
     "too_far_behind": ErrorKind(503, "The workspace has too much waiting; `Retry-After` says when to try again."),
     "unavailable": ErrorKind(503, "webhookd is starting, stopping or out of a resource; try again."),
     "storage_full": ErrorKind(507, "The disk is nearly full; nothing was accepted."),

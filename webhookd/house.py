@@ -112,6 +112,7 @@ class House:
         try:
             async with asyncio.timeout(self._config.delivery.timeout_seconds + STOP_SECONDS):
                 await self.dispatcher.stop()
+                await self.mailer.stop()
                 await self.store.writer.flushed()
         except TimeoutError:
             log.emit("task.ended", task="dispatcher", error="attempts in flight did not end in time")
@@ -127,6 +128,7 @@ class House:
         self.budgets.replace(_budget_of(config))
         self.network.configure(config)
         self.dispatcher.review(self.directory.endpoints())
+        self.mailer.wake()
 
     async def trouble(self) -> str:
         """What keeps the house from doing its work: "" when the database answers and the consumers move."""

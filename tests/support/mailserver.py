@@ -6,6 +6,7 @@ import asyncio
 import email
 import email.policy
 import ssl
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class MailServer:
     @property
     def mails(self) -> list[EmailMessage]:
         """The mails taken, parsed as a mail program does."""
-        return [email.message_from_bytes(raw, policy=email.policy.default) for _, raw in self.taken]  # type: ignore[misc]
+        return [email.message_from_bytes(raw, policy=email.policy.default) for _, raw in self.taken]
 
     async def until(self, number: int, *, timeout_seconds: float = 20.0) -> list[EmailMessage]:
         """The mails, once there are at least `number`."""
@@ -67,10 +68,11 @@ class MailServer:
             return self.says["DATA"]
         assert isinstance(envelope.content, bytes)
         self.taken.append((list(envelope.rcpt_tos), envelope.content))
-        self.over_tls.append(session.ssl is not None)
+        assert server.transport is not None
+        self.over_tls.append(server.transport.get_extra_info("sslcontext") is not None)
         self.arrived.set()
         if self.hang_up_after_data:
-            assert server.transport is not None
+            assert isinstance(server.transport, asyncio.Transport)
             server.transport.abort()
         return "250 taken"
 
@@ -124,16 +126,18 @@ async def mail_server(
             super().connection_made(transport)
 
     def protocol() -> SMTP:
-        return Protocol(
-            kept,
-            hostname="mail.test",
-            tls_context=starttls,
-            require_starttls=starttls is not None,
-            authenticator=kept.authenticate if login else None,
-            auth_required=login,
-            auth_require_tls=starttls is not None,
-            timeout=30,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it doesn't know of the TLS around it
+            return Protocol(
+                kept,
+                hostname="mail.test",
+                tls_context=starttls,
+                require_starttls=starttls is not None,
+                authenticator=kept.authenticate if login else None,
+                auth_required=login,
+                auth_require_tls=starttls is not None,
+                timeout=30,
+            )
 
     listening = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", port, ssl=tls)
     kept.port = listening.sockets[0].getsockname()[1]

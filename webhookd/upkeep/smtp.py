@@ -1,0 +1,165 @@
+"""One conversation with the mail server, and exactly what it took.
+
+Whether a mail that wasn't answered for *may* have been taken decides if it can be written anew; so each step of the
+dialogue is made here, and every end of it says how far it came (RFC 5321, section 4.2.5: the server is responsible
+for a mail from its 250 after the final dot on).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiosmtplib
+
+from webhookd import config
+from webhookd.store.outbox import Envelope
+
+STEP_SECONDS = 30.0
+QUIT_SECONDS = 2.0
+_LONGEST_WORDS = 300
+_FAULTS = (aiosmtplib.SMTPException, OSError, ValueError)  # TimeoutError and ssl's are OSErrors
+
+
+class ServerAway(Exception):
+    """The mail server can't be reached, refuses the connection or the login, or went away.
+
+    `uncertain`: it went away after a mail's content was under way, so it may have taken that.
+    """
+
+    def __init__(self, why: str, *, uncertain: bool = False) -> None:
+        super().__init__(why)
+        self.uncertain = uncertain
+
+
+@dataclass(slots=True)
+class Receipt:
+    """For which recipients the server took a mail, and for whom it said "later" (4xx) or "never" (5xx)."""
+
+    taken: list[str] = field(default_factory=list)
+    deferred: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def add_refusal(self, recipients: Sequence[str], code: int, message: str) -> None:
+        """Note a refusal, in the server's own words."""
+        (self.refused if code >= 500 else self.deferred).extend(recipients)
+        self.said.append(f"{', '.join(recipients)}: {_one_line(f'{code} {message}')}")
+
+    @property
+    def error(self) -> str | None:
+        """What the server said where it didn't take the mail, or None."""
+        return "; ".join(self.said) or None
+
+
+class Conversation:
+    """An open connection to the mail server, logged in."""
+
+    def __init__(self, smtp: aiosmtplib.SMTP, where: str, timeout_seconds: float) -> None:
+        self._smtp = smtp
+        self._where = where
+        self._timeout_seconds = timeout_seconds
+        self._content_under_way = False
+
+    async def send(self, envelope: Envelope) -> Receipt:
+        """Hand over one mail; ServerAway when the connection ends before all is said."""
+        receipt = Receipt()
+        self._content_under_way = False
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                accepted = await self._address(envelope, receipt)
+                if accepted:
+                    await self._hand_over(envelope, accepted, receipt)
+                if not receipt.taken:
+                    with contextlib.suppress(aiosmtplib.SMTPException):
+                        await self._smtp.rset()
+        except _FAULTS as error:
+            raise ServerAway(_words(self._where, error), uncertain=self._content_under_way) from error
+        return receipt
+
+    async def _address(self, envelope: Envelope, receipt: Receipt) -> list[str]:
+        """Name sender and recipients; returns those for whom the server will take it."""
+        try:
+            await self._smtp.mail(envelope.sender)
+        except aiosmtplib.SMTPSenderRefused as error:
+            receipt.add_refusal(envelope.to, error.code, f"{error.message} (about the sender {error.sender})")
+            return []
+        accepted = []
+        for recipient in envelope.to:
+            try:
+                await self._smtp.rcpt(recipient)
+                accepted.append(recipient)
+            except aiosmtplib.SMTPRecipientRefused as error:
+                receipt.add_refusal([recipient], error.code, error.message)
+            except ValueError:  # it would need SMTPUTF8, which few servers have
+                receipt.add_refusal([recipient], 553, "only ASCII addresses can be sent to")
+        return accepted
+
+    async def _hand_over(self, envelope: Envelope, accepted: list[str], receipt: Receipt) -> None:
+        self._content_under_way = True
+        try:
+            await self._smtp.data(envelope.message)
+        except aiosmtplib.SMTPDataError as error:
+            receipt.add_refusal(accepted, error.code, error.message)
+        else:
+            receipt.taken.extend(accepted)
+        self._content_under_way = False
+
+
+@asynccontextmanager
+async def conversation(
+    mail: config.Mail, *, tls_context: ssl.SSLContext | None = None, timeout_seconds: float = STEP_SECONDS
+) -> AsyncIterator[Conversation]:
+    """Connect as `mail` says, log in, and say goodbye at the end; ServerAway when that fails.
+
+    With `starttls` and `tls` nothing is told to a server whose certificate doesn't prove its name to the system's CAs
+    (or to `tls_context`).  Connecting and handing over a mail take at most `timeout_seconds` each.
+    """
+    where = f"{mail.host}:{mail.port}"
+    try:
+        if tls_context is None and mail.tls != "none":
+            # Reading all the CAs takes longer than the loop should stand still.
+            tls_context = await asyncio.to_thread(ssl.create_default_context)
+        smtp = aiosmtplib.SMTP(
+            hostname=mail.host,
+            port=mail.port,
+            username=mail.user or None,
+            password=mail.password or None,
+            local_hostname=_own_name(mail),
+            use_tls=mail.tls == "tls",
+            start_tls=mail.tls == "starttls",
+            tls_context=tls_context,
+            timeout=timeout_seconds,
+        )
+        async with asyncio.timeout(timeout_seconds):
+            await smtp.connect()
+    except _FAULTS as error:
+        raise ServerAway(_words(where, error)) from error
+    try:
+        yield Conversation(smtp, where, timeout_seconds)
+        with contextlib.suppress(*_FAULTS):
+            await smtp.quit(timeout=QUIT_SECONDS)
+    finally:
+        smtp.close()
+
+
+def _own_name(mail: config.Mail) -> str:
+    """What to greet with: the domain that the mail comes from; looking our own name up could block."""
+    name = mail.sender.rpartition("@")[2]
+    return name if name.isascii() else "localhost"
+
+
+def _words(where: str, error: Exception) -> str:
+    """What went wrong, with the server's own words where it had any."""
+    if isinstance(error, aiosmtplib.SMTPResponseException):
+        return _one_line(f"{where}: {error.code} {error.message}")
+    return _one_line(f"{where}: {error}" if str(error) else f"{where}: no answer in time")
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_WORDS else f"{line[:_LONGEST_WORDS]}…"
