@@ -123,9 +123,9 @@ class _Telling:
     async def _missed(self, last_id: str) -> list[bytes]:
         """What the ring doesn't know, as far as the table does."""
         found = _ID.fullmatch(last_id)
+        since_ms = int(found[1]) if found is not None else None
         views: list[DeliveryView] | None = None
-        if found is not None:
-            since_ms = int(found[1])
+        if since_ms is not None and since_ms <= self._house.clock.wall_ms():
             views = await self._house.store.read(lambda db: changes.since(db, self._wanted, since_ms, MISSED))
         if views is None:
             return [_frame(kind="reset", data=_RESET)]
