@@ -472,7 +472,7 @@ def test_another_key_or_another_event_is_another_line() -> None:
     lines = Lines(monotonic=Clock())
     log.throttled("request.failed", key="a", error="1")
     log.throttled("request.failed", key="b", error="2")
-    log.throttled("store.failed", key="a", error="3")
+    log.throttled("store.full", key="a", error="3")
     assert ["1", "2", "3"] == [record["error"] for record in lines.records()]
 
 

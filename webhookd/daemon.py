@@ -16,7 +16,7 @@ from pathlib import Path
 from aiohttp import web
 from msgspec import structs
 
-import webhookd
+from webhookd._version import __version__
 from webhookd import log
 from webhookd.clock import SystemClock
 from webhookd.config import NEED_RESTART, Config, reloadable
@@ -74,7 +74,7 @@ async def _serve(
     stop: asyncio.Event,
 ) -> int:
     began = time.monotonic()
-    log.emit("daemon.started", version=webhookd.__version__, pid=os.getpid(), state_dir=str(state_dir))
+    log.emit("daemon.started", version=__version__, pid=os.getpid(), state_dir=str(state_dir))
     prepare_state_dir(state_dir)
     lock = StateLock(state_dir)
     await lock.acquire()

@@ -124,9 +124,6 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "A share of the failure budget is spent.",
         ("workspace", "failures", "limit", "share", "window_seconds"),
     ),
-    "mail.queued": LogEvent(
-        "info", "A notice was recorded, to be sent.", ("workspace", "mail_id", "kind", "recipients")
-    ),
     "mail.sent": LogEvent("info", "The mail server took a notice.", ("workspace", "mail_id", "count", "recipients")),
     "mail.failed": LogEvent(
         "warning",
@@ -137,9 +134,7 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "store.opened": LogEvent(
         "info", "The database is open.", ("duration_ms", "path", "sqlite_version", "schema_version", "size_bytes")
     ),
-    "store.migrated": LogEvent(
-        "info", "The database has a newer schema.", ("duration_ms", "from_version", "to_version")
-    ),
+    "store.migrated": LogEvent("info", "The database has a newer schema.", ("from_version", "to_version")),
     "store.pruned": LogEvent(
         "info", "Retention removed finished events.", ("reason", "events", "deliveries", "duration_ms")
     ),
@@ -147,7 +142,6 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "error", "The disk is nearly full: no events are taken.", ("error", "free_mb", "min_free_mb")
     ),
     "store.recovered": LogEvent("info", "There is space again: events are taken."),
-    "store.failed": LogEvent("error", "The disk under the database failed; the daemon ends.", ("error",)),
     "backup.made": LogEvent("info", "A copy of the database was made.", ("duration_ms", "size_bytes")),
     "request.failed": LogEvent(
         "error", "A fault of webhookd's own, answered 500.", ("status", "incident", "method", "path", "error", "count")

@@ -35,7 +35,7 @@ class Rules:
 
     catalogue: Callable[[], Catalogue]
     plans: Callable[[], Plans]
-    check_url: Callable[[str], object]
+    check_url: Callable[[str], str]
 
 
 class Endpoints:
@@ -260,8 +260,7 @@ class Endpoints:
         """The fields that are given, checked and in the form of the model."""
         checked: dict[str, Any] = {}
         if "url" in fields:
-            self._rules.check_url(fields["url"])
-            checked["url"] = fields["url"]
+            checked["url"] = self._rules.check_url(fields["url"])
         if "event_types" in fields:
             checked["event_types"] = self._rules.catalogue().check_types(list(fields["event_types"]))
         if "description" in fields:

@@ -45,9 +45,9 @@ class Network:
                 self._retired.remove(line)
                 await line.sender.close()
 
-    def check_url(self, url: str) -> None:
-        """The first gate: Refusal `invalid_url` or `blocked_address` if nothing is sent there."""
-        self._line.egress.check_url(url)
+    def check_url(self, url: str) -> str:
+        """The first gate: `url` as it is kept; Refusal `invalid_url` or `blocked_address` if nothing is sent there."""
+        return self._line.egress.check_url(url).text
 
     def set_own(self, addresses: Iterable[OwnAddress]) -> None:
         """Tell which sockets webhookd listens on: nothing is sent there."""

@@ -107,22 +107,22 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-async def open_writer(path: Path) -> Connection:
-    """Open the database for the one writer, made or migrated as needed.
+async def open_writer(path: Path) -> tuple[Connection, int, int]:
+    """Open the database for the one writer, made or migrated as needed; with the schema's version before and now.
 
     Raises StoreUnusable, with the file left as it was, when it is corrupt, not webhookd's or newer than this program.
     """
     _refuse_foreign_file(path)
     connection = await _connect(path)
     try:
-        await connection.run(_prepare)
+        before, now = await connection.run(_prepare)
     except sqlite3.DatabaseError as error:
         await connection.close()
         raise fatal_error(error, path) from error
     except Fatal:
         await connection.close()
         raise
-    return connection
+    return connection, before, now
 
 
 async def open_reader(path: Path) -> Connection:
@@ -171,7 +171,7 @@ def _page_size(head: bytes) -> int:
     return 65536 if size == 1 else size
 
 
-def _prepare(db: sqlite3.Connection) -> None:
+def _prepare(db: sqlite3.Connection) -> tuple[int, int]:
     _run_script(db, _PRAGMAS)
     version = _user_version(db)
     newest = len(_migrations())
@@ -190,6 +190,7 @@ def _prepare(db: sqlite3.Connection) -> None:
         check(db)
     for number, script in enumerate(_migrations()[version:], start=version + 1):
         _run_script(db, f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+    return version, newest
 
 
 def check(db: sqlite3.Connection) -> None:

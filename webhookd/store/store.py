@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from webhookd import log
 from webhookd.store.database import Connection, fatal_error, open_reader, open_writer
 from webhookd.store.writer import Writer
 
@@ -34,8 +36,20 @@ class Store:
     @classmethod
     async def open(cls, path: Path) -> Store:
         """Open or make the database at `path`; StoreUnusable when it is not fit to be used."""
-        connection = await open_writer(path)
-        return cls(path, connection, await open_reader(path), await open_reader(path))
+        began = time.monotonic()
+        connection, before, now = await open_writer(path)
+        store = cls(path, connection, await open_reader(path), await open_reader(path))
+        if 0 < before < now:
+            log.emit("store.migrated", from_version=before, to_version=now)
+        log.emit(
+            "store.opened",
+            path=str(path),
+            sqlite_version=SQLITE_VERSION,
+            schema_version=now,
+            size_bytes=store.size_bytes(),
+            duration_ms=round((time.monotonic() - began) * 1000, 1),
+        )
+        return store
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run a question of a person or program; it sees everything committed before."""

@@ -1,0 +1,126 @@
+"""The daemon as a process: started, stopped, killed, started again; one per state directory; a bad database."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.support import process
+from tests.support.process import Daemon, daemon
+from tests.support.receiver import receiver
+from webhookd.errors import AlreadyRunning
+from webhookd.store.database import StateLock
+
+LOOPBACK = '[egress]\nallow = ["127.0.0.0/8"]\n'
+
+
+async def until_waiting(d: Daemon, endpoint_id: str, number: int) -> None:
+    """Wait until so many events wait for an endpoint."""
+    async with asyncio.timeout(30):
+        while (await d.call("GET", f"/v1/endpoints/{endpoint_id}"))["queue"]["waiting"] != number:
+            await asyncio.sleep(0.01)
+
+
+async def send(d: Daemon, *ids: str) -> None:
+    """Accept events."""
+    events = [{"event_type": "message.received", "event_id": each} for each in ids]
+    await d.call("POST", "/v1/events", events, expect=202)
+
+
+async def test_sigterm_lets_the_attempt_in_flight_end_and_the_rest_resumes(tmp_path: Path) -> None:
+    """What is under way is recorded, nothing is repeated, and what waited goes on after the start."""
+    async with receiver() as where:
+        where.gates["hook"] = asyncio.Event()
+        async with daemon(tmp_path / "state", LOOPBACK) as d:
+            await d.call("POST", "/v1/endpoints", {"url": f"{where.url}/hook", "event_types": ["*"]}, expect=201)
+            await send(d, "a", "b")
+            await where.until(1)
+            d.process.terminate()
+            await asyncio.sleep(0.1)
+            where.gates["hook"].set()
+            assert 0 == await d.until_dead()
+        assert ["a"] == where.ids("hook")
+        async with daemon(tmp_path / "state", LOOPBACK) as d:
+            await where.until(2)
+            assert ["a", "b"] == where.ids("hook")
+            deliveries = (await d.call("GET", "/v1/deliveries?event_id=a"))["data"]
+            assert [("delivered", 1)] == [(each["state"], each["attempt_count"]) for each in deliveries]
+
+
+async def test_kill_9_repeats_at_most_the_attempt_under_way(tmp_path: Path) -> None:
+    """The same webhook-id again, then the rest in order."""
+    async with receiver() as where:
+        where.gates["hook"] = asyncio.Event()
+        async with daemon(tmp_path / "state", LOOPBACK) as d:
+            await d.call("POST", "/v1/endpoints", {"url": f"{where.url}/hook", "event_types": ["*"]}, expect=201)
+            await send(d, "a", "b", "c")
+            await where.until(1)
+            d.process.kill()
+            await d.until_dead()
+        where.gates["hook"].set()
+        async with daemon(tmp_path / "state", LOOPBACK):
+            await where.until(4)
+        assert ["a", "a", "b", "c"] == where.ids("hook")
+
+
+async def test_a_second_daemon_on_the_same_state_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    """The lock's message names the first one's pid."""
+    async with daemon(tmp_path / "state") as d:
+        lock = StateLock(tmp_path / "state")
+        with pytest.raises(AlreadyRunning, match=rf"pid {d.process.pid}\b"):
+            await lock.acquire(wait_seconds=0.05)
+        assert 75 == AlreadyRunning.exit_code
+
+
+def truncated(database: Path) -> None:
+    """Cut the file in the middle."""
+    database.write_bytes(database.read_bytes()[: database.stat().st_size // 2])
+
+
+def overwritten(database: Path) -> None:
+    """Rubbish in the middle."""
+    content = bytearray(database.read_bytes())
+    middle = len(content) // 2 // 8192 * 8192
+    content[middle : middle + 8192] = b"\xa5" * 8192
+    database.write_bytes(content)
+
+
+def foreign(database: Path) -> None:
+    """Another program's database."""
+    database.unlink()
+    with sqlite3.connect(database) as db:
+        db.execute("CREATE TABLE notes (text)")
+    db.close()
+
+
+def newer(database: Path) -> None:
+    """Written by a webhookd of the future."""
+    with sqlite3.connect(database) as db:
+        db.execute("PRAGMA user_version = 999")
+    db.close()
+
+
+def not_a_database(database: Path) -> None:
+    """A text file."""
+    database.write_text("this is not a database\n" * 100)
+
+
+@pytest.mark.parametrize("spoil", [truncated, overwritten, foreign, newer, not_a_database])
+async def test_a_database_that_is_not_fit_is_left_as_it_is(spoil: object, tmp_path: Path) -> None:
+    """Exit code 78, the reason in the log, and not a byte of the file changed."""
+    state = tmp_path / "state"
+    async with daemon(state) as d:
+        await send(d, *[f"e{number}" for number in range(100)])
+    database = state / "webhookd.db"
+    assert callable(spoil)
+    spoil(database)
+    before = hashlib.sha256(database.read_bytes()).hexdigest()
+    d = await process.start(state, alive=False)
+    assert 78 == await d.until_dead()
+    await d.session.close()
+    assert before == hashlib.sha256(database.read_bytes()).hexdigest()
+    assert "was left as it is" in d.log_file.read_text()

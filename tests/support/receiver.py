@@ -1,0 +1,75 @@
+"""A receiver of webhooks on loopback: keeps what came, answers as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request: its path without the slash, its headers, its body byte for byte."""
+
+    name: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        """The event's id."""
+        return self.headers["webhook-id"]
+
+
+@dataclass(slots=True)
+class Receiver:
+    """`answer` gives the status for a path; a `gate` of a path holds its answers back until it is set."""
+
+    answer: Callable[[str], int] = lambda name: 200
+    url: str = ""
+    received: list[Received] = field(default_factory=list)
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Take one webhook."""
+        name = request.match_info["name"]
+        body = await request.read()
+        self.received.append(Received(name, {key.lower(): value for key, value in request.headers.items()}, body))
+        self.arrived.set()
+        if name in self.gates:
+            await self.gates[name].wait()
+        return web.Response(status=self.answer(name))
+
+    def ids(self, name: str) -> list[str]:
+        """The event ids that a path got, in order."""
+        return [each.id for each in self.received if each.name == name]
+
+    async def until(self, number: int, *, timeout_seconds: float = 30.0) -> list[Received]:
+        """What was received, once it is at least `number`."""
+        async with asyncio.timeout(timeout_seconds):
+            while len(self.received) < number:
+                self.arrived.clear()
+                await self.arrived.wait()
+        return self.received
+
+
+@asynccontextmanager
+async def receiver(answer: Callable[[str], int] = lambda name: 200) -> AsyncIterator[Receiver]:
+    """A receiver for the time of a test."""
+    kept = Receiver(answer)
+    app = web.Application()
+    app.router.add_post("/{name}", kept.handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    kept.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield kept
+    finally:
+        for gate in kept.gates.values():
+            gate.set()
+        await runner.cleanup()
