@@ -107,6 +107,14 @@ def test_headers_of_a_machines_mail() -> None:
     assert ("auto-generated", "multipart/alternative") == (mail["Auto-Submitted"], mail.get_content_type())
 
 
+@pytest.mark.parametrize("letters_in_host", range(10, 60))
+def test_a_subject_of_any_length_comes_out_as_it_went_in(letters_in_host: int) -> None:
+    """No header is folded so that white space is added to what a reader sees."""
+    host = "a" * letters_in_host + ".example"
+    mail = written(disabled(endpoint={"id": "ep_1", "url": f"https://{host}/", "description": ""}))
+    assert f"[webhookd] Webhook disabled: more than 30 failures in 30 minutes ({host})" == mail["Subject"]
+
+
 def test_another_workspace_is_named_in_subject_and_command() -> None:
     """A workspace other than `default` stands in the subject and in the command to copy."""
     mail = written(disabled(workspace="acme"))
@@ -213,7 +221,15 @@ def test_clear(value: object, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"), [(1800, "30 minutes"), (3600, "1 hour"), (90, "90 seconds"), (1.5, "1.5 seconds")]
+    ("seconds", "expected"),
+    [
+        (1800, "30 minutes"),
+        (3600, "1 hour"),
+        (90, "90 seconds"),
+        (1.5, "1.5 seconds"),
+        (1, "1 second"),
+        (86_400, "24 hours"),
+    ],
 )
 def test_durations_read_as_said(seconds: float, expected: str) -> None:
     """Whole hours and minutes as such."""

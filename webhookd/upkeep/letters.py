@@ -41,6 +41,9 @@ _REASONS = {
     Reason.LOCAL: "a fault of webhookd's own machine, not counted",
 }
 
+# Folded to 78 characters a long subject would begin on a line of its own, and some programs show the space before it.
+_LONG_HEADERS = SMTP.clone(max_line_length=900)
+
 _TEMPLATES = Environment(
     loader=PackageLoader("webhookd.upkeep"),
     autoescape=select_autoescape(("html",), ("txt",)),
@@ -60,7 +63,7 @@ def letter(notices: Sequence[Notice], settings: Config, *, sender: str, to: Sequ
         "disabled": disabled[:TOLD_IN_FULL],
         "more_disabled": disabled[TOLD_IN_FULL:],
         "warned": warned,
-        "timeout": f"{settings.delivery.timeout_seconds:g} seconds",
+        "timeout": _duration(settings.delivery.timeout_seconds),
         "hold": f"{_duration(settings.hold.max_age_hours * 3600)} and {settings.hold.max_events:,} events",
         "page": clear(settings.listen.public_url),
     }
@@ -192,11 +195,11 @@ def _host(url: object) -> str:
 
 
 def _duration(seconds: float) -> str:
-    for size, name in ((3600, "hour"), (60, "minute")):
-        if seconds >= size and seconds % size == 0:
-            number = round(seconds / size)
-            return f"{number} {name}{'' if number == 1 else 's'}"
-    return f"{seconds:g} seconds"
+    size, name = next(
+        (unit for unit in ((3600, "hour"), (60, "minute")) if seconds >= unit[0] and seconds % unit[0] == 0),
+        (1, "second"),
+    )
+    return f"{seconds / size:g} {name}{'' if seconds == size else 's'}"
 
 
 def _time(stamp: object) -> str:
@@ -234,4 +237,4 @@ def _mail(
     mail.add_alternative(
         _TEMPLATES.get_template(f"{template}.html").render(facts), subtype="html", cte="quoted-printable"
     )
-    return mail.as_bytes().decode("ascii")
+    return mail.as_bytes(policy=_LONG_HEADERS).decode("ascii")
