@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import grp
 import os
 import signal
@@ -16,11 +17,11 @@ from pathlib import Path
 from aiohttp import web
 from msgspec import structs
 
-from webhookd._version import __version__
 from webhookd import log
+from webhookd._version import __version__
 from webhookd.clock import SystemClock
 from webhookd.config import NEED_RESTART, Config, reloadable
-from webhookd.errors import ConfigError, Fatal
+from webhookd.errors import ConfigError, Fatal, NotYet
 from webhookd.house import House
 from webhookd.rules.addresses import OwnAddress
 from webhookd.store.database import StateLock
@@ -143,19 +144,26 @@ async def _open_doors(house: House, config: Config, state_dir: Path) -> _Doors:
         site = web.TCPSite(runner, listen.host, listen.port, backlog=1024)
         await site.start()
         if listen.unix_socket:
-            await _open_unix_socket(runner, Path(listen.unix_socket), listen.unix_group)
-    except OSError as error:
+            await _open_unix_socket(runner, state_dir / listen.unix_socket, listen.unix_group)
+    except (OSError, ConfigError) as error:
         await runner.cleanup()
-        raise ConfigError(
-            f"webhookd can't listen on {listen.host}:{listen.port}: {error.strerror or error}; "
-            "is another program there? Set listen.port"
-        ) from error
+        raise _cannot_listen(error, f"{listen.host}:{listen.port}") from error
     addresses = [address for address in runner.addresses if isinstance(address, tuple)]
     house.network.set_own(OwnAddress(ip_address(host.partition("%")[0]), port) for host, port, *_ in addresses)
     host, port = addresses[0][:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    (state_dir / ADDRESS_FILE).write_text(url + "\n", "ascii")
+    aside = state_dir / f"{ADDRESS_FILE}.new"
+    aside.write_text(url + "\n", "ascii")
+    aside.rename(state_dir / ADDRESS_FILE)  # whoever reads it reads all of it
     return _Doors(runner, url, listen.unix_socket)
+
+
+def _cannot_listen(error: OSError | ConfigError, where: str) -> Fatal:
+    """An address that is taken, or not there yet, may be free in a moment; anything else a restart won't mend."""
+    if isinstance(error, ConfigError):
+        return error
+    message = f"webhookd can't listen on {where}: {error.strerror or error}; is another program there? Set listen.port"
+    return NotYet(message) if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL) else ConfigError(message)
 
 
 async def _open_unix_socket(runner: web.AppRunner, path: Path, group: str) -> None:

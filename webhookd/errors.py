@@ -120,6 +120,12 @@ class AlreadyRunning(Fatal):
     exit_code = EXIT_TEMPORARY
 
 
+class NotYet(Fatal):
+    """Something of the machine isn't free yet, such as the address to listen on: a restart may mend it."""
+
+    exit_code = EXIT_TEMPORARY
+
+
 class StoreFailed(Fatal):
     """The disk under the database failed (SQLITE_IOERR); only a fresh start can tell what is durable."""
 

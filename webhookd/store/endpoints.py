@@ -142,9 +142,9 @@ def enable(db: sqlite3.Connection, seq: int, *, skip_held: bool, now_ms: int) ->
             (seq,),
         )
     db.execute(
-        "UPDATE deliveries SET tries = 0, next_attempt_at = NULL WHERE seq = (SELECT min(d.seq) FROM deliveries d "
-        "INDEXED BY deliveries_waiting, endpoints e WHERE e.seq = ?1 AND d.endpoint_seq = ?1 AND d.state = 0 "
-        "AND d.seq > e.skipped_upto)",
+        "UPDATE deliveries SET tries = 0, next_attempt_at = NULL WHERE seq = (SELECT seq FROM deliveries "
+        "INDEXED BY deliveries_waiting WHERE endpoint_seq = ?1 AND state = 0 "
+        "AND seq > (SELECT skipped_upto FROM endpoints WHERE seq = ?1) ORDER BY seq LIMIT 1)",
         (seq,),
     )
     return get(db, seq)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-import webhookd
 from webhookd import log
+from webhookd._version import __version__
 from webhookd.clock import Clock, rfc3339
 from webhookd.delivery.directory import Directory
 from webhookd.delivery.dispatcher import Dispatcher
@@ -76,7 +76,7 @@ class Status:
         held = sum(views[each.seq].waiting for each in endpoints if not parts.directory.runs(each))
         mail = await parts.mailer.unsent()
         return {
-            "version": webhookd.__version__,
+            "version": __version__,
             "started_at": rfc3339(self._started_ms),
             "uptime_seconds": round(self._clock.monotonic() - self._started, 1),
             "sqlite_version": SQLITE_VERSION,
@@ -98,7 +98,7 @@ class Status:
                 "failed": parts.recorder.failed_count,
                 "dropped": parts.recorder.dropped_count,
             },
-            "failures_by_reason": dict(parts.recorder.failures_by_reason),
+            "failures_by_reason": {str(reason): count for reason, count in parts.recorder.failures_by_reason.items()},
             "rates_per_second": self._rates(),
             "slowest_endpoints": self._slowest(),
             "budgets": self._budgets(),
