@@ -14,12 +14,13 @@ def put(db: sqlite3.Connection, *, secret_sha256: bytes, token_sha256: bytes, ex
     )
 
 
-def token_of(db: sqlite3.Connection, secret_sha256: bytes, now_ms: int) -> bytes | None:
-    """The hash of the token that a session was signed in with, or None if there is no such session any more."""
+def find(db: sqlite3.Connection, secret_sha256: bytes, now_ms: int) -> tuple[bytes, int] | None:
+    """A session's token, hashed, and when it ends (milliseconds since 1970); None if it has ended or never was."""
     rows = db.execute(
-        "SELECT token_sha256 FROM sessions WHERE secret_sha256 = ? AND expires_at > ?", (secret_sha256, now_ms)
+        "SELECT token_sha256, expires_at FROM sessions WHERE secret_sha256 = ? AND expires_at > ?",
+        (secret_sha256, now_ms),
     ).fetchall()
-    return rows[0][0] if rows else None
+    return rows[0] if rows else None
 
 
 def delete(db: sqlite3.Connection, secret_sha256: bytes) -> None:

@@ -10,7 +10,7 @@ from webhookd.errors import Refusal
 from webhookd.model import EVERY_TYPE, Endpoint
 from webhookd.web.pages import Page
 
-HEADERS_MAX_LINES = 100
+HEADERS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,10 @@ class WebhookForm:
     def _headers(self, page: Page) -> dict[str, str]:
         kept = dict(self.kept_headers)
         headers: dict[str, str] = {}
-        for line in self.headers.splitlines()[:HEADERS_MAX_LINES]:
+        lines = self.headers.splitlines()
+        if len(lines) > HEADERS_MAX:
+            raise _bad_header(page.text("form.headers.too_many", limit=HEADERS_MAX))
+        for line in lines:
             name, colon, value = (part.strip() for part in line.partition(":"))
             if not name and not value:
                 continue

@@ -15,6 +15,7 @@ from webhookd.rules.ids import delivery_id, delivery_seq
 from webhookd.store import attempts, events, logbook
 from webhookd.store.logbook import LogFilter
 from webhookd.store.store import Db
+from webhookd.web import api_stream
 from webhookd.web.pages import Page
 from webhookd.web.pages_shown import TONES, show_type, show_types
 
@@ -62,7 +63,7 @@ async def _list(page: Page, wanted: Wanted, before_seq: int | None, fault: Refus
         fault=fault,
         older=page.url("/log", **wanted.fields, cursor=rows[-1].seq) if more else "",
         newest=before_seq is None,
-        stream=page.url(f"/log/stream/{page.workspace.id}", **_streamed(wanted)),
+        stream=page.url("/log/stream", **_streamed(wanted)),
         endpoints=_by_seq(page),
         kinds=show_types(page),
         kind=lambda name: show_type(page, name),
@@ -128,8 +129,13 @@ def explain(page: Page, attempt: Json, endpoint: Endpoint | None) -> str:
 
 
 async def stream(page: Page) -> web.StreamResponse:
-    """What happens in the log, as it happens, for a reader's session."""
-    return web.Response(status=204)
+    """What happens in the log, as it happens, for as long as the reader's session lasts."""
+    session, sessions = page.session, page.services.sessions
+    assert session is not None
+    wanted = _wanted(page)
+    return await api_stream.stream(
+        page.request, page.services, page.workspace.id, wanted.filter, lambda: sessions.lasts(session)
+    )
 
 
 # Replaying

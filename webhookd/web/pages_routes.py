@@ -35,7 +35,7 @@ _SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/log", pages_log.show_log),
     ("GET", "/log/replay", pages_log.show_replay),
     ("POST", "/log/replay", pages_log.replay),
-    ("GET", "/log/stream/{workspace}", pages_log.stream),
+    ("GET", "/log/stream", pages_log.stream),
     ("GET", "/log/{delivery}", pages_log.show_delivery),
     ("POST", "/log/{delivery}/replay", pages_log.replay_one),
 )

@@ -34,14 +34,17 @@ CODES_MAX = 1000
 WRONG_MAX = 10
 WRONG_SECONDS = 60.0
 ADDRESSES_MAX = 10_000
+SIGNED_OUT_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who is signed in: `secret` is the cookie's, `token` what it was signed in with."""
+    """Who is signed in: `secret` is the cookie's, `token` what it was signed in with, both with an end."""
 
     secret: str
     token: Token
+    token_sha256: bytes
+    expires_at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Sessions:
         self._clock = clock
         self._codes: dict[bytes, _Code] = {}
         self._wrong: dict[str, deque[float]] = {}
+        self._signed_out: dict[bytes, None] = {}  # in order; only streams that are still open ask for these
 
     def link(self, base_url: str, token_id: str = FIRST_ID) -> str | None:
         """A link to the page that signs in by itself, once, in the next 10 minutes; None if there is no such token.
@@ -84,14 +88,14 @@ class Sessions:
         token = self._access.holder(token_sha256)
         if token is None or token.scope != Scope.ADMIN:
             return None
-        session = Session(secrets.token_urlsafe(32), token)
         now_ms = self._clock.wall_ms()
+        session = Session(secrets.token_urlsafe(32), token, token_sha256, now_ms + SESSION_MS)
         await self._store.write(
             lambda db: sessions.put(
                 db,
                 secret_sha256=digest_of(session.secret),
                 token_sha256=token_sha256,
-                expires_at_ms=now_ms + SESSION_MS,
+                expires_at_ms=session.expires_at_ms,
                 now_ms=now_ms,
             )
         )
@@ -102,13 +106,28 @@ class Sessions:
         if not secret:
             return None
         digest, now_ms = digest_of(secret), self._clock.wall_ms()
-        token_sha256 = await self._store.read(lambda db: sessions.token_of(db, digest, now_ms))
-        token = self._access.holder(token_sha256) if token_sha256 else None
-        return Session(secret, token) if token else None
+        found = await self._store.read(lambda db: sessions.find(db, digest, now_ms))
+        if found is None:
+            return None
+        token_sha256, expires_at_ms = found
+        token = self._access.holder(token_sha256)
+        return Session(secret, token, token_sha256, expires_at_ms) if token else None
+
+    def lasts(self, session: Session) -> bool:
+        """Whether a session that was found earlier, for a stream that is still open, has not ended since."""
+        return (
+            self._clock.wall_ms() < session.expires_at_ms
+            and self._access.holder(session.token_sha256) is not None
+            and digest_of(session.secret) not in self._signed_out
+        )
 
     async def sign_out(self, session: Session) -> None:
         """End a session."""
-        await self._store.write(lambda db: sessions.delete(db, digest_of(session.secret)))
+        digest = digest_of(session.secret)
+        self._signed_out[digest] = None
+        if len(self._signed_out) > SIGNED_OUT_MAX:
+            self._signed_out.pop(next(iter(self._signed_out)))
+        await self._store.write(lambda db: sessions.delete(db, digest))
 
     # Guessing
 

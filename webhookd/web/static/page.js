@@ -2,7 +2,9 @@
 // needs no typing. Nothing here writes text of others as markup: pages come from the server, escaped.
 "use strict";
 
-const language = document.documentElement.lang;
+// The page's language, with the reader's own habits of writing times where they know it.
+const spoken = document.documentElement.lang;
+const language = navigator.languages.find((each) => each.split("-")[0] === spoken) ?? spoken;
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 const clock = new Intl.DateTimeFormat(language, { timeStyle: "medium" });
 const calendar = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
@@ -63,8 +65,8 @@ function keepUp() {
   const address = document.body.dataset.stream;
   if (!address || !window.EventSource || live.paused) return;
   live.source = new EventSource(address);
-  live.source.addEventListener("delivery.attempted", soon);
-  live.source.onmessage = soon;
+  live.source.addEventListener("open", soon); // what happened since the page was made, or while the stream was away
+  for (const kind of ["delivery.accepted", "delivery.attempted", "reset"]) live.source.addEventListener(kind, soon);
 }
 
 function soon() {

@@ -1,0 +1,187 @@
+"""A real browser in front of a real daemon: Debian's Chromium, headless, and a house on the machine's own clock.
+
+The schedules are shortened, the receivers are on loopback.  Where there is no Chromium these tests are skipped, and
+say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+import pytest
+from aiohttp import web
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from webhookd.clock import SystemClock
+from webhookd.config import Budget, Config, Delivery, Egress
+from webhookd.house import House
+from webhookd.model import Endpoint, NewEvent
+from webhookd.web.app import make_app
+from webhookd.web.server import Runner
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# As root in a container, and with no talk to anybody but the tests.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TIMEOUT_SECONDS = 20.0
+CONFIG = Config(
+    egress=Egress(allow=("127.0.0.0/8",)),
+    delivery=Delivery(retry_seconds=(0.3, 0.3, 0.3), timeout_seconds=2),
+    budget=Budget(limit=5),
+)
+
+
+@dataclass(slots=True)
+class Receiver:
+    """Somebody's endpoint: answers `status`, and has the ids that it got, and how each was marked."""
+
+    url: str = ""
+    status: int = 200
+    body: bytes = b'{"ok":true}'
+    got: list[str] = field(default_factory=list)
+    delivered: list[str] = field(default_factory=list)
+    replays: list[str] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        await request.read()
+        webhook_id = request.headers["webhook-id"]
+        self.got.append(webhook_id)
+        if self.status == 200:
+            self.delivered.append(webhook_id)
+        if "X-Webhook-Replay" in request.headers:
+            self.replays.append(webhook_id)
+        return web.Response(status=self.status, body=self.body, content_type="application/json")
+
+
+@dataclass(slots=True)
+class Site:
+    """The daemon as a reader meets it."""
+
+    house: House
+    url: str
+    receiver: Receiver
+    admin_token: str
+
+    def link(self) -> str:
+        """A sign-in link."""
+        made = self.house.services.sessions.link(self.url)
+        assert made is not None
+        return made
+
+    async def endpoint(self, *, path: str = "", description: str = "", workspace: str = "default") -> Endpoint:
+        return await self.house.services.endpoints.create(
+            workspace, url=self.receiver.url + path, event_types=["*"], description=description
+        )
+
+    async def send(self, *ids: str, text: str = "hello", workspace: str = "default") -> None:
+        """Accept one event per id."""
+        events = [
+            NewEvent(
+                i,
+                "message.received",
+                orjson.dumps({"event_type": "message.received", "event_id": i, "message": {"text": text}}),
+            )
+            for i in ids
+        ]
+        await self.house.services.ingest.accept(workspace, events)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that comes by itself."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def _serving(app: web.Application, *, ours: bool) -> AsyncIterator[str]:
+    runner = Runner(app, shutdown_seconds=0.2) if ours else web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    made = Receiver()
+    app = web.Application()
+    app.router.add_post("/{path:.*}", made.answer)
+    async with _serving(app, ours=False) as url:
+        made.url = f"{url}/hook"
+        yield made
+
+
+@pytest.fixture
+async def site(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Site]:
+    house = await House.open(CONFIG, tmp_path, clock=SystemClock())
+    try:
+        await house.start({})
+        async with _serving(make_app(house.services), ours=True) as url:
+            yield Site(house, url, receiver, (tmp_path / "admin-token").read_text().strip())
+            house.close_doors()
+    finally:
+        await house.stop()
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium): the page was not tried in it")
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield launched
+        await launched.close()
+
+
+Open = Callable[..., Awaitable[Page]]
+
+
+@pytest.fixture
+async def opened(browser: Browser, site: Site) -> AsyncIterator[Open]:
+    """Open a tab in a fresh context and sign in; at the end no page may have complained of anything."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    async def opening(*, script: bool = True, sign_in: bool = True, **options: object) -> Page:
+        context = await browser.new_context(java_script_enabled=script, **options)  # type: ignore[arg-type]
+        context.set_default_timeout(TIMEOUT_SECONDS * 1000)
+        contexts.append(context)
+        page = await context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None)
+        if sign_in:
+            await sign_in_to(page, site, script=script)
+        return page
+
+    yield opening
+    for context in contexts:
+        await context.close()
+    assert [] == complaints
+
+
+async def sign_in_to(page: Page, site: Site, *, script: bool) -> None:
+    """By the link where there is a script, else by typing the token."""
+    if script:
+        await page.goto(site.link())
+    else:
+        await page.goto(f"{site.url}/sign-in")
+        await page.get_by_label("Token or sign-in code").fill(site.admin_token)
+        await page.get_by_role("button", name="Sign in").click()
+    await page.wait_for_url("**/webhooks*")

@@ -1,0 +1,49 @@
+"""A browser without a script, as far as the page's forms and cookies need one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlencode
+
+from tests.support.api import Answer, Api
+
+FORM = "application/x-www-form-urlencoded"
+Fields = Mapping[str, str | Sequence[str]]
+
+
+@dataclass
+class Browser:
+    """A browser without a script: keeps cookies, fills in forms."""
+
+    api: Api
+    cookies: dict[str, str] = field(default_factory=dict)
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        return await self._ask("GET", path, headers)
+
+    async def post(self, path: str, fields: Fields, **headers: str) -> Answer:
+        """Send a form, with what `headers` say in place of what a browser would (dashes as underscores)."""
+        return await self._ask("POST", path, {"Origin": self.api.url, "Content_Type": FORM, **headers}, fields)
+
+    async def send_form(self, path: str, fields: Fields, shown_at: str, **headers: str) -> Answer:
+        """Send a form of the page at `shown_at`, hidden field and all."""
+        shown = (await self.get(shown_at)).body.decode()
+        found = re.search(r'name="proof" value="([0-9a-f]+)"', shown)
+        assert found is not None
+        return await self.post(path, {"proof": found[1], **fields}, **headers)
+
+    async def sign_in(self, secret: str) -> Answer:
+        return await self.send_form("/sign-in", {"secret": secret}, "/sign-in")
+
+    async def _ask(self, method: str, path: str, headers: Mapping[str, str], fields: Fields | None = None) -> Answer:
+        sent = {name.replace("_", "-"): value for name, value in headers.items() if value}
+        if self.cookies:
+            sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        data = None if fields is None else urlencode(fields, doseq=True).encode()
+        answer = await self.api.call(method, path, data=data, token=None, headers=sent)
+        for line in answer.headers.getall("Set-Cookie", []):
+            name, _, rest = line.partition("=")
+            self.cookies[name] = rest.partition(";")[0].strip('"')
+        return answer
