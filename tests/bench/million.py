@@ -45,7 +45,7 @@ class Meanwhile:
 
 @dataclass(frozen=True)
 class Figure:
-    """What one call cost: its own time, and the healthy endpoint's commits during and two seconds after it."""
+    """What one call cost: its own time, and the healthy endpoint's commits meanwhile."""
 
     call: str
     took_ms: float
@@ -69,7 +69,7 @@ async def fill(state_dir: Path, endpoint_seq: int, events: int) -> None:
                 ),
                 db.executemany(
                     "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at) "
-                    "SELECT seq, ?, type, 200, accepted_at FROM events WHERE id = ?",
+                    "SELECT seq, ?, type, 200, accepted_at FROM events WHERE workspace_seq = 1 AND id = ?",
                     [(endpoint_seq, f"old-{number}") for number in numbers],
                 ),
                 db.execute("COMMIT"),
@@ -78,8 +78,8 @@ async def fill(state_dir: Path, endpoint_seq: int, events: int) -> None:
     await connection.close()
 
 
-async def measure(events: int) -> list[Figure]:
-    """The figures, each call on a backlog of its own size."""
+async def measure(events: int, meanwhile_seconds: float = 2.0) -> list[Figure]:
+    """The figures; each call is watched from a quarter of `meanwhile_seconds` before it until so long after it."""
     figures = []
     with tempfile.TemporaryDirectory(prefix="webhookd-million-") as folder:
         state_dir = Path(folder) / "state"
@@ -102,20 +102,20 @@ async def measure(events: int) -> list[Figure]:
                     ("POST", f"/v1/endpoints/{dead}/enable", {"skip_held": True}),
                     ("DELETE", f"/v1/endpoints/{dead}", None),
                 ):
-                    figures.append(await timed(d, method, path, fields))
+                    figures.append(await timed(d, method, path, fields, meanwhile_seconds))
     return figures
 
 
-async def timed(d: Daemon, method: str, path: str, fields: object) -> Figure:
+async def timed(d: Daemon, method: str, path: str, fields: object, meanwhile_seconds: float) -> Figure:
     """Make one call while the healthy endpoint gets its events."""
     what = f"{method} {path.replace('/v1/endpoints/', '')[-20:]} {fields or ''}"
     meanwhile = Meanwhile(d, f"{method}-{time.monotonic_ns()}")
     sending = asyncio.create_task(meanwhile.run())
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(meanwhile_seconds / 4)
     began = time.perf_counter()
     await d.call(method, path, fields)
     took_ms = (time.perf_counter() - began) * 1000
-    await asyncio.sleep(2)
+    await asyncio.sleep(meanwhile_seconds)
     sending.cancel()
     with suppress(asyncio.CancelledError):
         await sending

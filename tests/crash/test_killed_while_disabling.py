@@ -22,7 +22,6 @@ POINTS = [
     *[f"failure:{LIMIT + 1}:{when}" for when in ("before", "in", "after")],
     *[f"failure:{LIMIT + 2}:{when}" for when in ("before", "in", "after")],
     *[f"mail:1:{when}" for when in ("before", "in", "after")],
-    "mail:2:after",
     *[f"commit:{number}:in" for number in (6, 11, 17)],
     "commit:14:after",
 ]

@@ -72,7 +72,10 @@ class Notices:
 
     def add_disabling(self, db: Db, endpoint: Endpoint, facts: Json, now_ms: int) -> None:
         """Queue the notice of a disabling, with the last failures, in the transaction that disables."""
-        failures = attempts.recent_failures(db, endpoint.seq, LAST_FAILURES)
+        failures = [
+            {name: value for name, value in failure.items() if name not in ("request", "response")}
+            for failure in attempts.recent_failures(db, endpoint.seq, LAST_FAILURES)
+        ]
         self._add(db, endpoint.workspace_seq, "auto_disabled", {**facts, "failures": failures}, now_ms)
 
     def add_warning(self, db: Db, workspace_seq: int, facts: Json, now_ms: int) -> None:

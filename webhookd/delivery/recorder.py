@@ -142,10 +142,9 @@ class Recorder:
 
         def then(result: tuple[bool, list[Endpoint]]) -> None:
             waited, changed = result
-            dropped = isinstance(failed.decision, Dropped)
             for each in changed:
                 self._directory.put(each)
-            state = DeliveryState.DROPPED if dropped else self._waiting_state(endpoint)
+            state = self._state_after(endpoint, failed.decision, waited=waited)
             self._tell(endpoint, delivery, record, outcome, state, waited=waited, now_ms=now_ms, failed=failed)
             self._tell_of_budget(endpoint, failed, changed)
 
@@ -194,10 +193,15 @@ class Recorder:
             self._notices.add_disabling(db, each, facts[each.seq], now_ms)
         return changed
 
-    def _waiting_state(self, endpoint: Endpoint) -> DeliveryState:
+    def _state_after(self, endpoint: Endpoint, decision: Decision, *, waited: bool) -> DeliveryState:
+        """What a delivery reads as after a failed attempt; `waited` is whether it still did when that was recorded."""
+        if waited and isinstance(decision, Dropped):
+            return DeliveryState.DROPPED
         now = self._directory.get(endpoint.seq)
         if now is None:
             return DeliveryState.CANCELLED
+        if not waited:
+            return DeliveryState.EXPIRED
         return DeliveryState.PENDING if self._directory.runs(now) else DeliveryState.HELD
 
     def _tell(
