@@ -21,7 +21,16 @@ from webhookd.rules.catalogue import EventType
 from webhookd.store.writer import storage_full
 from webhookd.web.access import Scope
 from webhookd.web.figures import figures
-from webhookd.web.http import Paging, Route, json_response, list_response, read_fields, read_query, services
+from webhookd.web.http import (
+    SECURITY_HEADERS,
+    Paging,
+    Route,
+    json_response,
+    list_response,
+    read_fields,
+    read_query,
+    services,
+)
 from webhookd.web.intake import REFUSALS
 
 READY_RETRY_SECONDS = 1
@@ -148,6 +157,7 @@ async def make_backup(request: web.Request) -> web.StreamResponse:
     async with request.app[COPYING], _copy(house.store.path.parent, request) as (file, size_bytes):
         response = web.StreamResponse(
             headers={
+                **SECURITY_HEADERS,
                 "Content-Type": "application/octet-stream",
                 "Content-Disposition": 'attachment; filename="webhookd.db"',
                 "Content-Length": str(size_bytes),

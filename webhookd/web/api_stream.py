@@ -24,7 +24,7 @@ from webhookd.store import changes
 from webhookd.store.logbook import LogFilter
 from webhookd.web.access import Scope
 from webhookd.web.api_log import DeliveryFilter, wanted_of
-from webhookd.web.http import Route, caller, read_query, services, workspace_id
+from webhookd.web.http import SECURITY_HEADERS, Route, caller, read_query, services, workspace_id
 from webhookd.web.services import Services
 from webhookd.web.views import show_delivery
 
@@ -62,7 +62,9 @@ async def stream(
     """
     listener = house.happenings.listen()
     try:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        response = web.StreamResponse(
+            headers={**SECURITY_HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+        )
         await response.prepare(request)
         with suppress(ConnectionError):  # the client has gone, which is how most streams end
             await _Telling(response, house, workspace, wanted, allowed).tell(listener, _last_id(request))

@@ -20,7 +20,7 @@ from webhookd.web import (
 from webhookd.web.http import PATIENCE, SERVICES, Patience, Route
 from webhookd.web.ingest_stream import STREAMS
 from webhookd.web.intake import REFUSALS
-from webhookd.web.middleware import Guard, expect, harden
+from webhookd.web.middleware import GUARD, Guard, expect
 from webhookd.web.openapi import document, paths_of
 from webhookd.web.pages_routes import add_pages
 from webhookd.web.services import Services
@@ -40,8 +40,9 @@ ROUTES: list[Route] = [
 def make_app(services: Services, *, patience: Patience | None = None) -> web.Application:
     """The application on these services; `patience` bounds how long callers may take."""
     guard = Guard(services)
-    app = web.Application(middlewares=[guard.answer], client_max_size=api_events.BODY_MAX_BYTES)
+    app = web.Application(client_max_size=api_events.BODY_MAX_BYTES)
     app[SERVICES] = services
+    app[GUARD] = guard
     app[PATIENCE] = patience or Patience()
     app[REFUSALS] = Counter()
     app[STREAMS] = set()
@@ -50,7 +51,6 @@ def make_app(services: Services, *, patience: Patience | None = None) -> web.App
     for route in ROUTES:
         _register(app, route, guard)
     add_pages(app)
-    app.on_response_prepare.append(harden)
     app.on_shutdown.append(api_events.end_streams)
     return app
 

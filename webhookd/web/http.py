@@ -32,6 +32,16 @@ S = TypeVar("S", bound=Struct)
 SERVICES = web.AppKey("services", Services)
 CALLER = web.RequestKey("caller", Token)
 
+# For every answer that doesn't say otherwise: it is data, not a page; it is nobody else's; it may not be kept.  And it
+# doesn't tell which Python and aiohttp made it.
+SECURITY_HEADERS = {
+    "Server": "webhookd",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+
 JSON_TYPE = "application/json; charset=utf-8"
 FIELDS_MAX_BYTES = 256 * 1024
 # What aiohttp raises from reading a body whose connection or framing broke; RuntimeError where it did so beforehand.

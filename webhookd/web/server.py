@@ -7,13 +7,13 @@ changed.  Its access log is off: every thing done has a line of its own (`log`).
 from __future__ import annotations
 
 import resource
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from webhookd.errors import Refusal
-from webhookd.web.middleware import failure, refused
+from webhookd.web.middleware import GUARD, Handler, failure, refused
 
 # Also how long a request's headers may take, counted from the connection's start or its last answer.
 KEEP_ALIVE_SECONDS = 75.0
@@ -93,8 +93,13 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
+        guard, handle = self.app[GUARD], cast("Handler", made.request_handler)
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            return await guard.answer(request, handle)
+
         return _Server(
-            made.request_handler,
+            cast("Any", answer),
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=made._loop,
