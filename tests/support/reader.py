@@ -21,11 +21,11 @@ class Browser:
     cookies: dict[str, str] = field(default_factory=dict)
 
     async def get(self, path: str, **headers: str) -> Answer:
-        return await self._ask("GET", path, headers)
+        return await self.ask("GET", path, headers)
 
     async def post(self, path: str, fields: Fields, **headers: str) -> Answer:
         """Send a form, with what `headers` say in place of what a browser would (dashes as underscores)."""
-        return await self._ask("POST", path, {"Origin": self.api.url, "Content_Type": FORM, **headers}, fields)
+        return await self.ask("POST", path, {"Origin": self.api.url, "Content_Type": FORM, **headers}, fields)
 
     async def send_form(self, path: str, fields: Fields, shown_at: str, **headers: str) -> Answer:
         """Send a form of the page at `shown_at`, hidden field and all."""
@@ -37,8 +37,11 @@ class Browser:
     async def sign_in(self, secret: str) -> Answer:
         return await self.send_form("/sign-in", {"secret": secret}, "/sign-in")
 
-    async def _ask(self, method: str, path: str, headers: Mapping[str, str], fields: Fields | None = None) -> Answer:
-        sent = {name.replace("_", "-"): value for name, value in headers.items() if value}
+    async def ask(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, fields: Fields | None = None
+    ) -> Answer:
+        """One request with the cookies that came so far; those of the answer are kept."""
+        sent = {name.replace("_", "-"): value for name, value in (headers or {}).items() if value}
         if self.cookies:
             sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         data = None if fields is None else urlencode(fields, doseq=True).encode()

@@ -338,3 +338,11 @@ async def test_a_fault_of_ours_is_a_page_without_a_traceback(
     body = answer.body.decode()
     assert 500 == answer.status
     assert "incident" in body and "Traceback" not in body and "ZeroDivision" not in body
+
+
+async def test_head_is_answered_wherever_get_is(browser: Browser) -> None:
+    """The same status, no body; the stream, which never ends, has no HEAD and reads as a delivery's id."""
+    for path in ("/webhooks", "/log", "/sign-in"):
+        answer = await browser.ask("HEAD", path)
+        assert (200, b"") == (answer.status, answer.body)
+    assert 404 == (await browser.ask("HEAD", "/log/stream")).status

@@ -116,7 +116,7 @@ class Page:
     @property
     def here(self) -> str:
         """The address of this page to come back to; what a form answered can't be come back to."""
-        return self.request.rel_url.path_qs if self.request.method == "GET" else self.url("/webhooks")
+        return self.request.rel_url.path_qs if self.request.method != "POST" else self.url("/webhooks")
 
     # Answers
 
@@ -154,9 +154,10 @@ class Page:
 
 
 Handler = Callable[[Page], Awaitable[web.StreamResponse]]
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def page(handler: Handler, *, open_to_all: bool = False) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def page(handler: Handler, *, open_to_all: bool = False) -> Answering:
     """Make a handler of pages one of aiohttp: find the session, check the form, answer refusals, set the headers."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -191,7 +192,7 @@ async def _answer(made: Page, handler: Handler, *, open_to_all: bool) -> web.Str
     if request.method == "POST":
         await _check_form(made)
     if made.session is None and not open_to_all:
-        then = made.here if request.method == "GET" and request.path != "/" else None
+        then = made.here if request.method != "POST" and request.path != "/" else None
         return made.go("/sign-in", then=then)
     if made.chooses:
         made.workspace = made.services.directory.workspace(made.asked("workspace") or DEFAULT_WORKSPACE)

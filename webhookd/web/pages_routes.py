@@ -5,8 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from webhookd.web import pages_log, pages_sign_in, pages_webhooks
-from webhookd.web.pages import Handler, page, static
+from webhookd.web.pages import Answering, Handler, page, static
 
+_STREAM = "/log/stream"
 _OPEN: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/sign-in", pages_sign_in.show_sign_in),
     ("POST", "/sign-in", pages_sign_in.sign_in),
@@ -35,7 +36,7 @@ _SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/log", pages_log.show_log),
     ("GET", "/log/replay", pages_log.show_replay),
     ("POST", "/log/replay", pages_log.replay),
-    ("GET", "/log/stream", pages_log.stream),
+    ("GET", _STREAM, pages_log.stream),
     ("GET", "/log/{delivery}", pages_log.show_delivery),
     ("POST", "/log/{delivery}/replay", pages_log.replay_one),
 )
@@ -44,7 +45,14 @@ _SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
 def add_pages(app: web.Application) -> None:
     """Add every address of the page to the application."""
     for method, path, handler in _OPEN:
-        app.router.add_route(method, path, page(handler, open_to_all=True))
+        _add(app, method, path, page(handler, open_to_all=True))
     for method, path, handler in _SIGNED_IN:
-        app.router.add_route(method, path, page(handler))
+        _add(app, method, path, page(handler))
     app.router.add_get("/static/{name}", static)
+
+
+def _add(app: web.Application, method: str, path: str, handler: Answering) -> None:
+    app.router.add_route(method, path, handler)
+    # RFC 9110 wants HEAD wherever GET is; a live stream has no end that a HEAD could wait for.
+    if method == "GET" and path != _STREAM:
+        app.router.add_route("HEAD", path, handler)

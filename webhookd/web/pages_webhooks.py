@@ -81,8 +81,8 @@ async def _plots(page: Page, endpoint: Endpoint) -> tuple[Plot, Plot]:
     now_ms = page.services.clock.wall_ms()
 
     def question(db: Db) -> tuple[list[figures.Span], list[figures.Span]]:
-        hour = figures.spans(db, endpoint.seq, since_ms=now_ms - HOUR_MS, until_ms=now_ms, count=60)
-        return hour, figures.spans(db, endpoint.seq, since_ms=now_ms - DAY_MS, until_ms=now_ms, count=48)
+        hour = figures.spans(db, endpoint.seq, since_ms=now_ms - HOUR_MS, until_ms=now_ms, count=30)
+        return hour, figures.spans(db, endpoint.seq, since_ms=now_ms - DAY_MS, until_ms=now_ms, count=24)
 
     hour, day = await page.services.store.read(question)
     return plot("hour", hour), plot("day", day)
