@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-SAMPLES = sorted((Path(__file__).parents[3] / "shared" / "samples").glob("*.json"))
+SAMPLES = sorted((Path(__file__).parents[1] / "rules" / "samples").glob("*.json"))
 SETTINGS = {
     "WEBHOOKD_LISTEN__PORT": "0",
     "WEBHOOKD_EGRESS__ALLOW": "127.0.0.0/8",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-SAMPLES = sorted((Path(__file__).parents[3] / "shared" / "samples").glob("*.json"))
+SAMPLES = sorted((Path(__file__).parents[1] / "rules" / "samples").glob("*.json"))
 EVENT = '{"event_type":"message.sent","event_id":"%s"}'
 
 
