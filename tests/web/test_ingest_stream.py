@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.support.api import Api, Wire, head, running_api, wire
-from webhookd.config import Config, Limits
+from webhookd.config import Config, Delivery, Limits
 from webhookd.errors import Refusal
 from webhookd.store import events
 from webhookd.web import ingest_stream
@@ -275,6 +275,27 @@ async def test_the_socket_is_not_read_while_too_much_is_uncommitted(
         gate.set()
         status, told = await line.json()
         assert (202, 700) == (status, told["accepted"])
+
+
+async def test_a_line_of_any_length_is_read_to_its_end(tmp_path: Path) -> None:
+    """A line longer than all that may be uncommitted is refused once, and the one after it is taken."""
+    async with running_api(tmp_path) as api:
+        body = b"a" * (2 * ingest_stream.UNCOMMITTED_BYTES) + b"\n" + line_of("next")
+        answer = await asyncio.wait_for(api.post("/v1/events", data=body, headers=NDJSON), 30)
+        assert (422, 1, 1) == (answer.status, answer.json["accepted"], answer.json["rejected_count"])
+        assert [(0, "payload_too_large")] == [
+            (each["index"], each["error"]["code"]) for each in answer.json["rejected"]
+        ]
+
+
+async def test_the_largest_event_that_can_be_configured_fits_a_stream(tmp_path: Path) -> None:
+    """Lines of 8 MiB, twice what may be uncommitted beside them, are taken."""
+    largest = 8 * 1024 * 1024
+    async with running_api(tmp_path, Config(delivery=Delivery(max_body_kb=8192))) as api:
+        lines = [line_of(name, b',"x":"' + b"x" * (largest - len(line_of(name)) - 7) + b'"') for name in ("a", "b")]
+        assert [largest, largest] == [len(line) for line in lines]
+        answer = await asyncio.wait_for(api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON), 30)
+        assert (202, {"accepted": 2, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
 
 
 async def test_a_flood_of_tiny_lines_stays_small(tmp_path: Path) -> None:

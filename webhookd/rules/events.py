@@ -237,15 +237,18 @@ class LineSplitter:
         self._pending = bytearray()
         self._index = 0
         self._skipping = False
-        self.pending_bytes = 0
-        """How many bytes of a line have come whose end hasn't: above 0, a line is begun."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """How many bytes are kept of a line whose end hasn't come: none of one that is too long already."""
+        return len(self._pending)
 
     def feed(self, chunk: bytes) -> list[Line]:
         """The lines that `chunk` completes, in order."""
         lines: list[Line] = []
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
-            if self.pending_bytes:
+            if self._pending or self._skipping:
                 self._begin(piece, lines)
                 self._end(lines)
             elif piece:
@@ -261,10 +264,9 @@ class LineSplitter:
 
     def _begin(self, piece: bytes, lines: list[Line]) -> None:
         """Begin a line, or go on with the one that is begun."""
-        self.pending_bytes += len(piece)
         if self._skipping:
             return
-        if self.pending_bytes > self._max_line_bytes + 1:  # one more: it may be the CR of CRLF
+        if len(self._pending) + len(piece) > self._max_line_bytes + 1:  # one more: it may be the CR of CRLF
             self._pending.clear()
             self._skipping = True
             self._give(None, lines)
@@ -277,7 +279,6 @@ class LineSplitter:
             self._take(bytes(self._pending), lines)
         self._pending.clear()
         self._skipping = False
-        self.pending_bytes = 0
 
     def _take(self, line: bytes, lines: list[Line]) -> None:
         data = line.removesuffix(b"\r")

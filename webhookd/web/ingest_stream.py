@@ -126,7 +126,8 @@ class IngestStream:
             self._news.set()
 
     async def _wait_for_room(self) -> None:
-        while self.uncommitted_bytes > self._uncommitted_max:
+        # A begun line is not counted: no commit makes room of it, only its own end does, which must be read.
+        while self.uncommitted_bytes - self._splitter.pending_bytes > self._uncommitted_max:
             self._room.clear()
             await self._room.wait()
 
