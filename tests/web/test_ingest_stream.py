@@ -88,6 +88,14 @@ async def test_a_line_too_long_is_refused_and_the_rest_goes_on(tmp_path: Path) -
         ]
 
 
+async def test_a_line_without_end_is_read_away(tmp_path: Path) -> None:
+    """20 MiB in one line, five times what may be uncommitted: refused alone, nothing of it kept."""
+    async with running_api(tmp_path) as api:
+        body = line_of("a") + b"\n" + b"x" * 20 * 1024 * 1024 + b"\n" + line_of("b")
+        answer = await api.post("/v1/events", data=body, headers=NDJSON)
+        assert (422, 2, 1) == (answer.status, answer.json["accepted"], answer.json["rejected_count"])
+
+
 async def test_a_long_pipe_is_accepted_whole(tmp_path: Path) -> None:
     """10,000 lines in one request, in order, in far fewer commits."""
     async with running_api(tmp_path) as api:

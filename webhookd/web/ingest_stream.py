@@ -23,8 +23,8 @@ from webhookd.web.intake import Checked, Intake, note_refusal
 
 UNCOMMITTED_BYTES = 4 * 1024 * 1024
 # Cut into lines at once: enough for a batch, and no more than milliseconds of work however short the lines are.
-SPLIT_BYTES = 32 * 1024
-BATCH_LINES = 250
+SPLIT_BYTES = 8 * 1024
+BATCH_LINES = 500
 BATCH_BYTES = 1024 * 1024
 # White space around an event is trimmed before it is measured.
 WHITE_SPACE_BYTES = 1024
@@ -38,7 +38,8 @@ class IngestStream:
         self._refusals = refusals
         self._patience = request.app[PATIENCE]
         self._intake = Intake(services(request), workspace_id(request), refusals)
-        self._splitter = LineSplitter(self._intake.max_bytes + WHITE_SPACE_BYTES)
+        self._line_max = self._intake.max_bytes + WHITE_SPACE_BYTES
+        self._splitter = LineSplitter(self._line_max)
         self._uncommitted_max = max(UNCOMMITTED_BYTES - self._intake.max_bytes, SPLIT_BYTES)
         self._pieces: deque[bytes] = deque()  # as they came
         self._lines: deque[Line] = deque()  # cut, and not yet checked
@@ -154,20 +155,27 @@ class IngestStream:
                 await self._news.wait()
 
     def _cut(self) -> None:
-        """Cut the next piece into lines, unless a batch is there already; at the clean end also what is left."""
-        if len(self._lines) >= BATCH_LINES:
-            return
-        begun = self._splitter.pending_bytes
-        if self._pieces:
+        """Cut what has come into lines, until a batch is there; at the clean end also what is left."""
+        size = 0
+        while self._pieces and len(self._lines) < BATCH_LINES and size < BATCH_BYTES:
             piece = self._pieces.popleft()
+            begun = self._begun_bytes()
             lines = self._splitter.feed(piece)
-            ended = begun + len(piece) - self._splitter.pending_bytes
-        elif self._all_read and self._reading_failed is None:
-            lines, ended = self._splitter.finish(), begun
-        else:
-            return
+            self._gather(lines, begun + len(piece) - self._begun_bytes())
+            size += len(piece)
+        if self._all_read and not self._pieces and self._reading_failed is None:
+            begun = self._begun_bytes()
+            self._gather(self._splitter.finish(), begun)
+
+    def _begun_bytes(self) -> int:
+        """How much of a begun line is kept: nothing of one that is too long."""
+        pending = self._splitter.pending_bytes
+        return pending if pending <= self._line_max + 1 else 0
+
+    def _gather(self, lines: list[Line], ended_bytes: int) -> None:
+        """Take the lines that so many bytes ended in; some belong to none: blank lines, those that are too long."""
         self._lines.extend(lines)
-        self._release(ended - sum(map(_size, lines)))  # what the lines don't hold: blank ones, those that are too long
+        self._release(ended_bytes - sum(map(_size, lines)))
 
     def _next_lines(self) -> tuple[list[Line], int]:
         lines: list[Line] = []

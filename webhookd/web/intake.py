@@ -103,7 +103,7 @@ class Intake:
                 raise too_large(self.max_bytes)
             return check_event(self._services, raw)
         except Refusal as refusal:
-            return refusal
+            return refusal.with_traceback(None)  # which would keep the frames, and with them the bytes, of each
 
     def _enter(self, result: Accepted) -> Refusal | None:
         if result.conflict:
