@@ -15,6 +15,7 @@ from webhookd import log
 from webhookd.config import Listen
 from webhookd.errors import ERRORS
 from webhookd.web.http import FIELDS_MAX_BYTES, Patience
+from webhookd.web.ingest_stream import STREAMS
 from webhookd.web.middleware import host_check
 
 ONE = b'{"event_type":"message.received"}'
@@ -383,16 +384,36 @@ async def test_many_idle_connections_leave_room(api: Api) -> None:
             writer.close()
 
 
-async def test_connections_beyond_the_bound_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the descriptors are for callers; who comes beyond is cut off, and the others are served on."""
-    async with running_api(tmp_path) as api:
-        assert 200 == (await api.get("/healthz")).status
-        monkeypatch.setattr("webhookd.web.server._connections_max", lambda: 3)
-        async with wire(api.port) as one, wire(api.port) as two, wire(api.port) as three:
-            assert b"" == await three.ended()
-            for line in (one, two):
-                line.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+async def test_at_the_bound_silent_connections_make_room(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the descriptors are for callers; beyond that the oldest that never asked for anything is ended."""
+    monkeypatch.setattr("webhookd.web.server._connections_max", lambda: 3)
+    ask = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with wire(api.port) as busy, wire(api.port) as silent, wire(api.port) as other:
+        busy.send(ask)
+        assert 200 == (await busy.answer())[0]
+        async with wire(api.port) as newest:
+            assert b"" == await silent.ended()
+            for line in (busy, other, newest):
+                line.send(ask)
                 assert 200 == (await line.answer())[0]
+
+
+async def test_a_connection_too_many_is_ended_where_all_others_are_busy(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody's request is cut off for a newcomer."""
+    monkeypatch.setattr("webhookd.web.server._connections_max", lambda: 2)
+    async with wire(api.port) as one, wire(api.port) as two:
+        for line in (one, two):
+            line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/x-ndjson"))
+        async with asyncio.timeout(10):
+            while len(api.app[STREAMS]) < 2:
+                await asyncio.sleep(0.001)
+        async with wire(api.port) as three:
+            assert b"" == await three.ended()
+        for line in (one, two):
+            line.chunk(b"")
+            assert 202 == (await line.answer())[0]
 
 
 async def test_slow_headers_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ changed.  Its access log is off: every thing done has a line of its own (`log`).
 from __future__ import annotations
 
 import resource
+from itertools import islice
 from typing import Any, cast
 
 from aiohttp import web
@@ -22,6 +23,7 @@ HEADERS = 64
 # After an answer that didn't wait for the whole body: how long the rest is read and dropped, so that the caller, who
 # may still be writing, comes to read the answer.
 LINGER_SECONDS = 5.0
+CONNECTIONS_LOOKED_AT = 100
 
 
 class _Connection(RequestHandler):
@@ -30,10 +32,10 @@ class _Connection(RequestHandler):
     __slots__ = ()
 
     def connection_made(self, transport: Any) -> None:
-        """Take the connection, or end it at once when there are too many."""
+        """Take the connection; when there are too many, one that asks for nothing makes room, or else this one."""
         super().connection_made(transport)
         if self._manager is not None and len(self._manager._connections) > _connections_max():
-            self.force_close()
+            _idlest(self._manager, self).force_close()
 
     def data_received(self, data: bytes) -> None:
         """Take what came.  Where that breaks a body's framing, aiohttp's parser doesn't tell who reads the body."""
@@ -63,6 +65,16 @@ class _Connection(RequestHandler):
             answer = refused(failure(request.method, request.path, exc or RuntimeError(f"status {status}")))
         answer.force_close()
         return answer
+
+
+def _idlest(server: web.Server, newest: _Connection) -> RequestHandler:
+    """Of the oldest connections one that never asked for anything, or else one between two requests."""
+    oldest = [
+        each
+        for each in islice(server._connections, CONNECTIONS_LOOKED_AT)
+        if each._current_request is None and not each._force_close
+    ]
+    return next((each for each in oldest if each._request_count == 0), oldest[0] if oldest else newest)
 
 
 class _Server(web.Server):
