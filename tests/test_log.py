@@ -293,6 +293,17 @@ def test_whatever_a_value_is_a_terminal_is_not_steered(value: Any) -> None:
     assert text.isprintable() and "exit_code=1" in text and len(text) < 16_000
 
 
+def test_on_a_terminal_what_is_not_there_is_not_said() -> None:
+    """A success has no reason: a person's line leaves it out, a program's has it as null."""
+    shown = Lines(form="console")
+    log.emit("delivery.attempted", status=200, reason=None, counted=False)
+    text = shown.raw()[0].decode()
+    assert "status=200" in text and "counted=False" in text and "reason" not in text
+    stored = Lines(form="json")
+    log.emit("delivery.attempted", status=200, reason=None)
+    assert stored.records()[0]["reason"] is None
+
+
 # --- how lines go out ---
 
 

@@ -130,8 +130,8 @@ class ConsoleLines:
         self._render = structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)
 
     def __call__(self, logger: object, level: str, record: Record) -> bytes:
-        """The record as one line of text."""
-        harmless = {name: _harmless(value) for name, value in record.items()}
+        """The record as one line of text, without what there is nothing to say of: a reason of None reads like one."""
+        harmless = {name: _harmless(value) for name, value in record.items() if value is not None}
         return (self._render(logger, level, harmless) + "\n").encode()
 
 

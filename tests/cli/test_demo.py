@@ -31,6 +31,7 @@ async def test_once(run: Any, temporary: Path) -> None:
     assert 8 == len(re.findall(r"B ← .* signature good, answered 200", ran.out))
     for words in ("dropped", "auto_disabled", "8 events held", "in order. Nothing was lost.", "The page: http://127.0"):
         assert words in ran.out
+    assert "sign-in" not in ran.out  # to a page that is gone
     assert [] == os.listdir(temporary)
 
 
@@ -48,6 +49,7 @@ async def test_stays_up_on_a_terminal(start: Any, temporary: Path) -> None:
         _, err = await process.communicate()
     os.close(ours)
 
+    assert b"/sign-in#" in shown
     assert (0, b"") == (process.returncode, err)
     assert [] == os.listdir(temporary)
 

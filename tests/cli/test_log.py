@@ -86,10 +86,11 @@ async def test_list_by_url_and_time(log_api: Any, ask: Any) -> None:
 
 
 async def test_unknown_url(log_api: Any, ask: Any) -> None:
-    """A URL that no endpoint has is wrong usage, and says where to look."""
+    """A URL that no endpoint has is refused, as an unknown id is, and the answer says where to look."""
     ran = await ask("log", "--endpoint", "https://example.com/other")
 
-    assert 2 == ran.code
+    assert 1 == ran.code
+    assert "Usage" not in ran.err
     assert "no endpoint of workspace default has the URL https://example.com/other" in ran.err
 
 

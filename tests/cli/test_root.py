@@ -146,3 +146,20 @@ async def test_completion(run: Any) -> None:
 
     assert 0 == ran.code
     assert "_webhookd_completion" in ran.out
+
+
+@pytest.mark.parametrize("words", [words for words in every_command() if isinstance(command_at(words), click.Group)])
+async def test_no_list_of_commands_cuts_a_sentence(words: tuple[str, ...], run: Any) -> None:
+    """Each line of a list of commands ends as its sentence does."""
+    ran = await run(*words, "--help")
+
+    assert 0 == ran.code
+    assert [] == [line for line in ran.out.splitlines() if line.startswith("  ") and line.endswith("...")]
+
+
+async def test_a_token_without_workspace_is_good_for_every_one(run: Any) -> None:
+    """It isn't one for `default`, so its help mustn't say so."""
+    ran = await run("token", "add", "--help")
+
+    assert "[else every one]" in " ".join(ran.out.split())
+    assert "[else default]" not in ran.out

@@ -152,6 +152,15 @@ async def test_a_line_without_id_gets_one(ledger: Ledger, ask: Any) -> None:
     assert "1 line had none, got a new one, and would be delivered again" in ran.err
 
 
+async def test_a_refused_line_is_not_called_delivered(ledger: Ledger, ask: Any) -> None:
+    """Where nothing was accepted nothing would be delivered twice."""
+    ran = await ask("send", stdin=b'{"n":1}\n')
+
+    assert 1 == ran.code
+    assert "0 accepted" in ran.out
+    assert "delivered again" not in ran.err
+
+
 async def test_full_disk(ledger: Ledger, ask: Any) -> None:
     """507 with `Retry-After`: it waits, says why, and goes on where the daemon stopped."""
 

@@ -42,7 +42,7 @@ def endpoint() -> None:
 
 
 def find(call: Call, which: str) -> str:
-    """The id of the endpoint that a person named, by its id or by its URL; an unknown URL is a usage error."""
+    """The id of the endpoint that a person named, by id or URL; an unknown URL is refused as an unknown id is."""
     if "://" not in which:
         return which
     wanted = which.rstrip("/")
@@ -51,7 +51,7 @@ def find(call: Call, which: str) -> str:
         return str(found[0])
     where = f"workspace {call.workspace or 'default'}"
     if not found:
-        raise click.UsageError(
+        raise click.ClickException(
             f"no endpoint of {where} has the URL {plain(which)}. `webhookd endpoint list` shows them."
         )
     raise click.UsageError(f"several endpoints of {where} have this URL: name one by its id: {', '.join(found)}.")
@@ -174,7 +174,7 @@ def _last_words(one: dict[str, Any]) -> str:
 @common
 @click.pass_obj
 def show(call: Call, which: str, *, reveal: bool) -> None:
-    """Show one endpoint: its settings, its state, its queue, its last answer."""
+    """Show one endpoint: settings, state, queue, last answer."""
     client = call.client()
     path = call.path("endpoints", find(call, which))
     one = client.get(path)
@@ -262,7 +262,7 @@ def edit(
     *,
     no_headers: bool,
 ) -> None:
-    """Change an endpoint: what isn't named stays; -e and -H replace all of theirs."""
+    """Change an endpoint: what isn't named stays. -e and -H replace all of theirs."""
     if headers and no_headers:
         raise click.UsageError("--header sets headers and --no-headers takes them away: name one of them.")
     changes = given(url=url, event_types=list(events) or None)
@@ -318,7 +318,7 @@ def disable(call: Call, which: str) -> None:
 @common
 @click.pass_obj
 def delete(call: Call, which: str, *, yes: bool) -> None:
-    """Delete an endpoint; what waits for it is cancelled, its log stays."""
+    """Delete an endpoint: what waits for it is cancelled. Its log stays."""
     client = call.client()
     path = call.path("endpoints", find(call, which))
     if not yes and sys.stdin.isatty():
@@ -341,7 +341,7 @@ def delete(call: Call, which: str, *, yes: bool) -> None:
 @common
 @click.pass_obj
 def test(call: Call, which: str, event_type: str | None) -> None:
-    """Send an endpoint a test event and show its answer; exit code 1 if it didn't take it."""
+    """Send an endpoint a test event and show its answer. Exit code 1 if it didn't take it."""
     path = call.path("endpoints", find(call, which), "test")
     attempt = call.client().post(path, given(event_type=event_type), timeout_seconds=_TEST_TIMEOUT_SECONDS)
     if call.as_json:
@@ -369,7 +369,7 @@ def test(call: Call, which: str, event_type: str | None) -> None:
 @common
 @click.pass_obj
 def rotate_key(call: Call, which: str, overlap_seconds: int | None) -> None:
-    """Give an endpoint a new signing key; both sign until the overlap ends."""
+    """Give an endpoint a new signing key. Both sign until the overlap ends."""
     client = call.client()
     path = call.path("endpoints", find(call, which))
     one = client.post(f"{path}/rotate-key", given(overlap_seconds=overlap_seconds))

@@ -241,7 +241,7 @@ def server_sent_events(lines: Iterator[bytes]) -> Iterator[ServerSentEvent]:
 @common
 @click.pass_obj
 def show(call: Call, delivery: str) -> None:
-    """Show a delivery with every attempt: when, how long, what was sent, what came back."""
+    """Show a delivery with every attempt. When, how long, what was sent, what came back."""
     client = call.client()
     one = client.get(call.path("deliveries", delivery))
     if call.as_json:

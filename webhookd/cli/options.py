@@ -79,8 +79,16 @@ def where(command: Command) -> Command:
 
 
 def in_workspace(command: Command) -> Command:
-    """Add `--workspace`."""
-    text = "Whose: the workspace's id  [else default]"
+    """Add `--workspace`; without it `default` is meant."""
+    return _workspace(command, "Whose: the workspace's id  [else default]")
+
+
+def bound_to_workspace(command: Command) -> Command:
+    """Add `--workspace` to a command that without it means all of them."""
+    return _workspace(command, "The only workspace that it is good for  [else every one]")
+
+
+def _workspace(command: Command, text: str) -> Command:
     return click.option("--workspace", "-w", metavar="ID", expose_value=False, callback=_keep, help=text)(command)
 
 

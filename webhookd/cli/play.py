@@ -83,9 +83,11 @@ async def _story(*, stay: bool) -> None:
                 await play.mend()
         except TimeoutError:
             raise _Failed(f"not everything arrived within {_DEADLINE_SECONDS:.0f} s.\n{_last_words(folder)}") from None
-        link = (await asyncio.to_thread(client.post, "/v1/sign-in-links"))["url"]
-        click.echo(f"\nThe page: {plain(client.address)}  (sign in with {plain(link)})")
-        if stay:
+        if not stay:
+            click.echo(f"\nThe page: {plain(client.address)}  (until now: it stays up on a terminal, without --once)")
+        else:
+            link = (await asyncio.to_thread(client.post, "/v1/sign-in-links"))["url"]
+            click.echo(f"\nThe page: {plain(client.address)}  (sign in with {plain(link)})")
             click.echo(f"It stays up until Ctrl-C. From another terminal: WEBHOOKD_URL={plain(client.address)} \\")
             click.echo(f"  WEBHOOKD_TOKEN={plain(client.token)} webhookd log")
             await asyncio.Event().wait()

@@ -273,7 +273,7 @@ def _end(call: Call, tally: Tally) -> NoReturn:
 def _again(tally: Tally) -> str:
     """Whether the same command may be run again."""
     words = "Running it again is safe: a line with an event_id is delivered once."
-    if tally.without_id:
+    if tally.without_id and (tally.accepted or tally.repeated):
         words = (
             "Running it again is safe for lines that bring their event_id; "
             f"{count(tally.without_id, 'line')} had none, got a new one, and would be delivered again."

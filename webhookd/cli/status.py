@@ -20,7 +20,10 @@ _ERRORS_SHOWN = 5
 @common
 @click.pass_obj
 def status(call: Call) -> None:
-    """Show how webhookd is: what waits, what fails, what is disabled, what it has room for."""
+    """Show what waits, what fails, what is disabled.
+
+    Also how fast events come and go, what there is room for, and which endpoints are the slowest.
+    """
     client = call.client()
     look = client.get("/v1/status")
     if call.as_json:

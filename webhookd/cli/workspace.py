@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from webhookd.cli.options import Call, common, examples, in_workspace
+from webhookd.cli.options import Call, bound_to_workspace, common, examples
 from webhookd.cli.show import fields, given, local_time, plain, print_json, said, table
 
 _ID = click.argument("workspace_id", metavar="ID")
@@ -66,7 +66,7 @@ def list_(call: Call) -> None:
 def edit(
     call: Call, workspace_id: str, name: str | None, plan: str | None, notify: tuple[str, ...], *, no_notify: bool
 ) -> None:
-    """Change a workspace: what isn't named stays; --notify replaces all addresses."""
+    """Change a workspace: what isn't named stays. --notify replaces all addresses."""
     if notify and no_notify:
         raise click.UsageError("--notify sets addresses and --no-notify takes them away: name one of them.")
     changes = given(name=name, plan=plan, notify=list(notify) if notify or no_notify else None)
@@ -122,11 +122,11 @@ def token() -> None:
     help="admin: everything; ingest: post events; observe: /metrics and /v1/status.",
 )
 @click.option("--note", metavar="TEXT", help="Who has it.")
-@in_workspace
+@bound_to_workspace
 @common
 @click.pass_obj
 def add_token(call: Call, scope: str, note: str | None) -> None:
-    """Make a token and print it, once; with --workspace it sees and changes that workspace alone."""
+    """Make a token and print it, once. With --workspace it sees and changes that workspace alone."""
     made = call.client().post("/v1/tokens", {"scope": scope, **given(workspace=call.workspace, note=note)})
     if call.as_json:
         return print_json(made)
