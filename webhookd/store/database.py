@@ -13,6 +13,7 @@ import importlib.resources
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -113,6 +114,7 @@ async def open_writer(path: Path) -> tuple[Connection, int, int]:
     Raises StoreUnusable, with the file left as it was, when it is corrupt, not webhookd's or newer than this program.
     """
     _refuse_foreign_file(path)
+    _tighten(path)
     connection = await _connect(path)
     try:
         before, now = await connection.run(_prepare)
@@ -134,6 +136,14 @@ async def open_reader(path: Path) -> Connection:
 
 async def _connect(path: Path) -> Connection:
     return Connection(await aiosqlite.connect(path, isolation_level=None, cached_statements=256))
+
+
+def _tighten(path: Path) -> None:
+    """Owner only, whatever a restored copy came with: signing keys are in it, and SQLite's side files take its mode."""
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with suppress(FileNotFoundError, PermissionError):  # another's file: it is theirs to protect
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
 
 
 def _refuse_foreign_file(path: Path) -> None:
