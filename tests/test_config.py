@@ -561,15 +561,12 @@ def test_no_secret_is_shown(write: Any) -> None:
 # --- what the values offer ---
 
 
-def test_networks_and_sender_and_default_plan_are_derived() -> None:
+def test_networks_and_sender_are_derived() -> None:
     """What several rooms would else work out each for itself."""
     config = load(None, {"WEBHOOKD_EGRESS__ALLOW": "127.0.0.0/8,fd00::/8"})
     assert (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("fd00::/8")) == config.egress.networks
     assert config.mail.sender.startswith("webhookd@")
     assert "a@example.com" == Mail(from_="a@example.com").sender
-    assert "advanced" == config.plans.default
-    other = load(None, {"WEBHOOKD_PLANS__ORDER": "basic,pro", "WEBHOOKD_PLANS__WEBHOOKS_FROM": "pro"})
-    assert "pro" == other.plans.default
 
 
 def test_what_changed_is_split_into_what_can_change_and_what_needs_a_restart(write: Any) -> None:

@@ -150,11 +150,6 @@ class Plans(_Section, frozen=True, kw_only=True):
     order: tuple[str, ...] = ("starter", "growth", "advanced", "enterprise")
     webhooks_from: str = "advanced"
 
-    @property
-    def default(self) -> str:
-        """The plan of `default` and of a workspace made without one: `advanced`, or what stands in for it here."""
-        return "advanced" if "advanced" in self.order else self.webhooks_from
-
 
 class Limits(_Section, frozen=True, kw_only=True):
     """`[limits]`: how much one workspace may have."""

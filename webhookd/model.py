@@ -52,7 +52,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A tenant: its plan, its notice addresses.  `plan_changed_at_ms` dates the present plan."""
+    """A tenant: its plan, its notice addresses.  `plan_changed_at_ms`: since when its plan has, or lacks, webhooks."""
 
     seq: int
     id: str

@@ -122,7 +122,7 @@ class Endpoints:
             return endpoints.insert(db, endpoint)
 
         created = await self._store.write(command, then=self._directory.put)
-        log.emit("endpoint.created", workspace=workspace_id, endpoint_id=created.id, url=log.loggable_url(created.url))
+        log.emit("endpoint.created", **_named(created), event_types=created.event_types)
         return created
 
     async def change(self, workspace_id: str, endpoint_id: str, changes: Mapping[str, Any]) -> Endpoint:
@@ -145,7 +145,7 @@ class Endpoints:
                 return endpoints.update(db, changed)
 
             changed = await self._store.write(command, then=self._directory.put)
-        log.emit("endpoint.changed", workspace=workspace_id, endpoint_id=endpoint_id, fields=sorted(changes))
+        log.emit("endpoint.changed", **_named(changed), fields=sorted(changes))
         return changed
 
     async def rotate_key(self, workspace_id: str, endpoint_id: str, overlap_seconds: float) -> Endpoint:
@@ -197,7 +197,7 @@ class Endpoints:
                 )
             finally:
                 self._dispatcher.release(endpoint.seq)
-        log.emit("endpoint.disabled", workspace=workspace_id, endpoint_id=endpoint_id)
+        log.emit("endpoint.disabled", **_named(endpoint))
         return self._directory.endpoint(workspace_id, endpoint_id)
 
     async def enable(self, workspace_id: str, endpoint_id: str, *, skip_held: bool = False) -> Endpoint:
@@ -227,8 +227,8 @@ class Endpoints:
             )
         log.emit(
             "endpoint.enabled",
-            workspace=workspace_id,
-            endpoint_id=endpoint_id,
+            **_named(enabled),
+            skip_held=skip_held,
             waiting=0 if skip_held else waiting,
             skipped=waiting if skip_held else 0,
         )
@@ -251,7 +251,7 @@ class Endpoints:
             finally:
                 self._dispatcher.release(endpoint.seq)
         self._turns.pop(endpoint_id, None)
-        log.emit("endpoint.deleted", workspace=workspace_id, endpoint_id=endpoint_id)
+        log.emit("endpoint.deleted", **_named(endpoint))
 
     def _turn(self, endpoint_id: str) -> asyncio.Lock:
         return self._turns[endpoint_id]
@@ -279,6 +279,15 @@ class Endpoints:
                 f"The workspace has an endpoint with this URL: {taken}. Add the event types to that one.",
                 details={"id": taken},
             )
+
+
+def _named(endpoint: Endpoint) -> dict[str, Any]:
+    """The fields of a log line that say which endpoint it is about."""
+    return {
+        "workspace": endpoint.workspace,
+        "endpoint_id": endpoint.id,
+        "url": log.loggable_url(endpoint.url),
+    }
 
 
 def _checked_description(text: str) -> str:

@@ -8,6 +8,7 @@ expire.  Each step is one short command of the writer, so a million rows stall n
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 from webhookd import log
@@ -60,11 +61,11 @@ class Keeper:
         total = 0
         while finished := await self._finish(endpoint_seq, state, upto_seq, after_seq=0, limit=STEP_ROWS):
             total += len(finished)
-        endpoint = self._directory.get(endpoint_seq)
+        endpoint = await self._store.read(lambda db: endpoints.get(db, endpoint_seq))  # a deleted one is only there
         log.emit(
             "delivery.cancelled" if state == deliveries.CANCELLED else "delivery.skipped",
-            endpoint_id=endpoint.id if endpoint else None,
-            workspace=endpoint.workspace if endpoint else None,
+            workspace=endpoint.workspace,
+            endpoint_id=endpoint.id,
             count=total,
         )
 
@@ -72,28 +73,42 @@ class Keeper:
         def then(finished: list[tuple[int, int]]) -> None:
             self._dispatcher.settle(endpoint.seq, len(finished), sum(size for _, size in finished))
 
-        total = 0
-        while limit := await self._due(endpoint):
+        totals: Counter[str] = Counter()
+        while True:
+            limit, reason = await self._due(endpoint)
+            if not limit:
+                break
             finished = await self._finish(
-                endpoint.seq, deliveries.EXPIRED, _EVERYTHING, after_seq=endpoint.skipped_upto, limit=limit, then=then
+                endpoint.seq,
+                deliveries.EXPIRED,
+                _EVERYTHING,
+                after_seq=endpoint.skipped_upto,
+                limit=limit,
+                still=lambda db: self._still_held(db, endpoint),
+                then=then,
             )
-            total += len(finished)
             if not finished:
                 break
-        if total:
-            log.emit("delivery.expired", workspace=endpoint.workspace, endpoint_id=endpoint.id, count=total)
+            totals[reason] += len(finished)
+        for reason, count in totals.items():
+            log.emit(
+                "delivery.expired",
+                workspace=endpoint.workspace,
+                endpoint_id=endpoint.id,
+                reason=reason,
+                count=count,
+            )
 
-    async def _due(self, endpoint: Endpoint) -> int:
-        """How many of the oldest held events have to go now, one step's worth at most."""
+    async def _due(self, endpoint: Endpoint) -> tuple[int, str]:
+        """How many of the oldest held events have to go now, one step's worth at most, and past which limit."""
         hold = self._settings().hold
         held = self._dispatcher.view(endpoint.seq)
-        current = self._directory.get(endpoint.seq)
-        if current is None or self._directory.runs(current):
-            return 0
+        if not self._same_stop(self._directory.get(endpoint.seq), endpoint):
+            return 0, ""
         if held.waiting > hold.max_events:
-            return min(STEP_ROWS, held.waiting - hold.max_events)
+            return min(STEP_ROWS, held.waiting - hold.max_events), "max_events"
         if held.waiting_bytes > hold.max_mb * 1024**2:
-            return await self._store.read(
+            count = await self._store.read(
                 lambda db: deliveries.oldest_of_size(
                     db,
                     endpoint.seq,
@@ -102,7 +117,8 @@ class Keeper:
                     STEP_ROWS,
                 )
             )
-        return await self._due_by_age(endpoint, round(hold.max_age_hours * 3_600_000))
+            return count, "max_mb"
+        return await self._due_by_age(endpoint, round(hold.max_age_hours * 3_600_000)), "max_age_hours"
 
     async def _due_by_age(self, endpoint: Endpoint, max_age_ms: int) -> int:
         """An event is held since it was accepted, or since its endpoint stopped, whichever is later."""
@@ -127,12 +143,13 @@ class Keeper:
         *,
         after_seq: int,
         limit: int,
+        still: Callable[[Db], bool] = lambda db: True,
         then: Callable[[list[tuple[int, int]]], None] | None = None,
     ) -> list[tuple[int, int]]:
         now_ms = self._clock.wall_ms()
 
         def command(db: Db) -> list[tuple[int, int]]:
-            if state == deliveries.EXPIRED and self._runs_again(db, endpoint_seq):
+            if not still(db):
                 return []
             return deliveries.finish_some(
                 db, endpoint_seq, state=state, upto_seq=upto_seq, after_seq=after_seq, limit=limit, now_ms=now_ms
@@ -140,6 +157,14 @@ class Keeper:
 
         return await self._store.write(command, then=then)
 
-    def _runs_again(self, db: Db, endpoint_seq: int) -> bool:
-        """Whether the endpoint was enabled since somebody looked: then nothing of it may expire."""
-        return self._directory.runs(endpoints.get(db, endpoint_seq))
+    def _still_held(self, db: Db, endpoint: Endpoint) -> bool:
+        """Whether what was due still is: not if the endpoint was enabled since, nor if it was stopped again after."""
+        return self._same_stop(endpoints.get(db, endpoint.seq), endpoint)
+
+    def _same_stop(self, now: Endpoint | None, before: Endpoint) -> bool:
+        return (
+            now is not None
+            and now.deleted_at_ms is None
+            and not self._directory.runs(now)
+            and (now.disabled_at_ms, now.skipped_upto) == (before.disabled_at_ms, before.skipped_upto)
+        )

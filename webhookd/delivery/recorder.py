@@ -146,7 +146,7 @@ class Recorder:
                 self._directory.put(each)
             state = self._state_after(endpoint, failed.decision, waited=waited)
             self._tell(endpoint, delivery, record, outcome, state, waited=waited, now_ms=now_ms, failed=failed)
-            self._tell_of_budget(endpoint, failed, changed)
+            self._tell_of_budget(endpoint, delivery, failed, changed)
 
         await self._store.write(command, then=then, must=True)
         return failed.decision
@@ -241,7 +241,7 @@ class Recorder:
             detail=outcome.detail or None,
         )
         if state is DeliveryState.DROPPED:
-            log.emit("delivery.dropped", **fields)
+            log.emit("delivery.dropped", **fields, duration_ms=record["duration_ms"])
         if self._happenings.wanted:
             next_ms = failed.next_attempt_at_ms if failed else None
             happened = _view(endpoint, delivery, state, attempt_count=record["number"], last_attempt=record)
@@ -263,17 +263,28 @@ class Recorder:
         before_ms = self.durations_ms.get(endpoint.seq, outcome.duration_ms)
         self.durations_ms[endpoint.seq] = before_ms + DURATION_WEIGHT * (outcome.duration_ms - before_ms)
 
-    def _tell_of_budget(self, endpoint: Endpoint, failed: _Failed, changed: list[Endpoint]) -> None:
+    def _tell_of_budget(
+        self, endpoint: Endpoint, delivery: QueuedDelivery, failed: _Failed, changed: list[Endpoint]
+    ) -> None:
         assert self.listeners is not None
         if failed.verdict is not None:
             self.listeners.budget_spent(endpoint.workspace, failed.verdict)
+        told = {each.seq: facts for each, facts in failed.disabling}
         for each in changed:
+            facts = told[each.seq]
             log.emit(
                 "endpoint.auto_disabled",
                 workspace=each.workspace,
                 endpoint_id=each.id,
                 url=log.loggable_url(each.url),
+                event_id=delivery.event_id,  # of the failure that did it, which another endpoint may have had
+                delivery_id=delivery_id(delivery.seq),
+                reason=each.disabled_reason,
                 message=failed.message,
+                failures=failed.verdict.count if failed.verdict else None,
+                limit=facts["limit"],
+                window_seconds=facts["window_seconds"],
+                waiting=facts["waiting"],
             )
         if changed:
             self.listeners.disabled(changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,7 @@ class Workspaces:
         self._dispatcher = dispatcher
         self._clock = clock
         self._plans = plans
+        self._turn = asyncio.Lock()  # a change reads, decides and writes: one at a time
 
     async def ensure_default(self) -> None:
         """Make the workspace `default` at the first start, so that nobody has to think of workspaces."""
@@ -42,7 +44,7 @@ class Workspaces:
     async def create(
         self, workspace_id: str, *, name: str | None = None, plan: str | None = None, notify: tuple[str, ...] = ()
     ) -> Workspace:
-        """Make a workspace; without a plan it is on the lowest that has webhooks.
+        """Make a workspace; without a plan it is on the default one (`Plans.default`).
 
         Raises Refusal: `invalid_field`, `workspace_exists`.
         """
@@ -50,7 +52,7 @@ class Workspaces:
             raise _invalid("id", "A workspace's id is 1 to 63 of a-z, 0-9 and -, with no - at either end.")
         plans = self._plans()
         name = _checked_name(workspace_id if name is None else name)
-        plan = plans.webhooks_from if plan is None else plans.check(plan)
+        plan = plans.default if plan is None else plans.check(plan)
         notify = _checked_notify(notify)
         now_ms = self._clock.wall_ms()
 
@@ -72,21 +74,27 @@ class Workspaces:
         notify: tuple[str, ...] | None = None,
     ) -> Workspace:
         """Change what is given.  A plan without webhooks stops delivery, one with them starts it again."""
-        workspace = self._directory.workspace(workspace_id)
-        if name is not None:
-            workspace = replace(workspace, name=_checked_name(name))
-        if notify is not None:
-            workspace = replace(workspace, notify=_checked_notify(notify))
-        if plan is not None and plan != workspace.plan:
-            checked = self._plans().check(plan)
-            workspace = replace(workspace, plan=checked, plan_changed_at_ms=self._clock.wall_ms())
+        async with self._turn:
+            workspace = self._directory.workspace(workspace_id)
+            if name is not None:
+                workspace = replace(workspace, name=_checked_name(name))
+            if notify is not None:
+                workspace = replace(workspace, notify=_checked_notify(notify))
+            if plan is not None and plan != workspace.plan:
+                plans, paused_before = self._plans(), self._directory.paused(workspace_id)
+                workspace = replace(workspace, plan=plans.check(plan))
+                if (
+                    plans.has_webhooks(plan) is paused_before
+                ):  # what is held goes on ageing from one such plan to another
+                    workspace = replace(workspace, plan_changed_at_ms=self._clock.wall_ms())
 
-        def then(changed: Workspace) -> None:
-            self._directory.put_workspace(changed)
-            self._dispatcher.review(self._directory.endpoints(workspace_id))
+            def then(changed: Workspace) -> None:
+                self._directory.put_workspace(changed)
+                self._dispatcher.review(self._directory.endpoints(workspace_id))
 
-        workspace = await self._store.write(lambda db: workspaces.update(db, workspace), then=then)
-        log.emit("workspace.changed", workspace=workspace_id, plan=workspace.plan)
+            workspace = await self._store.write(lambda db: workspaces.update(db, workspace), then=then)
+        fields = [field for field, value in (("name", name), ("notify", notify), ("plan", plan)) if value is not None]
+        log.emit("workspace.changed", workspace=workspace_id, plan=workspace.plan, fields=fields)
         return workspace
 
     async def delete(self, workspace_id: str) -> None:

@@ -14,6 +14,11 @@ class Plans:
     order: tuple[str, ...]
     webhooks_from: str
 
+    @property
+    def default(self) -> str:
+        """The plan of `default` and of a workspace made without one: `advanced`, or the lowest that has webhooks."""
+        return "advanced" if "advanced" in self.order else self.webhooks_from
+
     def has_webhooks(self, plan: str) -> bool:
         """Whether a workspace on `plan` gets its events; a plan that the configuration no longer knows doesn't."""
         return plan in self.order and self.order.index(plan) >= self.order.index(self.webhooks_from)

@@ -152,13 +152,18 @@ def finish_some(
 
 
 def marked(db: sqlite3.Connection) -> list[tuple[int, int, int]]:
-    """Endpoints with rows that have yet to follow a mark: `(endpoint_seq, upto_seq, state to give)`."""
+    """Endpoints with rows that have yet to follow a mark: `(endpoint_seq, upto_seq, state to give)`.
+
+    What was skipped comes first: it stays skipped when its endpoint is deleted right after.
+    """
+    waits = (
+        "EXISTS (SELECT 1 FROM deliveries d INDEXED BY deliveries_waiting WHERE d.endpoint_seq = e.seq AND d.state = 0"
+    )
     return db.execute(
-        "SELECT e.seq, coalesce(CASE WHEN e.deleted_at IS NOT NULL THEN 9223372036854775807 END, e.skipped_upto), "
-        f"CASE WHEN e.deleted_at IS NOT NULL THEN {CANCELLED} ELSE {SKIPPED} END FROM endpoints e "
-        "WHERE (e.deleted_at IS NOT NULL OR e.skipped_upto > 0) AND EXISTS (SELECT 1 FROM deliveries d "
-        "INDEXED BY deliveries_waiting WHERE d.endpoint_seq = e.seq AND d.state = 0 "
-        "AND (e.deleted_at IS NOT NULL OR d.seq <= e.skipped_upto))"
+        f"SELECT e.seq, e.skipped_upto, {SKIPPED} FROM endpoints e "
+        f"WHERE e.skipped_upto > 0 AND {waits} AND d.seq <= e.skipped_upto) UNION ALL "
+        f"SELECT e.seq, 9223372036854775807, {CANCELLED} FROM endpoints e "
+        f"WHERE e.deleted_at IS NOT NULL AND {waits}) ORDER BY 3"
     ).fetchall()
 
 

@@ -28,8 +28,8 @@ _BEFORE_ALL, _AFTER_ALL = 0, 2**63 - 1
 
 _MARKED = "d.state = 0 AND (e.deleted_at IS NOT NULL OR d.seq <= e.skipped_upto)"
 _STATE = (
-    "CASE d.state WHEN 0 THEN CASE WHEN e.deleted_at IS NOT NULL THEN 'cancelled' WHEN d.seq <= e.skipped_upto "
-    "THEN 'skipped' WHEN e.state <> 'active' OR :paused THEN 'held' ELSE 'pending' END "
+    "CASE d.state WHEN 0 THEN CASE WHEN d.seq <= e.skipped_upto THEN 'skipped' WHEN e.deleted_at IS NOT NULL "
+    "THEN 'cancelled' WHEN e.state <> 'active' OR :paused THEN 'held' ELSE 'pending' END "
     "WHEN 1 THEN 'delivered' WHEN 2 THEN 'dropped' WHEN 3 THEN 'expired' WHEN 4 THEN 'skipped' ELSE 'cancelled' END"
 )
 _SELECT = (
@@ -206,7 +206,7 @@ def _stretches(
                 yield _Stretch(seq, state, reads_as, after_seq, before_seq)
         waits = DeliveryState.PENDING if active and not wanted.paused else DeliveryState.HELD
         if deleted:
-            waits, skipped_upto = DeliveryState.CANCELLED, _BEFORE_ALL
+            waits = DeliveryState.CANCELLED
         if wanted.state in (None, DeliveryState.SKIPPED) and skipped_upto > after_seq:
             yield _Stretch(seq, PENDING, DeliveryState.SKIPPED, after_seq, min(before_seq, skipped_upto + 1))
         if wanted.state in (None, waits):

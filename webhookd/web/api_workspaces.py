@@ -30,7 +30,7 @@ class NewWorkspace(Struct, frozen=True, kw_only=True):
 
     id: Annotated[str, Meta(description="1 to 63 of a-z, 0-9 and -")]
     name: Annotated[str | None, Meta(description="Else the id")] = None
-    plan: Annotated[str | None, Meta(description="Else the lowest plan that has webhooks")] = None
+    plan: Annotated[str | None, Meta(description="Else `advanced`, or the lowest with webhooks")] = None
     notify: Addresses = []
 
 
