@@ -177,7 +177,7 @@ def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
 def _print_line(one: dict[str, Any], urls: _Urls) -> None:
     last = one.get("last_attempt")
     at = one.get("finished_at") or (last and last["started_at"]) or one["accepted_at"]
-    words = (local_time(at), state(plain(one["state"])), *map(plain, (one["event_type"], one["event_id"])))
+    words = (local_time(at), state(plain(one["state"])), *map(plain, (one["id"], one["event_type"], one["event_id"])))
     click.echo("  ".join([*words, plain(_attempt_words(one)), plain(urls.of(one["endpoint_id"]))]))
 
 
