@@ -41,9 +41,8 @@ class Network:
             return await line.sender.post(request)
         finally:
             line.in_flight -= 1
-            if line is not self._line and not line.in_flight:
-                self._retired.remove(line)
-                await line.sender.close()
+            if self._retired:
+                await self._close_idle()
 
     def check_url(self, url: str) -> str:
         """The first gate: `url` as it is kept; Refusal `invalid_url` or `blocked_address` if nothing is sent there."""
@@ -68,6 +67,12 @@ class Network:
     async def close(self) -> None:
         """End all connections."""
         for line in (self._line, *self._retired):
+            await line.sender.close()
+
+    async def _close_idle(self) -> None:
+        """Close the retired lines that nothing is on any more, those included that were idle when they retired."""
+        for line in [each for each in self._retired if not each.in_flight]:
+            self._retired.remove(line)
             await line.sender.close()
 
     def _open(self, config: Config) -> _Line:
