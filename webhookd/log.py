@@ -45,12 +45,12 @@ _ENDPOINT = ("workspace", "endpoint_id", "url")
 _DELIVERY = ("workspace", "endpoint_id", "event_id", "delivery_id", "event_type")
 
 LOG_EVENTS: dict[str, LogEvent] = {
-    "daemon.started": LogEvent("info", "The process began.", ("version", "pid", "state_dir", "config")),
+    "daemon.started": LogEvent("info", "The process began.", ("version", "pid", "state_dir")),
     "daemon.ready": LogEvent(
         "info", "It takes events and delivers.", ("address", "unix_socket", "waiting", "duration_ms")
     ),
     "daemon.stopping": LogEvent("info", "It was told to stop; attempts in flight end first.", ("reason",)),
-    "daemon.stopped": LogEvent("info", "Everything is recorded and closed.", ("duration_ms",)),
+    "daemon.stopped": LogEvent("info", "Everything is recorded and closed."),
     "daemon.failed": LogEvent("error", "It can't start or can't go on, and exits.", ("error", "exit_code")),
     "config.reloaded": LogEvent("info", "SIGHUP: these keys changed.", ("changed",)),
     "config.not_reloadable": LogEvent(
@@ -58,7 +58,7 @@ LOG_EVENTS: dict[str, LogEvent] = {
     ),
     "state.tightened": LogEvent("warning", "A file or directory of ours was open to others.", ("path", "mode")),
     "token.created": LogEvent("info", "A token was made.", ("workspace", "token_id", "scope")),
-    "token.revoked": LogEvent("info", "A token ended.", ("workspace", "token_id", "scope")),
+    "token.revoked": LogEvent("info", "A token ended.", ("token_id",)),
     "key.revealed": LogEvent("info", "Somebody looked at a signing key.", ("workspace", "endpoint_id", "token_id")),
     "key.rotated": LogEvent(
         "info", "An endpoint has a new signing key.", ("workspace", "endpoint_id", "overlap_seconds")
@@ -84,7 +84,7 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "event.accepted": LogEvent(
         "info",
         "An event, or `count` of one request, is durable and queued.",
-        ("workspace", "event_id", "duration_ms", "event_type", "count", "duplicates", "deliveries"),
+        ("workspace", "event_id", "count", "deliveries"),
     ),
     "event.refused": LogEvent(
         "debug", "An event, or `count` of one request, was not accepted.", ("workspace", "event_id", "reason", "count")
@@ -138,9 +138,7 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "store.pruned": LogEvent(
         "info", "Retention removed finished events.", ("reason", "events", "deliveries", "duration_ms")
     ),
-    "store.full": LogEvent(
-        "error", "The disk is nearly full: no events are taken.", ("error", "free_mb", "min_free_mb")
-    ),
+    "store.full": LogEvent("error", "The disk is nearly full: no events are taken."),
     "store.recovered": LogEvent("info", "There is space again: events are taken."),
     "backup.made": LogEvent("info", "A copy of the database was made.", ("duration_ms", "size_bytes")),
     "request.failed": LogEvent(

@@ -182,7 +182,7 @@ async def test_follow(log_api: Any, start: Any) -> None:
 
 
 async def test_follow_readable(log_api: Any, start: Any) -> None:
-    """For a person, one line per happening: time, state, type, event, attempts, endpoint."""
+    """For a person, one line per happening: time, state, delivery, type, event, attempts, endpoint."""
     log_api.answers("GET", "/v1/deliveries", {"data": [], "next": None})
     waiting = delivery(state="pending", finished_at=None, attempt_count=1, next_attempt_at="2026-01-31T12:00:30Z")
     log_api.answers("GET", "/v1/deliveries/stream", lambda _: stream_of(told("1-1", waiting)))
@@ -190,7 +190,7 @@ async def test_follow_readable(log_api: Any, start: Any) -> None:
 
     line = (await process.stdout.readline()).decode()
 
-    assert line.startswith("2026-01-31 12:00:00  pending  message.sent  e1  1: 503, next ")
+    assert line.startswith("2026-01-31 12:00:00  pending  dlv_1  message.sent  e1  1: 503, next ")
     assert line.endswith("  https://example.com/hook\n")
 
 
