@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import grp
 import os
 import signal
+import socket
 import stat
 import time
 from collections.abc import Callable, Mapping
@@ -20,11 +22,12 @@ from msgspec import structs
 from webhookd import log
 from webhookd._version import __version__
 from webhookd.clock import SystemClock
-from webhookd.config import NEED_RESTART, Config, reloadable
+from webhookd.config import NEED_RESTART, Config, Listen, reloadable
 from webhookd.errors import ConfigError, Fatal, NotYet
 from webhookd.house import House
 from webhookd.rules.addresses import OwnAddress
 from webhookd.store.database import StateLock
+from webhookd.upkeep.handover import sockets_handed_over
 from webhookd.upkeep.heartbeat import notify
 from webhookd.web.app import make_app
 from webhookd.web.server import Runner
@@ -32,14 +35,16 @@ from webhookd.web.server import Runner
 ADDRESS_FILE = "address"
 # Requests under way when the daemon stops: streams are told at once, the rest is short.
 SHUTDOWN_SECONDS = 3.0
+BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonInfo:
-    """Where a daemon that is ready can be found."""
+    """Where a daemon that is ready can be found; `sign_in_link` makes a link to the page that signs in by itself."""
 
     url: str
     state_dir: Path
+    sign_in_link: Callable[[], str | None]
 
 
 async def serve(
@@ -84,14 +89,16 @@ async def _serve(
         try:
             _watch_signals(house, stop, reload)
             await house.start(environ)
-            doors = await _open_doors(house, config, state_dir)
+            _calm_collector()
+            doors = await _open_doors(house, config, state_dir, environ)
             try:
-                _say_ready(house, doors, began, ready, state_dir)
+                _say_ready(house, doors, began, ready, state_dir, environ)
                 ended = await house.tasks.run_until_stopped(stop)
                 if ended is not None:
                     log.emit("task.ended", task=ended.name, error=str(ended))
                 notify("STOPPING=1", environ)
                 log.emit("daemon.stopping", reason="a task ended" if ended else "it was told to")
+                await doors.runner.part()
                 house.close_doors()
             finally:
                 await doors.close()
@@ -127,7 +134,7 @@ def prepare_state_dir(state_dir: Path) -> None:
 class _Doors:
     """The listening sockets."""
 
-    runner: web.AppRunner
+    runner: Runner
     url: str
     unix_socket: str
 
@@ -136,14 +143,15 @@ class _Doors:
         await self.runner.cleanup()
 
 
-async def _open_doors(house: House, config: Config, state_dir: Path) -> _Doors:
+async def _open_doors(house: House, config: Config, state_dir: Path, environ: Mapping[str, str]) -> _Doors:
     listen = config.listen
     runner = Runner(make_app(house.services), shutdown_seconds=SHUTDOWN_SECONDS)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, listen.host, listen.port, backlog=1024)
-        await site.start()
-        if listen.unix_socket:
+        families = await _take_over(runner, listen, environ)
+        if families.isdisjoint({socket.AF_INET, socket.AF_INET6}):
+            await web.TCPSite(runner, listen.host, listen.port, backlog=BACKLOG).start()
+        if listen.unix_socket and socket.AF_UNIX not in families:
             await _open_unix_socket(runner, state_dir / listen.unix_socket, listen.unix_group)
     except (OSError, ConfigError) as error:
         await runner.cleanup()
@@ -155,14 +163,24 @@ async def _open_doors(house: House, config: Config, state_dir: Path) -> _Doors:
     aside = state_dir / f"{ADDRESS_FILE}.new"
     aside.write_text(url + "\n", "ascii")
     aside.rename(state_dir / ADDRESS_FILE)  # whoever reads it reads all of it
-    return _Doors(runner, url, listen.unix_socket)
+    unix_sockets = [os.fsdecode(address) for address in runner.addresses if isinstance(address, str | bytes)]
+    return _Doors(runner, url, ", ".join(unix_sockets))
+
+
+async def _take_over(runner: web.AppRunner, listen: Listen, environ: Mapping[str, str]) -> set[socket.AddressFamily]:
+    """Serve on what systemd listens on for us; its sockets take the place of the configured one of their kind."""
+    handed_over = sockets_handed_over(environ, insecure_public=listen.insecure_public)
+    for each in handed_over:
+        await web.SockSite(runner, each, backlog=BACKLOG).start()
+    return {each.family for each in handed_over}
 
 
 def _cannot_listen(error: OSError | ConfigError, where: str) -> Fatal:
     """An address that is taken, or not there yet, may be free in a moment; anything else a restart won't mend."""
     if isinstance(error, ConfigError):
         return error
-    message = f"webhookd can't listen on {where}: {error.strerror or error}; is another program there? Set listen.port"
+    why = os.strerror(error.errno) if error.errno else str(error)
+    message = f"webhookd can't listen on {where}: {why}; is another program there? Set listen.port"
     return NotYet(message) if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL) else ConfigError(message)
 
 
@@ -182,9 +200,14 @@ async def _open_unix_socket(runner: web.AppRunner, path: Path, group: str) -> No
 
 
 def _say_ready(
-    house: House, doors: _Doors, began: float, ready: Callable[[DaemonInfo], None] | None, state_dir: Path
+    house: House,
+    doors: _Doors,
+    began: float,
+    ready: Callable[[DaemonInfo], None] | None,
+    state_dir: Path,
+    environ: Mapping[str, str],
 ) -> None:
-    notify("READY=1\nSTATUS=taking events at " + doors.url)
+    notify("READY=1\nSTATUS=taking events at " + doors.url, environ)
     waiting = sum(house.dispatcher.view(endpoint.seq).waiting for endpoint in house.directory.endpoints())
     log.emit(
         "daemon.ready",
@@ -194,7 +217,18 @@ def _say_ready(
         duration_ms=round((time.monotonic() - began) * 1000, 1),
     )
     if ready is not None:
-        ready(DaemonInfo(doors.url, state_dir))
+        page = house.settings().listen.public_url.rstrip("/") or doors.url
+        ready(DaemonInfo(doors.url, state_dir, lambda: house.services.sessions.link(page)))
+
+
+def _calm_collector() -> None:
+    """Leave what lives as long as the daemon out of the garbage collector's rounds, and make these rarer.
+
+    Each full round stops the event loop for as long as everything that lives takes to be looked at (facts.md).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
 
 
 def _watch_signals(house: House, stop: asyncio.Event, reload: Callable[[], Config] | None) -> None:

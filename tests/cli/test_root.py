@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -163,3 +170,20 @@ async def test_a_token_without_workspace_is_good_for_every_one(run: Any) -> None
 
     assert "[else every one]" in " ".join(ran.out.split())
     assert "[else default]" not in ran.out
+
+
+def test_serve_on_a_terminal_prints_a_link_that_signs_in(tmp_path: Path) -> None:
+    """The link is for a person at a terminal; it leads to the running page."""
+    ours, theirs = pty.openpty()
+    environ = {"PATH": os.environ["PATH"], "WEBHOOKD_LISTEN__PORT": "0", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "webhookd", "serve", "--state-dir", str(tmp_path / "state")]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environ) as process:
+        shown, deadline = b"", time.monotonic() + 30
+        while b"/sign-in#" not in shown and time.monotonic() < deadline:
+            if select.select([ours], [], [], 0.2)[0]:
+                shown += os.read(ours, 65536)
+        process.terminate()
+    os.close(ours)
+    os.close(theirs)
+    assert 0 == process.returncode
+    assert b"The page: http://127.0.0.1:" in shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,15 @@ class Daemon:
 
 
 async def start(
-    state_dir: Path, config: str = "", *, command: Sequence[str] | None = None, alive: bool = True
+    state_dir: Path,
+    config: str = "",
+    *,
+    command: Sequence[str] | None = None,
+    alive: bool = True,
+    environ: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Daemon:
-    """Start a daemon on a free port; with `alive`, wait until it is ready."""
+    """Start a daemon on a free port; with `alive`, wait until it is ready.  `environ` is set beside our own."""
     state_dir.mkdir(parents=True, exist_ok=True)
     (state_dir / "address").unlink(missing_ok=True)
     config_file = state_dir.parent / f"{state_dir.name}.toml"
@@ -69,8 +75,8 @@ async def start(
     with log_file.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, *[str(config_file) if each == "CONFIG" else each for each in arguments],
-            cwd=ROOT, stdout=log, stderr=log,
-            env={name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")},
+            cwd=ROOT, stdout=log, stderr=log, pass_fds=pass_fds,
+            env={n: v for n, v in os.environ.items() if not n.startswith("WEBHOOKD_")} | dict(environ or {}),
         )  # fmt: skip
     daemon = Daemon("", state_dir, process, aiohttp.ClientSession(), log_file)
     if alive:

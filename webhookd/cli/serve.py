@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def serve(call: Call) -> None:
     """Run the daemon, in the foreground, until SIGTERM or Ctrl-C.
 
-    Without a configuration file it runs on its defaults. Log lines go to stdout. SIGHUP reloads the configuration.
+    Without a configuration file it runs on its defaults. Log lines go to stdout; on a terminal a link to the page is
+    printed as well. SIGHUP reloads the configuration.
     Exits 78 if the configuration or the database can't be used, 75 if another daemon has the state directory.
     """
     import asyncio
@@ -40,11 +41,17 @@ def serve(call: Call) -> None:
     def read() -> Config:
         return load(find_config(call.config, call.environ), call.environ)
 
+    def greet(info: daemon.DaemonInfo) -> None:
+        # For a person alone: stdout is for log lines, and a pipe keeps what it was given.
+        link = info.sign_in_link() if sys.stdout.isatty() else None
+        if link is not None:
+            click.echo(f"The page: {link}  (signs you in, once, within 10 minutes)", err=True)
+
     try:
         config = read()
         state_dir = find_state_dir(call.state_dir, call.environ)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            code = runner.run(daemon.serve(config, state_dir, environ=call.environ, reload=read))
+            code = runner.run(daemon.serve(config, state_dir, environ=call.environ, reload=read, ready=greet))
     except Fatal as error:
         click.echo(f"webhookd can't run: {error}", err=True)
         code = error.exit_code

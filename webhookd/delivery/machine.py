@@ -10,7 +10,8 @@ import errno
 import socket
 from pathlib import Path
 
-PROC_NET = Path("/proc/net")
+# Not /proc/net: under ProcSubset=pid, which the systemd unit asks for, that link is hidden.
+PROC_NET = Path("/proc/self/net")
 
 # What the system says when *it* has run out: descriptors, memory, buffers, and ports to call from.
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})

@@ -6,6 +6,7 @@ changed.  Its access log is off: every thing done has a line of its own (`log`).
 
 from __future__ import annotations
 
+import asyncio
 import resource
 from itertools import islice
 from typing import Any, cast
@@ -23,6 +24,9 @@ HEADERS = 64
 # After an answer that didn't wait for the whole body: how long the rest is read and dropped, so that the caller, who
 # may still be writing, comes to read the answer.
 LINGER_SECONDS = 5.0
+# How long those who are connected already are answered after the last connection was taken: a request that is on its
+# way arrives within this.
+PARTING_SECONDS = 0.1
 CONNECTIONS_LOOKED_AT = 100
 
 
@@ -87,9 +91,10 @@ class _Server(web.Server):
 class Runner(web.AppRunner):
     """Runs an application as webhookd wants it served: slow headers end, bodies stay as they were sent."""
 
-    __slots__ = ()
+    __slots__ = ("_parting",)
 
     def __init__(self, app: web.Application, *, shutdown_seconds: float) -> None:
+        self._parting = False
         super().__init__(
             app,
             access_log=None,
@@ -103,12 +108,32 @@ class Runner(web.AppRunner):
             max_headers=HEADERS,
         )
 
+    async def part(self) -> None:
+        """Take no new connection; answer what is on its way, and tell each caller to come back on a new one.
+
+        Without this, a caller whose connection was just taken would lose it without an answer.
+        """
+        self._parting = True
+        loop = asyncio.get_running_loop()
+        for site in self.sites:
+            for each in getattr(site._server, "sockets", ()):
+                loop.remove_reader(each.fileno())
+        # asyncio takes connections in two steps; a server that is closed between them drops what the first step took.
+        await asyncio.sleep(0)
+        for site in self.sites:
+            await site.stop()
+        if self.server is not None and self.server.connections:
+            await asyncio.sleep(PARTING_SECONDS)
+
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         guard, handle = self.app[GUARD], cast("Handler", made.request_handler)
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            return await guard.answer(request, handle)
+            response = await guard.answer(request, handle)
+            if self._parting:
+                response.force_close()
+            return response
 
         return _Server(
             cast("Any", answer),

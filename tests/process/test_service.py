@@ -1,0 +1,466 @@
+"""The daemon as systemd's service: its word to systemd, the sockets handed over, the unit files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.support import handed, process
+from tests.support.process import ROOT, Daemon
+from tests.support.receiver import receiver
+from webhookd import daemon, house
+from webhookd.config import Delivery
+from webhookd.errors import EXIT_CONFIG, ConfigError
+from webhookd.upkeep.handover import sockets_handed_over
+
+SERVICE = handed.UNIT
+SOCKET = SERVICE.with_suffix(".socket")
+UNITS = (SERVICE, SOCKET)
+EXPOSURE_MAX = 1.2
+LOOPBACK = '[egress]\nallow = ["127.0.0.0/8"]\n'
+PUBLIC = 'insecure_public = true\nallowed_hosts = ["0.0.0.0"]\n'
+BLOCKED_SECONDS = 1.0
+CALLERS = 8
+RESTARTS = 3
+
+
+def one(name: str, unit: Path = SERVICE) -> str:
+    """The value of a directive that stands once."""
+    (value,) = (value for each, value in handed.directives(unit) if each == name)
+    return value
+
+
+def seconds(name: str) -> float:
+    """The value of a directive in seconds."""
+    number, unit = re.fullmatch(r"(\d+)(ms|min|s|)", one(name)).groups()  # type: ignore[union-attr]
+    return int(number) * {"ms": 0.001, "min": 60, "s": 1, "": 1}[unit]
+
+
+@pytest.fixture(scope="module")
+def analyze() -> str:
+    """systemd's own checker of units."""
+    found = shutil.which("systemd-analyze")
+    if found is None:
+        pytest.skip("systemd-analyze is not on this machine (Debian: apt-get install systemd)")
+    return found
+
+
+# The word to systemd
+
+
+class Notified:
+    """What a service's manager hears: one end of the datagram socket that `$NOTIFY_SOCKET` names."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+        self.heard: list[str] = []
+
+    async def until(self, line: str, times: int = 1, *, timeout_seconds: float = 30.0) -> None:
+        """Return once `line` came so many times."""
+        async with asyncio.timeout(timeout_seconds):
+            while self.heard.count(line) < times:
+                data = await asyncio.get_running_loop().sock_recv(self._listening, 4096)
+                self.heard += data.decode().splitlines()
+
+    def take(self) -> list[str]:
+        """What waits to be heard, without waiting for more."""
+        came: list[str] = []
+        while True:
+            try:
+                came += self._listening.recv(4096).decode().splitlines()
+            except BlockingIOError:
+                return came
+
+
+@pytest.fixture(params=["path", "abstract"])
+def notified(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Notified, str]]:
+    """A manager that listens, and its address as the environment writes it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.setblocking(False)
+        if request.param == "path":
+            address = str(tmp_path / "notify")
+            listening.bind(address)
+        else:
+            listening.bind("")  # the kernel chooses an abstract name
+            address = "@" + listening.getsockname()[1:].decode()
+        yield Notified(listening), address
+
+
+async def test_systemd_is_told_of_the_start_each_beat_and_the_stop(
+    notified: tuple[Notified, str], tmp_path: Path
+) -> None:
+    """READY=1 with a status once events are taken, WATCHDOG=1 again and again, STOPPING=1 at SIGTERM."""
+    manager, address = notified
+    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
+    d = await process.start(tmp_path / "state", alive=False, environ=environ)
+    try:
+        await manager.until("READY=1")
+        assert await process.until_ready(d)
+        assert [f"STATUS=taking events at {d.url}"] == [each for each in manager.heard if each.startswith("STATUS=")]
+        await manager.until("WATCHDOG=1", times=3)
+        d.process.terminate()
+        await manager.until("STOPPING=1")
+        assert 0 == await d.until_dead()
+        kinds = [each for each in manager.heard if not each.startswith(("STATUS=", "WATCHDOG="))]
+        assert ["READY=1", "STOPPING=1"] == kinds
+    finally:
+        await end(d)
+
+
+async def test_a_writer_that_hangs_stops_the_heartbeat(notified: tuple[Notified, str], tmp_path: Path) -> None:
+    """The loop runs and the process lives, but the database answers no write: no WATCHDOG=1 until it does again."""
+    manager, address = notified
+    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
+    d = await process.start(tmp_path / "state", environ=environ)
+    try:
+        await manager.until("WATCHDOG=1")
+        holding = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", HOLD_THE_DATABASE, str(d.state_dir / "webhookd.db"),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert holding.stdin is not None and holding.stdout is not None
+        await holding.stdout.readline()
+        manager.take()
+        await asyncio.sleep(BLOCKED_SECONDS)
+        silent = manager.take().count("WATCHDOG=1")
+        holding.stdin.close()
+        await holding.wait()
+        before = manager.heard.count("WATCHDOG=1")
+        await manager.until("WATCHDOG=1", times=before + 2)
+        assert silent <= 1  # one may have been under way
+    finally:
+        await end(d)
+
+
+HOLD_THE_DATABASE = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_a_loop_that_stands_still_sends_no_heartbeat(notified: tuple[Notified, str], tmp_path: Path) -> None:
+    """A stopped process stands for a blocked loop: silence, which is what systemd kills it for."""
+    manager, address = notified
+    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
+    d = await process.start(tmp_path / "state", environ=environ)
+    try:
+        await manager.until("WATCHDOG=1")
+        d.process.send_signal(signal.SIGSTOP)
+        manager.take()
+        await asyncio.sleep(BLOCKED_SECONDS)
+        assert manager.take().count("WATCHDOG=1") <= 1
+        d.process.send_signal(signal.SIGCONT)
+        await manager.until("WATCHDOG=1", times=manager.heard.count("WATCHDOG=1") + 1)
+    finally:
+        d.process.send_signal(signal.SIGCONT)
+        await end(d)
+
+
+async def end(d: Daemon) -> int:
+    """Stop a daemon and what calls it; its exit code."""
+    code = await d.stop()
+    await d.session.close()
+    return code
+
+
+# Sockets handed over
+
+
+def listening(family: socket.AddressFamily = socket.AF_INET, address: object = ("127.0.0.1", 0)) -> socket.socket:
+    """A socket as systemd opens it for `webhookd.socket`."""
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    opened.bind(address)  # type: ignore[arg-type]
+    opened.listen(1024)
+    return opened
+
+
+async def start_with(state_dir: Path, handed_over: Sequence[socket.socket], config: str = "") -> Daemon:
+    """A daemon with these sockets as descriptors 3 and on; not waited for."""
+    fds = [each.fileno() for each in handed_over]
+    command = ["-m", "tests.support.handed", ",".join(map(str, fds)), "serve"]
+    command += ["--config", "CONFIG", "--state-dir", str(state_dir)]
+    return await process.start(state_dir, config, command=command, alive=False, pass_fds=fds)
+
+
+@asynccontextmanager
+async def serving(state_dir: Path, handed_over: Sequence[socket.socket], config: str = "") -> AsyncIterator[Daemon]:
+    """The same, ready, for the time of a test."""
+    d = await start_with(state_dir, handed_over, config)
+    try:
+        assert await process.until_ready(d), d.log_file.read_text()
+        yield d
+    finally:
+        await end(d)
+
+
+async def test_a_tcp_socket_handed_over_is_served_on(tmp_path: Path) -> None:
+    """Its address is the daemon's, in place of the configured one."""
+    with listening() as opened:
+        async with serving(tmp_path / "state", [opened]) as d:
+            assert f"http://127.0.0.1:{opened.getsockname()[1]}" == d.url
+            assert {"deliveries"} <= (await d.call("POST", "/v1/events", {"event_type": "message.sent"})).keys()
+
+
+async def test_tcp_and_unix_sockets_are_served_on_together(tmp_path: Path) -> None:
+    """Both answer, and the unix socket stays in its place when the daemon ends: it is systemd's."""
+    path = tmp_path / "door"
+    with listening() as tcp, listening(socket.AF_INET6, ("::1", 0)) as tcp6, listening(socket.AF_UNIX, str(path)) as un:
+        async with serving(tmp_path / "state", [tcp, tcp6, un]) as d:
+            urls = [d.url, f"http://[::1]:{tcp6.getsockname()[1]}"]
+            for url in urls:
+                async with d.session.get(url + "/healthz") as answer:
+                    assert 200 == answer.status
+            async with (
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
+                session.get("http://localhost/healthz") as answer,
+            ):
+                assert 200 == answer.status
+        assert f'"unix_socket":"{path}"' in d.log_file.read_text()
+        assert path.is_socket()
+
+
+async def test_a_unix_socket_handed_over_leaves_the_configured_address_open(tmp_path: Path) -> None:
+    """A socket takes the place of its own kind alone, whatever `listen.unix_socket` says."""
+    path = tmp_path / "door"
+    with listening(socket.AF_UNIX, str(path)) as opened:
+        async with serving(tmp_path / "state", [opened], 'unix_socket = "other"\n') as d:
+            assert d.url.startswith("http://127.0.0.1:")
+            assert not (d.state_dir / "other").exists()
+
+
+async def test_a_public_socket_needs_the_same_word_as_a_public_host(tmp_path: Path) -> None:
+    """78 with the reason; served on once `listen.insecure_public` is true."""
+    with listening(address=("0.0.0.0", 0)) as opened:
+        d = await start_with(tmp_path / "state", [opened])
+        assert EXIT_CONFIG == await d.until_dead()
+        await d.session.close()
+        assert "insecure_public" in d.log_file.read_text()
+        async with serving(tmp_path / "allowed", [opened], PUBLIC) as d:
+            assert (await d.call("GET", "/v1/status"))["version"]
+
+
+async def test_what_is_no_listening_stream_socket_is_refused(tmp_path: Path) -> None:
+    """`ListenDatagram=` or a socket of one connection (`Accept=yes`) in the socket unit: 78, and how to say it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+        d = await start_with(tmp_path / "state", [datagram])
+        assert EXIT_CONFIG == await d.until_dead()
+        await d.session.close()
+        assert "use ListenStream=" in d.log_file.read_text()
+
+
+def test_sockets_of_another_process_are_not_taken() -> None:
+    """The environment is inherited, its meaning is not: `$LISTEN_PID` decides."""
+    for pid in ("1", ""):
+        assert [] == sockets_handed_over({"LISTEN_PID": pid, "LISTEN_FDS": "1"}, insecure_public=False)
+    assert [] == sockets_handed_over({}, insecure_public=False)
+
+
+@pytest.mark.parametrize("count", ["", "x", "-1"])
+def test_a_count_that_is_none_is_told(count: str) -> None:
+    """A broken environment is no reason to listen elsewhere in silence."""
+    with pytest.raises(ConfigError, match="LISTEN_FDS"):
+        sockets_handed_over({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}, insecure_public=False)
+
+
+@dataclass(slots=True)
+class Callers:
+    """Programs that post events, each with a connection of its own per event or with one that it keeps."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    accepted: set[str] = field(default_factory=set)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def call(self, name: str, url: str, headers: dict[str, str], *, keep: bool) -> None:
+        """Post event after event until `done`."""
+        connector = aiohttp.TCPConnector(force_close=not keep)
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as session:
+            for number in count():
+                event = {"event_type": "message.sent", "event_id": f"{name}-{number}"}
+                try:
+                    async with session.post(url + "/v1/events", json=event, headers=headers) as answer:
+                        self.answers[str(answer.status)] += 1
+                        if answer.status == 202:
+                            self.accepted.add(event["event_id"])
+                except aiohttp.ClientConnectorError:
+                    self.answers["refused"] += 1
+                except (aiohttp.ClientError, ConnectionError) as error:
+                    self.answers[type(error).__name__] += 1
+                if self.done.is_set():
+                    return
+
+    async def until_more(self, number: int = 100) -> None:
+        """Return once so many further events were accepted."""
+        before = len(self.accepted)
+        async with asyncio.timeout(30):
+            while len(self.accepted) < before + number:
+                await asyncio.sleep(0.01)
+
+
+async def all_events(d: Daemon) -> set[str]:
+    """The ids of all events in the log."""
+    known: set[str] = set()
+    cursor = ""
+    while True:
+        page = await d.call("GET", f"/v1/events?limit=500{cursor}")
+        known |= {each["event_id"] for each in page["data"]}
+        if not page["next"]:
+            return known
+        cursor = f"&cursor={page['next']}"
+
+
+@pytest.mark.parametrize(
+    ("number", "keep"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGKILL, False)],
+    ids=["restart-fresh", "restart-kept", "kill-fresh"],
+)
+async def test_no_caller_is_refused_over_restarts(number: signal.Signals, keep: bool, tmp_path: Path) -> None:
+    """Under load: what was accepted stays, and nobody is refused a connection.
+
+    Whose connection was taken in the very moment of the end may lose it without an answer, and sends again.
+    """
+    state = tmp_path / "state"
+    them = Callers()
+    with listening() as opened:
+        d = await start_with(state, [opened])
+        assert await process.until_ready(d)
+        calling = [asyncio.create_task(them.call(f"c{n}", d.url, d.admin(), keep=keep)) for n in range(CALLERS)]
+        for _ in range(RESTARTS):
+            await them.until_more()
+            d.process.send_signal(number)
+            await d.until_dead()
+            await d.session.close()
+            d = await start_with(state, [opened])
+            assert await process.until_ready(d)
+        await them.until_more()
+        them.done.set()
+        await asyncio.gather(*calling)
+        assert set() == them.accepted - await all_events(d)
+        await end(d)
+    print(dict(them.answers))
+    assert 0 == them.answers["refused"]
+
+
+# Exit codes that systemd acts on
+
+
+async def test_a_wrong_setting_exits_with_the_code_that_is_not_started_again(tmp_path: Path) -> None:
+    """78, which `RestartPreventExitStatus=` names; a kill isn't it."""
+    assert str(EXIT_CONFIG) == one("RestartPreventExitStatus")
+    d = await process.start(tmp_path / "state", "prot = 1\n", alive=False)
+    assert EXIT_CONFIG == await d.until_dead()
+    await d.session.close()
+    d = await process.start(tmp_path / "other")
+    d.process.kill()
+    assert -signal.SIGKILL == await d.until_dead()
+    await d.session.close()
+
+
+# The unit files
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_each_directive_has_a_reason_above(unit: Path) -> None:
+    """The line above a directive is a comment of its own."""
+    lines = unit.read_text("utf-8").splitlines()
+    bare = [
+        line for above, line in zip(["", *lines], lines, strict=False) if re.match(r"\w+=", line) and above[:2] != "# "
+    ]
+    assert [] == bare
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_systemd_takes_the_units_as_they_are(unit: Path, analyze: str, tmp_path: Path) -> None:
+    """No unknown directive, no value that doesn't fit; the program stands in a place of this test's."""
+    for each in UNITS:
+        text = each.read_text("utf-8").replace("/opt/webhookd/bin/webhookd", "/bin/true")
+        (tmp_path / each.name).write_text(text)
+    checked = subprocess.run(
+        [analyze, "verify", "--man=no", "--recursive-errors=no", str(tmp_path / unit.name)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (0, "") == (checked.returncode, checked.stderr)
+
+
+def test_systemd_finds_little_exposed(analyze: str) -> None:
+    """`systemd-analyze security` gives 1.2 or less, of 10."""
+    shown = subprocess.run(
+        [analyze, "security", "--offline=true", "--no-pager", str(SERVICE)],
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
+    found = re.search(r"Overall exposure level for webhookd.service: ([\d.]+)", shown)
+    assert found is not None
+    assert float(found[1]) <= EXPOSURE_MAX
+
+
+def test_a_stop_has_the_time_that_the_daemon_may_need() -> None:
+    """The longest timeout of an attempt, what follows it, and the end of the callers' answers."""
+    (longest,) = (each for each in Delivery.__annotations__.items() if each[0] == "timeout_seconds")
+    assert "60" in longest[1]
+    assert seconds("TimeoutStopSec") > 60 + house.STOP_SECONDS + daemon.SHUTDOWN_SECONDS + 5
+
+
+def test_no_secret_is_needed_for_a_start() -> None:
+    """systemd.exec(5): a credential with an absolute path must be there; one with a name is left out if it is not."""
+    loaded = [value.split(":") for name, value in handed.directives(SERVICE) if name == "LoadCredential"]
+    assert {"mail-password", "admin-token", "ingest-token"} == {name for name, _ in loaded}
+    assert [] == [source for _, source in loaded if "/" in source]
+
+
+async def test_the_daemon_works_within_what_the_unit_allows(analyze: str, tmp_path: Path) -> None:
+    """The unit's system calls and address families, no memory both written and run: events come in and go out."""
+    state = tmp_path / "state"
+    command = ["-m", "tests.support.handed", "confined", "serve", "--config", "CONFIG", "--state-dir", str(state)]
+    async with receiver() as where, process.daemon(state, LOOPBACK, command=command) as d:
+        status = Path(f"/proc/{d.process.pid}/status").read_text()
+        assert "Seccomp:\t2" in status
+        for host in ("127.0.0.1", "localhost"):
+            url = where.url.replace("127.0.0.1", host) + "/hook"
+            await d.call("POST", "/v1/endpoints", {"url": url, "event_types": ["*"]}, expect=201)
+        await d.call("POST", "/v1/events", {"event_type": "message.sent", "event_id": "a"}, expect=202)
+        assert ["a", "a"] == [each.id for each in await where.until(2)]
+        async with d.session.post(d.url + "/v1/backup", headers=d.admin()) as answer:
+            assert answer.status < 300
+            assert (await answer.read()).startswith(b"SQLite format 3")
+
+
+def test_the_way_out_is_seen_where_only_processes_are_in_proc() -> None:
+    """`ProcSubset=pid` hides /proc/net; a machine that has a way out must not seem cut off there."""
+    look = "from webhookd.delivery.machine import has_default_route; print(has_default_route())"
+    outside = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+    mounted = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", 'mount -t proc -o subset=pid proc /proc && exec "$@"', "sh",
+         sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip(f"this process may not mount a /proc of its own: {mounted.stderr.strip()[:200]}")
+    assert outside.stdout == mounted.stdout
+
+
+def test_the_readme_s_service_is_the_unit_s() -> None:
+    """The paths that the README names are those that the unit uses."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    section = readme.split("\n## As a service\n", 1)[1].split("\n## ", 1)[0]
+    program, _, _, config = one("ExecStart").split()
+    assert program.removesuffix("/bin/webhookd") + "/" in section
+    assert config in section
+    for name, value in handed.directives(SERVICE):
+        if name == "LoadCredential":
+            assert value.split(":")[1] in section
