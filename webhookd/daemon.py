@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import grp
 import os
 import signal
@@ -39,10 +40,11 @@ BACKLOG = 1024
 
 @dataclass(frozen=True, slots=True)
 class DaemonInfo:
-    """Where a daemon that is ready can be found."""
+    """Where a daemon that is ready can be found; `sign_in_link` makes a link to the page that signs in by itself."""
 
     url: str
     state_dir: Path
+    sign_in_link: Callable[[], str | None]
 
 
 async def serve(
@@ -87,6 +89,7 @@ async def _serve(
         try:
             _watch_signals(house, stop, reload)
             await house.start(environ)
+            _calm_collector()
             doors = await _open_doors(house, config, state_dir, environ)
             try:
                 _say_ready(house, doors, began, ready, state_dir, environ)
@@ -176,7 +179,8 @@ def _cannot_listen(error: OSError | ConfigError, where: str) -> Fatal:
     """An address that is taken, or not there yet, may be free in a moment; anything else a restart won't mend."""
     if isinstance(error, ConfigError):
         return error
-    message = f"webhookd can't listen on {where}: {error.strerror or error}; is another program there? Set listen.port"
+    why = os.strerror(error.errno) if error.errno else str(error)
+    message = f"webhookd can't listen on {where}: {why}; is another program there? Set listen.port"
     return NotYet(message) if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL) else ConfigError(message)
 
 
@@ -213,7 +217,18 @@ def _say_ready(
         duration_ms=round((time.monotonic() - began) * 1000, 1),
     )
     if ready is not None:
-        ready(DaemonInfo(doors.url, state_dir))
+        page = house.settings().listen.public_url.rstrip("/") or doors.url
+        ready(DaemonInfo(doors.url, state_dir, lambda: house.services.sessions.link(page)))
+
+
+def _calm_collector() -> None:
+    """Leave what lives as long as the daemon out of the garbage collector's rounds, and make these rarer.
+
+    Each full round stops the event loop for as long as everything that lives takes to be looked at (facts.md).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
 
 
 def _watch_signals(house: House, stop: asyncio.Event, reload: Callable[[], Config] | None) -> None:
