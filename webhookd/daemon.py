@@ -121,7 +121,6 @@ def prepare_state_dir(state_dir: Path) -> None:
         if stat.S_IMODE(found.st_mode) & 0o077:
             state_dir.chmod(0o700)
             log.emit("state.tightened", path=str(state_dir), mode=f"{stat.S_IMODE(found.st_mode):04o}")
-        os.access(state_dir, os.W_OK)
     except OSError as error:
         raise ConfigError(
             f"the state directory {state_dir} can't be used ({error.strerror}); name another one with --state-dir"
