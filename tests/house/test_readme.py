@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.house.event_types import document
 from webhookd.cli import cli
 from webhookd.errors import ERRORS
 from webhookd.log import LOG_EVENTS
@@ -48,6 +49,11 @@ def test_every_log_event_is_used() -> None:
     inside = (ROOT / "webhookd" / "log.py").read_text("utf-8")
     unused = [name for name in LOG_EVENTS if f'"{name}"' not in code and inside.count(f'"{name}"') < 2]
     assert [] == unused
+
+
+def test_the_reference_of_the_event_types_is_the_catalogues() -> None:
+    """`etc/event-types.md` is what the catalogue says, word for word."""
+    assert document() == (ROOT / "etc" / "event-types.md").read_text("utf-8")
 
 
 def test_every_dependency_has_its_reason() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.support.engine import ScriptedNetwork
 from tests.support.reader import Browser
 from webhookd.config import Budget, Config, ExtraType
 from webhookd.model import Endpoint
+from webhookd.rules.catalogue import BUILT_IN
 from webhookd.rules.ids import delivery_id
 
 CONFIG = Config(budget=Budget(limit=5), events={"order.paid": ExtraType(label="Order Paid", description="Money came.")})
@@ -68,6 +70,20 @@ async def test_the_form_shows_every_type_with_its_description(browser: Browser) 
         assert words in shown
     vietnamese = await text_of(browser, "/webhooks/new", Accept_Language="vi")
     assert "Tin nhắn đến Một liên hệ gửi tin nhắn." in vietnamese and "Order Paid Money came." in vietnamese
+
+
+async def test_the_reference_has_every_type_with_fields_and_sample(browser: Browser) -> None:
+    """When each fires, what every field means, the sample; in the reader's language; one of the configuration too."""
+    page = await text_of(browser, "/event-types")
+    for kind in BUILT_IN:
+        assert f"{kind.label} {kind.name} {kind.description}" in page
+        assert all(f"{field.path} {field.type} {field.meaning}" in page for field in kind.fields)
+        assert " ".join(json.dumps(kind.sample, indent=2, ensure_ascii=False).split()) in page
+    assert "Order Paid order.paid Money came." in page
+    vietnamese = await text_of(browser, "/event-types", Accept_Language="vi")
+    assert "contact.tags array of strings Các thẻ của liên hệ" in vietnamese
+    assert "The contact's tags" not in vietnamese
+    assert 'href="/event-types"' in (await browser.get("/webhooks/new")).body.decode()
 
 
 async def test_adding_shows_the_key_once(api: Api, browser: Browser) -> None:

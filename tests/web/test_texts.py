@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from pathlib import Path
@@ -65,6 +66,18 @@ def test_every_key_is_used_and_every_used_key_is_there() -> None:
     assert set() == used - known
     assert set() == known - used
     assert set() == {key for key in said if not any(each.startswith(f"said.{key}") for each in known)}
+
+
+def test_the_catalogue_says_the_same_on_the_page() -> None:
+    """English texts are those of `/v1/event-types`; every meaning of a field is there in Vietnamese, and no other."""
+    english, vietnamese = texts("en"), texts("vi")
+    said = {kind.name: (english(f"type.{kind.name}"), english(f"type.{kind.name}.when")) for kind in BUILT_IN}
+    assert {kind.name: (kind.label, kind.description) for kind in BUILT_IN} == said
+    meanings = {field.meaning for kind in BUILT_IN for field in kind.fields}
+    translated = json.loads((WEB / "texts" / "meanings.vi.json").read_text("utf-8"))
+    assert meanings == set(translated)
+    assert all(text.strip() for text in translated.values())
+    assert ("The comment", "Bình luận") == (english.meaning("The comment"), vietnamese.meaning("The comment"))
 
 
 @pytest.mark.parametrize(

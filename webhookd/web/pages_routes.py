@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from webhookd.web import pages_log, pages_sign_in, pages_webhooks
+from webhookd.web import pages_log, pages_sign_in, pages_types, pages_webhooks
 from webhookd.web.pages import Answering, Handler, page, static
 
 _STREAM = "/log/stream"
@@ -33,6 +33,7 @@ _SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/webhooks/{endpoint}/delete", pages_webhooks.show_delete),
     ("POST", "/webhooks/{endpoint}/delete", pages_webhooks.delete),
     ("GET", "/workspaces/{workspace}/endpoints/{endpoint}", pages_webhooks.from_mail),
+    ("GET", "/event-types", pages_types.show_event_types),
     ("GET", "/log", pages_log.show_log),
     ("GET", "/log/replay", pages_log.show_replay),
     ("POST", "/log/replay", pages_log.replay),

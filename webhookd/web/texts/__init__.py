@@ -1,7 +1,8 @@
 """What the page says, in the reader's language: one catalogue file per language, chosen by cookie or `Accept-Language`.
 
 A text is found by its key and filled in by name.  What counts something has a key with `.one` and one with `.other`.
-The two catalogues have the same keys, and every key is used; a test holds them to it.
+The two catalogues have the same keys, and every key is used; a test holds them to it.  What the fields of events mean
+stands in `rules.catalogue`, in English; `meanings.<language>.json` has each of these sentences in another language.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class Texts:
         """The text of a key, or `otherwise` where the catalogue has none."""
         return self.texts.get(key, otherwise)
 
+    def meaning(self, english: str) -> str:
+        """What a field of the catalogue means, in this language; the catalogue itself speaks English."""
+        return _meanings(self.language).get(english, english)
+
     def number(self, number: int) -> str:
         """A whole number with its thousands set apart as the language does it."""
         grouped = f"{number:,}"
@@ -59,6 +64,13 @@ def texts(language: str) -> Texts:
     """The catalogue of one of `LANGUAGES`."""
     file = importlib.resources.files("webhookd.web") / "texts" / f"{language}.json"
     return Texts(language, orjson.loads(file.read_bytes()))
+
+
+@cache
+def _meanings(language: str) -> dict[str, str]:
+    file = importlib.resources.files("webhookd.web") / "texts" / f"meanings.{language}.json"
+    found: dict[str, str] = orjson.loads(file.read_bytes()) if file.is_file() else {}
+    return found
 
 
 def choose(cookie: str | None, accept_language: str) -> str:
