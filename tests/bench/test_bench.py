@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bench import log_page, million
+from tests.bench import log_page, million, soak
 
 
 async def test_the_bench_of_a_great_backlog_works() -> None:
@@ -17,3 +17,22 @@ async def test_the_bench_of_the_log_works() -> None:
     figures = await log_page.measure(3000, rounds=3)
     assert 8 == len(figures)
     assert all(0 < each.median_ms for each in figures)
+
+
+async def test_the_soak_works() -> None:
+    """Seven seconds of it: under load, pruned meanwhile, every figure sampled and judged, nothing out of order."""
+    found = await soak.soak(0.12, sample_seconds=0.5, people_seconds=2.0)
+    assert set(soak.BOUNDS) == {each.name for each in found.verdicts}
+    assert len(found.samples) >= 4
+    assert found.pruned
+    assert found.delivered > 0 and found.failed > 0
+    assert 0 == found.out_of_order
+
+
+def test_the_soak_tells_what_grows() -> None:
+    """A figure that grows from quarter to quarter isn't called flat; one that only fills up at first is."""
+    samples = [
+        {name: 1e9 * (1 + place / 10) if name == "rss_bytes" else 1e8 * min(place, 3) for name in soak.BOUNDS}
+        for place in range(20)
+    ]
+    assert ["rss_bytes"] == [each.name for each in soak.judge(samples) if not each.flat]
