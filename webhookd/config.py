@@ -35,7 +35,9 @@ _PLAN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
-_MAIL_ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\\]{1,64}@[^\s@<>,;:\"()\\]{1,253}")
+# The local part as RFC 5321 has it, unquoted and in ASCII: another one needs SMTPUTF8, which few servers have.
+_MAIL_LOCAL_PART = re.compile(r"(?=.{1,64}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_MAIL_ADDRESS_CHARACTERS = 254  # RFC 5321, section 4.5.3.1.3: a path of 256 octets, without its brackets
 
 
 def _from_to(low: float, high: int, of: str) -> Meta:
@@ -251,8 +253,18 @@ def _is_public_url(value: str) -> bool:
     )
 
 
-def _is_mail_address(value: str) -> bool:
-    return _MAIL_ADDRESS.fullmatch(value) is not None
+def is_mail_address(value: str) -> bool:
+    """Whether any mail server can be asked to take mail for `value`, as it is: one bare address, nothing around it.
+
+    The domain is a host name, in other letters too (the mail's envelope has their IDNA form); no address in brackets.
+    """
+    local, at, domain = value.rpartition("@")
+    try:
+        name = domain if domain.isascii() else domain.encode("idna").decode()
+    except UnicodeError:
+        return False
+    long = len(local) + len(at) + len(name) > _MAIL_ADDRESS_CHARACTERS
+    return not long and bool(_MAIL_LOCAL_PART.fullmatch(local) and _HOST_NAME.fullmatch(name))
 
 
 RULES: dict[str, Rule] = {
@@ -273,9 +285,9 @@ RULES: dict[str, Rule] = {
         'a list of networks as CIDR, no bit set after the prefix: ["10.0.0.0/8", "fd00::/8"]',
     ),
     "mail.host": Rule(lambda value: not value or is_host(value), 'a host name or address: "mail.example.com"'),
-    "mail.from": Rule(lambda value: not value or _is_mail_address(value), 'one address: "webhookd@example.com"'),
+    "mail.from": Rule(lambda value: not value or is_mail_address(value), 'one address: "webhookd@example.com"'),
     "mail.notify": Rule(
-        lambda value: all(map(_is_mail_address, value)), 'a list of addresses: ["ops@example.com", "dev@example.com"]'
+        lambda value: all(map(is_mail_address, value)), 'a list of addresses: ["ops@example.com", "dev@example.com"]'
     ),
     "plans.order": Rule(
         lambda value: len(set(value)) == len(value) > 0 and all(map(_PLAN_NAME.fullmatch, value)),

@@ -287,6 +287,18 @@ async def test_delete_cancels_what_waits_and_records_what_is_in_flight(tmp_path:
         await e.advance(2)
         assert {"delivered": 1, "cancelled": 2} == await states(e, well)
         assert 0 == e.house.dispatcher.backlog(well.workspace_seq).waiting
+        assert {} == e.house.recorder.durations_ms
+
+
+async def test_the_durations_of_a_deleted_endpoint_are_forgotten(tmp_path: Path) -> None:
+    """What an endpoint took is kept as long as the endpoint."""
+    async with engine(tmp_path) as e:
+        well = await e.endpoint(WELL)
+        await e.send("a")
+        await e.quiet()
+        assert [well.seq] == list(e.house.recorder.durations_ms)
+        await e.house.services.endpoints.delete("default", well.id)
+        assert {} == e.house.recorder.durations_ms
 
 
 async def test_a_plan_without_webhooks_pauses_and_its_return_delivers(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ class Dispatcher:
         self.stop_consumer(endpoint_seq)
         self.emptied(endpoint_seq)
         self._queues.pop(endpoint_seq, None)
+        self._around.recorder.forget(endpoint_seq)
 
     # Consumers live and leave
 

@@ -254,12 +254,18 @@ class Recorder:
             state = DeliveryState.PENDING if self._directory.runs(endpoint) else DeliveryState.HELD
             self._happenings.publish("delivery.accepted", _view(endpoint, delivery, state))
 
+    def forget(self, endpoint_seq: int) -> None:
+        """An endpoint was deleted: nobody asks for its durations any more."""
+        self.durations_ms.pop(endpoint_seq, None)
+
     def _count(self, endpoint: Endpoint, outcome: Outcome, state: DeliveryState) -> None:
         self.delivered_count += outcome.delivered
         self.failed_count += not outcome.delivered
         if outcome.reason is not None:
             self.failures_by_reason[outcome.reason] += 1
         self.dropped_count += state is DeliveryState.DROPPED
+        if self._directory.get(endpoint.seq) is None:
+            return  # deleted while the attempt was under way
         before_ms = self.durations_ms.get(endpoint.seq, outcome.duration_ms)
         self.durations_ms[endpoint.seq] = before_ms + DURATION_WEIGHT * (outcome.duration_ms - before_ms)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from webhookd import log
 from webhookd.clock import Clock
+from webhookd.config import is_mail_address
 from webhookd.delivery.directory import Directory
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.errors import Refusal
@@ -18,7 +19,6 @@ from webhookd.store import endpoints, workspaces
 from webhookd.store.store import Db, Store
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_MAIL_ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\x00-\x1f\x7f]+@[^\s@<>,;:\"()\[\]\x00-\x1f\x7f]+")
 NAME_CHARACTERS = 200
 NOTIFY_ADDRESSES = 20
 
@@ -123,7 +123,7 @@ def _checked_notify(addresses: tuple[str, ...]) -> tuple[str, ...]:
     if len(addresses) > NOTIFY_ADDRESSES:
         raise _invalid("notify", f"At most {NOTIFY_ADDRESSES} addresses are told.")
     for address in addresses:
-        if len(address) > 254 or not _MAIL_ADDRESS.fullmatch(address):
+        if not is_mail_address(address):
             raise _invalid("notify", f"{address!r} is not a mail address like ops@example.com.")
     return addresses
 
