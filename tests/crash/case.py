@@ -1,0 +1,90 @@
+"""One case before the judge: the history and the final database, indexed for the rules."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tests.crash.history import (
+    ORDINARY,
+    REPLAY,
+    Asked,
+    DeliveryRow,
+    FailureRow,
+    Final,
+    History,
+    Received,
+    Said,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken promise: which rule, and where."""
+
+    rule: str
+    text: str
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What came out.  `repeats` counts requests made again; `most_repeats` is the most for one endpoint and crash."""
+
+    violations: list[Violation] = field(default_factory=list)
+    accepted: int = 0
+    received: int = 0
+    repeats: int = 0
+    most_repeats: int = 0
+
+    def count(self, rule: str) -> int:
+        """How often a rule was broken."""
+        return sum(each.rule == rule for each in self.violations)
+
+
+class Case:
+    """The history and the final database, indexed."""
+
+    def __init__(self, history: History, final: Final) -> None:
+        self.history = history
+        self.final = final
+        self.first_asked: dict[str, Asked] = {}
+        self.first_taken: dict[str, Asked] = {}
+        for asked in sorted(history.asked, key=lambda each: each.asked_at):
+            self.first_asked.setdefault(asked.event_id, asked)
+        for asked in sorted(history.asked, key=lambda each: each.answered_at or 0.0):
+            if asked.said is Said.TAKEN:
+                self.first_taken.setdefault(asked.event_id, asked)
+        self.failures: dict[int, dict[int, FailureRow]] = defaultdict(dict)
+        for failure in final.failures:
+            self.failures[failure.delivery_seq][failure.number] = failure
+        self.rows: dict[tuple[str, str, int], list[DeliveryRow]] = defaultdict(list)
+        for row in final.deliveries:
+            self.rows[row.endpoint, row.event_id, row.kind].append(row)
+        self.by_endpoint: dict[str, list[Received]] = defaultdict(list)
+        for received in sorted(history.received, key=lambda each: each.arrived_at):
+            self.by_endpoint[received.endpoint].append(received)
+        self.arrivals: dict[int, list[Received]] = defaultdict(list)  # by the delivery's number
+        self.strangers: list[Received] = []
+        self._assign()
+
+    def _assign(self) -> None:
+        """Find the delivery of each request; of several replays of an event the first that keeps the order."""
+        for endpoint, arrivals in self.by_endpoint.items():
+            reached = 0
+            for each in arrivals:
+                rows = self.rows.get((endpoint, each.event_id, REPLAY if each.replay else ORDINARY), [])
+                row = next((row for row in rows if row.seq >= reached), rows[0] if rows else None)
+                if row is not None:
+                    reached = max(reached, row.seq)
+                    self.arrivals[row.seq].append(each)
+                elif each.event_id not in self.history.prunable:
+                    self.strangers.append(each)
+
+    def succeeded(self, seq: int, each: Received) -> bool:
+        """Whether a receiver said 200 in time; an answer that the sender had given up waiting for doesn't count."""
+        failure = self.failures[seq].get(each.attempt)
+        return each.answer == 200 and not (failure is not None and failure.reason == "timeout")
+
+
+Rule = Callable[[Case], Iterator[Violation]]

@@ -1,0 +1,166 @@
+"""What was seen from outside while webhookd was killed again and again: the material that the checker judges.
+
+All times are wall clock, in seconds since 1970, taken by one process that is producer and receiver at once.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Said(StrEnum):
+    """What a producer heard of an event: 202 (new or known), a refusal, or nothing."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One event in one request.  `duplicate` is what the answer said of it, where it tells (single events)."""
+
+    event_id: str
+    event_type: str
+    workspace: str
+    body: bytes
+    asked_at: float
+    answered_at: float | None
+    said: Said
+    request: int
+    index: int = 0
+    duplicate: bool | None = None
+
+
+@dataclass(slots=True)
+class Received:
+    """One request that a receiver read whole.  `ended_at`: it answered, or the connection was lost; `answer` if any."""
+
+    endpoint: str
+    event_id: str
+    body: bytes
+    attempt: int
+    replay: bool
+    arrived_at: float
+    ended_at: float | None = None
+    answer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """`at`: the process was surely dead; `ready_at`: the next one answered."""
+
+    at: float
+    ready_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Enabled:
+    """An `auto_disabled` endpoint was enabled at a moment between the two times."""
+
+    endpoint: str
+    asked_at: float
+    answered_at: float
+    skip_held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """An endpoint that was there before the first event: its name (the path of its URL) and what it wants."""
+
+    endpoint: str
+    workspace: str
+    event_types: tuple[str, ...]
+
+    def wants(self, asked: Asked) -> bool:
+        """Whether an event is to be delivered to it."""
+        return asked.workspace == self.workspace and (asked.event_type in self.event_types or "*" in self.event_types)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The settings that the judgement rests on."""
+
+    retry_seconds: tuple[float, ...] = (30.0, 60.0, 90.0)
+    limit: int = 30
+    window_seconds: float = 1800.0
+    hold_max_events: int = 100_000
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that was seen.  `prunable`: ids of events so old that retention may have removed them."""
+
+    terms: Terms
+    subscribers: list[Subscriber] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
+    crashes: list[Crash] = field(default_factory=list)
+    enabled: list[Enabled] = field(default_factory=list)
+    prunable: set[str] = field(default_factory=set)
+
+    def crash_between(self, begin: float, end: float) -> int | None:
+        """The number of the last crash in that time, or None."""
+        last = bisect.bisect_left(self.crashes, end, key=lambda crash: crash.at) - 1
+        return last if last >= 0 and self.crashes[last].at > begin else None
+
+    def enabled_between(self, endpoint: str, begin: float, end: float) -> bool:
+        """Whether the endpoint was, or may have been, enabled in that time."""
+        return any(
+            each.endpoint == endpoint and each.asked_at <= end and each.answered_at >= begin for each in self.enabled
+        )
+
+
+# The final database, as the checker needs it
+
+PENDING, DELIVERED, DROPPED, EXPIRED, SKIPPED, CANCELLED = range(6)
+ORDINARY, REPLAY = range(2)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """A delivery in the table; `final_number` is the number of the attempt that delivered it."""
+
+    seq: int
+    event_id: str
+    endpoint: str
+    state: int = DELIVERED
+    kind: int = ORDINARY
+    attempt_count: int = 1
+    final_number: int | None = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRow:
+    """A failed attempt in the table."""
+
+    seq: int
+    delivery_seq: int
+    endpoint: str
+    workspace: str
+    ended_at: float
+    number: int
+    reason: str = "status"
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRow:
+    """An endpoint in the table."""
+
+    endpoint: str
+    state: str = "active"
+    skipped_upto: int = 0
+    deleted: bool = False
+
+
+@dataclass(slots=True)
+class Final:
+    """The tables when everything came to rest.  `bodies` by event id; None once only the id is remembered."""
+
+    bodies: dict[str, bytes | None] = field(default_factory=dict)
+    deliveries: list[DeliveryRow] = field(default_factory=list)
+    failures: list[FailureRow] = field(default_factory=list)
+    endpoints: dict[str, EndpointRow] = field(default_factory=dict)

@@ -1,0 +1,53 @@
+"""The final database as the checker reads it: with a connection of its own, read-only, after the daemon has ended."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from tests.crash.history import DeliveryRow, EndpointRow, FailureRow, Final
+from webhookd.clock import parse_rfc3339
+
+
+def read(path: Path) -> Final:
+    """Everything of the file that is judged; AssertionError if the file itself is not sound."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+        assert [("ok",)] == db.execute("PRAGMA integrity_check").fetchall()
+        assert [] == db.execute("PRAGMA foreign_key_check").fetchall()
+        names = {seq: url.rsplit("/", 1)[1] for seq, url in db.execute("SELECT seq, url FROM endpoints")}
+        workspaces = dict(db.execute("SELECT seq, id FROM workspaces").fetchall())
+        return Final(
+            bodies=dict(db.execute("SELECT id, body FROM events").fetchall()),
+            deliveries=[
+                DeliveryRow(seq, event_id, names[endpoint], state, kind, count, final and json.loads(final)["number"])
+                for seq, event_id, endpoint, state, kind, count, final in db.execute(
+                    "SELECT d.seq, v.id, d.endpoint_seq, d.state, d.kind, d.attempt_count, d.final_attempt "
+                    "FROM deliveries d JOIN events v ON v.seq = d.event_seq ORDER BY d.seq"
+                )
+            ],
+            failures=[
+                _failure(seq, delivery, names[endpoint], workspaces[workspace], ended_ms, bool(counted), record)
+                for seq, delivery, endpoint, workspace, ended_ms, counted, record in db.execute(
+                    "SELECT seq, delivery_seq, endpoint_seq, workspace_seq, ended_at, counted, record "
+                    "FROM attempts ORDER BY seq"
+                )
+            ],
+            endpoints={
+                names[seq]: EndpointRow(names[seq], state, skipped, deleted is not None)
+                for seq, state, skipped, deleted in db.execute(
+                    "SELECT seq, state, skipped_upto, deleted_at FROM endpoints"
+                )
+            },
+        )
+
+
+def _failure(
+    seq: int, delivery_seq: int, endpoint: str, workspace: str, ended_ms: int, counted: bool, record: bytes
+) -> FailureRow:
+    shown = json.loads(record)
+    assert parse_rfc3339(shown["started_at"]) <= ended_ms + 1
+    return FailureRow(
+        seq, delivery_seq, endpoint, workspace, ended_ms / 1000, shown["number"], shown["reason"], counted
+    )
