@@ -2,7 +2,8 @@
 
 Style, types and layers first, because they take seconds; then the tests.  The browser tests need Chromium: where this
 machine can install it (Debian or Ubuntu, as root) it is installed, elsewhere those tests are skipped and that is said.
-Arguments are handed to pytest: `python -m tests tests/rules -x`.
+Without arguments everything runs, some tests of it under `tests.coverage`; arguments are handed to pytest instead:
+`python -m tests tests/rules -x`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import coverage
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CHECKS = (
@@ -21,13 +24,16 @@ CHECKS = (
     ("types", [str(BIN / "mypy")]),
     ("layers", [str(BIN / "lint-imports"), "--no-cache"]),
 )
+COVERAGE = ("coverage", [sys.executable, "-m", "tests.coverage"])
 INSTALL_SECONDS = 300
 
 
 def main(arguments: list[str]) -> int:
     """Run everything; 0 if all of it passed."""
-    failed = [name for name, command in CHECKS if not _passes(name, command)]
+    checks = CHECKS if arguments else (*CHECKS, COVERAGE)
+    failed = [name for name, command in checks if not _passes(name, command)]
     provide_browser()
+    arguments = arguments or [f"--ignore={path}" for path in coverage.RUN]
     tests = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False)
     if tests.returncode:
         failed.append("tests")

@@ -19,6 +19,7 @@ ANSWERS = {
     "six.test": ("2001:db8::1",),
     "alias.test": Alias("target.test", ("10.0.0.1",)),
     "empty.test": (),
+    "alias-of-nothing.test": Alias("nothing.test", ()),
     "gone.test": NXDOMAIN,
     "broken.test": SERVFAIL,
     "refused.test": REFUSED,
@@ -61,6 +62,7 @@ async def test_all_addresses_of_both_families_are_found(resolver: DnsResolver, n
         ("gone.test", "doesn't exist"),
         ("unknown.test", "doesn't exist"),
         ("empty.test", "no address"),
+        ("alias-of-nothing.test", "no address"),
         ("broken.test", "SERVFAIL"),
         ("refused.test", "refused"),
         ("x" * 70 + ".test", "malformed"),
@@ -93,6 +95,15 @@ async def test_an_unreachable_name_server_is_this_machines_fault() -> None:
     with pytest.raises(EgressFailure) as caught:
         await resolver.lookup("one.test")
     assert Reason.LOCAL == caught.value.reason
+    await resolver.close()
+
+
+async def test_a_resolver_that_cannot_be_started_is_this_machines_fault() -> None:
+    """What is configured is no name server: `local`, and nothing is left open."""
+    resolver = DnsResolver(["no address"])
+    with pytest.raises(EgressFailure) as caught:
+        await resolver.lookup("one.test")
+    assert (Reason.LOCAL, True) == (caught.value.reason, "could not be started" in caught.value.detail)
     await resolver.close()
 
 

@@ -68,8 +68,6 @@ class DnsResolver:
             raise _explain(name, error) from error
         except pycares.AresError as error:
             raise EgressFailure(Reason.LOCAL, f"this machine's resolver could not be started: {error}") from error
-        if not answer.nodes:
-            raise EgressFailure(Reason.DNS, f"DNS: {_TEXTS[ares.ARES_ENODATA]}: {name}")
         return [node.addr[0].decode("ascii") for node in answer.nodes]
 
     async def close(self) -> None:
