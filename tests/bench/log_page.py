@@ -128,6 +128,8 @@ async def measure(deliveries: int, rounds: int = 22) -> list[Figure]:
                 "/log?state=dropped",
                 "/log?event_id=old-77",
                 f"/log?until={early[:-5]}",
+                "/log?since=2100-01-01T00:00",
+                "/log?event_type=comment.created",  # of which there is none
                 "/v1/deliveries",
                 f"/v1/deliveries?until={early}",
                 "/webhooks",

@@ -18,6 +18,8 @@ from webhookd.store.logbook import LogFilter
 from webhookd.store.store import Store
 
 S = DeliveryState
+# What may be read from end to end, because it is always short.
+NARROW_SCANS = ("SCAN json_each VIRTUAL TABLE INDEX 1:", "SCAN clock_steps")
 
 
 @dataclass
@@ -369,7 +371,7 @@ async def test_no_search_walks_through_wide_rows(log: Log) -> None:
         return [row[3] for sql in questions for row in db.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()]
 
     plans = await log.store.read(ask)
-    scans = {step for step in plans if step.startswith("SCAN") and "json_each" not in step}
+    scans = {step for step in plans if step.startswith("SCAN") and step not in NARROW_SCANS}
     assert set() == scans
     assert any("deliveries_log" in step for step in plans) and any("events_log" in step for step in plans)
 

@@ -280,6 +280,56 @@ async def test_the_log_is_filtered_and_paged(api: Api, browser: Browser) -> None
         assert 200 == (await browser.get(odd)).status
 
 
+async def test_a_long_search_is_given_up_with_a_way_to_go_on(
+    api: Api, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page never waits for a walk through the whole log: it says how far it came, and the link searches on."""
+    monkeypatch.setattr("webhookd.store.logbook.WINDOW_ROWS", 10)
+    monkeypatch.setattr("webhookd.store.logbook.NEWEST_ROWS", 3)
+    monkeypatch.setattr("webhookd.web.pages_log.PATIENCE_SECONDS", 0)
+    await api.engine.endpoint("https://example.com/hook")
+    await api.engine.send("rare", event_type="contact.created")
+    await api.engine.send(*[f"e{number}" for number in range(45)])
+    await api.engine.quiet()
+    path = "/log?event_type=contact.created"
+    assert "Nothing found in the newest part of the log." in await text_of(browser, path)
+    for _ in range(9):
+        body = (await browser.get(path)).body.decode()
+        onwards = re.search(r'rel="next" href="([^"]+)">Search on, further back<', body)
+        if onwards is None:
+            break
+        path = html.unescape(onwards[1])
+    assert '<bdi class="id">rare</bdi>' in body
+
+
+async def test_a_deleted_webhook_can_still_be_searched_for(api: Api, browser: Browser) -> None:
+    """The log outlives it: the filter offers it apart from the living, and its rows say which one it was."""
+    endpoint = await api.engine.endpoint("https://example.com/gone")
+    await api.engine.endpoint("https://example.com/other")
+    await api.engine.send("e1")
+    await api.engine.quiet()
+    await api.engine.house.services.endpoints.delete("default", endpoint.id)
+    shown = (await browser.get(f"/log?endpoint={endpoint.id}")).body.decode()
+    assert re.search(rf'<optgroup label="Deleted webhooks">\s*<option value="{endpoint.id}" selected>', shown)
+    assert 1 == shown.count('<bdi class="id">e1</bdi>')
+    assert "https://example.com/gone deleted" in await text_of(browser, f"/log?endpoint={endpoint.id}")
+    nowhere = await browser.get("/log?endpoint=ep_x")
+    assert 422 == nowhere.status
+
+
+async def test_a_refusal_is_explained_in_the_readers_language(browser: Browser) -> None:
+    """Vietnamese says what to do in Vietnamese, and marks the English detail as English."""
+    answer = await browser.send_form(
+        "/webhooks/new",
+        {"url": "http://127.0.0.1/", "every_type": "yes", "success": "200"},
+        "/webhooks/new",
+        Accept_Language="vi",
+    )
+    body = answer.body.decode()
+    assert "webhookd không gửi đến địa chỉ nội bộ." in body
+    assert '<p class="faint" lang="en">' in body
+
+
 async def test_replay_says_how_many_before_it_sends(api: Api, browser: Browser) -> None:
     """All dropped of a webhook: first the count, nothing sent; then, by POST, all of them."""
     failing(api)

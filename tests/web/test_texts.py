@@ -43,9 +43,11 @@ def sources() -> str:
 
 
 def test_the_catalogues_have_the_same_keys_and_nothing_empty() -> None:
-    """What one language says the other says too, filled in with the same values."""
+    """What one language says the other says too, filled in with the same values; the help for a refusal apart."""
     english, vietnamese = (texts(language).texts for language in LANGUAGES)
-    assert list(english) == list(vietnamese)
+    helps = {f"error.{code}.help" for code in ERRORS.keys() - NOT_ON_PAGES}  # in English the refusal's own message
+    assert helps == vietnamese.keys() - english.keys()
+    assert list(english) == [key for key in vietnamese if key not in helps]
     for key, text in english.items():
         names = [{name for _, name, _, _ in string.Formatter().parse(each) if name} for each in (text, vietnamese[key])]
         assert names[0] == names[1], key

@@ -66,8 +66,8 @@ class Ingest:
                     self._dispatcher.offer(result.queued)
 
         now_ms = self._clock.wall_ms()
-        results = await self._store.write(
-            lambda db: events.accept(db, workspace.seq, new, deliver=deliver, now_ms=now_ms), then=then
+        results = await self._store.add(
+            now_ms, lambda db: events.accept(db, workspace.seq, new, deliver=deliver, now_ms=now_ms), then=then
         )
         self._log(workspace_id, results)
         return results

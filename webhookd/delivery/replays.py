@@ -87,4 +87,4 @@ class Replays:
         def command(db: Db) -> list[QueuedDelivery]:
             return deliveries.replay(db, seqs, now_ms)
 
-        return await self._store.write(command, then=self._dispatcher.offer)
+        return await self._store.add(now_ms, command, then=self._dispatcher.offer)

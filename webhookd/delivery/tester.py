@@ -87,7 +87,7 @@ class Tester:
                 now_ms=now_ms,
             )
 
-        seq = await self._store.write(command)
+        seq = await self._store.add(outcome.started_at_ms, command)
         if self._happenings.wanted:
             view = DeliveryView(
                 seq=seq,

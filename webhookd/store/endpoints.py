@@ -25,6 +25,16 @@ def load(db: sqlite3.Connection) -> list[Endpoint]:
     return [_endpoint(row) for row in rows]
 
 
+def deleted(db: sqlite3.Connection, workspace_seq: int, limit: int) -> list[Endpoint]:
+    """A workspace's deleted endpoints that the log still tells of, the last one deleted first."""
+    rows = db.execute(
+        f"SELECT {_COLUMNS} {_FROM} WHERE e.workspace_seq = ? AND e.deleted_at IS NOT NULL "
+        "ORDER BY e.deleted_at DESC, e.seq DESC LIMIT ?",
+        (workspace_seq, limit),
+    ).fetchall()
+    return [_endpoint(row) for row in rows]
+
+
 def get(db: sqlite3.Connection, seq: int) -> Endpoint:
     """The endpoint with this number, deleted or not."""
     return _endpoint(db.execute(f"SELECT {_COLUMNS} {_FROM} WHERE e.seq = ?", (seq,)).fetchall()[0])

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from webhookd.model import Accepted, EventView, NewEvent, QueuedDelivery
+from webhookd.store import timeline
 
 _INSERT_EVENT = (
     "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?) "
@@ -76,19 +77,23 @@ def page(
 ) -> list[EventView]:
     """Up to `limit` events of the log, newest first, older than `before_seq`; without their bodies."""
     conditions: list[str] = []
-    values: list[int | str] = [workspace_seq]
+    values: list[int | str] = []
     for condition, value in (
         ("v.type = ?", event_type),
         ("v.accepted_at >= ?", since_ms),
         ("v.accepted_at < ?", until_ms),
-        ("v.seq < ?", before_seq),
     ):
         if value is not None:
             conditions.append(f" AND {condition}")
             values.append(value)
     sql = (
         "SELECT v.seq, w.id, v.id, v.type, v.accepted_at, NULL FROM events v INDEXED BY events_log "
-        "CROSS JOIN workspaces w ON w.seq = v.workspace_seq WHERE v.workspace_seq = ? AND v.body IS NOT NULL"
-        f"{''.join(conditions)} ORDER BY v.seq DESC LIMIT ?"
+        "CROSS JOIN workspaces w ON w.seq = v.workspace_seq WHERE v.workspace_seq = ? AND v.body IS NOT NULL "
+        f"AND v.seq > ? AND v.seq < ?{''.join(conditions)} ORDER BY v.seq DESC LIMIT ?"
     )
-    return [EventView(*row) for row in db.execute(sql, (*values, limit)).fetchall()]
+    found: list[EventView] = []
+    for after, before in timeline.between(db, "events", since_ms, until_ms):
+        upto = before if before_seq is None else min(before, before_seq)
+        rows = db.execute(sql, (workspace_seq, after, upto, *values, limit - len(found))).fetchall()
+        found += [EventView(*row) for row in rows]
+    return found

@@ -6,12 +6,14 @@ gets nothing, and `skipped` or `cancelled` from the moment of the mark, before t
 A search runs in two steps.  The first finds numbers: it looks through the newest rows, which nearly always fill the
 page, and then takes up the *stretches* that are left, each the rows of one endpoint in one of the table's states, which
 an index holds in order together with everything that is searched by.  So a search that finds next to nothing among a
-million deliveries walks through narrow index entries and nothing else.  The second step reads the rows of one page.
+million deliveries walks through narrow index entries and nothing else; and where the asker's patience is limited it
+stops and says how far it came.  The second step reads the rows of one page.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +22,14 @@ from typing import Any
 import orjson
 
 from webhookd.model import DeliveryState, DeliveryView
+from webhookd.store import timeline
 from webhookd.store.deliveries import CANCELLED, DELIVERED, DROPPED, EXPIRED, PENDING, SKIPPED, TEST
 
 # How many of the newest rows are looked through before the stretches are: a millisecond's worth.
 NEWEST_ROWS = 2000
 _BEFORE_ALL, _AFTER_ALL = 0, 2**63 - 1
+# How many numbers a search of limited patience looks through before it looks at the time: some milliseconds' worth.
+WINDOW_ROWS = 100_000
 
 _MARKED = "d.state = 0 AND (e.deleted_at IS NOT NULL OR d.seq <= e.skipped_upto)"
 _STATE = (
@@ -110,14 +115,43 @@ def one_moment(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def page(db: sqlite3.Connection, wanted: LogFilter, *, before_seq: int | None, limit: int) -> list[DeliveryView]:
-    """Up to `limit` deliveries, newest first, older than `before_seq`."""
+    """Up to `limit` deliveries, newest first, older than `before_seq`, however long the search takes."""
+    return search(db, wanted, before_seq=before_seq, limit=limit, patience_seconds=None)[0]
+
+
+def search(
+    db: sqlite3.Connection, wanted: LogFilter, *, before_seq: int | None, limit: int, patience_seconds: float | None
+) -> tuple[list[DeliveryView], int | None]:
+    """`page`, given up after `patience_seconds`; with the number before which a given-up search has to go on."""
+    deadline = None if patience_seconds is None else time.monotonic() + patience_seconds
+    before = _AFTER_ALL if before_seq is None else before_seq
     with one_moment(db):
-        before = _AFTER_ALL if before_seq is None else before_seq
         if wanted.event_id is not None:
-            seqs = _of_event(db, wanted, before, limit)
-        else:
-            seqs = _newest(db, wanted, before, limit)
-        return views(db, seqs, paused=wanted.paused)
+            return views(db, _of_event(db, wanted, before, limit), paused=wanted.paused), None
+        found: list[int] = []
+        stopped_at: int | None = None
+        for number, (after, upto) in enumerate(_windows(db, wanted, before, deadline)):
+            if len(found) == limit:
+                break
+            if number and deadline is not None and time.monotonic() > deadline:  # one window at least, or it never ends
+                stopped_at = upto
+                break
+            found += _newest(db, wanted, after, upto, limit - len(found))
+        return views(db, found, paused=wanted.paused), stopped_at
+
+
+def _windows(
+    db: sqlite3.Connection, wanted: LogFilter, before_seq: int, deadline: float | None
+) -> Iterator[tuple[int, int]]:
+    """Where to look, newest first: numbers, both excluded; in small windows where there is a deadline to be kept."""
+    newest = db.execute("SELECT max(seq) FROM deliveries WHERE seq < ?", (before_seq,)).fetchall()[0][0] or 0
+    for after, before in timeline.between(db, "deliveries", wanted.since_ms, wanted.until_ms):
+        upto = min(before, newest + 1)
+        while deadline is not None and upto - 1 > after + WINDOW_ROWS:
+            yield upto - WINDOW_ROWS - 1, upto
+            upto -= WINDOW_ROWS
+        if upto - 1 > after:
+            yield after, upto
 
 
 def get(db: sqlite3.Connection, workspace_seq: int, seq: int, *, paused: bool) -> DeliveryView | None:
@@ -140,27 +174,35 @@ def finished_matching(db: sqlite3.Connection, wanted: LogFilter, *, after_seq: i
     """
     found: list[int] = []
     with one_moment(db):
-        for stretch in _stretches(db, wanted, after_seq, _AFTER_ALL, "AND state = 'active' AND deleted_at IS NULL"):
-            if stretch.reads_as in WAITING:
-                continue
-            before_seq = min(stretch.before_seq, found[-1]) if len(found) == limit else stretch.before_seq
-            rows = _of_stretch(
-                db, wanted, stretch, stretch.after_seq, before_seq, f"{_REPLAYABLE} ORDER BY d.seq", limit
-            )
-            found = sorted(found + rows)[:limit]
+        for after, before in reversed(timeline.between(db, "deliveries", wanted.since_ms, wanted.until_ms)):
+            if len(found) < limit:
+                found += _finished_between(db, wanted, max(after, after_seq), before, limit - len(found))
     return found
 
 
-def _newest(db: sqlite3.Connection, wanted: LogFilter, before_seq: int, limit: int) -> list[int]:
+def _finished_between(
+    db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, limit: int
+) -> list[int]:
+    found: list[int] = []
+    for stretch in _stretches(db, wanted, after_seq, before_seq, "AND state = 'active' AND deleted_at IS NULL"):
+        if stretch.reads_as in WAITING:
+            continue
+        before = min(stretch.before_seq, found[-1]) if len(found) == limit else stretch.before_seq
+        rows = _of_stretch(db, wanted, stretch, stretch.after_seq, before, f"{_REPLAYABLE} ORDER BY d.seq", limit)
+        found = sorted(found + rows)[:limit]
+    return found
+
+
+def _newest(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, limit: int) -> list[int]:
+    """The newest matches between two numbers (both excluded)."""
     found: list[int] = []
     if wanted.endpoint_seq is None:
-        newest = db.execute("SELECT max(seq) FROM deliveries WHERE seq < ?", (before_seq,)).fetchall()[0][0] or 0
-        lowest = max(_BEFORE_ALL, newest - NEWEST_ROWS)
+        lowest = max(after_seq, before_seq - 1 - NEWEST_ROWS)
         found = _scan(db, wanted, "d.seq > :after_seq", {"after_seq": lowest}, before_seq, limit)
         before_seq = lowest + 1
-    for stretch in _stretches(db, wanted, _BEFORE_ALL, before_seq) if len(found) < limit else ():
-        after_seq = max(stretch.after_seq, found[-1]) if len(found) == limit else stretch.after_seq
-        rows = _of_stretch(db, wanted, stretch, after_seq, stretch.before_seq, "1 ORDER BY d.seq DESC", limit)
+    for stretch in _stretches(db, wanted, after_seq, before_seq) if len(found) < limit else ():
+        after = max(stretch.after_seq, found[-1]) if len(found) == limit else stretch.after_seq
+        rows = _of_stretch(db, wanted, stretch, after, stretch.before_seq, "1 ORDER BY d.seq DESC", limit)
         found = sorted(found + rows, reverse=True)[:limit]
     return found
 

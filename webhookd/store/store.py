@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from webhookd import log
+from webhookd.store import timeline
 from webhookd.store.database import Connection, fatal_error, open_reader, open_writer
+from webhookd.store.timeline import Timeline
 from webhookd.store.writer import Writer
 
 T = TypeVar("T")
@@ -23,12 +25,15 @@ SQLITE_VERSION = sqlite3.sqlite_version
 class Store:
     """The open database.  `writer.run` has to run for commands to be carried out."""
 
-    def __init__(self, path: Path, connection: Connection, carrier: Connection, asker: Connection) -> None:
+    def __init__(
+        self, path: Path, connection: Connection, carrier: Connection, asker: Connection, newest_ms: int
+    ) -> None:
         self.path = path
         self._connection = connection
         # Two readers, so that a long question about the log never keeps a consumer from its next page.
         self._carrier = carrier
         self._asker = asker
+        self._timeline = Timeline(newest_ms)
         self.writer = Writer(connection)
         self.submit = self.writer.submit
         self.write = self.writer.write
@@ -38,7 +43,8 @@ class Store:
         """Open or make the database at `path`; StoreUnusable when it is not fit to be used."""
         began = time.monotonic()
         connection, before, now = await open_writer(path)
-        store = cls(path, connection, await open_reader(path), await open_reader(path))
+        newest_ms = await connection.run(timeline.newest_ms)
+        store = cls(path, connection, await open_reader(path), await open_reader(path), newest_ms)
         if 0 < before < now:
             log.emit("store.migrated", from_version=before, to_version=now)
         log.emit(
@@ -50,6 +56,24 @@ class Store:
             duration_ms=round((time.monotonic() - began) * 1000, 1),
         )
         return store
+
+    async def add(
+        self, at_ms: int, run: Callable[[sqlite3.Connection], T], *, then: Callable[[T], None] | None = None
+    ) -> T:
+        """`write` for a command that adds events or deliveries dated `at_ms` (milliseconds since 1970)."""
+        if not self._timeline.goes_back(at_ms):
+            return await self.write(run, then=then)
+
+        def begins(db: sqlite3.Connection) -> T:
+            timeline.begin(db)
+            return run(db)
+
+        def began(result: T) -> None:
+            self._timeline.began(at_ms)
+            if then is not None:
+                then(result)
+
+        return await self.write(begins, then=began)
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run a question of a person or program; it sees everything committed before."""

@@ -12,7 +12,7 @@ from aiohttp import web
 from webhookd.errors import Refusal
 from webhookd.model import DeliveryState, DeliveryView, Endpoint, Json, Reason
 from webhookd.rules.ids import delivery_id, delivery_seq
-from webhookd.store import attempts, events, logbook
+from webhookd.store import attempts, endpoints, events, logbook
 from webhookd.store.logbook import LogFilter
 from webhookd.store.store import Db
 from webhookd.web import api_stream
@@ -20,6 +20,9 @@ from webhookd.web.pages import Page
 from webhookd.web.pages_shown import TONES, show_type, show_types
 
 PAGE_ROWS = 50
+# How long a search may look for a page's rows before the page shows what it has, with a way to search on.
+PATIENCE_SECONDS = 0.04
+DELETED_SHOWN = 100
 _MAX_SEQ = 2**63 - 1
 _WAITING = (DeliveryState.PENDING, DeliveryState.HELD)
 
@@ -40,7 +43,7 @@ class Wanted:
 async def show_log(page: Page) -> web.StreamResponse:
     """A page of the log, newest first."""
     try:
-        wanted = _wanted(page)
+        wanted = await _wanted(page)
     except Refusal as refusal:
         everything = Wanted({}, LogFilter(page.workspace.seq, _paused(page)))
         return await _list(page, everything, None, refusal)
@@ -50,10 +53,14 @@ async def show_log(page: Page) -> web.StreamResponse:
 
 
 async def _list(page: Page, wanted: Wanted, before_seq: int | None, fault: Refusal | None) -> web.Response:
-    rows = await page.services.store.read(
-        lambda db: logbook.page(db, wanted.filter, before_seq=before_seq, limit=PAGE_ROWS + 1)
-    )
-    more = len(rows) > PAGE_ROWS
+    def question(db: Db) -> tuple[list[DeliveryView], int | None, list[Endpoint]]:
+        found, stopped_at = logbook.search(
+            db, wanted.filter, before_seq=before_seq, limit=PAGE_ROWS + 1, patience_seconds=PATIENCE_SECONDS
+        )
+        return found, stopped_at, endpoints.deleted(db, page.workspace.seq, DELETED_SHOWN)
+
+    rows, stopped_at, deleted = await page.services.store.read(question)
+    cursor = stopped_at if len(rows) <= PAGE_ROWS else rows[PAGE_ROWS - 1].seq
     rows = rows[:PAGE_ROWS]
     return page.show(
         "log.html",
@@ -61,10 +68,12 @@ async def _list(page: Page, wanted: Wanted, before_seq: int | None, fault: Refus
         rows=rows,
         wanted=wanted,
         fault=fault,
-        older=page.url("/log", **wanted.fields, cursor=rows[-1].seq) if more else "",
+        older=page.url("/log", **wanted.fields, cursor=cursor) if cursor else "",
+        stopped=stopped_at is not None,
         newest=before_seq is None,
         stream=page.url("/log/stream", **_streamed(wanted)),
         endpoints=_by_seq(page),
+        deleted={each.seq: each for each in deleted},
         kinds=show_types(page),
         kind=lambda name: show_type(page, name),
         states=list(DeliveryState),
@@ -132,7 +141,7 @@ async def stream(page: Page) -> web.StreamResponse:
     """What happens in the log, as it happens, for as long as the reader's session lasts."""
     session, sessions = page.session, page.services.sessions
     assert session is not None
-    wanted = _wanted(page)
+    wanted = await _wanted(page)
     return await api_stream.stream(
         page.request, page.services, page.workspace.id, wanted.filter, lambda: sessions.lasts(session)
     )
@@ -149,7 +158,7 @@ async def replay_one(page: Page) -> web.StreamResponse:
 
 async def show_replay(page: Page) -> web.StreamResponse:
     """How many a replay of the filter would send again, before anything is sent."""
-    wanted = _replayed(page)
+    wanted = await _replayed(page)
     fault: Refusal | None = None
     count = 0
     try:
@@ -169,14 +178,14 @@ async def show_replay(page: Page) -> web.StreamResponse:
 
 async def replay(page: Page) -> web.StreamResponse:
     """Replay all of the filter."""
-    wanted = _replayed(page)
+    wanted = await _replayed(page)
     count = await page.services.replays.many(wanted.filter, page.workspace.id, dry_run=False)
     return page.go("/log", endpoint=wanted.fields.get("endpoint"), said="replayed", n=count)
 
 
-def _replayed(page: Page) -> Wanted:
+async def _replayed(page: Page) -> Wanted:
     """The filter of a replay: by default of what was dropped; never of everything there is."""
-    wanted = _wanted(page, state=DeliveryState.DROPPED)
+    wanted = await _wanted(page, state=DeliveryState.DROPPED)
     if wanted.filter.endpoint_seq is None and wanted.filter.since_ms is None and wanted.filter.event_id is None:
         raise Refusal("invalid_field", page.text("replay.too_wide"), details={"field": "endpoint"})
     if wanted.filter.state in _WAITING:
@@ -187,7 +196,7 @@ def _replayed(page: Page) -> Wanted:
 # The filter
 
 
-def _wanted(page: Page, *, state: DeliveryState | None = None) -> Wanted:
+async def _wanted(page: Page, *, state: DeliveryState | None = None) -> Wanted:
     """The filter that the address asks for; `state` where it names none.
 
     Raises Refusal: `invalid_field`, `not_found` (the webhook).
@@ -197,13 +206,12 @@ def _wanted(page: Page, *, state: DeliveryState | None = None) -> Wanted:
     if state is not None:
         fields.setdefault("state", state)
     endpoint = fields.get("endpoint")
-    directory = page.services.directory
     return Wanted(
         fields,
         LogFilter(
             workspace_seq=page.workspace.seq,
             paused=_paused(page),
-            endpoint_seq=directory.endpoint(page.workspace.id, endpoint).seq if endpoint else None,
+            endpoint_seq=await _endpoint_seq(page, endpoint) if endpoint else None,
             event_type=fields.get("event_type"),
             state=_state(page, fields.get("state")),
             event_id=fields.get("event_id"),
@@ -211,6 +219,14 @@ def _wanted(page: Page, *, state: DeliveryState | None = None) -> Wanted:
             until_ms=_moment(page, fields, "until"),
         ),
     )
+
+
+async def _endpoint_seq(page: Page, endpoint_id: str) -> int:
+    """The number of a webhook, deleted or not: the log outlives it."""
+    seq = await page.services.store.read(lambda db: endpoints.seq_of_id(db, page.workspace.seq, endpoint_id))
+    if seq is None:
+        raise Refusal("not_found", page.text("log.no_webhook", id=endpoint_id[:40]))
+    return seq
 
 
 def _state(page: Page, name: str | None) -> DeliveryState | None:

@@ -1,0 +1,120 @@
+"""Where a time lies among the numbers of the log.
+
+Events and deliveries are numbered as they come, so their times go forward with their numbers, and where a time begins
+is found by bisection: a handful of looks instead of a walk through a million rows.  Only the machine's clock can break
+that, by being set back.  So whoever adds rows says what they are dated, and when that lies before what was there
+already, the row that follows begins a new *stretch* of the log, which `clock_steps` remembers.
+
+Dates may lag a little behind within a stretch (a test is dated by its start and written at its end): by `SLACK_MS`.
+The bisection is that much wider on both sides, and the search itself looks at every row's own time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+SLACK_MS = 30_000
+_END = 2**63 - 1
+# The tables that are dated, and where a stretch begins in each.
+_TABLES = {"deliveries": "delivery_seq", "events": "event_seq"}
+
+
+class Timeline:
+    """Tells when rows to be added are dated before those that are there.  Times are milliseconds since 1970."""
+
+    def __init__(self, newest_ms: int) -> None:
+        """`newest_ms`: how the newest row is dated; any before it may be dated up to the slack later."""
+        self._latest_ms = newest_ms + SLACK_MS
+        self._last_ms = newest_ms
+
+    def goes_back(self, at_ms: int) -> bool:
+        """Whether rows dated `at_ms` begin a new stretch: then `begin` belongs into their transaction."""
+        self._last_ms = at_ms
+        if at_ms < self._latest_ms - SLACK_MS:
+            return True
+        self._latest_ms = max(self._latest_ms, at_ms)
+        return False
+
+    def began(self, at_ms: int) -> None:
+        """A new stretch that begins with `at_ms` is durable."""
+        self._latest_ms = max(at_ms, self._last_ms)
+
+
+def newest_ms(db: sqlite3.Connection) -> int:
+    """How the newest row of the log is dated; 0 when there is none."""
+    rows = [db.execute(f"SELECT accepted_at FROM {table} ORDER BY seq DESC LIMIT 1").fetchall() for table in _TABLES]
+    return max((found[0][0] for found in rows if found), default=0)
+
+
+def begin(db: sqlite3.Connection) -> None:
+    """Rows to come are dated earlier than those that are there: a new stretch begins after these."""
+    db.execute(
+        "INSERT INTO clock_steps SELECT (SELECT coalesce(max(seq), 0) FROM deliveries), "
+        "(SELECT coalesce(max(seq), 0) FROM events)"
+    )
+    # Stretches of which nothing is left are forgotten, so that a clock that is always set back can't fill the table.
+    db.execute(
+        "DELETE FROM clock_steps WHERE rowid < (SELECT max(rowid) FROM clock_steps "
+        "WHERE delivery_seq < (SELECT coalesce(min(seq), 0) FROM deliveries) "
+        "AND event_seq < (SELECT coalesce(min(seq), 0) FROM events))"
+    )
+
+
+def between(db: sqlite3.Connection, table: str, since_ms: int | None, until_ms: int | None) -> list[tuple[int, int]]:
+    """Where rows of `deliveries` or `events` dated in the span can be, newest first: numbers, both excluded.
+
+    None is an open end.  Rows dated otherwise may be among them, by the slack and by what is unsure.
+    """
+    if since_ms is None and until_ms is None:
+        return [(0, _END)]
+    steps = [row[0] for row in db.execute(f"SELECT {_TABLES[table]} FROM clock_steps ORDER BY rowid").fetchall()]
+    spans = [(0, steps[0] + 1)] if steps[0] else []
+    for after, upto in zip(steps, [*steps[1:], None], strict=True):
+        before = _END if upto is None else upto + 1
+        first = after if since_ms is None else _last_dated_before(db, table, since_ms - SLACK_MS, after, before)
+        last = before if until_ms is None else _first_dated_at(db, table, until_ms + SLACK_MS, after, before)
+        if first + 1 < last:
+            spans.append((first, last))
+    return spans[::-1]
+
+
+def _last_dated_before(db: sqlite3.Connection, table: str, at_ms: int, after: int, before: int) -> int:
+    """The last row found that is dated before `at_ms`, else `after`: no row up to it is dated a slack later."""
+    low, high = after, _beyond(db, table, before)
+    while low + 1 < high:
+        row = _row_at(db, table, (low + high) // 2, high)
+        if row is None:
+            high = (low + high) // 2
+        elif row[1] < at_ms:
+            low = row[0]
+        else:
+            high = (low + high) // 2
+    return low
+
+
+def _first_dated_at(db: sqlite3.Connection, table: str, at_ms: int, after: int, before: int) -> int:
+    """The first row found that is dated `at_ms` or later, else `before`: no row from it on is dated a slack earlier."""
+    low, high, found = after, _beyond(db, table, before), before
+    while low + 1 < high:
+        middle = (low + high) // 2
+        row = _row_at(db, table, middle, high)
+        if row is None:
+            high = middle
+        elif row[1] >= at_ms:
+            found, high = row[0], middle
+        else:
+            low = row[0]
+    return found
+
+
+def _beyond(db: sqlite3.Connection, table: str, before: int) -> int:
+    newest: int = db.execute(f"SELECT coalesce(max(seq), 0) FROM {table} WHERE seq < ?", (before,)).fetchall()[0][0]
+    return newest + 1
+
+
+def _row_at(db: sqlite3.Connection, table: str, seq: int, before: int) -> tuple[int, int] | None:
+    """`(seq, accepted_at)` of the first row from `seq` on, if there is one before `before`."""
+    rows = db.execute(
+        f"SELECT seq, accepted_at FROM {table} WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT 1", (seq, before)
+    ).fetchall()
+    return rows[0] if rows else None
