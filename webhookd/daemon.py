@@ -28,7 +28,7 @@ from webhookd.house import House
 from webhookd.rules.addresses import OwnAddress
 from webhookd.store.database import StateLock
 from webhookd.upkeep.handover import sockets_handed_over
-from webhookd.upkeep.heartbeat import notify
+from webhookd.upkeep.heartbeat import notify, taking_time
 from webhookd.web.app import make_app
 from webhookd.web.server import Runner
 
@@ -85,10 +85,12 @@ async def _serve(
     lock = StateLock(state_dir)
     await lock.acquire()
     try:
-        house = await House.open(config, state_dir, clock=SystemClock())
+        async with taking_time(environ):  # a migration of millions of events
+            house = await House.open(config, state_dir, clock=SystemClock())
         try:
             _watch_signals(house, stop, reload)
-            await house.start(environ)
+            async with taking_time(environ):  # everything that waits is counted
+                await house.start(environ)
             _calm_collector()
             doors = await _open_doors(house, config, state_dir, environ)
             try:
@@ -99,11 +101,12 @@ async def _serve(
                 notify("STOPPING=1", environ)
                 log.emit("daemon.stopping", reason="a task ended" if ended else "it was told to")
                 await doors.runner.part()
-                house.close_doors()
+                house.happenings.end()  # live streams have no end of their own
             finally:
                 await doors.close()
         finally:
-            await house.stop()
+            async with taking_time(environ):
+                await house.stop()
         if ended is not None:
             raise ended
     finally:
@@ -192,9 +195,12 @@ async def _open_unix_socket(runner: web.AppRunner, path: Path, group: str) -> No
     if group:
         try:
             os.chown(path, -1, grp.getgrnam(group).gr_gid)
-        except (KeyError, PermissionError) as error:
+        except KeyError as error:
+            raise ConfigError(f"listen.unix_group: there is no group {group!r} on this machine") from error
+        except OSError as error:  # EINVAL where PrivateUsers= hides the group, EPERM where this user isn't in it
             raise ConfigError(
-                f"listen.unix_group: the socket can't be given to the group {group!r}: {error}"
+                f"listen.unix_group: the socket can't be given to the group {group!r} ({error.strerror}). webhookd's "
+                "own user has to be in it; as systemd's service, set ListenStream= and SocketGroup= in webhookd.socket"
             ) from error
 
 

@@ -131,18 +131,23 @@ class House:
         self.mailer.wake()
 
     async def trouble(self) -> str:
-        """What keeps the house from doing its work: "" when the database answers and the consumers move."""
+        """What keeps the house from doing its work: "" when the database answers and the consumers move.
+
+        A full disk is none: it is told elsewhere, no restart mends it, and outcomes that can't be recorded keep their
+        consumers where they are.
+        """
         if self._writing is None or self._writing.done():
             return "the writer does not run"
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self.store.read(lambda db: db.execute("SELECT 1").fetchall())
-                await self.store.write(lambda db: None)
+                # The delivery's own reader: on the other one somebody's question may take its time.
+                await self.store.read_for_delivery(lambda db: db.execute("SELECT 1").fetchall())
+                await self.store.writer.answer()
         except TimeoutError:
             return f"the database did not answer within {ANSWER_SECONDS:g} s"
         except Refusal as refusal:
             return refusal.message
-        return ""
+        return "" if self.store.writer.full else self.dispatcher.stuck()
 
     def _waiting_of(self, endpoint_seq: int) -> int:
         return self.dispatcher.view(endpoint_seq).waiting

@@ -52,6 +52,11 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "daemon.stopping": LogEvent("info", "It was told to stop; attempts in flight end first.", ("reason",)),
     "daemon.stopped": LogEvent("info", "Everything is recorded and closed."),
     "daemon.failed": LogEvent("error", "It can't start or can't go on, and exits.", ("error", "exit_code")),
+    "heartbeat.missed": LogEvent(
+        "error",
+        "The event loop, the database or a consumer doesn't move; if that lasts, systemd starts webhookd again.",
+        ("reason", "stack", "count"),
+    ),
     "config.reloaded": LogEvent("info", "SIGHUP: these keys changed.", ("changed",)),
     "config.not_reloadable": LogEvent(
         "warning", "SIGHUP: these keys need a restart, or are wrong.", ("changed", "error")

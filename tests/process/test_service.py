@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -16,17 +17,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.support import handed, process
+from tests.support.engine import engine
 from tests.support.process import ROOT, Daemon
 from tests.support.receiver import receiver
+from tests.support.stuck import EXTENSION_SECONDS as EXTENDED_SECONDS
 from webhookd import daemon, house
 from webhookd.config import Delivery
 from webhookd.errors import EXIT_CONFIG, ConfigError
 from webhookd.upkeep.handover import sockets_handed_over
+from webhookd.upkeep.heartbeat import EXTENSION_SECONDS
 
 SERVICE = handed.UNIT
 SOCKET = SERVICE.with_suffix(".socket")
@@ -34,7 +39,9 @@ UNITS = (SERVICE, SOCKET)
 EXPOSURE_MAX = 1.2
 LOOPBACK = '[egress]\nallow = ["127.0.0.0/8"]\n'
 PUBLIC = 'insecure_public = true\nallowed_hosts = ["0.0.0.0"]\n'
+MORE_TIME = f"EXTEND_TIMEOUT_USEC={EXTENDED_SECONDS * 1_000_000:.0f}"
 BLOCKED_SECONDS = 1.0
+PAUSE_SECONDS = 0.4
 CALLERS = 8
 RESTARTS = 3
 
@@ -77,6 +84,13 @@ class Notified:
                 data = await asyncio.get_running_loop().sock_recv(self._listening, 4096)
                 self.heard += data.decode().splitlines()
 
+    async def until_like(self, beginning: str) -> None:
+        """Return once a line that begins so came."""
+        async with asyncio.timeout(30):
+            while not any(each.startswith(beginning) for each in self.heard):
+                data = await asyncio.get_running_loop().sock_recv(self._listening, 4096)
+                self.heard += data.decode().splitlines()
+
     def take(self) -> list[str]:
         """What waits to be heard, without waiting for more."""
         came: list[str] = []
@@ -87,12 +101,12 @@ class Notified:
                 return came
 
 
-@pytest.fixture(params=["path", "abstract"])
+@pytest.fixture
 def notified(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Notified, str]]:
     """A manager that listens, and its address as the environment writes it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.setblocking(False)
-        if request.param == "path":
+        if getattr(request, "param", "path") == "path":
             address = str(tmp_path / "notify")
             listening.bind(address)
         else:
@@ -101,6 +115,7 @@ def notified(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[N
         yield Notified(listening), address
 
 
+@pytest.mark.parametrize("notified", ["path", "abstract"], indirect=True)
 async def test_systemd_is_told_of_the_start_each_beat_and_the_stop(
     notified: tuple[Notified, str], tmp_path: Path
 ) -> None:
@@ -114,10 +129,11 @@ async def test_systemd_is_told_of_the_start_each_beat_and_the_stop(
         assert [f"STATUS=taking events at {d.url}"] == [each for each in manager.heard if each.startswith("STATUS=")]
         await manager.until("WATCHDOG=1", times=3)
         d.process.terminate()
-        await manager.until("STOPPING=1")
+        more = f"EXTEND_TIMEOUT_USEC={EXTENSION_SECONDS * 1_000_000:.0f}"
+        await manager.until(more, times=3)
         assert 0 == await d.until_dead()
         kinds = [each for each in manager.heard if not each.startswith(("STATUS=", "WATCHDOG="))]
-        assert ["READY=1", "STOPPING=1"] == kinds
+        assert [more, more, "READY=1", "STOPPING=1", more] == kinds
     finally:
         await end(d)
 
@@ -174,8 +190,127 @@ async def test_a_loop_that_stands_still_sends_no_heartbeat(notified: tuple[Notif
         await end(d)
 
 
-async def end(d: Daemon) -> int:
+def stuck(what: str) -> list[str]:
+    """The command of a daemon in which one thing doesn't move."""
+    return ["-m", "tests.support.stuck", what, "serve", "--config", "CONFIG", "--state-dir"]
+
+
+@pytest.mark.parametrize(("what", "said"), [("consumer", "late with its present step"), ("missing", "no consumer")])
+async def test_a_consumer_that_does_not_move_stops_the_heartbeat(
+    what: str, said: str, notified: tuple[Notified, str], tmp_path: Path
+) -> None:
+    """Loop and writer are alive: no WATCHDOG=1 all the same, /readyz says 503, and all name the endpoint."""
+    manager, address = notified
+    state = tmp_path / "state"
+    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
+    d = await process.start(
+        state, LOOPBACK + "[delivery]\ntimeout_seconds = 0.1\n", environ=environ, command=[*stuck(what), str(state)]
+    )
+    try:
+        made = {"url": "http://127.0.0.1:9/", "event_types": ["*"]}
+        endpoint = (await d.call("POST", "/v1/endpoints", made, expect=201))["id"]
+        await manager.until("WATCHDOG=1", times=2)
+        await d.call("POST", "/v1/events", {"event_type": "message.sent"}, expect=202)
+        await manager.until_like("STATUS=no heartbeat: ")
+        assert {True} == {endpoint in each and said in each for each in manager.heard if "no heartbeat" in each}
+        manager.take()
+        await asyncio.sleep(BLOCKED_SECONDS)
+        assert 0 == manager.take().count("WATCHDOG=1")
+        answer = await d.call("GET", "/readyz", expect=503)
+        assert endpoint in answer["error"]["message"]
+        (line,) = lines_of(d, "heartbeat.missed")
+        assert endpoint in line["reason"]
+    finally:
+        await end(d, kill=True)
+
+
+async def test_an_endless_retry_wait_is_no_stuck_consumer(tmp_path: Path) -> None:
+    """All through the schedule of a failing endpoint the house finds nothing wrong."""
+    async with engine(tmp_path) as e:
+        e.network.answer = lambda url, webhook_id: 500
+        await e.endpoint("https://dead.example/hook")
+        await e.send("a", "b")
+        for _ in range(40):
+            await e.advance(5)
+            assert "" == await e.house.trouble()
+        assert 4 < len(e.network.posted)
+
+
+async def test_a_loop_that_is_blocked_is_told_of_before_it_is_killed(
+    notified: tuple[Notified, str], tmp_path: Path
+) -> None:
+    """No WATCHDOG=1, and a log line with the place where the loop stands."""
+    manager, address = notified
+    state = tmp_path / "state"
+    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
+    d = await process.start(state, environ=environ, command=[*stuck("loop"), str(state)])
+    try:
+        await manager.until("WATCHDOG=1")
+        d.process.send_signal(signal.SIGUSR1)
+        async with asyncio.timeout(30):
+            while not lines_of(d, "heartbeat.missed"):
+                await asyncio.sleep(0.05)
+        (line,) = lines_of(d, "heartbeat.missed")
+        assert "the event loop has stood still" in line["reason"]
+        assert line["stack"][-1].endswith(" block")
+        manager.take()
+        await asyncio.sleep(BLOCKED_SECONDS)
+        assert 0 == manager.take().count("WATCHDOG=1")
+    finally:
+        await end(d, kill=True)
+
+
+async def test_systemd_is_asked_for_time_while_the_schema_is_migrated(
+    notified: tuple[Notified, str], tmp_path: Path
+) -> None:
+    """EXTEND_TIMEOUT_USEC again and again, each before the one before it ran out, until READY=1."""
+    manager, address = notified
+    state = tmp_path / "state"
+    d = await process.start(
+        state, alive=False, environ={"NOTIFY_SOCKET": address}, command=[*stuck("migration"), str(state)]
+    )
+    try:
+        await manager.until("READY=1")
+        before = manager.heard[: manager.heard.index("READY=1")]
+        assert {MORE_TIME} == set(before)
+        assert 3 < len(before)
+    finally:
+        await end(d)
+
+
+async def test_systemd_is_asked_for_time_while_an_attempt_ends(notified: tuple[Notified, str], tmp_path: Path) -> None:
+    """The same while it stops."""
+    manager, address = notified
+    state = tmp_path / "state"
+    async with receiver() as where:
+        where.gates["hook"] = asyncio.Event()
+        command = [*stuck("migration"), str(state)]
+        d = await process.start(state, LOOPBACK, environ={"NOTIFY_SOCKET": address}, command=command)
+        try:
+            made = {"url": where.url + "/hook", "event_types": ["*"]}
+            await d.call("POST", "/v1/endpoints", made, expect=201)
+            await d.call("POST", "/v1/events", {"event_type": "message.sent"}, expect=202)
+            await where.until(1)
+            d.process.terminate()
+            await manager.until("STOPPING=1")
+            so_far = manager.heard.count(MORE_TIME)
+            await manager.until(MORE_TIME, times=so_far + 3)
+            where.gates["hook"].set()
+            assert 0 == await d.until_dead()
+        finally:
+            await end(d)
+
+
+def lines_of(d: Daemon, event: str) -> list[dict[str, Any]]:
+    """The lines of one kind in a daemon's log."""
+    lines = [json.loads(line) for line in d.log_file.read_text().splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == event]
+
+
+async def end(d: Daemon, *, kill: bool = False) -> int:
     """Stop a daemon and what calls it; its exit code."""
+    if kill and d.process.returncode is None:
+        d.process.kill()
     code = await d.stop()
     await d.session.close()
     return code
@@ -332,9 +467,9 @@ async def all_events(d: Daemon) -> set[str]:
     ids=["restart-fresh", "restart-kept", "kill-fresh"],
 )
 async def test_no_caller_is_refused_over_restarts(number: signal.Signals, keep: bool, tmp_path: Path) -> None:
-    """Under load: what was accepted stays, and nobody is refused a connection.
+    """Under load nobody is refused a connection and what was accepted stays; a restart answers every single request.
 
-    Whose connection was taken in the very moment of the end may lose it without an answer, and sends again.
+    Whom a kill leaves without an answer sends again.
     """
     state = tmp_path / "state"
     them = Callers()
@@ -356,6 +491,26 @@ async def test_no_caller_is_refused_over_restarts(number: signal.Signals, keep: 
         await end(d)
     print(dict(them.answers))
     assert 0 == them.answers["refused"]
+    if number is signal.SIGTERM:
+        assert {"202"} == set(them.answers)
+
+
+async def test_who_was_connected_before_the_end_is_still_answered(tmp_path: Path) -> None:
+    """A connection that was taken, but whose request comes only after SIGTERM: answered, and told to come back anew."""
+    async with process.daemon(tmp_path / "state") as d:
+        port = int(d.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        d.process.terminate()
+        async with asyncio.timeout(30):
+            while not lines_of(d, "daemon.stopping"):
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(PAUSE_SECONDS)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = (await reader.read()).lower()
+        writer.close()
+        assert answer.startswith(b"http/1.1 200 ")
+        assert b"\r\nconnection: close\r\n" in answer
+        assert 0 == await d.until_dead()
 
 
 # Exit codes that systemd acts on

@@ -26,6 +26,10 @@ from webhookd.rules.retry import Decision, RetryIn, RetrySchedule, remaining_wai
 from webhookd.store import deliveries
 from webhookd.store.store import Store
 
+# What a step may take beyond its own time (an attempt's timeout, a wait's length) before the consumer counts as stuck:
+# reading a page, recording an outcome, a machine that is busy.
+STEP_MARGIN_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -42,7 +46,7 @@ class Surroundings:
 class Consumer:
     """Carries the deliveries of one endpoint until it is told to stop or has nothing left."""
 
-    __slots__ = ("_around", "_builder", "_queue", "_stopping", "in_flight", "next_attempt_at_ms")
+    __slots__ = ("_around", "_builder", "_queue", "_stopping", "due_at", "in_flight", "next_attempt_at_ms")
 
     def __init__(self, queue: EndpointQueue, around: Surroundings) -> None:
         self._queue = queue
@@ -51,6 +55,9 @@ class Consumer:
         self._builder: RequestBuilder | None = None
         self.in_flight = False
         self.next_attempt_at_ms: int | None = None
+        # Monotonic: when its present step has to be over.  One that is still in it then is stuck.
+        self.due_at = 0.0
+        self._expect(0)
 
     def stop(self) -> None:
         """Start nothing any more: a wait ends now, an attempt in flight ends by itself and is recorded."""
@@ -64,6 +71,7 @@ class Consumer:
     async def run(self) -> bool:
         """Carry on; returns whether the queue was emptied (else what waits is to be read from the table again)."""
         while not self.stopped:
+            self._expect(0)
             delivery = await self._queue.next(self._refill)
             if delivery is None:
                 return True
@@ -104,6 +112,7 @@ class Consumer:
             marks=requests.REPLAY if delivery.replay_of is not None else (),
         )
         self.in_flight = True
+        self._expect(around.settings().delivery.timeout_seconds)
         try:
             outcome = await around.transport.post(request)
             return await around.recorder.record(endpoint, delivery, request, outcome)
@@ -113,6 +122,7 @@ class Consumer:
     async def _waited(self, seconds: float) -> bool:
         """Wait for the next attempt; False if told to stop before."""
         self.next_attempt_at_ms = self._around.clock.wall_ms() + round(seconds * 1000)
+        self._expect(seconds)
         try:
             return not await self._around.clock.wait(self._stopping, seconds)
         finally:
@@ -124,7 +134,12 @@ class Consumer:
         schedule = RetrySchedule(self._around.settings().delivery.retry_seconds)
         return remaining_wait(delivery.next_attempt_at_ms, self._around.clock.wall_ms(), delivery.tries, schedule)
 
+    def _expect(self, seconds: float) -> None:
+        """A step begins that takes so long at most, by its own rules."""
+        self.due_at = self._around.clock.monotonic() + seconds + STEP_MARGIN_SECONDS
+
     async def _with_body(self, delivery: QueuedDelivery) -> QueuedDelivery:
+        self._expect(0)
         body = await self._around.store.read_for_delivery(lambda db: deliveries.body(db, delivery.seq))
         return replace(delivery, body=body)
 

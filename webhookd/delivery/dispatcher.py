@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from webhookd.delivery.consumer import Consumer, Surroundings
+from webhookd.delivery.consumer import STEP_MARGIN_SECONDS, Consumer, Surroundings
 from webhookd.delivery.queue import Backlog, EndpointQueue, QueuedBytes
 from webhookd.model import Endpoint, QueuedDelivery
 from webhookd.store import deliveries
@@ -38,6 +38,7 @@ class Dispatcher:
         self._consumers: dict[int, Consumer] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._held: set[int] = set()
+        self._unattended: dict[int, float] = {}  # since when there is work and no consumer, as `stuck` saw it
         self._running = False
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -100,12 +101,10 @@ class Dispatcher:
 
     def wake(self, endpoint_seq: int) -> None:
         """Let a consumer live if there is work, the endpoint may be sent to and none lives yet."""
-        if endpoint_seq in self._tasks or endpoint_seq in self._held or not self._running:
+        if not self._running or not self._lacks_consumer(endpoint_seq):
             return
-        queue = self._queues.get(endpoint_seq)
-        endpoint = self._directory.get(endpoint_seq)
-        if queue is None or not queue.waiting or endpoint is None or not self._directory.runs(endpoint):
-            return
+        queue, endpoint = self._queues[endpoint_seq], self._directory.get(endpoint_seq)
+        assert endpoint is not None
         queue.open()
         consumer = self._consumers[endpoint_seq] = Consumer(queue, self._around)
         self._tasks[endpoint_seq] = asyncio.create_task(
@@ -162,10 +161,40 @@ class Dispatcher:
         """What waits for all endpoints of a workspace."""
         return self._backlogs[workspace_seq]
 
+    def stuck(self) -> str:
+        """Which consumer doesn't move, or is missing, and since when; "" when all of them do what they should.
+
+        A consumer is always in a step that has an end (an attempt, a wait for the next one, a look at the table), and
+        there is one wherever work waits.  To be asked about once a second: a missing one counts from the second look.
+        """
+        now = self._around.clock.monotonic()
+        for endpoint_seq, consumer in self._consumers.items():
+            if now > consumer.due_at:
+                late = now - consumer.due_at + STEP_MARGIN_SECONDS
+                return f"the consumer of {self._named(endpoint_seq)} is {late:.0f} s late with its present step"
+        missing = {each for each in self._queues if self._lacks_consumer(each)} if self._running else set()
+        self._unattended = {each: self._unattended.get(each, now) for each in missing}
+        for endpoint_seq, since in self._unattended.items():
+            if now - since > STEP_MARGIN_SECONDS:
+                return f"{self._named(endpoint_seq)} has had work and no consumer for {now - since:.0f} s"
+        return ""
+
     @property
     def alive(self) -> int:
         """How many consumers live."""
         return len(self._tasks)
+
+    def _lacks_consumer(self, endpoint_seq: int) -> bool:
+        """Whether there is work, the endpoint may be sent to, and no consumer lives."""
+        queue = self._queues.get(endpoint_seq)
+        if queue is None or not queue.waiting or endpoint_seq in self._tasks or endpoint_seq in self._held:
+            return False
+        endpoint = self._directory.get(endpoint_seq)
+        return endpoint is not None and self._directory.runs(endpoint)
+
+    def _named(self, endpoint_seq: int) -> str:
+        endpoint = self._directory.get(endpoint_seq)
+        return "a deleted endpoint" if endpoint is None else endpoint.id
 
     def _queue(self, endpoint_seq: int) -> EndpointQueue:
         queue = self._queues.get(endpoint_seq)

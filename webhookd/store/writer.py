@@ -88,6 +88,14 @@ class Writer:
         """`submit` and wait; a cancelled caller doesn't cancel the command."""
         return await asyncio.shield(self.submit(run, then=then, must=must))
 
+    async def answer(self) -> None:
+        """Return once the writer came by and its connection began and ended a transaction; a full disk lets it."""
+        try:
+            await self.write(_nothing)
+        except Refusal as refusal:
+            if refusal.code != "storage_full":
+                raise
+
     async def flushed(self) -> None:
         """Return when nothing waits to be written."""
         await self._idle.wait()
@@ -121,7 +129,8 @@ class Writer:
             await self._after_full(group)
             return
         self.commits += 1
-        if self.full:
+        # An empty transaction goes through on a full disk as well.
+        if self.full and any(command.run is not _nothing for command in group):
             self.full = False
             log.emit("store.recovered")
         for command, result in zip(group, results, strict=True):
@@ -162,6 +171,10 @@ def storage_full() -> Refusal:
 
 def _unavailable() -> Refusal:
     return Refusal("unavailable", "webhookd's database failed; it restarts. Send it again.", retry_after_seconds=2)
+
+
+def _nothing(db: sqlite3.Connection) -> None:
+    """A command that only wants to come back."""
 
 
 def _answer(command: _Command[Any], result: Any) -> None:

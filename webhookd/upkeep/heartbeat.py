@@ -1,7 +1,9 @@
 """The heartbeat: how late the event loop is, and a word to systemd as long as everything that matters is alive.
 
 The protocol is sd_notify's: datagrams of `NAME=value` lines to the socket that `$NOTIFY_SOCKET` names
-(sd_notify(3)).  `WATCHDOG=1` goes out every third of `$WATCHDOG_USEC`, and only if the daemon's own check is clean.
+(sd_notify(3)).  `WATCHDOG=1` goes out every third of `$WATCHDOG_USEC`, and only if the daemon's own check is clean:
+then loop, writer and consumers are alive.  When it isn't, or when no beat comes at all, the log says why before
+systemd ends the process; of a loop that stands still a thread tells.
 """
 
 from __future__ import annotations
@@ -9,9 +11,24 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+import sys
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from webhookd import log
 
 BEAT_SECONDS = 1.0
+# A loop that stands still for so long is told of: well before systemd's WatchdogSec=30, or a part of a shorter one.
+STILL_SECONDS = 10.0
+STACK_DEPTH = 8
+SEND_SECONDS = 0.5
+# While it starts or stops, systemd is asked again and again for this much more time.
+EXTENSION_SECONDS = 30.0
+# No migration takes longer; a start or a stop that does hangs, and is left to systemd's own limits.
+EXTENDED_MAX_SECONDS = 3600.0
 
 
 class Heartbeat:
@@ -20,6 +37,8 @@ class Heartbeat:
     def __init__(self, alive: Callable[[], Awaitable[str]], on_beat: Callable[[], None]) -> None:
         self._alive = alive
         self._on_beat = on_beat
+        self._beat_at = 0.0
+        self._trouble = ""
         self.lag_seconds = 0.0
 
     async def run(self, environ: Mapping[str, str] = os.environ) -> None:
@@ -27,13 +46,70 @@ class Heartbeat:
         loop = asyncio.get_running_loop()
         watchdog_seconds = int(environ.get("WATCHDOG_USEC", "0")) / 1_000_000
         interval_seconds = min(BEAT_SECONDS, watchdog_seconds / 3) if watchdog_seconds else BEAT_SECONDS
-        while True:
-            due = loop.time() + interval_seconds
-            await asyncio.sleep(interval_seconds)
-            self.lag_seconds = max(0.0, loop.time() - due)
-            self._on_beat()
-            if watchdog_seconds and not await self._alive():
-                notify("WATCHDOG=1", environ)
+        still_seconds = min(STILL_SECONDS, watchdog_seconds / 2) if watchdog_seconds else STILL_SECONDS
+        ended = threading.Event()
+        self._beat_at = time.monotonic()
+        threading.Thread(
+            target=self._watch, args=(threading.get_ident(), still_seconds, ended), name="heartbeat", daemon=True
+        ).start()
+        try:
+            while True:
+                due = loop.time() + interval_seconds
+                await asyncio.sleep(interval_seconds)
+                self.lag_seconds = max(0.0, loop.time() - due)
+                self._beat_at = time.monotonic()
+                self._on_beat()
+                await self._beat(environ)
+        finally:
+            ended.set()
+
+    async def _beat(self, environ: Mapping[str, str]) -> None:
+        trouble = await self._alive()
+        self._beat_at = time.monotonic()
+        if trouble:
+            log.throttled("heartbeat.missed", reason=trouble)
+            notify(f"STATUS=no heartbeat: {trouble}", environ)
+        else:
+            notify("WATCHDOG=1\nSTATUS=taking events" if self._trouble else "WATCHDOG=1", environ)
+        self._trouble = trouble
+
+    def _watch(self, loop_thread: int, still_seconds: float, ended: threading.Event) -> None:
+        """On a thread of its own: tell where the event loop stands still."""
+        while not ended.wait(still_seconds / 4):
+            silent_seconds = time.monotonic() - self._beat_at
+            if silent_seconds > still_seconds:
+                log.throttled(
+                    "heartbeat.missed",
+                    key="loop",
+                    reason=f"the event loop has stood still for {silent_seconds:.0f} s",
+                    stack=_stack_of(loop_thread),
+                )
+
+
+def _stack_of(thread: int) -> list[str]:
+    """Where a thread is, innermost last: files, lines and functions, no values."""
+    frame = sys._current_frames().get(thread)
+    frames = traceback.extract_stack(frame)[-STACK_DEPTH:] if frame is not None else []
+    return [f"{each.filename}:{each.lineno} {each.name}" for each in frames]
+
+
+@asynccontextmanager
+async def taking_time(environ: Mapping[str, str]) -> AsyncIterator[None]:
+    """While this is open, systemd waits for the start, or the stop, beyond its own limit (EXTEND_TIMEOUT_USEC)."""
+    asking = asyncio.create_task(_ask_for_time(environ))
+    try:
+        yield
+    finally:
+        asking.cancel()
+        await asyncio.wait([asking])
+
+
+async def _ask_for_time(environ: Mapping[str, str]) -> None:
+    asked = 0.0
+    while asked < EXTENDED_MAX_SECONDS:
+        notify(f"EXTEND_TIMEOUT_USEC={round(EXTENSION_SECONDS * 1_000_000)}", environ)
+        await asyncio.sleep(EXTENSION_SECONDS / 3)
+        asked += EXTENSION_SECONDS / 3
 
 
 def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -45,6 +121,7 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
     target = "\0" + address[1:] if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
         try:
+            channel.settimeout(SEND_SECONDS)  # the event loop waits meanwhile
             channel.sendto(state.encode(), target)
         except OSError:
-            return  # systemd has gone, or its buffer is full: the next beat comes soon
+            return  # systemd has gone, or its buffer stays full: the next beat comes soon

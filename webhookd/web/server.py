@@ -24,9 +24,13 @@ HEADERS = 64
 # After an answer that didn't wait for the whole body: how long the rest is read and dropped, so that the caller, who
 # may still be writing, comes to read the answer.
 LINGER_SECONDS = 5.0
-# How long those who are connected already are answered after the last connection was taken: a request that is on its
-# way arrives within this.
-PARTING_SECONDS = 0.1
+# How long a daemon that stops waits for a request on a connection that was just made: its caller had no answer yet,
+# and writes one even if the machine is busy.
+FRESH_SECONDS = 2.0
+# The same for one that was just answered: who goes on at once is told to come back on a new connection.  Who doesn't is
+# idle, and HTTP lets a server close what is idle; its caller has to be ready for that at any time.
+ANSWERED_SECONDS = 0.25
+PARTING_LOOK_SECONDS = 0.005
 CONNECTIONS_LOOKED_AT = 100
 
 
@@ -34,6 +38,14 @@ class _Connection(RequestHandler):
     """One connection of a caller."""
 
     __slots__ = ()
+
+    def expected(self, now: float) -> bool:
+        """Whether its caller, to whom nothing is owed, most likely writes a request just now."""
+        if self._current_request is not None or self._close or self._force_close or self.transport is None:
+            return False
+        # aiohttp dates this from when the connection was made or last answered, whichever is later.
+        silent_seconds = now - (self._next_keepalive_close_time - KEEP_ALIVE_SECONDS)
+        return silent_seconds < (ANSWERED_SECONDS if self._request_count else FRESH_SECONDS)
 
     def connection_made(self, transport: Any) -> None:
         """Take the connection; when there are too many, one that asks for nothing makes room, or else this one."""
@@ -111,19 +123,29 @@ class Runner(web.AppRunner):
     async def part(self) -> None:
         """Take no new connection; answer what is on its way, and tell each caller to come back on a new one.
 
-        Without this, a caller whose connection was just taken would lose it without an answer.
+        Returns once nobody is expected to write any more, at most `FRESH_SECONDS` later.  Without this, a caller
+        whose connection was just taken, or who writes the next request on one that is kept, would get no answer.
         """
         self._parting = True
         loop = asyncio.get_running_loop()
         for site in self.sites:
             for each in getattr(site._server, "sockets", ()):
                 loop.remove_reader(each.fileno())
-        # asyncio takes connections in two steps; a server that is closed between them drops what the first step took.
+        # asyncio takes a connection in three steps, each in a turn of its own: it is accepted, it gets its transport
+        # (a server that is closed before that drops it), and our server hears of it.
         await asyncio.sleep(0)
         for site in self.sites:
             await site.stop()
-        if self.server is not None and self.server.connections:
-            await asyncio.sleep(PARTING_SECONDS)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for _ in range(round(FRESH_SECONDS / PARTING_LOOK_SECONDS)):
+            if not self._anybody_expected(loop.time()):
+                return
+            await asyncio.sleep(PARTING_LOOK_SECONDS)
+
+    def _anybody_expected(self, now: float) -> bool:
+        connections = self.server._connections if self.server is not None else ()
+        return any(cast("_Connection", each).expected(now) for each in connections)
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
