@@ -100,6 +100,7 @@ async def _serve(
                     log.emit("task.ended", task=ended.name, error=str(ended))
                 notify("STOPPING=1", environ)
                 log.emit("daemon.stopping", reason="a task ended" if ended else "it was told to")
+                house.wind_down()
                 await doors.runner.part()
                 house.happenings.end()  # live streams have no end of their own
             finally:

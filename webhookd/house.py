@@ -101,6 +101,10 @@ class House:
         self.tasks.start("retention", self.retention.run)
         self.tasks.start("heartbeat", self.heartbeat.run)
 
+    def wind_down(self) -> None:
+        """Start no further attempt; events are still accepted, for the next start."""
+        self.dispatcher.halt()
+
     def close_doors(self) -> None:
         """Accept nothing any more and tell whoever listens; what is in flight goes on."""
         self.services.ingest.close()

@@ -54,11 +54,15 @@ class Dispatcher:
         """A root task: waits until a consumer ends by a fault, and raises that fault."""
         await self._crashed
 
-    async def stop(self) -> None:
-        """Start nothing any more and wait until the attempts in flight have ended and are recorded."""
+    def halt(self) -> None:
+        """Start nothing any more; what is offered from now on waits for the next start of the daemon."""
         self._running = False
         for consumer in self._consumers.values():
             consumer.stop()
+
+    async def stop(self) -> None:
+        """`halt`, and wait until the attempts in flight have ended and are recorded."""
+        self.halt()
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
