@@ -15,7 +15,7 @@ async def test_the_bench_of_a_great_backlog_works() -> None:
 async def test_the_bench_of_the_log_works() -> None:
     """Every address answers 200 while events go through, and is timed."""
     figures = await log_page.measure(3000, rounds=3)
-    assert 8 == len(figures)
+    assert 10 == len(figures)
     assert all(0 < each.median_ms for each in figures)
 
 

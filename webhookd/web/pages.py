@@ -58,6 +58,10 @@ _HEADERS = {
 _STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
+class Translated(Refusal):
+    """A refusal of the page's own, whose message is in the reader's language; those of the house are in English."""
+
+
 @dataclass(slots=True)
 class Page:
     """One request of a reader.  `session` is None where nobody is signed in; then `workspace` is nobody's either."""
@@ -202,16 +206,16 @@ async def _answer(made: Page, handler: Handler, *, open_to_all: bool) -> web.Str
 async def _check_form(made: Page) -> None:
     """Read the form of a change and make sure that it is one of ours; Refusal `forbidden` if not."""
     if not from_own_page(made.request, made.services.settings().listen.public_url):
-        raise Refusal("forbidden", made.text("form.foreign"))
+        raise Translated("forbidden", made.text("form.foreign"))
     if media_type(made.request) != "application/x-www-form-urlencoded":
         raise media_type_refused(made.request, "application/x-www-form-urlencoded")
     body = await read_body(made.request, FORM_MAX_BYTES)
     try:
         made.fields = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=1000)
     except ValueError:
-        raise Refusal("invalid_request", made.text("form.unreadable")) from None
+        raise Translated("invalid_request", made.text("form.unreadable")) from None
     if not proves(made.session.secret if made.session else made.visitor, made.field(PROOF_FIELD)):
-        raise Refusal("forbidden", made.text("form.stale"))
+        raise Translated("forbidden", made.text("form.stale"))
 
 
 async def static(request: web.Request) -> web.Response:
@@ -273,6 +277,7 @@ def _templates() -> Environment:
         "field_time": lambda at: "" if at is None else rfc3339(at)[:19],
         "delivery_id": delivery_id,
     }
+    environment.tests["translated"] = lambda refusal: isinstance(refusal, Translated)
     environment.globals |= {
         "static": _static_url,
         "version": webhookd.__version__,

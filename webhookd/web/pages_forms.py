@@ -8,7 +8,7 @@ from typing import Any
 from webhookd.delivery.records import MASK
 from webhookd.errors import Refusal
 from webhookd.model import EVERY_TYPE, Endpoint
-from webhookd.web.pages import Page
+from webhookd.web.pages import Page, Translated
 
 HEADERS_MAX = 100
 
@@ -84,4 +84,4 @@ def given(page: Page, endpoint: Endpoint | None = None) -> WebhookForm:
 
 
 def _bad_header(message: str) -> Refusal:
-    return Refusal("invalid_field", message, details={"field": "headers"})
+    return Translated("invalid_field", message, details={"field": "headers"})

@@ -16,7 +16,7 @@ from webhookd.store import attempts, endpoints, events, logbook
 from webhookd.store.logbook import LogFilter
 from webhookd.store.store import Db
 from webhookd.web import api_stream
-from webhookd.web.pages import Page
+from webhookd.web.pages import Page, Translated
 from webhookd.web.pages_shown import TONES, show_type, show_types
 
 PAGE_ROWS = 50
@@ -187,9 +187,9 @@ async def _replayed(page: Page) -> Wanted:
     """The filter of a replay: by default of what was dropped; never of everything there is."""
     wanted = await _wanted(page, state=DeliveryState.DROPPED)
     if wanted.filter.endpoint_seq is None and wanted.filter.since_ms is None and wanted.filter.event_id is None:
-        raise Refusal("invalid_field", page.text("replay.too_wide"), details={"field": "endpoint"})
+        raise Translated("invalid_field", page.text("replay.too_wide"), details={"field": "endpoint"})
     if wanted.filter.state in _WAITING:
-        raise Refusal("delivery_not_finished", page.text("replay.of_waiting"))
+        raise Translated("delivery_not_finished", page.text("replay.of_waiting"))
     return wanted
 
 
@@ -225,7 +225,7 @@ async def _endpoint_seq(page: Page, endpoint_id: str) -> int:
     """The number of a webhook, deleted or not: the log outlives it."""
     seq = await page.services.store.read(lambda db: endpoints.seq_of_id(db, page.workspace.seq, endpoint_id))
     if seq is None:
-        raise Refusal("not_found", page.text("log.no_webhook", id=endpoint_id[:40]))
+        raise Translated("not_found", page.text("log.no_webhook", id=endpoint_id[:40]))
     return seq
 
 
@@ -233,7 +233,7 @@ def _state(page: Page, name: str | None) -> DeliveryState | None:
     try:
         return DeliveryState(name) if name else None
     except ValueError:
-        raise Refusal("invalid_field", page.text("log.bad_state"), details={"field": "state"}) from None
+        raise Translated("invalid_field", page.text("log.bad_state"), details={"field": "state"}) from None
 
 
 def _moment(page: Page, fields: Mapping[str, str], name: str) -> int | None:
@@ -245,7 +245,7 @@ def _moment(page: Page, fields: Mapping[str, str], name: str) -> int | None:
         moment = datetime.fromisoformat(text)
         ms = round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, OverflowError):
-        raise Refusal("invalid_field", page.text("log.bad_time"), details={"field": name}) from None
+        raise Translated("invalid_field", page.text("log.bad_time"), details={"field": name}) from None
     return min(ms, _MAX_SEQ)
 
 
@@ -266,5 +266,5 @@ async def _delivery(page: Page) -> DeliveryView:
             lambda db: logbook.get(db, page.workspace.seq, seq, paused=_paused(page))
         )
     if found is None:
-        raise Refusal("not_found", page.text("log.no_delivery", id=id_[:40]))
+        raise Translated("not_found", page.text("log.no_delivery", id=id_[:40]))
     return found
