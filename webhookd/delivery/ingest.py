@@ -12,7 +12,7 @@ from webhookd.delivery.directory import Directory
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.errors import Refusal
 from webhookd.model import Accepted, NewEvent, Workspace
-from webhookd.store import events
+from webhookd.store.events import ACCEPT, Ingested
 from webhookd.store.store import Store
 from webhookd.store.writer import storage_full
 
@@ -66,9 +66,8 @@ class Ingest:
                     self._dispatcher.offer(result.queued)
 
         now_ms = self._clock.wall_ms()
-        results = await self._store.add(
-            now_ms, lambda db: events.accept(db, workspace.seq, new, deliver=deliver, now_ms=now_ms), then=then
-        )
+        ingested = Ingested(workspace.seq, new, deliver, now_ms)
+        results = await self._store.add_item(now_ms, ACCEPT, ingested, then=then)
         self._log(workspace_id, results)
         return results
 

@@ -100,15 +100,12 @@ class Recorder:
     ) -> Decision:
         number = delivery.attempt_count + 1
         record = attempt_record(number, outcome, request, counted=False)
-        blob = orjson.dumps(record)
-
-        def command(db: Db) -> bool:
-            return deliveries.delivered(db, delivery.seq, attempt_count=number, record=blob, now_ms=now_ms)
+        success = deliveries.Success(delivery.seq, number, orjson.dumps(record), now_ms)
 
         def then(waited: bool) -> None:  # noqa: FBT001 - the command's result
             self._tell(endpoint, delivery, record, outcome, DeliveryState.DELIVERED, waited=waited, now_ms=now_ms)
 
-        await self._store.write(command, then=then, must=True)
+        await self._store.write_item(deliveries.RECORD_SUCCESS, success, then=then, must=True)
         return Delivered()
 
     async def _failed(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
 from webhookd.model import QueuedDelivery
+from webhookd.store.bulk import Bulk, packed
 
 # The table's numbers for the states that are written; `held` is derived (`log`).
 PENDING, DELIVERED, DROPPED, EXPIRED, SKIPPED, CANCELLED = range(6)
@@ -21,6 +22,12 @@ _QUEUED = (
 _PAGE = (
     _QUEUED.format(body="CASE WHEN d.size <= ? THEN v.body END", hint="INDEXED BY deliveries_waiting")
     + " WHERE d.endpoint_seq = ? AND d.state = 0 AND d.seq > ? ORDER BY d.seq LIMIT ?"
+)
+# `?1` is an array of [number, attempts, time, offset, length].
+_DELIVERED_TOGETHER = (
+    f"UPDATE deliveries SET state = {DELIVERED}, attempt_count = j.value->>1, tries = tries + 1, "
+    "next_attempt_at = NULL, finished_at = j.value->>2, final_attempt = substr(?2, j.value->>3, j.value->>4) "
+    "FROM json_each(?1) j WHERE deliveries.seq = j.value->>0 AND deliveries.state = 0"
 )
 
 
@@ -116,6 +123,32 @@ def delivered(db: sqlite3.Connection, seq: int, *, attempt_count: int, record: b
         return True
     db.execute(sql, values)
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """An attempt that delivered: how many attempts there were with it, and its record as JSON."""
+
+    seq: int
+    attempt_count: int
+    record: bytes
+    now_ms: int
+
+
+def _delivered_one(db: sqlite3.Connection, item: Success) -> bool:
+    return delivered(db, item.seq, attempt_count=item.attempt_count, record=item.record, now_ms=item.now_ms)
+
+
+def _delivered_together(db: sqlite3.Connection, items: Sequence[Success]) -> list[bool] | None:
+    """`delivered` for many at once; None where one of them no longer waited."""
+    rows = [((item.seq, item.attempt_count, item.now_ms), item.record) for item in items]
+    for count, array, records in packed(rows):
+        if db.execute(_DELIVERED_TOGETHER, (array, records)).rowcount != count:
+            return None
+    return [True] * len(items)
+
+
+RECORD_SUCCESS = Bulk(_delivered_one, _delivered_together)
 
 
 def failed(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
 
 from webhookd.model import Accepted, EventView, NewEvent, QueuedDelivery
 from webhookd.store import timeline
+from webhookd.store.bulk import Bulk, packed
 
 _INSERT_EVENT = (
     "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?) "
@@ -19,9 +24,34 @@ _INSERT_DELIVERIES = (
     "SELECT ?1, endpoint_seq, ?2, ?3, ?4 FROM subscriptions WHERE workspace_seq = ?5 AND event_type IN (?2, '*') "
     "RETURNING seq, endpoint_seq"
 )
+# The same for many events: `?1` is an array of [workspace, id, type, time, whether to deliver, offset, length], and
+# `?2` the number of the first.
+_INSERT_EVENTS = (
+    "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body) "
+    "SELECT ?2 + j.key, j.value->>0, j.value->>1, j.value->>2, j.value->>3, substr(?3, j.value->>5, j.value->>6) "
+    "FROM json_each(?1) j WHERE true ON CONFLICT (workspace_seq, id) DO NOTHING"
+)
+_INSERT_DELIVERIES_OF_EVENTS = (
+    "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at) "
+    "SELECT ?2 + j.key, s.endpoint_seq, j.value->>2, j.value->>6, j.value->>3 FROM json_each(?1) j "
+    "CROSS JOIN subscriptions s ON s.workspace_seq = j.value->>0 AND s.event_type IN (j.value->>2, '*') "
+    "WHERE j.value->>4 ORDER BY j.key, s.endpoint_seq"
+)
+# One row for all: each row that is fetched is one more wait for the interpreter's lock.
+_INSERTED_DELIVERIES = "SELECT json_group_array(json_array(seq, event_seq, endpoint_seq)) FROM deliveries WHERE seq > ?"
 _VIEW = (
     "SELECT v.seq, w.id, v.id, v.type, v.accepted_at, v.body FROM events v JOIN workspaces w ON w.seq = v.workspace_seq"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """The events of one request: accepted in their order, each with a delivery per subscriber unless not `deliver`."""
+
+    workspace_seq: int
+    events: Sequence[NewEvent]
+    deliver: bool
+    now_ms: int
 
 
 def accept(
@@ -46,6 +76,57 @@ def _accept_one(db: sqlite3.Connection, workspace_seq: int, event: NewEvent, del
         QueuedDelivery(seq, endpoint_seq, event.id, event.type, event.body, size, now_ms) for seq, endpoint_seq in rows
     )
     return Accepted(event.id, len(queued), queued=queued)
+
+
+def _accept_ingested(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
+    return accept(db, item.workspace_seq, item.events, deliver=item.deliver, now_ms=item.now_ms)
+
+
+def _accept_together(db: sqlite3.Connection, items: Sequence[Ingested]) -> list[list[Accepted]] | None:
+    """`accept` for many requests at once; None where an id is known already or comes twice."""
+    first_event, first_delivery = _newest_seq(db, "events") + 1, _newest_seq(db, "deliveries")
+    rows = [
+        ((item.workspace_seq, event.id, event.type, item.now_ms, int(item.deliver)), event.body)
+        for item in items
+        for event in item.events
+    ]
+    event_seq = first_event
+    for count, array, bodies in packed(rows):
+        if db.execute(_INSERT_EVENTS, (array, event_seq, bodies)).rowcount != count:
+            return None
+        db.execute(_INSERT_DELIVERIES_OF_EVENTS, (array, event_seq))
+        event_seq += count
+    return _accepted(db, items, first_event, first_delivery)
+
+
+def _accepted(
+    db: sqlite3.Connection, items: Sequence[Ingested], first_event: int, first_delivery: int
+) -> list[list[Accepted]]:
+    by_event: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    inserted: str = db.execute(_INSERTED_DELIVERIES, (first_delivery,)).fetchall()[0][0]
+    for seq, event_seq, endpoint_seq in orjson.loads(inserted):
+        by_event[event_seq].append((seq, endpoint_seq))
+    results, event_seq = [], first_event
+    for item in items:
+        accepted = []
+        for event in item.events:
+            queued = tuple(
+                QueuedDelivery(seq, endpoint_seq, event.id, event.type, event.body, len(event.body), item.now_ms)
+                for seq, endpoint_seq in by_event.get(event_seq, ())
+            )
+            accepted.append(Accepted(event.id, len(queued), queued=queued))
+            event_seq += 1
+        results.append(accepted)
+    return results
+
+
+def _newest_seq(db: sqlite3.Connection, table: str) -> int:
+    """The last number that a table gave away (sqlite.org/autoinc.html), 0 before the first."""
+    rows = db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchall()
+    return rows[0][0] if rows else 0
+
+
+ACCEPT = Bulk(_accept_ingested, _accept_together, lambda item: len(item.events))
 
 
 def _known(db: sqlite3.Connection, workspace_seq: int, event: NewEvent) -> Accepted:

@@ -11,10 +11,12 @@ from typing import TypeVar
 
 from webhookd import log
 from webhookd.store import timeline
+from webhookd.store.bulk import Bulk
 from webhookd.store.database import Connection, fatal_error, open_reader, open_writer
 from webhookd.store.timeline import Timeline
 from webhookd.store.writer import Writer
 
+I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
 T = TypeVar("T")
 
 # What a command or a question is given: passed on to the store's functions, never used by others itself.
@@ -37,6 +39,7 @@ class Store:
         self.writer = Writer(connection)
         self.submit = self.writer.submit
         self.write = self.writer.write
+        self.write_item = self.writer.write_item
 
     @classmethod
     async def open(cls, path: Path) -> Store:
@@ -63,7 +66,17 @@ class Store:
         """`write` for a command that adds events or deliveries dated `at_ms` (milliseconds since 1970)."""
         if not self._timeline.goes_back(at_ms):
             return await self.write(run, then=then)
+        return await self._begin_stretch(at_ms, run, then)
 
+    async def add_item(self, at_ms: int, bulk: Bulk[I, T], item: I, *, then: Callable[[T], None] | None = None) -> T:
+        """`add` for an item of a kind of which many may come."""
+        if not self._timeline.goes_back(at_ms):
+            return await self.write_item(bulk, item, then=then)
+        return await self._begin_stretch(at_ms, lambda db: bulk.one(db, item), then)
+
+    async def _begin_stretch(
+        self, at_ms: int, run: Callable[[sqlite3.Connection], T], then: Callable[[T], None] | None
+    ) -> T:
         def begins(db: sqlite3.Connection) -> T:
             timeline.begin(db)
             return run(db)

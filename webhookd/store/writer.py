@@ -6,6 +6,9 @@ its own so that one that is refused doesn't take its neighbours along, and after
 `then` and answers its future, again in order.  So the order of submission is the order of the table and the order in
 which the rest of the process hears of it.
 
+Commands that come in crowds (accepted events, recorded successes) are submitted as items of a kind (`bulk`): those of
+a kind between two other commands are carried out together, in a few statements.
+
 Commands are not cancelled: a caller that goes away leaves its command behind, which is run all the same.
 
 A full disk refuses commands, except those submitted with `must=True` (outcomes of attempts): these are tried again
@@ -19,16 +22,19 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Generic, TypeVar
 
 from webhookd import log
 from webhookd.errors import Fatal, Refusal
+from webhookd.store.bulk import Bulk
 from webhookd.store.database import Connection, concerns_command_only, fatal_error, is_full
 
+I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
 T = TypeVar("T")
 
 # Enough to make the sync cheap per command, few enough that a group stays in the milliseconds.
-GROUP_COMMANDS = 400
+GROUP_SIZE = 400
 FULL_RETRY_SECONDS = 0.5
 
 
@@ -38,6 +44,9 @@ class _Command(Generic[T]):
     then: Callable[[T], None] | None
     must: bool
     future: asyncio.Future[T]
+    bulk: Bulk[Any, T] | None = None
+    item: Any = None
+    size: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +78,28 @@ class Writer:
 
         `then` is called with the result right after the commit, before any later command's, on the event loop.
         """
+        return self._queue(_Command(run, then, must, asyncio.get_running_loop().create_future()))
+
+    def submit_item(
+        self,
+        bulk: Bulk[I, T],
+        item: I,
+        *,
+        then: Callable[[T], None] | None = None,
+        must: bool = False,
+    ) -> asyncio.Future[T]:
+        """`submit` for an item of a kind of which many may come."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        return self._queue(_Command(lambda db: bulk.one(db, item), then, must, future, bulk, item, bulk.size(item)))
+
+    def _queue(self, command: _Command[T]) -> asyncio.Future[T]:
         if self._failed is not None:
-            future.set_exception(_unavailable())
-            return future
-        self._waiting.append(_Command(run, then, must, future))
+            command.future.set_exception(_unavailable())
+            return command.future
+        self._waiting.append(command)
         self._idle.clear()
         self._wake.set()
-        return future
+        return command.future
 
     async def write(
         self,
@@ -95,6 +118,17 @@ class Writer:
         except Refusal as refusal:
             if refusal.code != "storage_full":
                 raise
+
+    async def write_item(
+        self,
+        bulk: Bulk[I, T],
+        item: I,
+        *,
+        then: Callable[[T], None] | None = None,
+        must: bool = False,
+    ) -> T:
+        """`submit_item` and wait; a cancelled caller doesn't cancel the command."""
+        return await asyncio.shield(self.submit_item(bulk, item, then=then, must=must))
 
     async def flushed(self) -> None:
         """Return when nothing waits to be written."""
@@ -118,7 +152,7 @@ class Writer:
             raise self._give_up(fatal_error(error)) from error
 
     async def _write_group(self) -> None:
-        group = [self._waiting.popleft() for _ in range(min(GROUP_COMMANDS, len(self._waiting)))]
+        group = self._take_group()
         try:
             results = await self._connection.run(lambda db: _run_group(db, group))
         except sqlite3.Error as error:
@@ -138,6 +172,14 @@ class Writer:
                 command.then(result)
         for command, result in zip(group, results, strict=True):
             _answer(command, result)
+
+    def _take_group(self) -> list[_Command[Any]]:
+        group: list[_Command[Any]] = []
+        size = 0
+        while self._waiting and size < GROUP_SIZE:
+            group.append(self._waiting.popleft())
+            size += group[-1].size
+        return group
 
     async def _after_full(self, group: list[_Command[Any]]) -> None:
         """Refuse what may be refused and keep the rest at the head of the queue, in order."""
@@ -190,13 +232,53 @@ def _run_group(db: sqlite3.Connection, group: list[_Command[Any]]) -> list[Any]:
     """Run on the connection's thread: all of `group` in one transaction, or none of it."""
     db.execute("BEGIN IMMEDIATE")
     try:
-        results = [_run_one(db, command) for command in group]
+        results = _run_all(db, group)
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:  # some errors, SQLITE_FULL among them, roll back by themselves
             db.execute("ROLLBACK")
         raise
     return results
+
+
+def _run_all(db: sqlite3.Connection, group: list[_Command[Any]]) -> list[Any]:
+    results: list[Any] = []
+    for is_bulk, stretch in groupby(group, lambda command: command.bulk is not None):
+        commands = list(stretch)
+        results += _run_crowds(db, commands) if is_bulk else [_run_one(db, command) for command in commands]
+    return results
+
+
+def _run_crowds(db: sqlite3.Connection, commands: list[_Command[Any]]) -> list[Any]:
+    """Run bulk commands, those of each kind together."""
+    crowds: dict[Bulk[Any, Any], list[_Command[Any]]] = {}
+    for command in commands:
+        assert command.bulk is not None
+        crowds.setdefault(command.bulk, []).append(command)
+    if len(crowds) == 1:
+        return _run_crowd(db, commands)
+    ran = {bulk: iter(_run_crowd(db, crowd)) for bulk, crowd in crowds.items()}
+    return [next(ran[command.bulk]) for command in commands if command.bulk is not None]
+
+
+def _run_crowd(db: sqlite3.Connection, crowd: list[_Command[Any]]) -> list[Any]:
+    """Run bulk commands of one kind together, or, where that doesn't go, one by one."""
+    bulk = crowd[0].bulk
+    assert bulk is not None
+    if len(crowd) > 1 or crowd[0].size > 1:
+        db.execute("SAVEPOINT crowd")
+        try:
+            results = bulk.together(db, [command.item for command in crowd])
+        except sqlite3.Error as error:
+            if not concerns_command_only(error):
+                raise
+            results = None
+        if results is None:
+            db.execute("ROLLBACK TO crowd")
+        db.execute("RELEASE crowd")
+        if results is not None:
+            return results
+    return [_run_one(db, command) for command in crowd]
 
 
 def _run_one(db: sqlite3.Connection, command: _Command[Any]) -> Any:
