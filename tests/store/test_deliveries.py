@@ -205,17 +205,17 @@ async def test_rows_behind_a_mark_are_found(table: Table) -> None:
 
 
 async def test_a_replay_is_a_new_delivery_of_the_same_event(table: Table) -> None:
-    """At the end, in the order given, with the body that went out before; without a body there is none."""
+    """At the end, in the order given, with the body that went out before (read in its turn); if it has one."""
     queued = await table.accept("a", "b", "c")
     for delivery in queued:
         await table.deliver(delivery.seq)
     await table.store.write(lambda db: db.execute("UPDATE events SET body = NULL WHERE id = 'b'").fetchall())
     seqs = [delivery.seq for delivery in reversed(queued)]
     again = await table.store.write(lambda db: deliveries.replay(db, seqs, 77))
-    assert [("c", queued[2].seq, BODY, 77, 0), ("a", queued[0].seq, BODY, 77, 0)] == [
+    assert [("c", queued[2].seq, None, 77, 0), ("a", queued[0].seq, None, 77, 0)] == [
         (each.event_id, each.replay_of, each.body, each.accepted_at_ms, each.attempt_count) for each in again
     ]
-    assert again == await table.page()
+    assert [replace(each, body=BODY) for each in again] == await table.page()
     shown = await table.view(again[0].seq)
     assert ("message.sent", queued[2].seq, False) == (shown.event_type, shown.replay_of, shown.is_test)
     found = await table.store.read(

@@ -201,7 +201,10 @@ def marked(db: sqlite3.Connection) -> list[tuple[int, int, int]]:
 
 
 def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[QueuedDelivery]:
-    """Queue past deliveries again, as new ones at the end, in the order given; those whose body is gone are left."""
+    """Queue past deliveries again, as new ones at the end, in the order given; those whose body is gone are left.
+
+    They are returned without their bodies, which may be large and many: each is read when its turn comes.
+    """
     queued = []
     for seq in seqs:
         rows = db.execute(
@@ -216,9 +219,7 @@ def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[Que
 
 
 def _queued(db: sqlite3.Connection, seq: int) -> QueuedDelivery:
-    return QueuedDelivery(
-        *db.execute(_QUEUED.format(body="v.body", hint="") + " WHERE d.seq = ?", (seq,)).fetchall()[0]
-    )
+    return QueuedDelivery(*db.execute(_QUEUED.format(body="NULL", hint="") + " WHERE d.seq = ?", (seq,)).fetchall()[0])
 
 
 def insert_test(
