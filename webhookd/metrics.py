@@ -6,29 +6,55 @@ nothing on the way of an event.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
+# Upper bounds in seconds: from a commit in the page cache to the longest `delivery.timeout_seconds`.
+BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+
+
+class Histogram:
+    """Durations, counted by the first of `BOUNDS_SECONDS` that they don't exceed, and their sum."""
+
+    __slots__ = ("_counts", "sum_seconds")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS_SECONDS) + 1)
+        self.sum_seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(BOUNDS_SECONDS, seconds)] += 1
+        self.sum_seconds += seconds
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Each bound with how many were at most that long, as Prometheus has them."""
+        bounds = (*map(str, BOUNDS_SECONDS), "+Inf")
+        return list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class MetricKind:
     """One row of the table.  A counter only grows, until the process ends; a gauge is how it stands."""
 
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
     meaning: str
     labels: tuple[str, ...] = ()
 
 
 # The label values of a metric and the value; a metric without labels has one row with ().
-Values = Mapping[tuple[str, ...], float]
+Values = Mapping[tuple[str, ...], float | Histogram]
 
 METRICS: dict[str, MetricKind] = {
     "webhookd_info": MetricKind("gauge", "Always 1; the label says which version runs.", ("version",)),
@@ -83,11 +109,18 @@ class _Snapshot(Collector):
 
 
 def _family(name: str, kind: MetricKind, rows: Values) -> Metric:
+    if kind.kind == "histogram":
+        histogram = HistogramMetricFamily(name, kind.meaning, labels=kind.labels)
+        for labels, value in rows.items():
+            assert isinstance(value, Histogram)
+            histogram.add_metric(labels, buckets=value.buckets(), sum_value=value.sum_seconds)
+        return histogram
     made: CounterMetricFamily | GaugeMetricFamily
     if kind.kind == "counter":
         made = CounterMetricFamily(name, kind.meaning, labels=kind.labels)
     else:
         made = GaugeMetricFamily(name, kind.meaning, labels=kind.labels)
     for labels, value in rows.items():
+        assert not isinstance(value, Histogram)
         made.add_metric(labels, value)
     return made

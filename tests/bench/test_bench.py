@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bench import log_page, million, soak
+from tests.bench import log_page, million, retention, soak
 
 
 async def test_the_bench_of_a_great_backlog_works() -> None:
@@ -36,3 +36,11 @@ def test_the_soak_tells_what_grows() -> None:
         for place in range(20)
     ]
     assert ["rss_bytes"] == [each.name for each in soak.judge(samples) if not each.flat]
+
+
+async def test_the_bench_of_retention_works() -> None:
+    """Half of 1,000 goes by age, some of the rest by size, while others commit."""
+    alone, by_age, by_size = await retention.measure(1000, alone_seconds=0.2)
+    assert (0, 500) == (len(alone.steps), by_age.events)
+    assert by_size.events > 200
+    assert all(0 < each.others[0] and each.steps and each.transactions for each in (by_age, by_size))

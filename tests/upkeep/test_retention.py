@@ -20,7 +20,7 @@ from webhookd.config import Retention as Settings
 from webhookd.model import Endpoint, NewEvent, QueuedDelivery, Workspace
 from webhookd.store import attempts, deliveries, endpoints, events, outbox, retention, workspaces
 from webhookd.store.store import Store
-from webhookd.upkeep.retention import LOOK_AGAIN_SECONDS, SWEEP_SECONDS, Retention
+from webhookd.upkeep.retention import LOOK_AGAIN_SECONDS, SWEEP_SECONDS, Pace, Retention
 
 DAY_MS = 86_400_000
 BODY = b'{"event_type":"message.sent"}'
@@ -308,16 +308,49 @@ async def test_a_slow_disk_makes_the_steps_smaller(tmp_path: Path) -> None:
 async def test_an_event_with_many_deliveries_goes_in_several_steps(tmp_path: Path) -> None:
     """A fan-out larger than a step is taken apart, the event's row last."""
     async with bench(tmp_path) as b:
-        for n in range(2 * retention.STEP_ROWS + 1):
+        piece = retention.PIECE_ROWS
+        for n in range(4 * piece + 1):
             await add_endpoint(b.store, b.workspace, f"https://example.com/{n}")
         await b.delivered("wide", days_ago=31)
         seq = (await b.rows("SELECT seq FROM events"))[0][0]
         terms = b.retention._terms()
-        step = await b.store.write(lambda db: retention.prune(db, [seq], terms, out_of_time=lambda: False))
-        assert (0, 0, retention.STEP_ROWS) == (step.done, step.events, step.deliveries)
+        late = iter([False, True])
+        step = await b.store.write(lambda db: retention.prune(db, [seq], terms, out_of_time=lambda: next(late)))
+        assert (0, 0, 2 * piece) == (step.done, step.events, step.deliveries)
         swept = await b.retention.sweep()
-        assert (1, retention.STEP_ROWS + 2) == (swept.events, swept.deliveries)
+        assert (1, 2 * piece + 2) == (swept.events, swept.deliveries)
         assert {"events": 0, "deliveries": 0, "attempts": 0} == await b.counts()
+
+
+def test_the_pace_slows_after_what_was_slow() -> None:
+    """Half as much after more than 10 ms, a quarter more after less than 5 ms, within its bounds."""
+    pace = Pace(8, least=1, most=10)
+    sizes = []
+    for milliseconds in (11, 7, 4, 4, 11, 11, 11, 11):
+        pace.took(milliseconds / 1000)
+        sizes.append(pace.at_a_time)
+    assert [4, 4, 5, 6.25, 3.125, 1.5625, 1, 1] == sizes
+    for _ in range(20):
+        pace.took(0.001)
+    assert 10 == pace.at_a_time
+
+
+async def test_it_makes_small_checkpoints_between_its_steps(tmp_path: Path) -> None:
+    """Most of what the steps wrote is in the file before SQLite would have put it there: 4 steps, then a checkpoint."""
+    async with bench(tmp_path) as b:
+        await b.delivered(*(f"e{n}" for n in range(2000)), days_ago=31)
+        file = tmp_path / "webhookd.db"
+        empty, checkpoints = file.stat().st_size, []
+        checkpoint = b.store.writer.checkpoint
+
+        async def counting() -> float:
+            took = await checkpoint()
+            checkpoints.append(file.stat().st_size)
+            return took
+
+        b.store.writer.checkpoint = counting  # type: ignore[method-assign]  # looks on, changes nothing
+        assert 2000 == (await b.retention.sweep()).events
+        assert checkpoints and empty < checkpoints[0]
 
 
 async def test_a_replay_in_the_last_moment_keeps_the_event(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 STEP_EVENTS = 200
-STEP_ROWS = 500
+# Rows that go between two looks at the time: an attempt may have 16 KiB of an answer.
+PIECE_ROWS = 20
 _EXAMINED_ROWS = 500
 
 _REMEMBERED, _PRUNABLE, _NEEDED = range(3)
@@ -31,7 +32,7 @@ _EXAMINE = (
 )
 _JUDGE = f"SELECT v.accepted_at, {_IS_NEEDED} FROM events v WHERE v.seq = :seq AND v.body IS NOT NULL"
 _SOME_OF_EVENT = (
-    f"(SELECT seq FROM deliveries INDEXED BY deliveries_by_event WHERE event_seq = ? ORDER BY seq LIMIT {STEP_ROWS})"
+    f"(SELECT seq FROM deliveries INDEXED BY deliveries_by_event WHERE event_seq = ? ORDER BY seq LIMIT {PIECE_ROWS})"
 )
 
 
@@ -132,7 +133,7 @@ def prune(
 ) -> Step:
     """Remove events, the first ones of `seqs`, until it is `out_of_time` or `until_used_bytes` is reached.
 
-    Those that are needed after all stay.  At least one event, or `STEP_ROWS` of its deliveries, are dealt with.
+    Those that are needed after all stay.  At least one event, or `PIECE_ROWS` of its deliveries, are dealt with.
     """
     events = deliveries = 0
     for done, seq in enumerate(seqs):
@@ -143,9 +144,9 @@ def prune(
         rows = db.execute(_JUDGE, terms.as_parameters() | {"seq": seq}).fetchall()
         if not rows or rows[0][1]:
             continue
-        removed = _remove_deliveries(db, seq)
+        removed, all_gone = _remove_deliveries(db, seq, out_of_time)
         deliveries += removed
-        if removed == STEP_ROWS:  # there may be more: the event goes with the last of them
+        if not all_gone:  # the event goes with the last of them
             return Step(done, events, deliveries)
         if rows[0][0] < terms.remembered_since_ms:
             db.execute("DELETE FROM events WHERE seq = ?", (seq,))
@@ -155,9 +156,17 @@ def prune(
     return Step(len(seqs), events, deliveries)
 
 
-def _remove_deliveries(db: sqlite3.Connection, event_seq: int) -> int:
-    db.execute(f"DELETE FROM attempts WHERE delivery_seq IN {_SOME_OF_EVENT}", (event_seq,))
-    return db.execute(f"DELETE FROM deliveries WHERE seq IN {_SOME_OF_EVENT}", (event_seq,)).rowcount
+def _remove_deliveries(db: sqlite3.Connection, event_seq: int, out_of_time: Callable[[], bool]) -> tuple[int, bool]:
+    """Remove deliveries of an event with their attempts, piece by piece; returns how many, and whether it was all."""
+    removed = 0
+    while True:
+        db.execute(f"DELETE FROM attempts WHERE delivery_seq IN {_SOME_OF_EVENT}", (event_seq,))
+        piece = db.execute(f"DELETE FROM deliveries WHERE seq IN {_SOME_OF_EVENT}", (event_seq,)).rowcount
+        removed += piece
+        if piece < PIECE_ROWS:
+            return removed, True
+        if out_of_time():
+            return removed, False
 
 
 def _keep_id_only(db: sqlite3.Connection, seq: int) -> None:
@@ -165,13 +174,25 @@ def _keep_id_only(db: sqlite3.Connection, seq: int) -> None:
     db.execute("UPDATE events SET body = NULL, body_sha256 = ? WHERE seq = ?", (hashlib.sha256(body).digest(), seq))
 
 
-def forget_ids(db: sqlite3.Connection, terms: Terms) -> int:
-    """Remove up to `STEP_EVENTS` rows of which only the id was remembered, long enough; returns how many."""
-    return db.execute(
+def forget_ids(db: sqlite3.Connection, terms: Terms, *, out_of_time: Callable[[], bool]) -> int:
+    """Remove rows of which only the id was remembered, long enough, until it is `out_of_time`; returns how many."""
+    return _in_pieces(
+        db,
         "DELETE FROM events WHERE seq IN (SELECT seq FROM events INDEXED BY events_remembered "
-        f"WHERE body IS NULL AND accepted_at < ? LIMIT {STEP_EVENTS})",
-        (terms.remembered_since_ms,),
-    ).rowcount
+        f"WHERE body IS NULL AND accepted_at < ? LIMIT {PIECE_ROWS})",
+        terms.remembered_since_ms,
+        out_of_time,
+    )
+
+
+def _in_pieces(db: sqlite3.Connection, delete: str, value: int, out_of_time: Callable[[], bool]) -> int:
+    """Run a statement that deletes `PIECE_ROWS`, until it finds fewer or it is `out_of_time`; returns how many went."""
+    removed = 0
+    while True:
+        piece = db.execute(delete, (value,)).rowcount
+        removed += piece
+        if piece < PIECE_ROWS or out_of_time():
+            return removed
 
 
 def deleted_workspaces(db: sqlite3.Connection, terms: Terms) -> list[int]:
@@ -187,35 +208,40 @@ def clear_workspace(db: sqlite3.Connection, workspace_seq: int, *, out_of_time: 
     ).fetchall()
     events = deliveries = 0
     for (seq,) in seqs:
-        removed = _remove_deliveries(db, seq)
+        removed, all_gone = _remove_deliveries(db, seq, out_of_time)
         deliveries += removed
-        if removed < STEP_ROWS:
+        if all_gone:
             db.execute("DELETE FROM events WHERE seq = ?", (seq,))
             events += 1
-        if removed == STEP_ROWS or out_of_time():
+        if not all_gone or out_of_time():
             break
-    if seqs or _remove_some(db, "outbox", workspace_seq) or _remove_some(db, "endpoints", workspace_seq):
+    if seqs or any(_remove_some(db, table, workspace_seq, out_of_time) for table in ("outbox", "endpoints")):
         return Step(events, events, deliveries)
     db.execute("DELETE FROM workspaces WHERE seq = ?", (workspace_seq,))
     return None
 
 
-def _remove_some(db: sqlite3.Connection, table: str, workspace_seq: int) -> int:
-    some = f"SELECT seq FROM {table} WHERE workspace_seq = ? LIMIT {STEP_ROWS}"
-    return db.execute(f"DELETE FROM {table} WHERE seq IN ({some})", (workspace_seq,)).rowcount
+def _remove_some(db: sqlite3.Connection, table: str, workspace_seq: int, out_of_time: Callable[[], bool]) -> int:
+    some = f"SELECT seq FROM {table} WHERE workspace_seq = ? LIMIT {PIECE_ROWS}"
+    return _in_pieces(db, f"DELETE FROM {table} WHERE seq IN ({some})", workspace_seq, out_of_time)
 
 
-def forget_endpoints(db: sqlite3.Connection, terms: Terms) -> int:
-    """Remove up to `STEP_EVENTS` deleted endpoints, keys and all, of which the log holds nothing; returns how many."""
-    return db.execute(
+def forget_endpoints(db: sqlite3.Connection, terms: Terms, *, out_of_time: Callable[[], bool]) -> int:
+    """Remove deleted endpoints, keys and all, of which the log holds nothing, until it is `out_of_time`.
+
+    Returns how many.
+    """
+    return _in_pieces(
+        db,
         "DELETE FROM endpoints WHERE seq IN (SELECT e.seq FROM endpoints e WHERE e.deleted_at < ? "
         "AND NOT EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_waiting "
         "WHERE endpoint_seq = e.seq AND state = 0) "
         "AND NOT EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_log "
         "WHERE endpoint_seq = e.seq AND state <> 0) "
-        f"AND NOT EXISTS (SELECT 1 FROM attempts WHERE endpoint_seq = e.seq) LIMIT {STEP_EVENTS})",
-        (terms.settled_before_ms,),
-    ).rowcount
+        f"AND NOT EXISTS (SELECT 1 FROM attempts WHERE endpoint_seq = e.seq) LIMIT {PIECE_ROWS})",
+        terms.settled_before_ms,
+        out_of_time,
+    )
 
 
 def shrink(db: sqlite3.Connection, *, out_of_time: Callable[[], bool], until_free_bytes: int) -> FileSize:

@@ -11,6 +11,9 @@ a kind between two other commands are carried out together, in a few statements.
 
 Commands are not cancelled: a caller that goes away leaves its command behind, which is run all the same.
 
+A checkpoint is asked for like a command and runs by itself, between two transactions (`checkpoint`): SQLite makes
+one on its own only when the log has become long, and whoever commits then waits for all of it.
+
 A full disk refuses commands, except those submitted with `must=True` (outcomes of attempts): these are tried again
 until there is room.  Any other failure of SQLite ends the daemon, because what is durable is no longer known.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +31,7 @@ from typing import Any, Generic, TypeVar
 
 from webhookd import log
 from webhookd.errors import Fatal, Refusal
+from webhookd.metrics import Histogram
 from webhookd.store.bulk import Bulk
 from webhookd.store.database import Connection, concerns_command_only, fatal_error, is_full
 
@@ -47,6 +52,7 @@ class _Command(Generic[T]):
     bulk: Bulk[Any, T] | None = None
     item: Any = None
     size: int = 1
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,9 @@ class Writer:
         self._failed: Fatal | None = None
         self.full = False
         self.commits = 0
+        self.commit_seconds = Histogram()
+        # How long the last group kept everybody else waiting, its commit included; `then` may read it for its own.
+        self.held_seconds = 0.0
 
     def submit(
         self,
@@ -92,13 +101,18 @@ class Writer:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         return self._queue(_Command(lambda db: bulk.one(db, item), then, must, future, bulk, item, bulk.size(item)))
 
+    async def checkpoint(self) -> float:
+        """Bring what the log holds into the database file, as far as no reader keeps it; returns how long it took."""
+        future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(self._queue(_Command(_checkpoint, None, must=False, future=future, alone=True)))
+
     def _queue(self, command: _Command[T]) -> asyncio.Future[T]:
         if self._failed is not None:
             command.future.set_exception(_unavailable())
-            return command.future
-        self._waiting.append(command)
-        self._idle.clear()
-        self._wake.set()
+        else:
+            self._waiting.append(command)
+            self._idle.clear()
+            self._wake.set()
         return command.future
 
     async def write(
@@ -154,7 +168,7 @@ class Writer:
     async def _write_group(self) -> None:
         group = self._take_group()
         try:
-            results = await self._connection.run(lambda db: _run_group(db, group))
+            results, self.held_seconds = await self._connection.run(lambda db: _timed(db, group))
         except sqlite3.Error as error:
             if not is_full(error):
                 for command in group:
@@ -162,21 +176,27 @@ class Writer:
                 raise
             await self._after_full(group)
             return
-        self.commits += 1
-        # An empty transaction goes through on a full disk as well.
-        if self.full and any(command.run is not _nothing for command in group):
-            self.full = False
-            log.emit("store.recovered")
+        if not group[0].alone:
+            self._committed(group)
         for command, result in zip(group, results, strict=True):
             if command.then is not None and not isinstance(result, _Refused):
                 command.then(result)
         for command, result in zip(group, results, strict=True):
             _answer(command, result)
 
+    def _committed(self, group: list[_Command[Any]]) -> None:
+        self.commits += 1
+        self.commit_seconds.observe(self.held_seconds)
+        # An empty transaction goes through on a full disk as well.
+        if self.full and any(command.run is not _nothing for command in group):
+            self.full = False
+            log.emit("store.recovered")
+
     def _take_group(self) -> list[_Command[Any]]:
-        group: list[_Command[Any]] = []
-        size = 0
-        while self._waiting and size < GROUP_SIZE:
+        """The commands for the next transaction; one that is `alone` has it to itself."""
+        group = [self._waiting.popleft()]
+        size = group[0].size
+        while not group[0].alone and self._waiting and size < GROUP_SIZE and not self._waiting[0].alone:
             group.append(self._waiting.popleft())
             size += group[-1].size
         return group
@@ -228,8 +248,21 @@ def _answer(command: _Command[Any], result: Any) -> None:
         command.future.set_result(result)
 
 
+def _timed(db: sqlite3.Connection, group: list[_Command[Any]]) -> tuple[list[Any], float]:
+    """Run on the connection's thread; with how long it took there."""
+    began = time.perf_counter()
+    results = [group[0].run(db)] if group[0].alone else _run_group(db, group)
+    return results, time.perf_counter() - began
+
+
+def _checkpoint(db: sqlite3.Connection) -> float:
+    began = time.perf_counter()
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    return time.perf_counter() - began
+
+
 def _run_group(db: sqlite3.Connection, group: list[_Command[Any]]) -> list[Any]:
-    """Run on the connection's thread: all of `group` in one transaction, or none of it."""
+    """All of `group` in one transaction, or none of it."""
     db.execute("BEGIN IMMEDIATE")
     try:
         results = _run_all(db, group)

@@ -1,9 +1,15 @@
 """Retention: what the event log forgets, by age and by size, so slowly that delivery doesn't notice.
 
-A sweep takes one small step after the other: each is one command of the writer, of at most 200 events and about 10 ms,
-and after each the writer is left alone for twice as long as the step took.  The oldest go first; what still waits never
-goes, nor a failure that counts against the budget.  The place up to which everything was looked at is kept, so that a
-million waiting events are not looked at again by every sweep; only now and then, because they get finished.
+A sweep takes one small step after the other: each is one command of the writer, of at most 200 events, that looks at
+the time and ends when it is over; after each the writer is left alone for twice as long as the step took.  The oldest
+go first; what still waits never goes, nor a failure that counts against the budget.  The place up to which everything
+was looked at is kept, so that a million waiting events are not looked at again by every sweep; only now and then,
+because they get finished.
+
+How long a step may take follows from how long the steps before it held the writer, their commits included (`Pace`).
+The steps write so much that SQLite's own checkpoint, which comes after 64 MiB and takes 30 to 70 ms, would come every
+few seconds, in somebody's commit.  So the sweep makes small ones of its own between its steps, as often as keeps each
+of them short.
 """
 
 from __future__ import annotations
@@ -25,7 +31,9 @@ from webhookd.store.store import Store
 T = TypeVar("T")
 
 SWEEP_SECONDS = 60.0
-STEP_SECONDS = 0.010
+# What held the writer for longer than SLOW is done in smaller steps the next time, what took less than QUICK in larger.
+SLOW_SECONDS = 0.010
+QUICK_SECONDS = 0.005
 REST = 2.0  # times the step before it
 LOOK_AGAIN_SECONDS = 900.0
 # An attempt in flight when its endpoint was deleted is over and recorded after this.
@@ -49,6 +57,22 @@ class Swept:
         self.deliveries += step.deliveries
 
 
+@dataclass(slots=True)
+class Pace:
+    """How much is done at a time: halved after what took too long, a little more after what was quick."""
+
+    at_a_time: float
+    least: float
+    most: float
+
+    def took(self, seconds: float) -> None:
+        """Learn from how long it held the writer."""
+        if seconds > SLOW_SECONDS:
+            self.at_a_time = max(self.least, self.at_a_time / 2)
+        elif seconds < QUICK_SECONDS:
+            self.at_a_time = min(self.most, self.at_a_time * 1.25)
+
+
 class Retention:
     """Sweeps for ever (`run`, a root task), or once (`sweep`)."""
 
@@ -57,6 +81,9 @@ class Retention:
         self._clock = clock
         self._settings = settings
         self._never = asyncio.Event()
+        self._step_seconds = Pace(0.004, least=0.0005, most=SLOW_SECONDS)
+        self._steps_between_checkpoints = Pace(4, least=1, most=64)
+        self._steps_since_checkpoint = 0
         self._examined_upto = 0
         self._passed_over = False
         self._started_over_at = clock.monotonic()
@@ -170,12 +197,12 @@ class Retention:
 
     async def _forget_the_rest(self, terms: Terms) -> None:
         """What stays behind when events go: remembered ids, closed notices, deleted endpoints."""
-        before_ms, limit = terms.accepted_before_ms, retention.STEP_EVENTS
-        while await self._step(lambda db, late: retention.forget_ids(db, terms)):
+        before_ms, limit = terms.accepted_before_ms, retention.PIECE_ROWS
+        while await self._step(lambda db, late: retention.forget_ids(db, terms, out_of_time=late)):
             pass
         while await self._step(lambda db, late: outbox.forget_closed(db, before_ms=before_ms, limit=limit)):
             pass
-        while await self._step(lambda db, late: retention.forget_endpoints(db, terms)):
+        while await self._step(lambda db, late: retention.forget_endpoints(db, terms, out_of_time=late)):
             pass
 
     async def _shrink(self) -> int:
@@ -198,12 +225,29 @@ class Retention:
 
     async def _step(self, work: Callable[[Any, Callable[[], bool]], T]) -> T:
         """One command of the writer, which is told when its time is over; then the writer is left alone for a while."""
+        writer, clock, pace = self._store.writer, self._clock, self._step_seconds
+        began = took_seconds = 0.0
 
-        def command(db: Any) -> tuple[T, float]:
-            began = self._clock.monotonic()
-            result = work(db, lambda: self._clock.monotonic() - began >= STEP_SECONDS)
-            return result, self._clock.monotonic() - began
+        def command(db: Any) -> T:
+            nonlocal began
+            began = clock.monotonic()
+            return work(db, lambda: clock.monotonic() - began >= pace.at_a_time)
 
-        result, took_seconds = await self._store.write(command)
-        await self._clock.wait(self._never, took_seconds * REST)
+        def then(_: T) -> None:
+            nonlocal took_seconds
+            took_seconds = clock.monotonic() - began
+            pace.took(writer.held_seconds)
+
+        result = await self._store.write(command, then=then)
+        await clock.wait(self._never, took_seconds * REST)
+        await self._checkpoint_now_and_then()
         return result
+
+    async def _checkpoint_now_and_then(self) -> None:
+        self._steps_since_checkpoint += 1
+        if self._steps_since_checkpoint < self._steps_between_checkpoints.at_a_time:
+            return
+        self._steps_since_checkpoint = 0
+        began = self._clock.monotonic()
+        self._steps_between_checkpoints.took(await self._store.writer.checkpoint())
+        await self._clock.wait(self._never, (self._clock.monotonic() - began) * REST)
