@@ -7,8 +7,19 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from tests.crash.history import DeliveryRow, EndpointRow, FailureRow, Final
+from tests.crash.history import CANCELLED, PENDING, SKIPPED, DeliveryRow, EndpointRow, FailureRow, Final
 from webhookd.clock import parse_rfc3339
+
+# Rows follow a mark in small steps; the mark is what counts.
+_STATE = (
+    f"CASE WHEN d.state = {PENDING} AND d.seq <= e.skipped_upto THEN {SKIPPED} "
+    f"WHEN d.state = {PENDING} AND e.deleted_at IS NOT NULL THEN {CANCELLED} ELSE d.state END"
+)
+
+_DELIVERIES = (
+    f"SELECT d.seq, v.id, d.endpoint_seq, {_STATE}, d.kind, d.attempt_count, d.final_attempt FROM deliveries d "
+    "JOIN events v ON v.seq = d.event_seq JOIN endpoints e ON e.seq = d.endpoint_seq ORDER BY d.seq"
+)
 
 
 def read(path: Path) -> Final:
@@ -22,10 +33,7 @@ def read(path: Path) -> Final:
             bodies=dict(db.execute("SELECT id, body FROM events").fetchall()),
             deliveries=[
                 DeliveryRow(seq, event_id, names[endpoint], state, kind, count, final and json.loads(final)["number"])
-                for seq, event_id, endpoint, state, kind, count, final in db.execute(
-                    "SELECT d.seq, v.id, d.endpoint_seq, d.state, d.kind, d.attempt_count, d.final_attempt "
-                    "FROM deliveries d JOIN events v ON v.seq = d.event_seq ORDER BY d.seq"
-                )
+                for seq, event_id, endpoint, state, kind, count, final in db.execute(_DELIVERIES)
             ],
             failures=[
                 _failure(seq, delivery, names[endpoint], workspaces[workspace], ended_ms, bool(counted), record)

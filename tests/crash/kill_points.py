@@ -1,0 +1,203 @@
+"""SIGKILL at every write and every sync of every scenario, one after the other, until a run gets through.
+
+    python -m tests.crash.kill_points [SCENARIO …]
+
+For each scenario and each of `pwrite64`, `fdatasync`, `ftruncate` and `unlink` on the database's files: begin with the
+same state, kill the daemon as it is about to make the call for the N-th time, start it again on what is left, let it
+come to rest, and judge; N = 1, 2, 3 … until the scenario ends without reaching N.  A run's start and stop belong to it,
+so recovery and the checkpoint at the end are killed at as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.crash import snapshot
+from tests.crash.case import Judgement, Violation
+from tests.crash.checker import judge
+from tests.crash.history import History
+from tests.crash.keeper import CALLS, Keeper, KillPoint, Nursery, nursery
+from tests.crash.play import Play, Scenario
+from tests.crash.scenarios import SCENARIOS, all_well, silent
+from tests.crash.witness import Witness, witness
+from tests.support.mailserver import MailServer, mail_server
+
+AT_ONCE = 2
+MOST_POINTS = 2000
+
+
+@dataclass
+class Stage:
+    """Where one scenario is played again and again: its prepared state, its receivers, its mail server."""
+
+    scenario: Scenario
+    folder: Path
+    nursery: Nursery
+    witness: Witness
+    mails: MailServer
+    history: History
+    runs: int = 0
+
+    async def run(self, point: KillPoint | None) -> tuple[Judgement, bool]:
+        """One run with a kill at `point`: the judgement, and whether the point was reached."""
+        self.runs += 1
+        state_dir = self.folder / f"run-{self.runs}"
+        shutil.copytree(self.folder / "prepared", state_dir)
+        history = copy.deepcopy(self.history)
+        before = list(history.received)
+        prepared_crashes = len(history.crashes)
+        received = self.witness.begin(self.scenario.manners)
+        told_before = list(self.mails.taken)
+        play = self._play(state_dir, history, point)
+        try:
+            await self._through(play)
+            history.received = before + received
+            final = snapshot.read(state_dir / "webhookd.db")
+            judgement = judge(history, final)
+            judgement.violations += self.scenario.check(play, final)
+        finally:
+            await play.keeper.close()
+            self.mails.taken[:] = told_before
+        reached = len(history.crashes) > prepared_crashes
+        assert not judgement.violations or self._keep(state_dir)
+        shutil.rmtree(state_dir)
+        return judgement, reached
+
+    async def _through(self, play: Play) -> None:
+        """From the start to a clean stop, whatever happens on the way."""
+        play.keeper.migration = self.scenario.migration
+        await play.keeper.start()
+        await self.scenario.act(play)
+        await play.drained()
+        while not await play.keeper.stop():
+            await play.keeper.start()
+            await play.drained()
+
+    def _keep(self, state_dir: Path) -> bool:
+        """Leave a state that broke a promise where somebody can look at it."""
+        shutil.copytree(state_dir, Path(tempfile.mkdtemp(prefix="webhookd-broken-")) / "state")
+        return True
+
+    def _play(self, state_dir: Path, history: History, point: KillPoint | None) -> Play:
+        config = self.scenario.settings(self.mails.port)
+        keeper = Keeper(self.nursery, state_dir, config, point, crashes=history.crashes)
+        return Play(keeper, self.witness, self.mails, history)
+
+    async def prepare(self) -> None:
+        """Make the state that every run begins with."""
+        prepared = self.folder / "prepared"
+        prepared.mkdir()
+        self.history.received = self.witness.begin(silent)
+        if self.scenario.prepare is not None:
+            play = self._play(prepared, self.history, None)
+            try:
+                await self.scenario.prepare(play)
+            finally:
+                await play.keeper.close()
+        self.witness.begin(all_well)
+
+
+@asynccontextmanager
+async def stage(scenario: Scenario, kept: Nursery) -> AsyncIterator[Stage]:
+    """A stage for the time of a scenario's runs."""
+    with tempfile.TemporaryDirectory(prefix="webhookd-kill-", ignore_cleanup_errors=True) as folder:
+        async with witness() as receivers, mail_server() as mails:
+            made = Stage(scenario, Path(folder), kept, receivers, mails, History(scenario.terms))
+            await made.prepare()
+            yield made
+
+
+@dataclass
+class Tally:
+    """What all runs of a scenario came to."""
+
+    points: int = 0
+    most_repeats: int = 0
+    repeats: int = 0
+    seconds: float = 0.0
+    violations: list[tuple[KillPoint, Violation]] = field(default_factory=list)
+
+    def add(self, point: KillPoint, judgement: Judgement) -> None:
+        """Count a run that was killed at `point`."""
+        self.points += 1
+        self.repeats += judgement.repeats
+        self.most_repeats = max(self.most_repeats, judgement.most_repeats)
+        self.violations += [(point, violation) for violation in judgement.violations]
+
+    def count(self, rule: str) -> int:
+        """How often a promise was broken."""
+        return sum(violation.rule == rule for _, violation in self.violations)
+
+
+async def exhaust(scenario: Scenario, kept: Nursery) -> Tally:
+    """Every point of a scenario."""
+    tally = Tally()
+    began = time.monotonic()
+    async with stage(scenario, kept) as where:
+        for call in CALLS:
+            for number in range(1, MOST_POINTS):
+                point = KillPoint(call, number, scenario.anywhere)
+                judgement, reached = await where.run(point)
+                if not reached:
+                    assert not judgement.violations, judgement.violations
+                    break
+                tally.add(point, judgement)
+    tally.seconds = time.monotonic() - began
+    return tally
+
+
+async def every_point(names: Sequence[str]) -> dict[str, Tally]:
+    """All scenarios, or those named, two at a time; each is told of as it ends."""
+    left = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
+    tallies: dict[str, Tally] = {}
+
+    async def work() -> None:
+        while left:
+            scenario = left.pop(0)
+            tallies[scenario.name] = tally = await exhaust(scenario, kept)
+            print(line(scenario.name, tally), flush=True)
+            for point, violation in tally.violations[:20]:
+                print(f"    {point.call} {point.number}: {violation.rule}: {violation.text}", flush=True)
+
+    async with nursery() as kept:
+        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return tallies
+
+
+def line(name: str, tally: Tally) -> str:
+    """A line of the summary."""
+    return (
+        f"{name:12} {tally.points:5} points  lost {tally.count('lost')}  reordered {tally.count('reordered')}  "
+        f"other {len(tally.violations) - tally.count('lost') - tally.count('reordered')}  "
+        f"repeats {tally.repeats}, most per endpoint and crash {tally.most_repeats}  {tally.seconds:.0f} s"
+    )
+
+
+def main() -> int:
+    """Run and print; 1 if a promise was broken."""
+    if shutil.which("strace") is None:
+        print("strace isn't installed (apt-get install strace): without it there is no kill at an exact system call")
+        return 2
+    tallies = asyncio.run(every_point(sys.argv[1:]))
+    total = Tally()
+    for tally in tallies.values():
+        total.points += tally.points
+        total.repeats += tally.repeats
+        total.most_repeats = max(total.most_repeats, tally.most_repeats)
+        total.violations += tally.violations
+        total.seconds += tally.seconds
+    print(line("all", total))
+    return 1 if total.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""A producer that remembers what it asked and what it heard, and asks again, with the same ids, until it heard yes."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import aiohttp
+
+from tests.crash.history import Asked, Said
+from webhookd.model import Json
+
+# (method, path, JSON or bytes, their type) → status and JSON; aiohttp.ClientError when no answer came
+Ask = Callable[[str, bytes, str], Awaitable[tuple[int, Any]]]
+TRIES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event to send."""
+
+    event_id: str
+    event_type: str = "message.sent"
+    workspace: str = "default"
+    size: int = 0
+
+    @property
+    def body(self) -> bytes:
+        """Its bytes."""
+        filling = f',"text":"{"x" * self.size}"' if self.size else ""
+        return f'{{"event_type":"{self.event_type}","event_id":"{self.event_id}"{filling}}}'.encode()
+
+
+def events(prefix: str, count: int, **fields: Any) -> list[Event]:
+    """So many events, numbered."""
+    return [Event(f"{prefix}-{number}", **fields) for number in range(count)]
+
+
+@dataclass
+class Producer:
+    """Sends through `ask`; calls `again` after a silence, to have somebody to ask."""
+
+    ask: Ask
+    again: Callable[[], Awaitable[None]]
+    asked: list[Asked] = field(default_factory=list)
+    requests: itertools.count[int] = field(default_factory=itertools.count)
+
+    async def one(self, event: Event) -> Json:
+        """A single event; the answer."""
+        return await self._send([event], event.body, "application/json")
+
+    async def array(self, batch: Sequence[Event]) -> Json:
+        """An array."""
+        body = b"[" + b",".join(event.body for event in batch) + b"]"
+        return await self._send(batch, body, "application/json")
+
+    async def pipe(self, batch: Sequence[Event]) -> Json:
+        """A stream of lines."""
+        return await self._send(batch, b"\n".join(event.body for event in batch), "application/x-ndjson")
+
+    async def _send(self, batch: Sequence[Event], body: bytes, content_type: str) -> Json:
+        workspace = batch[0].workspace
+        for _ in range(TRIES):
+            request = next(self.requests)
+            begun = [
+                Asked(
+                    each.event_id,
+                    each.event_type,
+                    workspace,
+                    each.body,
+                    time.time(),
+                    None,
+                    Said.UNKNOWN,
+                    request,
+                    index,
+                )
+                for index, each in enumerate(batch)
+            ]
+            try:
+                status, answer = await self.ask(f"/v1/workspaces/{workspace}/events", body, content_type)
+            except aiohttp.ClientError:
+                self.asked += begun
+                await self.again()
+                continue
+            self.asked += _heard(begun, status, answer)
+            if status == 202:
+                return dict(answer)
+            assert status == 503, (status, answer)
+            await self.again()
+        raise AssertionError("never accepted")
+
+
+def _heard(begun: list[Asked], status: int, answer: Json) -> list[Asked]:
+    """What the answer says of each; a stream that was cut short by a refusal says how far it came."""
+    now = time.time()
+    if status == 202:
+        if "accepted" in answer:
+            assert len(begun) == answer["accepted"] + answer["duplicates"], answer
+        return [replace(each, answered_at=now, said=Said.TAKEN, duplicate=answer.get("duplicate")) for each in begun]
+    taken = answer.get("next_index", 0)
+    return [replace(each, answered_at=now, said=Said.TAKEN if each.index < taken else Said.REFUSED) for each in begun]

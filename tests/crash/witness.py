@@ -1,0 +1,139 @@
+"""A receiver that keeps a log for the judge: what arrived when, byte for byte, and what was answered when.
+
+Written on the bare protocol, because what counts is the moment at which bytes arrive, are answered, or a connection is
+lost; and because it stands for fifty receivers beside the load that it watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+from tests.crash.history import Received
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How a request is met: with a status after a while, with a reset (`status` 0), or with silence (None)."""
+
+    status: int | None = 200
+    after_seconds: float = 0.0
+
+
+Manners = Callable[[Received], Reply]
+WELL = Reply()
+
+
+@dataclass(slots=True)
+class Witness:
+    """All receivers at one port; `manners` says how each request is met."""
+
+    manners: Manners = lambda received: WELL
+    port: int = 0
+    received: list[Received] = field(default_factory=list)
+    connections: set[_Connection] = field(default_factory=set)
+
+    def url(self, name: str) -> str:
+        """The URL of a receiver."""
+        return f"http://127.0.0.1:{self.port}/{name}"
+
+    def begin(self, manners: Manners) -> list[Received]:
+        """Forget everything and behave like this from now on; the new log."""
+        for connection in tuple(self.connections):
+            connection.reset()
+        self.received = []
+        self.manners = manners
+        return self.received
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+        self._log = witness.received
+        self._buffer = b""
+        self._open: Received | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._witness.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, rest = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+        length = int(headers["content-length"])
+        if len(rest) < length:
+            return
+        self._buffer = rest[length:]
+        received = Received(
+            lines[0].split()[1].lstrip("/"),
+            headers["webhook-id"],
+            rest[:length],
+            int(headers["x-webhook-attempt"]),
+            headers.get("x-webhook-replay") == "true",
+            time.time(),
+        )
+        self._log.append(received)
+        self._open = received
+        reply = self._witness.manners(received)
+        if reply.status is None:
+            return
+        if reply.after_seconds:
+            self._timer = asyncio.get_running_loop().call_later(reply.after_seconds, self._reply, reply.status)
+        else:
+            self._reply(reply.status)
+
+    def _reply(self, status: int) -> None:
+        assert self._open is not None and self._transport is not None
+        if not status:
+            self.reset()
+            return
+        self._end(status)
+        self._transport.write(b"HTTP/1.1 %d Said\r\nContent-Length: 0\r\n\r\n" % status)
+
+    def reset(self) -> None:
+        """End the connection with a RST."""
+        assert self._transport is not None
+        sock = self._transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._end(None)
+        self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._witness.connections.discard(self)
+        self._end(None)
+
+    def _end(self, answer: int | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._open is not None:
+            self._open.ended_at = time.time()
+            self._open.answer = answer
+            self._open = None
+
+
+@asynccontextmanager
+async def witness() -> AsyncIterator[Witness]:
+    """The receivers for the time of a run."""
+    kept = Witness()
+    server = await asyncio.get_running_loop().create_server(lambda: _Connection(kept), "127.0.0.1", 0, backlog=1024)
+    kept.port = server.sockets[0].getsockname()[1]
+    try:
+        yield kept
+    finally:
+        server.close()
+        for connection in tuple(kept.connections):
+            connection.reset()
+        await server.wait_closed()
