@@ -129,7 +129,7 @@ def gaps(case: Case) -> Iterator[Violation]:
             if waited < shortest - ROUNDING_SECONDS:
                 yield Violation("gaps", f"{what}, {shortest} are due")
             crash = case.history.crash_between(before.ended_at, each.arrived_at)
-            since = before.ended_at if crash is None else case.history.crashes[crash].ready_at
+            since = before.ended_at if crash is None else case.history.crashes[crash].started_at
             if each.arrived_at - since > longest + LATE_SECONDS:
                 yield Violation("gaps", f"{what}, {each.arrived_at - since:.3f} after a restart; {longest} are due")
 

@@ -50,10 +50,15 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """`at`: the process was surely dead; `ready_at`: the next one answered."""
+    """`at`: the process was surely dead; `ready_at`: the next one answered, 0 if it was killed before that."""
 
     at: float
     ready_at: float
+
+    @property
+    def started_at(self) -> float:
+        """Since when the next one may have sent what was due."""
+        return max(self.at, self.ready_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,22 @@ from typing import Any
 import aiohttp
 
 from tests.crash.history import Crash
+from tests.crash.witness import caught_up
 from tests.support.process import ROOT
 
 START_SECONDS = 60.0
 CALLS = ("pwrite64", "fdatasync", "ftruncate", "unlink")
+
+
+def why_no_kill_points() -> str | None:
+    """Why there is no kill at an exact system call here, or None."""
+    strace = shutil.which("strace")
+    if strace is None:
+        return (
+            "strace isn't installed (apt-get install strace), and without it there is no kill at an exact system call"
+        )
+    tried = subprocess.run([strace, "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
+    return f"strace can't trace here: {tried.stderr.strip()}" if tried.returncode else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +183,7 @@ class Keeper:
             await asyncio.to_thread(self._strace.wait)
             self._strace = None
         if status == -signal.SIGKILL:
+            await caught_up()
             self.crashes.append(Crash(time.time(), 0.0))
         else:
             assert self._stopping and not status, f"exit {status}: {self.log()[-3000:]}"

@@ -25,7 +25,7 @@ from tests.crash import snapshot
 from tests.crash.case import Judgement, Violation
 from tests.crash.checker import judge
 from tests.crash.history import History
-from tests.crash.keeper import CALLS, Keeper, KillPoint, Nursery, nursery
+from tests.crash.keeper import CALLS, Keeper, KillPoint, Nursery, nursery, why_no_kill_points
 from tests.crash.play import Play, Scenario
 from tests.crash.scenarios import SCENARIOS, all_well, silent
 from tests.crash.witness import Witness, witness
@@ -184,8 +184,9 @@ def line(name: str, tally: Tally) -> str:
 
 def main() -> int:
     """Run and print; 1 if a promise was broken."""
-    if shutil.which("strace") is None:
-        print("strace isn't installed (apt-get install strace): without it there is no kill at an exact system call")
+    reason = why_no_kill_points()
+    if reason is not None:
+        print(reason)
         return 2
     tallies = asyncio.run(every_point(sys.argv[1:]))
     total = Tally()

@@ -13,7 +13,7 @@ from typing import Any
 from tests.crash.case import Violation
 from tests.crash.history import Enabled, Final, History, Subscriber, Terms
 from tests.crash.keeper import Keeper
-from tests.crash.producer import Producer
+from tests.crash.producer import Body, Producer
 from tests.crash.witness import Manners, Witness
 from tests.support.mailserver import MailServer
 from webhookd.model import Json
@@ -63,7 +63,7 @@ class Play:
         first = 1 + max((each.request for each in self.history.asked), default=0)
         self.producer = Producer(self._ask_events, self.keeper.again, self.history.asked, itertools.count(first))
 
-    async def _ask_events(self, path: str, body: bytes, content_type: str) -> tuple[int, Any]:
+    async def _ask_events(self, path: str, body: Body, content_type: str) -> tuple[int, Any]:
         return await self.keeper.ask("POST", path, data=body, content_type=content_type)
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,9 +14,12 @@ import aiohttp
 from tests.crash.history import Asked, Said
 from webhookd.model import Json
 
-# (method, path, JSON or bytes, their type) → status and JSON; aiohttp.ClientError when no answer came
-Ask = Callable[[str, bytes, str], Awaitable[tuple[int, Any]]]
+# Bytes, or pieces of them as they come to be sent.
+Body = bytes | AsyncIterator[bytes]
+# (path, body, its type) → status and JSON; aiohttp.ClientError when no answer came
+Ask = Callable[[str, Body, str], Awaitable[tuple[int, Any]]]
 TRIES = 200
+PIECES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +54,19 @@ class Producer:
 
     async def one(self, event: Event) -> Json:
         """A single event; the answer."""
-        return await self._send([event], event.body, "application/json")
+        return await self._send([event], lambda: event.body, "application/json")
 
     async def array(self, batch: Sequence[Event]) -> Json:
         """An array."""
         body = b"[" + b",".join(event.body for event in batch) + b"]"
-        return await self._send(batch, body, "application/json")
+        return await self._send(batch, lambda: body, "application/json")
 
-    async def pipe(self, batch: Sequence[Event]) -> Json:
-        """A stream of lines."""
-        return await self._send(batch, b"\n".join(event.body for event in batch), "application/x-ndjson")
+    async def pipe(self, batch: Sequence[Event], *, pause_seconds: float = 0.0) -> Json:
+        """A stream of lines, in pieces (cut anywhere) with pauses between them."""
+        body = b"\n".join(event.body for event in batch)
+        return await self._send(batch, lambda: _pieces(body, pause_seconds), "application/x-ndjson")
 
-    async def _send(self, batch: Sequence[Event], body: bytes, content_type: str) -> Json:
+    async def _send(self, batch: Sequence[Event], body: Callable[[], Body], content_type: str) -> Json:
         workspace = batch[0].workspace
         for _ in range(TRIES):
             request = next(self.requests)
@@ -80,7 +85,7 @@ class Producer:
                 for index, each in enumerate(batch)
             ]
             try:
-                status, answer = await self.ask(f"/v1/workspaces/{workspace}/events", body, content_type)
+                status, answer = await self.ask(f"/v1/workspaces/{workspace}/events", body(), content_type)
             except aiohttp.ClientError:
                 self.asked += begun
                 await self.again()
@@ -91,6 +96,14 @@ class Producer:
             assert status == 503, (status, answer)
             await self.again()
         raise AssertionError("never accepted")
+
+
+async def _pieces(body: bytes, pause_seconds: float) -> AsyncIterator[bytes]:
+    size = len(body) // PIECES + 1
+    for begin in range(0, len(body), size):
+        if begin:
+            await asyncio.sleep(pause_seconds)
+        yield body[begin : begin + size]
 
 
 def _heard(begun: list[Asked], status: int, answer: Json) -> list[Asked]:

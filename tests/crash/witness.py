@@ -20,10 +20,15 @@ from tests.crash.history import Received
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """How a request is met: with a status after a while, with a reset (`status` 0), or with silence (None)."""
+    """How a request is met: with a status after a while, with a reset (`status` 0), or with silence (None).
+
+    Who resets has a port `apart` and does `close` after its answers: the reset of a connection that was used before, by
+    another receiver at the same port even, is met by a second request at once.
+    """
 
     status: int | None = 200
     after_seconds: float = 0.0
+    close: bool = False
 
 
 Manners = Callable[[Received], Reply]
@@ -32,16 +37,17 @@ WELL = Reply()
 
 @dataclass(slots=True)
 class Witness:
-    """All receivers at one port; `manners` says how each request is met."""
+    """All receivers at one port, and those that reset at another; `manners` says how each request is met."""
 
     manners: Manners = lambda received: WELL
     port: int = 0
+    port_apart: int = 0
     received: list[Received] = field(default_factory=list)
     connections: set[_Connection] = field(default_factory=set)
 
-    def url(self, name: str) -> str:
+    def url(self, name: str, *, apart: bool = False) -> str:
         """The URL of a receiver."""
-        return f"http://127.0.0.1:{self.port}/{name}"
+        return f"http://127.0.0.1:{self.port_apart if apart else self.port}/{name}"
 
     def begin(self, manners: Manners) -> list[Received]:
         """Forget everything and behave like this from now on; the new log."""
@@ -90,17 +96,20 @@ class _Connection(asyncio.Protocol):
         if reply.status is None:
             return
         if reply.after_seconds:
-            self._timer = asyncio.get_running_loop().call_later(reply.after_seconds, self._reply, reply.status)
+            self._timer = asyncio.get_running_loop().call_later(reply.after_seconds, self._reply, reply)
         else:
-            self._reply(reply.status)
+            self._reply(reply)
 
-    def _reply(self, status: int) -> None:
-        assert self._open is not None and self._transport is not None
-        if not status:
+    def _reply(self, reply: Reply) -> None:
+        assert self._open is not None and self._transport is not None and reply.status is not None
+        if not reply.status:
             self.reset()
             return
-        self._end(status)
-        self._transport.write(b"HTTP/1.1 %d Said\r\nContent-Length: 0\r\n\r\n" % status)
+        self._end(reply.status)
+        closing = b"Connection: close\r\n" if reply.close else b""
+        self._transport.write(b"HTTP/1.1 %d Said\r\n%bContent-Length: 0\r\n\r\n" % (reply.status, closing))
+        if reply.close:
+            self._transport.close()
 
     def reset(self) -> None:
         """End the connection with a RST."""
@@ -124,16 +133,25 @@ class _Connection(asyncio.Protocol):
             self._open = None
 
 
+async def caught_up() -> None:
+    """Let the receivers read what a dead daemon had sent: it came before the death, and is to be dated so."""
+    for _ in range(10):
+        await asyncio.sleep(0.001)
+
+
 @asynccontextmanager
 async def witness() -> AsyncIterator[Witness]:
     """The receivers for the time of a run."""
     kept = Witness()
-    server = await asyncio.get_running_loop().create_server(lambda: _Connection(kept), "127.0.0.1", 0, backlog=1024)
-    kept.port = server.sockets[0].getsockname()[1]
+    loop = asyncio.get_running_loop()
+    servers = [await loop.create_server(lambda: _Connection(kept), "127.0.0.1", 0, backlog=1024) for _ in range(2)]
+    kept.port, kept.port_apart = (server.sockets[0].getsockname()[1] for server in servers)
     try:
         yield kept
     finally:
-        server.close()
+        for server in servers:
+            server.close()
         for connection in tuple(kept.connections):
             connection.reset()
-        await server.wait_closed()
+        for server in servers:
+            await server.wait_closed()

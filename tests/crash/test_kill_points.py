@@ -1,0 +1,26 @@
+"""A few of the points of `python -m tests.crash.kill_points`, which has all of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.keeper import KillPoint, nursery, why_no_kill_points
+from tests.crash.kill_points import stage
+from tests.crash.play import Scenario
+from tests.crash.scenarios import SCENARIOS
+
+WHY_NOT = why_no_kill_points()
+# One in the first commits after the start, one further on.
+POINTS = (("fdatasync", 2), ("pwrite64", 14))
+
+
+@pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "-"))
+async def test_killed_at_a_write_or_a_sync_nothing_is_broken(scenario: Scenario) -> None:
+    """The daemon dies at exactly that call, starts again on what is left, and keeps every promise."""
+    async with nursery() as kept, stage(scenario, kept) as where:
+        for call, number in POINTS:
+            judgement, reached = await where.run(KillPoint(call, number, scenario.anywhere))
+            assert [] == judgement.violations
+            assert reached
+            assert judgement.most_repeats <= 1
