@@ -1,0 +1,116 @@
+"""The processes of a benchmark: the peer, the bare references, webhookd on the loop wanted; and what each costs."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.process import ROOT, Daemon, start
+
+ANSWER_SECONDS = 300.0
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def loops() -> list[str]:
+    """The event loops that can be measured here: `stock`, and `uvloop` where the extra `fast` is installed."""
+    return ["stock", "uvloop"] if importlib.util.find_spec("uvloop") else ["stock"]
+
+
+class Peer:
+    """The peer program (`tests.bench.peer`), run and ordered about."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self._process = process
+        self.port = port
+
+    async def ask(self, what: str, **fields: Any) -> dict[str, Any]:
+        """Give an order; its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": what, **fields}).encode() + b"\n")
+        line = await asyncio.wait_for(self._process.stdout.readline(), ANSWER_SECONDS)
+        assert line, "the peer died"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@asynccontextmanager
+async def peer() -> AsyncIterator[Peer]:
+    """The peer, for as long as it is needed."""
+    async with _program("-m", "tests.bench.peer", limit=1 << 26) as process:
+        assert process.stdout is not None
+        yield Peer(process, json.loads(await process.stdout.readline())["port"])
+
+
+@asynccontextmanager
+async def bare_server(loop: str) -> AsyncIterator[tuple[int, int]]:
+    """The bare server: its port and its pid."""
+    async with _program("-m", "tests.bench.bare", "server", loop) as process:
+        assert process.stdout is not None
+        yield int(await process.stdout.readline()), process.pid
+
+
+async def bare_client(loop: str, port: int, endpoints: int, seconds: float) -> float:
+    """Run the bare client to its end; the seconds of processor time that it took."""
+    before = os.times()
+    async with _program("-m", "tests.bench.bare", "client", loop, str(port), str(endpoints), str(seconds)) as process:
+        assert 0 == await process.wait()
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+@asynccontextmanager
+async def webhookd(state_dir: Path, config: str, loop: str = "stock") -> AsyncIterator[Daemon]:
+    """A daemon on that loop, its log in a file; killed at the end, which it is made for."""
+    environ = {"PYTHONPATH": str(_without_uvloop(state_dir.parent))} if loop == "stock" else {}
+    running = await start(state_dir, config, environ=environ)
+    try:
+        yield running
+    finally:
+        if running.process.returncode is None:
+            running.process.kill()
+        await running.until_dead()
+        await running.session.close()
+        running.log_file.unlink(missing_ok=True)
+
+
+def _without_uvloop(folder: Path) -> Path:
+    """A folder that, first on the path, hides an installed uvloop."""
+    hiding = folder / "hiding"
+    hiding.mkdir(exist_ok=True)
+    (hiding / "uvloop.py").write_text('raise ImportError("hidden by the benchmark")\n')
+    return hiding
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """The processor time that processes have taken so far."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+@asynccontextmanager
+async def _program(*arguments: str, limit: int = 1 << 16) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=limit,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

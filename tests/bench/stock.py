@@ -1,0 +1,125 @@
+"""State directories with something in them: endpoints, events that wait, a history; written past the daemon."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.peer import event
+from webhookd.model import Endpoint, EndpointState
+from webhookd.store import endpoints, workspaces
+from webhookd.store.database import open_writer
+
+STEP = 20_000
+KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+RECORD = (
+    b'{"number":1,"started_at":"2026-01-01T00:00:00.000Z","duration_ms":4.2,"outcome":"delivered","reason":null,'
+    b'"status":200,"detail":"answered 200","counted":false,"connection_retried":false,"request":{"headers":{}},'
+    b'"response":{"headers":{},"body":"ok","truncated":false}}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What a state directory holds: endpoints, each subscribed to one of `types`, and events, spread over them.
+
+    `idle` endpoints more want what is never sent.
+    """
+
+    endpoints: int = 0
+    types: int = 1
+    port: int = 0
+    active: bool = True
+    waiting: int = 0
+    history: int = 0
+    body_bytes: int = 1024
+    idle: int = 0
+
+
+def type_names(count: int) -> list[str]:
+    """Event types of the bench's own; `config` adds them to the catalogue."""
+    return [f"bench.t{number}" for number in range(count)]
+
+
+def config(types: int = 0, *, log_level: str = "info") -> str:
+    """A configuration without the limits that a benchmark would run into."""
+    names = "".join(f'[events."{name}"]\nlabel = "{name}"\n' for name in type_names(types))
+    return (
+        f'[egress]\nallow = ["127.0.0.0/8"]\n[log]\nlevel = "{log_level}"\n'
+        "[limits]\nendpoints = 1000000\nwaiting_per_workspace = 100000000\nwaiting_mb_per_workspace = 1000000\n"
+        "[hold]\nmax_events = 100000000\nmax_mb = 1000000\n[retention]\nmax_size_mb = 1000000\n" + names
+    )
+
+
+async def fill(state_dir: Path, stock: Stock) -> None:
+    """Make the database of `state_dir` with `stock` in it."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    connection, _, _ = await open_writer(state_dir / "webhookd.db")
+    now_ms = time.time_ns() // 1_000_000
+    await connection.run(lambda db: _base(db, stock, now_ms))
+    total = stock.history + stock.waiting
+    for first in range(0, total, STEP):
+        numbers = range(first, min(total, first + STEP))
+        await connection.run(lambda db, numbers=numbers: _events(db, stock, numbers, now_ms))  # type: ignore[misc]
+    await connection.run(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+    await connection.close()
+
+
+def _base(db: sqlite3.Connection, stock: Stock, now_ms: int) -> None:
+    names = type_names(stock.types)
+    db.execute("BEGIN")
+    workspaces.insert(db, workspace_id="default", name="default", plan="advanced", notify=(), now_ms=now_ms)
+    wanted = [names[number % len(names)] for number in range(stock.endpoints)] + ["contact.created"] * stock.idle
+    for number, event_type in enumerate(wanted):
+        endpoints.insert(db, _endpoint(number, event_type, stock, now_ms))
+    db.execute("COMMIT")
+
+
+def _endpoint(number: int, event_type: str, stock: Stock, now_ms: int) -> Endpoint:
+    return Endpoint(
+        seq=0,
+        id=f"ep_{number:026d}",
+        workspace_seq=1,
+        workspace="default",
+        url=f"http://127.0.0.1:{stock.port}/hook/{number}",
+        event_types=(event_type,),
+        description="",
+        success="200",
+        headers=(),
+        signing_key=KEY,
+        previous_key=None,
+        previous_key_until_ms=None,
+        state=EndpointState.ACTIVE if stock.active else EndpointState.DISABLED,
+        disabled_reason=None,
+        disabled_at_ms=None if stock.active else now_ms,
+        disabled_message=None,
+        skipped_upto=0,
+        forgiven_upto=0,
+        created_at_ms=now_ms,
+        updated_at_ms=now_ms,
+        deleted_at_ms=None,
+    )
+
+
+def _events(db: sqlite3.Connection, stock: Stock, numbers: range, now_ms: int) -> None:
+    """Events and their deliveries, the finished ones of the history first."""
+    names = type_names(stock.types)
+    per_endpoint = max(1, stock.endpoints)
+    rows = [(number, names[number % per_endpoint % len(names)]) for number in numbers]
+    db.execute("BEGIN")
+    db.executemany(
+        "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body) VALUES (?, 1, ?, ?, ?, ?)",
+        [(n + 1, f"old-{n:012d}", name, now_ms, event(name, n, stock.body_bytes)) for n, name in rows],
+    )
+    db.executemany(
+        "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at, state, attempt_count, tries, "
+        "finished_at, final_attempt) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (n + 1, n % per_endpoint + 1, name, stock.body_bytes, now_ms)
+            + ((1, 1, 1, now_ms, RECORD) if n < stock.history else (0, 0, 0, None, None))
+            for n, name in rows
+        ],
+    )
+    db.execute("COMMIT")
