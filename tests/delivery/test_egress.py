@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from tests.support.nameserver import NXDOMAIN, SERVFAIL, Alias, NameServer, Silence
 from tests.support.tormentor import OK, Line, Tormentor
+from tests.support.watch import watch
 from webhookd.clock import SystemClock
 from webhookd.delivery.connection import GatedConnector
 from webhookd.delivery.egress import Egress
@@ -42,23 +42,12 @@ ANSWERS = {
     "silent.test": Silence,
 }
 
-_dialled: list[tuple[Any, ...]] = []
-
-
-def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if event == "socket.connect":
-        _dialled.append(args[1])
-
-
-sys.addaudithook(_audit)
-
 
 @pytest.fixture
-def dialled() -> Iterator[list[tuple[Any, ...]]]:
+def dialled() -> Iterator[list[tuple[str, int]]]:
     """The addresses that this process has connected to since the test began."""
-    _dialled.clear()
-    yield _dialled
-    _dialled.clear()
+    with watch(through=True) as watching:
+        yield watching.dialled
 
 
 @pytest.fixture
@@ -96,7 +85,7 @@ def gates(names: NameServer, allowed: list[Any] = LOOPBACK) -> Egress:
 
 @pytest.mark.parametrize("name", ["good.test", "good-alias.test", "GOOD.test"])
 async def test_a_name_with_allowed_addresses_is_delivered_to(
-    names: NameServer, dialled: list[tuple[Any, ...]], name: str
+    names: NameServer, dialled: list[tuple[str, int]], name: str
 ) -> None:
     """The address that was judged is the one dialled."""
     async with Tormentor(serve) as receiver:
@@ -118,7 +107,7 @@ async def test_a_name_with_allowed_addresses_is_delivered_to(
     ],
 )
 async def test_one_denied_answer_blocks_the_attempt(
-    names: NameServer, dialled: list[tuple[Any, ...]], name: str
+    names: NameServer, dialled: list[tuple[str, int]], name: str
 ) -> None:
     """If any answer of the name is denied, nothing is dialled at all."""
     async with Tormentor(serve) as receiver:
@@ -128,7 +117,7 @@ async def test_one_denied_answer_blocks_the_attempt(
 
 
 async def test_a_metadata_answer_blocks_even_if_everything_is_allowed(
-    names: NameServer, dialled: list[tuple[Any, ...]]
+    names: NameServer, dialled: list[tuple[str, int]]
 ) -> None:
     """Link-local stays denied inside egress.allow."""
     outcome = await post(gates(names, EVERYTHING), "http://metadata.test/")
@@ -137,7 +126,7 @@ async def test_a_metadata_answer_blocks_even_if_everything_is_allowed(
 
 @pytest.mark.parametrize("name", ["gone.test", "broken.test", "silent.test"])
 async def test_a_name_without_answer_is_a_failure_of_dns(
-    names: NameServer, dialled: list[tuple[Any, ...]], name: str
+    names: NameServer, dialled: list[tuple[str, int]], name: str
 ) -> None:
     """NXDOMAIN, SERVFAIL and silence up to the deadline."""
     outcome = await post(gates(names), f"http://{name}/", timeout_seconds=0.3)
@@ -159,7 +148,7 @@ async def test_silent_names_leave_a_healthy_endpoint_alone(names: NameServer) ->
     await sender.close()
 
 
-async def test_an_answer_that_changes_is_judged_again(names: NameServer, dialled: list[tuple[Any, ...]]) -> None:
+async def test_an_answer_that_changes_is_judged_again(names: NameServer, dialled: list[tuple[str, int]]) -> None:
     """A name that was allowed and now is private: the next connection is blocked."""
     egress = gates(names)
     async with Tormentor(serve_once) as receiver:
@@ -174,7 +163,7 @@ async def test_an_answer_that_changes_is_judged_again(names: NameServer, dialled
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "foo.localhost"])
-async def test_localhost_is_this_machine_by_rule(names: NameServer, dialled: list[tuple[Any, ...]], host: str) -> None:
+async def test_localhost_is_this_machine_by_rule(names: NameServer, dialled: list[tuple[str, int]], host: str) -> None:
     """Delivered over the allowed loopback address, without asking anybody; blocked where none is allowed."""
     async with Tormentor(serve) as receiver:
         url = f"http://{host}:{receiver.port}/"
@@ -234,7 +223,7 @@ async def _connect_through_the_last_gate(egress: Egress, url: str) -> tuple[Exch
         "http://224.0.0.1/",
     ],
 )
-async def test_an_ip_literal_meets_the_last_gate(names: NameServer, dialled: list[tuple[Any, ...]], url: str) -> None:
+async def test_an_ip_literal_meets_the_last_gate(names: NameServer, dialled: list[tuple[str, int]], url: str) -> None:
     """aiohttp's resolver never sees an IP literal; the socket factory does, and nothing is dialled."""
     exchange, error = await _connect_through_the_last_gate(gates(names), url)
     assert error is not None
@@ -243,7 +232,7 @@ async def test_an_ip_literal_meets_the_last_gate(names: NameServer, dialled: lis
 
 
 async def test_a_resolver_that_lies_meets_the_last_gate(
-    names: NameServer, dialled: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    names: NameServer, dialled: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if the second gate let a denied address through among good ones, nothing is sent."""
     egress = gates(names)
@@ -260,7 +249,7 @@ async def test_a_resolver_that_lies_meets_the_last_gate(
     assert [] == receiver.requests
 
 
-async def test_an_error_in_the_check_is_a_refusal(names: NameServer, dialled: list[tuple[Any, ...]]) -> None:
+async def test_an_error_in_the_check_is_a_refusal(names: NameServer, dialled: list[tuple[str, int]]) -> None:
     """An address that can't be read can't be judged: blocked, not passed."""
     egress = gates(names, EVERYTHING)
     CURRENT.set(Exchange())
@@ -287,7 +276,7 @@ async def test_the_peer_that_was_reached_is_judged_too(names: NameServer) -> Non
 @pytest.mark.parametrize("own", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "good.test", "127.1"])
 async def test_webhookds_own_socket_is_never_dialled(
-    names: NameServer, dialled: list[tuple[Any, ...]], own: str, host: str
+    names: NameServer, dialled: list[tuple[str, int]], own: str, host: str
 ) -> None:
     """By number and by name, though loopback is allowed; another port of the same address is not webhookd."""
     async with Tormentor(serve) as webhookd, Tormentor(serve) as receiver:
@@ -312,7 +301,7 @@ async def test_a_wildcard_socket_is_found_on_every_address_of_the_machine(names:
 
 
 async def test_http_can_be_turned_off_after_an_endpoint_was_saved(
-    names: NameServer, dialled: list[tuple[Any, ...]]
+    names: NameServer, dialled: list[tuple[str, int]]
 ) -> None:
     """egress.allow_http = false holds for the endpoints that are there already."""
     egress = Egress(LOOPBACK, allow_http=False, resolver=DnsResolver([names.address]))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from tests.support.nameserver import NXDOMAIN, REFUSED, SERVFAIL, Alias, NameServer, Silence
+from tests.support.nameserver import NXDOMAIN, REFUSED, SERVFAIL, Alias, Answer, Garbage, NameServer, Silence
 from webhookd.delivery import machine
 from webhookd.delivery.exchange import EgressFailure
 from webhookd.delivery.resolver import DnsResolver
@@ -24,6 +25,7 @@ ANSWERS = {
     "broken.test": SERVFAIL,
     "refused.test": REFUSED,
     "silent.test": Silence,
+    "noise.test": Garbage,
 }
 
 
@@ -65,6 +67,7 @@ async def test_all_addresses_of_both_families_are_found(resolver: DnsResolver, n
         ("alias-of-nothing.test", "no address"),
         ("broken.test", "SERVFAIL"),
         ("refused.test", "refused"),
+        ("noise.test", "malformed"),
         ("x" * 70 + ".test", "malformed"),
     ],
 )
@@ -85,6 +88,18 @@ async def test_a_silent_name_leaves_the_others_alone(resolver: DnsResolver) -> N
     for task in silent:
         task.cancel()
     await asyncio.gather(*silent, return_exceptions=True)
+
+
+async def test_a_malformed_answer_spoils_no_other_lookup(server: NameServer, resolver: DnsResolver) -> None:
+    """Names that are asked for at the same time are found, though c-ares gives up the socket that they share."""
+    names = {f"name{number}.test": (f"192.0.2.{number}",) for number in range(40)}
+    server.answers = {**ANSWERS, **names}
+    noise = [asyncio.create_task(resolver.lookup("noise.test")) for _ in range(10)]
+    found = await asyncio.gather(*(resolver.lookup(name) for name in names))
+    assert [list(addresses) for addresses in names.values()] == found
+    for task in noise:
+        with pytest.raises(EgressFailure):
+            await task
 
 
 async def test_an_unreachable_name_server_is_this_machines_fault() -> None:
@@ -130,14 +145,31 @@ async def test_names_of_the_hosts_file_are_found() -> None:
         await resolver.close()
 
 
-async def test_closing_with_lookups_under_way_leaves_nothing_behind(resolver: DnsResolver) -> None:
-    """A lookup that still waits ends, and a closed resolver can be closed again."""
-    waiting = asyncio.create_task(resolver.lookup("silent.test"))
+class _NoiseThenSilence(dict[str, Answer]):
+    """Noise for the lookup that shares a channel, silence for the one that has its own."""
+
+    def __init__(self, resolver: DnsResolver) -> None:
+        super().__init__({"silent.test": Silence})
+        self._resolver = resolver
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return Silence if self._resolver._alone else Garbage
+
+
+async def test_closing_with_lookups_under_way_leaves_nothing_behind(server: NameServer, resolver: DnsResolver) -> None:
+    """A lookup that still waits ends, one that was to be repeated too, and a closed resolver can be closed again."""
+    server.answers = _NoiseThenSilence(resolver)
+    waiting = [asyncio.create_task(resolver.lookup("noise.test"))]
+    async with asyncio.timeout(5):
+        while not resolver._alone:
+            await asyncio.sleep(0.01)
+    waiting.append(asyncio.create_task(resolver.lookup("silent.test")))
     await asyncio.sleep(0.05)
     await resolver.close()
     async with asyncio.timeout(2):
-        with pytest.raises(EgressFailure):
-            await waiting
+        for task in waiting:
+            with pytest.raises(EgressFailure):
+                await task
     await resolver.close()
 
 

@@ -22,6 +22,10 @@ class Silence:
     """The answer of a server that doesn't answer."""
 
 
+class Garbage:
+    """An answer that is none: the question's number, and noise after it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Alias:
     """A CNAME, followed by the addresses of the other name in the same answer."""
@@ -30,8 +34,8 @@ class Alias:
     addresses: tuple[str, ...]
 
 
-# Addresses of both families, an error code, an alias, or nothing at all.
-Answer = tuple[str, ...] | int | Alias | type[Silence]
+# Addresses of both families, an error code, an alias, noise, or nothing at all.
+Answer = tuple[str, ...] | int | Alias | type[Garbage] | type[Silence]
 
 
 @dataclass(slots=True)
@@ -72,6 +76,8 @@ class NameServer:
         answer = self.answers.get(name, NXDOMAIN)
         if answer is Silence:
             return None
+        if answer is Garbage:
+            return query[:2] + b"\x81\x80" + b"\xff" * 40
         assert not isinstance(answer, type)
         code = answer if isinstance(answer, int) else 0
         records = [] if isinstance(answer, int) else self._records(answer, kind)

@@ -3,10 +3,15 @@
 The system's own `getaddrinfo` blocks a thread per lookup; with a few silent names all threads hang and healthy
 endpoints time out (measured).  c-ares asks over its own sockets, as many names at once as there are, honours
 /etc/resolv.conf, /etc/hosts and /etc/nsswitch.conf, follows their changes, and keeps answers for their time to live.
+
+One thing its questions share: after an answer that is no DNS message c-ares gives up the socket, and asks again for
+everybody who waited on it.  A few such answers for one name use up the tries of all the others; so whoever is told of
+a malformed answer asks once more over a channel of its own, where only its own name can spoil it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Sequence
 from typing import Protocol
@@ -27,12 +32,15 @@ _TRIES = 4
 # before any gate has judged it.
 _NO_SORT = 1 << 7
 
+_ALONE_AT_ONCE = 16  # each is a thread and some descriptors, for as long as a lookup takes
+
 _TEXTS = {
     ares.ARES_ENOTFOUND: "the name doesn't exist",
     ares.ARES_ENODATA: "the name has no address",
     ares.ARES_EBADNAME: "the name is malformed",
     ares.ARES_ESERVFAIL: "the name server failed (SERVFAIL)",
     ares.ARES_EREFUSED: "the name server refused to answer",
+    ares.ARES_EBADRESP: "the name server's answer is malformed",
     ares.ARES_ETIMEOUT: "no name server answered",
 }
 _NO_RESOLVER = frozenset({ares.ARES_ECONNREFUSED, ares.ARES_ENOTINITIALIZED, ares.ARES_EFILE, ares.ARES_ENOMEM})
@@ -57,32 +65,57 @@ class DnsResolver:
     def __init__(self, nameservers: Sequence[str] = ()) -> None:
         self._nameservers = list(nameservers)
         self._channel: aiodns.DNSResolver | None = None
+        self._alone: set[aiodns.DNSResolver] = set()
+        self._turns = asyncio.Semaphore(_ALONE_AT_ONCE)
 
     async def lookup(self, name: str) -> list[str]:
         """See `Resolver.lookup`."""
         try:
-            answer = await self._open().getaddrinfo(
-                name, family=socket.AF_UNSPEC, type=socket.SOCK_STREAM, flags=_NO_SORT
-            )
+            try:
+                return await _ask(self._shared_channel(), name)
+            except ares.DNSError as error:
+                if _code(error) != ares.ARES_EBADRESP:
+                    raise
+                return await self._ask_alone(name)
         except ares.DNSError as error:
             raise _explain(name, error) from error
         except pycares.AresError as error:
             raise EgressFailure(Reason.LOCAL, f"this machine's resolver could not be started: {error}") from error
-        return [node.addr[0].decode("ascii") for node in answer.nodes]
 
     async def close(self) -> None:
         """See `Resolver.close`."""
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        for channel in (*self._alone, *([self._channel] if self._channel else [])):
+            await channel.close()
+        self._channel = None
+
+    async def _ask_alone(self, name: str) -> list[str]:
+        """Ask over a channel that carries no other question."""
+        async with self._turns:
+            channel = self._open()
+            self._alone.add(channel)
+            try:
+                return await _ask(channel, name)
+            finally:
+                self._alone.discard(channel)
+                await channel.close()
+
+    def _shared_channel(self) -> aiodns.DNSResolver:
+        """The channel of all, opened at the first lookup: a machine without a resolver may get one later."""
+        if self._channel is None:
+            self._channel = self._open()
+        return self._channel
 
     def _open(self) -> aiodns.DNSResolver:
-        """The channel, opened at the first lookup: a machine without a resolver may get one later."""
-        if self._channel is None:
-            self._channel = aiodns.DNSResolver(
-                nameservers=self._nameservers or None, timeout=_FIRST_TRY_SECONDS, tries=_TRIES
-            )
-        return self._channel
+        return aiodns.DNSResolver(nameservers=self._nameservers or None, timeout=_FIRST_TRY_SECONDS, tries=_TRIES)
+
+
+async def _ask(channel: aiodns.DNSResolver, name: str) -> list[str]:
+    answer = await channel.getaddrinfo(name, family=socket.AF_UNSPEC, type=socket.SOCK_STREAM, flags=_NO_SORT)
+    return [node.addr[0].decode("ascii") for node in answer.nodes]
+
+
+def _code(error: ares.DNSError) -> int:
+    return int(error.args[0])
 
 
 def _explain(name: str, error: ares.DNSError) -> EgressFailure:
@@ -90,7 +123,7 @@ def _explain(name: str, error: ares.DNSError) -> EgressFailure:
 
     A local stub (systemd-resolved) goes on answering when the network is gone: with SERVFAIL, for every name.
     """
-    code = error.args[0] if error.args else None
+    code = _code(error)
     if code in _NO_RESOLVER:
         return EgressFailure(Reason.LOCAL, f"no usable resolver: no name server of this machine was reached for {name}")
     if code in _RESOLVER_AT_A_LOSS and machine.is_cut_off():
