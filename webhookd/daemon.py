@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from aiohttp import web
 from msgspec import structs
 
 from webhookd import log
@@ -35,7 +34,6 @@ from webhookd.web.server import Runner
 ADDRESS_FILE = "address"
 # Requests under way when the daemon stops: streams are told at once, the rest is short.
 SHUTDOWN_SECONDS = 3.0
-BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ async def _open_doors(house: House, config: Config, state_dir: Path, environ: Ma
     try:
         families = await _take_over(runner, listen, environ)
         if families.isdisjoint({socket.AF_INET, socket.AF_INET6}):
-            await web.TCPSite(runner, listen.host, listen.port, backlog=BACKLOG).start()
+            await runner.listen_tcp(listen.host, listen.port)
         if listen.unix_socket and socket.AF_UNIX not in families:
             await _open_unix_socket(runner, state_dir / listen.unix_socket, listen.unix_group)
     except (OSError, ConfigError) as error:
@@ -170,11 +168,11 @@ async def _open_doors(house: House, config: Config, state_dir: Path, environ: Ma
     return _Doors(runner, url, ", ".join(unix_sockets))
 
 
-async def _take_over(runner: web.AppRunner, listen: Listen, environ: Mapping[str, str]) -> set[socket.AddressFamily]:
+async def _take_over(runner: Runner, listen: Listen, environ: Mapping[str, str]) -> set[socket.AddressFamily]:
     """Serve on what systemd listens on for us; its sockets take the place of the configured one of their kind."""
     handed_over = sockets_handed_over(environ, insecure_public=listen.insecure_public)
     for each in handed_over:
-        await web.SockSite(runner, each, backlog=BACKLOG).start()
+        await runner.listen_on(each)
     return {each.family for each in handed_over}
 
 
@@ -187,10 +185,10 @@ def _cannot_listen(error: OSError | ConfigError, where: str) -> Fatal:
     return NotYet(message) if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL) else ConfigError(message)
 
 
-async def _open_unix_socket(runner: web.AppRunner, path: Path, group: str) -> None:
+async def _open_unix_socket(runner: Runner, path: Path, group: str) -> None:
     previous = os.umask(0o117)  # 0660 from the first moment on
     try:
-        await web.UnixSite(runner, path).start()
+        await runner.listen_unix(path)
     finally:
         os.umask(previous)
     if group:

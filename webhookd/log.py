@@ -146,6 +146,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "store.full": LogEvent("error", "The disk is nearly full: no events are taken."),
     "store.recovered": LogEvent("info", "There is space again: events are taken."),
     "backup.made": LogEvent("info", "A copy of the database was made.", ("duration_ms", "size_bytes")),
+    "resource.exhausted": LogEvent(
+        "warning", "No descriptor, memory or thread is left; callers are told 503, or wait.", ("error", "count")
+    ),
     "request.failed": LogEvent(
         "error", "A fault of webhookd's own, answered 500.", ("status", "incident", "method", "path", "error", "count")
     ),

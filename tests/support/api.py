@@ -101,7 +101,7 @@ async def running_api(
         runner = Runner(app, shutdown_seconds=0.5)
         await runner.setup()
         try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            await runner.listen_tcp("127.0.0.1", 0)
             port = runner.addresses[0][1]
             admin, ingest = ((state_dir / name).read_text().strip() for name in ("admin-token", "ingest-token"))
             async with ClientSession(

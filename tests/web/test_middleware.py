@@ -398,10 +398,10 @@ async def test_at_the_bound_silent_connections_make_room(api: Api, monkeypatch: 
                 assert 200 == (await line.answer())[0]
 
 
-async def test_a_connection_too_many_is_ended_where_all_others_are_busy(
+async def test_a_connection_too_many_is_refused_where_all_others_are_busy(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody's request is cut off for a newcomer."""
+    """503 with Retry-After, asked or not, and the end; nobody's request is cut off for a newcomer."""
     monkeypatch.setattr("webhookd.web.server._connections_max", lambda: 2)
     async with wire(api.port) as one, wire(api.port) as two:
         for line in (one, two):
@@ -409,8 +409,13 @@ async def test_a_connection_too_many_is_ended_where_all_others_are_busy(
         async with asyncio.timeout(10):
             while len(api.app[STREAMS]) < 2:
                 await asyncio.sleep(0.001)
-        async with wire(api.port) as three:
-            assert b"" == await three.ended()
+        for asks in (True, False):
+            async with wire(api.port) as three:
+                three.send(head(api, Content_Length="100000") * asks)
+                status, headers, body = await three.answer()
+                assert (503, "2", "close") == (status, headers["retry-after"], headers["connection"])
+                assert "unavailable" == orjson.loads(body)["error"]["code"]
+                assert b"" == await three.ended()
         for line in (one, two):
             line.chunk(b"")
             assert 202 == (await line.answer())[0]

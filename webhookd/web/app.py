@@ -17,6 +17,7 @@ from webhookd.web import (
     api_workspaces,
     pages_sign_in,
 )
+from webhookd.web.holding import HOLDING, Holding
 from webhookd.web.http import PATIENCE, SERVICES, Patience, Route
 from webhookd.web.ingest_stream import STREAMS
 from webhookd.web.intake import REFUSALS
@@ -44,6 +45,7 @@ def make_app(services: Services, *, patience: Patience | None = None) -> web.App
     app[SERVICES] = services
     app[GUARD] = guard
     app[PATIENCE] = patience or Patience()
+    app[HOLDING] = Holding()
     app[REFUSALS] = Counter()
     app[STREAMS] = set()
     app[api_operate.COPYING] = asyncio.Lock()

@@ -25,6 +25,7 @@ from webhookd.clock import parse_rfc3339
 from webhookd.errors import Refusal, did_you_mean
 from webhookd.model import DEFAULT_WORKSPACE, Json, Token
 from webhookd.web.access import Scope
+from webhookd.web.holding import hold
 from webhookd.web.services import Services
 
 S = TypeVar("S", bound=Struct)
@@ -233,7 +234,7 @@ def media_type_refused(request: web.Request, *takes: str) -> Refusal:
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
-    """The whole body.  Refusal `payload_too_large` before anything larger is held, `request_timeout`."""
+    """The whole body.  Refusal `payload_too_large` before anything larger is held, `request_timeout`, `unavailable`."""
     if (request.content_length or 0) > max_bytes:
         raise request_too_large(max_bytes)
     content = request.content
@@ -241,15 +242,17 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
         body = content.read_nowait(-1)
         if len(body) > max_bytes:
             raise request_too_large(max_bytes)
+        hold(request, len(body))
         return body
     patience = request.app[PATIENCE].body_seconds
     until = asyncio.get_running_loop().time() + patience
     parts = bytearray()
     try:
         while chunk := await read_some(request, until - asyncio.get_running_loop().time()):
-            parts += chunk
-            if len(parts) > max_bytes:
+            if len(parts) + len(chunk) > max_bytes:
                 raise request_too_large(max_bytes)
+            hold(request, len(chunk))
+            parts += chunk
     except TimeoutError:
         message = f"The body did not arrive within {patience:g} seconds; nothing was done."
         raise Refusal("request_timeout", message) from None

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from webhookd.errors import Refusal
 from webhookd.rules.events import Line, LineSplitter
+from webhookd.web.holding import HOLDING
 from webhookd.web.http import PATIENCE, json_response, read_arrived, read_some, services, workspace_id
 from webhookd.web.intake import Checked, Intake, note_refusal
 
@@ -37,6 +38,7 @@ class IngestStream:
         self._request = request
         self._refusals = refusals
         self._patience = request.app[PATIENCE]
+        self._holding = request.app[HOLDING]
         self._intake = Intake(services(request), workspace_id(request), refusals)
         self._line_max = self._intake.max_bytes + WHITE_SPACE_BYTES
         self._splitter = LineSplitter(self._line_max)
@@ -67,6 +69,7 @@ class IngestStream:
         finally:
             reading.cancel()
             await asyncio.wait([reading])
+            self._holding.give_back(self.uncommitted_bytes)
         if not reading.cancelled():
             reading.result()
         return self._answer(self._stopped or self._reading_failed)
@@ -120,6 +123,7 @@ class IngestStream:
         if piece:
             self._pieces.extend(piece[begin : begin + SPLIT_BYTES] for begin in range(0, len(piece), SPLIT_BYTES))
             self.uncommitted_bytes += len(piece)
+            self._holding.byte_count += len(piece)
             if piece.endswith(b"\n"):
                 self._line_due = None
             elif self._line_due is None or b"\n" in piece:  # another line is begun
@@ -127,10 +131,15 @@ class IngestStream:
             self._news.set()
 
     async def _wait_for_room(self) -> None:
-        # A begun line is not counted: no commit makes room of it, only its own end does, which must be read.
-        while self.uncommitted_bytes - self._splitter.pending_bytes > self._uncommitted_max:
+        while self._has_enough():
             self._room.clear()
             await self._room.wait()
+        self._holding.take(0, 0)
+
+    def _has_enough(self) -> bool:
+        # A begun line is not counted: no commit makes room of it, only its own end does, which must be read.
+        ended = self.uncommitted_bytes - self._splitter.pending_bytes
+        return ended > self._uncommitted_max or (ended > 0 and self._holding.full)
 
     # Committing
 
@@ -187,6 +196,7 @@ class IngestStream:
 
     def _release(self, byte_count: int) -> None:
         self.uncommitted_bytes -= byte_count
+        self._holding.give_back(byte_count)
         self._room.set()
 
     async def _accept(self, batch: list[Checked], size: int) -> None:

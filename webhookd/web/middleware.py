@@ -18,14 +18,17 @@ from aiohttp import hdrs, web
 
 from webhookd import log
 from webhookd.config import Listen, is_loopback
+from webhookd.delivery.machine import SHORTAGES
 from webhookd.errors import Refusal
 from webhookd.model import Token
 from webhookd.web.access import Scope
+from webhookd.web.holding import let_go
 from webhookd.web.http import CALLER, SECURITY_HEADERS, NoFields, Route, json_response, read_query, workspace_id
 from webhookd.web.services import Services
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+SHORTAGE_RETRY_SECONDS = 2
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 # A request with one of these was passed on by a proxy or sent by a page in a browser: it isn't a local program's own.
 _NOT_LOCAL = ("Forwarded", "Origin", "Sec-Fetch-Site")
@@ -69,6 +72,8 @@ class Guard:
             if request.writer.output_size > 0:  # no end of an answer is better than a wrong one
                 raise ConnectionResetError("the answer had begun") from error
             response = refused(said)
+        finally:
+            let_go(request)
         if not response.prepared:
             headers = response.headers
             for name, value in SECURITY_HEADERS.items():
@@ -174,7 +179,17 @@ def refused(refusal: Refusal, headers: Mapping[str, str] | None = None) -> web.R
 
 
 def failure(method: str, path: str, error: BaseException) -> Refusal:
-    """The refusal for a fault of our own, which is logged in full; the same fault has the same incident number."""
+    """The refusal for a fault of our own, which is logged in full; the same fault has the same incident number.
+
+    That the machine has no descriptor, memory or thread left is none: the caller is to come back (`unavailable`).
+    """
+    if is_shortage(error):
+        log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")
+        return Refusal(
+            "unavailable",
+            "The machine has no descriptor, memory or thread left for this. Try again in a moment.",
+            retry_after_seconds=SHORTAGE_RETRY_SECONDS,
+        )
     text = "".join(traceback.format_exception(error))
     places = [f"{each.filename}:{each.lineno}" for each in traceback.extract_tb(error.__traceback__)]
     incident = hashlib.sha256("\n".join([type(error).__name__, *places]).encode()).hexdigest()[:12]
@@ -184,6 +199,13 @@ def failure(method: str, path: str, error: BaseException) -> Refusal:
         f"webhookd failed at this, which is a fault of its own. Its log has it as incident {incident}.",
         details={"incident": incident},
     )
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether a fault is the machine's, which ran out of something, and passes by itself."""
+    if isinstance(error, OSError):
+        return error.errno in SHORTAGES
+    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
 
 
 async def expect(request: web.Request) -> web.StreamResponse | None:

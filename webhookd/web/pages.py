@@ -173,7 +173,8 @@ def page(handler: Handler, *, open_to_all: bool = False) -> Answering:
         except (web.HTTPException, ConnectionError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets a page and no traceback
-            response = made.show("error.html", 500, refusal=failure(request.method, request.path, error))
+            fault = failure(request.method, request.path, error)
+            response = made.show("error.html", fault.status, refusal=fault)
         if not response.prepared:
             response.headers.update(_HEADERS)
         return response

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from itertools import islice
+from pathlib import Path
 from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from webhookd.errors import Refusal
+from webhookd.web.doors import Site, listen_tcp, listen_unix
 from webhookd.web.middleware import GUARD, Handler, failure, refused
 
 # Also how long a request's headers may take, counted from the connection's start or its last answer.
@@ -37,7 +40,7 @@ CONNECTIONS_LOOKED_AT = 100
 class _Connection(RequestHandler):
     """One connection of a caller."""
 
-    __slots__ = ()
+    __slots__ = ("said_all",)
 
     def expected(self, now: float) -> bool:
         """Whether its caller, to whom nothing is owed, most likely writes a request just now."""
@@ -47,11 +50,23 @@ class _Connection(RequestHandler):
         silent_seconds = now - (self._next_keepalive_close_time - KEEP_ALIVE_SECONDS)
         return silent_seconds < (ANSWERED_SECONDS if self._request_count else FRESH_SECONDS)
 
-    def connection_made(self, transport: Any) -> None:
-        """Take the connection; when there are too many, one that asks for nothing makes room, or else this one."""
-        super().connection_made(transport)
-        if self._manager is not None and len(self._manager._connections) > _connections_max():
-            _idlest(self._manager, self).force_close()
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.said_all = False
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks for it; aiohttp never stays
+        """The caller sends nothing more; it still gets its answers if all of what they need has come (`nc -N`).
+
+        One whose answer has begun is taken to be gone, as callers of a live stream are.
+        """
+        reading = self._messages[-1][1] if self._messages else None
+        asking = self._current_request
+        if reading is None and asking is not None and asking.writer.output_size == 0:
+            reading = asking.content
+        self.said_all = reading is not None and reading.is_eof()
+        if self.said_all and not self._messages:
+            self._close = True  # after the answer that is due, and without `close`, which is for one that waits
+        return self.said_all
 
     def data_received(self, data: bytes) -> None:
         """Take what came.  Where that breaks a body's framing, aiohttp's parser doesn't tell who reads the body."""
@@ -83,21 +98,29 @@ class _Connection(RequestHandler):
         return answer
 
 
-def _idlest(server: web.Server, newest: _Connection) -> RequestHandler:
-    """Of the oldest connections one that never asked for anything, or else one between two requests."""
-    oldest = [
-        each
-        for each in islice(server._connections, CONNECTIONS_LOOKED_AT)
-        if each._current_request is None and not each._force_close
-    ]
-    return next((each for each in oldest if each._request_count == 0), oldest[0] if oldest else newest)
-
-
 class _Server(web.Server):
     """Makes our kind of connection."""
 
     def __call__(self) -> RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def make_room(self) -> bool:
+        """Whether there is room for one more connection; one that asks for nothing makes some."""
+        if len(self._connections) < _connections_max():
+            return True
+        idle = self._idlest()
+        if idle is not None:
+            idle.force_close()
+        return idle is not None
+
+    def _idlest(self) -> RequestHandler | None:
+        """Of the oldest connections one that never asked for anything, or else one between two requests."""
+        oldest = [
+            each
+            for each in islice(self._connections, CONNECTIONS_LOOKED_AT)
+            if each._current_request is None and not each._force_close
+        ]
+        return next((each for each in oldest if each._request_count == 0), oldest[0] if oldest else None)
 
 
 class Runner(web.AppRunner):
@@ -120,6 +143,19 @@ class Runner(web.AppRunner):
             max_headers=HEADERS,
         )
 
+    async def listen_tcp(self, host: str, port: int) -> None:
+        """Serve on every address of `host`; OSError where that can't be."""
+        for each in await listen_tcp(host, port):
+            await self.listen_on(each)
+
+    async def listen_unix(self, path: Path) -> None:
+        """Serve on a unix socket; OSError where that can't be."""
+        await self.listen_on(listen_unix(path))
+
+    async def listen_on(self, listening: socket.socket) -> None:
+        """Serve on a socket that is bound."""
+        await Site(self, listening, lambda: cast("_Server", self.server).make_room()).start()
+
     async def part(self) -> None:
         """Take no new connection; answer what is on its way, and tell each caller to come back on a new one.
 
@@ -127,19 +163,14 @@ class Runner(web.AppRunner):
         whose connection was just taken, or who writes the next request on one that is kept, would get no answer.
         """
         self._parting = True
-        loop = asyncio.get_running_loop()
-        for site in self.sites:
-            for each in getattr(site._server, "sockets", ()):
-                loop.remove_reader(each.fileno())
-        # asyncio takes a connection in three steps, each in a turn of its own: it is accepted, it gets its transport
-        # (a server that is closed before that drops it), and our server hears of it.
-        await asyncio.sleep(0)
-        for site in self.sites:
+        sites = self.sites
+        for site in sites:
             await site.stop()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for site in sites:
+            await cast("Site", site).arrived()
+        await asyncio.sleep(0)  # asyncio tells of a connection in the turn after it was made
         for _ in range(round(FRESH_SECONDS / PARTING_LOOK_SECONDS)):
-            if not self._anybody_expected(loop.time()):
+            if not self._anybody_expected(asyncio.get_running_loop().time()):
                 return
             await asyncio.sleep(PARTING_LOOK_SECONDS)
 
@@ -153,7 +184,8 @@ class Runner(web.AppRunner):
 
         async def answer(request: web.Request) -> web.StreamResponse:
             response = await guard.answer(request, handle)
-            if self._parting:
+            connection = request.protocol
+            if self._parting or (connection.said_all and not connection._messages):  # type: ignore[attr-defined]
                 response.force_close()
             return response
 

@@ -1,0 +1,69 @@
+"""How much of all callers' bodies is held at a time: bounded over all connections together, so that memory is.
+
+Each caller has bounds of its own (8 MiB of an array, 4 MiB of lines not yet committed), which are no bound for ten
+thousand callers.  Past `FULL_BYTES` larger bodies are refused and streams are read no faster than they are committed;
+one event's body is refused only past `CRAMMED_BYTES`, so that callers with large bodies, or slow ones, can't keep
+those with small ones out.  A process holds two to three times these bytes in memory, for an array's events are cut
+out of its text.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from webhookd.errors import Refusal
+
+FULL_BYTES = 64 * 1024 * 1024
+CRAMMED_BYTES = 2 * FULL_BYTES
+SMALL_BODY_BYTES = 256 * 1024
+RETRY_AFTER_SECONDS = 1
+
+
+class Holding:
+    """The bytes of bodies that are held now."""
+
+    __slots__ = ("byte_count",)
+
+    def __init__(self) -> None:
+        self.byte_count = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody should be given more room than for one event."""
+        return self.byte_count > FULL_BYTES
+
+    def take(self, byte_count: int, own_bytes: int) -> None:
+        """Hold more for a caller whose body has `own_bytes` with these; Refusal `unavailable` where that is too much.
+
+        What was taken is to be given back also after a refusal.
+        """
+        self.byte_count += byte_count
+        if self.byte_count > (FULL_BYTES if own_bytes > SMALL_BODY_BYTES else CRAMMED_BYTES):
+            raise Refusal(
+                "unavailable",
+                "webhookd holds as much of other callers' requests as it may: nothing more was taken. Try again in a "
+                "moment.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+
+    def give_back(self, byte_count: int) -> None:
+        """Hold so much less."""
+        self.byte_count -= byte_count
+
+
+HOLDING = web.AppKey("holding", Holding)
+HELD_BYTES = web.RequestKey("held_bytes", int)
+
+
+def hold(request: web.Request, byte_count: int) -> None:
+    """Hold more of a request's body, until its answer is made; Refusal `unavailable` where that is too much."""
+    own_bytes = request.get(HELD_BYTES, 0) + byte_count
+    request[HELD_BYTES] = own_bytes
+    request.app[HOLDING].take(byte_count, own_bytes)
+
+
+def let_go(request: web.Request) -> None:
+    """The answer is made: nothing of the body is needed any more."""
+    held_bytes = request.get(HELD_BYTES, 0)
+    if held_bytes:
+        request.app[HOLDING].give_back(held_bytes)
