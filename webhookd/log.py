@@ -310,7 +310,14 @@ class _FromLibraries(logging.Handler):
             message = str(record.msg)
         error = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
         event = "library.failed" if record.levelno >= logging.ERROR else "library.warned"
-        throttled(event, key=(record.name, record.msg), logger=record.name, message=message, error=error)
+        # Its first line alone: asyncio's complaints go on with the descriptor of the connection that they are about.
+        throttled(
+            event,
+            key=(record.name, str(record.msg).partition("\n")[0]),
+            logger=record.name,
+            message=message,
+            error=error,
+        )
 
 
 def _listen_to_libraries(threshold: int) -> None:

@@ -52,6 +52,27 @@ async def test_look(api: Any, ask: Any) -> None:
     assert "Last errors" not in ran.out
 
 
+async def test_a_look_at_one_workspace(api: Any, ask: Any) -> None:
+    """A token that is bound to a workspace gets less, and that is shown."""
+    own = (
+        "version",
+        "started_at",
+        "uptime_seconds",
+        "workspaces",
+        "endpoints",
+        "backlog",
+        "slowest_endpoints",
+        "budgets",
+    )
+    api.answers("GET", "/v1/status", {name: LOOK[name] for name in own if name in LOOK})
+
+    ran = await ask("status")
+
+    assert (0, "") == (ran.code, ran.err)
+    assert "11 of 12 active" in ran.out and "15 of 30 failures" in ran.out
+    assert "database" not in ran.out
+
+
 async def test_json(api: Any, ask: Any) -> None:
     """For scripts, what the API says."""
     api.answers("GET", "/v1/status", LOOK)

@@ -153,6 +153,10 @@ class Wire:
             except ConnectionResetError:
                 return b""
 
+    def end(self) -> None:
+        """Say that nothing more will be sent; answers are still read."""
+        self._writer.write_eof()
+
     def reset(self) -> None:
         """End the connection at once, as a program that is killed does."""
         self._writer.transport.abort()

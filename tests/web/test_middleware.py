@@ -111,11 +111,30 @@ async def test_a_bound_token_sees_its_workspace_alone(api: Api) -> None:
         ("POST", "/v1/workspaces/other/events", ingest),
         ("GET", "/v1/tokens", admin),
         ("POST", "/v1/backup", admin),
-        ("GET", "/v1/status", admin),
-        ("GET", "/metrics", admin),
     ):
         answer = await api.call(method, path, data=ONE if method == "POST" else None, token=token)
         assert (path, 403, "forbidden") == (path, answer.status, answer.code)
+
+
+@pytest.mark.parametrize("scope", ["observe", "admin"])
+async def test_a_bound_token_observes_its_workspace_alone(api: Api, scope: str) -> None:
+    """Figures and status of acme, without a word of another workspace or of the whole daemon."""
+    await api.house.services.workspaces.create("acme")
+    await api.engine.endpoint("https://acme.example/hook", workspace="acme")
+    await api.engine.endpoint("https://default.example/hook")
+    await api.engine.send("one")
+    token = await make_token(api, scope, "acme")
+    status, whole = (await api.get("/v1/status", token=token)), (await api.get("/v1/status")).json
+    assert 200 == status.status
+    assert {"total": 1, "active": 1, "auto_disabled": 0} == status.json["endpoints"]
+    assert (1, 2) == (status.json["workspaces"], whole["workspaces"])
+    assert {"database", "last_errors", "unsent_mail", "totals"} <= set(whole) - set(status.json)
+    figures = await api.get("/metrics", token=token)
+    assert 200 == figures.status
+    assert b'webhookd_endpoints{state="active",workspace="acme"} 1.0' in figures.body
+    assert b"webhookd_budget_failures" in figures.body and b"webhookd_database_bytes" not in figures.body
+    for body in (status.body, figures.body):
+        assert b"default" not in body
 
 
 async def test_a_revoked_token_is_worthless_at_once(api: Api) -> None:
@@ -139,7 +158,10 @@ async def test_a_revoked_token_is_worthless_at_once(api: Api) -> None:
         ("127.9.8.7", 200),
         ("[::1]:8780", 200),
         ("evil.example", 421),
+        ("webhookd.localhost:8780", 200),
         ("localhost.evil.example", 421),
+        ("evillocalhost", 421),
+        ("a.localhost.example", 421),
         ("10.0.0.1", 421),
         ("127.0.0.1.evil.example", 421),
         ("[::2]", 421),
@@ -267,7 +289,7 @@ async def test_a_fault_of_ours_tells_the_caller_a_number_alone(tmp_path: Path) -
     """500 with an incident that the log has too, with the traceback; the same fault has the same number."""
     async with running_api(tmp_path) as api:
 
-        async def broken() -> dict[str, object]:
+        async def broken(workspace: str | None) -> dict[str, object]:
             raise RuntimeError("a secret detail")
 
         object.__setattr__(api.house.services, "status", broken)
@@ -369,6 +391,34 @@ async def test_a_slow_body_of_fields_is_given_up(tmp_path: Path) -> None:
 
 
 # Connections
+
+
+@pytest.mark.parametrize("requests", [1, 2, 5])
+@pytest.mark.parametrize("pieces", [1, 2, 200])
+async def test_a_caller_that_has_said_all_is_answered(api: Api, requests: int, pieces: int) -> None:
+    """`nc -N` ends its side after the request: each request that came whole is answered, then the connection ends."""
+    async with wire(api.port) as line:
+        sent = (head(api, Content_Length=str(len(ONE))).encode() + ONE) * requests
+        size = -(-len(sent) // pieces)
+        for begin in range(0, len(sent), size):
+            line.send(sent[begin : begin + size])
+            await asyncio.sleep(0)
+        line.end()
+        assert requests == (await line.ended()).count(b"HTTP/1.1 202 Accepted")
+
+
+async def test_a_caller_that_ends_before_it_has_said_all_is_not_waited_for(api: Api) -> None:
+    """In the headers, in the body, between two requests, or while it listens: the connection ends, nothing is done."""
+    whole = head(api, Content_Length=str(len(ONE))).encode() + ONE
+    stream = head(api, "GET", "/v1/deliveries/stream", Authorization=f"Bearer {api.admin_token}").encode()
+    for sent, answered in ((b"", 0), (whole[:20], 0), (whole[:-1], 0), (whole, 1), (stream, 1)):
+        async with wire(api.port) as line:
+            line.send(sent)
+            if answered:
+                await line.answer()
+            line.end()
+            await line.ended()
+    assert 1 == api.house.services.ingest.accepted_count
 
 
 async def test_many_idle_connections_leave_room(api: Api) -> None:

@@ -32,12 +32,11 @@ def status(call: Call) -> None:
     fields(_lines(look))
     _print_disabled(client, look)
     _print_slowest(look["slowest_endpoints"])
-    return _print_errors(look["last_errors"])
+    return _print_errors(look.get("last_errors", []))
 
 
 def _lines(look: dict[str, Any]) -> Iterator[tuple[str, object]]:
-    endpoints, backlog, database = look["endpoints"], look["backlog"], look["database"]
-    rates, totals = look["rates_per_second"], look["totals"]
+    endpoints, backlog = look["endpoints"], look["backlog"]
     yield (
         "endpoints",
         f"{endpoints['active']:,} of {endpoints['total']:,} active, {endpoints['auto_disabled']:,} auto-disabled",
@@ -47,6 +46,15 @@ def _lines(look: dict[str, Any]) -> Iterator[tuple[str, object]]:
         f"{count(backlog['waiting'], 'event')} ({size(backlog['waiting_bytes'])}), {backlog['held']:,} of them held; "
         f"{count(backlog['in_flight'], 'request')} in flight",
     )
+    for budget in look["budgets"]:
+        spent, limit = budget["failures"], budget["limit"]
+        yield f"budget {budget['workspace']}", f"{bar(spent, limit, columns=20)} {spent} of {limit} failures"
+    if "database" in look:  # a token that is bound to a workspace sees that workspace alone
+        yield from _lines_of_the_daemon(look)
+
+
+def _lines_of_the_daemon(look: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    database, rates, totals = look["database"], look["rates_per_second"], look["totals"]
     yield (
         "last minute",
         ", ".join(f"{rates[name]:g} {name}" for name in ("accepted", "delivered", "failed")) + " a second",
@@ -54,9 +62,6 @@ def _lines(look: dict[str, Any]) -> Iterator[tuple[str, object]]:
     yield "since the start", ", ".join(f"{number:,} {name}" for name, number in totals.items())
     reasons = sorted(look["failures_by_reason"].items(), key=lambda pair: -pair[1])
     yield "failures", ", ".join(f"{number:,} {reason}" for reason, number in reasons)
-    for budget in look["budgets"]:
-        spent, limit = budget["failures"], budget["limit"]
-        yield f"budget {budget['workspace']}", f"{bar(spent, limit, columns=20)} {spent} of {limit} failures"
     yield (
         "database",
         f"{size(database['size_bytes'])}, write-ahead log {size(database['wal_bytes'])}, "

@@ -92,6 +92,8 @@ def _load(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if "memory" in error.msg:
+            raise MemoryError(error.msg) from None  # which is no fault of the event
         shortened = _shorten_huge_integers(body)
         if shortened == body:
             raise _not_json(body, error) from None

@@ -15,7 +15,8 @@ A checkpoint is asked for like a command and runs by itself, between two transac
 one on its own only when the log has become long, and whoever commits then waits for all of it.
 
 A full disk refuses commands, except those submitted with `must=True` (outcomes of attempts): these are tried again
-until there is room.  Any other failure of SQLite ends the daemon, because what is durable is no longer known.
+until there is room.  So does a lack of memory, which SQLite rolls back from.  Any other failure of SQLite ends the
+daemon, because what is durable is no longer known.
 """
 
 from __future__ import annotations
@@ -169,6 +170,10 @@ class Writer:
         group = self._take_group()
         try:
             results, self.held_seconds = await self._connection.run(lambda db: _timed(db, group))
+        except MemoryError as error:
+            log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")
+            await self._put_back(group, _Refused(_no_memory()))
+            return
         except sqlite3.Error as error:
             if not is_full(error):
                 for command in group:
@@ -202,14 +207,17 @@ class Writer:
         return group
 
     async def _after_full(self, group: list[_Command[Any]]) -> None:
-        """Refuse what may be refused and keep the rest at the head of the queue, in order."""
         if not self.full:
             self.full = True
             log.emit("store.full")
+        await self._put_back(group, _Refused(storage_full()))
+
+    async def _put_back(self, group: list[_Command[Any]], refused: _Refused) -> None:
+        """Refuse what may be refused and keep the rest at the head of the queue, in order."""
         kept = [command for command in group if command.must]
         for command in group:
             if not command.must:
-                _answer(command, _Refused(storage_full()))
+                _answer(command, refused)
         self._waiting.extendleft(reversed(kept))
         if kept and len(kept) == len(group):
             await asyncio.sleep(FULL_RETRY_SECONDS)
@@ -229,6 +237,10 @@ def storage_full() -> Refusal:
         "The disk is nearly full, so nothing was accepted. Free some space (store.min_free_mb) and send it again.",
         retry_after_seconds=10,
     )
+
+
+def _no_memory() -> Refusal:
+    return Refusal("unavailable", "There is no memory for this now. Try again in a moment.", retry_after_seconds=2)
 
 
 def _unavailable() -> Refusal:
@@ -322,6 +334,8 @@ def _run_one(db: sqlite3.Connection, command: _Command[Any]) -> Any:
         if concerns_command_only(error):
             return _undo(db, error)
         raise  # the disk's or the file's fault concerns the whole group
+    except MemoryError:
+        raise  # the machine's too
     except Exception as error:  # noqa: BLE001 - it belongs to the caller, who gets it from the future
         return _undo(db, error)
     db.execute("RELEASE command")

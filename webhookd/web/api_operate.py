@@ -26,6 +26,7 @@ from webhookd.web.http import (
     SECURITY_HEADERS,
     Paging,
     Route,
+    caller,
     json_response,
     list_response,
     read_fields,
@@ -106,14 +107,20 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def show_status(request: web.Request) -> web.Response:
-    """The whole daemon at one look."""
-    return json_response(await services(request).status())
+    """The whole daemon at one look, or the caller's own workspace."""
+    return json_response(await services(request).status(_own_workspace(request)))
 
 
 async def show_metrics(request: web.Request) -> web.Response:
     """The metrics as Prometheus reads them."""
-    text = metrics.render(await figures(services(request), request.app[REFUSALS]))
+    text = metrics.render(await figures(services(request), request.app[REFUSALS], _own_workspace(request)))
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _own_workspace(request: web.Request) -> str | None:
+    """The workspace that the caller's token is bound to."""
+    token = caller(request)
+    return token.workspace if token is not None else None
 
 
 async def show_openapi(request: web.Request) -> web.Response:
@@ -229,7 +236,7 @@ ROUTES = [
         Scope.OBSERVE,
         "Figures for Prometheus",
         answers={200: "text/plain"},
-        unbound=True,
+        description="A token bound to a workspace gets those of its workspace alone.",
     ),
     Route(
         "GET",
@@ -238,8 +245,8 @@ ROUTES = [
         Scope.OBSERVE,
         "The whole daemon at one look",
         answers={200: dict[str, Any]},
-        unbound=True,
-        description="Version, uptime, backlog, rates, slowest endpoints, budgets, database size, unsent mail, errors.",
+        description="Version, uptime, backlog, rates, slowest endpoints, budgets, database size, unsent mail, errors. "
+        "A token bound to a workspace gets endpoints, backlog, slowest endpoints and budget of its workspace alone.",
     ),
     Route(
         "GET",

@@ -21,13 +21,14 @@ from aiohttp import web
 
 from webhookd import log
 from webhookd.errors import Refusal
-from webhookd.web.middleware import SHORTAGE_RETRY_SECONDS, is_shortage, refused
+from webhookd.web.middleware import SHORTAGE_RETRY_SECONDS, is_shortage, refused, whole
 
 BACKLOG = 1024
 # So many at a time, then others have the loop.
 ACCEPTED_AT_ONCE = 64
-# Callers who are told that there is no room, at most, at a time: without a descriptor left, and with.
+# How many callers at a time can be told that there is no descriptor left.
 SPARES = 16
+# And how many are waited for until they have asked for something.
 TURNED_AWAY_MAX = 64
 # How long such a caller may take to ask for something; and then, if it did, to read the answer and go.
 ASKING_SECONDS = 0.25
@@ -51,6 +52,7 @@ class Door:
         self._loop = asyncio.get_running_loop()
         self._spares = [*_spares(SPARES)]
         self._arriving: set[asyncio.Task[Any]] = set()
+        self._spares_lent = 0
         self._turned_away = 0
         self._pause: asyncio.TimerHandle | None = None
         self._loop.add_reader(listening.fileno(), self._accept)
@@ -73,54 +75,65 @@ class Door:
 
     def _accept(self) -> None:
         for _ in range(ACCEPTED_AT_ONCE):
+            self._keep_spares()  # first: else whoever comes next has the descriptor for as long as it likes
             try:
                 taken, _ = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except (OSError, MemoryError) as error:
-                _note(error)
-                if not self._accept_on_a_spare(error):
+                log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")
+                if not (is_shortage(error) and self._accept_on_a_spare()):
                     self._stand_still()
                     return
             else:
-                self._arrive(taken, self._make if self._room() else self._turn_away)
+                if self._room():
+                    self._arrive(taken, self._make)
+                else:
+                    self._turn_away(taken, self._gone)
 
-    def _accept_on_a_spare(self, error: OSError | MemoryError) -> bool:
+    def _accept_on_a_spare(self) -> bool:
         """Take a connection in place of a spare descriptor, to turn it away; False if that can't be done now."""
-        if not is_shortage(error) or not self._spares:
+        if not self._spares:
             return False
         os.close(self._spares.pop())
         try:
             taken, _ = self._listening.accept()
         except (OSError, MemoryError):
-            self._keep_spares()
             return False
-        self._arrive(taken, self._turn_away)
+        self._spares_lent += 1
+        self._turn_away(taken, self._gave_back)
         return True
 
-    def _turn_away(self) -> asyncio.Protocol:
-        if self._turned_away >= TURNED_AWAY_MAX:
-            return _Closed()
+    def _turn_away(self, taken: socket.socket, gone: Callable[[], None]) -> None:
         self._turned_away += 1
-        return TurnedAway(self._gone)
+        hurried = self._turned_away > TURNED_AWAY_MAX
+        self._arrive(taken, lambda: TurnedAway(gone, hurried=hurried), gone)
 
     def _gone(self) -> None:
-        """One who was turned away has gone; asyncio closes the descriptor right after it tells of that."""
         self._turned_away -= 1
-        self._loop.call_soon(self._go_on)
 
-    def _arrive(self, taken: socket.socket, make: Callable[[], asyncio.Protocol]) -> None:
-        taken.setblocking(False)
-        task = self._loop.create_task(self._connect(taken, make))
+    def _gave_back(self) -> None:
+        self._turned_away -= 1
+        self._spares_lent -= 1
+        self._loop.call_soon(self._go_on)  # the descriptor is closed right after asyncio tells that it will be
+
+    def _arrive(
+        self, taken: socket.socket, make: Callable[[], asyncio.Protocol], failed: Callable[[], None] | None = None
+    ) -> None:
+        task = self._loop.create_task(self._connect(taken, make, failed))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
 
-    async def _connect(self, taken: socket.socket, make: Callable[[], asyncio.Protocol]) -> None:
+    async def _connect(
+        self, taken: socket.socket, make: Callable[[], asyncio.Protocol], failed: Callable[[], None] | None
+    ) -> None:
         try:
+            taken.setblocking(False)
             await self._loop.connect_accepted_socket(make, taken)
-        except (OSError, MemoryError) as error:
+        except (OSError, MemoryError):  # it has gone already, or there is no memory for it
             taken.close()
-            _note(error)
+            if failed is not None:
+                failed()
 
     def _stand_still(self) -> None:
         """Leave callers in the backlog for a moment: the loop must not turn for nothing."""
@@ -138,7 +151,9 @@ class Door:
             self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _keep_spares(self) -> None:
-        self._spares.extend(_spares(SPARES - len(self._spares) - self._turned_away))
+        missing = SPARES - self._spares_lent - len(self._spares)
+        if missing:
+            self._spares.extend(_spares(missing))
 
 
 class TurnedAway(asyncio.Protocol):
@@ -147,8 +162,9 @@ class TurnedAway(asyncio.Protocol):
     What the caller sends is read, so that the answer isn't lost to a reset; and nothing of it is kept.
     """
 
-    def __init__(self, gone: Callable[[], None]) -> None:
+    def __init__(self, gone: Callable[[], None], *, hurried: bool) -> None:
         self._gone = gone
+        self._hurried = hurried
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._answered = False
@@ -156,7 +172,7 @@ class TurnedAway(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the question, not long."""
         self._transport = cast("asyncio.Transport", transport)
-        self._timer = asyncio.get_running_loop().call_later(ASKING_SECONDS, self._end)
+        self._timer = asyncio.get_running_loop().call_later(0 if self._hurried else ASKING_SECONDS, self._end)
 
     def data_received(self, data: bytes) -> None:
         """Answer what begins to be asked; drop the rest."""
@@ -190,13 +206,6 @@ class TurnedAway(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(GOING_SECONDS, self._transport.abort)
 
 
-class _Closed(asyncio.Protocol):
-    """A connection that is ended without a word: there are too many even to say so."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).abort()
-
-
 class Site(web.BaseSite):
     """A listening socket as aiohttp's runner knows it."""
 
@@ -227,18 +236,15 @@ class Site(web.BaseSite):
 
 def no_room() -> bytes:
     """The answer to a caller that there is no room for, whole."""
-    answer = refused(
-        Refusal(
-            "unavailable",
-            "webhookd has no room for another connection just now; nothing was done. Try again in a moment.",
-            retry_after_seconds=SHORTAGE_RETRY_SECONDS,
+    return whole(
+        refused(
+            Refusal(
+                "unavailable",
+                "webhookd has no room for another connection just now; nothing was done. Try again in a moment.",
+                retry_after_seconds=SHORTAGE_RETRY_SECONDS,
+            )
         )
     )
-    body = answer.body
-    assert isinstance(body, bytes)
-    headers = {**answer.headers, "Content-Length": str(len(body)), "Connection": "close", "Server": "webhookd"}
-    lines = ["HTTP/1.1 503 Service Unavailable", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-    return "\r\n".join(lines).encode() + body
 
 
 async def listen_tcp(host: str, port: int) -> list[socket.socket]:
@@ -277,7 +283,3 @@ def _spares(count: int) -> Iterator[int]:
             yield os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return
-
-
-def _note(error: Exception) -> None:
-    log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from webhookd.metrics import Values
+from webhookd.metrics import METRICS, Values
 from webhookd.model import Endpoint, Json
 from webhookd.store import deliveries
 from webhookd.store.store import Db
 from webhookd.web.services import Services
 
 
-async def figures(house: Services, refusals: Counter[str]) -> dict[str, Values]:
-    """The value of every metric of `metrics.METRICS`, as they are now."""
-    look = await house.status()
+async def figures(house: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
+    """The value of every metric of `metrics.METRICS`, as they are now; only those of one workspace, if it is named."""
+    values = await _all(house, refusals)
+    if workspace is None:
+        return values
+    own = {name: rows for name, rows in values.items() if METRICS[name].labels[:1] == ("workspace",)}
+    return {name: {row: value for row, value in rows.items() if row[0] == workspace} for name, rows in own.items()}
+
+
+async def _all(house: Services, refusals: Counter[str]) -> dict[str, Values]:
+    look = await house.status(None)
     totals, database = look["totals"], look["database"]
     return {
         "webhookd_info": {(look["version"],): 1},

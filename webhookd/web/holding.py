@@ -5,9 +5,15 @@ thousand callers.  Past `FULL_BYTES` larger bodies are refused and streams are r
 one event's body is refused only past `CRAMMED_BYTES`, so that callers with large bodies, or slow ones, can't keep
 those with small ones out.  A process holds two to three times these bytes in memory, for an array's events are cut
 out of its text.
+
+Where the process may have only so much address space (RLIMIT_AS) callers are refused before the last of it is gone:
+`MemoryError` can be answered, but libraries in C crash at other places.
 """
 
 from __future__ import annotations
+
+import mmap
+import resource
 
 from aiohttp import web
 
@@ -17,6 +23,8 @@ FULL_BYTES = 64 * 1024 * 1024
 CRAMMED_BYTES = 2 * FULL_BYTES
 SMALL_BODY_BYTES = 256 * 1024
 RETRY_AFTER_SECONDS = 1
+# Of the address space, kept from callers.
+HEADROOM_BYTES = 24 * 1024 * 1024
 
 
 class Holding:
@@ -51,6 +59,16 @@ class Holding:
         self.byte_count -= byte_count
 
 
+def refuse_if_memory_is_short(byte_count: int = 0) -> None:
+    """MemoryError if the address space that is left is not enough for so many bytes three times, and the headroom."""
+    if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        return  # the usual case, found out in less than a microsecond
+    try:
+        mmap.mmap(-1, HEADROOM_BYTES + 3 * byte_count).close()
+    except OSError as error:
+        raise MemoryError("the address space that the process may have is nearly used up") from error
+
+
 HOLDING = web.AppKey("holding", Holding)
 HELD_BYTES = web.RequestKey("held_bytes", int)
 
@@ -59,6 +77,7 @@ def hold(request: web.Request, byte_count: int) -> None:
     """Hold more of a request's body, until its answer is made; Refusal `unavailable` where that is too much."""
     own_bytes = request.get(HELD_BYTES, 0) + byte_count
     request[HELD_BYTES] = own_bytes
+    refuse_if_memory_is_short(own_bytes)
     request.app[HOLDING].take(byte_count, own_bytes)
 
 

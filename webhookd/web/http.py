@@ -192,6 +192,8 @@ async def read_fields(request: web.Request, struct_type: type[S]) -> S:
     try:
         fields = orjson.loads(body) if body.strip() else {}
     except orjson.JSONDecodeError as error:
+        if "memory" in error.msg:
+            raise MemoryError(error.msg) from None  # which is no fault of the body
         raise Refusal(
             "invalid_json",
             f"The body is not JSON: {error.msg}, at line {error.lineno}, column {error.colno}.",
@@ -238,7 +240,7 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     if (request.content_length or 0) > max_bytes:
         raise request_too_large(max_bytes)
     content = request.content
-    if content.is_eof():  # it came in one piece with its headers: no waiting, no timer
+    if content.is_eof() and content.exception() is None:  # it came in one piece with its headers: no waiting, no timer
         body = content.read_nowait(-1)
         if len(body) > max_bytes:
             raise request_too_large(max_bytes)

@@ -163,7 +163,8 @@ def host_check(listen: Listen) -> Callable[[str], bool]:
         if found is None:
             return False
         name = _bare_name(found[1])
-        return name in names or is_loopback(name)
+        # *.localhost is loopback's (RFC 6761, section 6.3): nobody can have such a name elsewhere, so none rebinds.
+        return name in names or is_loopback(name) or name.endswith(".localhost")
 
     return knows
 
@@ -176,6 +177,15 @@ def refused(refusal: Refusal, headers: Mapping[str, str] | None = None) -> web.R
     if refusal.status == 401:
         extra["WWW-Authenticate"] = 'Bearer realm="webhookd"'
     return json_response(refusal.body(), refusal.status, extra)
+
+
+def whole(answer: web.Response) -> bytes:
+    """A refusal as it goes over the wire where no request was read, with the end of the connection announced."""
+    body = answer.body
+    assert isinstance(body, bytes)
+    headers = {**SECURITY_HEADERS, **answer.headers, "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def failure(method: str, path: str, error: BaseException) -> Refusal:
@@ -255,8 +265,10 @@ def _is_local_program(request: web.Request) -> bool:
         name.lower().startswith(_NOT_LOCAL_PREFIX) for name in headers
     ):
         return False
-    peer = request.protocol.peername
-    return _is_loopback_address(str(peer[0])) if isinstance(peer, tuple) else request.transport is not None
+    peer, own = request.protocol.peername, request.protocol.sockname
+    if isinstance(peer, tuple):
+        return _is_loopback_address(str(peer[0]))
+    return isinstance(own, str | bytes)  # the unix socket; of a TCP connection that was reset the peer is unknown
 
 
 @lru_cache(256)

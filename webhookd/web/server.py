@@ -13,12 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from webhookd.errors import Refusal
 from webhookd.web.doors import Site, listen_tcp, listen_unix
-from webhookd.web.middleware import GUARD, Handler, failure, refused
+from webhookd.web.holding import refuse_if_memory_is_short
+from webhookd.web.middleware import GUARD, Handler, failure, refused, whole
 
 # Also how long a request's headers may take, counted from the connection's start or its last answer.
 KEEP_ALIVE_SECONDS = 75.0
@@ -35,12 +36,23 @@ FRESH_SECONDS = 2.0
 ANSWERED_SECONDS = 0.25
 PARTING_LOOK_SECONDS = 0.005
 CONNECTIONS_LOOKED_AT = 100
+READ_BYTES = 256 * 1024
 
 
-class _Connection(RequestHandler):
-    """One connection of a caller."""
+class _Connection(RequestHandler, asyncio.BufferedProtocol):
+    """One connection of a caller.
 
-    __slots__ = ("said_all",)
+    What comes is read into the one buffer of all connections and handed on from there at once: asyncio would make
+    256 KiB anew for each read, which fails, without a word to the caller, where memory is short.
+    """
+
+    __slots__ = ("_buffer", "_newest", "said_all")
+
+    def __init__(self, *arguments: Any, buffer: memoryview, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._buffer = buffer
+        self._newest: StreamReader | None = None  # the body of the request that came last
+        self.said_all = False
 
     def expected(self, now: float) -> bool:
         """Whether its caller, to whom nothing is owed, most likely writes a request just now."""
@@ -50,20 +62,42 @@ class _Connection(RequestHandler):
         silent_seconds = now - (self._next_keepalive_close_time - KEEP_ALIVE_SECONDS)
         return silent_seconds < (ANSWERED_SECONDS if self._request_count else FRESH_SECONDS)
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.said_all = False
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where asyncio puts what comes."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So much has come."""
+        try:
+            refuse_if_memory_is_short()
+            self.data_received(bytes(self._buffer[:nbytes]))
+        except MemoryError as error:
+            self._out_of_memory(error)
+
+    def _out_of_memory(self, error: MemoryError) -> None:
+        """What came can't be held: whoever reads the body gives up, or else the caller is told; then it ends."""
+        refusal = failure("", "", error)
+        reading = self._current_request
+        if reading is not None and not reading.content.is_eof():
+            reading.content.set_exception(error)
+            reading.content.feed_eof()
+        elif (self._newest is None or self._is_idle()) and self.transport is not None:
+            self.transport.write(whole(refused(refusal)))
+            self.force_close()
+        self.close()
+
+    def _is_idle(self) -> bool:
+        """Whether it waits for the next request."""
+        return self._waiter is not None and not self._waiter.done()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks for it; aiohttp never stays
         """The caller sends nothing more; it still gets its answers if all of what they need has come (`nc -N`).
 
         One whose answer has begun is taken to be gone, as callers of a live stream are.
         """
-        reading = self._messages[-1][1] if self._messages else None
         asking = self._current_request
-        if reading is None and asking is not None and asking.writer.output_size == 0:
-            reading = asking.content
-        self.said_all = reading is not None and reading.is_eof()
+        answering = asking is not None and asking.writer.output_size > 0 and not self._messages
+        self.said_all = not (self._is_idle() or answering) and self._newest is not None and self._newest.is_eof()
         if self.said_all and not self._messages:
             self._close = True  # after the answer that is due, and without `close`, which is for one that waits
         return self.said_all
@@ -71,10 +105,14 @@ class _Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take what came.  Where that breaks a body's framing, aiohttp's parser doesn't tell who reads the body."""
         super().data_received(data)
-        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+        if not self._messages:
+            return
+        newest, self._newest = self._messages[-1]
+        if isinstance(newest, _ErrInfo):
             reading = self._current_request
             if reading is not None and not reading.content.is_eof():
                 reading.content.set_exception(web.RequestPayloadError("its framing is wrong"))
+                reading.content.feed_eof()  # nothing of it comes any more, so that aiohttp doesn't wait for it
                 self.close()  # where the next request begins is unknown
 
     def handle_error(
@@ -101,8 +139,12 @@ class _Connection(RequestHandler):
 class _Server(web.Server):
     """Makes our kind of connection."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._buffer = memoryview(bytearray(READ_BYTES))
+
     def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return _Connection(self, loop=self._loop, buffer=self._buffer, **self._kwargs)
 
     def make_room(self) -> bool:
         """Whether there is room for one more connection; one that asks for nothing makes some."""

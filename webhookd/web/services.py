@@ -42,6 +42,6 @@ class Services:
     happenings: Happenings
     access: Access
     sessions: Sessions
-    status: Callable[[], Awaitable[Json]]
+    status: Callable[[str | None], Awaitable[Json]]  # of one workspace alone, if it is named
     ready: Callable[[], Awaitable[str]]  # "" when ready, else what it waits for
     send_test_mail: Callable[[Sequence[str]], Awaitable[None]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from webhookd import log
@@ -12,7 +13,7 @@ from webhookd.delivery.directory import Directory
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.ingest import Ingest
 from webhookd.delivery.recorder import Recorder
-from webhookd.model import Json
+from webhookd.model import Endpoint, Json
 from webhookd.store.budgets import Budgets
 from webhookd.store.store import SQLITE_VERSION, Store
 from webhookd.upkeep.heartbeat import Heartbeat
@@ -68,19 +69,21 @@ class Status:
             )
         )
 
-    async def show(self) -> Json:
-        """The look, as JSON."""
+    async def show(self, workspace: str | None = None) -> Json:
+        """The look, as JSON; of one workspace alone, without what concerns the whole daemon, if it is named."""
+        endpoints = self._parts.directory.endpoints()
+        if workspace is None:
+            return {**self._of(endpoints, None), **await self._of_the_daemon()}
+        return self._of([each for each in endpoints if each.workspace == workspace], workspace)
+
+    def _of(self, endpoints: Sequence[Endpoint], workspace: str | None) -> Json:
         parts = self._parts
-        endpoints = parts.directory.endpoints()
         views = {each.seq: parts.dispatcher.view(each.seq) for each in endpoints}
-        held = sum(views[each.seq].waiting for each in endpoints if not parts.directory.runs(each))
-        mail = await parts.mailer.unsent()
         return {
             "version": __version__,
             "started_at": rfc3339(self._started_ms),
             "uptime_seconds": round(self._clock.monotonic() - self._started, 1),
-            "sqlite_version": SQLITE_VERSION,
-            "workspaces": len(parts.directory.workspaces()),
+            "workspaces": len(parts.directory.workspaces()) if workspace is None else 1,
             "endpoints": {
                 "total": len(endpoints),
                 "active": sum(1 for each in endpoints if parts.directory.runs(each)),
@@ -89,9 +92,17 @@ class Status:
             "backlog": {
                 "waiting": sum(view.waiting for view in views.values()),
                 "waiting_bytes": sum(view.waiting_bytes for view in views.values()),
-                "held": held,
+                "held": sum(views[each.seq].waiting for each in endpoints if not parts.directory.runs(each)),
                 "in_flight": sum(1 for view in views.values() if view.in_flight),
             },
+            "slowest_endpoints": self._slowest(endpoints),
+            "budgets": self._budgets(workspace),
+        }
+
+    async def _of_the_daemon(self) -> Json:
+        parts = self._parts
+        return {
+            "sqlite_version": SQLITE_VERSION,
             "totals": {
                 "accepted": parts.ingest.accepted_count,
                 "delivered": parts.recorder.delivered_count,
@@ -100,15 +111,13 @@ class Status:
             },
             "failures_by_reason": {str(reason): count for reason, count in parts.recorder.failures_by_reason.items()},
             "rates_per_second": self._rates(),
-            "slowest_endpoints": self._slowest(),
-            "budgets": self._budgets(),
             "loop_lag_ms": round(self.heartbeat.lag_seconds * 1000, 1) if self.heartbeat else None,
             "database": {
                 "size_bytes": parts.store.size_bytes(),
                 "wal_bytes": parts.store.wal_bytes(),
                 "free_bytes": parts.store.free_bytes(),
             },
-            "unsent_mail": mail,
+            "unsent_mail": await parts.mailer.unsent(),
             "last_errors": [_shown(error) for error in log.recent_errors()],
         }
 
@@ -123,19 +132,21 @@ class Status:
             "failed": round((last.failed - first.failed) / seconds, 2),
         }
 
-    def _slowest(self) -> list[Json]:
+    def _slowest(self, endpoints: Sequence[Endpoint]) -> list[Json]:
         durations = self._parts.recorder.durations_ms
-        found = [(durations[each.seq], each) for each in self._parts.directory.endpoints() if each.seq in durations]
+        found = [(durations[each.seq], each) for each in endpoints if each.seq in durations]
         found.sort(key=lambda pair: -pair[0])
         return [
             {"id": each.id, "workspace": each.workspace, "url": each.url, "attempt_ms": round(duration_ms, 1)}
             for duration_ms, each in found[:SLOWEST]
         ]
 
-    def _budgets(self) -> list[Json]:
+    def _budgets(self, only: str | None) -> list[Json]:
         """The workspaces that have spent any of their budget."""
         shown = []
         for workspace in self._parts.directory.workspaces():
+            if only is not None and workspace.id != only:
+                continue
             view = self._parts.budgets.view(workspace.id, self._parts.directory.endpoint_id)
             if view.failures:
                 shown.append({"workspace": workspace.id, "failures": view.failures, "limit": view.limit})
