@@ -11,7 +11,7 @@ from tests.crash.scenarios import SCENARIOS
 
 WHY_NOT = why_no_kill_points()
 # One in the first commits after the start, one further on.
-POINTS = (("fdatasync", 2), ("pwrite64", 14))
+POINTS = (("fdatasync", 4), ("pwrite64", 40))
 
 
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
