@@ -80,7 +80,8 @@ class House:
     @classmethod
     async def open(cls, config: Config, state_dir: Path, *, clock: Clock, transport: Transport | None = None) -> House:
         """Open the store in `state_dir` and build everything on it; StoreUnusable when it is not fit to be used."""
-        return cls(config, state_dir, await Store.open(state_dir / config.store.path), clock, transport)
+        store = await Store.open(state_dir / config.store.path, config.store.min_free_mb)
+        return cls(config, state_dir, store, clock, transport)
 
     def settings(self) -> Config:
         """The configuration as it is now."""
@@ -99,6 +100,7 @@ class House:
         self.tasks.start("watchdog", self.watchdog.run)
         self.tasks.start("mailer", self.mailer.run)
         self.tasks.start("retention", self.retention.run)
+        self.tasks.start("room", self.store.keep_room)
         self.tasks.start("heartbeat", self.heartbeat.run)
 
     def wind_down(self) -> None:

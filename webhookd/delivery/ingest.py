@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from webhookd import log
@@ -16,8 +15,6 @@ from webhookd.store.events import ACCEPT, Ingested
 from webhookd.store.store import Store
 from webhookd.store.writer import storage_full
 
-# How long a look at the free disk space holds: a call to the kernel per event would be felt.
-SPACE_LOOK_SECONDS = 0.25
 TRY_AGAIN_SECONDS = 30
 
 
@@ -38,8 +35,6 @@ class Ingest:
         self._clock = clock
         self._settings = settings
         self._open = True
-        self._space_looked_at = float("-inf")
-        self._space_is_short = False
         self.accepted_count = 0
 
     def close(self) -> None:
@@ -74,7 +69,7 @@ class Ingest:
     def _check_room(self, workspace: Workspace) -> None:
         if not self._open:
             raise Refusal("unavailable", "webhookd is stopping. Send it again in a moment.", retry_after_seconds=2)
-        if self._space_short():
+        if self._store.room.short():
             raise storage_full()
         limits = self._settings().limits
         backlog = self._dispatcher.backlog(workspace.seq)
@@ -88,17 +83,6 @@ class Ingest:
                 details={"waiting": backlog.waiting, "waiting_bytes": backlog.waiting_bytes},
                 retry_after_seconds=TRY_AGAIN_SECONDS,
             )
-
-    def _space_short(self) -> bool:
-        # The machine's own time, not the injected clock's: free space is a fact of the machine.
-        now = time.monotonic()
-        if now - self._space_looked_at >= SPACE_LOOK_SECONDS:
-            self._space_looked_at = now
-            short = self._store.free_bytes() < self._settings().store.min_free_mb * 1024**2
-            if short != self._space_is_short:
-                log.emit("store.full" if short else "store.recovered")
-            self._space_is_short = short
-        return self._space_is_short
 
     def _log(self, workspace_id: str, results: list[Accepted]) -> None:
         added = [result for result in results if not result.duplicate and not result.conflict]

@@ -8,6 +8,7 @@ expire.  Each step is one short command of the writer, so a million rows stall n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.delivery.directory import Directory
 from webhookd.delivery.dispatcher import Dispatcher
+from webhookd.errors import Refusal
 from webhookd.model import Endpoint
 from webhookd.store import deliveries, endpoints
 from webhookd.store.store import Db, Store
@@ -46,7 +48,8 @@ class Keeper:
     async def run(self) -> None:
         """Keep looking, for ever."""
         while not await self._clock.wait(self._stopping, LOOK_SECONDS):
-            await self.look()
+            with contextlib.suppress(Refusal):  # the disk is full, or the daemon ends; the next look goes on from there
+                await self.look()
 
     async def look(self) -> None:
         """Bring everything in line that is due now."""

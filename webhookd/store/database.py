@@ -38,9 +38,11 @@ PRAGMA temp_store = MEMORY;
 _WRITER_PRAGMAS = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
-PRAGMA wal_autocheckpoint = 8000;
+PRAGMA wal_autocheckpoint = {checkpoint_pages};
 PRAGMA journal_size_limit = 16777216;
 """
+PAGE_BYTES = 8192
+CHECKPOINT_PAGES = 8000
 _READER_PRAGMAS = """
 PRAGMA query_only = ON;
 PRAGMA wal_autocheckpoint = 0;
@@ -89,8 +91,9 @@ class StateLock:
                     "stop it, or give this one its own --state-dir"
                 )
             await asyncio.sleep(0.05)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # it only tells people who has it; on a full disk nobody is told
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
 
     def release(self) -> None:
@@ -192,10 +195,9 @@ def _prepare(db: sqlite3.Connection) -> tuple[int, int]:
         )
     if version == 0:
         # Only before the first table do these take effect.
-        _run_script(
-            db, f"PRAGMA page_size = 8192; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID};"
-        )
-    _run_script(db, _WRITER_PRAGMAS)
+        _run_script(db, f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA auto_vacuum = INCREMENTAL;")
+        _run_script(db, f"PRAGMA application_id = {APPLICATION_ID};")
+    _run_script(db, _WRITER_PRAGMAS.format(checkpoint_pages=CHECKPOINT_PAGES))
     if version and _pages_bytes(db) <= CHECKED_AT_OPEN_BYTES:
         check(db)
     for number, script in enumerate(_migrations()[version:], start=version + 1):
@@ -248,8 +250,23 @@ def fatal_error(error: sqlite3.Error, path: Path | str = "the database") -> Fata
 
 
 def is_full(error: sqlite3.Error) -> bool:
-    """Whether the disk (or a quota, or a file-size limit) is full: reads still work, and it passes."""
+    """Whether the disk is full: reads still work, and it passes."""
     return (getattr(error, "sqlite_errorname", None) or "").startswith("SQLITE_FULL")
+
+
+def may_be_full(error: sqlite3.Error) -> bool:
+    """Whether it is one of the errors by which SQLite tells of a full quota, or of no room for the WAL's index.
+
+    It tells of a broken disk by the same; only another write shows which it is (`Room.exhausted`).
+    """
+    return (getattr(error, "sqlite_errorname", None) or "") in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
+
+
+def bound_log(db: sqlite3.Connection, pages: int) -> None:
+    """Carry the write-ahead log over into the file now, if that has room to grow, and from now on after `pages`."""
+    db.execute(f"PRAGMA wal_autocheckpoint = {pages}").fetchall()
+    with suppress(sqlite3.OperationalError):  # FULL is no news; a disk that fails will say so at the next commit
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def concerns_command_only(error: sqlite3.Error) -> bool:

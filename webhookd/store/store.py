@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import sqlite3
 import time
 from collections.abc import Callable
@@ -13,11 +13,16 @@ from webhookd import log
 from webhookd.store import timeline
 from webhookd.store.bulk import Bulk
 from webhookd.store.database import Connection, fatal_error, open_reader, open_writer
+from webhookd.store.room import Room
 from webhookd.store.timeline import Timeline
 from webhookd.store.writer import Writer
 
 I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
 T = TypeVar("T")
+
+KEEP_SECONDS = 1.0
+# A file that became smaller does so with a checkpoint that no reader was in the way of.
+TIDY_SECONDS = 5.0
 
 # What a command or a question is given: passed on to the store's functions, never used by others itself.
 Db = sqlite3.Connection
@@ -28,26 +33,29 @@ class Store:
     """The open database.  `writer.run` has to run for commands to be carried out."""
 
     def __init__(
-        self, path: Path, connection: Connection, carrier: Connection, asker: Connection, newest_ms: int
+        self, path: Path, room: Room, connection: Connection, carrier: Connection, asker: Connection, newest_ms: int
     ) -> None:
         self.path = path
+        self.room = room
         self._connection = connection
         # Two readers, so that a long question about the log never keeps a consumer from its next page.
         self._carrier = carrier
         self._asker = asker
         self._timeline = Timeline(newest_ms)
-        self.writer = Writer(connection)
+        self.writer = Writer(connection, room)
         self.submit = self.writer.submit
         self.write = self.writer.write
         self.write_item = self.writer.write_item
 
     @classmethod
-    async def open(cls, path: Path) -> Store:
-        """Open or make the database at `path`; StoreUnusable when it is not fit to be used."""
+    async def open(cls, path: Path, min_free_mb: float = 0) -> Store:
+        """Open or make the database at `path`, keeping `min_free_mb` of its disk; StoreUnusable when it is not fit."""
         began = time.monotonic()
+        room = Room(path, min_free_mb)
+        room.prepare()
         connection, before, now = await open_writer(path)
         newest_ms = await connection.run(timeline.newest_ms)
-        store = cls(path, connection, await open_reader(path), await open_reader(path), newest_ms)
+        store = cls(path, room, connection, await open_reader(path), await open_reader(path), newest_ms)
         if 0 < before < now:
             log.emit("store.migrated", from_version=before, to_version=now)
         log.emit(
@@ -105,10 +113,16 @@ class Store:
         finally:
             await connection.close()
 
-    def free_bytes(self) -> int:
-        """What the file system has left for the database."""
-        stat = os.statvfs(self.path.parent)
-        return stat.f_bavail * stat.f_frsize
+    async def keep_room(self) -> None:
+        """A root task: sees to it that all goes on by itself when room returns, and that what isn't needed is freed."""
+        tidied_at = time.monotonic()
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            await asyncio.to_thread(self.room.refill)
+            due = self.room.short() and time.monotonic() - tidied_at >= TIDY_SECONDS
+            if due or self.writer.adapts:
+                tidied_at = time.monotonic()
+                await self.writer.tidy()
 
     def size_bytes(self) -> int:
         """The database file's size, its write-ahead log apart."""

@@ -14,14 +14,15 @@ Commands are not cancelled: a caller that goes away leaves its command behind, w
 A checkpoint is asked for like a command and runs by itself, between two transactions (`checkpoint`): SQLite makes
 one on its own only when the log has become long, and whoever commits then waits for all of it.
 
-A full disk refuses commands, except those submitted with `must=True` (outcomes of attempts): these are tried again
-until there is room.  So does a lack of memory, which SQLite rolls back from.  Any other failure of SQLite ends the
-daemon, because what is durable is no longer known.
+A full disk refuses commands, except those submitted with `must=True` (outcomes of attempts): these are tried again,
+with pieces of the reserve (`store.room`), until there is room.  So does a lack of memory, which SQLite rolls back
+from.  Any other failure of SQLite ends the daemon, because what is durable is no longer known.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections import deque
@@ -34,7 +35,16 @@ from webhookd import log
 from webhookd.errors import Fatal, Refusal
 from webhookd.metrics import Histogram
 from webhookd.store.bulk import Bulk
-from webhookd.store.database import Connection, concerns_command_only, fatal_error, is_full
+from webhookd.store.database import (
+    CHECKPOINT_PAGES,
+    Connection,
+    bound_log,
+    concerns_command_only,
+    fatal_error,
+    is_full,
+    may_be_full,
+)
+from webhookd.store.room import Room
 
 I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
 T = TypeVar("T")
@@ -64,8 +74,10 @@ class _Refused:
 class Writer:
     """Owns the connection that writes; `run` is a root task of the daemon."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, room: Room) -> None:
         self._connection = connection
+        self._room = room
+        self._log_pages = CHECKPOINT_PAGES
         self._waiting: deque[_Command[Any]] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -154,6 +166,17 @@ class Writer:
         """Whether nothing waits and nothing is being written."""
         return self._idle.is_set()
 
+    @property
+    def adapts(self) -> bool:
+        """Whether the next group begins with the write-ahead log bounded anew."""
+        return self._room.log_pages() != self._log_pages
+
+    async def tidy(self) -> None:
+        """Carry the write-ahead log over into the file now, as far as that has room."""
+        self._log_pages = 0
+        with contextlib.suppress(Refusal):
+            await self.answer()
+
     async def run(self) -> None:
         """Write until cancelled; raises Fatal when the store can't be trusted any more."""
         try:
@@ -166,16 +189,24 @@ class Writer:
         except sqlite3.Error as error:
             raise self._give_up(fatal_error(error)) from error
 
+    async def _adapt(self) -> None:
+        """Keep the write-ahead log as small as the room on the disk asks for."""
+        self._log_pages = pages = self._room.log_pages()
+        await self._connection.run(lambda db: bound_log(db, pages))
+
     async def _write_group(self) -> None:
+        if self.adapts:
+            await self._adapt()
         group = self._take_group()
         try:
             results, self.held_seconds = await self._connection.run(lambda db: _timed(db, group))
         except MemoryError as error:
             log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")
-            await self._put_back(group, _Refused(_no_memory()))
+            self._put_back(group, _Refused(_no_memory()))
+            await asyncio.sleep(FULL_RETRY_SECONDS)
             return
         except sqlite3.Error as error:
-            if not is_full(error):
+            if not is_full(error) and not (may_be_full(error) and await asyncio.to_thread(self._room.exhausted)):
                 for command in group:
                     _answer(command, _Refused(_unavailable()))
                 raise
@@ -193,9 +224,7 @@ class Writer:
         self.commits += 1
         self.commit_seconds.observe(self.held_seconds)
         # An empty transaction goes through on a full disk as well.
-        if self.full and any(command.run is not _nothing for command in group):
-            self.full = False
-            log.emit("store.recovered")
+        self.full = self.full and all(command.run is _nothing for command in group)
 
     def _take_group(self) -> list[_Command[Any]]:
         """The commands for the next transaction; one that is `alone` has it to itself."""
@@ -207,20 +236,20 @@ class Writer:
         return group
 
     async def _after_full(self, group: list[_Command[Any]]) -> None:
-        if not self.full:
-            self.full = True
-            log.emit("store.full")
-        await self._put_back(group, _Refused(storage_full()))
+        self.full = True
+        self._put_back(group, _Refused(storage_full()))
+        if self._room.give_back():
+            self._log_pages = 0  # with this piece the log can be carried over
+        elif self._waiting and self._waiting[0].must:
+            await asyncio.sleep(FULL_RETRY_SECONDS)
 
-    async def _put_back(self, group: list[_Command[Any]], refused: _Refused) -> None:
+    def _put_back(self, group: list[_Command[Any]], refused: _Refused) -> None:
         """Refuse what may be refused and keep the rest at the head of the queue, in order."""
         kept = [command for command in group if command.must]
         for command in group:
             if not command.must:
                 _answer(command, refused)
         self._waiting.extendleft(reversed(kept))
-        if kept and len(kept) == len(group):
-            await asyncio.sleep(FULL_RETRY_SECONDS)
 
     def _give_up(self, error: Fatal) -> Fatal:
         self._failed = error

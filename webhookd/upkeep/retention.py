@@ -135,9 +135,10 @@ class Retention:
         )
 
     def _look_again(self) -> None:
-        """Start over at the oldest event now and then, if any was passed over."""
+        """Start over at the oldest event if any was passed over: now and then, or each time while room is short."""
         now = self._clock.monotonic()
-        if self._passed_over and now - self._started_over_at >= LOOK_AGAIN_SECONDS:
+        due = now - self._started_over_at >= LOOK_AGAIN_SECONDS or self._store.room.short()
+        if self._passed_over and due:
             self._examined_upto = 0
             self._passed_over = False
             self._started_over_at = now

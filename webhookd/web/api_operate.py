@@ -191,7 +191,7 @@ async def _copy(directory: Path, request: web.Request) -> AsyncIterator[tuple[in
     for left in _left_over(directory):
         left.unlink(missing_ok=True)
     needed = house.store.size_bytes() + house.store.wal_bytes()
-    if house.store.free_bytes() < needed + house.settings().store.min_free_mb * 1024**2:
+    if house.store.room.spare_bytes() < needed:
         raise storage_full()
     path = directory / f"{COPY_PREFIX}{secrets.token_hex(8)}"
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -115,7 +115,7 @@ class Status:
             "database": {
                 "size_bytes": parts.store.size_bytes(),
                 "wal_bytes": parts.store.wal_bytes(),
-                "free_bytes": parts.store.free_bytes(),
+                "free_bytes": parts.store.room.free_bytes(),
             },
             "unsent_mail": await parts.mailer.unsent(),
             "last_errors": [_shown(error) for error in log.recent_errors()],

@@ -1,0 +1,167 @@
+"""A real small disk that is full: no false 202, outcomes recorded, and all goes on by itself when space returns."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.crash.small_disk import filler, small_disk
+from tests.support.process import Daemon, daemon
+from tests.support.receiver import Receiver, receiver
+
+CONFIG = """
+[egress]
+allow = ["127.0.0.0/8"]
+[store]
+min_free_mb = 16
+[delivery]
+retry_seconds = [0.02, 0.02]
+[budget]
+limit = 100000
+"""
+EVENTS = 20
+
+
+async def post(d: Daemon, event_id: str, text: str = "") -> tuple[int, Any, str | None]:
+    """Send one event; the status, the answer and its `Retry-After`."""
+    event = {"event_type": "message.received", "event_id": event_id, "text": text}
+    async with d.session.post(d.url + "/v1/events", json=event, headers=d.admin()) as answer:
+        return answer.status, await answer.json(), answer.headers.get("Retry-After")
+
+
+async def until_taken(d: Daemon, event_id: str) -> None:
+    """Send an event again and again until it is accepted; every other answer is 507."""
+    async with asyncio.timeout(60):
+        while (answered := await post(d, event_id))[0] != 202:
+            assert 507 == answered[0], answered
+            await asyncio.sleep(0.1)
+
+
+async def until_settled(d: Daemon, endpoint_id: str) -> None:
+    """Wait until nothing waits for an endpoint."""
+    async with asyncio.timeout(60):
+        while (await d.call("GET", f"/v1/endpoints/{endpoint_id}"))["queue"]["waiting"]:
+            await asyncio.sleep(0.05)
+
+
+async def add(d: Daemon, where: Receiver, name: str) -> str:
+    """An endpoint that wants everything."""
+    answer = await d.call("POST", "/v1/endpoints", {"url": f"{where.url}/{name}", "event_types": ["*"]}, expect=201)
+    return str(answer["id"])
+
+
+def one_fails(name: str) -> int:
+    """`ill` answers 500."""
+    return 500 if name == "ill" else 200
+
+
+async def test_another_program_fills_the_disk_and_outcomes_are_still_recorded(tmp_path: Path) -> None:
+    """To the last byte: 507 for events, the reserve for outcomes (a kill -9 proves it), 202 again by itself."""
+    with small_disk(tmp_path / "disk", 48) as disk, filler(disk) as other:
+        async with receiver(one_fails) as where:
+            where.gates = {"well": asyncio.Event(), "ill": asyncio.Event()}
+            async with daemon(disk / "state", CONFIG) as d:
+                well, ill = await add(d, where, "well"), await add(d, where, "ill")
+                for number in range(EVENTS):
+                    assert 202 == (await post(d, f"e{number}", "x" * 500))[0]
+                await where.until(2)
+                other.fill()
+                await asyncio.sleep(0.3)  # as long as a look at the free space holds
+                status, answer, retry_after = await post(d, "late")
+                assert (507, "storage_full", "10") == (status, answer["error"]["code"], retry_after)
+                for gate in where.gates.values():
+                    gate.set()
+                await until_settled(d, well)
+                await until_settled(d, ill)
+                assert 507 == (await post(d, "late"))[0]
+                d.process.kill()
+                await d.until_dead()
+            expected = [f"e{number}" for number in range(EVENTS)]
+            assert expected == where.ids("well")
+            assert [each for each in expected for _ in range(3)] == where.ids("ill")
+            # What was recorded stayed recorded: the next daemon, on the disk that is still full, repeats nothing.
+            async with daemon(disk / "state", CONFIG) as d:
+                assert 507 == (await post(d, "late"))[0]
+                assert 0 == (await d.call("GET", f"/v1/endpoints/{ill}"))["queue"]["waiting"]
+                other.go()
+                await until_taken(d, "late")
+                await until_settled(d, well)
+            assert [*expected, "late"] == where.ids("well")
+            log_lines = (disk / "state.log").read_text()
+    assert "task.ended" not in log_lines
+
+
+async def test_where_not_even_an_outcome_fits_it_is_kept_until_it_does(tmp_path: Path) -> None:
+    """Without a reserve, and each byte snatched: endpoints wait, their outcome in memory, then go on, once each."""
+    config = CONFIG.replace("min_free_mb = 16", "min_free_mb = 0")
+    with small_disk(tmp_path / "disk", 48) as disk, filler(disk) as other:
+        async with receiver(one_fails) as where:
+            where.gates = {"well": asyncio.Event(), "ill": asyncio.Event()}
+            async with daemon(disk / "state", config) as d:
+                well, ill = await add(d, where, "well"), await add(d, where, "ill")
+                for number in range(EVENTS):
+                    assert 202 == (await post(d, f"e{number}", "x" * 500))[0]
+                await where.until(2)
+                other.snatch()
+                await asyncio.sleep(0.3)
+                for gate in where.gates.values():
+                    gate.set()
+                stuck = -1
+                while stuck != len(where.received):  # until nothing moves any more
+                    stuck = len(where.received)
+                    await asyncio.sleep(0.7)
+                assert 507 == (await post(d, "late"))[0]
+                assert stuck < EVENTS * 4
+                recorded = 0
+                for each in (well, ill):
+                    found = (await d.call("GET", f"/v1/deliveries?endpoint={each}&limit=500"))["data"]
+                    recorded += sum(delivery["attempt_count"] for delivery in found)
+                assert stuck - 2 <= recorded < stuck  # no attempt without the outcome before it
+                other.go()
+                await until_taken(d, "late")
+                await until_settled(d, well)
+                await until_settled(d, ill)
+            expected = [f"e{number}" for number in range(EVENTS)] + ["late"]
+            assert expected == where.ids("well")
+            assert [each for each in expected for _ in range(3)] == where.ids("ill")
+
+
+async def test_its_own_events_fill_the_disk(tmp_path: Path) -> None:
+    """507 in time, everything accepted arrives in order, and retention's space is used again."""
+    config = CONFIG + "[retention]\nmax_age_days = 0.00002\nmax_size_mb = 4\nidempotency_hours = 0.0005\n"
+    with small_disk(tmp_path / "disk", 64) as disk:
+        async with receiver() as where:
+            where.gates = {"well": asyncio.Event()}
+            async with daemon(disk / "state", config) as d:
+                well = await add(d, where, "well")
+                taken = []
+                async with asyncio.timeout(60):
+                    while (answered := await post(d, f"e{len(taken)}", "x" * 200_000))[0] == 202:
+                        taken.append(f"e{len(taken)}")
+                assert 507 == answered[0]
+                where.gates["well"].set()
+                await until_settled(d, well)
+                assert taken == where.ids("well")
+                await until_taken(d, "late")
+                await until_settled(d, well)
+            assert [*taken, "late"] == where.ids("well")
+
+
+@pytest.mark.parametrize("spoil", ["removed", "cut"])
+async def test_the_reserve_is_made_whole_again(spoil: str, tmp_path: Path) -> None:
+    """A quarter of what is kept, with blocks behind it; made again by itself if somebody removes it."""
+    async with daemon(tmp_path / "state", CONFIG):
+        reserve = tmp_path / "state" / "webhookd.db-reserve"
+        assert 4 * 1024**2 == reserve.stat().st_size == reserve.stat().st_blocks * 512
+        if spoil == "removed":
+            reserve.unlink()
+        else:
+            with reserve.open("r+b") as file:
+                file.truncate(100)
+        async with asyncio.timeout(10):
+            while not reserve.exists() or reserve.stat().st_blocks * 512 != 4 * 1024**2:
+                await asyncio.sleep(0.05)
+        assert 0o600 == reserve.stat().st_mode & 0o777
