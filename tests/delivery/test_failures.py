@@ -7,7 +7,8 @@ import os
 from unittest.mock import sentinel
 
 import pytest
-from aiohttp import ClientConnectorError, ClientOSError, ClientResponseError
+from aiohttp import ClientConnectorError, ClientOSError
+from aiohttp.http_exceptions import HttpProcessingError
 
 from webhookd.delivery import machine
 from webhookd.delivery.exchange import EgressFailure, Exchange, Stage
@@ -73,15 +74,15 @@ def test_what_a_gate_refused_outweighs_everything() -> None:
         ),
         (ZeroDivisionError("secret"), (Reason.PROTOCOL, "the exchange failed: ZeroDivisionError")),
         (
-            ClientResponseError(sentinel.info, (), message="Bad thing:\n\n  b'\x1b[31mred'\n    ^"),
+            HttpProcessingError(message="Bad thing:\n\n  b'\x1b[31mred'\n    ^"),
             (Reason.PROTOCOL, "the answer is not valid HTTP/1.1: Bad thing"),
         ),
         (
-            ClientResponseError(sentinel.info, (), message="Got more when reading: bytearray(b'yyy')."),
+            HttpProcessingError(message="Got more when reading: bytearray(b'yyy')."),
             (Reason.PROTOCOL, "the answer is not valid HTTP/1.1: Got more when reading"),
         ),
         (
-            ClientResponseError(sentinel.info, (), message="\x1b[31m" + "ä" * 300),
+            HttpProcessingError(message="\x1b[31m" + "ä" * 300),
             (Reason.PROTOCOL, "the answer is not valid HTTP/1.1: ?[31m" + "?" * 95),
         ),
     ],

@@ -11,7 +11,8 @@ import os
 import re
 import ssl
 
-from aiohttp import ClientConnectorError, ClientPayloadError, ClientResponseError, ServerDisconnectedError
+from aiohttp import ClientConnectorError, ClientPayloadError, ServerDisconnectedError
+from aiohttp.http_exceptions import HttpProcessingError
 
 from webhookd.delivery import machine
 from webhookd.delivery.exchange import Exchange, Stage
@@ -52,7 +53,7 @@ def explain(error: Exception, exchange: Exchange) -> Fault:
         if isinstance(error.os_error, ConnectionResetError) and error.os_error.errno is None:
             return Reason.TLS, "TLS: the connection was closed during the handshake"  # asyncio's word for that
         return _of_system(error.os_error, exchange)
-    if isinstance(error, ClientResponseError | ClientPayloadError | ServerDisconnectedError):
+    if isinstance(error, HttpProcessingError | ClientPayloadError | ServerDisconnectedError):
         return _of_answer(error, exchange)
     if isinstance(error, OSError):
         return _of_system(error, exchange)
@@ -61,10 +62,10 @@ def explain(error: Exception, exchange: Exchange) -> Fault:
     return Reason.PROTOCOL, f"the exchange failed: {type(error).__name__}"
 
 
-def _of_answer(error: ClientResponseError | ClientPayloadError | ServerDisconnectedError, exchange: Exchange) -> Fault:
+def _of_answer(error: HttpProcessingError | ClientPayloadError | ServerDisconnectedError, exchange: Exchange) -> Fault:
     """A connection that stood, and an answer that didn't come, or not whole, or not as HTTP."""
     connection = exchange.connection
-    if isinstance(error, ClientResponseError):
+    if isinstance(error, HttpProcessingError):
         return Reason.PROTOCOL, f"the answer is not valid HTTP/1.1: {_printable(error.message)}"
     if connection is not None and isinstance(connection.lost, OSError):
         return Reason.RESET, "the connection was reset before the answer was complete"

@@ -6,8 +6,7 @@ The rules of behaviour.md, "Delivery":
 - At most 16 KiB of the answer's body are read.  If there is more, the connection is closed and the status decides.
 - Success is exactly 200, or any 2xx where the endpoint says so.  Redirects are not followed.
 - A request is repeated in one case only: a *reused* connection ended before any byte of an answer came.  It then goes
-  once more, over a connection opened for it, inside the same attempt and the same deadline.  aiohttp itself repeats
-  only idempotent methods, and POST is none.
+  once more, over a connection opened for it, inside the same attempt and the same deadline.
 """
 
 from __future__ import annotations
@@ -17,23 +16,18 @@ import functools
 import ssl
 from typing import Protocol
 
-from aiohttp import ClientSession, ClientTimeout, DummyCookieJar
 from yarl import URL
 
 from webhookd.clock import Clock
-from webhookd.delivery.connection import GatedConnector, PlainRequest
 from webhookd.delivery.egress import Egress
-from webhookd.delivery.exchange import CURRENT, Exchange, Stage
+from webhookd.delivery.exchange import CURRENT, Exchange
 from webhookd.delivery.failures import Fault, cut_short, ended_unanswered, explain, late
+from webhookd.delivery.posting import READ_BYTES, Poster, Target, target_of
 from webhookd.errors import Refusal
 from webhookd.model import Outcome, Reason, Request
 
-READ_BYTES = 16 * 1024
 KEPT_OF_SUCCESS_BYTES = 1024
 _KEPT_URLS = 4096
-
-# The deadline is ours, around everything; aiohttp sets none of its own.
-_NO_TIMEOUT = ClientTimeout(total=None)
 
 
 class Transport(Protocol):
@@ -49,7 +43,7 @@ class Transport(Protocol):
 
 
 class HttpSender:
-    """The transport over aiohttp.  Made inside the running loop; owns its connections and `egress`.
+    """The transport over HTTP/1.1.  Made inside the running loop; owns its connections and `egress`.
 
     `ssl_context` replaces the default one, which trusts the system's certificate authorities and speaks TLS 1.2 or
     newer.  Certificates are always verified.
@@ -62,8 +56,8 @@ class HttpSender:
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         context = default_ssl_context() if ssl_context is None else ssl_context
-        self._session = self._open_session(context, keep_alive=True)
-        self._fresh_session = self._open_session(context, keep_alive=False)
+        self._poster = Poster(egress, context, keep_alive=True)
+        self._fresh = Poster(egress, context, keep_alive=False)
         self._target = functools.lru_cache(_KEPT_URLS)(self._build_target)
 
     async def post(self, request: Request) -> Outcome:
@@ -86,8 +80,8 @@ class HttpSender:
 
     async def close(self) -> None:
         """End all connections at once; whoever still waits in `post` gets a failed outcome."""
-        await self._session.close()
-        await self._fresh_session.close()
+        await self._poster.close()
+        await self._fresh.close()
         await self._egress.close()
 
     async def _attempt(self, request: Request) -> tuple[Exchange, bool, Fault | None]:
@@ -98,12 +92,12 @@ class HttpSender:
             async with deadline:
                 target = self._target(request.url)
                 try:
-                    await self._exchange(self._session, target, request, exchange)
+                    await self._poster.post(target, request, exchange)
                 except Exception as error:
                     if not ended_unanswered(error, exchange):
                         raise
                     retried, exchange = True, _begin()
-                    await self._exchange(self._fresh_session, target, request, exchange)
+                    await self._fresh.post(target, request, exchange)
         except Refusal as refusal:
             return exchange, retried, (Reason.BLOCKED_ADDRESS, refusal.message)
         except Exception as error:  # noqa: BLE001  whatever a receiver causes is an outcome, not a crash of the consumer
@@ -111,47 +105,13 @@ class HttpSender:
             return exchange, retried, late(exchange, self._timeout_seconds) if late_ else explain(error, exchange)
         return exchange, retried, cut_short(exchange)
 
-    async def _exchange(self, session: ClientSession, target: URL, request: Request, exchange: Exchange) -> None:
-        """Send, and read what is to be read into `exchange`."""
-        response = await session.request(
-            "POST", target, data=request.body, headers=request.headers, allow_redirects=False
-        )
-        try:
-            exchange.status = response.status
-            exchange.headers = tuple((_text(name), _text(value)) for name, value in response.raw_headers)
-            exchange.stage = Stage.BODY
-            body, content = exchange.body, response.content
-            while len(body) < READ_BYTES and not content.at_eof():
-                read = await content.read(READ_BYTES - len(body))
-                if not read:
-                    break
-                body += read
-            exchange.truncated = not content.at_eof()
-        finally:
-            if not response.closed:
-                response.close()
-
-    def _build_target(self, url: str) -> URL:
-        """`url` as aiohttp wants it, to be sent as it is; Refusal by the first gate, or if yarl reads another host."""
+    def _build_target(self, url: str) -> Target:
+        """Where requests for `url` go, as it is; Refusal by the first gate, or if yarl reads another host in it."""
         parts = self._egress.check_url(url)
-        target = URL(parts.text, encoded=True)
-        if (target.scheme, target.raw_host, target.port) != (parts.scheme, parts.host, parts.port):
+        read = URL(parts.text, encoded=True)
+        if (read.scheme, read.raw_host, read.port) != (parts.scheme, parts.host, parts.port):
             raise Refusal("invalid_url", "two parsers read different hosts in the URL")
-        return target
-
-    def _open_session(self, ssl_context: ssl.SSLContext, *, keep_alive: bool) -> ClientSession:
-        return ClientSession(
-            connector=GatedConnector(self._egress, ssl_context, keep_alive=keep_alive),
-            request_class=PlainRequest,
-            cookie_jar=DummyCookieJar(),
-            timeout=_NO_TIMEOUT,
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=READ_BYTES,
-            max_line_size=8190,
-            max_field_size=8190,
-            max_headers=100,
-        )
+        return target_of(read)
 
 
 def default_ssl_context() -> ssl.SSLContext:
@@ -177,7 +137,3 @@ def _judge(exchange: Exchange, request: Request) -> tuple[Reason | None, str]:
     if status == 200 or (request.accept_any_2xx and 200 <= status <= 299):
         return None, f"answered {status}"
     return Reason.STATUS, f"answered {status}"
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
