@@ -84,10 +84,10 @@ class Notified:
                 data = await asyncio.get_running_loop().sock_recv(self._listening, 4096)
                 self.heard += data.decode().splitlines()
 
-    async def until_like(self, beginning: str) -> None:
-        """Return once a line that begins so came."""
+    async def until_said(self, *words: str) -> None:
+        """Return once a line came that has these words."""
         async with asyncio.timeout(30):
-            while not any(each.startswith(beginning) for each in self.heard):
+            while not any(all(word in each for word in words) for each in self.heard):
                 data = await asyncio.get_running_loop().sock_recv(self._listening, 4096)
                 self.heard += data.decode().splitlines()
 
@@ -211,15 +211,13 @@ async def test_a_consumer_that_does_not_move_stops_the_heartbeat(
         endpoint = (await d.call("POST", "/v1/endpoints", made, expect=201))["id"]
         await manager.until("WATCHDOG=1", times=2)
         await d.call("POST", "/v1/events", {"event_type": "message.sent"}, expect=202)
-        await manager.until_like("STATUS=no heartbeat: ")
-        assert {True} == {endpoint in each and said in each for each in manager.heard if "no heartbeat" in each}
+        await manager.until_said("STATUS=no heartbeat: ", said, endpoint)
         manager.take()
         await asyncio.sleep(BLOCKED_SECONDS)
         assert 0 == manager.take().count("WATCHDOG=1")
         answer = await d.call("GET", "/readyz", expect=503)
         assert endpoint in answer["error"]["message"]
-        (line,) = lines_of(d, "heartbeat.missed")
-        assert endpoint in line["reason"]
+        assert 1 == sum(endpoint in line["reason"] for line in lines_of(d, "heartbeat.missed"))
     finally:
         await end(d, kill=True)
 
@@ -517,11 +515,15 @@ async def test_who_was_connected_before_the_end_is_still_answered(tmp_path: Path
 
 
 async def test_a_wrong_setting_exits_with_the_code_that_is_not_started_again(tmp_path: Path) -> None:
-    """78, which `RestartPreventExitStatus=` names; a kill isn't it."""
+    """78, which the unit names; its reason is a line of the log like any other.  A kill isn't it."""
     assert str(EXIT_CONFIG) == one("RestartPreventExitStatus")
-    d = await process.start(tmp_path / "state", "prot = 1\n", alive=False)
+    assert f'"$$EXIT_STATUS" != {EXIT_CONFIG} ||' in one("ExecStopPost")
+    d = await process.start(tmp_path / "state", "prot = 1\n", alive=False, environ={"JOURNAL_STREAM": "8:1"})
     assert EXIT_CONFIG == await d.until_dead()
     await d.session.close()
+    (line,) = map(json.loads, d.log_file.read_text().splitlines())
+    assert ("daemon.failed", EXIT_CONFIG) == (line["event"], line["exit_code"])
+    assert "listen.prot" in line["error"]
     d = await process.start(tmp_path / "other")
     d.process.kill()
     assert -signal.SIGKILL == await d.until_dead()

@@ -33,7 +33,7 @@ def serve(call: Call) -> None:
     """
     import asyncio
 
-    from webhookd import daemon
+    from webhookd import daemon, log
     from webhookd.config import Config, find_config, find_state_dir
     from webhookd.configfile import load
     from webhookd.errors import Fatal
@@ -53,8 +53,13 @@ def serve(call: Call) -> None:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             code = runner.run(daemon.serve(config, state_dir, environ=call.environ, reload=read, ready=greet))
     except Fatal as error:
-        click.echo(f"webhookd can't run: {error}", err=True)
         code = error.exit_code
+        if not sys.stdout.isatty():
+            log.configure()
+            log.emit("daemon.failed", error=str(error), exit_code=code)
+            log.flush()
+        if "JOURNAL_STREAM" not in call.environ:  # systemd.exec(5): there, both are the journal, which has it now
+            click.echo(f"webhookd can't run: {error}", err=True)
     sys.exit(code)
 
 

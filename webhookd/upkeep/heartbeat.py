@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import sys
 import threading
@@ -67,7 +68,7 @@ class Heartbeat:
         trouble = await self._alive()
         self._beat_at = time.monotonic()
         if trouble:
-            log.throttled("heartbeat.missed", reason=trouble)
+            log.throttled("heartbeat.missed", key=re.sub(r"\d+ s\b", "", trouble), reason=trouble)
             notify(f"STATUS=no heartbeat: {trouble}", environ)
         else:
             notify("WATCHDOG=1\nSTATUS=taking events" if self._trouble else "WATCHDOG=1", environ)
