@@ -179,7 +179,7 @@ class House:
         rules = Rules(lambda: self._catalogue, lambda: self._plans, self.network.check_url)
         store, directory, dispatcher, clock = self.store, self.directory, self.dispatcher, self._clock
         ingest = Ingest(store, directory, dispatcher, clock, self.settings)
-        parts = Parts(store, directory, dispatcher, ingest, self.recorder, self.budgets, self.mailer)
+        parts = Parts(store, directory, dispatcher, ingest, self.recorder, self.keeper, self.budgets, self.mailer)
         status = Status(parts, clock)
         self.heartbeat = status.heartbeat = Heartbeat(self.trouble, status.beat)
         access = Access(store, directory, clock)
@@ -195,6 +195,7 @@ class House:
             workspaces=Workspaces(store, directory, dispatcher, clock, rules.plans),
             replays=Replays(store, directory, dispatcher, clock),
             tester=Tester(store, directory, self.transport, rules.catalogue, rules.plans, clock, self.happenings),
+            recorder=self.recorder,
             budgets=self.budgets,
             happenings=self.happenings,
             access=access,

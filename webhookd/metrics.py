@@ -1,7 +1,12 @@
 """The metrics' names, kinds and meanings, in one table; and the text that Prometheus reads.
 
 Nothing is counted here: the house counts as it works, in plain numbers, and a scrape asks for them.  So a metric costs
-nothing on the way of an event.
+nothing on the way of an event.  Beside the table stand prometheus-client's own `process_…`: processor time, memory,
+open descriptors, start time.
+
+A workspace is a label, because there are as many as an operator makes.  An endpoint is one only where it is worth a
+look: while something waits for it or the budget has disabled it, and never for more than `LISTED_ENDPOINTS` at once, so
+that ten thousand of them don't become a hundred thousand series.
 """
 
 from __future__ import annotations
@@ -12,12 +17,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+LISTED_ENDPOINTS = 500
 
 
 # Upper bounds in seconds: from a commit in the page cache to the longest `delivery.timeout_seconds`.
@@ -64,7 +70,11 @@ METRICS: dict[str, MetricKind] = {
     "webhookd_attempts_total": MetricKind(
         "counter", "Attempts that ended; reason is empty for those delivered.", ("outcome", "reason")
     ),
+    "webhookd_attempt_seconds": MetricKind(
+        "histogram", "How long attempts took, the name's resolution to the answer's last byte.", ("outcome",)
+    ),
     "webhookd_deliveries_dropped_total": MetricKind("counter", "Deliveries given up after their last retry."),
+    "webhookd_deliveries_expired_total": MetricKind("counter", "Deliveries given up because they were held too long."),
     "webhookd_deliveries_waiting": MetricKind("gauge", "Deliveries that wait, those held included.", ("workspace",)),
     "webhookd_deliveries_waiting_bytes": MetricKind("gauge", "Bytes of the deliveries that wait.", ("workspace",)),
     "webhookd_deliveries_held": MetricKind(
@@ -74,6 +84,19 @@ METRICS: dict[str, MetricKind] = {
     "webhookd_oldest_waiting_seconds": MetricKind(
         "gauge", "Age of the oldest delivery that waits for an active endpoint; 0 if none does.", ("workspace",)
     ),
+    "webhookd_endpoint_waiting": MetricKind(
+        "gauge",
+        "Deliveries that wait for this endpoint; only for those where any does or that the budget has disabled.",
+        ("workspace", "endpoint_id", "state"),
+    ),
+    "webhookd_endpoint_oldest_seconds": MetricKind(
+        "gauge",
+        "Age of the oldest delivery that waits for this endpoint; 0 if none does.",
+        ("workspace", "endpoint_id", "state"),
+    ),
+    "webhookd_endpoints_unlisted": MetricKind(
+        "gauge", f"Endpoints with waiting deliveries beyond the {LISTED_ENDPOINTS} that are listed one by one."
+    ),
     "webhookd_endpoints": MetricKind("gauge", "Endpoints by state.", ("workspace", "state")),
     "webhookd_budget_failures": MetricKind("gauge", "Failures that count against the budget now.", ("workspace",)),
     "webhookd_budget_limit": MetricKind("gauge", "The failure budget: one more than this disables."),
@@ -81,15 +104,25 @@ METRICS: dict[str, MetricKind] = {
     "webhookd_database_bytes": MetricKind("gauge", "Size of the database file."),
     "webhookd_wal_bytes": MetricKind("gauge", "Size of the write-ahead log; a checkpoint is due at 64 MiB."),
     "webhookd_disk_free_bytes": MetricKind("gauge", "Free space where the database lies."),
+    "webhookd_disk_reserved_bytes": MetricKind(
+        "gauge", "store.min_free_mb: with less free than this, nothing is taken."
+    ),
+    "webhookd_store_full": MetricKind("gauge", "1 while events are refused because the disk is nearly full, else 0."),
     "webhookd_commits_total": MetricKind("counter", "Transactions committed."),
-    "webhookd_loop_lag_seconds": MetricKind("gauge", "How late the event loop was at its last beat."),
+    "webhookd_commit_seconds": MetricKind("histogram", "How long transactions took, their sync to the disk included."),
+    "webhookd_loop_lag_seconds": MetricKind("gauge", "How late the event loop was at worst in the last minute."),
 }
 
 
-def render(values: Mapping[str, Values]) -> bytes:
-    """The metrics in Prometheus' text format.  KeyError for a name that the table doesn't have."""
+def render(values: Mapping[str, Values], *, process: bool = False) -> bytes:
+    """The metrics in Prometheus' text format, with those of the process if asked.
+
+    KeyError for a name that the table doesn't have.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot(values))
+    if process:
+        ProcessCollector(registry=registry)
     return generate_latest(registry)
 
 

@@ -12,8 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.api import Api, running_api
 from webhookd import metrics
-from webhookd.config import Config, ExtraType, Mail, Store
-from webhookd.web import api_operate
+from webhookd.config import Budget, Config, ExtraType, Mail, Store
+from webhookd.model import Reason
+from webhookd.web import api_operate, figures
 
 HOOK = "https://hooks.example/in"
 DEAD = "https://dead.example/in"
@@ -30,9 +31,16 @@ async def scraped(api: Api) -> dict[str, dict[tuple[str, ...], float]]:
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(answer.body.decode()):
         for sample in family.samples:
-            labels = tuple(sample.labels[name] for name in metrics.METRICS[sample.name].labels)
-            found.setdefault(sample.name, {})[labels] = sample.value
+            kind = metrics.METRICS.get(sample.name) or metrics.METRICS.get(family.name)
+            names = (*kind.labels, "le") if kind and sample.name.endswith("_bucket") else kind.labels if kind else ()
+            found.setdefault(sample.name, {})[tuple(sample.labels[name] for name in names)] = sample.value
     return found
+
+
+def samples_of(name: str) -> set[str]:
+    """The names of a metric's samples."""
+    histogram = metrics.METRICS[name].kind == "histogram"
+    return {f"{name}_{part}" for part in ("bucket", "sum", "count")} if histogram else {name}
 
 
 async def test_a_probe_says_what_is_missing(tmp_path: Path) -> None:
@@ -60,17 +68,67 @@ async def test_the_metrics_tell_what_happened(tmp_path: Path) -> None:
         await api.engine.clock.advance(7)
         await api.engine.quiet()
         found = await scraped(api)
-        assert set(metrics.METRICS) == set(found)
+        ours = set().union(*map(samples_of, metrics.METRICS))
+        assert ours == {name for name in found if not name.startswith("process_")}
+        assert found["process_open_fds"][()] > 3 and found["process_resident_memory_bytes"][()] > 1e6
         assert {(): 2} == found["webhookd_events_accepted_total"]
-        assert {("missing_event_type",): 1} == found["webhookd_events_refused_total"]
-        assert {("delivered", ""): 2, ("failed", "status"): 1} == found["webhookd_attempts_total"]
+        refused = found["webhookd_events_refused_total"]
+        assert (1, 0) == (refused["missing_event_type",], refused["storage_full",])
+        attempts = found["webhookd_attempts_total"]
+        assert {("delivered", ""): 2, ("failed", "status"): 1} == {key: n for key, n in attempts.items() if n}
+        assert {("delivered", ""), *(("failed", reason) for reason in Reason)} == attempts.keys()
+        assert {("delivered",): 2, ("failed",): 1} == found["webhookd_attempt_seconds_count"]
+        assert found["webhookd_commits_total"] == found["webhookd_commit_seconds_count"]
+        assert found["webhookd_commit_seconds_bucket"]["+Inf",] == found["webhookd_commits_total"][()]
         assert {("default",): 4} == found["webhookd_deliveries_waiting"]
         assert {("default",): 2} == found["webhookd_deliveries_held"]
         assert {("default",): 7} == found["webhookd_oldest_waiting_seconds"]
+        dead = api.house.directory.endpoints()[1].id
+        listed = {("default", dead, "active"): 2, ("default", stopped.id, "disabled"): 2}
+        assert listed == found["webhookd_endpoint_waiting"]
+        assert dict.fromkeys(listed, 7) == found["webhookd_endpoint_oldest_seconds"]
         assert {("default", "active"): 2, ("default", "disabled"): 1} == found["webhookd_endpoints"]
         assert {("default",): 1} == found["webhookd_budget_failures"]
         assert {(): 30} == found["webhookd_budget_limit"]
         assert found["webhookd_database_bytes"][()] > 0 and found["webhookd_wal_bytes"][()] > 0
+
+
+async def test_the_metrics_name_the_disabled_and_never_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disabled endpoint has a series though nothing waits; past the bound it and the longest queues stay."""
+    monkeypatch.setattr(figures, "LISTED_ENDPOINTS", 2)
+    async with running_api(tmp_path, Config(budget=Budget(limit=1))) as api:
+        api.engine.network.answer = lambda url, webhook_id: 500
+        bad = await api.engine.endpoint(DEAD, ["comment.created"])
+        await api.engine.send("x", event_type="comment.created")
+        await api.engine.advance(31)
+        await api.house.services.endpoints.enable("default", bad.id, skip_held=True)
+        await api.engine.send("y", event_type="comment.created")
+        await api.engine.advance(31)
+        assert "auto_disabled" == api.house.directory.endpoint("default", bad.id).state
+        one = await api.engine.endpoint(HOOK, ["message.received"])
+        both = await api.engine.endpoint("https://both.example/", ["message.received", "message.sent"])
+        for each in (one, both):
+            await api.house.services.endpoints.disable("default", each.id)
+        await api.engine.send("a")
+        await api.engine.send("b", event_type="message.sent")
+        found = await scraped(api)
+        assert [("default", bad.id, "auto_disabled"), ("default", both.id, "disabled")] == list(
+            found["webhookd_endpoint_waiting"]
+        )
+        assert {(): 1} == found["webhookd_endpoints_unlisted"]
+        assert {("default",): 4} == found["webhookd_deliveries_waiting"]
+
+
+def test_a_histogram_counts_by_its_bounds() -> None:
+    """A bound includes itself, counts add up, the last is all of them."""
+    made = metrics.Histogram()
+    for seconds in (0.001, 0.0011, 5.0, 61.0):
+        made.observe(seconds)
+    counted = dict(made.buckets())
+    assert (1, 2, 3, 3, 4) == tuple(counted[bound] for bound in ("0.001", "0.0025", "5.0", "60.0", "+Inf"))
+    assert 66.0021 == pytest.approx(made.sum_seconds)
 
 
 def test_a_metric_needs_its_row() -> None:

@@ -44,6 +44,7 @@ class Keeper:
         self._clock = clock
         self._settings = settings
         self._stopping = asyncio.Event()
+        self.expired_count = 0
 
     async def run(self) -> None:
         """Keep looking, for ever."""
@@ -94,6 +95,7 @@ class Keeper:
                 break
             totals[reason] += len(finished)
         for reason, count in totals.items():
+            self.expired_count += count
             log.emit(
                 "delivery.expired",
                 workspace=endpoint.workspace,

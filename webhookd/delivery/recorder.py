@@ -19,6 +19,7 @@ from webhookd.delivery.directory import Directory
 from webhookd.delivery.happenings import Happenings
 from webhookd.delivery.notices import Notices
 from webhookd.delivery.records import attempt_record
+from webhookd.metrics import Histogram
 from webhookd.model import (
     DeliveryState,
     DeliveryView,
@@ -84,6 +85,8 @@ class Recorder:
         self.listeners: Listeners | None = None
         self.delivered_count = self.failed_count = self.dropped_count = 0
         self.failures_by_reason: Counter[str] = Counter()
+        self.delivered_seconds = Histogram()
+        self.failed_seconds = Histogram()
         self.durations_ms: dict[int, float] = {}  # per endpoint, the recent ones weighing most
 
     async def record(
@@ -258,6 +261,7 @@ class Recorder:
     def _count(self, endpoint: Endpoint, outcome: Outcome, state: DeliveryState) -> None:
         self.delivered_count += outcome.delivered
         self.failed_count += not outcome.delivered
+        (self.delivered_seconds if outcome.delivered else self.failed_seconds).observe(outcome.duration_ms / 1000)
         if outcome.reason is not None:
             self.failures_by_reason[outcome.reason] += 1
         self.dropped_count += state is DeliveryState.DROPPED

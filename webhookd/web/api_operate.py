@@ -113,7 +113,9 @@ async def show_status(request: web.Request) -> web.Response:
 
 async def show_metrics(request: web.Request) -> web.Response:
     """The metrics as Prometheus reads them."""
-    text = metrics.render(await figures(services(request), request.app[REFUSALS], _own_workspace(request)))
+    workspace = _own_workspace(request)
+    values = await figures(services(request), request.app[REFUSALS], workspace)
+    text = metrics.render(values, process=workspace is None)
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 

@@ -12,6 +12,7 @@ from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.endpoints import Endpoints
 from webhookd.delivery.happenings import Happenings
 from webhookd.delivery.ingest import Ingest
+from webhookd.delivery.recorder import Recorder
 from webhookd.delivery.replays import Replays
 from webhookd.delivery.tester import Tester
 from webhookd.delivery.workspaces import Workspaces
@@ -38,6 +39,7 @@ class Services:
     workspaces: Workspaces
     replays: Replays
     tester: Tester
+    recorder: Recorder
     budgets: Budgets
     happenings: Happenings
     access: Access

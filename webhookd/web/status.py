@@ -12,6 +12,7 @@ from webhookd.clock import Clock, rfc3339
 from webhookd.delivery.directory import Directory
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.ingest import Ingest
+from webhookd.delivery.keeper import Keeper
 from webhookd.delivery.recorder import Recorder
 from webhookd.model import Endpoint, Json
 from webhookd.store.budgets import Budgets
@@ -25,9 +26,10 @@ SLOWEST = 5
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The counters at one beat."""
+    """The counters at one beat, and how late it came."""
 
     at: float
+    lag_seconds: float
     accepted: int
     delivered: int
     failed: int
@@ -42,6 +44,7 @@ class Parts:
     dispatcher: Dispatcher
     ingest: Ingest
     recorder: Recorder
+    keeper: Keeper
     budgets: Budgets
     mailer: Mailer
 
@@ -63,6 +66,7 @@ class Status:
         self._samples.append(
             Sample(
                 self._clock.monotonic(),
+                self.heartbeat.lag_seconds if self.heartbeat else 0.0,
                 parts.ingest.accepted_count,
                 parts.recorder.delivered_count,
                 parts.recorder.failed_count,
@@ -108,11 +112,13 @@ class Status:
                 "delivered": parts.recorder.delivered_count,
                 "failed": parts.recorder.failed_count,
                 "dropped": parts.recorder.dropped_count,
+                "expired": parts.keeper.expired_count,
             },
             "failures_by_reason": {str(reason): count for reason, count in parts.recorder.failures_by_reason.items()},
             "rates_per_second": self._rates(),
-            "loop_lag_ms": round(self.heartbeat.lag_seconds * 1000, 1) if self.heartbeat else None,
+            "loop_lag_ms": round(max((each.lag_seconds for each in self._samples), default=0.0) * 1000, 1),
             "database": {
+                "full": parts.store.room.short(),
                 "size_bytes": parts.store.size_bytes(),
                 "wal_bytes": parts.store.wal_bytes(),
                 "free_bytes": parts.store.room.free_bytes(),
