@@ -71,8 +71,10 @@ class WatchedStore:
     def __init__(self, store: Store, watch: Watch) -> None:
         self._store = store
         self._watch = watch
-        self.read = store.read
-        self.writer = store.writer
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the store's own."""
+        return getattr(self._store, name)
 
     async def write(self, command: Callable[[Db], Any], **more: Any) -> Any:
         """`Store.write`, timed."""
