@@ -11,8 +11,10 @@ import gzip
 import json
 import ssl
 import sys
+import warnings
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import trustme
@@ -26,13 +28,17 @@ GZIP_BOMB = gzip.compress(b"\0" * 20_000_000, 1, mtime=0)
 
 @dataclass(frozen=True, slots=True)
 class Torment:
-    """A script, and the outcome: its reason (None is success) and the status that goes into the record."""
+    """A script, and the outcome: its reason (None is success) and the status that goes into the record.
+
+    `tls` names the context of an https receiver, one of `contexts`; "none" speaks no TLS by itself.
+    """
 
     script: Script
     reason: Reason | None
     status: int | None = None
     body_bytes: int = 20
     receive_buffer_bytes: int | None = None
+    tls: str = "good"
 
 
 def head(*lines: str, status: str = "200 OK") -> bytes:
@@ -89,6 +95,49 @@ async def deaf(line: Line) -> None:
     await line.freeze()
 
 
+async def closed_at_once(line: Line) -> None:
+    """Close before the request is read: with bytes unread that is a RST, and which comes first is the kernel's."""
+    line.writer.close()
+
+
+async def stall_handshake(line: Line) -> None:
+    """Take what comes and say nothing."""
+    await line.stay()
+
+
+async def drip_handshake(line: Line) -> None:
+    """Begin a server's handshake, one byte at a time."""
+    await line.drip(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc" + b"\0" * 1000, seconds=0.05)
+    await line.stay()
+
+
+async def flood_handshake(line: Line) -> None:
+    """Send handshake records without end: a message that never is complete."""
+    await line.reader.read(1)
+    await line.send(b"\x16\x03\x03\x00\x04\x02\xff\xff\xff")
+    await line.flood(b"\x16\x03\x03\x40\x00" + b"\0" * 16384, at_most=FLOOD_BYTES)
+    await line.stay()
+
+
+async def flood_warnings(line: Line) -> None:
+    """Send TLS warnings without end."""
+    await line.reader.read(1)
+    await line.flood(b"\x15\x03\x03\x00\x02\x01\x5a", at_most=FLOOD_BYTES)
+    await line.stay()
+
+
+def _greets(data: bytes, *, then: str = "stay") -> Script:
+    async def script(line: Line) -> None:
+        """Answer the first bytes of a handshake with `data`."""
+        await line.reader.read(1)
+        await line.send(data)
+        await (line.stay() if then == "stay" else asyncio.sleep(0.02))
+        if then == "reset":
+            line.reset()
+
+    return script
+
+
 async def healthy(line: Line) -> None:
     """Answer 200 to one request after the other."""
     while True:
@@ -126,6 +175,12 @@ def _late() -> dict[str, Torment]:
         "body until close, never closed": Torment(_answers(NO_LENGTH + b"ok"), _T, 200),
         "body without its end": Torment(_answers(LENGTH_100 + b"a" * 99), _T, 200),
         "failure without its end": Torment(_answers(head("Content-Length: 9", status="500 Oops")), _T, 500),
+        "answer before the request, then silence": Torment(_answers(b"HTTP/1.1 200 OK\r\nX: ", hear=False), _T),
+        "100, then silence": Torment(_answers(head(status="100 Continue")), _T),
+        "newlines slowly, without end": Torment(partial(pulse, data=b"\r\n"), _T),
+        "trailers slowly, without end": Torment(partial(pulse, start=CHUNKED + b"0\r\n", data=b"X: y\r\n"), _T, 200),
+        "zeros of a chunk size, slowly": Torment(partial(pulse, start=CHUNKED, data=b"0"), _T, 200),
+        "never reads, answers nothing": Torment(deaf, _T),
         "chunks without the last": Torment(_answers(CHUNKED + b"2\r\nok\r\n"), _T, 200),
         "endless chunk extension, slowly": Torment(partial(drip, start=CHUNKED + b"2;", data=b"x" * 500), _T, 200),
     }
@@ -149,11 +204,30 @@ def _endless() -> dict[str, Torment]:
         "gzip bomb": Torment(
             _answers(head("Content-Encoding: gzip", f"Content-Length: {len(GZIP_BOMB)}") + GZIP_BOMB), None, 200
         ),
+        "zeros of a chunk size without end": Torment(partial(flood, start=CHUNKED, data=b"0"), _P, 200),
+        "spaces in the status line without end": Torment(partial(flood, start=b"HTTP/1.1 200", data=b" "), _P),
+        "answers without end": Torment(partial(flood, start=OK, data=OK), None, 200),
+        "failures without end": Torment(
+            partial(flood, start=b"", data=head("Content-Length: 0", status="500 X")), _S, 500
+        ),
+        "deflate bomb, chunked": Torment(
+            _answers(head("Content-Encoding: deflate", "Transfer-Encoding: chunked") + _chunked(GZIP_BOMB)), None, 200
+        ),
+        "16 KiB, then silence": Torment(_answers(head("Content-Length: 99999") + b"a" * 16384), None, 200),
+        "a long reason": Torment(_answers(head("Content-Length: 0", status="200 " + "a" * 9000)), _P),
+        "90 cookies": Torment(
+            _answers(head(*[f"Set-Cookie: a{n}=b" for n in range(90)], "Content-Length: 0")), None, 200
+        ),
+        "fifty interim answers, then 200": Torment(_answers(head(status="103 Early Hints") * 50 + OK), None, 200),
         "enormous header": Torment(_answers(head("X: " + "a" * 1_000_000, "Content-Length: 0")), _P),
         "9 KB in one header": Torment(_answers(head("X: " + "a" * 9_000, "Content-Length: 0")), _P),
         "too many headers": Torment(_answers(head(*["X: y"] * 101, "Content-Length: 0")), _P),
         "48 KB of headers": Torment(_answers(head(*["X: " + "a" * 600] * 80, "Content-Length: 0")), _P),
     }
+
+
+def _chunked(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
 def _malformed() -> dict[str, Torment]:
@@ -175,12 +249,26 @@ def _malformed() -> dict[str, Torment]:
         "length beyond 64 bits": head("Content-Length: 99999999999999999999999"),
         "header without colon": head("no colon here", "Content-Length: 0"),
         "NUL in a header": head("X: a\0b", "Content-Length: 0"),
+        "a space in a header's name": head("X y: z", "Content-Length: 0"),
+        "a header without a name": head(": z", "Content-Length: 0"),
+        "lengths that are a list": head("Content-Length: 2, 2") + b"ok",
+        "length with a sign": head("Content-Length: +2") + b"ok",
+        "length with letters": head("Content-Length: two") + b"ok",
+        "an empty length": head("Content-Length:") + b"ok",
+        "HTTP/3.0": OK.replace(b"HTTP/1.1", b"HTTP/3.0"),
+        "http in small letters": OK.replace(b"HTTP/1.1", b"http/1.1"),
+        "a bare CR": OK.replace(b"200 OK\r\n", b"200 OK\r"),
+        "a TLS record": b"\x15\x03\x01\x00\x02\x02\x28",
     }
-    statuses = {f"status {code}": head("Content-Length: 0", status=f"{code} X") for code in ("000", "099", 600, 999)}
+    statuses = {
+        f"status {code}": head("Content-Length: 0", status=f"{code} X") for code in ("0", "000", "099", 99, 600, 999)
+    }
     bodies = {
         "bad chunk size": CHUNKED + b"zz\r\nok\r\n",
         "huge chunk size": CHUNKED + b"ffffffffffffffffff\r\nok\r\n",
         "negative chunk size": CHUNKED + b"-2\r\nok\r\n",
+        "a chunk longer than its size": CHUNKED + b"1\r\nok\r\n",
+        "chunk size in front of nothing": CHUNKED + b"\r\nok\r\n",
     }
     return {
         **{name: Torment(_answers(data), _P) for name, data in broken.items()},
@@ -196,6 +284,12 @@ def _malformed() -> dict[str, Torment]:
 def _ended() -> dict[str, Torment]:
     return {
         "reset at once": Torment(reset_at_once, _R),
+        "closed at once": Torment(closed_at_once, _R),
+        "reset in the status line": Torment(_answers(b"HTT", "reset"), _R),
+        "reset after an interim answer": Torment(_answers(head(status="100 Continue"), "reset"), _R),
+        "closed after an interim answer": Torment(_answers(head(status="100 Continue"), "close"), _P),
+        "half-closed in the head": Torment(_answers(b"HTTP/1.1 200 OK\r\nX:", "half_close"), _P),
+        "reset after a failure": Torment(_answers(head("Content-Length: 0", status="500 X"), "reset"), _S, 500),
         "reset after the request": Torment(_answers(b"", "reset"), _R),
         "reset in the head": Torment(_answers(b"HTTP/1.1 200 OK\r\nX:", "reset"), _R),
         "reset in the body": Torment(_answers(LENGTH_100 + b"abc", "reset"), _R, 200),
@@ -216,8 +310,31 @@ def _ended() -> dict[str, Torment]:
 
 
 def _statuses() -> dict[str, Torment]:
-    codes = (201, 202, 204, 206, 299, 300, 304, 400, 401, 404, 410, 418, 429, 500, 503, 599)
-    elsewhere = ("http://127.0.0.1:1/", "http://169.254.169.254/", "//x", "javascript:alert(1)", "/hook")
+    codes = (
+        201,
+        202,
+        203,
+        204,
+        205,
+        206,
+        207,
+        226,
+        299,
+        300,
+        304,
+        306,
+        399,
+        400,
+        401,
+        404,
+        410,
+        418,
+        429,
+        500,
+        503,
+        599,
+    )
+    elsewhere = ("http://127.0.0.1:1/", "http://169.254.169.254/", "//x", "javascript:alert(1)", "/hook", "")
     return {
         **{
             f"status {code}": Torment(
@@ -233,7 +350,7 @@ def _statuses() -> dict[str, Torment]:
             f"redirect {code}": Torment(
                 _answers(head(f"Location: {where}", "Content-Length: 0", status=f"{code} X")), _S, code
             )
-            for code, where in zip((301, 302, 303, 307, 308), elsewhere, strict=True)
+            for code, where in zip((301, 302, 303, 305, 307, 308), elsewhere, strict=True)
         },
         "switching protocols": Torment(
             _answers(head("Connection: upgrade", "Upgrade: websocket", status="101 Switching Protocols")), _S, 101
@@ -251,27 +368,89 @@ def _statuses() -> dict[str, Torment]:
     }
 
 
+def _handshakes() -> dict[str, Torment]:
+    """What goes wrong before HTTP: https alone."""
+    tls = Reason.TLS
+    plain = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nplain HTTP here\r\n"
+    scripts = {
+        "stalled handshake": (stall_handshake, _T),
+        "handshake one byte at a time": (drip_handshake, _T),
+        "handshake without end": (flood_handshake, tls),
+        "TLS warnings without end": (flood_warnings, tls),
+        "plain HTTP": (_greets(plain), tls),
+        "an SSH server behind https": (_greets(b"SSH-2.0-OpenSSH_9.2\r\n"), tls),
+        "a fatal alert": (_greets(b"\x15\x03\x03\x00\x02\x02\x28"), tls),
+        "closed in the handshake": (_greets(b"\x16\x03\x03", then="close"), tls),
+        "reset in the handshake": (_greets(b"", then="reset"), _R),
+    }
+    contexts = ("expired", "not yet valid", "wrong host", "self-signed", "another authority", "TLS 1.0", "TLS 1.1")
+    return {
+        **{name: Torment(script, reason, tls="none") for name, (script, reason) in scripts.items()},
+        **{name: Torment(healthy, tls, tls=name) for name in contexts},
+        # In TLS 1.3 the client's part of the handshake is over by then.
+        "a client's certificate is demanded": Torment(healthy, _R, tls="client certificate"),
+    }
+
+
 TORMENTS: dict[str, Torment] = {**_late(), **_endless(), **_malformed(), **_ended(), **_statuses()}
+HANDSHAKES: dict[str, Torment] = _handshakes()
+ALL: dict[str, dict[str, Torment]] = {"http": TORMENTS, "https": {**TORMENTS, **HANDSHAKES}}
 
 
 async def play() -> None:
     """Listen with every script, say where, and end with stdin."""
     authority = trustme.CA()
-    tls = _server_context(authority)
+    known = contexts(authority)
     async with AsyncExitStack() as stack:
         ports: dict[str, dict[str, int]] = {"http": {}, "https": {}}
-        for name, torment in TORMENTS.items():
-            for scheme, context in (("http", None), ("https", tls)):
-                receiver = Tormentor(torment.script, tls=context, receive_buffer_bytes=torment.receive_buffer_bytes)
+        for scheme, torments in ALL.items():
+            for name, torment in torments.items():
+                tls = known.get(torment.tls) if scheme == "https" else None
+                receiver = Tormentor(torment.script, tls=tls, receive_buffer_bytes=torment.receive_buffer_bytes)
                 await stack.enter_async_context(receiver)
                 ports[scheme][name] = receiver.port
         print(json.dumps({"ports": ports, "authority": authority.cert_pem.bytes().decode()}), flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
-def _server_context(authority: trustme.CA) -> ssl.SSLContext:
+def contexts(authority: trustme.CA) -> dict[str, ssl.SSLContext]:
+    """What a receiver may speak TLS with, by name; "good" is what `authority` vouches for."""
+    now, day = datetime.now(UTC), timedelta(days=1)
+    found = {
+        "good": _context(authority),
+        "expired": _context(authority, not_before=now - 9 * day, not_after=now - day),
+        "not yet valid": _context(authority, not_before=now + day, not_after=now + 9 * day),
+        "wrong host": _context(authority, identity="other.example"),
+        "self-signed": _self_signed(),
+        "another authority": _context(trustme.CA()),
+        "TLS 1.0": _old(authority, ssl.TLSVersion.TLSv1),
+        "TLS 1.1": _old(authority, ssl.TLSVersion.TLSv1_1),
+        "client certificate": _context(authority),
+    }
+    found["client certificate"].verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(found["client certificate"])
+    return found
+
+
+def _context(authority: trustme.CA, *, identity: str = "127.0.0.1", **settings: datetime) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.issue_cert(identity, **settings).configure_cert(context)
+    return context
+
+
+def _self_signed() -> ssl.SSLContext:
+    context, alone = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), trustme.CA()
+    with alone.cert_pem.tempfile() as certificate, alone.private_key_pem.tempfile() as key:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+def _old(authority: trustme.CA, version: ssl.TLSVersion) -> ssl.SSLContext:
+    context = _context(authority)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
     return context
 
 
