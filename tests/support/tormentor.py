@@ -50,6 +50,7 @@ class Line:
             if self.writer.is_closing():
                 return
             await self.send(block)
+            await asyncio.sleep(0)  # over TLS, drain neither waits nor tells that the other side is gone
 
     async def stay(self) -> None:
         """Keep the connection open until the other side closes it."""

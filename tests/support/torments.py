@@ -72,11 +72,11 @@ async def drip(line: Line, *, start: bytes = b"", data: bytes = b"", seconds: fl
     await line.stay()
 
 
-async def flood(line: Line, *, start: bytes, data: bytes) -> None:
-    """Read the request, send `start`, let it arrive, then send `data` without end at full speed."""
+async def flood(line: Line, *, start: bytes, data: bytes, pause_seconds: float = 0.05) -> None:
+    """Read the request, send `start`, let it arrive and be read, then send `data` without end at full speed."""
     await line.request()
     await line.send(start)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(pause_seconds)
     await line.flood(data, at_most=FLOOD_BYTES)
     await line.stay()
 
@@ -198,13 +198,19 @@ def _endless() -> dict[str, Torment]:
         "body without end": Torment(partial(flood, start=NO_LENGTH, data=b"a" * 999), None, 200),
         "failure's body without end": Torment(partial(flood, start=head(status="503 Busy"), data=b"a" * 999), _S, 503),
         "1-byte chunks without end": Torment(one_byte_chunks, None, 200),
-        "trailers without end": Torment(partial(flood, start=CHUNKED + b"0\r\n", data=b"X: y\r\n"), _P, 200),
-        "chunk extension without end": Torment(partial(flood, start=CHUNKED + b"2;", data=b"x"), _P, 200),
+        "trailers without end": Torment(
+            partial(flood, start=CHUNKED + b"0\r\n", data=b"X: y\r\n", pause_seconds=0.5), _P, 200
+        ),
+        "chunk extension without end": Torment(
+            partial(flood, start=CHUNKED + b"2;", data=b"x", pause_seconds=0.5), _P, 200
+        ),
         "300 MB": Torment(partial(flood, start=head("Content-Length: 300000000"), data=b"a" * 1000), None, 200),
         "gzip bomb": Torment(
             _answers(head("Content-Encoding: gzip", f"Content-Length: {len(GZIP_BOMB)}") + GZIP_BOMB), None, 200
         ),
-        "zeros of a chunk size without end": Torment(partial(flood, start=CHUNKED, data=b"0"), _P, 200),
+        "zeros of a chunk size without end": Torment(
+            partial(flood, start=CHUNKED, data=b"0", pause_seconds=0.5), _P, 200
+        ),
         "spaces in the status line without end": Torment(partial(flood, start=b"HTTP/1.1 200", data=b" "), _P),
         "answers without end": Torment(partial(flood, start=OK, data=OK), None, 200),
         "failures without end": Torment(
