@@ -1,7 +1,8 @@
 """`python -m tests`: every check of the project, one after the other; what the README calls the test command.
 
-Style, types and layers first, because they take seconds; then the tests.  The browser tests need Chromium: where this
-machine can install it (Debian or Ubuntu, as root) it is installed, elsewhere those tests are skipped and that is said.
+Style, types and layers first, because they take seconds; then the tests.  The browser tests need Chromium, the kill
+points strace: where this machine can install them (Debian or Ubuntu, as root) they are installed, elsewhere those tests
+are skipped and that is said.
 Without arguments everything runs, some tests of it under `tests.coverage`; arguments are handed to pytest instead:
 `python -m tests tests/rules -x`.
 """
@@ -25,6 +26,8 @@ CHECKS = (
     ("layers", [str(BIN / "lint-imports"), "--no-cache"]),
 )
 COVERAGE = ("coverage", [sys.executable, "-m", "tests.coverage"])
+# Programs that some tests need beside Python's packages; the Debian package has the program's name.
+NEEDED = (("chromium", "the browser tests"), ("strace", "the kill points"))
 INSTALL_SECONDS = 300
 
 
@@ -32,7 +35,8 @@ def main(arguments: list[str]) -> int:
     """Run everything; 0 if all of it passed."""
     checks = CHECKS if arguments else (*CHECKS, COVERAGE)
     failed = [name for name, command in checks if not _passes(name, command)]
-    provide_browser()
+    for program, tests_of_it in NEEDED:
+        provide(program, tests_of_it)
     arguments = arguments or [f"--ignore={path}" for path in coverage.RUN]
     tests = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False)
     if tests.returncode:
@@ -42,28 +46,28 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def provide_browser() -> None:
-    """Install Chromium if it is missing and can be installed; say plainly when it can't."""
-    if shutil.which("chromium"):
+def provide(program: str, tests_of_it: str) -> None:
+    """Install a program if it is missing and can be installed; say plainly when it can't."""
+    if shutil.which(program):
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        print("no Chromium here and no way to install it (apt-get, as root): the browser tests will be skipped")
+        print(f"no {program} here and no way to install it (apt-get, as root): {tests_of_it} will be skipped")
         return
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    print("installing Chromium for the browser tests", flush=True)
+    print(f"installing {program} for {tests_of_it}", flush=True)
     for command in (
         ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-y", "-q", "--no-install-recommends", "chromium"],
+        ["apt-get", "install", "-y", "-q", "--no-install-recommends", program],
     ):
         try:
             done = subprocess.run(
                 command, env=environ, check=False, capture_output=True, text=True, timeout=INSTALL_SECONDS
             )
         except subprocess.TimeoutExpired:
-            print(f"`{' '.join(command)}` took too long: the browser tests will be skipped")
+            print(f"`{' '.join(command)}` took too long: {tests_of_it} will be skipped")
             return
         if done.returncode:
-            print(f"`{' '.join(command)}` failed: the browser tests will be skipped\n{done.stderr[-500:]}")
+            print(f"`{' '.join(command)}` failed: {tests_of_it} will be skipped\n{done.stderr[-500:]}")
             return
 
 
