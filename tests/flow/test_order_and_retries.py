@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tests.support.clock import ManualClock
 from tests.support.engine import ScriptedNetwork, engine
+from webhookd.delivery.queue import INLINE_BYTES
+from webhookd.model import NewEvent
 
 DEAD = "https://dead.example/hook"
 WELL = "https://well.example/hook"
@@ -75,6 +77,21 @@ async def test_a_restart_keeps_order_attempts_and_waits(tmp_path: Path) -> None:
         assert [1, 2, 3] == [p.number for p in network.posted]
         await e.advance(90)
         assert ["a", "a", "a", "a", "b"] == network.ids(DEAD)
+
+
+async def test_a_large_event_waits_no_longer_after_a_restart(tmp_path: Path) -> None:
+    """Its body is read from the table when its wait is over; it doesn't wait a second time for that."""
+    clock = ManualClock()
+    network = ScriptedNetwork(clock, answer=dead_is_dead)
+    async with engine(tmp_path, clock=clock, network=network) as e:
+        await e.endpoint(DEAD)
+        body = b'{"event_type":"message.received","text":"%b"}' % (b"x" * INLINE_BYTES)
+        await e.house.services.ingest.accept("default", [NewEvent("a", "message.received", body)])
+        await e.advance(10)
+    async with engine(tmp_path, clock=clock, network=network) as e:
+        await e.advance(20)
+        assert [1, 2] == [p.number for p in network.posted]
+        assert [body, body] == [p.body for p in network.posted]
 
 
 async def test_more_than_the_queue_holds_arrives_in_order(tmp_path: Path) -> None:

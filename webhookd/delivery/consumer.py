@@ -90,6 +90,7 @@ class Consumer:
                 return False
             if delivery.body is None:
                 delivery = await self._with_body(delivery)
+                wait_seconds = 0.0  # it is over, and reading takes none
                 continue  # the endpoint may have been stopped meanwhile
             decision = await self._attempt(endpoint, delivery)
             if not isinstance(decision, RetryIn):
