@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import MutableMapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -38,17 +39,23 @@ def loggable_url(url: str) -> str:
 
 def arrange(_logger: object, level: str, record: Record) -> Record:
     """A structlog processor: `timestamp`, `level`, `event`, then `LEADING` as far as given, then the rest."""
-    arranged: Record = {"timestamp": timestamp(), "level": level, "event": record["event"]}
-    for name in LEADING:
-        if name in record:
-            arranged[name] = record[name]
-    arranged.update(record)
+    arranged: Record = {"timestamp": timestamp(), "level": level}
+    for name in _order(tuple(record)):
+        arranged[name] = record[name]
     if "url" in record:
         arranged["url"] = loggable_url(str(_plain(record["url"])))
     for name in FREE_TEXTS:
-        if name in record and record[name] is not None:
-            arranged[name] = _QUERY.sub(r"\1", str(_plain(record[name])))
+        value = record.get(name)
+        if value is not None:
+            text = value if type(value) is str and value.isascii() else str(_plain(value))
+            arranged[name] = _QUERY.sub(r"\1", text) if "://" in text else text
     return arranged
+
+
+@lru_cache(256)  # an event has the same fields each time, or nearly
+def _order(names: tuple[str, ...]) -> tuple[str, ...]:
+    first = ("event", *[name for name in LEADING if name in names])
+    return (*first, *[name for name in names if name not in first])
 
 
 def timestamp() -> str:

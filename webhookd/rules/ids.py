@@ -9,6 +9,8 @@ Time and randomness are handed in: the rules have neither a clock nor a source o
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 RANDOM_BYTES = 10
 """How many random bytes an id takes: 74 of their 80 bits are used."""
 
@@ -35,7 +37,7 @@ def sortable_id(prefix: str, unix_ms: int, random_bytes: bytes) -> str:
 
 def delivery_id(seq: int) -> str:
     """The public id of the delivery with this number in the table: `dlv_` and 13 digits of Crockford base32."""
-    return _DELIVERY_PREFIX + _base32(seq, _DELIVERY_DIGITS)
+    return _delivery_head(seq >> 5) + _DIGITS[seq & 31]
 
 
 def delivery_seq(id: str) -> int | None:  # noqa: A002 - an id is what it is
@@ -59,6 +61,11 @@ def _uuid7(unix_ms: int, random_bytes: bytes) -> int:
     chance = int.from_bytes(random_bytes[:RANDOM_BYTES], "big")
     high, low = chance >> 68, chance & (1 << 62) - 1
     return (unix_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
+
+
+@lru_cache(256)  # neighbours have all digits but the last in common
+def _delivery_head(number: int) -> str:
+    return _DELIVERY_PREFIX + _base32(number, _DELIVERY_DIGITS - 1)
 
 
 def _base32(number: int, digits: int) -> str:
