@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from tests.support.stores import accept, add_endpoint, add_workspace, open_store
 from webhookd.model import DeliveryState, DeliveryView, Endpoint, QueuedDelivery, Workspace
@@ -215,7 +216,7 @@ async def test_a_replay_is_a_new_delivery_of_the_same_event(table: Table) -> Non
     assert [("c", queued[2].seq, None, 77, 0), ("a", queued[0].seq, None, 77, 0)] == [
         (each.event_id, each.replay_of, each.body, each.accepted_at_ms, each.attempt_count) for each in again
     ]
-    assert [replace(each, body=BODY) for each in again] == await table.page()
+    assert [structs.replace(each, body=BODY) for each in again] == await table.page()
     shown = await table.view(again[0].seq)
     assert ("message.sent", queued[2].seq, False) == (shown.event_type, shown.replay_of, shown.is_test)
     found = await table.store.read(

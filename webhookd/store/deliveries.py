@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from msgspec import Struct
+
 from webhookd.model import QueuedDelivery
 from webhookd.store.bulk import Bulk, packed
 
@@ -125,8 +127,7 @@ def delivered(db: sqlite3.Connection, seq: int, *, attempt_count: int, record: b
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Success:
+class Success(Struct, frozen=True, gc=False):
     """An attempt that delivered: how many attempts there were with it, and its record as JSON."""
 
     seq: int

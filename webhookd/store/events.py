@@ -6,9 +6,9 @@ import hashlib
 import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import orjson
+from msgspec import Struct
 
 from webhookd.model import Accepted, EventView, NewEvent, QueuedDelivery
 from webhookd.store import timeline
@@ -44,8 +44,7 @@ _VIEW = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ingested:
+class Ingested(Struct, frozen=True, gc=False):
     """The events of one request: accepted in their order, each with a delivery per subscriber unless not `deliver`."""
 
     workspace_seq: int

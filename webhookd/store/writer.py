@@ -135,8 +135,8 @@ class Writer:
         then: Callable[[T], None] | None = None,
         must: bool = False,
     ) -> T:
-        """`submit` and wait; a cancelled caller doesn't cancel the command."""
-        return await asyncio.shield(self.submit(run, then=then, must=must))
+        """`submit` and wait.  A cancelled caller cancels its future, not the command."""
+        return await self.submit(run, then=then, must=must)
 
     async def answer(self) -> None:
         """Return once the writer came by and its connection began and ended a transaction; a full disk lets it."""
@@ -154,8 +154,8 @@ class Writer:
         then: Callable[[T], None] | None = None,
         must: bool = False,
     ) -> T:
-        """`submit_item` and wait; a cancelled caller doesn't cancel the command."""
-        return await asyncio.shield(self.submit_item(bulk, item, then=then, must=must))
+        """`submit_item` and wait; as `write`."""
+        return await self.submit_item(bulk, item, then=then, must=must)
 
     async def flushed(self) -> None:
         """Return when nothing waits to be written."""
