@@ -44,6 +44,9 @@ ERRORS: dict[str, ErrorKind] = {
     "endpoint_gone": ErrorKind(409, "The endpoint was deleted since."),
     "delivery_not_finished": ErrorKind(409, "The delivery still waits; only a finished one can be replayed."),
     "workspace_exists": ErrorKind(409, "There is a workspace with this id."),
+    "mail_disabled": ErrorKind(
+        409, "There is no mail server, or nobody to send to: set `mail.host` and `mail.notify`."
+    ),
     "workspace_in_use": ErrorKind(409, "The workspace has endpoints, or is `default`: it can't be deleted."),
     "payload_too_large": ErrorKind(413, "The event or the request is larger than allowed."),
     "unsupported_media_type": ErrorKind(415, "The body's type or encoding is not one that this path takes."),

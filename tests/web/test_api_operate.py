@@ -218,8 +218,8 @@ async def test_a_test_mail_goes_to_whom_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_test_mail_without_a_server_is_refused(tmp_path: Path) -> None:
-    """502 `mail_failed` says which setting is missing."""
+    """409 `mail_disabled` says which setting is missing."""
     async with running_api(tmp_path) as api:
         answer = await api.post("/v1/mail/test")
-        assert (502, "mail_failed") == (answer.status, answer.code)
+        assert (409, "mail_disabled") == (answer.status, answer.code)
         assert "mail.host" in answer.json["error"]["message"]

@@ -460,3 +460,11 @@ async def test_what_receivers_answer_is_shown_and_never_breaks_the_answer(tmp_pa
         assert list(reversed(reasons)) == [one["last_attempt"]["reason"] for one in found]
         assert {None} == {one["last_attempt"]["response"] for one in found}
         assert [delivery_id(number) for number in range(len(reasons), 0, -1)] == [one["id"] for one in found]
+
+
+@pytest.mark.parametrize("name", ["state", "since", "until", "cursor"])
+async def test_the_word_null_is_no_left_out_parameter(tmp_path: Path, name: str) -> None:
+    """`?state=null` is a mistake, and not everything."""
+    async with running_api(tmp_path) as api:
+        answer = await api.get(f"/v1/deliveries?{name}=null")
+        assert answer.code in ("invalid_field", "invalid_request")

@@ -364,6 +364,7 @@ async def test_unknown_fields_are_all_named(api: Api) -> None:
         ("cursor=%21%21", 400, "invalid_request"),
         ("cursor=" + "A" * 1000, 400, "invalid_request"),
         ("cursor=_w", 400, "invalid_request"),
+        ("limit=null", 422, "invalid_field"),
         ("limit=", 200, ""),
         ("limit=500", 200, ""),
     ],

@@ -126,16 +126,20 @@ class Mailer:
         return {"count": found.count, "oldest_age_seconds": age, "last_error": found.last_error}
 
     async def send_test(self, to: Sequence[str]) -> None:
-        """Send one test mail now, beside the outbox; Refusal `mail_failed` says why it can't be, in the server's words.
+        """Send one test mail now, beside the outbox.
+
+        Refusal `mail_failed` says in the server's words why it can't be, `mail_disabled` which setting is missing.
 
         It goes to all of `to` or is refused: a test that reached half of them would prove the wrong thing.
         """
         settings = self._settings()
         mail = settings.mail
         if not mail.host:
-            raise Refusal("mail_failed", "No mail server is set: give mail.host (and mail.port) in the configuration.")
+            raise Refusal(
+                "mail_disabled", "No mail server is set: give mail.host (and mail.port) in the configuration."
+            )
         if not to:
-            raise Refusal("mail_failed", "Nobody to send it to: give an address, or set mail.notify.")
+            raise Refusal("mail_disabled", "Nobody to send it to: give an address, or set mail.notify.")
         sender, recipients = mailbox(mail.sender), tuple(map(mailbox, to))
         message = trial_letter(
             settings, sender=sender, to=recipients, message_id=_message_id(sender), now_ms=self._clock.wall_ms()

@@ -9,7 +9,9 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from webhookd import log
+from webhookd.delivery.endpoints import DESCRIPTION_CHARACTERS, OVERLAP_SECONDS_MAX
 from webhookd.model import Json
+from webhookd.rules.urls import MAX_HEADER_CHARACTERS, MAX_HEADERS, MAX_URL_CHARACTERS
 from webhookd.web.access import Scope
 from webhookd.web.http import (
     NoFields,
@@ -38,18 +40,39 @@ from webhookd.web.views import (
 
 ONE_DAY_SECONDS = 86_400
 
-Headers = Annotated[dict[str, str], Meta(description="Sent with every request; masked in the log")]
-SigningKey = Annotated[str, Meta(description="`whsec_` and base64 of 24 to 64 bytes")]
+# What only the rules check, with words of their own, is in the document by `extra_json_schema`.
+Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "minLength": 1, "maxLength": MAX_URL_CHARACTERS})]
+Headers = Annotated[
+    dict[str, str],
+    Meta(
+        description="Sent with every request; masked in the log",
+        extra_json_schema={
+            "maxProperties": MAX_HEADERS,
+            "propertyNames": {"pattern": r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}$"},
+            "additionalProperties": {"type": "string", "pattern": rf"^[\x20-\x7e]{{0,{MAX_HEADER_CHARACTERS}}}$"},
+        },
+    ),
+]
+SigningKey = Annotated[
+    str,
+    Meta(
+        description="`whsec_` and base64 of 24 to 64 bytes",
+        extra_json_schema={"pattern": "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$"},
+    ),
+]
+Description = Annotated[str, Meta(extra_json_schema={"maxLength": DESCRIPTION_CHARACTERS})]
 SuccessRule = Annotated[Literal["200", "2xx"], Meta(description="Which answers count as delivered")]
-Types = Annotated[list[str], Meta(description='Names of the catalogue, or ["*"] for all')]
+Types = Annotated[
+    list[str], Meta(description='Names of the catalogue, or ["*"] for all', extra_json_schema={"minItems": 1})
+]
 
 
 class NewEndpoint(Struct, frozen=True, kw_only=True):
     """An endpoint to be made; without a key webhookd makes one."""
 
-    url: str
+    url: Url
     event_types: Types
-    description: str | UnsetType = UNSET
+    description: Description | UnsetType = UNSET
     success: SuccessRule | UnsetType = UNSET
     headers: Headers | UnsetType = UNSET
     signing_key: SigningKey | UnsetType = UNSET
@@ -58,9 +81,9 @@ class NewEndpoint(Struct, frozen=True, kw_only=True):
 class EndpointChanges(Struct, frozen=True, kw_only=True):
     """What is to change of an endpoint; what is left out stays."""
 
-    url: str | UnsetType = UNSET
+    url: Url | UnsetType = UNSET
     event_types: Types | UnsetType = UNSET
-    description: str | UnsetType = UNSET
+    description: Description | UnsetType = UNSET
     success: SuccessRule | UnsetType = UNSET
     headers: Headers | UnsetType = UNSET
     signing_key: SigningKey | UnsetType = UNSET
@@ -81,7 +104,13 @@ class Testing(Struct, frozen=True, kw_only=True):
 class Rotating(Struct, frozen=True, kw_only=True):
     """How an endpoint's signing key is to be replaced."""
 
-    overlap_seconds: Annotated[float, Meta(description="How long the key before it signs too")] = ONE_DAY_SECONDS
+    overlap_seconds: Annotated[
+        float,
+        Meta(
+            description="How long the key before it signs too",
+            extra_json_schema={"minimum": 0, "maximum": OVERLAP_SECONDS_MAX},
+        ),
+    ] = ONE_DAY_SECONDS
 
 
 class EndpointList(Shape):

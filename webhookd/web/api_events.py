@@ -11,6 +11,7 @@ from webhookd.errors import Refusal
 from webhookd.rules.events import Line, split_array
 from webhookd.web.access import Scope
 from webhookd.web.http import (
+    Error,
     ErrorDetail,
     Route,
     check_encoding,
@@ -118,7 +119,7 @@ ROUTES = [
         post_events,
         Scope.INGEST,
         "Accept one event, an array of up to 1,000, or a stream of lines",
-        answers={202: (EventTaken, EventsTaken), 422: EventsTaken},
+        answers={202: (EventTaken, EventsTaken), 422: (EventsTaken, Error)},
         media={
             "application/json": (NewEventFields, list[NewEventFields]),
             NDJSON: "One event per line, committed as it arrives, for as long as the connection is open.",

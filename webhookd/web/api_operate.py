@@ -267,7 +267,7 @@ ROUTES = [
         "Send a test mail",
         answers={200: TestMailSent},
         body=TestMail,
-        errors=("mail_failed",),
+        errors=("mail_disabled", "mail_failed"),
         unbound=True,
     ),
     Route(

@@ -16,7 +16,9 @@ from webhookd.web.http import Paging, Route, json_response, list_response, no_co
 class NewToken(Struct, frozen=True, kw_only=True):
     """What a token is to be good for."""
 
-    scope: Annotated[str, Meta(description="admin, ingest or observe")]
+    scope: Annotated[
+        str, Meta(description="admin, ingest or observe", extra_json_schema={"enum": [str(each) for each in Scope]})
+    ]
     workspace: Annotated[str, Meta(description="The one workspace that it is good for")] | None = None
     note: Annotated[str, Meta(max_length=NOTE_CHARACTERS, description="Who has it")] = ""
 

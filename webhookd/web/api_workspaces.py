@@ -7,6 +7,7 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from webhookd.delivery.workspaces import NAME_CHARACTERS
 from webhookd.web.access import Scope
 from webhookd.web.http import (
     Paging,
@@ -22,14 +23,21 @@ from webhookd.web.http import (
 )
 from webhookd.web.views import BudgetShown, Shape, WorkspaceShown, show_budget, show_workspace
 
+Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARACTERS})]
 Addresses = Annotated[list[str], Meta(description="Who gets the notices; none: mail.notify of the configuration")]
 
 
 class NewWorkspace(Struct, frozen=True, kw_only=True):
     """A workspace to be made."""
 
-    id: Annotated[str, Meta(description="1 to 63 of a-z, 0-9 and -")]
-    name: Annotated[str | None, Meta(description="Else the id")] = None
+    id: Annotated[
+        str,
+        Meta(
+            description="1 to 63 of a-z, 0-9 and -",
+            extra_json_schema={"pattern": "^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"},
+        ),
+    ]
+    name: Annotated[Name | None, Meta(description="Else the id")] = None
     plan: Annotated[str | None, Meta(description="Else `advanced`, or the lowest with webhooks")] = None
     notify: Addresses = []
 
@@ -37,7 +45,7 @@ class NewWorkspace(Struct, frozen=True, kw_only=True):
 class WorkspaceChanges(Struct, frozen=True, kw_only=True):
     """What is to change of a workspace; what is left out stays."""
 
-    name: str | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
     plan: str | UnsetType = UNSET
     notify: Addresses | UnsetType = UNSET
 

@@ -175,7 +175,11 @@ def read_query(request: web.Request, struct_type: type[S]) -> S:
         values[name] = value
     _refuse_unknown(values, struct_type, "parameter")
     given = {name: value for name, value in values.items() if value}
-    return _convert(given, struct_type, strict=False)
+    read = _convert(given, struct_type, strict=False)
+    for name, value in given.items():
+        if getattr(read, name) is None:  # msgspec takes the word null for None where a text isn't expected
+            raise invalid_field(name, f"is not as it should be: {value!r}")
+    return read
 
 
 async def read_fields(request: web.Request, struct_type: type[S]) -> S:

@@ -124,6 +124,8 @@ class Guard:
 
     def _check_host(self, request: web.Request) -> None:
         hosts = request.headers.getall(hdrs.HOST, ())
+        if "://" in request.raw_path[:10]:  # a whole URL names the host, whatever the header says (RFC 9112, 3.2.2)
+            hosts = [request.raw_path.partition("://")[2].partition("/")[0]]
         if len(hosts) == 1 and self._knows_host(hosts[0]):
             return
         if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):

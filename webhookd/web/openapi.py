@@ -76,6 +76,8 @@ class _Schemas:
         types = list(dict.fromkeys(each for route in routes for each in _types(route)))
         found, self.components = msgspec.json.schema_components(types, schema_hook=_own_schema, ref_template=_REF)
         self._by_type = dict(zip(types, found, strict=True))
+        for body in {route.body for route in routes if route.body is not None}:
+            self.components[body.__name__]["additionalProperties"] = False  # `unknown_field`
         self.components["Error"]["properties"]["error"] = {"$ref": _REF.format(name="ErrorDetail")}
         self.components["ErrorDetail"]["properties"]["code"] = {"type": "string", "enum": list(ERRORS)}
 
@@ -144,7 +146,7 @@ def _query_parameters(route: Route, schemas: _Schemas) -> list[Json]:
     if route.query is None:
         return []
     return [
-        {"name": name, "in": "query", "required": required, "schema": _not_null(schema)}
+        {"name": name, "in": "query", "required": required, "allowEmptyValue": True, "schema": _not_null(schema)}
         for name, schema, required in schemas.fields(route.query)
     ]
 

@@ -19,6 +19,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from webhookd.errors import Refusal
 from webhookd.web.doors import Site, listen_tcp, listen_unix
 from webhookd.web.holding import refuse_if_memory_is_short
+from webhookd.web.http import SECURITY_HEADERS
 from webhookd.web.middleware import GUARD, Handler, failure, refused, whole
 
 # Also how long a request's headers may take, counted from the connection's start or its last answer.
@@ -132,6 +133,7 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
             answer = refused(Refusal("invalid_request", f"This is not HTTP as it should be: {text[0] if text else ''}"))
         else:
             answer = refused(failure(request.method, request.path, exc or RuntimeError(f"status {status}")))
+        answer.headers.update(SECURITY_HEADERS)  # the guard never saw it
         answer.force_close()
         return answer
 
