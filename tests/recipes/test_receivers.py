@@ -1,0 +1,120 @@
+"""The receiver's recipes: each program takes what a real daemon signs, once, and nothing that others send."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.recipes.languages import Program, prepare
+from tests.support.process import Daemon, daemon
+from webhookd.rules.signing import Signer, new_key
+
+KEY = new_key(bytes(range(32)))
+CONFIG = '[egress]\nallow = ["127.0.0.0/8"]\n[delivery]\nretry_seconds = []\n'
+BODY = '{"text": "Xin chào 📦"}'.encode()
+RECEIVERS = ["receive.py", "receive.mjs", "receive.php", "receive.go"]
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def running(program: Program, words: list[str]) -> AsyncIterator[str]:
+    """The receiver's URL, once it listens."""
+    process = await program.start(*words)
+    port = int(program.environ["PORT"])
+    try:
+        async with asyncio.timeout(30):
+            while True:
+                assert process.returncode is None, (await process.communicate())[1].decode()
+                try:
+                    (await asyncio.open_connection("127.0.0.1", port))[1].close()
+                    break
+                except OSError:
+                    await asyncio.sleep(0.02)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def statuses(url: str) -> list[int]:
+    """The answers to: a good request, a changed body, an old one, another's key, no headers at all."""
+    body, now = BODY, int(time.time())
+    good = Signer(KEY).headers("evt_1", now, body)
+    requests: list[tuple[Any, bytes]] = [
+        (good, body),
+        (good, body + b" "),
+        (Signer(KEY).headers("evt_2", now - 400, body), body),
+        (Signer(new_key(b"x" * 32)).headers("evt_3", now, body), body),
+        ((), body),
+    ]
+    found = []
+    async with aiohttp.ClientSession() as session:
+        for headers, sent in requests:
+            async with session.post(url, data=sent, headers=dict(headers)) as answer:
+                found.append(answer.status)
+    return found
+
+
+async def until_done(program: Program, words: list[str], count: int) -> list[str]:
+    """Let the receiver work until so many events are done; their ids, in the order in which they came in."""
+    done = program.folder / "done"
+    async with asyncio.timeout(30):
+        while len(list(done.iterdir())) < count:
+            if words[0] == "php":  # its work is a program of its own
+                await program.run("php", program.name)
+            await asyncio.sleep(0.05)
+    return [path.name for path in sorted(done.iterdir(), key=lambda path: path.stat().st_mtime_ns)]
+
+
+async def until_delivered(d: Daemon, count: int) -> None:
+    async with asyncio.timeout(30):
+        while len((await d.call("GET", "/v1/deliveries?state=delivered"))["data"]) < count:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", RECEIVERS)
+async def test_a_receiver_takes_what_is_signed_once(tmp_path: Path, name: str) -> None:
+    """Two events, one of them replayed, and a rotated key: each is worked on once; what isn't ours is refused."""
+    folder = tmp_path / "receiver"
+    folder.mkdir()
+    program = Program(name, folder, {"WEBHOOK_KEY": KEY, "PORT": str(free_port())})
+    words = await prepare(program)
+    async with daemon(tmp_path / "state", CONFIG) as d, running(program, words) as url:
+        fields = {"url": url, "event_types": ["*"], "signing_key": KEY}
+        endpoint = (await d.call("POST", "/v1/endpoints", fields, expect=201))["id"]
+        for number in (1, 2):
+            event = {"event_type": "message.sent", "event_id": f"m-{number}"}
+            await d.call("POST", "/v1/events", event, expect=202)
+        await until_delivered(d, 2)
+        assert ["m-1", "m-2"] == await until_done(program, words, 2)
+        await d.call("POST", f"/v1/endpoints/{endpoint}/rotate-key", {}, expect=200)  # for a day both sign
+        await d.call("POST", "/v1/replay", {"endpoint": endpoint, "state": "delivered"}, expect=200)
+        await until_delivered(d, 4)
+        assert [200, 401, 401, 401, 401] == await statuses(url)
+        assert {"m-1", "m-2", "evt_1"} == set(await until_done(program, words, 3))
+        assert [] == [path.name for path in (folder / "inbox").iterdir()]
+        assert BODY == (folder / "done" / "evt_1").read_bytes()
+
+
+def test_the_readme_names_every_recipe() -> None:
+    """Each file in etc/recipes is linked, and each link leads to a file."""
+    root = Path(__file__).resolve().parents[2]
+    linked = set(re.findall(r"\(etc/recipes/([\w.]+)\)", (root / "README.md").read_text("utf-8")))
+    assert {path.name for path in (root / "etc" / "recipes").iterdir() if os.path.isfile(path)} == linked
