@@ -75,7 +75,9 @@ def repeated(case: Case) -> Iterator[Violation]:
     for row in case.final.deliveries:
         arrivals = case.arrivals[row.seq]
         for before, after in pairwise(arrivals):
-            if after.attempt not in (before.attempt, before.attempt + 1):
+            between = range(before.attempt + 1, after.attempt)
+            unread = all(case.unread(row.seq, number) for number in between)
+            if after.attempt < before.attempt or not unread:
                 yield Violation("repeated", f"{row.endpoint} got attempt {after.attempt} of {row.event_id} out of turn")
             elif after.attempt != before.attempt and case.succeeded(row.seq, before):
                 yield Violation("repeated", f"{row.endpoint} said 200 to {row.event_id} and got it again")

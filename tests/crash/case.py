@@ -86,5 +86,10 @@ class Case:
         failure = self.failures[seq].get(each.attempt)
         return each.answer == 200 and not (failure is not None and failure.reason == "timeout")
 
+    def unread(self, seq: int, attempt: int) -> bool:
+        """Whether an attempt ended before its receiver read it: too late for a starved machine, or its own fault."""
+        failure = self.failures[seq].get(attempt)
+        return failure is not None and failure.reason in ("timeout", "local")
+
 
 Rule = Callable[[Case], Iterator[Violation]]

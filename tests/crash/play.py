@@ -18,7 +18,7 @@ from tests.crash.witness import Manners, Witness
 from tests.support.mailserver import MailServer
 from webhookd.model import Json
 
-DRAIN_SECONDS = 60.0
+DRAIN_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)

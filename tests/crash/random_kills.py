@@ -44,7 +44,7 @@ allow = ["127.0.0.0/8"]
 [log]
 level = "warning"
 [delivery]
-timeout_seconds = 1
+timeout_seconds = 2
 retry_seconds = {list(TERMS.retry_seconds)}
 [budget]
 limit = {TERMS.limit}

@@ -401,3 +401,11 @@ def test_an_answer_after_the_deadline_is_a_failure() -> None:
     history.received[-2].answer = 200
     final.failures[1] = replace(final.failures[1], reason="timeout")
     assert [] == judge(history, final).violations
+
+
+def test_an_attempt_that_nobody_read_in_time_may_be_missing() -> None:
+    """A receiver too busy to read a request before the sender gave up has nothing to tell of it; the table has."""
+    history, final = in_order()
+    history.received.remove(got("ill", "four", 6.1, 500, 2))
+    final.failures[1] = replace(final.failures[1], reason="timeout")
+    assert [] == judge(history, final).violations
