@@ -246,11 +246,9 @@ async def test_a_loop_that_is_blocked_is_told_of_before_it_is_killed(
         await manager.until("WATCHDOG=1")
         d.process.send_signal(signal.SIGUSR1)
         async with asyncio.timeout(30):
-            while not lines_of(d, "heartbeat.missed"):
+            while not any(line["stack"][-1].endswith(" block") for line in lines_of(d, "heartbeat.missed")):
                 await asyncio.sleep(0.05)
-        (line,) = lines_of(d, "heartbeat.missed")
-        assert "the event loop has stood still" in line["reason"]
-        assert line["stack"][-1].endswith(" block")
+        assert all("the event loop has stood still" in line["reason"] for line in lines_of(d, "heartbeat.missed"))
         manager.take()
         await asyncio.sleep(BLOCKED_SECONDS)
         assert 0 == manager.take().count("WATCHDOG=1")

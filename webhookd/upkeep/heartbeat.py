@@ -79,19 +79,16 @@ class Heartbeat:
         while not ended.wait(still_seconds / 4):
             silent_seconds = time.monotonic() - self._beat_at
             if silent_seconds > still_seconds:
-                log.throttled(
-                    "heartbeat.missed",
-                    key="loop",
-                    reason=f"the event loop has stood still for {silent_seconds:.0f} s",
-                    stack=_stack_of(loop_thread),
-                )
+                stack = _stack_of(loop_thread)
+                reason = f"the event loop has stood still for {silent_seconds:.0f} s"
+                log.throttled("heartbeat.missed", key=stack[-1:], reason=reason, stack=stack)
 
 
-def _stack_of(thread: int) -> list[str]:
+def _stack_of(thread: int) -> tuple[str, ...]:
     """Where a thread is, innermost last: files, lines and functions, no values."""
     frame = sys._current_frames().get(thread)
     frames = traceback.extract_stack(frame)[-STACK_DEPTH:] if frame is not None else []
-    return [f"{each.filename}:{each.lineno} {each.name}" for each in frames]
+    return tuple(f"{each.filename}:{each.lineno} {each.name}" for each in frames)
 
 
 @asynccontextmanager
