@@ -659,6 +659,17 @@ def test_a_service_s_user_has_the_system_s_directory(places: tuple[Path, Path, d
     assert system == find_state_dir(None, environ)
 
 
+def test_a_command_finds_the_system_s_daemon_where_it_may_not_even_look(
+    places: tuple[Path, Path, dict[str, str]],
+) -> None:
+    """With `DynamicUser=` the directory is a link into /var/lib/private, which is root's alone."""
+    system, own, environ = places
+    system.parent.mkdir(parents=True)
+    system.symlink_to("private/webhookd")
+    assert system == find_state_dir(None, environ, of_running=True)
+    assert own == find_state_dir(None, environ)
+
+
 def test_a_command_finds_the_system_s_daemon_that_it_may_not_read(
     places: tuple[Path, Path, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -360,9 +360,10 @@ def find_state_dir(option: str | None, environ: Mapping[str, str], *, of_running
     if named:
         return Path(named).expanduser().absolute()
     own = Path(environ.get("HOME") or Path.home()) / USER_STATE_DIR
-    if os.geteuid() == 0 or (SYSTEM_STATE_DIR.is_dir() and os.access(SYSTEM_STATE_DIR, os.W_OK | os.X_OK)):
+    if os.geteuid() == 0 or os.access(SYSTEM_STATE_DIR, os.W_OK | os.X_OK):
         return SYSTEM_STATE_DIR
-    if of_running and SYSTEM_STATE_DIR.is_dir() and not own.is_dir():
+    # With DynamicUser= it is a link to where nobody else may even look.
+    if of_running and os.path.lexists(SYSTEM_STATE_DIR) and not own.is_dir():
         return SYSTEM_STATE_DIR
     return own
 

@@ -11,11 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ import aiohttp
 import pytest
 
 from tests.support import handed, process
+from tests.support.callers import calling
 from tests.support.engine import engine
 from tests.support.process import ROOT, Daemon
 from tests.support.receiver import receiver
@@ -411,40 +409,6 @@ def test_a_count_that_is_none_is_told(count: str) -> None:
         sockets_handed_over({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}, insecure_public=False)
 
 
-@dataclass(slots=True)
-class Callers:
-    """Programs that post events, each with a connection of its own per event or with one that it keeps."""
-
-    answers: Counter[str] = field(default_factory=Counter)
-    accepted: set[str] = field(default_factory=set)
-    done: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def call(self, name: str, url: str, headers: dict[str, str], *, keep: bool) -> None:
-        """Post event after event until `done`."""
-        connector = aiohttp.TCPConnector(force_close=not keep)
-        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as session:
-            for number in count():
-                event = {"event_type": "message.sent", "event_id": f"{name}-{number}"}
-                try:
-                    async with session.post(url + "/v1/events", json=event, headers=headers) as answer:
-                        self.answers[str(answer.status)] += 1
-                        if answer.status == 202:
-                            self.accepted.add(event["event_id"])
-                except aiohttp.ClientConnectorError:
-                    self.answers["refused"] += 1
-                except (aiohttp.ClientError, ConnectionError) as error:
-                    self.answers[type(error).__name__] += 1
-                if self.done.is_set():
-                    return
-
-    async def until_more(self, number: int = 100) -> None:
-        """Return once so many further events were accepted."""
-        before = len(self.accepted)
-        async with asyncio.timeout(30):
-            while len(self.accepted) < before + number:
-                await asyncio.sleep(0.01)
-
-
 async def all_events(d: Daemon) -> set[str]:
     """The ids of all events in the log."""
     known: set[str] = set()
@@ -468,21 +432,18 @@ async def test_no_caller_is_refused_over_restarts(number: signal.Signals, keep: 
     Whom a kill leaves without an answer sends again.
     """
     state = tmp_path / "state"
-    them = Callers()
     with listening() as opened:
         d = await start_with(state, [opened])
         assert await process.until_ready(d)
-        calling = [asyncio.create_task(them.call(f"c{n}", d.url, d.admin(), keep=keep)) for n in range(CALLERS)]
-        for _ in range(RESTARTS):
+        async with calling(d.url, d.admin(), [f"c{n}" for n in range(CALLERS)], kept=keep) as them:
+            for _ in range(RESTARTS):
+                await them.until_more()
+                d.process.send_signal(number)
+                await d.until_dead()
+                await d.session.close()
+                d = await start_with(state, [opened])
+                assert await process.until_ready(d)
             await them.until_more()
-            d.process.send_signal(number)
-            await d.until_dead()
-            await d.session.close()
-            d = await start_with(state, [opened])
-            assert await process.until_ready(d)
-        await them.until_more()
-        them.done.set()
-        await asyncio.gather(*calling)
         assert set() == them.accepted - await all_events(d)
         await end(d)
     print(dict(them.answers))

@@ -7,6 +7,7 @@ systemd is never started on the host's own root.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -35,6 +36,7 @@ ENVIRONMENT = {
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
 }
 SHUT_DOWN = signal.SIGRTMIN + 4  # systemd(1): the container is to power off
+CLONE_NEWNET = 0x40000000  # of linux/sched.h
 WAIT_SECONDS = 60.0
 
 
@@ -140,13 +142,27 @@ class Container:
             time.sleep(0.2)
         raise TimeoutError(f"systemd did not start; see {PLACE / self.root.name}.log")
 
+    def trust(self, certificate: bytes, name: str, address: str) -> None:
+        """Let a name be an address of its loopback, and believe what that certificate signs."""
+        (self.root / "usr/local/share/ca-certificates/trial.crt").write_bytes(certificate)
+        with (self.root / "etc/hosts").open("a") as hosts:
+            hosts.write(f"{address} {name}\n")
+        self.run("update-ca-certificates")
+        subprocess.run([*self.enter("--net"), "ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+
+    def join_network(self) -> None:
+        """Let this process, and every thread that it starts from now on, be in the machine's network."""
+        with Path(f"/proc/{self._leader()}/ns/net").open() as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+
     def run(
-        self, script: str, *, check: bool = True, timeout_seconds: float = 300.0
+        self, script: str, *, check: bool = True, given: str = "", timeout_seconds: float = 300.0
     ) -> subprocess.CompletedProcess[str]:
-        """Run a shell script in it, in the checkout, as root; its output as text."""
+        """Run a shell script in it, in the checkout, as root, with `given` as its input; its output as text."""
         return subprocess.run(
             [*self.enter(), "bash", "-c", f"cd {CHECKOUT} && {{ {script}\n}}"],
-            env=ENVIRONMENT, capture_output=True, text=True, check=check, timeout=timeout_seconds,
+            env=ENVIRONMENT, input=given, capture_output=True, text=True, check=check, timeout=timeout_seconds,
         )  # fmt: skip
 
     def enter(self, *namespaces: str) -> list[str]:

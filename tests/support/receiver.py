@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -58,15 +59,21 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiver(answer: Callable[[str], int] = lambda name: 200) -> AsyncIterator[Receiver]:
+async def receiver(
+    answer: Callable[[str], int] = lambda name: 200,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    ssl_context: ssl.SSLContext | None = None,
+) -> AsyncIterator[Receiver]:
     """A receiver for the time of a test."""
     kept = Receiver(answer)
     app = web.Application()
     app.router.add_post("/{name}", kept.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    kept.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await web.TCPSite(runner, host, port, ssl_context=ssl_context).start()
+    kept.url = f"{'http' if ssl_context is None else 'https'}://{host}:{runner.addresses[0][1]}"
     try:
         yield kept
     finally:

@@ -111,5 +111,5 @@ def _token(files: list[Path]) -> tuple[str | None, str]:
             problems.append(f"{file} isn't there")
         except (OSError, ValueError) as error:
             problems.append(f"{file} can't be read ({getattr(error, 'strerror', None) or error})")
-    hint = "Run this as the user that webhookd runs as (sudo -u webhookd …), or set WEBHOOKD_TOKEN."
+    hint = "Run this as root or as the user that webhookd runs as, or set WEBHOOKD_TOKEN."
     return None, f"No token was found: {', '.join(problems)}. {hint}"
