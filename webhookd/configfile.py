@@ -19,7 +19,17 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import FieldInfo
 
-from webhookd.config import RULES, SECRETS, SECTIONS, TYPE_NAME, Config, ExtraType, contradictions, credential
+from webhookd.config import (
+    RULES,
+    SECRETS,
+    SECTIONS,
+    TYPE_NAME,
+    Config,
+    ExtraType,
+    contradictions,
+    credential,
+    reloadable,
+)
 from webhookd.errors import ConfigError, did_you_mean
 
 PREFIX = "WEBHOOKD_"
@@ -70,6 +80,24 @@ def check(path: Path | None, environ: Mapping[str, str] | None = None) -> list[M
     reading = _Reading()
     reading.read(path, environ or {})
     return reading.mistakes
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A setting that isn't its default, both as TOML has them; a secret isn't told.  The rest is as in `Mistake`."""
+
+    key: str
+    value: str
+    default: str
+    source: str
+    line: int | None
+    needs_restart: bool
+
+
+def differences(path: Path | None, environ: Mapping[str, str]) -> list[Difference]:
+    """What the file at `path` and the environment, without mistakes, change; first what a reload takes."""
+    reading = _Reading()
+    return reading.differences(reading.read(path, environ))
 
 
 def form(key: str, field: FieldInfo) -> str:
@@ -154,7 +182,7 @@ class _Reading:
         self._text = ""
         self._lines: dict[KeyPath, int] | None = None
         self._given: dict[KeyPath, _Given] = {}
-        self._extra_types: dict[str, None] = {}
+        self._extra_types: dict[str, str] = {}
         self._bad: set[str] = set()
 
     def read(self, path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -173,12 +201,32 @@ class _Reading:
         self.mistakes.sort(key=lambda mistake: (mistake.source != self._file, mistake.line or 0))
         return config
 
+    def differences(self, config: Config) -> list[Difference]:
+        """What the settings that were read change."""
+        free, fixed = reloadable(Config(), config)
+        set_by = {dotted(path): (path, given) for path, given in self._given.items()}
+        found = []
+        for key in (*free, *fixed):
+            if key in set_by:
+                path, given = set_by[key]
+                value = "a secret" if key in SECRETS else _shown(given.value)
+                source, default = given.source, _shown(getattr(getattr(Config(), path[0]), KEYS[path].name))
+            else:  # an event type, which is there or not
+                path = next(("events", name) for name in config.events if key == f'events."{name}"')
+                source, value, default = self._extra_types[path[1]], _shown(config.events[path[1]].label), "not there"
+            line = self._line(path) if source == self._file else None
+            found.append(Difference(key, value, default, source, line, key in fixed))
+        return found
+
+    def _line(self, path: KeyPath) -> int | None:
+        if self._lines is None:
+            self._lines = lines_of(self._text)
+        return self._lines.get(path)
+
     def _mistake(self, source: str, path: KeyPath, what: str, right: str = "", at: KeyPath | None = None) -> None:
         line = None
         if source == self._file:
-            if self._lines is None:
-                self._lines = lines_of(self._text)
-            line = self._lines.get(path if at is None else at)
+            line = self._line(path if at is None else at)
         self._bad.add(dotted(path))
         self.mistakes.append(Mistake(source, line, dotted(path), what, right))
 
@@ -229,7 +277,7 @@ class _Reading:
             elif not isinstance(body, dict):
                 self._mistake(source, path, f"got {_shown(body)}", f'a table: [events."{name}"]')
             else:
-                self._extra_types[name] = None
+                self._extra_types[name] = source
                 for key, value in body.items():
                     if key in EXTRA_TYPE_KEYS:
                         self._given[*path, key] = _Given(value, source)

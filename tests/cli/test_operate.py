@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,34 @@ async def test_check_config_without_mistakes(run: Any) -> None:
 
     ran = await run("check-config", str(file))
 
-    assert (0, f"{file}: no mistakes.\n") == (ran.code, ran.out)
+    assert (0, f"{file}: no mistakes, and nothing differs from the defaults.\n") == (ran.code, ran.out)
+
+
+async def test_check_config_says_what_differs(run: Any, tmp_path: Path) -> None:
+    """Each setting with its value, its default and its place; what needs a restart says so; no secret is told."""
+    file = tmp_path / "webhookd.toml"
+    file.write_text(
+        "[listen]\nport = 9000\n[delivery]\nretry_seconds = [1,\n  2]\n[log]\nlevel = 'info'\n"
+        "[mail]\nuser = 'x'\npassword = 'tell nobody'\n[events.'order.paid']\n"
+    )
+    environ = {"WEBHOOKD_BUDGET__LIMIT": "31"}
+
+    ran = await run("check-config", str(file), env=environ)
+
+    assert (0, "") == (ran.code, ran.err)
+    assert f"{file}: no mistakes. What differs from the defaults:" == ran.out.splitlines()[0]
+    assert [
+        ["delivery.retry_seconds", "[1, 2]", "[30, 60, 90]", "line 4"],
+        ["budget.limit", "31", "30", "WEBHOOKD_BUDGET__LIMIT"],
+        ["mail.user", '"x"', '""', "line 9"],
+        ["mail.password", "a secret", '""', "line 10"],
+        ['events."order.paid"', '"order.paid"', "not there", "line 11"],
+        ["listen.port", "9000", "8780", "line 2", "needs a restart"],
+    ] == [re.split(r"\s{2,}", line) for line in ran.out.splitlines()[3:]]
+    assert "tell nobody" not in ran.out
+    found = (await run("check-config", "--json", str(file), env=environ)).json()["differences"]
+    last = {"key": "listen.port", "value": "9000", "default": "8780", "source": str(file), "line": 2}
+    assert {**last, "needs_restart": True} == found[-1]
 
 
 async def test_check_config_of_the_environment(run: Any) -> None:

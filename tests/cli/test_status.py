@@ -22,7 +22,7 @@ LOOK: dict[str, Any] = {
     ],
     "budgets": [{"workspace": "acme", "failures": 15, "limit": 30}],
     "loop_lag_ms": 0.4,
-    "database": {"size_bytes": 120 << 20, "wal_bytes": 3 << 20, "free_bytes": 20 << 30},
+    "database": {"full": False, "size_bytes": 120 << 20, "wal_bytes": 3 << 20, "free_bytes": 20 << 30},
     "unsent_mail": {"count": 0, "oldest_age_seconds": None, "last_error": None},
     "last_errors": [],
 }
@@ -50,6 +50,7 @@ async def test_look(api: Any, ask: Any) -> None:
         assert words in ran.out
     assert "Auto-disabled" not in ran.out
     assert "Last errors" not in ran.out
+    assert "What to do: nothing: all is well." == ran.out.splitlines()[-1]
 
 
 async def test_a_look_at_one_workspace(api: Any, ask: Any) -> None:
@@ -109,3 +110,28 @@ async def test_trouble(api: Any, ask: Any, allowed: bool) -> None:
     assert "1 auto-disabled" in ran.out
     assert "2 notices, the oldest for 3m 20s: Connection refused" in ran.out
     assert '2026-01-31 12:00:00  mail.failed  {"error": "no\\u202e"}' in ran.out
+
+
+async def test_what_to_do_next(api: Any, ask: Any) -> None:
+    """Each trouble has a sentence with its command, the most urgent first."""
+    trouble = LOOK | {
+        "endpoints": {"total": 12, "active": 11, "auto_disabled": 1},
+        "failures_by_reason": {"local": 2},
+        "budgets": [
+            {"workspace": "acme", "failures": 24, "limit": 30},
+            {"workspace": "calm", "failures": 23, "limit": 30},
+        ],
+        "database": LOOK["database"] | {"full": True},
+        "unsent_mail": {"count": 2, "oldest_age_seconds": 200.0, "last_error": "Connection refused"},
+        "loop_lag_ms": 251.0,
+    }
+    api.answers("GET", "/v1/status", trouble)
+    api.refuses("GET", "/v1/workspaces", 403, "forbidden", "Not with this token.")
+
+    said = (await ask("status")).out.split("\nWhat to do: ")[1].splitlines()
+
+    assert ["free", "look", "mend", "see", "mend", "give"] == [line.split()[0] for line in said]
+    assert said[3].endswith("webhookd budget --workspace acme")
+    empty = {"total": 0, "active": 0, "auto_disabled": 0}
+    api.answers("GET", "/v1/status", LOOK | {"endpoints": empty})
+    assert "webhookd endpoint add" in (await ask("status")).out.split("\nWhat to do: ")[1]

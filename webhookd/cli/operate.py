@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from webhookd.cli.options import Call, common, examples, in_workspace
-from webhookd.cli.show import ago, bar, duration, given, local_time, plain, print_json, said, size
+from webhookd.cli.show import ago, bar, duration, given, local_time, plain, print_json, said, size, table
 
 if TYPE_CHECKING:
     from webhookd.cli.client import Client
+    from webhookd.configfile import Difference
 
 # How long the daemon may take before the copy's first byte: it makes the copy whole before it sends it.
 _BACKUP_SILENCE_SECONDS = 600.0
@@ -86,23 +88,42 @@ def mail_test(call: Call, to: tuple[str, ...]) -> None:
 def check_config(call: Call, file: str | None) -> None:
     """Name each mistake of a configuration with its line and the right form; exit code 1 if there are any.
 
-    The WEBHOOKD_… variables count too. Without FILE it checks what the daemon would read.
+    Without mistakes it lists what differs from the defaults, and what of that needs a restart. The WEBHOOKD_…
+    variables count too. Without FILE it checks what the daemon would read.
     """
     from webhookd.config import find_config
-    from webhookd.configfile import check
+    from webhookd.configfile import check, differences
 
     path = find_config(file or call.config, call.environ)
     mistakes = check(path, call.environ)
+    changed = [] if mistakes else differences(path, call.environ)
     if call.as_json:
         named = [{"source": m.source, "line": m.line, "key": m.key, "what": m.what, "form": m.form} for m in mistakes]
-        print_json({"ok": not mistakes, "mistakes": named})
+        print_json({"ok": not mistakes, "mistakes": named, "differences": [asdict(each) for each in changed]})
     elif mistakes:
         for mistake in mistakes:
             click.echo(plain(mistake), err=True)
     else:
-        click.echo(f"{plain(path) if path else 'The defaults and the environment'}: no mistakes.")
+        _print_differences(plain(path) if path else "The defaults and the environment", changed)
     if mistakes:
         click.get_current_context().exit(1)
+
+
+def _print_differences(checked: str, changed: list[Difference]) -> None:
+    if not changed:
+        return click.echo(f"{checked}: no mistakes, and nothing differs from the defaults.")
+    click.echo(f"{checked}: no mistakes. What differs from the defaults:\n")
+    rows = [
+        (
+            each.key,
+            each.value,
+            each.default,
+            f"line {each.line}" if each.line else each.source,
+            "needs a restart" if each.needs_restart else "",
+        )
+        for each in changed
+    ]
+    return table(("key", "value", "default", "set by", ""), rows)
 
 
 @click.command(

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from webhookd.cli.client import Client
 
 _ERRORS_SHOWN = 5
+_BUDGET_ALARMING = 0.8
+_LAG_ALARMING_MS = 250
 
 
 @click.command(epilog=examples("webhookd status", "webhookd status --json", "watch webhookd status"))
 @common
 @click.pass_obj
 def status(call: Call) -> None:
-    """Show what waits, what fails, what is disabled.
+    """Show what waits, what fails, what is disabled, and what to do next.
 
     Also how fast events come and go, what there is room for, and which endpoints are the slowest.
     """
@@ -32,7 +34,31 @@ def status(call: Call) -> None:
     fields(_lines(look))
     _print_disabled(client, look)
     _print_slowest(look["slowest_endpoints"])
-    return _print_errors(look.get("last_errors", []))
+    _print_errors(look.get("last_errors", []))
+    advice = list(_advice(look)) or ["nothing: all is well."]
+    click.echo("\nWhat to do: " + "\n            ".join(advice))
+    return None
+
+
+def _advice(look: dict[str, Any]) -> Iterator[str]:
+    """What a person should do next, the most urgent first."""
+    mail, reasons = look.get("unsent_mail", {}), look.get("failures_by_reason", {})
+    if look.get("database", {}).get("full"):
+        yield "free some space: events are refused (507) until there is store.min_free_mb."
+    if reasons.get("local"):
+        yield "look at this machine's network, resolver, descriptors: some attempts failed by it (webhookd log)."
+    if look["endpoints"]["auto_disabled"]:
+        yield "mend the receivers of the auto-disabled endpoints, then webhookd endpoint enable ID."
+    for budget in look["budgets"]:
+        if budget["failures"] >= budget["limit"] * _BUDGET_ALARMING:
+            where = f" --workspace {plain(budget['workspace'])}" if budget["workspace"] != "default" else ""
+            yield f"see who spends the failure budget before it disables: webhookd budget{where}"
+    if mail.get("count") and mail.get("last_error"):
+        yield "mend the mail, so that people are told: webhookd mail test"
+    if look.get("loop_lag_ms", 0) > _LAG_ALARMING_MS:
+        yield f"give it more processor: its event loop was {look['loop_lag_ms']:.0f} ms late."
+    if not look["endpoints"]["total"]:
+        yield "add a first endpoint: webhookd endpoint add https://example.com/hook -e '*'"
 
 
 def _lines(look: dict[str, Any]) -> Iterator[tuple[str, object]]:
@@ -94,7 +120,7 @@ def _print_disabled(client: Client, look: dict[str, Any]) -> None:
         if refused.code != "forbidden":
             raise
         return
-    click.echo(click.style("\nAuto-disabled: mend the receiver, then webhookd endpoint enable ID", fg="red"))
+    click.echo(click.style("\nAuto-disabled:", fg="red"))
     table(("id", "workspace", "held", "disabled", "url"), rows, right=("held",))
 
 
