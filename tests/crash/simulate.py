@@ -1,0 +1,108 @@
+"""The core on virtual time, schedule after schedule: events, failures, people, clocks and kills, all drawn from seeds.
+
+    python -m tests.crash.simulate [--schedules 100000] [--seed 0] [--jobs 1]
+    python -m tests.crash.simulate --seed 4711 --trace
+
+The first plays many schedules and judges each; seeds that break a promise are printed, and belong into
+`simulation/seeds.txt`.  The second plays one and prints all that happened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from tests.crash.simulation.world import Report, play
+
+# Seeds that a process plays before it tells.
+PIECE = 50
+
+
+@dataclass(slots=True)
+class Total:
+    """What all schedules together came to."""
+
+    schedules: int = 0
+    hours: float = 0.0
+    events: int = 0
+    attempts: int = 0
+    delivered: int = 0
+    kills: int = 0
+    repeats: int = 0
+    most_repeats: int = 0
+    broken: list[Report] = field(default_factory=list)
+
+    def add(self, report: Report) -> None:
+        """Count one schedule."""
+        self.schedules += 1
+        self.hours += report.hours
+        self.events += report.events
+        self.attempts += report.attempts
+        self.delivered += report.delivered
+        self.kills += report.kills
+        self.repeats += report.repeats
+        self.most_repeats = max(self.most_repeats, report.most_repeats)
+        if report.broken:
+            self.broken.append(report)
+
+
+def _some(seeds: range) -> list[Report]:
+    return [play(seed) for seed in seeds]
+
+
+def _reports(seeds: range, jobs: int) -> Iterator[Report]:
+    pieces: Iterable[range] = [seeds[place : place + PIECE] for place in range(0, len(seeds), PIECE)]
+    if jobs == 1:
+        for piece in pieces:
+            yield from _some(piece)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for reports in pool.imap(_some, pieces):
+            yield from reports
+
+
+def simulate(schedules: int, seed: int = 0, *, jobs: int = 1) -> Total:
+    """Play the schedules of so many seeds from `seed` on."""
+    total = Total()
+    for report in _reports(range(seed, seed + schedules), jobs):
+        total.add(report)
+        if report.broken:
+            print(f"seed {report.seed}: {report.broken}", flush=True)
+    return total
+
+
+def _trace(seed: int) -> int:
+    report = play(seed, traced=True)
+    print("\n".join(report.trace))
+    print(report.broken or "every promise was kept")
+    return 1 if report.broken else 0
+
+
+def main() -> int:
+    """Play, print, and exit with 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.simulate")
+    parser.add_argument("--schedules", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that play at once")
+    parser.add_argument("--trace", action="store_true", help="play only the first seed, and print what happens")
+    wanted = parser.parse_args()
+    if wanted.trace:
+        return _trace(wanted.seed)
+    began = time.monotonic()
+    total = simulate(wanted.schedules, wanted.seed, jobs=wanted.jobs)
+    minutes = (time.monotonic() - began) / 60
+    print(
+        f"{total.schedules} schedules from seed {wanted.seed} in {minutes:.1f} minutes: {total.hours:,.0f} simulated "
+        f"hours ({total.hours / minutes:,.0f} a minute), {total.events:,} events, {total.attempts:,} attempts, "
+        f"{total.delivered:,} delivered, {total.kills:,} kills, {total.repeats:,} repeats, "
+        f"at most {total.most_repeats} per endpoint and kill; {len(total.broken)} schedules broke a promise"
+    )
+    return 1 if total.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

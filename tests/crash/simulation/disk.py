@@ -1,0 +1,166 @@
+"""The real store on a database in memory: its own SQL and its own writer, on virtual time and without threads.
+
+What aiosqlite does on a thread of its own happens here at a moment that the seed draws: a function of the connection
+runs whole (so a transaction is committed or it isn't), and its caller hears of it a little later.  A kill between the
+two is the one that matters most.  What was committed outlives a kill; what waited to be run is gone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from asyncio import Future
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+from tests.crash.simulation.loop import SimulatedLoop
+from webhookd.store import database, timeline
+from webhookd.store.room import Room
+from webhookd.store.store import Store
+
+T = TypeVar("T")
+
+# Everything that the judge wants to know of a commit, told by the table itself, whoever wrote it and how.
+# In a table of its own, so that what is rolled back is not told either.
+_TRIGGERS = "CREATE TEMP TABLE told (kind, a, b, c, d, e, f);" + "".join(
+    f"CREATE TEMP TRIGGER told_{number} AFTER {when} ON main.{table} BEGIN "
+    f"INSERT INTO told VALUES ('{kind}', {', '.join((*values.split(), *['NULL'] * 6)[:6])}); END;"
+    for number, (kind, when, table, values) in enumerate(
+        (
+            ("event", "INSERT", "events", "NEW.seq NEW.workspace_seq NEW.id NEW.type"),
+            ("queued", "INSERT", "deliveries", "NEW.seq NEW.event_seq NEW.endpoint_seq NEW.kind NEW.replay_of"),
+            ("changed", "UPDATE", "deliveries", "NEW.seq NEW.state NEW.attempt_count NEW.tries NEW.next_attempt_at"),
+            ("pruned", "DELETE", "deliveries", "OLD.seq OLD.state"),
+            ("failed", "INSERT", "attempts", "NEW.delivery_seq NEW.endpoint_seq NEW.counted"),
+            ("endpoint", "INSERT", "endpoints", "NEW.seq NEW.url NEW.workspace_seq NEW.event_types NEW.state"),
+            (
+                "endpoint_changed",
+                "UPDATE",
+                "endpoints",
+                "NEW.seq NEW.state NEW.skipped_upto NEW.deleted_at NEW.event_types",
+            ),
+            ("notice", "INSERT", "outbox", "NEW.kind"),
+            ("plan", "UPDATE", "workspaces", "NEW.seq NEW.plan"),
+        )
+    )
+)
+
+Note = tuple[Any, ...]
+
+
+@cache
+def _empty() -> bytes:
+    """A database as the store's own migrations leave it, as bytes."""
+    with tempfile.TemporaryDirectory(prefix="webhookd-simulation-") as folder:
+        path = Path(folder) / "webhookd.db"
+        db = sqlite3.connect(path, isolation_level=None)
+        database._prepare(db)
+        db.execute("PRAGMA journal_mode = DELETE")  # a database in memory has no WAL
+        db.close()
+        return path.read_bytes()
+
+
+class Disk:
+    """The database, which outlives the daemons on it.  `on_commit` gets the notes of each transaction."""
+
+    def __init__(self, rng: Random, slowest_seconds: float, on_commit: Callable[[list[Note]], None]) -> None:
+        self._draw = rng.random
+        self.slowest_seconds = slowest_seconds
+        self._on_commit = on_commit
+        self.db = sqlite3.connect(":memory:", isolation_level=None, cached_statements=256)
+        self.db.deserialize(_empty())
+        self.db.executescript(database._PRAGMAS)
+        self.db.executescript(_TRIGGERS)
+
+    def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a function of the connection whole; if it committed anything, tell what."""
+        changes = self.db.total_changes
+        result = function(self.db)
+        if self.db.total_changes != changes:
+            notes = self.db.execute("SELECT * FROM told ORDER BY rowid").fetchall()
+            if notes:
+                self.db.execute("DELETE FROM told")
+                self._on_commit(notes)
+        return result
+
+    def pause(self) -> float:
+        """How long the next step takes, in seconds: mostly next to nothing."""
+        share = self._draw()
+        return self.slowest_seconds * share**6
+
+    def close(self) -> None:
+        """Free its memory."""
+        self.db.close()
+
+
+class SimulatedConnection(database.Connection):
+    """A `Connection` whose functions run one after the other at moments that the seed draws."""
+
+    def __init__(self, disk: Disk, loop: SimulatedLoop, passed: Callable[[str], None]) -> None:
+        self._disk = disk
+        self._loop = loop
+        self._passed = passed
+        self._free_at = 0.0
+
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """See `Connection.run`: a caller that goes away leaves its function behind, which runs all the same."""
+        future: Future[T] = self._loop.create_future()
+        self._free_at = max(self._loop.time(), self._free_at) + self._disk.pause()
+        self._loop.call_at(self._free_at, self._carry_out, function, future)
+        return await future
+
+    def _carry_out(self, function: Callable[[sqlite3.Connection], Any], future: Future[Any]) -> None:
+        self._passed("before a step of the store")
+        if self._loop.halted:
+            return
+        try:
+            result = self._disk.run(function)
+        except Exception as error:  # noqa: BLE001 - it belongs to the caller
+            self._loop.call_later(self._disk.pause(), _fail, future, error)
+            return
+        self._passed("after a step of the store")
+        self._loop.call_later(self._disk.pause(), _answer, future, result)
+
+    async def close(self) -> None:
+        """Nothing to close: the disk stays."""
+
+
+def _answer(future: Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+class PlentyOfRoom(Room):
+    """A disk that never fills: the machine's own is no part of this."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("simulated.db"), 0)
+
+    def short(self) -> bool:
+        """Never."""
+        return False
+
+
+class SimulatedStore(Store):
+    """The real `Store` and `Writer` on simulated connections."""
+
+    def __init__(self, disk: Disk, loop: SimulatedLoop, passed: Callable[[str], None]) -> None:
+        connections = [SimulatedConnection(disk, loop, passed) for _ in range(3)]
+        super().__init__(Path("simulated.db"), PlentyOfRoom(), *connections, timeline.newest_ms(disk.db))
+
+
+class NoTime:
+    """In the place of the module `time`, where the machine's own time would make two runs of a seed differ."""
+
+    @staticmethod
+    def perf_counter() -> float:
+        """Everything takes no time."""
+        return 0.0

@@ -1,0 +1,96 @@
+"""The network of the simulation: what each receiver does is drawn by its mode of the moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tests.crash.simulation.books import Attempt, Broken
+from webhookd.model import Outcome, Reason, Request
+
+if TYPE_CHECKING:
+    from tests.crash.simulation.world import World
+
+TIMEOUT_SECONDS = 5.0
+
+
+class NoSender:
+    """In the place of the HTTP sender, whose TLS contexts would cost more than a whole schedule."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """Nothing to make."""
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+
+class SimulatedNetwork:
+    """A `Transport`: what each receiver does is drawn by its mode of the moment."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def post(self, request: Request) -> Outcome:
+        """Make the attempt; at its steps the judge is told."""
+        world, loop = self._world, self._world.loop
+        headers = dict(request.headers)
+        began, began_ms = loop.time(), world.clock.wall_ms()
+        way_seconds, answer_seconds, answer = self._draw(world.modes[request.url])
+        heard = not isinstance(answer, Reason) or answer in (Reason.TIMEOUT, Reason.RESET)
+        attempt = None
+        if "X-Webhook-Test" not in headers:
+            attempt = self._begin(request, headers, heard=heard, good=answer == 200)
+        world.passed("a request goes out")
+        await asyncio.sleep(way_seconds)
+        if attempt is not None and heard:
+            self._tell(lambda: world.judge.arrives(attempt))
+        world.passed("a request arrives")
+        await asyncio.sleep(answer_seconds)
+        reason = answer if isinstance(answer, Reason) else None if answer == 200 else Reason.STATUS
+        if attempt is not None:
+            world.note("ended", request.url, answer)
+            self._tell(lambda: world.judge.ends(attempt, reason, loop.time()))
+        world.passed("an answer comes")
+        status = None if isinstance(answer, Reason) else answer
+        return Outcome(began_ms, (loop.time() - began) * 1000, reason, status, f"made up: {answer}")
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+    def _begin(self, request: Request, headers: dict[str, str], *, heard: bool, good: bool) -> Attempt | None:
+        world = self._world
+        world.note("posts", request.url, headers["webhook-id"], headers["X-Webhook-Attempt"])
+        try:
+            attempt = world.judge.begins(request.url, headers, request.body, world.loop.time())
+        except (Broken, KeyError) as broken:
+            world.break_(broken)
+            return None
+        attempt.will_arrive, attempt.will_succeed = heard, good
+        return attempt
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        try:
+            what()
+        except (Broken, KeyError) as broken:
+            self._world.break_(broken)
+
+    def _draw(self, mode: str) -> tuple[float, float, int | Reason]:
+        """How long it takes there, how long back, and what comes: a status, or a reason why none does."""
+        rng = self._world.rng
+        if mode == "local" and rng.random() < 0.1:
+            mode = "ok"
+        if mode == "wild":
+            mode = rng.choice(("ok", "ok", "fail", "slow", "hang", "late", "refused", "dns", "local"))
+        if mode == "flaky":
+            mode = rng.choice(("ok", "fail"))
+        way = rng.choice((0.0, 0.003, 0.02, 0.4))
+        if mode == "slow":
+            return way, rng.uniform(0.5, TIMEOUT_SECONDS - 0.5), 200
+        if mode in ("hang", "late"):
+            return way, TIMEOUT_SECONDS - way, Reason.TIMEOUT
+        if mode == "dns":
+            return way, TIMEOUT_SECONDS - way, Reason.DNS
+        if mode in ("refused", "local"):
+            return 0.0, 0.001, Reason(mode)
+        return way, rng.choice((0.0, 0.005, 0.2)), 200 if mode == "ok" else rng.choice((500, 503, 204, 301, 410, 429))

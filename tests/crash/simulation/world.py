@@ -1,0 +1,344 @@
+"""The world around the core for one schedule: its clock, its network, its people, its deaths; and the real core in it.
+
+Real are the house and everything in it: ingest, directory, dispatcher, consumers, queues, recorder, budgets, keeper,
+retention, replays, endpoints and workspaces, the writer and all SQL.  Made up are time, the loop, the disk's and the
+network's pauses, and what receivers answer.  Left out are what isn't the core: sockets, tokens, the mail's journey.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tests.crash.simulation.books import Broken, Failure
+from tests.crash.simulation.deeds import DEEDS
+from tests.crash.simulation.disk import Disk, Note, NoTime, SimulatedStore
+from tests.crash.simulation.judge import Judge
+from tests.crash.simulation.loop import SimulatedClock, SimulatedLoop, Wall
+from tests.crash.simulation.network import NoSender, SimulatedNetwork
+from tests.crash.simulation.script import Action, Script, write
+from webhookd.errors import Refusal
+from webhookd.house import House
+from webhookd.store import endpoints, workspaces
+
+DRAIN_SECONDS = 4000.0
+
+
+class SimulatedHouse(House):
+    """The house without its doors: no tokens, no mail under way, no heartbeat."""
+
+    async def start(self, environ: Mapping[str, str]) -> None:
+        """As `House.start`, for the core."""
+        self._writing = self.tasks.start("writer", self.store.writer.run)
+        self.directory.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
+        await self.services.workspaces.ensure_default()
+        await self.budgets.restore(self.store)
+        await self.dispatcher.start()
+        self.tasks.start("dispatcher", self.dispatcher.run)
+        self.tasks.start("keeper", self.keeper.run)
+        self.tasks.start("watchdog", self.watchdog.run)
+        self.tasks.start("retention", self.retention.run)
+
+
+@dataclass(slots=True)
+class Report:
+    """What a schedule came to."""
+
+    seed: int
+    hours: float = 0.0
+    events: int = 0
+    attempts: int = 0
+    delivered: int = 0
+    kills: int = 0
+    most_repeats: int = 0
+    repeats: int = 0
+    fingerprint: int = 0
+    broken: str = ""
+    trace: list[str] = field(default_factory=list)
+
+
+class World:
+    """One schedule, played."""
+
+    def __init__(self, script: Script, *, traced: bool = False) -> None:
+        self.script = script
+        self.rng = Random(script.seed ^ 0x5EED)
+        self.wall = Wall()
+        self.modes = {hook.url: hook.mode for hook in script.hooks}
+        # A request passes at most a dozen pauses of the disk on its way; a long queue's page a few more.
+        self.judge = Judge(script.config, slack_seconds=0.2 + 20 * script.slowest_seconds)
+        self.disk = Disk(self.rng, script.slowest_seconds, self._committed)
+        self.loop = self._new_loop(0.0)
+        self.report = Report(script.seed)
+        self._traced = traced
+        self._kills = list(script.kills)
+        self._steps_to_live: int | None = None
+        self._actions = [self._making(number) for number in range(len(script.hooks))] + script.actions
+        self._unanswered: list[Action] = []
+        self._house: House | None = None
+        self._pending: set[asyncio.Task[None]] = set()
+        self._broken: BaseException | None = None
+        self._wants_restart = False
+        self._settling = False
+
+    @property
+    def clock(self) -> SimulatedClock:
+        """The clocks of the life that is lived now."""
+        return SimulatedClock(self.loop, self.wall)
+
+    def _making(self, number: int) -> Action:
+        return Action(0.0, "create", hook=number)
+
+    def _new_loop(self, now: float) -> SimulatedLoop:
+        return SimulatedLoop(self.rng, now, in_order=self.script.in_order)
+
+    # From the first start to the last stop
+
+    def play(self) -> Report:
+        """Play the schedule to its end; Broken when a promise was."""
+        while self._one_life():
+            pass
+        report, judge = self.report, self.judge
+        report.hours = self.loop.time() / 3600
+        report.events = len(judge.event_seqs)
+        report.attempts, report.kills = judge.attempts, judge.deaths
+        report.repeats, report.most_repeats = sum(judge.repeats.values()), max(judge.repeats.values(), default=0)
+        return report
+
+    def _one_life(self) -> bool:
+        """From a start to a death or an orderly stop; whether another life follows."""
+        kill = self._kills.pop(0) if self._kills else None
+        self._steps_to_live = kill.step if kill else None
+        self._wants_restart = False
+        main = self.loop.create_task(self._live())
+        self.loop.run(lambda: main.done() or self._broken is not None)
+        if main.done() and main.exception() is not None:
+            self._broken = self._broken or main.exception()
+        if self._broken is not None:
+            self._bury()
+            raise self._broken
+        if not self.loop.halted:
+            self._check_faults()
+            if self._wants_restart:
+                self.loop = self._new_loop(self.loop.time())
+            return self._wants_restart
+        assert kill is not None
+        self.note("killed")
+        for attempt in self.judge.died():  # what was on the wire may arrive all the same
+            if attempt.will_arrive and not attempt.arrived and self.rng.random() < 0.5:
+                self.judge.arrives(attempt)
+        self._bury()
+        self.loop = self._new_loop(self.loop.time() + kill.down_seconds)
+        return True
+
+    def _bury(self) -> None:
+        """Unwind what the kill left standing; none of it can reach the disk or the network any more."""
+        assert self._house is not None
+        self._house.dispatcher._running = False  # else each consumer that unwinds is followed by another
+        self.loop.bury()
+        self.rng.seed((self.script.seed << 8) + self.judge.deaths)  # how they unwind follows no seed
+
+    async def _live(self) -> None:
+        store = SimulatedStore(self.disk, self.loop, self.passed)
+        clock = self.clock
+        house = self._house = SimulatedHouse(self.script.config, Path("."), store, clock, SimulatedNetwork(self))
+        watching = asyncio.create_task(self._watch(house))
+        await house.start({})
+        self.judge.started(self._still_counted(), self.loop.time())
+        self.note("started")
+        await self._act(house)
+        if not self._wants_restart:
+            await self._settle(house)
+        watching.cancel()
+        await asyncio.wait([watching])
+        house.wind_down()
+        for task in list(self._pending):  # callers are answered before the house stops
+            await task
+        await house.stop()
+        self.note("stopped")
+
+    async def _watch(self, house: House) -> None:
+        """A root task of the house that ends is a fault."""
+        end = await house.tasks.run_until_stopped(asyncio.Event())
+        self.break_(Broken(f"the daemon ended: {end} ({end.__cause__ if end else None!r})"))
+
+    def _still_counted(self) -> dict[int, list[Failure]]:
+        """What the table holds against each workspace, by rules written down once more here."""
+        now, now_ms = self.loop.time(), self.clock.wall_ms()
+        found: dict[int, list[Failure]] = {}
+        rows = self.disk.db.execute(
+            "SELECT a.workspace_seq, a.endpoint_seq, a.ended_at, a.seq > e.forgiven_upto AND e.deleted_at IS NULL "
+            "FROM attempts a JOIN endpoints e ON e.seq = a.endpoint_seq WHERE a.counted"
+        ).fetchall()
+        for workspace, hook, ended_at_ms, counts in rows:
+            if counts and ended_at_ms <= now_ms:
+                failure = Failure(hook, now - (now_ms - ended_at_ms) / 1000, tolerance=0.01 + self.slowest)
+                found.setdefault(workspace, []).append(failure)
+        return found
+
+    @property
+    def slowest(self) -> float:
+        """The longest pause of the disk, in seconds."""
+        return self.script.slowest_seconds
+
+    # What happens
+
+    async def _act(self, house: House) -> None:
+        """Do what the script says at its times; what had no answer before a kill is sent again first."""
+        again, self._unanswered = self._unanswered, []
+        for action in again:
+            self._begin(house, action)
+        while self._actions and not self._wants_restart:
+            wait_seconds = self._actions[0].at - self.loop.time()
+            if wait_seconds > 0:
+                await asyncio.sleep(wait_seconds)
+            action = self._actions.pop(0)
+            if action.what == "restart":
+                self._wants_restart = True
+            elif action.what == "create":
+                await self._do(house, action)
+            else:
+                self._begin(house, action)
+
+    def _begin(self, house: House, action: Action) -> None:
+        task = asyncio.get_running_loop().create_task(self._do(house, action))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    async def _do(self, house: House, action: Action) -> None:
+        try:
+            if action.what in ("send", "create"):
+                self._unanswered.append(action)
+            self.note(action.what, action.hook, action.workspace, *action.ids, action.text)
+            await DEEDS[action.what](self, house, action)
+        except Refusal as refusal:
+            self.note("refused", action.what, refusal.code)
+            if refusal.code == "unavailable" and action in self._unanswered:
+                return
+        except (Broken, AssertionError) as broken:
+            self.break_(broken)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the judge has to hear of it
+            self.break_(Broken(f"{action.what} failed: {error!r}"))
+        if action in self._unanswered:
+            self._unanswered.remove(action)
+
+    async def _settle(self, house: House) -> None:
+        """Let everybody be well again, wait until everything went where it belongs, and look at the books."""
+        self._settling = True
+        self._steps_to_live = None
+        while self._pending or self._unanswered:
+            for action in list(self._unanswered):
+                if not self._pending:
+                    self._begin(house, action)
+            await asyncio.sleep(1.0)
+        for url in self.modes:
+            self.modes[url] = "ok"
+        for workspace in house.directory.workspaces():
+            await self._do(house, Action(0, "plan", workspace=workspace.id, text="advanced"))
+        if self.rng.random() < 0.7:
+            for number in range(len(self.script.hooks)):
+                await self._do(house, Action(0, "enable", hook=number))
+        until = self.loop.time() + DRAIN_SECONDS + 2 * self.script.until / 40
+        while self.judge.unfinished():
+            if self.loop.time() > until:
+                raise Broken(f"it doesn't get done: {self.judge.unfinished()}")
+            await asyncio.sleep(10.0)
+        await house.keeper.look()
+        await house.store.writer.flushed()  # what is committed has been told
+        self._check_books(house)
+
+    def _check_books(self, house: House) -> None:
+        """What the house shows is what the table's own notes add up to."""
+        self.judge.check_order_of_acceptance()
+        for hook in self.judge.hooks.values():
+            if not hook.deleted and house.dispatcher.view(hook.seq).waiting != self.judge.waiting(hook.seq):
+                shown = house.dispatcher.view(hook.seq).waiting
+                raise Broken(f"endpoint {hook.seq} shows {shown} waiting, there are {self.judge.waiting(hook.seq)}")
+        for workspace in house.directory.workspaces():
+            waiting = sum(house.dispatcher.view(e.seq).waiting for e in house.directory.endpoints(workspace.id))
+            if house.dispatcher.backlog(workspace.seq).waiting != waiting:
+                raise Broken(f"{workspace.id} shows a backlog of {house.dispatcher.backlog(workspace.seq)}")
+            least, most = self.judge.spent(workspace.seq, self.loop.time())
+            shown = house.budgets.view(workspace.id, str).failures
+            if not least <= shown <= most:
+                raise Broken(f"{workspace.id} shows {shown} failures, there are {least} to {most}")
+        self._check_lost()
+        self.report.delivered = sum(each.state == 1 for each in self.judge.deliveries.values())
+
+    def _check_lost(self) -> None:
+        """Each event that was answered for is in the table, or was there until retention took it."""
+        for (workspace, event_id), sent in self.judge.sent.items():
+            if sent.answered_at is not None and (workspace, event_id) not in self.judge.event_seqs:
+                raise Broken(f"{event_id} was accepted and is lost")
+        if self.loop.faults:
+            self._check_faults()
+
+    def _check_faults(self) -> None:
+        for fault in self.loop.faults:
+            raise Broken(f"asyncio says: {fault.get('message')} {fault.get('exception')!r}")
+
+    def break_(self, why: BaseException) -> None:
+        """A promise was broken: this is the end of the run."""
+        if self._broken is None:
+            self._broken = why
+
+    def passed(self, what: str) -> None:
+        """A step at which a kill may come."""
+        if self._steps_to_live is not None:
+            self._steps_to_live -= 1
+            if self._steps_to_live == 0:
+                self.note("kill", what)
+                self.loop.halt()
+
+    def note(self, *what: object) -> None:
+        """Keep what happens for the fingerprint, and for reading if the run is traced."""
+        line = f"{self.loop.time():.6f} {' '.join(map(str, what))}"
+        self.report.fingerprint = zlib.crc32(line.encode(), self.report.fingerprint)
+        if self._traced:
+            self.report.trace.append(line)
+
+    def _committed(self, notes: list[Note]) -> None:
+        for note in notes:
+            self.note("commit", *(value for value in note if not str(value).startswith("test_")))
+        try:
+            self.judge.committed(notes, self.loop.time())
+        except (Broken, KeyError) as broken:
+            self.break_(broken)
+
+
+@contextmanager
+def constants(values: Mapping[str, Any]) -> Iterator[None]:
+    """Other values for constants of webhookd's modules, for the time of a schedule."""
+    before = []
+    for name, value in values.items():
+        module_name, _, constant = name.rpartition(".")
+        module = importlib.import_module(module_name)
+        before.append((module, constant, getattr(module, constant)))
+        setattr(module, constant, value)
+    try:
+        yield
+    finally:
+        for module, constant, value in before:
+            setattr(module, constant, value)
+
+
+def play(seed: int, *, traced: bool = False) -> Report:
+    """Play the schedule of a seed; what was broken, if anything was, stands in the report."""
+    script = write(seed)
+    stand_ins = {"webhookd.delivery.network.HttpSender": NoSender, "webhookd.store.writer.time": NoTime}
+    with constants(script.constants | stand_ins):
+        world = World(script, traced=traced)
+        try:
+            return world.play()
+        except AssertionError as broken:
+            world.report.broken = f"{type(broken).__name__}: {broken}"
+            return world.report
+        finally:
+            world.disk.close()
