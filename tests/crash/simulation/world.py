@@ -44,7 +44,8 @@ class SimulatedHouse(House):
         self.tasks.start("dispatcher", self.dispatcher.run)
         self.tasks.start("keeper", self.keeper.run)
         self.tasks.start("watchdog", self.watchdog.run)
-        self.tasks.start("retention", self.retention.run)
+        if self.settings().retention.max_age_days < 1:  # else it looks, for hours, at what it doesn't touch
+            self.tasks.start("retention", self.retention.run)
 
 
 @dataclass(slots=True)
