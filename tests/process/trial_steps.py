@@ -9,13 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tests.process.trial_machine import CONFIG, STATE, URL, Machine, block
-from tests.support.container import CHECKOUT
 from tests.support.mailserver import PASSWORD, USER
+from webhookd import __version__
 
 RESTARTS = 10
 KILLS = 5  # the callers who wait start it again, which the socket allows ten times in a minute
 LINE_BYTES = 16 * 1024
-NEWER = "/root/newer"
 EXPOSURE_MAX = 1.2
 TYPED_A_SECOND = 5  # 60 words a minute
 DROP_IN = "/run/systemd/system/webhookd.service.d/trial.conf"
@@ -313,26 +312,30 @@ async def stops_in_time(m: Machine) -> str:
 
 
 async def upgrades_and_goes_back(m: Machine) -> str:
-    """Upgrading to a version with a migration, and the way back, as the README types them."""
+    """Upgrading to a version with a migration, and the way back, as the README types them, in one checkout."""
     known = await counted(m)
     tokens = await m.run(f"cat {STATE}/admin-token {STATE}/ingest-token")
     await m.run(
-        f"""cp -r {CHECKOUT} {NEWER} && cd {NEWER} && echo '__version__ = "0.2.0"' > webhookd/_version.py
+        """echo '__version__ = "0.2.0"' > webhookd/_version.py
         echo 'CREATE TABLE trial (id INTEGER PRIMARY KEY) STRICT;' > webhookd/store/migrations/9999_trial.sql"""
     )
     since = await m.cursor()
     async with m.load() as them:
         for line in block("webhookd backup").splitlines():
-            await m.run(line, where=NEWER)
+            await m.run(line)
             await them.until_more()
     assert {"202"} == set(them.answers), them.answers
     assert "webhookd 0.2.0" in await m.run("webhookd status")
     (migrated,) = await m.lines("store.migrated", since)
     assert known + len(them.accepted) == await counted(m)
+    since = await m.cursor()
+    await m.run(f"echo '__version__ = \"{__version__}\"' > webhookd/_version.py; rm webhookd/store/migrations/9999*")
     for line in block("systemctl stop webhookd.socket webhookd\n").splitlines():
         await m.run(line)
     await m.until_ready()
-    assert "webhookd 0.1.0" in await m.run("webhookd status")
+    assert f"webhookd {__version__}" in await m.run("webhookd status")
+    opened = await m.lines("store.opened", since)
+    assert {migrated["from_version"]} == {each["schema_version"] for each in opened}
     assert tokens == await m.run(f"cat {STATE}/admin-token {STATE}/ingest-token")
     assert known <= await counted(m) < known + len(them.accepted)
     assert "webhookd.db" in await m.run("ls /root/webhookd-newer")

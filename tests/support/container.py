@@ -76,9 +76,10 @@ def make_wheels(suite: str) -> Path:
     """The wheels that webhookd needs, for the suite's Python; from PyPI, as pip finds them."""
     wheels = PLACE / f"{suite}.wheels"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    needed = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "-q", "-d", str(wheels), "--only-binary=:all:",
-         "--python-version", PYTHONS[suite], "setuptools", "wheel", *project["project"]["dependencies"]], check=True,
+         "--python-version", PYTHONS[suite], *needed], check=True,
     )  # fmt: skip
     return wheels
 
