@@ -47,12 +47,14 @@ def head(*lines: str, status: str = "200 OK") -> bytes:
 
 
 async def answer(line: Line, *, data: bytes, then: str = "stay", hear: bool = True) -> None:
-    """Read the request (or not), send `data`, and then stay, close, half_close or reset."""
+    """Read the request (or not), send `data`, and then stay (for the next request), close, half_close or reset."""
     if hear:
         await line.request()
     await line.send(data)
     if then == "stay":
-        await line.stay()
+        while True:
+            await line.request()
+            await line.send(data)
     elif then == "half_close":
         line.half_close()
         await line.stay()

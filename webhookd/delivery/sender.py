@@ -65,6 +65,9 @@ class HttpSender:
         started_at_ms, started = self._clock.wall_ms(), self._clock.monotonic()
         exchange, retried, fault = await self._attempt(request)
         reason, detail = fault if fault is not None else _judge(exchange, request)
+        exchange.connection = (
+            None  # they know each other by way of the context: what is over would wait for the collector
+        )
         kept = KEPT_OF_SUCCESS_BYTES if reason is None else READ_BYTES
         return Outcome(
             started_at_ms=started_at_ms,
@@ -102,7 +105,9 @@ class HttpSender:
             return exchange, retried, (Reason.BLOCKED_ADDRESS, refusal.message)
         except Exception as error:  # noqa: BLE001  whatever a receiver causes is an outcome, not a crash of the consumer
             late_ = isinstance(error, TimeoutError) and deadline.expired()
-            return exchange, retried, late(exchange, self._timeout_seconds) if late_ else explain(error, exchange)
+            fault = late(exchange, self._timeout_seconds) if late_ else explain(error, exchange)
+            _forget_frames(error)
+            return exchange, retried, fault
         return exchange, retried, cut_short(exchange)
 
     def _build_target(self, url: str) -> Target:
@@ -126,6 +131,13 @@ def _begin() -> Exchange:
     exchange = Exchange()
     CURRENT.set(exchange)
     return exchange
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drop the frames of an error and of those behind it: they hold the connection, which holds the error."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _judge(exchange: Exchange, request: Request) -> tuple[Reason | None, str]:
