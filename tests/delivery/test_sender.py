@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import gc
 import json
 import os
 import resource
@@ -13,6 +15,7 @@ import ssl
 import subprocess
 import sys
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
@@ -20,11 +23,13 @@ from pathlib import Path
 
 import pytest
 import trustme
+from aiohttp.connector import AddrInfoType
 
 from tests.support.clock import START_WALL_MS, ManualClock
 from tests.support.tormentor import OK, Line, Script, Tormentor
 from tests.support.torments import deaf, head, healthy
 from webhookd.clock import SystemClock
+from webhookd.delivery.connection import Connection
 from webhookd.delivery.egress import Egress
 from webhookd.delivery.resolver import DnsResolver
 from webhookd.delivery.sender import HttpSender, default_ssl_context
@@ -584,6 +589,7 @@ async def test_no_descriptors_left_is_this_machines_fault(sender: HttpSender) ->
 _WITHOUT_NETWORK = """
 import asyncio, ipaddress, json
 from webhookd.clock import SystemClock
+from webhookd.delivery.connection import Connection
 from webhookd.delivery.egress import Egress
 from webhookd.delivery.resolver import DnsResolver
 from webhookd.delivery.sender import HttpSender
@@ -636,6 +642,60 @@ async def test_three_hundred_megabytes_leave_no_trace_in_memory(sender: HttpSend
         grown = _peak_memory_kib() - before
     assert all(outcome.delivered and outcome.truncated for outcome in outcomes)
     assert grown < 32 * 1024
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(_begins_the_next_answer, id="begun"),
+        pytest.param(answering(b"SSH-2.0-OpenSSH_9.2\r\n"), id="garbage"),
+    ],
+)
+async def test_a_failed_attempt_leaves_nothing_to_the_collector(
+    make_sender: MakeSender, authority: trustme.CA, script: Script
+) -> None:
+    """Its connection is gone with it: no error, frame or context that holds it and is held by it."""
+    sender = make_sender(LATE_SECONDS)
+    async with Tormentor(script, tls=_server_context(authority)) as receiver:
+        gc.collect()
+        gc.disable()
+        try:
+            outcomes = [await sender.post(request(receiver.url)) for _ in range(12)]
+            await asyncio.sleep(0.05)
+            left = [each for each in gc.get_objects() if isinstance(each, Connection)]
+        finally:
+            gc.enable()
+    assert any(not outcome.delivered for outcome in outcomes)
+    assert len(left) <= 2, len(left)
+
+
+async def test_a_kept_tls_connection_holds_a_small_buffer(sender: HttpSender, authority: trustme.CA) -> None:
+    """Not asyncio's 256 KiB: a thousand kept connections would be 256 MiB."""
+    async with Tormentor(healthy, tls=_server_context(authority)) as receiver:
+        assert (await sender.post(request(receiver.url))).delivered
+        found = [each for each in gc.get_objects() if isinstance(each, SSLProtocol)]
+        assert found
+        assert max(len(each._ssl_buffer) for each in found) <= 16 * 1024  # type: ignore[attr-defined]
+
+
+async def test_a_connection_that_the_kernel_has_forgotten_was_reset(authority: trustme.CA) -> None:
+    """Reset before its peer could be asked for: nothing is sent, and it isn't called a blocked address."""
+
+    class Forgotten(socket.socket):
+        def getpeername(self) -> object:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    class Forgetful(Egress):
+        def open_socket(self, target: AddrInfoType) -> socket.socket:
+            opened = super().open_socket(target)
+            return Forgotten(opened.family, opened.type, opened.proto, fileno=opened.detach())
+
+    egress = Forgetful([ip_network("127.0.0.0/8")], allow_http=True, resolver=DnsResolver())
+    sender = HttpSender(egress, timeout_seconds=TIMEOUT_SECONDS, clock=SystemClock())
+    async with Tormentor(healthy) as receiver:
+        outcome = await sender.post(request(receiver.url))
+        await sender.close()
+        assert (Reason.RESET, []) == (outcome.reason, receiver.requests)
 
 
 def _peak_memory_kib() -> int:

@@ -128,6 +128,8 @@ class Tormentor:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        # What was sent is on its way: Nagle would hold back a small answer, and a RST would then take it along.
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             await self.script(Line(reader, writer, self.connections, self.requests))
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, TimeoutError):
