@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import pytest
 
 from webhookd import __version__
 from webhookd.cli import cli
+from webhookd.configfile import OTHER_VARIABLES, VARIABLES
 
 
 def every_command(command: click.Command = cli, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -64,14 +67,26 @@ def test_every_command_is_in_a_section() -> None:
 
 
 @pytest.mark.parametrize("words", every_command(), ids=" ".join)
-def test_help_with_examples(words: tuple[str, ...]) -> None:
-    """Each command's help has examples (a group's stand with its commands)."""
+def test_help_is_a_page_of_a_manual(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does, in sentences; options; examples; exit codes; all of it on 80 columns, no sentence cut."""
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((80, 24)))
     command = command_at(words)
-    help_text = command.get_help(click.Context(command, info_name=" ".join(("webhookd", *words))))
+    help_text = command.get_help(
+        click.Context(command, info_name=" ".join(("webhookd", *words)), **cli.context_settings)
+    )
+    assert [] == [line for line in help_text.splitlines()[1:] if len(line) > 80 or line.endswith("...")]
+    parts = ["Usage: ", "Options:", "Examples:\n    ", "Exit codes: 0 "]
+    assert parts == sorted((each for each in parts if each in help_text), key=help_text.index)
+    assert command.help and command.help.rstrip().endswith(".")
 
-    plain_group = isinstance(command, click.Group) and not command.invoke_without_command
-    assert plain_group or "Examples:" in help_text
-    assert command.help
+
+async def test_the_top_of_the_help_names_variables_and_files(run: Any) -> None:
+    """Those that other pages mean, and no variable that nothing reads."""
+    ran = await run("--help", env={"COLUMNS": "80"})
+    variables, files = ran.out.split("\nVariables:\n")[1].split("\n\n  Examples")[0].split("\n\nFiles:\n")
+    named = set(re.findall(r"\bWEBHOOKD_\w+", variables)) - {"WEBHOOKD_"}
+    assert OTHER_VARIABLES <= named and named - OTHER_VARIABLES <= VARIABLES.keys()
+    assert all(name in files for name in ("webhookd.toml", "webhookd.db", "admin-token", "ingest-token"))
 
 
 async def test_version(run: Any) -> None:
@@ -153,6 +168,62 @@ async def test_completion(run: Any) -> None:
 
     assert 0 == ran.code
     assert "_webhookd_completion" in ran.out
+
+
+def completing(line: str, cursor: int) -> dict[str, str]:
+    return {"_WEBHOOKD_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(cursor)}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("webhookd endp", ["endpoint"]),
+        ("webhookd endpoint show ep_", ["ep_1", "ep_2"]),
+        ("webhookd -w acme endpoint show ep_", ["ep_3"]),
+        ("webhookd log --endpoint ep_2", ["ep_2"]),
+        ("webhookd endpoint add https://example.com/ -e order.", ["order.paid"]),
+        ("webhookd status --workspace a", []),
+        ("webhookd budget --workspace a", ["acme"]),
+        ("webhookd log --state d", ["delivered", "dropped"]),
+    ],
+)
+async def test_the_daemon_completes(api: Any, ask: Any, line: str, found: list[str]) -> None:
+    """Endpoints of the workspace that is meant, types of the catalogue with the product's own, workspaces, states."""
+    ids = [{"id": f"ep_{number}", "url": f"https://example.com/{number}"} for number in (1, 2)]
+    api.answers("GET", "/v1/endpoints", {"data": ids, "next": None})
+    other = {"id": "ep_3", "url": "https://example.com/3"}
+    api.answers("GET", "/v1/workspaces/acme/endpoints", {"data": [other], "next": None})
+    api.answers("GET", "/v1/workspaces", {"data": [{"id": "acme", "name": "ACME"}], "next": None})
+    types = [{"name": "order.paid", "description": "An order was paid."}]
+    api.answers("GET", "/v1/event-types", {"data": types, "next": None})
+
+    ran = await ask(env=completing(line, len(line.split()) - 1))
+
+    assert (0, "") == (ran.code, ran.err)
+    assert found == [item.split(",")[1] for item in ran.out.split()]
+
+
+async def test_without_a_daemon_completion_is_quiet(run: Any) -> None:
+    """No endpoints, the built-in types, and no complaint in the middle of a line that is being typed."""
+    away = {"WEBHOOKD_URL": "http://127.0.0.1:1", "WEBHOOKD_TOKEN": "x"}
+    endpoints = await run(env=away | completing("webhookd endpoint show e", 3))
+    types = await run(env=away | completing("webhookd log --type message.", 3))
+
+    assert ("\n", "", "") == (endpoints.out, endpoints.err, types.err)
+    assert ["message.sent", "message.received"] == [item.split(",")[1] for item in types.out.split()]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_takes_the_completion(shell: str) -> None:
+    """The script that the README has evaluated is one that the shell can read."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} on this machine: its completion was not tried")
+    script = subprocess.run(
+        [sys.executable, "-m", "webhookd"], env=os.environ | {"_WEBHOOKD_COMPLETE": f"{shell}_source"},
+        capture_output=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    checked = subprocess.run([shell, "-n"], input=script, capture_output=True, timeout=60, check=False)
+    assert (0, b"") == (checked.returncode, checked.stderr)
 
 
 @pytest.mark.parametrize("words", [words for words in every_command() if isinstance(command_at(words), click.Group)])

@@ -17,6 +17,20 @@ from webhookd._version import __version__
 from webhookd.cli import demo, endpoint, listen, log, operate, send, serve, status, workspace
 from webhookd.cli.options import common, examples, in_workspace
 
+# What a person may set, and where things are; `find_config` and `find_state_dir` say it exactly.
+_VARIABLES = (
+    ("WEBHOOKD_CONFIG", "The configuration file."),
+    ("WEBHOOKD_STATE_DIR", "The state directory."),
+    ("WEBHOOKD_URL, WEBHOOKD_TOKEN", "The daemon to talk to, and the token, where they aren't found by themselves."),
+    ("WEBHOOKD_LISTEN__PORT, …", "Any setting, as WEBHOOKD_<SECTION>__<KEY>."),
+    ("NO_COLOR", "No colours."),
+)
+_FILES = (
+    ("/etc/webhookd/webhookd.toml", "The service's settings; nothing is read there by itself, the unit names it."),
+    ("STATE/webhookd.db", "The database; STATE is the state directory."),
+    ("STATE/admin-token", "The token that the commands use."),
+    ("STATE/ingest-token", "A token that may only post events, for producers."),
+)
 _EXIT_INTERRUPTED = 130
 _EXIT_PIPE_CLOSED = 141
 _SECTIONS = {
@@ -36,6 +50,9 @@ class _Root(click.Group):
         for title, commands in _SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(command.name or "", command.get_short_help_str(limit)) for command in commands])
+        for title, rows in (("Variables", _VARIABLES), ("Files", _FILES)):
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> None:
         """Run a command; a reader of our output that left (`webhookd log | head`) ends it quietly."""
@@ -51,11 +68,12 @@ class _Root(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=examples(
-        "webhookd demo                                      see it work, in five seconds",
+        "webhookd demo                 see it work, in five seconds",
         "webhookd endpoint add https://example.com/hook -e message.received",
         "cat events.ndjson | webhookd send",
         "webhookd log -f",
-        'eval "$(_WEBHOOKD_COMPLETE=bash_source webhookd)"   completion in this shell (zsh_source, fish_source)',
+        "Completion in this shell (or zsh_source, fish_source):",
+        'eval "$(_WEBHOOKD_COMPLETE=bash_source webhookd)"',
     ),
 )
 @click.version_option(__version__, message="webhookd %(version)s")
@@ -65,8 +83,7 @@ class _Root(click.Group):
 def cli(ctx: click.Context) -> None:
     """webhookd delivers your product's events to webhooks: signed, in order, never lost once accepted.
 
-    Each command explains itself: webhookd COMMAND --help. Exit codes: 0 done, 1 refused, 2 wrong usage,
-    3 the daemon can't be reached.
+    Each command explains itself: webhookd COMMAND --help.
     """
     if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
         ctx.color = False

@@ -11,7 +11,9 @@ from webhookd.cli.options import examples
 
 @click.command(
     short_help="See it work, in five seconds.",
-    epilog=examples("webhookd demo", "webhookd demo --once   exit when done"),
+    epilog=examples(
+        "webhookd demo", "webhookd demo --once   exit when done", exits="0 all has arrived, 1 not all, 2 wrong usage."
+    ),
 )
 @click.option("--once", is_flag=True, help="Exit when everything has arrived, also on a terminal.")
 def demo(*, once: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from webhookd.cli import complete
 from webhookd.cli.options import Call, common, examples, in_workspace
 from webhookd.cli.show import (
     ago,
@@ -28,10 +29,16 @@ from webhookd.cli.show import (
 # A test may take as long as the longest `delivery.timeout_seconds`, and some time for the answer.
 _TEST_TIMEOUT_SECONDS = 75.0
 
-_WHICH = click.argument("which", metavar="ENDPOINT")
+_WHICH = click.argument("which", metavar="ENDPOINT", shell_complete=complete.endpoints)
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "webhookd endpoint add https://example.com/hook -e message.received",
+        "webhookd endpoint list",
+        "webhookd endpoint enable ep_…",
+    )
+)
 @in_workspace
 @common
 def endpoint() -> None:
@@ -74,6 +81,7 @@ _EVENT = click.option(
     "events",
     multiple=True,
     metavar="TYPE",
+    shell_complete=complete.event_types,
     help="An event type that it wants; '*' for all. Repeat it.",
 )
 _DESCRIPTION = click.option("--description", metavar="TEXT", help="What it is for.")
@@ -90,8 +98,9 @@ _KEY = click.option("--signing-key", metavar="whsec_…", help="Sign with this k
 
 @endpoint.command(
     epilog=examples(
-        "webhookd endpoint add https://example.com/hook -e message.received -e message.sent",
-        "webhookd endpoint add https://example.com/all -e '*' --description 'the data warehouse' -H 'X-Tenant: acme'",
+        "webhookd endpoint add https://example.com/hook -e message.received",
+        "webhookd endpoint add https://example.com/all -e '*' -H 'X-Tenant: acme' \\",
+        "    --description 'the data warehouse'",
     )
 )
 @click.argument("url")
@@ -333,10 +342,20 @@ def delete(call: Call, which: str, *, yes: bool) -> None:
 
 
 @endpoint.command(
-    epilog=examples("webhookd endpoint test ep_…", "webhookd endpoint test ep_… --event-type message.sent")
+    epilog=examples(
+        "webhookd endpoint test ep_…",
+        "webhookd endpoint test ep_… --event-type message.sent",
+        exits="0 delivered, 1 refused or failed, 2 wrong usage, 3 the daemon can't be reached.",
+    )
 )
 @_WHICH
-@click.option("--event-type", "-e", metavar="TYPE", help="Which sample to send  [else the endpoint's first]")
+@click.option(
+    "--event-type",
+    "-e",
+    metavar="TYPE",
+    shell_complete=complete.event_types,
+    help="Which sample to send  [else the endpoint's first]",
+)
 @in_workspace
 @common
 @click.pass_obj

@@ -180,9 +180,10 @@ def _checked_keys(ctx: click.Context, param: click.Parameter, value: tuple[str, 
     short_help="Receive webhooks and print each one.",
     epilog=examples(
         "webhookd listen --port 9000 --key whsec_…",
-        "webhookd listen --port 0 --fail 3              answer 500 three times, then 200",
+        "webhookd listen --port 0 --fail 3      answer 500 three times, then 200",
         "webhookd listen --fail always --status 503",
-        "webhookd listen --slow 6                       later than webhookd waits",
+        "webhookd listen --slow 6               later than webhookd waits",
+        exits="0 stopped, 2 wrong usage.",
     ),
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")

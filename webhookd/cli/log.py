@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from webhookd.cli import complete
 from webhookd.cli.endpoint import find
 from webhookd.cli.options import Call, common, examples, in_workspace
 from webhookd.cli.show import (
@@ -43,14 +44,21 @@ _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
     epilog=examples(
         "webhookd log -f",
         "webhookd log --state dropped --since 2h",
-        "webhookd log --endpoint https://example.com/hook --type message.received --limit 200",
+        "webhookd log --endpoint https://example.com/hook --type message.received",
         "webhookd log show dlv_…",
     ),
 )
 @click.option("--follow", "-f", is_flag=True, help="Go on printing what happens.")
-@click.option("--endpoint", metavar="ENDPOINT", help="Only deliveries to this one (id or URL).")
+@click.option(
+    "--endpoint",
+    metavar="ENDPOINT",
+    shell_complete=complete.endpoints,
+    help="Only deliveries to this one (id or URL).",
+)
 @click.option("--state", "of_state", type=_STATES, help="Only those in this state.")
-@click.option("--type", "event_type", metavar="TYPE", help="Only events of this type.")
+@click.option(
+    "--type", "event_type", metavar="TYPE", shell_complete=complete.event_types, help="Only events of this type."
+)
 @click.option("--event-id", metavar="ID", help="Only this event.")
 @click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
 @click.option("--until", metavar="TIME", callback=moment, help="Accepted until then.")
@@ -300,11 +308,11 @@ def _pairs(headers: Any) -> list[tuple[str, str]]:
     epilog=examples(
         "webhookd replay dlv_…",
         "webhookd replay --endpoint ep_… --state dropped --since 1d --dry-run",
-        "webhookd replay --endpoint https://example.com/hook --since '2026-01-31 14:00' --until '2026-01-31 16:00'",
+        "webhookd replay --since '2026-01-31 14:00' --until '2026-01-31 16:00'",
     ),
 )
 @click.argument("delivery", metavar="[DELIVERY]", required=False)
-@click.option("--endpoint", metavar="ENDPOINT", help="All of this one (id or URL).")
+@click.option("--endpoint", metavar="ENDPOINT", shell_complete=complete.endpoints, help="All of this one (id or URL).")
 @click.option(
     "--state",
     "of_state",

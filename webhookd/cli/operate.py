@@ -61,7 +61,7 @@ def open_(call: Call) -> None:
     return print_json(link) if call.as_json else click.echo(plain(link["url"]))
 
 
-@click.group()
+@click.group(epilog=examples("webhookd mail test", "webhookd mail test --to ops@example.com"))
 @common
 def mail() -> None:
     """Try the mail that tells of disabled endpoints."""
@@ -80,7 +80,11 @@ def mail_test(call: Call, to: tuple[str, ...]) -> None:
 @click.command(
     "check-config",
     short_help="Name each mistake of a configuration.",
-    epilog=examples("webhookd check-config /etc/webhookd/webhookd.toml", "webhookd check-config"),
+    epilog=examples(
+        "webhookd check-config /etc/webhookd/webhookd.toml",
+        "webhookd check-config",
+        exits="0 no mistakes, 1 mistakes, 2 wrong usage.",
+    ),
 )
 @click.argument("file", type=click.Path(), required=False)
 @common

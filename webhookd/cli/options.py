@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from webhookd.cli.client import Client
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -89,9 +91,18 @@ def bound_to_workspace(command: Command) -> Command:
 
 
 def _workspace(command: Command, text: str) -> Command:
-    return click.option("--workspace", "-w", metavar="ID", expose_value=False, callback=_keep, help=text)(command)
+    # The module asks the daemon, as commands do, and so imports this one.
+    def complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+        from webhookd.cli.complete import workspaces
+
+        return workspaces(context, parameter, begun)
+
+    return click.option(
+        "--workspace", "-w", metavar="ID", expose_value=False, callback=_keep, shell_complete=complete, help=text
+    )(command)
 
 
-def examples(*lines: str) -> str:
-    """The end of a command's help: its examples, one per line, kept as they are."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+def examples(*lines: str, exits: str = "0 done, 1 refused, 2 wrong usage, 3 the daemon can't be reached.") -> str:
+    """The end of a command's help: its examples, one per line, kept as they are, and its exit codes."""
+    shown = "\n".join(f"  {line}" for line in lines)
+    return f"\b\nExamples:\n{shown}\n\nExit codes: {exits}"

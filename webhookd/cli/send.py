@@ -202,6 +202,7 @@ def _retry_after(answer: Answer) -> float | None:
         "cat samples/*.json | webhookd send",
         "tail -F /var/log/product/events.ndjson | webhookd send --workspace acme",
         "jq -c '.[]' events.json | webhookd send",
+        exits="0 all accepted, 1 some refused, 2 wrong usage, 3 the daemon can't be reached.",
     ),
 )
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         "webhookd serve",
         "webhookd serve --config /etc/webhookd/webhookd.toml",
         "WEBHOOKD_LISTEN__PORT=9780 webhookd serve --state-dir ./state",
+        exits="0 stopped, 75 and 78 as above, 2 wrong usage, else it failed.",
     )
 )
 @where

@@ -18,7 +18,10 @@ _BUDGET_ALARMING = 0.8
 _LAG_ALARMING_MS = 250
 
 
-@click.command(epilog=examples("webhookd status", "webhookd status --json", "watch webhookd status"))
+@click.command(
+    short_help="Show how all stands, and what to do next.",
+    epilog=examples("webhookd status", "webhookd status --json", "watch webhookd status"),
+)
 @common
 @click.pass_obj
 def status(call: Call) -> None:

@@ -7,16 +7,17 @@ from typing import Any
 
 import click
 
+from webhookd.cli import complete
 from webhookd.cli.options import Call, bound_to_workspace, common, examples
 from webhookd.cli.show import fields, given, local_time, plain, print_json, said, table
 
-_ID = click.argument("workspace_id", metavar="ID")
+_ID = click.argument("workspace_id", metavar="ID", shell_complete=complete.workspaces)
 _NAME = click.option("--name", metavar="TEXT", help="What people call it.")
 _PLAN = click.option("--plan", metavar="PLAN", help="Its plan, for instance starter, growth, advanced or enterprise.")
 _NOTIFY = click.option("--notify", multiple=True, metavar="ADDRESS", help="Who gets the notices by mail. Repeat it.")
 
 
-@click.group()
+@click.group(epilog=examples("webhookd workspace add acme --name 'ACME Ltd'", "webhookd workspace list"))
 @common
 def workspace() -> None:
     """Add, list and change workspaces (tenants).
@@ -53,7 +54,7 @@ def list_(call: Call) -> None:
 @workspace.command(
     epilog=examples(
         "webhookd workspace edit acme --plan enterprise",
-        "webhookd workspace edit acme --notify ops@acme.example --notify cto@acme.example",
+        "webhookd workspace edit acme --notify ops@acme.example",
     )
 )
 @_ID
@@ -100,7 +101,7 @@ def delete(call: Call, workspace_id: str, *, yes: bool) -> None:
     said(call, {"deleted": workspace_id}, f"Deleted {plain(workspace_id)}.")
 
 
-@click.group()
+@click.group(epilog=examples("webhookd token add --scope observe --note Prometheus", "webhookd token list"))
 @common
 def token() -> None:
     """Add, list and revoke API tokens.
