@@ -88,7 +88,7 @@ class Figures:
             f"longest {max(self.healthy_ms):.0f} ms",
             f"memory grew by {self.grown_bytes / 1024**2:.1f} MiB",
         ]
-        return "\n".join([*lines, *filter(None, self.surprises)])
+        return "\n".join([*lines, *self.surprises])
 
 
 def p99(values: Sequence[float]) -> float:
@@ -226,7 +226,9 @@ async def _measure(run: Run, healthy_url: str, folder: Path, seconds: float, tim
         healthy_ms=took,
         lags=[lag for lag in read_lags(folder / "lags") if began_ms <= lag.at_ms <= ended_ms],
         grown_bytes=run.peak_bytes - before_bytes,
-        surprises=sorted({_surprise(names[id_], line) for line in attempts if (id_ := line["endpoint_id"]) in names}),
+        surprises=sorted(
+            {_surprise(names[at], line) for line in attempts if (at := line["endpoint_id"]) in names} - {""}
+        ),
     )
 
 
