@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.process import trial_machine
 from tests.support import handed, process
 from tests.support.callers import calling
 from tests.support.engine import engine
@@ -568,6 +569,20 @@ def test_the_way_out_is_seen_where_only_processes_are_in_proc() -> None:
     if mounted.returncode:
         pytest.skip(f"this process may not mount a /proc of its own: {mounted.stderr.strip()[:200]}")
     assert outside.stdout == mounted.stdout
+
+
+def test_the_trial_finds_the_readme_s_commands() -> None:
+    """Each block that `tests.process.trial` types is there once; the first event is the second line of its block."""
+    first = trial_machine.block("webhookd endpoint add").splitlines()
+    assert "| webhookd send" in first[1]
+    for beginning in (
+        "apt-get install -y python3-venv",
+        "install -d -m 700 /etc/credstore",
+        "webhookd backup",
+        "systemctl stop webhookd.socket webhookd\n",
+        "systemctl disable --now",
+    ):
+        assert "\n" in trial_machine.block(beginning)
 
 
 def test_the_readme_s_service_is_the_unit_s() -> None:

@@ -70,7 +70,7 @@ class Machine:
         entries = [json.loads(entry) for entry in shown.splitlines() if entry.startswith("{")]
         for entry in entries:
             entry["at"] = int(entry["__REALTIME_TIMESTAMP"]) / 1_000_000
-            entry["line"] = _json_of(entry["MESSAGE"]) if entry.get("_COMM") != "systemd" else None
+            entry["line"] = _json_of(entry["MESSAGE"]) if entry["_TRANSPORT"] == "stdout" else None
         return entries
 
     async def cursor(self) -> str:
