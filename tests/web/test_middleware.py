@@ -251,7 +251,7 @@ async def test_path_tricks_are_harmless(api: Api, target: str) -> None:
     async with wire(api.port) as line:
         line.send(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.admin_token}\r\n\r\n")
         status, headers, body = await line.answer()
-        assert status in (400, 404, 405)
+        assert status in (400, 404, 405, 421)
         assert orjson.loads(body)["error"]["code"] in ERRORS
         assert "x-evil" not in headers
         assert b"root:" not in body
