@@ -17,8 +17,16 @@ COMPLETE = (
     "webhookd/delivery/egress.py",
     "webhookd/delivery/exchange.py",
     "webhookd/delivery/resolver.py",
+    "webhookd/web/middleware.py",
+    "webhookd/web/holding.py",
 )
-RUN = ("tests/rules", "tests/delivery/test_egress.py", "tests/delivery/test_resolver.py")
+RUN = (
+    "tests/rules",
+    "tests/delivery/test_egress.py",
+    "tests/delivery/test_resolver.py",
+    "tests/web/test_middleware.py",
+    "tests/web/test_holding.py",
+)
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -87,6 +88,19 @@ async def test_whatever_ends_a_request_gives_back_what_it_held(api: Api) -> None
         async with asyncio.timeout(20):
             while api.app[HOLDING].byte_count:
                 await asyncio.sleep(0.001)
+
+
+def test_the_last_of_the_address_space_is_kept() -> None:
+    """Under RLIMIT_AS what would leave less than the headroom is refused; without a limit nothing is looked at."""
+    holding.refuse_if_memory_is_short(2**50)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**44, before[1]))
+    try:
+        holding.refuse_if_memory_is_short(1000)
+        with pytest.raises(MemoryError, match="nearly used up"):
+            holding.refuse_if_memory_is_short(2**43)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_the_bounds() -> None:

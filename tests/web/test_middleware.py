@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
 import pytest
+from aiohttp import ClientError, ClientSession, UnixConnector
 
 from tests.support.api import Api, head, running_api, wire
 from webhookd import log
-from webhookd.config import Listen
+from webhookd.config import Config, Listen
 from webhookd.errors import ERRORS
+from webhookd.web.app import make_app
 from webhookd.web.http import FIELDS_MAX_BYTES, Patience
 from webhookd.web.ingest_stream import STREAMS
-from webhookd.web.middleware import host_check
+from webhookd.web.middleware import _is_loopback_address, host_check
+from webhookd.web.server import Runner
 
 ONE = b'{"event_type":"message.received"}'
 
@@ -299,6 +303,110 @@ async def test_a_fault_of_ours_tells_the_caller_a_number_alone(tmp_path: Path) -
         incident = first.json["error"]["details"]["incident"]
         assert incident == second.json["error"]["details"]["incident"]
         assert 202 == (await api.post("/v1/events", data=ONE)).status
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (MemoryError(), 503),
+        (OSError(errno.EMFILE, "Too many open files"), 503),
+        (OSError(errno.ENOBUFS, "No buffer space available"), 503),
+        (RuntimeError("can't start new thread"), 503),
+        (OSError(errno.EACCES, "Permission denied"), 500),
+        (KeyError("x"), 500),
+    ],
+    ids=repr,
+)
+async def test_a_shortage_of_the_machine_is_no_fault(api: Api, fault: Exception, status: int) -> None:
+    """503 with Retry-After for what passes by itself, of the API and on the page; 500 for what doesn't."""
+
+    async def failing(workspace: str | None) -> dict[str, object]:
+        raise fault
+
+    object.__setattr__(api.house.services, "status", failing)
+    answer = await api.get("/v1/status")
+    assert (status, status == 503) == (answer.status, "Retry-After" in answer.headers)
+
+
+async def test_a_fault_after_an_answer_began_ends_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No end of an answer is better than a wrong one: a backup that fails half-way is seen to be no whole one."""
+    monkeypatch.setattr("webhookd.web.api_operate.COPY_PIECE_BYTES", "no number")
+    with pytest.raises((ClientError, TimeoutError)):
+        await api.post("/v1/backup")
+    assert 202 == (await api.post("/v1/events", data=ONE)).status
+
+
+async def test_a_caller_that_has_gone_is_no_fault(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """What a handler finds out by a broken connection is not answered and not complained of."""
+
+    async def gone(workspace: str | None) -> dict[str, object]:
+        raise ConnectionResetError
+
+    object.__setattr__(api.house.services, "status", gone)
+    with pytest.raises(ClientError):
+        await api.get("/v1/status")
+    assert [] == caplog.records
+
+
+async def test_expect_is_understood(api: Api) -> None:
+    """100 before the body for HTTP/1.1, nothing for HTTP/1.0, 400 for anything else that is expected."""
+    sent = head(api, Content_Length=str(len(ONE)), Expect="100-continue")
+    async with wire(api.port) as line:
+        line.send(sent)
+        assert 100 == (await line.answer())[0]
+        line.send(ONE)
+        assert 202 == (await line.answer())[0]
+    async with wire(api.port) as line:
+        line.send(sent.replace("HTTP/1.1", "HTTP/1.0").encode() + ONE)
+        assert 202 == (await line.answer())[0]
+    async with wire(api.port) as line:
+        line.send(sent.replace("100-continue", "a miracle"))
+        assert 400 == (await line.answer())[0]
+
+
+async def test_local_programs_can_be_trusted_to_post_events(tmp_path: Path) -> None:
+    """`trust_local_ingest`: over loopback and the unix socket; to post events alone, and never through a proxy."""
+    async with running_api(tmp_path, Config(listen=Listen(trust_local_ingest=True))) as api:
+        runner = Runner(make_app(api.house.services), shutdown_seconds=0.2)
+        await runner.setup()
+        await runner.listen_unix(tmp_path / "socket")
+        try:
+            async with ClientSession(connector=UnixConnector(str(tmp_path / "socket"))) as session:
+                for name, value, status in (
+                    ("X-Request-Id", "1", 202),
+                    ("X-Forwarded-For", "127.0.0.1", 401),
+                    ("Forwarded", "for=127.0.0.1", 401),
+                    ("Origin", "http://localhost", 401),
+                ):
+                    answer = await api.post("/v1/events", data=ONE, token=None, headers={name: value})
+                    async with session.post(
+                        "http://localhost/v1/events",
+                        data=ONE,
+                        headers={"Content-Type": "application/json", name: value},
+                    ) as over_unix:
+                        assert (name, status, status) == (name, answer.status, over_unix.status)
+        finally:
+            await runner.cleanup()
+        assert 422 == (await api.post("/v1/events?x=1", data=ONE, token=None)).status
+        assert 401 == (await api.get("/v1/status", token=None)).status
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("::ffff:10.0.0.1", False),
+        ("10.0.0.1", False),
+        ("fe80::1%eth0", False),
+        ("2606:4700::1111", False),
+    ],
+)
+def test_who_is_a_program_of_this_machine(address: str, local: bool) -> None:
+    """Loopback of either family, however it is written."""
+    assert local == _is_loopback_address(address)
 
 
 def test_a_fault_is_logged_with_fields_of_its_row() -> None:

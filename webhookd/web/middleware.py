@@ -137,8 +137,6 @@ class Guard:
         )
 
     def _of_aiohttp(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
-        if error.status < 400:
-            raise error  # a redirect of a page
         if error.status in (404, 405) and request.path.startswith("/v1/"):
             try:
                 self._caller(request, trusts_local=False)  # what there is under /v1 is told to callers alone
