@@ -101,7 +101,7 @@ def _verdict(got: bytes) -> tuple[int, str, str]:
     return int(head.split(b" ")[1]), told.get("error", {}).get("code", ""), rejected[0].get("error", {}).get("code", "")
 
 
-@pytest.mark.parametrize("caller", CALLERS, ids=lambda caller: f"{caller.kind}: {caller.name}")
+@pytest.mark.parametrize("caller", CALLERS, ids=lambda caller: f"{caller.kind} | {caller.name}")
 def test_each_caller_gets_its_verdict(called: Called, caller: Caller) -> None:
     """The status and the code expected, in the one form, without a trace of the inside; and a good event is taken."""
     got = called.answers(caller.sent, half=caller.half)
