@@ -73,7 +73,7 @@ def write(seed: int) -> Script:
     rng = Random(seed)
     script = Script(seed, rng, in_order=rng.random() < 0.3)
     script.until = rng.choice((0.5, 1, 2, 5, 10)) * HOUR
-    script.slowest_seconds = rng.choice((0.001, 0.02, 0.02, 1.5))
+    script.slowest_seconds = rng.choice((0.001, 0.02, 0.3, 1.5))
     script.config = _config(rng, script.until)
     script.constants = {
         "webhookd.delivery.queue.QUEUE_EVENTS": rng.choice((64, 64, 2, 3)),
@@ -116,14 +116,17 @@ def _people_it(rng: Random, script: Script) -> None:
         mode = rng.choice(("ok", "ok", "fail", "fail", *MODES))
         script.hooks.append(Hook(rng.choice(places), f"https://{number}.example/hook", types, mode))
     moments = _crowded(rng, script.until)
-    for number in range(rng.choice((2, 4, 8))):
-        ids = tuple(f"e{number}-{place}" for place in range(rng.choice((1, 1, 2, 5))))
+    for number in range(rng.choice((2, 3, 6))):
+        ids = tuple(f"e{number}-{place}" for place in range(rng.choice((1, 2, 5, 12))))
         place, kind = rng.choice(places), rng.choice(TYPES)
         script.actions.append(Action(moments(), "send", workspace=place, ids=ids, event_type=kind))
         if rng.random() < 0.1:
             script.actions.append(Action(moments(), "send", workspace=place, ids=ids, event_type=kind))
+    sent = [action.at for action in script.actions]
     for _ in range(rng.choice((0, 2, 5, 9))):
-        script.actions.append(_deed(rng, moments(), len(script.hooks), rng.choice(places)))
+        while_busy = rng.choice(sent) + rng.uniform(0, rng.choice((0.05, 1.0, 10.0, 100.0)))
+        at = while_busy if rng.random() < 0.5 else moments()
+        script.actions.append(_deed(rng, at, len(script.hooks), rng.choice(places)))
     for _ in range(rng.choice((0, 1, 3))):
         hook, mode = rng.randrange(len(script.hooks)), rng.choice(("ok", "fail", *MODES))
         script.actions.append(Action(moments(), "mode", hook=hook, text=mode))
@@ -153,7 +156,8 @@ def _crowded(rng: Random, until: float) -> Callable[[], float]:
     def moment() -> float:
         near = rng.random()
         if near < 0.45:
-            return min(until, rng.choice(crowd) + rng.uniform(0, rng.choice((0.0, 0.02, 0.5, 6.0))))
+            later = rng.choice((0.0, 0.0, 5.0, 30.0, 90.0))  # when a late answer, or a retry, is due
+            return min(until, rng.choice(crowd) + later + rng.uniform(0, rng.choice((0.0, 0.02, 0.5, 6.0))))
         if near < 0.7:
             return min(until, rng.choice(crowd) + rng.uniform(0, 200))
         return rng.uniform(1, until)
