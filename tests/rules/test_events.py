@@ -404,3 +404,20 @@ def test_infinity_is_where_doubles_end() -> None:
     for digits in itertools.chain(range(295, 315), (1000, 100_000)):
         raw = HEAD + b',"x":' + b"9" * digits + b"}"
         assert raw == parse(raw).body
+
+
+def test_a_parser_without_memory_is_no_fault_of_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the parser says then (orjson's own words) isn't told to the caller as bad JSON."""
+
+    class Exhausted:
+        """orjson as it is without memory; a process that really has none is in tests/process/test_shortages.py."""
+
+        JSONDecodeError = orjson.JSONDecodeError
+
+        @staticmethod
+        def loads(body: bytes) -> object:
+            raise orjson.JSONDecodeError("Not enough memory to allocate buffer for parsing", "", 0)
+
+    monkeypatch.setattr("webhookd.rules.events.orjson", Exhausted)
+    with pytest.raises(MemoryError):
+        parse(b'{"event_type": "message.sent"}')
