@@ -149,7 +149,7 @@ class Keeper:
     def _trace(self, pid: int, point: KillPoint) -> None:
         strace = shutil.which("strace")
         assert strace is not None
-        files = [str(self.state_dir / f"webhookd.db{suffix}") for suffix in ("", "-wal", "-shm")]
+        files = [str(self.state_dir / f"webhookd.db{suffix}") for suffix in ("", "-journal", "-wal", "-shm")]
         paths = [] if point.anywhere else [part for file in files for part in ("-P", file)]
         self._strace = subprocess.Popen(
             [

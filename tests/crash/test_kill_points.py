@@ -24,3 +24,14 @@ async def test_killed_at_a_write_or_a_sync_nothing_is_broken(scenario: Scenario)
             assert [] == judgement.violations
             assert reached
             assert judgement.most_repeats <= 1
+
+
+@pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+async def test_killed_while_the_file_is_made_the_next_start_makes_it() -> None:
+    """Whatever is on the disk of the very first transactions: the next start never takes it for another program's."""
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == "first start")
+    async with nursery() as kept, stage(scenario, kept) as where:
+        for number in range(3, 8):
+            judgement, reached = await where.run(KillPoint("pwrite64", number))
+            assert [] == judgement.violations
+            assert reached

@@ -24,6 +24,7 @@ from webhookd.errors import AlreadyRunning, Fatal, StoreFailed, StoreUnusable
 T = TypeVar("T")
 
 APPLICATION_ID = 0x77686B64  # "whkd" in the header, where `file` and a careful opener look
+JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 LOCK_WAIT_SECONDS = 5.0
 # About 0.1 s of checking.  A larger file is checked by a reader while the daemon already works, so that it starts soon.
 CHECKED_AT_OPEN_BYTES = 64 * 1024 * 1024
@@ -158,7 +159,7 @@ def _refuse_foreign_file(path: Path) -> None:
         # Owner only from the first byte on: signing keys are in it.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         return
-    if not head:
+    if not head or _never_committed(path):
         return
     if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
         raise StoreUnusable(
@@ -179,6 +180,19 @@ def _refuse_foreign_file(path: Path) -> None:
         )
 
 
+def _never_committed(path: Path) -> bool:
+    """Whether the first transaction ever was cut off: SQLite will roll it back to an empty file (fileformat2, §3).
+
+    Its journal tells: it begins with a magic number and, at 16, has the number of pages before the transaction.
+    """
+    try:
+        with path.with_name(f"{path.name}-journal").open("rb") as file:
+            head = file.read(20)
+    except FileNotFoundError:
+        return False
+    return len(head) == 20 and head.startswith(JOURNAL_MAGIC) and head[16:] == bytes(4)
+
+
 def _page_size(head: bytes) -> int:
     size = int.from_bytes(head[16:18], "big")
     return 65536 if size == 1 else size
@@ -194,9 +208,13 @@ def _prepare(db: sqlite3.Connection) -> tuple[int, int]:
             "it was left as it is. Install the newer version again, or restore the backup made before the upgrade."
         )
     if version == 0:
-        # Only before the first table do these take effect.
-        _run_script(db, f"PRAGMA page_size = {PAGE_BYTES}; PRAGMA auto_vacuum = INCREMENTAL;")
-        _run_script(db, f"PRAGMA application_id = {APPLICATION_ID};")
+        # Only before the first table do these take effect.  One transaction, so that no kill leaves a file without our
+        # application_id; deferred, because the first page must not be made before `auto_vacuum` is set.
+        _run_script(
+            db,
+            f"PRAGMA page_size = {PAGE_BYTES}; BEGIN; PRAGMA auto_vacuum = INCREMENTAL; "
+            f"PRAGMA application_id = {APPLICATION_ID}; COMMIT;",
+        )
     _run_script(db, _WRITER_PRAGMAS.format(checkpoint_pages=CHECKPOINT_PAGES))
     if version and _pages_bytes(db) <= CHECKED_AT_OPEN_BYTES:
         check(db)
