@@ -72,8 +72,9 @@ class Line:
 
     def reset(self) -> None:
         """End the connection with a RST."""
-        sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError, AttributeError):  # it may be gone already
+            linger = struct.pack("ii", 1, 0)
+            self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.writer.transport.abort()
 
 
@@ -129,7 +130,8 @@ class Tormentor:
         assert task is not None
         self._tasks.add(task)
         # What was sent is on its way: Nagle would hold back a small answer, and a RST would then take it along.
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError, AttributeError):  # it may be gone already
+            writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             await self.script(Line(reader, writer, self.connections, self.requests))
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, TimeoutError):
