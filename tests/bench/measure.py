@@ -98,12 +98,14 @@ class Yard:
         return state_dir
 
     @asynccontextmanager
-    async def daemon_on_copy(self, state_dir: Path, config: str, loop: str) -> AsyncIterator[Daemon]:
-        """A daemon on a copy of `state_dir`."""
+    async def daemon_on_copy(
+        self, state_dir: Path, config: str, loop: str, *, ready: bool = True
+    ) -> AsyncIterator[Daemon]:
+        """A daemon on a copy of `state_dir`; see `processes.webhookd`."""
         copy = self.folder / "copy"
         shutil.copytree(state_dir, copy)
         try:
-            async with processes.webhookd(copy, config, loop) as daemon:
+            async with processes.webhookd(copy, config, loop, ready=ready) as daemon:
                 yield daemon
         finally:
             shutil.rmtree(copy)

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.process import ROOT, Daemon, start
+from tests.support.process import ROOT, Daemon, start, until_ready
 
 ANSWER_SECONDS = 300.0
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -67,11 +67,16 @@ async def bare_client(loop: str, port: int, endpoints: int, seconds: float) -> f
 
 
 @asynccontextmanager
-async def webhookd(state_dir: Path, config: str, loop: str = "stock") -> AsyncIterator[Daemon]:
-    """A daemon on that loop, its log in a file; killed at the end, which it is made for."""
+async def webhookd(state_dir: Path, config: str, loop: str = "stock", *, ready: bool = True) -> AsyncIterator[Daemon]:
+    """A daemon on that loop, its log in a file; killed at the end, which it is made for.
+
+    Without `ready` it isn't waited for: with thousands of endpoints to dial at once it has other things to do.
+    """
     environ = {"PYTHONPATH": str(_without_uvloop(state_dir.parent))} if loop == "stock" else {}
-    running = await start(state_dir, config, environ=environ)
+    running = await start(state_dir, config, environ=environ, alive=False)
     try:
+        if ready:
+            assert await until_ready(running), running.log_file.read_text()[-2000:]
         yield running
     finally:
         if running.process.returncode is None:

@@ -65,7 +65,7 @@ async def _delivery(yard: Yard, loop: str, endpoints: int, each: int) -> Figure:
     for _ in range(yard.scale.rounds):
         bare, bare_us = await yard.bare_deliveries(loop, endpoints)
         await yard.peer.ask("clear")
-        async with yard.daemon_on_copy(state_dir, stock.config(ENDPOINTS), loop) as daemon:
+        async with yard.daemon_on_copy(state_dir, stock.config(ENDPOINTS), loop, ready=False) as daemon:
             rate, us = await yard.deliveries(daemon, total)
         figure.add(rate / bare, bare_per_s=bare, deliveries_per_s=rate, bare_us=bare_us, us=us)
     return figure
