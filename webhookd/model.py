@@ -117,7 +117,8 @@ class QueuedDelivery(Struct, frozen=True, gc=False):
     """A delivery as a consumer needs it.  `body` is None when it has to be read from the table first.
 
     `attempt_count` numbers all attempts ever made; `tries` those of the present schedule, which starts anew when the
-    endpoint is enabled again.
+    endpoint is enabled again.  `after_local_failure` says what it waits for until `next_attempt_at_ms`: after a failure
+    of webhookd's own machine that is no step of the schedule.
     """
 
     seq: int
@@ -131,6 +132,7 @@ class QueuedDelivery(Struct, frozen=True, gc=False):
     attempt_count: int = 0
     tries: int = 0
     next_attempt_at_ms: int | None = None
+    after_local_failure: bool = False
 
 
 class Accepted(Struct, frozen=True, gc=False):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.simulate import simulate
-from tests.crash.simulation.sabotage import SABOTAGE, sabotaged
+from tests.crash.simulation.sabotage import FOUND, SABOTAGE, sabotaged
 from tests.crash.simulation.world import play
 from tests.support.process import ROOT
 
@@ -20,10 +20,10 @@ ENOUGH_TO_FIND = 1000
 FINGERPRINTS = "from tests.crash.simulation.world import play; print([play(s).fingerprint for s in range(20)])"
 
 
-def kept_seeds() -> list[int]:
-    """The seeds that found something once."""
+def kept_seeds() -> list[tuple[int, str]]:
+    """The seeds that found something once, and what."""
     lines = SEEDS_FILE.read_text("utf-8").splitlines()
-    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
+    return [(int(line.split()[0]), line.split()[1]) for line in lines if line and not line.startswith("#")]
 
 
 def test_some_hundred_schedules_keep_every_promise() -> None:
@@ -37,10 +37,17 @@ def test_some_hundred_schedules_keep_every_promise() -> None:
     assert total.hours > SCHEDULES
 
 
-@pytest.mark.parametrize("seed", kept_seeds())
-def test_what_was_found_once_stays_mended(seed: int) -> None:
-    """The seeds that found a fault."""
+@pytest.mark.parametrize(("seed", "fault"), kept_seeds())
+def test_what_was_found_once_stays_mended(seed: int, fault: str) -> None:
+    """The seed that found a fault would find it again, and finds none."""
     assert "" == play(seed).broken
+    with sabotaged(fault):
+        assert play(seed).broken
+
+
+def test_each_fault_that_was_found_has_its_seed() -> None:
+    """None is forgotten."""
+    assert set(FOUND) == {fault for _, fault in kept_seeds()}
 
 
 @pytest.mark.parametrize("fault", SABOTAGE)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tests.support.clock import ManualClock
 from tests.support.engine import ScriptedNetwork, engine
+from webhookd.config import Config, Delivery
 from webhookd.delivery.queue import INLINE_BYTES
-from webhookd.model import NewEvent
+from webhookd.model import NewEvent, Reason
 
 DEAD = "https://dead.example/hook"
 WELL = "https://well.example/hook"
@@ -92,6 +93,24 @@ async def test_a_large_event_waits_no_longer_after_a_restart(tmp_path: Path) -> 
         await e.advance(20)
         assert [1, 2] == [p.number for p in network.posted]
         assert [body, body] == [p.body for p in network.posted]
+
+
+async def test_a_wait_for_the_own_machine_is_kept_over_a_restart(tmp_path: Path) -> None:
+    """Also after a failed attempt, of a schedule whose steps are shorter."""
+    clock = ManualClock()
+    answers = [500, Reason.LOCAL, 200]
+    network = ScriptedNetwork(clock, answer=lambda url, webhook_id: answers.pop(0))
+    config = Config(delivery=Delivery(retry_seconds=(5.0,)))
+    async with engine(tmp_path, config, clock=clock, network=network) as e:
+        await e.endpoint(DEAD)
+        await e.send("a")
+        await e.advance(10)
+        assert [1, 2] == [p.number for p in network.posted]
+    async with engine(tmp_path, config, clock=clock, network=network) as e:
+        await e.advance(24)
+        assert [1, 2] == [p.number for p in network.posted]
+        await e.advance(1)
+        assert [1, 2, 3] == [p.number for p in network.posted]
 
 
 async def test_more_than_the_queue_holds_arrives_in_order(tmp_path: Path) -> None:

@@ -81,6 +81,15 @@ def test_a_restored_wait_is_what_is_left_of_its_step(next_ms: int, tries: int, e
     assert expected == remaining_wait(next_ms, 1_000_000, tries, DEFAULT)
 
 
+@pytest.mark.parametrize(("left_seconds", "expected"), [(12, 12.0), (30, 30.0), (3600, 30.0), (-5, 0.0)])
+@pytest.mark.parametrize("tries", [0, 1, 3])
+def test_a_wait_after_a_local_failure_has_a_step_of_its_own(left_seconds: int, expected: float, tries: int) -> None:
+    """However many attempts were used up, and however short the schedule is."""
+    next_ms = 1_000_000 + left_seconds * 1000
+    for schedule in (DEFAULT, RetrySchedule((5.0,)), RetrySchedule(())):
+        assert expected == remaining_wait(next_ms, 1_000_000, tries, schedule, after_local_failure=True)
+
+
 def test_a_wait_of_a_schedule_without_waits_is_over() -> None:
     """The retries were taken out of the configuration while one was waiting."""
     assert 0.0 == remaining_wait(1_060_000, 1_000_000, 2, RetrySchedule(()))

@@ -135,7 +135,13 @@ class Consumer:
         if delivery.next_attempt_at_ms is None:
             return 0.0
         schedule = RetrySchedule(self._around.settings().delivery.retry_seconds)
-        return remaining_wait(delivery.next_attempt_at_ms, self._around.clock.wall_ms(), delivery.tries, schedule)
+        return remaining_wait(
+            delivery.next_attempt_at_ms,
+            self._around.clock.wall_ms(),
+            delivery.tries,
+            schedule,
+            after_local_failure=delivery.after_local_failure,
+        )
 
     def _expect(self, seconds: float) -> None:
         """A step begins that takes so long at most, by its own rules."""

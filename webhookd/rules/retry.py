@@ -64,13 +64,17 @@ def decide(reason: Reason | None, tries: int, schedule: RetrySchedule) -> Decisi
     return RetryIn(schedule.waits_seconds[tries - 1], uses_attempt=True)
 
 
-def remaining_wait(next_attempt_at_ms: int, now_ms: int, tries: int, schedule: RetrySchedule) -> float:
+def remaining_wait(
+    next_attempt_at_ms: int, now_ms: int, tries: int, schedule: RetrySchedule, *, after_local_failure: bool = False
+) -> float:
     """How many seconds a wait found in the table has to go on, after a restart or a reload.
 
     Both times are wall clock, which may have been set meanwhile, so the wait is never longer than its own step of the
     schedule, and never negative (behaviour.md, "Clocks").  `tries` counts the attempts used up so far; after none of
-    them only a local failure can have set a wait.  If the schedule became shorter, its last step is the bound.
+    them only a local failure can have set a wait, whose step is `LOCAL_RETRY_SECONDS` however many came before it.  If
+    the schedule became shorter, its last step is the bound.
     """
-    steps = schedule.waits_seconds[:tries] if tries else (LOCAL_RETRY_SECONDS,)
+    local = after_local_failure or not tries
+    steps = (LOCAL_RETRY_SECONDS,) if local else schedule.waits_seconds[:tries]
     step = steps[-1] if steps else 0.0
     return min(max(0.0, (next_attempt_at_ms - now_ms) / 1000), step)

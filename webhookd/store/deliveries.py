@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 from msgspec import Struct
 
@@ -19,7 +20,10 @@ ORDINARY, REPLAY, TEST = range(3)
 
 _QUEUED = (
     "SELECT d.seq, d.endpoint_seq, v.id, v.type, {body}, d.size, d.accepted_at, d.replay_of, d.attempt_count, d.tries, "
-    "d.next_attempt_at FROM deliveries d {hint} JOIN events v ON v.seq = d.event_seq"
+    # Only a queue's head waits for a time; why is in the record of its last attempt.
+    "d.next_attempt_at, CASE WHEN d.next_attempt_at IS NOT NULL THEN (SELECT CAST(a.record AS TEXT)->>'reason' = "
+    "'local' FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1) END "
+    "FROM deliveries d {hint} JOIN events v ON v.seq = d.event_seq"
 )
 _PAGE = (
     _QUEUED.format(body="CASE WHEN d.size <= ? THEN v.body END", hint="INDEXED BY deliveries_waiting")
@@ -61,7 +65,12 @@ def page(
     Bodies larger than `inline_bytes` are left out.
     """
     rows = db.execute(_PAGE, (inline_bytes, endpoint_seq, after_seq, limit)).fetchall()
-    return [QueuedDelivery(*row) for row in rows]
+    return [_from_row(row) for row in rows]
+
+
+def _from_row(row: tuple[Any, ...]) -> QueuedDelivery:
+    values = (*row[:-1], bool(row[-1]))
+    return QueuedDelivery(*values)
 
 
 def body(db: sqlite3.Connection, seq: int) -> bytes:
@@ -220,7 +229,7 @@ def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[Que
 
 
 def _queued(db: sqlite3.Connection, seq: int) -> QueuedDelivery:
-    return QueuedDelivery(*db.execute(_QUEUED.format(body="NULL", hint="") + " WHERE d.seq = ?", (seq,)).fetchall()[0])
+    return _from_row(db.execute(_QUEUED.format(body="NULL", hint="") + " WHERE d.seq = ?", (seq,)).fetchall()[0])
 
 
 def insert_test(

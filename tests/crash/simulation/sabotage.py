@@ -1,6 +1,6 @@
 """Faults built into webhookd on purpose, each the kind that a change might bring: the simulation has to find them.
 
-Those that it found by itself are here as well, so that it can be shown to find them again.
+Those that it found by itself are here as well, so that the seeds kept for them can be shown to find them again.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _a_page_comes_twice() -> Change:
 def _a_restored_wait_trusts_the_clock() -> Change:
     """After a restart a wait goes by the wall clock, however it was set."""
 
-    def trusting(next_attempt_at_ms: int, now_ms: int, tries: int, schedule: RetrySchedule) -> float:
+    def trusting(next_attempt_at_ms: int, now_ms: int, *_: Any, **__: Any) -> float:
         return max(0.0, (next_attempt_at_ms - now_ms) / 1000)
 
     return {(consumer, "remaining_wait"): trusting}
@@ -205,6 +205,16 @@ def _a_large_event_waits_twice() -> Change:
     return {(Consumer, "_restored_wait"): remembered, (Consumer, "_with_body"): slow}
 
 
+def _a_local_wait_is_taken_for_a_retry() -> Change:
+    """Found by the simulation: a restored wait for webhookd's own machine was cut to the schedule's step."""
+    remaining_wait = consumer.remaining_wait
+
+    def mistaken(*terms: Any, **__: Any) -> float:
+        return remaining_wait(*terms)
+
+    return {(consumer, "remaining_wait"): mistaken}
+
+
 SABOTAGE: dict[str, Callable[[], Change]] = {
     made.__name__.strip("_"): made
     for made in (
@@ -223,8 +233,11 @@ SABOTAGE: dict[str, Callable[[], Change]] = {
         _a_restored_wait_trusts_the_clock,
         _every_wait_is_the_first,
         _skipped_ones_come_all_the_same,
-        _a_large_event_waits_twice,
     )
+}
+# What the simulation found by itself; `seeds.txt` has the seeds that found it.
+FOUND: dict[str, Callable[[], Change]] = {
+    made.__name__.strip("_"): made for made in (_a_large_event_waits_twice, _a_local_wait_is_taken_for_a_retry)
 }
 
 
@@ -232,7 +245,7 @@ SABOTAGE: dict[str, Callable[[], Change]] = {
 def sabotaged(name: str) -> Iterator[None]:
     """webhookd with a fault built in."""
     before = {}
-    for (where, what), other in SABOTAGE[name]().items():
+    for (where, what), other in (SABOTAGE | FOUND)[name]().items():
         before[where, what] = getattr(where, what)
         setattr(where, what, other)
     try:
