@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile.callers import CALLERS
 from tests.hostile.urls import URLS
 from tests.support.torments import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("tests/hostile", "tests/rules/test_urls.py")
+FILES = ("tests/hostile", "tests/rules/test_urls.py", "tests/process/test_shortages.py")
+CALLER_KINDS = list(dict.fromkeys(caller.kind for caller in CALLERS))
 GATES = ("test_saved", "test_resolved", "test_connected")
 
 
@@ -47,6 +49,16 @@ def receivers(kind: str) -> int:
     return collected()[f"test_receivers.py::test_each_receiver_leads_to_its_own_outcome[{kind}"]
 
 
+def callers(kind: str) -> int:
+    """How many callers of a class call."""
+    return collected()[f"test_callers.py::test_each_caller_gets_its_verdict[{kind}"]
+
+
+def on_the_page(*tests: str) -> str:
+    """How many cases these tests of the page and the tokens have."""
+    return str(sum(collected()[f"test_page_and_tokens.py::{each}"] for each in tests))
+
+
 def all_in(file: str) -> int:
     """All tests of a file."""
     return sum(number for name, number in collected().items() if name.startswith(f"{file}::") and "[" not in name)
@@ -69,6 +81,20 @@ def expected() -> dict[str, str]:
             for kind in KINDS
         },
         "receivers: kept connections": str(all_in("test_keep_alive.py")),
+        **{f"callers: {kind}": str(callers(kind)) for kind in CALLER_KINDS},
+        "callers: slow": str(all_in("test_slow_callers.py")),
+        "callers: no descriptors, no memory, too much at once": str(all_in("test_shortages.py")),
+        "page: another name": on_the_page("test_under_another_name_there_is_no_page"),
+        "page: posts from elsewhere": on_the_page("test_no_change_is_taken_from_another_page"),
+        "page: in place of a trusted program": on_the_page("test_a_trusted_program_is_no_page"),
+        "page: policy": on_the_page("test_every_page_has_the_policy", "test_every_refusal_has_the_policy"),
+        "page: guessing, fixing, injecting": on_the_page(
+            "test_secrets_are_looked_up_by_a_hash_and_compared_in_constant_time",
+            "test_guessing_at_the_page_is_slowed_down",
+            "test_a_session_can_not_be_chosen_or_guessed",
+            "test_no_header_is_injected_and_nobody_is_led_elsewhere",
+        ),
+        "texts in the log": str(all_in("test_log_injection.py")),
     }
 
 
@@ -86,7 +112,8 @@ def test_the_table_counts_what_is_tried(row: str) -> None:
 
 
 def test_no_class_is_missing_and_there_are_enough() -> None:
-    """Every class has its row; at least 200 URLs at the gates and 60 receivers over http and https."""
+    """Every class has its row; at least 200 URLs at the gates, 60 receivers over http and https, 100 callers."""
     assert expected().keys() == written().keys()
     assert sum(at_the_gates("test_urls.py", kind) for kind in URLS) >= 200
     assert sum(receivers(kind) for kind in KINDS) >= 120
+    assert len(CALLERS) == sum(callers(kind) for kind in CALLER_KINDS) >= 100

@@ -94,7 +94,7 @@ def address_space(d: Daemon) -> int:
 
 
 def log_events(d: Daemon, levels: Sequence[str] = ("warning", "error")) -> list[str]:
-    """The events of those levels that it logged, in order, those apart that the test and its machine are to blame for."""
+    """The events of those levels that it logged, in order, but for those that the test is to blame for."""
     lines = [json.loads(line) for line in d.log_file.read_text().splitlines()]
     return [line["event"] for line in lines if line["level"] in levels and line["event"] not in OF_THE_TEST]
 
