@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +12,7 @@ from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.delivery.directory import Directory
 from webhookd.delivery.dispatcher import Dispatcher
+from webhookd.delivery.turns import Turns
 from webhookd.errors import Refusal
 from webhookd.model import Endpoint, EndpointState
 from webhookd.rules import signing
@@ -59,7 +58,7 @@ class Endpoints:
         self._clock = clock
         self._settings = settings
         # One change of an endpoint at a time: each reads, decides and writes.
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turns = Turns()
 
     async def create(
         self,
@@ -130,7 +129,7 @@ class Endpoints:
 
         `changes` may have `url`, `event_types`, `description`, `success`, `headers`, `signing_key`.
         """
-        async with self._turn(endpoint_id):
+        async with self._turns.of(endpoint_id):
             endpoint = self._directory.endpoint(workspace_id, endpoint_id)
             fields = self._checked(dict(changes))
             if "signing_key" in changes:
@@ -156,7 +155,7 @@ class Endpoints:
                 f"overlap_seconds is a number from 0 to {OVERLAP_SECONDS_MAX} (30 days).",
                 details={"field": "overlap_seconds"},
             )
-        async with self._turn(endpoint_id):
+        async with self._turns.of(endpoint_id):
             endpoint = self._directory.endpoint(workspace_id, endpoint_id)
             now_ms = self._clock.wall_ms()
             rotated = replace(
@@ -172,7 +171,7 @@ class Endpoints:
 
     async def disable(self, workspace_id: str, endpoint_id: str) -> Endpoint:
         """Stop it by a person's word: no further attempt starts, its events are held.  On a disabled one: nothing."""
-        async with self._turn(endpoint_id):
+        async with self._turns.of(endpoint_id):
             endpoint = self._directory.endpoint(workspace_id, endpoint_id)
             if endpoint.state is EndpointState.DISABLED:
                 return endpoint
@@ -205,7 +204,7 @@ class Endpoints:
 
         On an active one nothing changes.  Refusal `plan_required` below the plan that has webhooks.
         """
-        async with self._turn(endpoint_id):
+        async with self._turns.of(endpoint_id):
             workspace = self._directory.workspace(workspace_id)
             endpoint = self._directory.endpoint(workspace_id, endpoint_id)
             self._rules.plans().require(workspace.plan, "Enabling an endpoint")
@@ -236,7 +235,7 @@ class Endpoints:
 
     async def delete(self, workspace_id: str, endpoint_id: str) -> None:
         """Delete it: what waits is cancelled, an attempt in flight ends and is recorded, the log stays."""
-        async with self._turn(endpoint_id):
+        async with self._turns.of(endpoint_id):
             endpoint = self._directory.endpoint(workspace_id, endpoint_id)
             self._dispatcher.hold(endpoint.seq)
             now_ms = self._clock.wall_ms()
@@ -250,11 +249,7 @@ class Endpoints:
                 await self._store.write(lambda db: endpoints.delete(db, endpoint.seq, now_ms), then=then)
             finally:
                 self._dispatcher.release(endpoint.seq)
-        self._turns.pop(endpoint_id, None)
         log.emit("endpoint.deleted", **_named(endpoint))
-
-    def _turn(self, endpoint_id: str) -> asyncio.Lock:
-        return self._turns[endpoint_id]
 
     def _checked(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The fields that are given, checked and in the form of the model."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections import defaultdict
 from collections.abc import Callable
 
 import orjson
@@ -17,6 +15,7 @@ from webhookd.delivery.happenings import Happenings
 from webhookd.delivery.records import attempt_record
 from webhookd.delivery.requests import RequestBuilder
 from webhookd.delivery.sender import Transport
+from webhookd.delivery.turns import Turns
 from webhookd.model import EVERY_TYPE, DeliveryState, DeliveryView, Endpoint, Json, Outcome
 from webhookd.rules.catalogue import Catalogue
 from webhookd.rules.ids import delivery_id, uuid7
@@ -45,7 +44,7 @@ class Tester:
         self._plans = plans
         self._clock = clock
         self._happenings = happenings
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._turns = Turns()
 
     async def send(self, workspace_id: str, endpoint_id: str, event_type: str | None = None) -> Json:
         """Send the sample of `event_type` (or of the first type the endpoint wants); returns the attempt.
@@ -56,7 +55,7 @@ class Tester:
         self._plans().require(self._directory.workspace(workspace_id).plan, "Sending a test")
         catalogue = self._catalogue()
         kind = catalogue.require(event_type or self._first_type(endpoint))
-        async with self._turns[endpoint_id]:
+        async with self._turns.of(endpoint_id):
             now_ms = self._clock.wall_ms()
             event_id = f"test_{uuid7(now_ms, secrets.token_bytes(10))}"
             body = orjson.dumps({**kind.sample, "event_type": kind.name, "event_id": event_id})
