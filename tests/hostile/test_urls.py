@@ -46,8 +46,8 @@ EACH = pytest.mark.parametrize("case", [pytest.param(case, id=f"{name} | {case.u
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def apis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Api, Api]]:
     """Two webhookds: one with nothing in egress.allow, one with everything."""
-    folder = tmp_path_factory.mktemp("apis")
-    async with _api(folder / "closed", ()) as closed, _api(folder / "open", ("0.0.0.0/0", "::/0")) as opened:
+    folders = tmp_path_factory.mktemp("closed"), tmp_path_factory.mktemp("open")
+    async with _api(folders[0], ()) as closed, _api(folders[1], ("0.0.0.0/0", "::/0")) as opened:
         yield closed, opened
 
 
