@@ -95,7 +95,8 @@ async def test_a_daemon_full_of_hostile_endpoints_dials_the_allowed_one_alone(tm
         names = await stack.enter_async_context(NameServer(answers))
         receiver = await stack.enter_async_context(Tormentor(healthy))
         canary = await stack.enter_async_context(Tormentor(healthy, host=CANARY))
-        denied = [name for name in NAMES if name.opened is not None]
+        # Silence has a test of its own below; noise goes on until the deadline, too.
+        denied = [name for name in NAMES if name.opened is not None and not isinstance(name.answer, type)]
         d = await _start(state_dir, names, timeout_seconds=4)
         well = await _add(d, receiver.url, "*")
         urls = {await _add(d, f"https://{number}.example/", "*"): case.url for number, case in enumerate(DENIED)}
