@@ -26,7 +26,7 @@ from webhookd.delivery.replays import Replays
 from webhookd.delivery.sender import Transport
 from webhookd.delivery.tester import Tester
 from webhookd.delivery.workspaces import Workspaces
-from webhookd.errors import Refusal
+from webhookd.errors import NotYet, Refusal
 from webhookd.model import Endpoint
 from webhookd.rules.budget import FailureBudget
 from webhookd.rules.catalogue import Catalogue
@@ -88,13 +88,15 @@ class House:
         return self._config
 
     async def start(self, environ: Mapping[str, str]) -> None:
-        """Take up everything where it was: after this, events are accepted and delivered."""
+        """Take up everything where it was: after this, events are accepted and delivered.
+
+        Raises StoreFailed or StoreUnusable when the store fails meanwhile, NotYet when it has no room.
+        """
         self._writing = self.tasks.start("writer", self.store.writer.run)
-        self.directory.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
-        await self.services.workspaces.ensure_default()
-        await self.services.access.start(self._state_dir, self._config.listen.ingest_token_file, environ)
-        await self.budgets.restore(self.store)
-        await self.dispatcher.start()
+        try:
+            await self._take_up(environ)
+        except Refusal as refusal:
+            raise self.store.writer.failed or NotYet(f"webhookd can't start: {refusal.message}") from refusal
         self.tasks.start("dispatcher", self.dispatcher.run)
         self.tasks.start("keeper", self.keeper.run)
         self.tasks.start("watchdog", self.watchdog.run)
@@ -102,6 +104,13 @@ class House:
         self.tasks.start("retention", self.retention.run)
         self.tasks.start("room", self.store.keep_room)
         self.tasks.start("heartbeat", self.heartbeat.run)
+
+    async def _take_up(self, environ: Mapping[str, str]) -> None:
+        self.directory.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
+        await self.services.workspaces.ensure_default()
+        await self.services.access.start(self._state_dir, self._config.listen.ingest_token_file, environ)
+        await self.budgets.restore(self.store)
+        await self.dispatcher.start()
 
     def wind_down(self) -> None:
         """Start no further attempt; events are still accepted, for the next start."""

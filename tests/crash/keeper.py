@@ -28,6 +28,8 @@ from tests.support.process import ROOT
 
 START_SECONDS = 300.0
 CALLS = ("pwrite64", "fdatasync", "ftruncate", "unlink")
+# What the conditions of a point mean by the database: its file and those beside it.
+FOLLOWED = ("", "-journal", "-wal", "-shm", "-reserve", "-reserve-probe")
 
 
 def why_no_kill_points() -> str | None:
@@ -43,11 +45,16 @@ def why_no_kill_points() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class KillPoint:
-    """The `number`-th time that `call` is made on the database or its log; `anywhere` drops that condition."""
+    """The `number`-th time that `call` is made on the database or its log; `anywhere` drops that condition.
+
+    `inject` is what happens then, in strace's words, and with `for_ever` each time from then on.
+    """
 
     call: str
     number: int
     anywhere: bool = False
+    inject: str = "signal=SIGKILL"
+    for_ever: bool = False
 
 
 class Nursery:
@@ -111,6 +118,7 @@ class Keeper:
     config: str
     point: KillPoint | None = None
     migration: str | None = None
+    survived: tuple[int, ...] = ()  # exit codes that are an end like a kill: systemd starts it again
     crashes: list[Crash] = field(default_factory=list)
     url: str = ""
     pid: int | None = None
@@ -149,15 +157,27 @@ class Keeper:
     def _trace(self, pid: int, point: KillPoint) -> None:
         strace = shutil.which("strace")
         assert strace is not None
-        files = [str(self.state_dir / f"webhookd.db{suffix}") for suffix in ("", "-journal", "-wal", "-shm")]
+        files = [str(self.state_dir / f"webhookd.db{suffix}") for suffix in FOLLOWED]
         paths = [] if point.anywhere else [part for file in files for part in ("-P", file)]
         self._strace = subprocess.Popen(
             [
-                strace, "-f", "-q", "-p", str(pid), "-o", os.devnull, *paths, "-e", f"trace={point.call}",
-                "-e", f"inject={point.call}:signal=SIGKILL:when={point.number}",
+                strace, "-f", "-q", "-p", str(pid), "-o", str(self.trace_file), *paths, "-e", f"trace={point.call}",
+                "-e", f"inject={point.call}:{point.inject}:when={point.number}{'+' if point.for_ever else ''}",
             ],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
+
+    @property
+    def trace_file(self) -> Path:
+        """Where strace writes what it did."""
+        return self.state_dir.with_suffix(".trace")
+
+    async def heal(self) -> None:
+        """Let every call do again what it does; the daemon goes on."""
+        if self._strace is not None:
+            self._strace.terminate()
+            await asyncio.to_thread(self._strace.wait)
+            self._strace = None
 
     async def _ready(self) -> bool:
         """Wait until it answers, or has died; whether it answers."""
@@ -182,7 +202,7 @@ class Keeper:
         if self._strace is not None:
             await asyncio.to_thread(self._strace.wait)
             self._strace = None
-        if status == -signal.SIGKILL:
+        if status == -signal.SIGKILL or status in self.survived:
             await caught_up()
             self.crashes.append(Crash(time.time(), 0.0))
         else:

@@ -51,7 +51,7 @@ class Stage:
         """One run with a kill at `point`: the judgement, and whether the point was reached."""
         self.runs += 1
         state_dir = self.folder / f"run-{self.runs}"
-        shutil.copytree(self.folder / "prepared", state_dir)
+        shutil.copytree(self.folder / "prepared", state_dir, ignore=shutil.ignore_patterns("*-reserve"))
         history = copy.deepcopy(self.history)
         before = list(history.received)
         prepared_crashes = len(history.crashes)
@@ -72,8 +72,8 @@ class Stage:
         reached = len(history.crashes) > prepared_crashes
         assert not judgement.violations or self._keep(state_dir)
         shutil.rmtree(state_dir)
-        for suffix in (".log", ".toml"):
-            state_dir.with_suffix(suffix).unlink()
+        for suffix in (".log", ".toml", ".trace"):
+            state_dir.with_suffix(suffix).unlink(missing_ok=True)
         return judgement, reached
 
     async def _through(self, play: Play) -> None:

@@ -20,14 +20,12 @@ from typing import TypeVar
 import aiosqlite
 
 from webhookd.errors import AlreadyRunning, Fatal, StoreFailed, StoreUnusable
+from webhookd.store import fitness
 
 T = TypeVar("T")
 
 APPLICATION_ID = 0x77686B64  # "whkd" in the header, where `file` and a careful opener look
-JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 LOCK_WAIT_SECONDS = 5.0
-# About 0.1 s of checking.  A larger file is checked by a reader while the daemon already works, so that it starts soon.
-CHECKED_AT_OPEN_BYTES = 64 * 1024 * 1024
 
 _PRAGMAS = """
 PRAGMA busy_timeout = 5000;
@@ -44,6 +42,7 @@ PRAGMA journal_size_limit = 16777216;
 """
 PAGE_BYTES = 8192
 CHECKPOINT_PAGES = 8000
+_LOOK = "Look at the disk and the kernel's log."
 _READER_PRAGMAS = """
 PRAGMA query_only = ON;
 PRAGMA wal_autocheckpoint = 0;
@@ -115,98 +114,57 @@ def _try_lock(fd: int) -> bool:
 async def open_writer(path: Path) -> tuple[Connection, int, int]:
     """Open the database for the one writer, made or migrated as needed; with the schema's version before and now.
 
-    Raises StoreUnusable, with the file left as it was, when it is corrupt, not webhookd's or newer than this program.
+    Raises StoreUnusable, with every file left as it was, when it is corrupt, not webhookd's or newer than this program;
+    StoreFailed when the disk fails.
     """
-    _refuse_foreign_file(path)
-    _tighten(path)
-    connection = await _connect(path)
     try:
-        before, now = await connection.run(_prepare)
+        await asyncio.to_thread(fitness.examine, path, APPLICATION_ID, len(_migrations()))
+        _tighten(path)
     except sqlite3.DatabaseError as error:
-        await connection.close()
         raise fatal_error(error, path) from error
-    except Fatal:
-        await connection.close()
-        raise
+    except OSError as error:
+        raise StoreFailed(
+            f"{path} can't be opened: {error.strerror}. Look at the disk and the kernel's log."
+        ) from error
+    connection, (before, now) = await _connect(path, _prepare)
     return connection, before, now
 
 
 async def open_reader(path: Path) -> Connection:
     """Open the database for reading only; it never checkpoints."""
-    connection = await _connect(path)
-    await connection.run(lambda db: _run_script(db, _PRAGMAS + _READER_PRAGMAS))
+    connection, _ = await _connect(path, lambda db: _run_script(db, _PRAGMAS + _READER_PRAGMAS))
     return connection
 
 
-async def _connect(path: Path) -> Connection:
-    return Connection(await aiosqlite.connect(path, isolation_level=None, cached_statements=256))
+async def _connect(path: Path, begin: Callable[[sqlite3.Connection], T]) -> tuple[Connection, T]:
+    """Connect and run `begin`; where SQLite fails, the connection is closed and the error becomes a Fatal."""
+    try:
+        connection = Connection(await aiosqlite.connect(path, isolation_level=None, cached_statements=256))
+    except sqlite3.DatabaseError as error:
+        raise fatal_error(error, path) from error
+    try:
+        return connection, await connection.run(begin)
+    except sqlite3.DatabaseError as error:
+        await connection.close()
+        raise fatal_error(error, path) from error
 
 
 def _tighten(path: Path) -> None:
-    """Owner only, whatever a restored copy came with: signing keys are in it, and SQLite's side files take its mode."""
+    """Owner only, from the first byte on, and whatever a restored copy came with: signing keys are in it.
+
+    SQLite's side files take its mode.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         with suppress(FileNotFoundError, PermissionError):  # another's file: it is theirs to protect
             if file.stat().st_mode & 0o077:
                 file.chmod(0o600)
 
 
-def _refuse_foreign_file(path: Path) -> None:
-    """Look at the header before SQLite does: opening a foreign file may already change it (a WAL is rolled in)."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(100)
-    except FileNotFoundError:
-        # Owner only from the first byte on: signing keys are in it.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        return
-    if not head or _never_committed(path):
-        return
-    if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
-        raise StoreUnusable(
-            f"{path} is not a SQLite database, or a truncated one; it was left as it is. "
-            "Restore a backup (README, «Recovery») or move the file away to start anew."
-        )
-    application_id = int.from_bytes(head[68:72], "big")
-    if application_id != APPLICATION_ID:
-        raise StoreUnusable(
-            f"{path} is a database of another program (application_id {application_id:#x}); it was left as it is. "
-            "Set store.path to a file of webhookd's own."
-        )
-    expected_bytes = _page_size(head) * int.from_bytes(head[28:32], "big")
-    if path.stat().st_size < expected_bytes and not path.with_name(path.name + "-wal").exists():
-        raise StoreUnusable(
-            f"{path} is truncated ({path.stat().st_size} of {expected_bytes} bytes); it was left as it is. "
-            "Restore a backup (README, «Recovery»)."
-        )
-
-
-def _never_committed(path: Path) -> bool:
-    """Whether the first transaction ever was cut off: SQLite will roll it back to an empty file (fileformat2, §3).
-
-    Its journal tells: it begins with a magic number and, at 16, has the number of pages before the transaction.
-    """
-    try:
-        with path.with_name(f"{path.name}-journal").open("rb") as file:
-            head = file.read(20)
-    except FileNotFoundError:
-        return False
-    return len(head) == 20 and head.startswith(JOURNAL_MAGIC) and head[16:] == bytes(4)
-
-
-def _page_size(head: bytes) -> int:
-    size = int.from_bytes(head[16:18], "big")
-    return 65536 if size == 1 else size
-
-
 def _prepare(db: sqlite3.Connection) -> tuple[int, int]:
     _run_script(db, _PRAGMAS)
-    version = _user_version(db)
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
     newest = len(_migrations())
-    if version > newest:
-        raise StoreUnusable(
-            f"the database was written by a newer webhookd (schema {version}, this program knows {newest}); "
-            "it was left as it is. Install the newer version again, or restore the backup made before the upgrade."
-        )
     if version == 0:
         # Only before the first table do these take effect.  One transaction, so that no kill leaves a file without our
         # application_id; deferred, because the first page must not be made before `auto_vacuum` is set.
@@ -216,31 +174,9 @@ def _prepare(db: sqlite3.Connection) -> tuple[int, int]:
             f"PRAGMA application_id = {APPLICATION_ID}; COMMIT;",
         )
     _run_script(db, _WRITER_PRAGMAS.format(checkpoint_pages=CHECKPOINT_PAGES))
-    if version and _pages_bytes(db) <= CHECKED_AT_OPEN_BYTES:
-        check(db)
     for number, script in enumerate(_migrations()[version:], start=version + 1):
         _run_script(db, f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
     return version, newest
-
-
-def check(db: sqlite3.Connection) -> None:
-    """Walk the whole file (SQLite's `quick_check`); StoreUnusable when anything is wrong with it."""
-    problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if problem != "ok":
-        raise StoreUnusable(
-            f"the database is corrupt ({problem}); it was left as it is. Restore a backup (README, «Recovery»)."
-        )
-
-
-def _pages_bytes(db: sqlite3.Connection) -> int:
-    pages: int = db.execute("PRAGMA page_count").fetchone()[0]
-    size: int = db.execute("PRAGMA page_size").fetchone()[0]
-    return pages * size
-
-
-def _user_version(db: sqlite3.Connection) -> int:
-    version: int = db.execute("PRAGMA user_version").fetchone()[0]
-    return version
 
 
 def _migrations() -> list[str]:
@@ -261,10 +197,14 @@ def fatal_error(error: sqlite3.Error, path: Path | str = "the database") -> Fata
     """
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return StoreUnusable(
-            f"{path} is corrupt ({error}, {name}); it was left as it is. Restore a backup (README, «Recovery»)."
-        )
-    return StoreFailed(f"{path} failed: {error} ({name}). Look at the disk and the kernel's log.")
+        return StoreUnusable(f"{path} is corrupt ({error}, {name}); {fitness.RECOVERY}.")
+    return StoreFailed(f"{path} failed: {error} ({name}). {_LOOK}")
+
+
+def is_broken(error: sqlite3.Error) -> bool:
+    """Whether the file is corrupt or its disk fails; a lack of memory is neither."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    return name != "SQLITE_IOERR_NOMEM" and name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR"))
 
 
 def is_full(error: sqlite3.Error) -> bool:

@@ -76,8 +76,10 @@ class Room:
         """Before the database is opened: on a full disk even that needs a little of the reserve."""
         if self.free_bytes() < ENOUGH_BYTES:
             self.give_back()
-        else:
-            self.refill()
+
+    def take(self) -> None:
+        """Once it is open: make the reserve, and see how things stand."""
+        self.refill()
         self._settle()
 
     def log_pages(self) -> int:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from webhookd import log
 from webhookd.store import timeline
 from webhookd.store.bulk import Bulk
-from webhookd.store.database import Connection, fatal_error, open_reader, open_writer
+from webhookd.store.database import Connection, fatal_error, is_broken, open_reader, open_writer
 from webhookd.store.room import Room
 from webhookd.store.timeline import Timeline
 from webhookd.store.writer import Writer
@@ -54,8 +54,17 @@ class Store:
         room = Room(path, min_free_mb)
         room.prepare()
         connection, before, now = await open_writer(path)
-        newest_ms = await connection.run(timeline.newest_ms)
-        store = cls(path, room, connection, await open_reader(path), await open_reader(path), newest_ms)
+        opened = [connection]
+        try:
+            newest_ms = await connection.run(timeline.newest_ms)
+            for _ in range(2):
+                opened.insert(0, await open_reader(path))
+        except BaseException:
+            for each in opened:
+                await each.close()
+            raise
+        room.take()
+        store = cls(path, room, connection, opened[0], opened[1], newest_ms)
         if 0 < before < now:
             log.emit("store.migrated", from_version=before, to_version=now)
         log.emit(
@@ -98,20 +107,31 @@ class Store:
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run a question of a person or program; it sees everything committed before."""
-        return await _run(self._asker, question)
+        return await self._ask(self._asker, question)
 
     async def read_for_delivery(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run a question of the delivery itself: short, and never behind somebody's search of the log."""
-        return await _run(self._carrier, question)
+        return await self._ask(self._carrier, question)
 
     async def backup(self, target: Path) -> None:
         """Write a consistent copy to `target` (a file that isn't there or is empty), while everything goes on."""
         # A reader of its own: a copy takes seconds, and nobody's question should wait for it.
         connection = await open_reader(self.path)
         try:
-            await _run(connection, lambda db: _copy(db, target))
+            await self._ask(connection, lambda db: _copy(db, target))
         finally:
             await connection.close()
+
+    async def _ask(self, connection: Connection, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a question; a file or a disk that is found to be broken ends the daemon, whoever asked."""
+        try:
+            return await connection.run(question)
+        except sqlite3.DatabaseError as error:
+            if not is_broken(error):
+                raise
+            fatal = fatal_error(error, self.path)
+            self.writer.end(fatal)
+            raise fatal from error
 
     async def keep_room(self) -> None:
         """A root task: sees to it that all goes on by itself when room returns, and that what isn't needed is freed."""
@@ -143,12 +163,3 @@ class Store:
 def _copy(db: Db, target: Path) -> None:
     db.execute("PRAGMA query_only = OFF")  # it forbids VACUUM INTO as well, which only reads this database
     db.execute("VACUUM INTO ?", (str(target),)).fetchall()
-
-
-async def _run(connection: Connection, question: Callable[[sqlite3.Connection], T]) -> T:
-    try:
-        return await connection.run(question)
-    except sqlite3.DatabaseError as error:
-        if (getattr(error, "sqlite_errorname", None) or "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise fatal_error(error) from error
-        raise

@@ -177,14 +177,26 @@ class Writer:
         with contextlib.suppress(Refusal):
             await self.answer()
 
+    @property
+    def failed(self) -> Fatal | None:
+        """Why nothing is written any more, or None."""
+        return self._failed
+
+    def end(self, error: Fatal) -> None:
+        """A reader found that the store can't be trusted any more: `run` raises this."""
+        self._failed = self._failed or error
+        self._wake.set()
+
     async def run(self) -> None:
         """Write until cancelled; raises Fatal when the store can't be trusted any more."""
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._waiting:
+                while self._waiting and self._failed is None:
                     await self._write_group()
+                if self._failed is not None:
+                    raise self._give_up(self._failed)
                 self._idle.set()
         except sqlite3.Error as error:
             raise self._give_up(fatal_error(error)) from error

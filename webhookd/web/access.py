@@ -45,13 +45,16 @@ class Access:
 
     async def start(self, state_dir: Path, ingest_token_file: str, environ: Mapping[str, str]) -> None:
         """Take the first two tokens from credentials or files, made where missing, and all others from the table."""
+        await self._load()
         for scope, name in _FIRST:
             secret = credential(name, environ)
             if secret is None and scope is Scope.INGEST and ingest_token_file:
                 secret = _given(Path(ingest_token_file))
             if secret is None:
                 secret = _from_file(state_dir / name, scope)
-            await self._put(f"tok_{scope}", scope, None, secret, "made at the first start")
+            known = self.check(secret)
+            if known is None or known.id != f"tok_{scope}":  # else nothing is written: a start on a full disk
+                await self._put(f"tok_{scope}", scope, None, secret, "made at the first start")
         await self._load()
 
     def check(self, secret: str) -> Token | None:

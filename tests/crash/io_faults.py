@@ -1,0 +1,230 @@
+"""A disk that is full or broken, at every single call: ENOSPC, EIO and EDQUOT, once and for ever.
+
+    python -m tests.crash.io_faults [CALL …]
+
+For each call that writes (`pwrite64`, `fdatasync`, `ftruncate`, `fallocate`, `openat`) and each error: a daemon with
+deliveries waiting is started while strace makes its N-th such call fail on the database's files, once or from then on;
+events are sent, some attempts fail, and a while later the disk is well again; N = 1, 2, 3 … until N is never reached.
+Judged as kills are: nothing that was answered with 202 is lost, order and records hold, an endpoint repeats one attempt
+at most for each end of the daemon.  Beyond that
+
+- a full disk ends nobody who is ready: what can't be taken is refused, outcomes wait, and all goes on by itself;
+- a broken disk ends the daemon with an exit code that systemd restarts, never with 78.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.crash import snapshot
+from tests.crash.case import Judgement, Violation
+from tests.crash.checker import judge
+from tests.crash.history import History, Terms
+from tests.crash.keeper import Keeper, KillPoint, Nursery, nursery, why_no_kill_points
+from tests.crash.kill_points import AT_ONCE, MOST_POINTS, Tally
+from tests.crash.play import Play, Scenario
+from tests.crash.producer import events
+from tests.crash.scenarios import all_well, fails_until, some_wait
+from tests.crash.witness import Witness, witness
+from tests.support.mailserver import MailServer, mail_server
+
+ERRORS = {
+    "pwrite64": ("ENOSPC", "EIO", "EDQUOT"),
+    "fdatasync": ("ENOSPC", "EIO", "EDQUOT"),
+    "ftruncate": ("EIO",),
+    "fallocate": ("ENOSPC", "EIO", "EDQUOT"),
+    "openat": ("ENOSPC", "EIO", "EDQUOT"),
+}
+BROKEN_SECONDS = 0.6
+# Of the exits: 1 is a store that failed, 75 something that passes.  systemd starts both again.
+RESTARTED = (1, 75)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A call that fails, from its N-th time on or just then."""
+
+    call: str
+    error: str
+    for_ever: bool
+
+    def at(self, number: int) -> KillPoint:
+        """The point at which it begins."""
+        return KillPoint(self.call, number, inject=f"error={self.error}", for_ever=self.for_ever)
+
+    def __str__(self) -> str:
+        return f"{self.call} {self.error} {'for ever' if self.for_ever else 'once'}"
+
+
+async def work(play: Play) -> None:
+    """What waits fails twice before it arrives; meanwhile singles and an array are sent, and the disk heals."""
+    healing = asyncio.create_task(heal_after(play, BROKEN_SECONDS))
+    try:
+        for event in events("single", 3):
+            await play.producer.one(event)
+        await play.producer.array(events("array", 5))
+    finally:
+        await healing
+
+
+async def heal_after(play: Play, seconds: float) -> None:
+    """Let the disk be well again, and see that somebody lives."""
+    await asyncio.sleep(seconds)
+    await play.keeper.heal()
+    await play.keeper.again()
+
+
+def ended_when_full(log: str) -> list[Violation]:
+    """A daemon that is ready lives through a full disk; one that starts on it may have to try again."""
+    first, *later = log.split('"event":"daemon.started"')[1:]
+    if later and '"event":"daemon.ready"' in first:
+        return [Violation("ended", f"a full disk ended it: {first[-1500:]}")]
+    return []
+
+
+SCENARIO = Scenario("faults", work, fails_until(3), some_wait, terms=Terms((0.02, 0.02), limit=1000))
+
+
+@dataclass
+class Bench:
+    """A prepared state on which one fault after the other is tried."""
+
+    folder: Path
+    nursery: Nursery
+    witness: Witness
+    mails: MailServer
+    history: History
+    runs: int = 0
+
+    async def run(self, fault: Fault, number: int) -> tuple[Judgement, bool]:
+        """One run: the judgement, and whether the call was reached at all."""
+        self.runs += 1
+        state_dir = self.folder / f"run-{self.runs}"
+        shutil.copytree(self.folder / "prepared", state_dir, ignore=shutil.ignore_patterns("*-reserve"))
+        history = copy.deepcopy(self.history)
+        before = list(history.received)
+        received = self.witness.begin(SCENARIO.manners)
+        play = self.play(state_dir, history, fault.at(number))
+        try:
+            await play.keeper.start()
+            await SCENARIO.act(play)
+            await play.drained()
+            await play.keeper.stop()
+            history.received = before + received
+            judgement = judge(history, snapshot.read(state_dir / "webhookd.db"))
+        except (AssertionError, TimeoutError) as error:
+            text = f"{type(error).__name__}: {error}; {play.keeper.log()[-1500:]}"
+            judgement = Judgement([Violation("stuck", text)])
+        finally:
+            await play.keeper.close()
+        reached = "(INJECTED)" in play.keeper.trace_file.read_text()
+        if (fault.call, fault.error) == ("pwrite64", "ENOSPC"):
+            judgement.violations += ended_when_full(play.keeper.log())
+        if not judgement.violations:
+            shutil.rmtree(state_dir)
+        return judgement, reached
+
+    def play(self, state_dir: Path, history: History, point: KillPoint | None) -> Play:
+        """A play on a state."""
+        config = SCENARIO.settings(self.mails.port)
+        keeper = Keeper(self.nursery, state_dir, config, point, survived=RESTARTED, crashes=history.crashes)
+        return Play(keeper, self.witness, self.mails, history)
+
+    async def prepare(self) -> None:
+        """Make the state that every run begins with."""
+        prepared = self.folder / "prepared"
+        prepared.mkdir()
+        self.history.received = self.witness.begin(lambda received: all_well(received))
+        play = self.play(prepared, self.history, None)
+        assert SCENARIO.prepare is not None
+        try:
+            await SCENARIO.prepare(play)
+        finally:
+            await play.keeper.close()
+
+
+@asynccontextmanager
+async def bench(kept: Nursery) -> AsyncIterator[Bench]:
+    """A bench for the time of some runs."""
+    with tempfile.TemporaryDirectory(prefix="webhookd-faults-", ignore_cleanup_errors=True) as folder:
+        async with witness() as receivers, mail_server() as mails:
+            made = Bench(Path(folder), kept, receivers, mails, History(SCENARIO.terms))
+            await made.prepare()
+            yield made
+
+
+async def exhaust(fault: Fault, kept: Nursery) -> Tally:
+    """Every call at which a fault may begin."""
+    tally = Tally()
+    began = time.monotonic()
+    async with bench(kept) as where:
+        for number in range(1, MOST_POINTS):
+            judgement, reached = await where.run(fault, number)
+            if not reached:
+                tally.violations += [(fault.at(number), violation) for violation in judgement.violations]
+                break
+            tally.add(fault.at(number), judgement)
+    tally.seconds = time.monotonic() - began
+    return tally
+
+
+def line(name: str, tally: Tally) -> str:
+    """A line of the summary."""
+    return (
+        f"{name:26} {tally.points:5} calls  lost {tally.count('lost')}  reordered {tally.count('reordered')}  "
+        f"other {len(tally.violations) - tally.count('lost') - tally.count('reordered')}  "
+        f"repeats {tally.repeats}, most per endpoint and end {tally.most_repeats}  {tally.seconds:.0f} s"
+    )
+
+
+async def every_fault(calls: list[str]) -> Tally:
+    """All faults of these calls, or of all, two at a time; each is told of as it ends."""
+    left = [
+        Fault(call, error, for_ever)
+        for call, errors in ERRORS.items()
+        for error in errors
+        for for_ever in (False, True)
+        if not calls or call in calls
+    ]
+    total = Tally()
+
+    async def go_on() -> None:
+        while left:
+            fault = left.pop(0)
+            tally = await exhaust(fault, kept)
+            print(line(str(fault), tally), flush=True)
+            for point, violation in tally.violations[:5]:
+                print(f"    {point.number}: {violation.rule}: {violation.text}", flush=True)
+            total.points += tally.points
+            total.repeats += tally.repeats
+            total.most_repeats = max(total.most_repeats, tally.most_repeats)
+            total.violations += tally.violations
+            total.seconds += tally.seconds
+
+    async with nursery() as kept:
+        await asyncio.gather(*(go_on() for _ in range(AT_ONCE)))
+    return total
+
+
+def main() -> int:
+    """Run and print; 1 if a promise was broken."""
+    reason = why_no_kill_points()
+    if reason is not None:
+        print(reason)
+        return 2
+    total = asyncio.run(every_fault(sys.argv[1:]))
+    print(line("all", total))
+    return 1 if total.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
