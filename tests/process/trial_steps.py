@@ -149,7 +149,7 @@ async def end_stuck(m: Machine) -> None:
 async def watchdog_sees_a_blocked_loop(m: Machine) -> str:
     """Killed by the heartbeat when its loop is blocked."""
     await start_stuck(m, "loop")
-    since, began = await m.cursor(), time.monotonic()
+    since, began = await m.cursor(), time.time()
     await m.run("systemctl kill --kill-whom=main -s USR1 webhookd")
     await asyncio.sleep(1)
     waited = asyncio.create_task(m.ran(f"curl -fsS -m 100 {URL}/healthz"))
@@ -163,7 +163,7 @@ async def watchdog_sees_a_blocked_loop(m: Machine) -> str:
 async def watchdog_sees_a_stuck_consumer(m: Machine) -> str:
     """Killed by the heartbeat when a consumer doesn't move."""
     await start_stuck(m, "consumer")
-    since, began = await m.cursor(), time.monotonic()
+    since, began = await m.cursor(), time.time()
     await m.run(block("webhookd endpoint add").splitlines()[1])
     seconds, told = await killed_by_watchdog(m, since, began)
     await end_stuck(m)
@@ -174,13 +174,13 @@ async def watchdog_sees_a_stuck_consumer(m: Machine) -> str:
 async def killed_by_watchdog(m: Machine, since: str, began: float) -> tuple[str, dict[str, Any]]:
     """Wait for the kill and the start after it: the times, and the first `heartbeat.missed`."""
     while not (back := await between(m, since, "Watchdog timeout")):
-        assert time.monotonic() - began < 120
+        assert time.time() - began < 120
         await asyncio.sleep(1)
     ends = [each for each in await m.journal(since=since) if "Watchdog timeout" in each["MESSAGE"]]
     missed = [each for each in await m.journal(since=since) if each["line"]]
     told = next(each["line"] for each in missed if each["line"]["event"] == "heartbeat.missed")
     assert "code=killed, status=6/ABRT" in str([each["MESSAGE"] for each in await m.journal(since=since)])
-    return f"killed {ends[0]['at'] - missed[0]['at']:.0f} s after, ready again {back[0]:.2f} s after the kill", told
+    return f"killed {ends[0]['at'] - began:.0f} s after, ready again {back[0]:.2f} s after the kill", told
 
 
 async def wrong_setting_ends_it_once(m: Machine) -> str:
