@@ -55,8 +55,10 @@ async def run(folder: Path, *, examples: int, deep: bool) -> list[str]:
             options += ["--generation-database", "none"] if deep else ALWAYS_THE_SAME
             options += ["--exclude-method", "DELETE"] if number else []
             found += await _round(daemon, folder, ["--max-examples", str(examples), *options])
-        await daemon.call("GET", "/readyz", expect=200)
-        found += [line for line in daemon.log_file.read_text().splitlines() if '"level":"error"' in line]
+        lines = daemon.log_file.read_text().splitlines()
+        found += [line for line in lines if '"level":"error"' in line]
+        if daemon.process.returncode is not None:
+            found += [f"the daemon ended, with {daemon.process.returncode}; the end of its log:", *lines[-20:]]
     return found
 
 

@@ -1,4 +1,4 @@
-"""The writer's checkpoint: apart from every transaction, in its turn; and how long transactions took."""
+"""The writer: its checkpoints, apart from every transaction, in their turn; how long transactions took; no memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.support.stores import accept, add_workspace, open_store
-from webhookd.store import retention
+from webhookd.errors import Refusal
+from webhookd.store import retention, writer
 
 BODY = b'{"event_type":"message.sent","x":"' + b"x" * 20_000 + b'"}'
 
@@ -46,3 +49,32 @@ async def test_a_checkpoint_has_its_turn_to_itself(tmp_path: Path) -> None:
         assert {("c", True), ("checkpoint", False)} == set(in_transaction[2:])
         assert 2 == store.writer.commits - began
         assert 2 == store.writer.commit_seconds.buckets()[-1][1] - counted
+
+
+async def test_without_memory_what_may_be_refused_is_and_the_rest_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group that finds no memory is undone whole; what must be written is, in order, once there is some again."""
+    monkeypatch.setattr(writer, "FULL_RETRY_SECONDS", 0.01)
+    async with open_store(tmp_path) as store:
+        await store.write(lambda db: db.execute("CREATE TABLE noted (name TEXT)"))
+        shortages = 2
+
+        def note(name: str) -> Callable[[sqlite3.Connection], None]:
+            def run(db: sqlite3.Connection) -> None:
+                nonlocal shortages
+                db.execute("INSERT INTO noted VALUES (?)", (name,))
+                if name == "c" and shortages:
+                    shortages -= 1
+                    raise MemoryError
+
+            return run
+
+        writes = [store.submit(note(name), must=name in "ac") for name in "abc"]
+        await asyncio.gather(writes[0], writes[2])
+        with pytest.raises(Refusal, match="no memory") as refused:
+            await writes[1]
+        assert ("unavailable", 2) == (refused.value.code, refused.value.retry_after_seconds)
+        await store.write(note("d"))
+        found = await store.read(lambda db: db.execute("SELECT name FROM noted").fetchall())
+        assert ["a", "c", "d"] == [row[0] for row in found]
