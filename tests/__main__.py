@@ -27,7 +27,7 @@ CHECKS = (
 )
 COVERAGE = ("coverage", [sys.executable, "-m", "tests.coverage"])
 # Programs that some tests need beside Python's packages; the Debian package has the program's name.
-NEEDED = (("chromium", "the browser tests"), ("strace", "the kill points"))
+NEEDED = (("chromium", "the browser tests"), ("strace", "the kill points"), ("faketime", "the tests of a set clock"))
 INSTALL_SECONDS = 300
 
 

@@ -23,11 +23,18 @@ Fault = tuple[Reason, str]
 _ENDED = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, errno.ENOTCONN, errno.ESHUTDOWN})
 _FORBIDDEN = frozenset({errno.EPERM, errno.EACCES})
 _COMPLAINT_CHARACTERS = 100
+# A suspended machine, a stopped process.  Mere load delays by milliseconds.
+STOOD_STILL_SECONDS = 1.0
 _QUOTED = re.compile(r"\n|\bb['\"]|\bbytearray\(")
 
 
-def late(exchange: Exchange, timeout_seconds: float) -> Fault:
-    """The deadline of the attempt has passed; a silent name server is a failure of DNS."""
+def late(exchange: Exchange, timeout_seconds: float, overdue_seconds: float = 0.0) -> Fault:
+    """The deadline of the attempt has passed; a silent name server is a failure of DNS.
+
+    Noticed long after (`overdue_seconds`), it tells nothing of the receiver, whose answer may lie in our own socket.
+    """
+    if overdue_seconds > STOOD_STILL_SECONDS:
+        return Reason.LOCAL, f"this machine stood still: the deadline was noticed {overdue_seconds:.1f} s late"
     within = f"within {timeout_seconds:g} s"
     if exchange.stage is Stage.RESOLVE:
         return Reason.DNS, f"DNS: no name server answered {within}"

@@ -44,6 +44,7 @@ class Keeper:
         self._clock = clock
         self._settings = settings
         self._stopping = asyncio.Event()
+        self._began_ms = clock.wall_ms() - clock.monotonic() * 1000
         self.expired_count = 0
 
     async def run(self) -> None:
@@ -126,8 +127,12 @@ class Keeper:
         return await self._due_by_age(endpoint, round(hold.max_age_hours * 3_600_000)), "max_age_hours"
 
     async def _due_by_age(self, endpoint: Endpoint, max_age_ms: int) -> int:
-        """An event is held since it was accepted, or since its endpoint stopped, whichever is later."""
-        now_ms = self._clock.wall_ms()
+        """An event is held since it was accepted, or since its endpoint stopped, whichever is later.
+
+        The stamps are wall clock.  A clock that is set forward while we run must not make them older than they are, so
+        no more time has passed since the start than the monotonic clock says.
+        """
+        now_ms = min(self._clock.wall_ms(), round(self._began_ms + self._clock.monotonic() * 1000))
         if now_ms - self._held_since_ms(endpoint) < max_age_ms:
             return 0
         return await self._store.read(

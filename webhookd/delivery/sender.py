@@ -104,8 +104,10 @@ class HttpSender:
         except Refusal as refusal:
             return exchange, retried, (Reason.BLOCKED_ADDRESS, refusal.message)
         except Exception as error:  # noqa: BLE001  whatever a receiver causes is an outcome, not a crash of the consumer
-            late_ = isinstance(error, TimeoutError) and deadline.expired()
-            fault = late(exchange, self._timeout_seconds) if late_ else explain(error, exchange)
+            if isinstance(error, TimeoutError) and deadline.expired():
+                fault = late(exchange, self._timeout_seconds, _overdue_seconds(deadline))
+            else:
+                fault = explain(error, exchange)
             _forget_frames(error)
             return exchange, retried, fault
         return exchange, retried, cut_short(exchange)
@@ -125,6 +127,12 @@ def default_ssl_context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _overdue_seconds(deadline: asyncio.Timeout) -> float:
+    """How long after its time a deadline was noticed: as long as the process, or its event loop, stood still."""
+    when = deadline.when()
+    return 0.0 if when is None else asyncio.get_running_loop().time() - when
 
 
 def _begin() -> Exchange:
