@@ -82,8 +82,8 @@ class SimulatedNetwork:
             mode = "ok"
         if mode == "wild":
             mode = rng.choice(("ok", "ok", "fail", "slow", "hang", "late", "refused", "dns", "local"))
-        if mode == "flaky":
-            mode = rng.choice(("ok", "fail"))
+        if mode in ("flaky", "ill"):
+            mode = rng.choice(("fail", "ok" if mode == "flaky" else "local"))
         way = rng.choice((0.0, 0.003, 0.02, 0.4))
         if mode == "slow":
             return way, rng.uniform(0.5, TIMEOUT_SECONDS - 0.5), 200

@@ -16,7 +16,7 @@ WORKSPACES = ("default", "acme")
 HOUR, DAY = 3600.0, 86400.0
 # The share of schedules in which the log is pruned.
 PRUNED = 0.15
-MODES = ("ok", "fail", "flaky", "slow", "hang", "late", "refused", "dns", "local", "wild")
+MODES = ("ok", "fail", "flaky", "slow", "hang", "late", "refused", "dns", "local", "ill", "wild")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,6 @@ def write(seed: int) -> Script:
         "webhookd.delivery.replays.STEP": rng.choice((500, 1, 2)),
         # Every second, as in the daemon, most of a virtual hour would go into looks that find nothing.
         "webhookd.delivery.keeper.LOOK_SECONDS": script.until / 40,
-        "webhookd.upkeep.retention.SWEEP_SECONDS": script.until / 6,
     }
     _people_it(rng, script)
     script.actions.sort(key=lambda action: action.at)
@@ -116,10 +115,12 @@ def _people_it(rng: Random, script: Script) -> None:
         mode = rng.choice(("ok", "ok", "fail", "fail", *MODES))
         script.hooks.append(Hook(rng.choice(places), f"https://{number}.example/hook", types, mode))
     moments = _crowded(rng, script.until)
-    for number in range(rng.choice((2, 3, 6))):
-        ids = tuple(f"e{number}-{place}" for place in range(rng.choice((1, 2, 5, 12))))
+    pipe_at, is_pipe = moments(), rng.random() < 0.4
+    for number in range(8 if is_pipe else rng.choice((2, 3, 6))):
+        ids = tuple(f"e{number}-{place}" for place in range(rng.choice((1, 2, 5) if is_pipe else (1, 2, 5, 12))))
         place, kind = rng.choice(places), rng.choice(TYPES)
-        script.actions.append(Action(moments(), "send", workspace=place, ids=ids, event_type=kind))
+        at = pipe_at + rng.uniform(0, 100 * script.slowest_seconds**0.5) if is_pipe else moments()
+        script.actions.append(Action(at, "send", workspace=place, ids=ids, event_type=kind))
         if rng.random() < 0.1:
             script.actions.append(Action(moments(), "send", workspace=place, ids=ids, event_type=kind))
     sent = [action.at for action in script.actions]
@@ -145,8 +146,9 @@ def _set_clocks(rng: Random, script: Script, moments: Callable[[], float]) -> No
         script.actions.append(Action(at, "clock", seconds=seconds))
         if rng.random() < 0.7:
             script.actions.append(Action(at + rng.uniform(0, 60), "restart"))
-    elif rng.random() < 0.15:
-        script.actions.append(Action(moments(), "restart"))
+    elif rng.random() < 0.3:
+        at = rng.choice(script.actions).at + rng.uniform(0, 100) if rng.random() < 0.7 else moments()
+        script.actions.append(Action(at, "restart"))
 
 
 def _crowded(rng: Random, until: float) -> Callable[[], float]:
