@@ -136,6 +136,7 @@ class Enabler:
     eager: bool = False
     # What was asked without an answer: since when, and how the endpoint had been stopped.
     _open: dict[str, tuple[float, Json]] = field(default_factory=dict)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> None:
         """Look, for ever."""
@@ -147,7 +148,11 @@ class Enabler:
             await asyncio.sleep(0.05 if self.eager else 0.3)
 
     async def look(self) -> int:
-        """One look at all endpoints; how many deliveries still wait."""
+        """One look at all endpoints, by one caller at a time; how many deliveries still wait."""
+        async with self._turn:
+            return await self._look()
+
+    async def _look(self) -> int:
         waiting = 0
         for workspace in self.workspaces:
             _, listed = await self.ask("GET", f"/v1/workspaces/{workspace}/endpoints?limit=500", None)

@@ -204,6 +204,7 @@ async def _is_ready(daemon: Daemon) -> bool:
 async def kill_at_random(*, kills: int, seed: int, endpoints: int, per_round: int) -> Total:
     """All rounds; each is told of as it ends."""
     total = Total()
+    asyncio.get_running_loop().set_exception_handler(_tell_of_fault)
     async with witness() as where:
         for number in itertools.count():
             if total.kills >= kills:
@@ -219,6 +220,12 @@ async def kill_at_random(*, kills: int, seed: int, endpoints: int, per_round: in
                 flush=True,
             )
     return total
+
+
+def _tell_of_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say nothing of a pipe that broke while aiohttp was writing into it: its producer has heard of it already."""
+    if not isinstance(context.get("exception"), aiohttp.ClientError):
+        loop.default_exception_handler(context)
 
 
 def _judge(this: Round, total: Total) -> None:
