@@ -675,7 +675,7 @@ async def test_a_kept_tls_connection_holds_a_small_buffer(sender: HttpSender, au
         assert (await sender.post(request(receiver.url))).delivered
         found = [each for each in gc.get_objects() if isinstance(each, SSLProtocol)]
         assert found
-        assert max(len(each._ssl_buffer) for each in found) <= 16 * 1024  # type: ignore[attr-defined]
+        assert max(len(each._ssl_buffer) for each in found) <= 4 * 1024  # type: ignore[attr-defined]
 
 
 async def test_a_connection_that_the_kernel_has_forgotten_was_reset(authority: trustme.CA) -> None:

@@ -11,7 +11,7 @@ What the public interface of aiohttp doesn't offer:
 - **Nothing unasked.**  Bytes that arrive on an idle connection are no answer to the next request: it is closed.
 
 - **A TLS connection is small.**  asyncio gives each a buffer of 256 KiB to read into, which stays as long as the
-  connection, kept alive or dead and not yet collected: 100 of them are 25 MiB.  A TLS record is 16 KiB.
+  connection, kept alive or dead and not yet collected: 100 of them are 25 MiB.  Here it is a bite.
 
 It also keeps what the sender has to know of a failure: whether the connection had carried other requests, and whether
 a single byte of an answer had come.
@@ -42,7 +42,7 @@ ANSWER_LIMIT_BYTES = 256 * 1024  # 16 KiB of body in 1-byte chunks are 96 KiB
 _PIECE_BYTES = 4 * 1024
 _KEEP_ALIVE_SECONDS = 15.0
 
-sslproto.SSLProtocol.max_size = 16 * 1024
+sslproto.SSLProtocol.max_size = _PIECE_BYTES
 
 PeerCheck = Callable[[tuple[str, int], Exchange], bool]
 
