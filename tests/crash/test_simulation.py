@@ -20,8 +20,11 @@ ENOUGH_TO_FIND = 1000
 FINGERPRINTS = "from tests.crash.simulation.world import play; print([play(s).fingerprint for s in range(20)])"
 
 
+MISJUDGED = "-"
+
+
 def kept_seeds() -> list[tuple[int, str]]:
-    """The seeds that found something once, and what."""
+    """The seeds that found something once, and what: a fault of webhookd's, or `MISJUDGED`."""
     lines = SEEDS_FILE.read_text("utf-8").splitlines()
     return [(int(line.split()[0]), line.split()[1]) for line in lines if line and not line.startswith("#")]
 
@@ -39,15 +42,16 @@ def test_some_hundred_schedules_keep_every_promise() -> None:
 
 @pytest.mark.parametrize(("seed", "fault"), kept_seeds())
 def test_what_was_found_once_stays_mended(seed: int, fault: str) -> None:
-    """The seed that found a fault would find it again, and finds none."""
+    """The seed that found a fault finds none any more, and would find it again."""
     assert "" == play(seed).broken
-    with sabotaged(fault):
-        assert play(seed).broken
+    if fault != MISJUDGED:
+        with sabotaged(fault):
+            assert play(seed).broken
 
 
 def test_each_fault_that_was_found_has_its_seed() -> None:
     """None is forgotten."""
-    assert set(FOUND) == {fault for _, fault in kept_seeds()}
+    assert set(FOUND) == {fault for _, fault in kept_seeds()} - {MISJUDGED}
 
 
 @pytest.mark.parametrize("fault", SABOTAGE)

@@ -34,11 +34,14 @@ DRAIN_SECONDS = 4000.0
 class SimulatedHouse(House):
     """The house without its doors: no tokens, no mail under way, no heartbeat."""
 
+    restored_at_ms = 0  # the wall clock when it looked for the failures that still count
+
     async def start(self, environ: Mapping[str, str]) -> None:
         """As `House.start`, for the core."""
         self._writing = self.tasks.start("writer", self.store.writer.run)
         self.directory.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
         await self.services.workspaces.ensure_default()
+        self.restored_at_ms = self._clock.wall_ms()
         await self.budgets.restore(self.store)
         await self.dispatcher.start()
         self.tasks.start("dispatcher", self.dispatcher.run)
@@ -159,7 +162,7 @@ class World:
         house = self._house = SimulatedHouse(self.script.config, Path("."), store, clock, SimulatedNetwork(self))
         watching = asyncio.create_task(self._watch(house))
         await house.start({})
-        self.judge.started(self._still_counted(), self.loop.time())
+        self.judge.started(self._still_counted(house.restored_at_ms), self.loop.time())
         self.note("started")
         await self._act(house)
         if not self._wants_restart:
@@ -177,8 +180,11 @@ class World:
         end = await house.tasks.run_until_stopped(asyncio.Event())
         self.break_(Broken(f"the daemon ended: {end} ({end.__cause__ if end else None!r})"))
 
-    def _still_counted(self) -> dict[int, list[Failure]]:
-        """What the table holds against each workspace, by rules written down once more here."""
+    def _still_counted(self, restored_at_ms: int) -> dict[int, list[Failure]]:
+        """What the table holds against each workspace, by rules written down once more here.
+
+        Where the clock was set back, what was future when the daemon looked may be past by the time it is ready.
+        """
         now, now_ms = self.loop.time(), self.clock.wall_ms()
         found: dict[int, list[Failure]] = {}
         rows = self.disk.db.execute(
@@ -186,7 +192,7 @@ class World:
             "FROM attempts a JOIN endpoints e ON e.seq = a.endpoint_seq WHERE a.counted"
         ).fetchall()
         for workspace, hook, ended_at_ms, counts in rows:
-            if counts and ended_at_ms <= now_ms:
+            if counts and ended_at_ms <= restored_at_ms:
                 failure = Failure(hook, now - (now_ms - ended_at_ms) / 1000, tolerance=0.01 + self.slowest)
                 found.setdefault(workspace, []).append(failure)
         return found
