@@ -95,6 +95,11 @@ class Connection(ResponseHandler):
                 self._refuse("too much around the body" if self._head_done else "too much before the body")
                 return
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001 - aiohttp's own signature
+        """Go on where reading was paused.  aiohttp calls it for every body, and has its parser called each time."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def feed_data(self, data: Any, size: int = 0) -> None:
         """A head was parsed; interim answers (1xx but 101) are not the head that is waited for."""
         code = data[0].code

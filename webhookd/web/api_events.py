@@ -15,7 +15,6 @@ from webhookd.web.http import (
     ErrorDetail,
     Route,
     check_encoding,
-    json_response,
     media_type,
     media_type_refused,
     read_body,
@@ -24,6 +23,7 @@ from webhookd.web.http import (
 )
 from webhookd.web.ingest_stream import STREAMS, IngestStream
 from webhookd.web.intake import LISTED_REJECTIONS, REFUSALS, Intake, check_event, conflict, note_refusal
+from webhookd.web.ready import ReadyResponse
 
 # Of an array in all.  The largest event that can be configured (delivery.max_body_kb) is as large.
 BODY_MAX_BYTES = 8 * 1024 * 1024
@@ -83,7 +83,7 @@ async def post_events(request: web.Request) -> web.StreamResponse:
     except Refusal as refusal:
         note_refusal(request.app[REFUSALS], workspace, refusal.code)
         raise
-    return json_response(
+    return ReadyResponse(
         {"event_id": result.event_id, "deliveries": result.deliveries, "duplicate": result.duplicate}, 202
     )
 
@@ -92,7 +92,7 @@ async def _array(request: web.Request, body: bytes) -> web.Response:
     intake = Intake(services(request), workspace_id(request), request.app[REFUSALS])
     lines = [Line(index, raw) for index, raw in enumerate(split_array(body))]
     await intake.accept(await intake.check(lines))
-    return json_response(intake.tally.body(), intake.tally.status())
+    return ReadyResponse(intake.tally.body(), intake.tally.status())
 
 
 async def _stream(request: web.Request) -> web.Response:

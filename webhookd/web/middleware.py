@@ -23,7 +23,16 @@ from webhookd.errors import Refusal
 from webhookd.model import Token
 from webhookd.web.access import Scope
 from webhookd.web.holding import let_go
-from webhookd.web.http import CALLER, SECURITY_HEADERS, NoFields, Route, json_response, read_query, workspace_id
+from webhookd.web.http import (
+    CALLER,
+    SECURITY_HEADERS,
+    NoFields,
+    Route,
+    json_response,
+    read_query,
+    workspace_id,
+)
+from webhookd.web.ready import ReadyResponse
 from webhookd.web.services import Services
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -74,7 +83,7 @@ class Guard:
             response = refused(said)
         finally:
             let_go(request)
-        if not response.prepared:
+        if type(response) is not ReadyResponse and not response.prepared:
             headers = response.headers
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)

@@ -116,6 +116,11 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
                 reading.content.feed_eof()  # nothing of it comes any more, so that aiohttp doesn't wait for it
                 self.close()  # where the next request begins is unknown
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001 - aiohttp's own signature
+        """Go on where reading was paused.  aiohttp calls it for every body, and has its parser called each time."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def handle_error(
         self,
         request: web.BaseRequest,
