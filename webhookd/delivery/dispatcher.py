@@ -74,9 +74,14 @@ class Dispatcher:
             endpoint = self._directory.get(delivery.endpoint_seq)
             if endpoint is None:
                 continue  # deleted in the meantime; its row is cancelled by the mark
-            self._queue(delivery.endpoint_seq).offer(delivery)
+            queue = self._queue(delivery.endpoint_seq)
+            starts = self._running and self._may_start(endpoint)
+            if starts:
+                queue.open()  # so that it takes this very delivery, and the consumer needn't look it up in the table
+            queue.offer(delivery)
             self._around.recorder.accepted(endpoint, delivery)
-            self.wake(delivery.endpoint_seq)
+            if starts:
+                self._start(endpoint, queue)
 
     def settled(self, delivery: QueuedDelivery) -> None:
         """A delivery was recorded as finished."""
@@ -107,13 +112,9 @@ class Dispatcher:
         """Let a consumer live if there is work, the endpoint may be sent to and none lives yet."""
         if not self._running or not self._lacks_consumer(endpoint_seq):
             return
-        queue, endpoint = self._queues[endpoint_seq], self._directory.get(endpoint_seq)
+        endpoint = self._directory.get(endpoint_seq)
         assert endpoint is not None
-        queue.open()
-        consumer = self._consumers[endpoint_seq] = Consumer(queue, self._around)
-        self._tasks[endpoint_seq] = asyncio.create_task(
-            self._live(endpoint_seq, queue, consumer), name=f"consumer {endpoint.id}"
-        )
+        self._start(endpoint, self._queues[endpoint_seq])
 
     def stop_consumer(self, endpoint_seq: int) -> None:
         """Let no further attempt of an endpoint start; one in flight ends and is recorded.
@@ -190,11 +191,19 @@ class Dispatcher:
 
     def _lacks_consumer(self, endpoint_seq: int) -> bool:
         """Whether there is work, the endpoint may be sent to, and no consumer lives."""
-        queue = self._queues.get(endpoint_seq)
-        if queue is None or not queue.waiting or endpoint_seq in self._tasks or endpoint_seq in self._held:
-            return False
-        endpoint = self._directory.get(endpoint_seq)
-        return endpoint is not None and self._directory.runs(endpoint)
+        queue, endpoint = self._queues.get(endpoint_seq), self._directory.get(endpoint_seq)
+        return queue is not None and queue.waiting > 0 and endpoint is not None and self._may_start(endpoint)
+
+    def _may_start(self, endpoint: Endpoint) -> bool:
+        """Whether an endpoint may be sent to, and no consumer lives that does."""
+        return endpoint.seq not in self._tasks and endpoint.seq not in self._held and self._directory.runs(endpoint)
+
+    def _start(self, endpoint: Endpoint, queue: EndpointQueue) -> None:
+        queue.open()
+        consumer = self._consumers[endpoint.seq] = Consumer(queue, self._around)
+        self._tasks[endpoint.seq] = asyncio.create_task(
+            self._live(endpoint.seq, queue, consumer), name=f"consumer {endpoint.id}"
+        )
 
     def _named(self, endpoint_seq: int) -> str:
         endpoint = self._directory.get(endpoint_seq)

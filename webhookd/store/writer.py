@@ -1,10 +1,10 @@
 """The one writer: whatever waits becomes one transaction, and callers hear of it only after the commit.
 
-A caller submits a *command*, a function of the connection.  The writer takes all commands that wait (it never lingers
-for more: measured, that brings nothing), runs them in order as one `BEGIN IMMEDIATE … COMMIT`, each in a savepoint of
-its own so that one that is refused doesn't take its neighbours along, and after the commit calls each command's
-`then` and answers its future, again in order.  So the order of submission is the order of the table and the order in
-which the rest of the process hears of it.
+A caller submits a *command*, a function of the connection.  The writer takes all commands that wait or are on their way
+(`_gather`), runs them in order as one `BEGIN IMMEDIATE … COMMIT`, each in a savepoint of its own so that one that is
+refused doesn't take its neighbours along, and after the commit calls each command's `then` and answers its future,
+again in order.  So the order of submission is the order of the table and the order in which the rest of the process
+hears of it.
 
 Commands that come in crowds (accepted events, recorded successes) are submitted as items of a kind (`bulk`): those of
 a kind between two other commands are carried out together, in a few statements.
@@ -51,6 +51,8 @@ T = TypeVar("T")
 
 # Enough to make the sync cheap per command, few enough that a group stays in the milliseconds.
 GROUP_SIZE = 400
+# A request takes a few turns of the event loop from the socket to its command; after so many without one, none is near.
+IDLE_TURNS = 8
 FULL_RETRY_SECONDS = 0.5
 
 
@@ -194,6 +196,7 @@ class Writer:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._waiting and self._failed is None:
+                    await self._gather()
                     await self._write_group()
                 if self._failed is not None:
                     raise self._give_up(self._failed)
@@ -205,6 +208,19 @@ class Writer:
         """Keep the write-ahead log as small as the room on the disk asks for."""
         self._log_pages = pages = self._room.log_pages()
         await self._connection.run(lambda db: bound_log(db, pages))
+
+    async def _gather(self) -> None:
+        """Let more commands come, as long as the turns of the event loop bring any.
+
+        That is no wait for a time: an idle loop makes these turns in a tenth of a commit's time.  A busy one makes a
+        group of everything that is on its way (measured, 64 callers: 8 events a commit become 60, and 1.5 × as many
+        get through).
+        """
+        idle_turns, count = 0, len(self._waiting)
+        while idle_turns < IDLE_TURNS and count < GROUP_SIZE:
+            await asyncio.sleep(0)
+            idle_turns = idle_turns + 1 if count == len(self._waiting) else 0
+            count = len(self._waiting)
 
     async def _write_group(self) -> None:
         if self.adapts:
