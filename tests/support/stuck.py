@@ -17,8 +17,9 @@ from typing import Any
 
 from webhookd.cli import main
 from webhookd.delivery import consumer, dispatcher
+from webhookd.delivery.queue import EndpointQueue
 from webhookd.delivery.sender import HttpSender
-from webhookd.model import Outcome, Request
+from webhookd.model import Endpoint, Outcome, Request
 from webhookd.store import database
 from webhookd.upkeep import heartbeat
 
@@ -37,7 +38,7 @@ async def never_end(self: HttpSender, request: Request) -> Outcome:
         await asyncio.sleep(3600)
 
 
-def start_nothing(self: dispatcher.Dispatcher, endpoint_seq: int) -> None:
+def start_nothing(self: dispatcher.Dispatcher, endpoint: Endpoint, queue: EndpointQueue) -> None:
     """Where a consumer should start."""
 
 
@@ -53,7 +54,7 @@ def make_stuck(what: str) -> None:
     if what == "consumer":
         HttpSender.post = never_end  # type: ignore[method-assign]
     elif what == "missing":
-        dispatcher.Dispatcher.wake = start_nothing  # type: ignore[method-assign]
+        dispatcher.Dispatcher._start = start_nothing  # type: ignore[method-assign]
     elif what == "loop":
         signal.signal(signal.SIGUSR1, block)
     elif what == "migration":

@@ -77,8 +77,7 @@ def hold(request: web.Request, byte_count: int) -> None:
     """Hold more of a request's body, until its answer is made; Refusal `unavailable` where that is too much."""
     own_bytes = request.get(HELD_BYTES, 0) + byte_count
     request[HELD_BYTES] = own_bytes
-    if own_bytes > SMALL_BODY_BYTES:  # for a small one it was asked when it came
-        refuse_if_memory_is_short(own_bytes)
+    refuse_if_memory_is_short(own_bytes)
     request.app[HOLDING].take(byte_count, own_bytes)
 
 
