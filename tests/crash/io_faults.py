@@ -180,15 +180,6 @@ async def exhaust(fault: Fault, kept: Nursery) -> Tally:
     return tally
 
 
-def line(name: str, tally: Tally) -> str:
-    """A line of the summary."""
-    return (
-        f"{name:26} {tally.points:5} calls  lost {tally.count('lost')}  reordered {tally.count('reordered')}  "
-        f"other {len(tally.violations) - tally.count('lost') - tally.count('reordered')}  "
-        f"repeats {tally.repeats}, most per endpoint and end {tally.most_repeats}  {tally.seconds:.0f} s"
-    )
-
-
 async def every_fault(calls: list[str]) -> Tally:
     """All faults of these calls, or of all, two at a time; each is told of as it ends."""
     left = [
@@ -204,14 +195,10 @@ async def every_fault(calls: list[str]) -> Tally:
         while left:
             fault = left.pop(0)
             tally = await exhaust(fault, kept)
-            print(line(str(fault), tally), flush=True)
+            print(tally.line(str(fault)), flush=True)
             for point, violation in tally.violations[:5]:
                 print(f"    {point.number}: {violation.rule}: {violation.text}", flush=True)
-            total.points += tally.points
-            total.repeats += tally.repeats
-            total.most_repeats = max(total.most_repeats, tally.most_repeats)
-            total.violations += tally.violations
-            total.seconds += tally.seconds
+            total.include(tally)
 
     async with nursery() as kept:
         await asyncio.gather(*(go_on() for _ in range(AT_ONCE)))
@@ -225,7 +212,7 @@ def main() -> int:
         print(reason)
         return 2
     total = asyncio.run(every_fault(sys.argv[1:]))
-    print(line("all", total))
+    print(total.line("all"))
     return 1 if total.violations else 0
 
 

@@ -137,9 +137,26 @@ class Tally:
         self.most_repeats = max(self.most_repeats, judgement.most_repeats)
         self.violations += [(point, violation) for violation in judgement.violations]
 
+    def include(self, other: Tally) -> None:
+        """Count all that another has counted."""
+        self.points += other.points
+        self.repeats += other.repeats
+        self.most_repeats = max(self.most_repeats, other.most_repeats)
+        self.seconds += other.seconds
+        self.violations += other.violations
+
     def count(self, rule: str) -> int:
         """How often a promise was broken."""
         return sum(violation.rule == rule for _, violation in self.violations)
+
+    def line(self, name: str) -> str:
+        """A line of the summary."""
+        lost, reordered = self.count("lost"), self.count("reordered")
+        return (
+            f"{name:26} {self.points:5} points  lost {lost}  reordered {reordered}  "
+            f"other {len(self.violations) - lost - reordered}  "
+            f"repeats {self.repeats}, most per endpoint and end {self.most_repeats}  {self.seconds:.0f} s"
+        )
 
 
 async def exhaust(scenario: Scenario, kept: Nursery) -> Tally:
@@ -168,22 +185,13 @@ async def every_point(names: Sequence[str]) -> dict[str, Tally]:
         while left:
             scenario = left.pop(0)
             tallies[scenario.name] = tally = await exhaust(scenario, kept)
-            print(line(scenario.name, tally), flush=True)
+            print(tally.line(scenario.name), flush=True)
             for point, violation in tally.violations[:20]:
                 print(f"    {point.call} {point.number}: {violation.rule}: {violation.text}", flush=True)
 
     async with nursery() as kept:
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
     return tallies
-
-
-def line(name: str, tally: Tally) -> str:
-    """A line of the summary."""
-    return (
-        f"{name:12} {tally.points:5} points  lost {tally.count('lost')}  reordered {tally.count('reordered')}  "
-        f"other {len(tally.violations) - tally.count('lost') - tally.count('reordered')}  "
-        f"repeats {tally.repeats}, most per endpoint and crash {tally.most_repeats}  {tally.seconds:.0f} s"
-    )
 
 
 def main() -> int:
@@ -195,12 +203,8 @@ def main() -> int:
     tallies = asyncio.run(every_point(sys.argv[1:]))
     total = Tally()
     for tally in tallies.values():
-        total.points += tally.points
-        total.repeats += tally.repeats
-        total.most_repeats = max(total.most_repeats, tally.most_repeats)
-        total.violations += tally.violations
-        total.seconds += tally.seconds
-    print(line("all", total))
+        total.include(tally)
+    print(total.line("all"))
     return 1 if total.violations else 0
 
 

@@ -91,6 +91,21 @@ class Tally:
 async def record(folder: Path, where: Receiver, synchronous: str, rounds: int) -> list[Happening]:
     """Let a daemon work for so many rounds under strace, stop it, and read what it did."""
     state_dir, trace = folder / "state", folder / "trace"
+    d, tracer = await recorded(state_dir, trace, synchronous)
+    try:
+        for name in ENDPOINTS:
+            await d.call("POST", "/v1/endpoints", {"url": f"{where.url}/{name}", "event_types": ["*"]}, expect=201)
+        await asyncio.gather(*(produce(d, producer, rounds) for producer in range(PRODUCERS)))
+        await drained(d)
+    finally:
+        assert 0 == await d.stop()
+        await d.session.close()
+        await asyncio.to_thread(tracer.wait)
+    return disk_trace.read(trace, state_dir)
+
+
+async def recorded(state_dir: Path, trace: Path, synchronous: str) -> tuple[Daemon, subprocess.Popen[bytes]]:
+    """A daemon that is ready, all it does written down by strace from its beginning on; strace ends with it."""
     command = ["-m", "tests.crash.eager", str(state_dir), "CONFIG", synchronous]
     d = await process.start(state_dir, CONFIG, command=command, alive=False)
     strace = shutil.which("strace")
@@ -102,17 +117,8 @@ async def record(folder: Path, where: Receiver, synchronous: str, rounds: int) -
         ],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    try:
-        assert await process.until_ready(d), d.log_file.read_text()
-        for name in ENDPOINTS:
-            await d.call("POST", "/v1/endpoints", {"url": f"{where.url}/{name}", "event_types": ["*"]}, expect=201)
-        await asyncio.gather(*(produce(d, producer, rounds) for producer in range(PRODUCERS)))
-        await drained(d)
-    finally:
-        assert 0 == await d.stop()
-        await d.session.close()
-        await asyncio.to_thread(tracer.wait)
-    return disk_trace.read(trace, state_dir)
+    assert await process.until_ready(d), d.log_file.read_text()
+    return d, tracer
 
 
 async def produce(d: Daemon, producer: int, rounds: int) -> None:

@@ -20,7 +20,7 @@ from typing import TypeVar
 import aiosqlite
 
 from webhookd.errors import AlreadyRunning, Fatal, StoreFailed, StoreUnusable
-from webhookd.store import fitness
+from webhookd.store import fitness, leftover
 
 T = TypeVar("T")
 
@@ -120,6 +120,7 @@ async def open_writer(path: Path) -> tuple[Connection, int, int]:
     try:
         await asyncio.to_thread(fitness.examine, path, APPLICATION_ID, len(_migrations()))
         _tighten(path)
+        await asyncio.to_thread(leftover.secure, path)
     except sqlite3.DatabaseError as error:
         raise fatal_error(error, path) from error
     except OSError as error:
