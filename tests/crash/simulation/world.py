@@ -172,6 +172,7 @@ class World:
         house.wind_down()
         for task in list(self._pending):  # callers are answered before the house stops
             await task
+        self._pending.clear()  # the loop may end before it calls who takes them out
         await house.stop()
         self.note("stopped")
 
@@ -247,7 +248,10 @@ class World:
         """Let everybody be well again, wait until everything went where it belongs, and look at the books."""
         self._settling = True
         self._steps_to_live = None
+        until = self.loop.time() + DRAIN_SECONDS
         while self._pending or self._unanswered:
+            if self.loop.time() > until:
+                raise Broken(f"no answer comes to {self._pending or self._unanswered}")
             for action in list(self._unanswered):
                 if not self._pending:
                     self._begin(house, action)
