@@ -248,14 +248,7 @@ class World:
         """Let everybody be well again, wait until everything went where it belongs, and look at the books."""
         self._settling = True
         self._steps_to_live = None
-        until = self.loop.time() + DRAIN_SECONDS
-        while self._pending or self._unanswered:
-            if self.loop.time() > until:
-                raise Broken(f"no answer comes to {self._pending or self._unanswered}")
-            for action in list(self._unanswered):
-                if not self._pending:
-                    self._begin(house, action)
-            await asyncio.sleep(1.0)
+        await self._all_answered(house)
         for url in self.modes:
             self.modes[url] = "ok"
         for workspace in house.directory.workspaces():
@@ -271,6 +264,17 @@ class World:
         await house.keeper.look()
         await house.store.writer.flushed()  # what is committed has been told
         self._check_books(house)
+
+    async def _all_answered(self, house: House) -> None:
+        """Wait for the calls under way; what was refused in passing is sent again."""
+        until = self.loop.time() + DRAIN_SECONDS
+        while self._pending or self._unanswered:
+            if self.loop.time() > until:
+                raise Broken(f"no answer comes to {self._pending or self._unanswered}")
+            for action in list(self._unanswered):
+                if not self._pending:
+                    self._begin(house, action)
+            await asyncio.sleep(1.0)
 
     def _check_books(self, house: House) -> None:
         """What the house shows is what the table's own notes add up to."""
