@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tests.bench import processes, stock
 from tests.bench.measure import Yard
 from tests.bench.stock import Stock
-from tests.support.process import Daemon
+from tests.support.process import Daemon, cpu_seconds
 
 ENDPOINTS = 100
 
@@ -65,9 +65,9 @@ async def _point(yard: Yard, wanted: Stock, seconds: float, events: int) -> Poin
             event_us = await _events(yard, daemon, wanted, events)
             memory_mb = daemon.resident_bytes() / 1e6
             pid = [daemon.process.pid]
-            before = processes.cpu_seconds(pid)
+            before = cpu_seconds(pid)
             await asyncio.sleep(seconds)
-            idle = (processes.cpu_seconds(pid) - before) / seconds
+            idle = (cpu_seconds(pid) - before) / seconds
     finally:
         shutil.rmtree(state_dir)
     size = wanted.history or wanted.waiting or wanted.idle
@@ -78,8 +78,8 @@ async def _events(yard: Yard, daemon: Daemon, wanted: Stock, events: int) -> flo
     """Send so many events and wait for their deliveries where there are any; µs of processor time for each."""
     pid = [daemon.process.pid]
     await yard.peer.ask("clear")
-    before = processes.cpu_seconds(pid)
+    before = cpu_seconds(pid)
     await yard.load(daemon, types=stock.type_names(ENDPOINTS), events=events, seconds=60)
     if wanted.active:
         assert events == (await yard.peer.ask("watch", count=events, timeout_seconds=60))["taken"]
-    return (processes.cpu_seconds(pid) - before) / events * 1e6
+    return (cpu_seconds(pid) - before) / events * 1e6

@@ -13,7 +13,7 @@ from typing import Any
 from tests.bench import processes, stock
 from tests.bench.processes import Peer
 from tests.bench.stock import Stock
-from tests.support.process import Daemon
+from tests.support.process import Daemon, cpu_seconds
 
 PEER_BUSY = 0.85  # of a core: above it the peer was the bottleneck
 
@@ -130,9 +130,9 @@ class Yard:
 
     async def deliveries(self, daemon: Daemon, count: int, *, timeout_seconds: float = 120.0) -> tuple[float, float]:
         """Deliveries a second of a daemon until `count` came, and its µs of processor time for each."""
-        before = processes.cpu_seconds([daemon.process.pid])
+        before = cpu_seconds([daemon.process.pid])
         seen = await self.peer.ask("watch", count=count, timeout_seconds=timeout_seconds)
-        cpu = processes.cpu_seconds([daemon.process.pid]) - before
+        cpu = cpu_seconds([daemon.process.pid]) - before
         assert seen["busy"] < PEER_BUSY, "the sink was the bottleneck"
         return steady_rate(seen["stamps"]), cpu / seen["taken"] * 1e6
 

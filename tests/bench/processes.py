@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 from tests.support.process import ROOT, Daemon, start, until_ready
 
 ANSWER_SECONDS = 300.0
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def loops() -> list[str]:
@@ -92,15 +91,6 @@ def _without_uvloop(folder: Path) -> Path:
     hiding.mkdir(exist_ok=True)
     (hiding / "uvloop.py").write_text('raise ImportError("hidden by the benchmark")\n')
     return hiding
-
-
-def cpu_seconds(pids: Iterable[int]) -> float:
-    """The processor time that processes have taken so far."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICKS
 
 
 @asynccontextmanager

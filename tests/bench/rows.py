@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from tests.bench import processes, stock
 from tests.bench.measure import Figure, Yard
 from tests.bench.stock import Stock
+from tests.support.process import cpu_seconds
 
 ENDPOINTS = 100
 BATCH = 100
@@ -37,9 +38,9 @@ async def _ingest(yard: Yard, loop: str, batch: int, goal: float) -> Figure:
         for number in range(-1, yard.scale.rounds):  # the first warms up and isn't counted
             rates, costs = [], []
             for target, pid, size in ((port, bare_pid, 1), (daemon, daemon.process.pid, batch)):
-                before = processes.cpu_seconds([pid])
+                before = cpu_seconds([pid])
                 got = await yard.load(target, types=["bench.t0"], batch=size, seconds=yard.scale.seconds)
-                costs.append((processes.cpu_seconds([pid]) - before) / got["accepted_in_all"] * 1e6)
+                costs.append((cpu_seconds([pid]) - before) / got["accepted_in_all"] * 1e6)
                 rates.append(got["accepted"] / got["seconds"])
             if number >= 0:
                 figure.add(
@@ -99,9 +100,9 @@ async def through(yard: Yard, loop: str, fan_out: int) -> tuple[float, float, di
     async with yard.daemon_on_copy(state_dir, stock.config(len(types)), loop) as daemon:
         order = {"types": types, "window": WINDOW * fan_out, "fan_out": fan_out}
         await yard.load(daemon, seconds=yard.scale.seconds / 4, **order)  # connections, caches
-        before = processes.cpu_seconds([daemon.process.pid])
+        before = cpu_seconds([daemon.process.pid])
         got = await yard.load(daemon, seconds=yard.scale.seconds, **order)
-        us = (processes.cpu_seconds([daemon.process.pid]) - before) / got["taken"] * 1e6
+        us = (cpu_seconds([daemon.process.pid]) - before) / got["taken"] * 1e6
         rate = got["taken"] / got["seconds"]
         if fan_out > 1:
             return rate, us, {}

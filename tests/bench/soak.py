@@ -26,7 +26,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from tests.support.process import Daemon, daemon
+from tests.support.process import Daemon, cpu_seconds, daemon
 from webhookd.clock import rfc3339
 from webhookd.model import Json
 
@@ -206,14 +206,8 @@ async def sample(d: Daemon, began: float) -> dict[str, float]:
         "loop_lag_ms": round(said["webhookd_loop_lag_seconds"] * 1000, 2),
         "waiting": said["webhookd_deliveries_waiting"],
         "accepted": said["webhookd_events_accepted_total"],
-        "cpu_seconds": cpu_seconds(process),
+        "cpu_seconds": cpu_seconds([d.process.pid]),
     }
-
-
-def cpu_seconds(process: Path) -> float:
-    """What the process has used of a processor so far (proc(5): utime and stime)."""
-    fields = (process / "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def judge(samples: list[dict[str, float]]) -> list[Verdict]:

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.support.listening import served
+
 TIMEOUT_SECONDS = 30.0
 
 
@@ -91,12 +93,8 @@ class Api:
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
     made = Api()
-    runner = web.ServerRunner(web.Server(made.handle), shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield made
-    await runner.cleanup()
+    async with served(made.handle) as made.url:
+        yield made
 
 
 @pytest.fixture

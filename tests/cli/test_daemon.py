@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.support.listening import served
+
 SAMPLES = sorted((Path(__file__).parents[1] / "rules" / "samples").glob("*.json"))
 SETTINGS = {
     "WEBHOOKD_LISTEN__PORT": "0",
@@ -53,12 +55,9 @@ class Receiver:
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
     made = Receiver()
-    runner = web.ServerRunner(web.Server(made.handle), shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-    yield made
-    await runner.cleanup()
+    async with served(made.handle) as url:
+        made.url = f"{url}/hook"
+        yield made
 
 
 async def until_ready(process: asyncio.subprocess.Process) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.api import Wire, wire
-from tests.support.process import Daemon, daemon
+from tests.support.process import Daemon, cpu_seconds, daemon
 from webhookd.web.holding import FULL_BYTES
 
 pytestmark = pytest.mark.skipif(
@@ -82,12 +82,6 @@ async def settled_descriptors(d: Daemon) -> int:
     return found
 
 
-def cpu_seconds(d: Daemon) -> float:
-    """What the process has used of the processor."""
-    fields = Path(f"/proc/{d.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def address_space(d: Daemon) -> int:
     pages = int(Path(f"/proc/{d.process.pid}/statm").read_text().split()[0])
     return pages * os.sysconf("SC_PAGE_SIZE")
@@ -126,14 +120,14 @@ async def test_without_descriptors_silent_callers_cost_no_processor_and_no_answe
     """100 connections that ask for nothing: each is told 503 and ended, a caller after them is too, all at rest."""
     async with AsyncExitStack() as stack:
         before = limit(d, resource.RLIMIT_NOFILE, await settled_descriptors(d))
-        began = cpu_seconds(d)
+        began = cpu_seconds([d.process.pid])
         silent = [await stack.enter_async_context(wire(port_of(d))) for _ in range(100)]
         assert TURNED_AWAY == await post(d)
         for each in silent:
             assert 503 == (await each.answer())[0]
             assert b"" == await each.ended()
         await asyncio.sleep(0.5)
-        assert cpu_seconds(d) - began < 0.3
+        assert cpu_seconds([d.process.pid]) - began < 0.3
         limit(d, resource.RLIMIT_NOFILE, before[0])
         assert TAKEN == await post(d)
 

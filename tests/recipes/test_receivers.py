@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ import aiohttp
 import pytest
 
 from tests.recipes.languages import Program, prepare
+from tests.support.listening import free_port
 from tests.support.process import Daemon, daemon
 from webhookd.rules.signing import Signer, new_key
 
@@ -23,13 +23,6 @@ KEY = new_key(bytes(range(32)))
 CONFIG = '[egress]\nallow = ["127.0.0.0/8"]\n[delivery]\nretry_seconds = []\n'
 BODY = '{"text": "Xin chào 📦"}'.encode()
 RECEIVERS = ["receive.py", "receive.mjs", "receive.php", "receive.go"]
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

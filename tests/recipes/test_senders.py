@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from tests.recipes.languages import RECIPES, Program, needs
+from tests.support.listening import served
 from tests.support.process import Daemon, daemon
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
@@ -48,12 +49,8 @@ class Door:
 async def door(tmp_path: Path) -> AsyncIterator[Door]:
     async with daemon(tmp_path / "state") as d:
         made = Door(d)
-        runner = web.ServerRunner(web.Server(made.handle), shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        yield made
-        await runner.cleanup()
+        async with served(made.handle) as made.url:
+            yield made
 
 
 def sender(door: Door, name: str, token: str) -> Program:
