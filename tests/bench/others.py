@@ -1,136 +1,233 @@
-"""What a user would pick instead: a task queue on Redis, its worker posting to the same sink, against webhookd.
+"""What a user would pick instead: a task queue on Redis, its worker signing and posting, against webhookd.
 
-Celery posts with `requests`, arq with aiohttp, BullMQ with undici, each with its stock settings (BullMQ with one job at
-a time for each of the 100 endpoints: its stock setting is one in all).  None of them keeps an order or syncs what it
-took.  A producer enqueues while the worker works; processor time is that of worker and Redis, or of webhookd.
+Same 1 KB events for the same 100 URLs, same sink, same run.  Each pair hands its events over alike, from a small
+program in the same language: singly with Celery (`delay`) and arq (`enqueue_job`), which have no other way; with BullMQ
+both singly (`add`, 100 under way) and 100 at once (`addBulk`, against an array of 100 in one request).  Each has its
+stock settings, but for what would only make it wait: BullMQ's worker does one job at a time for each of the 100 URLs,
+not one in all; arq's as well, not ten, and it looks for more every 10 ms, not every 500.  None of them keeps an order,
+syncs what it took, or records what was answered.
+
+A rate is events by the time from the first hand-over to the last delivery; processor time is that of all that is not
+the sink: worker, Redis and producer; daemon and producer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
-import socket
 import venv
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import processes
-from tests.bench.measure import Figure, Yard, steady_rate
-from tests.bench.peer import EVENT_BYTES
-from tests.bench.rows import through
+from tests.bench import processes, stock
+from tests.bench.measure import Figure, Yard
+from tests.bench.stock import Stock
+from tests.support.listening import free_port
+from tests.support.process import cpu_seconds
 
 NAME = "others"
 HERE = Path(__file__).parent / "rivals"
-NEEDED = ("redis-server", "node", "npm")
+NEEDED = {"redis-server": "redis-server", "node": "nodejs", "npm": "npm"}
+# Two virtual environments: Celery wants a redis-py that arq can't use yet.
+PYTHON_PACKAGES = {"celery": ("celery[redis]", "packaging", "requests"), "arq": ("arq", "aiohttp")}
+NODE_PACKAGES = ("bullmq", "ioredis", "undici")
 INSTALL_SECONDS = 300.0
-SECONDS_OF_WORK = 4
+RUN_SECONDS = 60.0
+ENDPOINTS = 100
+ERRORS = "errors"  # what the processes of one run said to stderr
+WARM_UP = 200  # events that aren't counted: connections, caches
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way in to webhookd: its producer, and about how many events a second go through."""
+
+    producer: tuple[str, ...]
+    about_per_second: int = 3000
+
+
+PYTHON = Way(("arq/bin/python", "webhookd_producer.py"))
+NODE = Way(("node", "webhookd_producer.mjs", "singly"))
+NODE_BULK = Way(("node", "webhookd_producer.mjs", "bulk"))
 
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """A rival: its commands, in its folder, and about how many jobs a second it does."""
+    """A rival: its commands, about how many jobs a second it does, which way in of ours is like its own."""
 
     name: str
     worker: tuple[str, ...]
     producer: tuple[str, ...]
     about_per_second: int
+    way: Way
     goal: float
     cpu_goal: float = 0.0
 
 
 RIVALS = (
-    Rival("Celery + Redis", ("bin/celery", "-A", "celery_rival", "worker"), ("bin/python", "celery_rival.py"), 700, 8),
-    Rival("arq + Redis", ("bin/arq", "arq_rival.WorkerSettings"), ("bin/python", "arq_rival.py"), 1500, 4),
     Rival(
-        "BullMQ + Redis",
+        "Celery + Redis",
+        ("celery/bin/celery", "-A", "celery_rival", "worker"),
+        ("celery/bin/python", "celery_rival.py"),
+        500,
+        PYTHON,
+        8,
+    ),
+    Rival(
+        "arq + Redis", ("arq/bin/arq", "arq_rival.WorkerSettings"), ("arq/bin/python", "arq_rival.py"), 900, PYTHON, 4
+    ),
+    Rival(
+        "BullMQ + Redis, singly",
         ("node", "bullmq_rival.mjs", "worker"),
-        ("node", "bullmq_rival.mjs", "produce"),
-        5000,
+        ("node", "bullmq_rival.mjs", "singly"),
+        3500,
+        NODE,
+        1,
+        cpu_goal=0.8,
+    ),
+    Rival(
+        "BullMQ + Redis, 100 at once",
+        ("node", "bullmq_rival.mjs", "worker"),
+        ("node", "bullmq_rival.mjs", "bulk"),
+        3500,
+        NODE_BULK,
         1,
         cpu_goal=0.8,
     ),
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Through:
+    """What went through one of them."""
+
+    per_second: float
+    us: float  # of processor time for each event
+
+
 async def measure(yard: Yard) -> list[Figure]:
     """Each rival's figures, on each loop; nothing, and why, where what it needs is missing."""
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing:
-        print(f"not compared with others: {', '.join(missing)} is missing (Debian: apt-get install redis-server npm)")
+        packages = " ".join(NEEDED[name] for name in missing)
+        print(f"not compared with others: {', '.join(missing)} is missing (Debian: apt-get install {packages})")
         return []
     folder = yard.folder / "rivals"
     await _install(folder)
-    figures = {}
+    figures: dict[tuple[str, str], Figure] = {}
     for _ in range(yard.scale.rounds):
-        ours = {loop: await through(yard, loop, 1) for loop in processes.loops()}
+        ours: dict[tuple[Way, str], Through] = {}
         for rival in RIVALS:
-            rate, us = await _run(yard, folder, rival)
-            for loop, (our_rate, our_us, _) in ours.items():
-                name = f"end to end ÷ {rival.name}"
-                figure = figures.setdefault((name, loop), Figure(name, loop, "", rival.goal, at_least=True))
-                figure.add(our_rate / rate, theirs_per_s=rate, ours_per_s=our_rate)
-                if rival.cpu_goal:
-                    name = f"processor time an event ÷ {rival.name}"
-                    figure = figures.setdefault((name, loop), Figure(name, loop, "", rival.cpu_goal, at_least=False))
-                    figure.add(our_us / us, theirs_us=us, ours_us=our_us)
+            theirs = await _rival(yard, folder, rival)
+            for loop in processes.loops():
+                if (rival.way, loop) not in ours:
+                    ours[rival.way, loop] = await _webhookd(yard, folder, rival.way, loop)
+                _enter(figures, rival, loop, theirs, ours[rival.way, loop])
     return list(figures.values())
+
+
+def _enter(figures: dict[tuple[str, str], Figure], rival: Rival, loop: str, theirs: Through, ours: Through) -> None:
+    name = f"end to end ÷ {rival.name}"
+    figure = figures.setdefault((name, loop), Figure(name, loop, "", rival.goal, at_least=True))
+    figure.add(
+        ours.per_second / theirs.per_second,
+        theirs_per_s=theirs.per_second,
+        ours_per_s=ours.per_second,
+        theirs_us=theirs.us,
+        ours_us=ours.us,
+    )
+    if rival.cpu_goal:
+        name = f"processor time an event ÷ {rival.name}"
+        figure = figures.setdefault((name, loop), Figure(name, loop, "", rival.cpu_goal, at_least=False))
+        figure.add(ours.us / theirs.us, theirs_us=theirs.us, ours_us=ours.us)
 
 
 async def _install(folder: Path) -> None:
     shutil.copytree(HERE, folder)
-    await asyncio.to_thread(venv.create, folder, with_pip=True)
-    for command in (
-        [str(folder / "bin/pip"), "install", "-q", "celery", "redis", "requests", "arq", "aiohttp"],
-        ["npm", "install", "--silent", "--no-fund", "--no-audit", "bullmq", "undici"],
-    ):
-        process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=asyncio.subprocess.DEVNULL)
-        assert 0 == await asyncio.wait_for(process.wait(), INSTALL_SECONDS), command
+    for name, packages in PYTHON_PACKAGES.items():
+        await asyncio.to_thread(venv.create, folder / name, with_pip=True)
+        await _installed(folder, str(folder / name / "bin/pip"), "install", "-q", *packages)
+    await _installed(folder, "npm", "install", "--silent", "--no-fund", "--no-audit", *NODE_PACKAGES)
 
 
-async def _run(yard: Yard, folder: Path, rival: Rival) -> tuple[float, float]:
-    """Jobs a second, and µs of processor time for each."""
-    count = int(rival.about_per_second * SECONDS_OF_WORK * min(1.0, yard.scale.seconds))
-    async with AsyncExitStack() as stack:
-        redis_port = _free_port()
-        environ = {**os.environ, "RIVAL_REDIS": f"redis://127.0.0.1:{redis_port}", "C_FORCE_ROOT": "1"}
-        command = ("redis-server", "--port", str(redis_port), "--bind", "127.0.0.1", "--dir", str(folder))
-        redis = await stack.enter_async_context(_process(folder, command, environ))
-        await _listens(redis_port)
-        await yard.peer.ask("clear")
-        worker = await stack.enter_async_context(_process(folder, rival.worker, environ))
-        base = f"http://127.0.0.1:{yard.peer.port}"
-        first = ("1", str(EVENT_BYTES))
-        warm = await stack.enter_async_context(_process(folder, (*rival.producer, base, *first), environ))
-        await warm.wait()
-        await yard.peer.ask("watch", count=1, timeout_seconds=30)
-        await yard.peer.ask("clear")
-        pids = [redis.pid, *_family(worker.pid)]
-        before = processes.cpu_seconds(pids)
-        produce = (*rival.producer, base, str(count), str(EVENT_BYTES))
-        await stack.enter_async_context(_process(folder, produce, environ))
-        seen = await yard.peer.ask("watch", count=count, timeout_seconds=120)
-        cpu = processes.cpu_seconds(pids) - before
-    assert seen["taken"] >= count, f"{rival.name} delivered {seen['taken']} of {count}"
-    return steady_rate(seen["stamps"]), cpu / seen["taken"] * 1e6
+async def _installed(folder: Path, *command: str) -> None:
+    process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=asyncio.subprocess.DEVNULL)
+    assert 0 == await asyncio.wait_for(process.wait(), INSTALL_SECONDS), " ".join(command)
+
+
+async def _rival(yard: Yard, folder: Path, rival: Rival) -> Through:
+    redis_port = free_port()
+    environ = {**os.environ, "RIVAL_REDIS": f"redis://127.0.0.1:{redis_port}"}
+    state = yard.folder / "redis"
+    state.mkdir()
+    redis_command = ("redis-server", "--port", str(redis_port), "--bind", "127.0.0.1", "--dir", str(state))
+    try:
+        async with _process(folder, redis_command, environ) as redis:
+            await _listens(redis_port)
+            async with _process(folder, rival.worker, environ) as worker:
+                base = f"http://127.0.0.1:{yard.peer.port}"
+                count = _count(yard, rival.about_per_second)
+                return await _through(yard, folder, (*rival.producer, base), environ, count, [redis.pid, worker.pid])
+    finally:
+        shutil.rmtree(state)
+
+
+async def _webhookd(yard: Yard, folder: Path, way: Way, loop: str) -> Through:
+    state_dir = await yard.stocked("empty-1", Stock(endpoints=ENDPOINTS, types=ENDPOINTS, port=yard.peer.port))
+    async with yard.daemon_on_copy(state_dir, stock.config(ENDPOINTS), loop) as daemon:
+        environ = {**os.environ, "WEBHOOKD_TOKEN": (daemon.state_dir / "ingest-token").read_text().strip()}
+        count = _count(yard, way.about_per_second)
+        return await _through(yard, folder, (*way.producer, daemon.url), environ, count, [daemon.process.pid])
+
+
+def _count(yard: Yard, about_per_second: int) -> int:
+    return int(about_per_second * yard.scale.seconds * 2)
+
+
+async def _through(
+    yard: Yard, folder: Path, produce: Sequence[str], environ: dict[str, str], count: int, pids: list[int]
+) -> Through:
+    """Warm up; hand over `count` events and wait until they are delivered."""
+    await yard.peer.ask("clear")
+    async with _process(folder, (*produce, "0", str(WARM_UP)), environ):
+        await _delivered(yard, folder, WARM_UP)
+    await yard.peer.ask("clear")
+    family = [each for pid in pids for each in _family(pid)]
+    before = cpu_seconds(family)
+    produce = (*produce, str(WARM_UP), str(count))
+    async with _process(folder, produce, environ, stdout=asyncio.subprocess.PIPE) as producer:
+        ended = await _delivered(yard, folder, count)
+        assert producer.stdout is not None
+        told = json.loads(await asyncio.wait_for(producer.stdout.readline(), RUN_SECONDS))
+    cpu = cpu_seconds(family) - before + told["cpu_seconds"]
+    return Through(count / (ended - told["began"]), cpu / count * 1e6)
+
+
+async def _delivered(yard: Yard, folder: Path, count: int) -> float:
+    """Wait until the sink has `count`; when it had them, by the system's monotonic clock."""
+    seen = await yard.peer.ask("watch", count=count, timeout_seconds=RUN_SECONDS)
+    assert count == seen["taken"], f"{seen['taken']} of {count} came\n{(folder / ERRORS).read_text()[-2000:]}"
+    return float(seen["ended"])
 
 
 @asynccontextmanager
 async def _process(
-    folder: Path, command: tuple[str, ...], environ: dict[str, str]
+    folder: Path, command: Sequence[str], environ: dict[str, str], *, stdout: int = asyncio.subprocess.DEVNULL
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    program = str(folder / command[0]) if command[0].startswith("bin/") else command[0]
-    process = await asyncio.create_subprocess_exec(
-        program,
-        *command[1:],
-        cwd=folder,
-        env=environ,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with (folder / ERRORS).open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            str(folder / command[0]) if "/" in command[0] else command[0],
+            *command[1:],
+            cwd=folder,
+            env=environ,
+            stdout=stdout,
+            stderr=errors,
+            start_new_session=True,
+        )
     try:
         yield process
     finally:
@@ -143,13 +240,6 @@ def _family(pid: int) -> list[int]:
     """A process and its children's children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *[each for child in children for each in _family(int(child))]]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def _listens(port: int) -> None:

@@ -285,6 +285,7 @@ def _watch(peer: Peer, count: int, timeout_seconds: float) -> dict[str, Any]:
     return {
         "taken": peer.sink.count,
         "seconds": took,
+        "ended": began + took,
         "stamps": peer.sink.stamps,
         "busy": (_cpu_seconds() - cpu_began) / took if took else 0.0,
     }

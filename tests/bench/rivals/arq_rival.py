@@ -1,18 +1,20 @@
-"""arq with Redis and aiohttp: `arq arq_rival.WorkerSettings`, and as a program the producer: URL COUNT BODY_BYTES."""
+"""arq with Redis and aiohttp: its worker (`arq arq_rival.WorkerSettings`), and its producer: URL FIRST COUNT."""
 
 import asyncio
 import os
 import sys
 
 import aiohttp
+import job
 from arq import create_pool
 from arq.connections import RedisSettings
 
 REDIS = RedisSettings.from_dsn(os.environ["RIVAL_REDIS"])
 
 
-async def post(ctx, url, body):
-    async with ctx["session"].post(url, data=body, headers={"Content-Type": "application/json"}) as answer:
+async def post(ctx, url, event_id, text):
+    body = text.encode()
+    async with ctx["session"].post(url, data=body, headers=job.headers(event_id, body)) as answer:
         await answer.read()
         answer.raise_for_status()
 
@@ -30,12 +32,15 @@ class WorkerSettings:
     on_startup = startup
     on_shutdown = shutdown
     redis_settings = REDIS
+    max_jobs = job.ENDPOINTS  # its own 10, and looking for at most 100 jobs each half second, come to 200 a second
+    poll_delay = 0.01
 
 
-async def produce(base, count, size):
+async def produce(base, first, count):
     pool = await create_pool(REDIS)
-    for number in range(count):
-        await pool.enqueue_job("post", f"{base}/hook/{number % 100}", "x" * size)
+    with job.Told():
+        for endpoint, event_id, text in job.events(first, count):
+            await pool.enqueue_job("post", f"{base}/hook/{endpoint}", event_id, text)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,51 @@
-// BullMQ with Redis and undici: `node bullmq_rival.mjs worker`, or `node bullmq_rival.mjs produce URL COUNT BODY_BYTES`.
-// Its stock concurrency is 1, which would be slower than webhookd by far; it gets one per endpoint.
+// BullMQ with Redis and undici: `node bullmq_rival.mjs worker`, or `node bullmq_rival.mjs singly|bulk URL FIRST COUNT`.
+// Its stock concurrency is 1; it gets one job at a time for each endpoint.
+import { createHmac } from "node:crypto";
 import { Queue, Worker } from "bullmq";
+import { Redis } from "ioredis";
 import { Agent, request } from "undici";
+import { ENDPOINTS, events, inTurns, told } from "./events.mjs";
 
-const { hostname, port } = new URL(process.env.RIVAL_REDIS);
-const connection = { host: hostname, port: Number(port), maxRetriesPerRequest: null };
-const [what, base, count, size] = process.argv.slice(2);
+const KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".slice(6);
+const SECRET = Buffer.from(KEY, "base64");
+const connection = new Redis(process.env.RIVAL_REDIS, { maxRetriesPerRequest: null });
+const [what, base, first, count] = process.argv.slice(2);
+
+function headers(id, body) {
+  const stamp = String(Math.floor(Date.now() / 1000));
+  return {
+    "content-type": "application/json",
+    "webhook-id": id,
+    "webhook-timestamp": stamp,
+    "webhook-signature": "v1," + createHmac("sha256", SECRET).update(`${id}.${stamp}.`).update(body).digest("base64"),
+    "x-webhook-signature": createHmac("sha256", KEY).update(body).digest("base64"),
+    "x-webhook-attempt": "1",
+  };
+}
 
 if (what === "worker") {
-  const dispatcher = new Agent({ connections: 100 });
+  const dispatcher = new Agent();
   new Worker(
     "rival",
     async (job) => {
-      const headers = { "content-type": "application/json" };
-      const answer = await request(job.data.url, { method: "POST", body: job.data.body, headers, dispatcher });
+      const { url, id, body } = job.data;
+      const answer = await request(url, { method: "POST", body, headers: headers(id, body), dispatcher });
       await answer.body.text();
       if (answer.statusCode !== 200) throw new Error(`answered ${answer.statusCode}`);
     },
-    { connection, concurrency: 100 },
+    { connection, concurrency: ENDPOINTS },
   );
 } else {
   const queue = new Queue("rival", { connection });
-  const body = "x".repeat(Number(size));
-  for (let first = 0; first < Number(count); first += 100) {
-    const jobs = [];
-    for (let number = first; number < Math.min(first + 100, Number(count)); number++) {
-      jobs.push(queue.add("post", { url: `${base}/hook/${number % 100}`, body }));
-    }
-    await Promise.all(jobs);
-  }
+  const job = ({ endpoint, id, body }) => ({ name: "post", data: { url: `${base}/hook/${endpoint}`, id, body } });
+  await queue.waitUntilReady();
+  await told(() =>
+    inTurns(events(Number(first), Number(count)), (some) =>
+      what === "bulk"
+        ? queue.addBulk(some.map(job))
+        : Promise.all(some.map(job).map(({ name, data }) => queue.add(name, data))),
+    ),
+  );
   await queue.close();
+  connection.disconnect();
 }
