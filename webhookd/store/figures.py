@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from webhookd.store.timeline import first_since
+
 # Enough for a median that can be believed, few enough that a day of 24 spans stays in the milliseconds.
 SAMPLED = 12
 
@@ -92,18 +94,6 @@ def _cuts(look: Callable[[int], tuple[int, int] | None], bounds_ms: list[int], l
     if not bounds_ms:
         return []
     middle = len(bounds_ms) // 2
-    cut = _first_since(look, bounds_ms[middle], low, high)
+    cut = first_since(look, bounds_ms[middle], low, high)
     before, after = bounds_ms[:middle], bounds_ms[middle + 1 :]
     return [*_cuts(look, before, low, cut), cut, *_cuts(look, after, cut, high)]
-
-
-def _first_since(look: Callable[[int], tuple[int, int] | None], bound_ms: int, low: int, high: int) -> int:
-    """The number from which on rows ended at `bound_ms` or later, between `low` and `high` (where all are read)."""
-    while low < high:
-        middle = (low + high) // 2
-        found = look(middle)
-        if found is None or found[0] >= high or found[1] >= bound_ms:
-            high = middle
-        else:
-            low = found[0] + 1
-    return low

@@ -12,6 +12,7 @@ The bisection is that much wider on both sides, and the search itself looks at e
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 
 SLACK_MS = 30_000
 _END = 2**63 - 1
@@ -67,54 +68,40 @@ def between(db: sqlite3.Connection, table: str, since_ms: int | None, until_ms: 
     """
     if since_ms is None and until_ms is None:
         return [(0, _END)]
+
+    def look(seq: int) -> tuple[int, int] | None:
+        rows = db.execute(
+            f"SELECT seq, accepted_at FROM {table} WHERE seq >= ? ORDER BY seq LIMIT 1", (seq,)
+        ).fetchall()
+        return rows[0] if rows else None
+
     steps = [row[0] for row in db.execute(f"SELECT {_TABLES[table]} FROM clock_steps ORDER BY rowid").fetchall()]
     spans = [(0, steps[0] + 1)] if steps[0] else []
     for after, upto in zip(steps, [*steps[1:], None], strict=True):
         before = _END if upto is None else upto + 1
-        first = after if since_ms is None else _last_dated_before(db, table, since_ms - SLACK_MS, after, before)
-        last = before if until_ms is None else _first_dated_at(db, table, until_ms + SLACK_MS, after, before)
+        beyond = _beyond(db, table, before)
+        first = after if since_ms is None else first_since(look, since_ms - SLACK_MS, after + 1, beyond) - 1
+        last = before if until_ms is None else first_since(look, until_ms + SLACK_MS, after + 1, beyond)
         if first + 1 < last:
             spans.append((first, last))
     return spans[::-1]
 
 
-def _last_dated_before(db: sqlite3.Connection, table: str, at_ms: int, after: int, before: int) -> int:
-    """The last row found that is dated before `at_ms`, else `after`: no row up to it is dated a slack later."""
-    low, high = after, _beyond(db, table, before)
-    while low + 1 < high:
-        row = _row_at(db, table, (low + high) // 2, high)
-        if row is None:
-            high = (low + high) // 2
-        elif row[1] < at_ms:
-            low = row[0]
-        else:
-            high = (low + high) // 2
-    return low
+def first_since(look: Callable[[int], tuple[int, int] | None], at_ms: int, low: int, high: int) -> int:
+    """The number from which on rows are dated `at_ms` or later, between `low` and `high`, where all are.
 
-
-def _first_dated_at(db: sqlite3.Connection, table: str, at_ms: int, after: int, before: int) -> int:
-    """The first row found that is dated `at_ms` or later, else `before`: no row from it on is dated a slack earlier."""
-    low, high, found = after, _beyond(db, table, before), before
-    while low + 1 < high:
+    `look` tells the number and the date of the first row from a number on, None if there is none.
+    """
+    while low < high:
         middle = (low + high) // 2
-        row = _row_at(db, table, middle, high)
-        if row is None:
+        found = look(middle)
+        if found is None or found[0] >= high or found[1] >= at_ms:
             high = middle
-        elif row[1] >= at_ms:
-            found, high = row[0], middle
         else:
-            low = row[0]
-    return found
+            low = found[0] + 1
+    return low
 
 
 def _beyond(db: sqlite3.Connection, table: str, before: int) -> int:
     newest: int = db.execute(f"SELECT coalesce(max(seq), 0) FROM {table} WHERE seq < ?", (before,)).fetchall()[0][0]
     return newest + 1
-
-
-def _row_at(db: sqlite3.Connection, table: str, seq: int, before: int) -> tuple[int, int] | None:
-    """`(seq, accepted_at)` of the first row from `seq` on, if there is one before `before`."""
-    rows = db.execute(
-        f"SELECT seq, accepted_at FROM {table} WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT 1", (seq, before)
-    ).fetchall()
-    return rows[0] if rows else None
