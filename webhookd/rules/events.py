@@ -88,12 +88,17 @@ def _event_id(event_id: object) -> str:
     return event_id
 
 
+def raise_if_memory_ran_out(error: orjson.JSONDecodeError) -> None:
+    """Raise MemoryError where orjson ran out of memory, which it tells as a fault of the text."""
+    if "memory" in error.msg:
+        raise MemoryError(error.msg) from None
+
+
 def _load(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        if "memory" in error.msg:
-            raise MemoryError(error.msg) from None  # which is no fault of the event
+        raise_if_memory_ran_out(error)
         shortened = _shorten_huge_integers(body)
         if shortened == body:
             raise _not_json(body, error) from None

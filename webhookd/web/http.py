@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 from webhookd.clock import parse_rfc3339
 from webhookd.errors import Refusal, did_you_mean
 from webhookd.model import DEFAULT_WORKSPACE, Json, Token
+from webhookd.rules.events import raise_if_memory_ran_out
 from webhookd.web.access import Scope
 from webhookd.web.holding import hold
 from webhookd.web.services import Services
@@ -196,8 +197,7 @@ async def read_fields(request: web.Request, struct_type: type[S]) -> S:
     try:
         fields = orjson.loads(body) if body.strip() else {}
     except orjson.JSONDecodeError as error:
-        if "memory" in error.msg:
-            raise MemoryError(error.msg) from None  # which is no fault of the body
+        raise_if_memory_ran_out(error)
         raise Refusal(
             "invalid_json",
             f"The body is not JSON: {error.msg}, at line {error.lineno}, column {error.colno}.",
