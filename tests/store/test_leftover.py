@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -52,6 +54,24 @@ def test_only_what_came_after_the_last_sync_is_written_again(writer: sqlite3.Con
     before = contents(path)
     assert 2 * FRAME_BYTES == leftover.secure(path)
     assert before == contents(path)
+
+
+def test_nothing_is_written_while_another_program_has_it_open(writer: sqlite3.Connection, tmp_path: Path) -> None:
+    """It may be writing just there; who opens the database beside it makes no new index, and reads no such frame."""
+    take(tmp_path, "", "-shm")
+    commit(writer, "in doubt")
+    path = take(tmp_path, "-wal")
+    reading = (
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('SELECT * FROM kept'); print(); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", reading, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        path.with_name("left.db-shm").write_bytes((path.with_name("left.db-shm")).read_bytes()[:20] + bytes(32748))
+        assert 0 == leftover.secure(path)
+        other.communicate(b"\n")
 
 
 def test_nothing_is_written_where_all_was_synced(writer: sqlite3.Connection, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ this comes before that.  The formats: https://sqlite.org/walformat.html, https:/
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -23,37 +24,43 @@ LOG_HEADER_BYTES = 32
 LOG_MAGIC = bytes.fromhex("377f06")
 FRAME_HEADER_BYTES = 24
 INDEX_HEADER_BYTES = 48  # there are two of them, the same unless it was being written
+# Whoever has the database open holds a shared lock on this byte of the index, and who opens it first an exclusive one.
+OPEN_LOCK_AT = 128
 PIECE_BYTES = 1024 * 1024
 
 
 def secure(path: Path) -> int:
     """Write again and sync what the log of the database at `path` holds beyond its last sync; how many bytes.
 
-    To be called before SQLite opens the database.  OSError when the disk fails.
+    To be called before SQLite opens the database in this process, whose locks it would end.  Where another program (one
+    that replicates the file) has it open, its index lives on without those frames, and nothing is done.  OSError when
+    the disk fails.
     """
-    log = path.with_name(f"{path.name}-wal")
+    log, index = (path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm"))
     if not log.exists():
         return 0
-    with _opened(log, os.O_RDWR) as file:
-        begin, end = _doubtful(file, path)
-        for offset in range(begin, end, PIECE_BYTES):
-            piece = os.pread(file, min(PIECE_BYTES, end - offset), offset)
-            _write(file, piece, offset)
-        if begin < end:
-            os.fdatasync(file)
-            with _opened(path.parent, os.O_RDONLY) as directory:  # the log may be new
-                os.fsync(directory)
+    with _opened(index, os.O_RDWR | os.O_CREAT) as index_file:
+        try:
+            fcntl.lockf(index_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, OPEN_LOCK_AT)
+        except BlockingIOError:
+            return 0
+        with _opened(log, os.O_RDWR) as file:
+            begin, end = _doubtful(file, os.pread(index_file, 2 * INDEX_HEADER_BYTES, 0))
+            if begin < end:
+                _write_again(file, begin, end)
+                with _opened(path.parent, os.O_RDONLY) as directory:  # the log may be new
+                    os.fsync(directory)
     return end - begin
 
 
-def _doubtful(file: int, path: Path) -> tuple[int, int]:
+def _doubtful(file: int, index: bytes) -> tuple[int, int]:
     """From where to where the frames reach that belong to the log and aren't counted in its index."""
     header = os.pread(file, LOG_HEADER_BYTES, 0)
     if len(header) < LOG_HEADER_BYTES or not header.startswith(LOG_MAGIC):
         return 0, 0  # SQLite doesn't read it either
     salts = header[16:24]  # a frame with others is of an earlier time, and only hasn't been overwritten yet
     frame_bytes = FRAME_HEADER_BYTES + int.from_bytes(header[8:12], "big")
-    synced = _synced_frames(path, salts)
+    synced = _synced_frames(index, salts)
     begin = end = LOG_HEADER_BYTES + synced * frame_bytes
     while os.pread(file, FRAME_HEADER_BYTES, end)[8:16] == salts:
         end += frame_bytes
@@ -62,17 +69,18 @@ def _doubtful(file: int, path: Path) -> tuple[int, int]:
     return (begin if synced else 0), min(end, os.fstat(file).st_size)
 
 
-def _synced_frames(path: Path, salts: bytes) -> int:
+def _synced_frames(index: bytes, salts: bytes) -> int:
     """How many frames of the log with these salts are certainly on the disk."""
-    try:
-        with path.with_name(f"{path.name}-shm").open("rb") as file:
-            index = file.read(2 * INDEX_HEADER_BYTES)
-    except FileNotFoundError:
-        return 0
     header = index[:INDEX_HEADER_BYTES]
     if header != index[INDEX_HEADER_BYTES:] or header[32:40] != salts:
         return 0
     return int.from_bytes(header[16:20], sys.byteorder)
+
+
+def _write_again(file: int, begin: int, end: int) -> None:
+    for offset in range(begin, end, PIECE_BYTES):
+        _write(file, os.pread(file, min(PIECE_BYTES, end - offset), offset), offset)
+    os.fdatasync(file)
 
 
 def _write(file: int, piece: bytes, offset: int) -> None:
@@ -83,7 +91,7 @@ def _write(file: int, piece: bytes, offset: int) -> None:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         yield descriptor
     finally:
