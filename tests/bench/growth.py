@@ -71,7 +71,9 @@ async def _point(yard: Yard, wanted: Stock, seconds: float, events: int) -> Poin
     finally:
         shutil.rmtree(state_dir)
     size = wanted.history or wanted.waiting or wanted.idle
-    return Point(size, start_seconds, memory_mb, idle * 1000, event_us)
+    point = Point(size, start_seconds, memory_mb, idle * 1000, event_us)
+    print(point, flush=True)  # the table comes at the end, and a history of millions takes its time
+    return point
 
 
 async def _events(yard: Yard, daemon: Daemon, wanted: Stock, events: int) -> float:
