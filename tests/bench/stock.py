@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ async def fill(state_dir: Path, stock: Stock) -> None:
         await connection.run(lambda db, numbers=numbers: _events(db, stock, numbers, now_ms))  # type: ignore[misc]
     await connection.run(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
     await connection.close()
+    with (state_dir / "webhookd.db").open("rb") as file:
+        os.fsync(file.fileno())  # or the disk would still be busy with it while something is measured
 
 
 def _base(db: sqlite3.Connection, stock: Stock, now_ms: int) -> None:
