@@ -121,10 +121,10 @@ class Yard:
         assert answer["busy"] < PEER_BUSY, "the load generator was the bottleneck"
         return answer
 
-    async def bare_deliveries(self, loop: str, endpoints: int) -> tuple[float, float]:
-        """Requests a second of the bare client, and its µs of processor time for each."""
+    async def bare_deliveries(self, loop: str, endpoints: int, each: int) -> tuple[float, float]:
+        """Requests a second of the bare client, `each` to every endpoint, and its µs of processor time for each."""
         await self.peer.ask("clear")
-        cpu = await processes.bare_client(loop, self.peer.port, endpoints, self.scale.seconds)
+        cpu = await processes.bare_client(loop, self.peer.port, endpoints, each)
         seen = await self.peer.ask("watch", count=0, timeout_seconds=0)
         return steady_rate(seen["stamps"]), cpu / seen["taken"] * 1e6
 

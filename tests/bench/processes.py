@@ -56,10 +56,10 @@ async def bare_server(loop: str) -> AsyncIterator[tuple[int, int]]:
         yield int(await process.stdout.readline()), process.pid
 
 
-async def bare_client(loop: str, port: int, endpoints: int, seconds: float) -> float:
+async def bare_client(loop: str, port: int, endpoints: int, each: int) -> float:
     """Run the bare client to its end; the seconds of processor time that it took."""
     before = os.times()
-    async with _program("-m", "tests.bench.bare", "client", loop, str(port), str(endpoints), str(seconds)) as process:
+    async with _program("-m", "tests.bench.bare", "client", loop, str(port), str(endpoints), str(each)) as process:
         assert 0 == await process.wait()
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system

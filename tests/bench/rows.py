@@ -64,7 +64,7 @@ async def _delivery(yard: Yard, loop: str, endpoints: int, each: int) -> Figure:
     wanted = Stock(endpoints=endpoints, types=ENDPOINTS, port=yard.peer.port, waiting=total)
     state_dir = await yard.stocked(f"backlog-{endpoints}", wanted)
     for _ in range(yard.scale.rounds):
-        bare, bare_us = await yard.bare_deliveries(loop, endpoints)
+        bare, bare_us = await yard.bare_deliveries(loop, endpoints, each)
         await yard.peer.ask("clear")
         async with yard.daemon_on_copy(state_dir, stock.config(ENDPOINTS), loop, ready=False) as daemon:
             rate, us = await yard.deliveries(daemon, total)
@@ -81,7 +81,7 @@ async def end_to_end(yard: Yard) -> list[Figure]:
         p50 = Figure("latency at half of the peak, p50", loop, " ms", 10, at_least=False)
         p99 = Figure("latency at half of the peak, p99", loop, " ms", 50, at_least=False)
         for _ in range(yard.scale.rounds):
-            bare, _bare_us = await yard.bare_deliveries(loop, ENDPOINTS)
+            bare, _bare_us = await yard.bare_deliveries(loop, ENDPOINTS, yard.scale.per_endpoint)
             rate, us, latencies = await through(yard, loop, 1)
             both_ways.add(rate / bare, bare_per_s=bare, per_s=rate, us=us)
             wide, wide_us, _ = await through(yard, loop, FAN_OUT)
