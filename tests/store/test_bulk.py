@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.support.stores import add_endpoint, add_workspace, open_store
+from webhookd.errors import Refusal, StoreFailed
 from webhookd.model import Accepted, NewEvent
 from webhookd.store import deliveries, events
-from webhookd.store.bulk import Bulk, packed
+from webhookd.store.bulk import ROW_BYTES, packed
 from webhookd.store.deliveries import RECORD_SUCCESS, Success
 from webhookd.store.events import ACCEPT, Ingested
-from webhookd.store.store import Db, Store
+from webhookd.store.store import CROWDS, Store
 
 BODY = b'{"event_type":"message.sent"}'
 
@@ -51,15 +53,58 @@ async def test_a_crowd_is_accepted_in_its_order(tmp_path: Path) -> None:
             assert [each for each in queued if each.endpoint_seq == endpoint_seq] == waiting
 
 
-async def test_no_crowd_takes_the_slow_way_without_need(tmp_path: Path) -> None:
-    """What is new is accepted, and what waits is recorded, in a few statements for all."""
+async def test_what_is_new_goes_in_one_statement(tmp_path: Path) -> None:
+    """What is new is accepted and what waits is recorded together; nothing takes the slow way without need."""
     async with open_store(tmp_path) as store:
         await add_endpoint(store, await add_workspace(store))
-        accepted = await store.write(lambda db: ACCEPT.together(db, [ingested("a", "b"), ingested("c")]))
-        assert accepted is not None
+        first = {ACCEPT: [ingested("a", "b"), ingested("c")]}
+        await store.write(lambda db: CROWDS.insert(db, first))
+        accepted = await store.read(lambda db: ACCEPT.results(db, first[ACCEPT]))
         assert [[("a", 1, False, False), ("b", 1, False, False)], [("c", 1, False, False)]] == told(accepted)
-        items = [Success(seq, 1, b"{}", 9) for seq in (1, 2, 3)]
-        assert [True, True, True] == await store.write(lambda db: RECORD_SUCCESS.together(db, items))
+        both = {ACCEPT: [ingested("d")], RECORD_SUCCESS: [Success(seq, 1, b"{}", 9) for seq in (1, 2, 3)]}
+        await store.write(lambda db: CROWDS.insert(db, both))
+        states = await store.read(lambda db: db.execute("SELECT state FROM deliveries ORDER BY seq").fetchall())
+        assert [(1,), (1,), (1,), (0,)] == states
+
+
+async def test_nothing_is_left_of_a_crowd_that_is_refused(tmp_path: Path) -> None:
+    """One of a crowd can't be: neither its own kind's nor the other's rows are there."""
+    async with open_store(tmp_path) as store:
+        await add_endpoint(store, await add_workspace(store))
+        await store.write_item(ACCEPT, ingested("old"))
+        for refused in (
+            {ACCEPT: [ingested("new"), ingested("old")], RECORD_SUCCESS: [Success(1, 1, b"{}", 9)]},
+            {ACCEPT: [ingested("new")], RECORD_SUCCESS: [Success(1, 1, b"{}", 9), Success(77, 1, b"{}", 9)]},
+        ):
+            with pytest.raises(sqlite3.IntegrityError):
+                await store.write(lambda db, items=refused: CROWDS.insert(db, items))  # type: ignore[misc]
+            assert ["old"] == list(await bodies(store))
+            waiting = await store.read(
+                lambda db: db.execute("SELECT count(*) FROM deliveries WHERE state = 0").fetchall()
+            )
+            assert [(1,)] == waiting
+
+
+async def test_what_is_committed_and_cannot_be_read_ends_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without memory right after the commit nobody is told that nothing was accepted: only a new start knows."""
+
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    async def accept() -> None:
+        async with open_store(tmp_path) as store:
+            await add_endpoint(store, await add_workspace(store))
+            monkeypatch.setattr(events, "QueuedDelivery", exhausted)
+            with pytest.raises(Refusal, match="restarts"):
+                await store.write_item(ACCEPT, ingested("a"))
+
+    with pytest.raises(StoreFailed, match="no memory to read what was committed"):
+        await accept()
+    monkeypatch.undo()
+    async with open_store(tmp_path) as store:
+        assert ["a"] == list(await bodies(store))
 
 
 async def test_a_crowd_with_a_known_id_falls_back(tmp_path: Path) -> None:
@@ -135,46 +180,21 @@ async def test_a_command_between_two_crowds_keeps_its_place(tmp_path: Path) -> N
 
 async def test_one_that_fails_in_a_crowd_fails_alone(tmp_path: Path) -> None:
     """A statement refused for the crowd is tried for each, and only the one at fault hears of it."""
-
-    def one(db: Db, name: str) -> str:
-        db.execute(
-            "INSERT INTO sqlite_sequence VALUES (?, 1)" if name != "bad" else "no SQL", (name,) if name != "bad" else ()
-        )
-        return name
-
-    def together(db: Db, names: Sequence[str]) -> list[str] | None:
-        return [one(db, name) for name in names]
-
-    kind = Bulk(one, together)
     async with open_store(tmp_path) as store:
-        names = ["x", "bad", "y"]
-        done = await asyncio.gather(*[store.write_item(kind, name) for name in names], return_exceptions=True)
-        assert ["x", "y"] == [done[0], done[2]]
-        assert "OperationalError" == type(done[1]).__name__
-        counted = await store.read(
-            lambda db: db.execute("SELECT count(*) FROM sqlite_sequence WHERE name IN ('x', 'y')").fetchall()
-        )
-        assert [(2,)] == counted
+        await add_workspace(store)
+        items = [ingested("x"), Ingested(1, [NewEvent("bad", None, BODY)], True, 7), ingested("y")]  # type: ignore[arg-type]
+        done = await asyncio.gather(*[store.write_item(ACCEPT, item) for item in items], return_exceptions=True)
+        assert "IntegrityError" == type(done[1]).__name__
+        assert ["x", "y"] == list(await bodies(store))
 
 
-def test_blobs_are_cut_into_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No piece holds more than its share, except one that is larger by itself."""
-    monkeypatch.setattr("webhookd.store.bulk.BLOB_BYTES", 10)
-    rows = [((n,), b"x" * size) for n, size in enumerate((4, 6, 1, 30, 2))]
-    assert [
-        (2, "[[0,1,4],[1,5,6]]", b"x" * 10),
-        (1, "[[2,1,1]]", b"x"),
-        (1, "[[3,1,30]]", b"x" * 30),
-        (1, "[[4,1,2]]", b"xx"),
-    ] == list(packed(rows))
+def test_a_row_finds_its_blob() -> None:
+    """All blobs are one, and each row says where its own begins and how long it is."""
+    rows = [((n,), b"x" * size) for n, size in enumerate((4, 6, 1))]
+    assert ("[[0,1,4],[1,5,6],[2,11,1]]", b"x" * 11) == packed(rows)
 
 
-async def test_a_crowd_larger_than_a_piece_is_accepted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers go on from piece to piece, and each event keeps its own body."""
-    monkeypatch.setattr("webhookd.store.bulk.BLOB_BYTES", 100)
-    async with open_store(tmp_path) as store:
-        await add_endpoint(store, await add_workspace(store))
-        result = await store.write_item(ACCEPT, ingested(*[f"e{n}" for n in range(50)]))
-        assert list(range(1, 51)) == [each.queued[0].seq for each in result]
-        seen = await store.read(lambda db: [events.get(db, 1, f"e{n}") for n in range(50)])
-        assert [BODY] * 50 == [each.body for each in seen if each is not None]
+def test_large_bodies_make_small_groups() -> None:
+    """A group of so many rows bounds its bytes as well: what is large counts as several."""
+    assert 2 == ACCEPT.size(ingested("a", "b"))
+    assert 1 + 100 == ACCEPT.size(ingested("a", body=b"x" * 100 * ROW_BYTES))

@@ -1,16 +1,16 @@
 """Commands that come in crowds, and what a crowd of them costs less than each by itself.
 
-Every statement that Python's `sqlite3` runs gives up the interpreter's lock and has to win it back from a busy event
-loop, which costs more than most statements do.  A crowd of commands therefore goes to SQLite as a few statements over
-the rows of one JSON array, with all bodies in one blob beside it: SQLite works through them on the second core while
-the loop goes on (measured, an event with its delivery in groups of 64: 17 µs instead of 39, and most of it without
-the lock).
+Every statement that Python's `sqlite3` runs gives up the interpreter's lock three times or so, and each time has to win
+it back from a busy event loop, which costs more than most statements do.  A crowd of commands therefore goes to SQLite
+as *one* statement: the rows of each kind as one JSON array, with all their bodies in one blob beside it, inserted into
+a temporary view whose triggers do the work.  A statement is a transaction by itself, so that one call begins it, does
+everything and commits it, on the second core while the loop goes on.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -19,41 +19,66 @@ import orjson
 I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 
-# Of one statement's blob.  It is copied twice on its way, and SQLite's own limit is a gigabyte.
-BLOB_BYTES = 4 * 1024 * 1024
+# A row with a larger body counts as several, so that a group of rows bounds the bytes as well.
+ROW_BYTES = 10 * 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bulk(Generic[I, T]):
-    """A kind of command: `one` carries out a single item, `together` many, with the same outcome for each.
+    """A kind of command: `one` carries out a single item; many go together, with the same outcome for each.
 
-    `together` returns None when it can't (an id is known already, say); whatever it did is undone then, and each item
-    gets its `one`.  `size` is how many rows' worth of work an item is.
+    `pack` makes `(rows, blobs)` of the items, which the SQL of `together` finds as `NEW.{name}_rows` and
+    `NEW.{name}_blobs` (see `packed`); it raises a constraint's error when it can't (an id is known already, say), and
+    each item gets its `one` instead.  `results` are read after it.  `size` is how many rows' worth of work an item is.
 
     The writer moves commands of one kind together that came with other bulk kinds between them.  So all kinds must be
     indifferent to the order among different kinds; within a kind the order is kept.
     """
 
+    name: str
     one: Callable[[sqlite3.Connection, I], T]
-    together: Callable[[sqlite3.Connection, Sequence[I]], list[T] | None]
+    pack: Callable[[Sequence[I]], tuple[str, bytes]]
+    together: str
+    results: Callable[[sqlite3.Connection, Sequence[I]], list[T]]
     size: Callable[[I], int] = lambda item: 1
 
 
-def packed(rows: Sequence[tuple[tuple[Any, ...], bytes]]) -> Iterator[tuple[int, str, bytes]]:
-    """`rows`, each with its blob, in pieces of bounded size: how many, their JSON array, their blobs in one.
+class Crowds:
+    """The kinds that go together in one statement."""
+
+    def __init__(self, kinds: Sequence[Bulk[Any, Any]]) -> None:
+        self._kinds = kinds
+        self._insert = f"INSERT INTO crowd VALUES ({', '.join('?' for _ in kinds for _ in range(2))})"
+
+    def prepare(self, db: sqlite3.Connection) -> None:
+        """Make the view and its triggers, for this connection alone."""
+        columns = ", ".join(f"NULL AS {kind.name}_rows, NULL AS {kind.name}_blobs" for kind in self._kinds)
+        db.execute(f"CREATE TEMP VIEW crowd AS SELECT {columns}")
+        for kind in self._kinds:
+            db.execute(
+                f"CREATE TEMP TRIGGER crowd_{kind.name} INSTEAD OF INSERT ON crowd "
+                f"WHEN NEW.{kind.name}_rows IS NOT NULL BEGIN {kind.together}; END"
+            )
+
+    def insert(self, db: sqlite3.Connection, items: Mapping[Bulk[Any, Any], Sequence[Any]]) -> None:
+        """Carry out `items`, all or none; sqlite3.Error where that doesn't go."""
+        values: list[str | bytes | None] = []
+        for kind in self._kinds:
+            values += kind.pack(items[kind]) if kind in items else (None, None)
+        db.execute(self._insert, values)
+
+
+def packed(rows: Iterable[tuple[tuple[Any, ...], bytes]]) -> tuple[str, bytes]:
+    """`rows`, each with its blob: their JSON array, and their blobs in one.
 
     That is what `json_each` and `substr` take apart.  A row becomes `[*fields, offset, length]`, the offset counted
     from 1 as `substr` does.
     """
     fields: list[tuple[Any, ...]] = []
     blobs: list[bytes] = []
-    size = 0
+    offset = 1
     for row, blob in rows:
-        if blobs and size + len(blob) > BLOB_BYTES:
-            yield len(fields), orjson.dumps(fields).decode(), b"".join(blobs)
-            fields, blobs, size = [], [], 0
-        fields.append((*row, size + 1, len(blob)))
+        fields.append((*row, offset, len(blob)))
         blobs.append(blob)
-        size += len(blob)
-    if blobs:
-        yield len(fields), orjson.dumps(fields).decode(), b"".join(blobs)
+        offset += len(blob)
+    return orjson.dumps(fields).decode(), b"".join(blobs)

@@ -29,11 +29,13 @@ _PAGE = (
     _QUEUED.format(body="CASE WHEN d.size <= ? THEN v.body END", hint="INDEXED BY deliveries_waiting")
     + " WHERE d.endpoint_seq = ? AND d.state = 0 AND d.seq > ? ORDER BY d.seq LIMIT ?"
 )
-# `?1` is an array of [number, attempts, time, offset, length].
+# Each row of the array is [number, attempts, time, offset, length].
 _DELIVERED_TOGETHER = (
     f"UPDATE deliveries SET state = {DELIVERED}, attempt_count = j.value->>1, tries = tries + 1, "
-    "next_attempt_at = NULL, finished_at = j.value->>2, final_attempt = substr(?2, j.value->>3, j.value->>4) "
-    "FROM json_each(?1) j WHERE deliveries.seq = j.value->>0 AND deliveries.state = 0"
+    "next_attempt_at = NULL, finished_at = j.value->>2, "
+    "final_attempt = substr(NEW.delivered_blobs, j.value->>3, j.value->>4) "
+    "FROM json_each(NEW.delivered_rows) j WHERE deliveries.seq = j.value->>0 AND deliveries.state = 0; "
+    "SELECT RAISE(ABORT, 'one no longer waited') WHERE changes() <> json_array_length(NEW.delivered_rows)"
 )
 
 
@@ -149,16 +151,11 @@ def _delivered_one(db: sqlite3.Connection, item: Success) -> bool:
     return delivered(db, item.seq, attempt_count=item.attempt_count, record=item.record, now_ms=item.now_ms)
 
 
-def _delivered_together(db: sqlite3.Connection, items: Sequence[Success]) -> list[bool] | None:
-    """`delivered` for many at once; None where one of them no longer waited."""
-    rows = [((item.seq, item.attempt_count, item.now_ms), item.record) for item in items]
-    for count, array, records in packed(rows):
-        if db.execute(_DELIVERED_TOGETHER, (array, records)).rowcount != count:
-            return None
-    return [True] * len(items)
+def _pack(items: Sequence[Success]) -> tuple[str, bytes]:
+    return packed(((item.seq, item.attempt_count, item.now_ms), item.record) for item in items)
 
 
-RECORD_SUCCESS = Bulk(_delivered_one, _delivered_together)
+RECORD_SUCCESS = Bulk("delivered", _delivered_one, _pack, _DELIVERED_TOGETHER, lambda _db, items: [True] * len(items))
 
 
 def failed(

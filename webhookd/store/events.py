@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from webhookd.model import Accepted, EventView, NewEvent, QueuedDelivery
 from webhookd.store import timeline
-from webhookd.store.bulk import Bulk, packed
+from webhookd.store.bulk import ROW_BYTES, Bulk, packed
 
 _INSERT_EVENT = (
     "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?) "
@@ -24,21 +24,27 @@ _INSERT_DELIVERIES = (
     "SELECT ?1, endpoint_seq, ?2, ?3, ?4 FROM subscriptions WHERE workspace_seq = ?5 AND event_type IN (?2, '*') "
     "RETURNING seq, endpoint_seq"
 )
-# The same for many events: `?1` is an array of [workspace, id, type, time, whether to deliver, offset, length], and
-# `?2` the number of the first.
-_INSERT_EVENTS = (
+# The same for many events, each row of the array being [workspace, id, type, time, whether to deliver, offset, length].
+# Their numbers are the next ones (sqlite.org/autoinc.html), in the array's order; within a trigger `sqlite_sequence`
+# still has the last one from before, and were it otherwise, the foreign key would refuse it.
+_TOGETHER = (
     "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body) "
-    "SELECT ?2 + j.key, j.value->>0, j.value->>1, j.value->>2, j.value->>3, substr(?3, j.value->>5, j.value->>6) "
-    "FROM json_each(?1) j WHERE true ON CONFLICT (workspace_seq, id) DO NOTHING"
-)
-_INSERT_DELIVERIES_OF_EVENTS = (
+    "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) + 1 + j.key, "
+    "j.value->>0, j.value->>1, j.value->>2, j.value->>3, substr(NEW.accepted_blobs, j.value->>5, j.value->>6) "
+    "FROM json_each(NEW.accepted_rows) j; "
     "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at) "
-    "SELECT ?2 + j.key, s.endpoint_seq, j.value->>2, j.value->>6, j.value->>3 FROM json_each(?1) j "
+    "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) + 1 + j.key, "
+    "s.endpoint_seq, j.value->>2, j.value->>6, j.value->>3 FROM json_each(NEW.accepted_rows) j "
     "CROSS JOIN subscriptions s ON s.workspace_seq = j.value->>0 AND s.event_type IN (j.value->>2, '*') "
     "WHERE j.value->>4 ORDER BY j.key, s.endpoint_seq"
 )
-# One row for all: each row that is fetched is one more wait for the interpreter's lock.
-_INSERTED_DELIVERIES = "SELECT json_group_array(json_array(seq, event_seq, endpoint_seq)) FROM deliveries WHERE seq > ?"
+# The deliveries of the last `?1` events, which are counted from 0.  One row for all: each row that is fetched is one
+# more wait for the interpreter's lock.
+_ADDED = (
+    "SELECT json_group_array(json_array(d.seq, d.event_seq - first, d.endpoint_seq)) "
+    "FROM (SELECT seq - ?1 + 1 AS first FROM sqlite_sequence WHERE name = 'events') "
+    "CROSS JOIN deliveries d INDEXED BY deliveries_by_event ON d.event_seq >= first"
+)
 _VIEW = (
     "SELECT v.seq, w.id, v.id, v.type, v.accepted_at, v.body FROM events v JOIN workspaces w ON w.seq = v.workspace_seq"
 )
@@ -81,51 +87,39 @@ def _accept_ingested(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
     return accept(db, item.workspace_seq, item.events, deliver=item.deliver, now_ms=item.now_ms)
 
 
-def _accept_together(db: sqlite3.Connection, items: Sequence[Ingested]) -> list[list[Accepted]] | None:
-    """`accept` for many requests at once; None where an id is known already or comes twice."""
-    first_event, first_delivery = _newest_seq(db, "events") + 1, _newest_seq(db, "deliveries")
-    rows = [
+def _pack(items: Sequence[Ingested]) -> tuple[str, bytes]:
+    return packed(
         ((item.workspace_seq, event.id, event.type, item.now_ms, int(item.deliver)), event.body)
         for item in items
         for event in item.events
-    ]
-    event_seq = first_event
-    for count, array, bodies in packed(rows):
-        if db.execute(_INSERT_EVENTS, (array, event_seq, bodies)).rowcount != count:
-            return None
-        db.execute(_INSERT_DELIVERIES_OF_EVENTS, (array, event_seq))
-        event_seq += count
-    return _accepted(db, items, first_event, first_delivery)
+    )
 
 
-def _accepted(
-    db: sqlite3.Connection, items: Sequence[Ingested], first_event: int, first_delivery: int
-) -> list[list[Accepted]]:
-    by_event: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    inserted: str = db.execute(_INSERTED_DELIVERIES, (first_delivery,)).fetchall()[0][0]
-    for seq, event_seq, endpoint_seq in orjson.loads(inserted):
-        by_event[event_seq].append((seq, endpoint_seq))
-    results, event_seq = [], first_event
+def _accepted(db: sqlite3.Connection, items: Sequence[Ingested]) -> list[list[Accepted]]:
+    """What became of `items`, which were the last to be accepted, none of them known before."""
+    queued: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    added: str = db.execute(_ADDED, (sum(len(item.events) for item in items),)).fetchall()[0][0]
+    for seq, index, endpoint_seq in orjson.loads(added):
+        queued[index].append((seq, endpoint_seq))
+    results, index = [], 0
     for item in items:
         accepted = []
         for event in item.events:
-            queued = tuple(
+            deliveries = tuple(
                 QueuedDelivery(seq, endpoint_seq, event.id, event.type, event.body, len(event.body), item.now_ms)
-                for seq, endpoint_seq in by_event.get(event_seq, ())
+                for seq, endpoint_seq in queued.get(index, ())
             )
-            accepted.append(Accepted(event.id, len(queued), queued=queued))
-            event_seq += 1
+            accepted.append(Accepted(event.id, len(deliveries), queued=deliveries))
+            index += 1
         results.append(accepted)
     return results
 
 
-def _newest_seq(db: sqlite3.Connection, table: str) -> int:
-    """The last number that a table gave away (sqlite.org/autoinc.html), 0 before the first."""
-    rows = db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchall()
-    return rows[0][0] if rows else 0
+def _size(item: Ingested) -> int:
+    return len(item.events) + sum(len(event.body) // ROW_BYTES for event in item.events)
 
 
-ACCEPT = Bulk(_accept_ingested, _accept_together, lambda item: len(item.events))
+ACCEPT = Bulk("accepted", _accept_ingested, _pack, _TOGETHER, _accepted, _size)
 
 
 def _known(db: sqlite3.Connection, workspace_seq: int, event: NewEvent) -> Accepted:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from webhookd import log
-from webhookd.store import timeline
-from webhookd.store.bulk import Bulk
+from webhookd.store import deliveries, events, timeline
+from webhookd.store.bulk import Bulk, Crowds
 from webhookd.store.database import Connection, fatal_error, is_broken, open_reader, open_writer
 from webhookd.store.room import Room
 from webhookd.store.timeline import Timeline
@@ -27,6 +27,7 @@ TIDY_SECONDS = 5.0
 # What a command or a question is given: passed on to the store's functions, never used by others itself.
 Db = sqlite3.Connection
 SQLITE_VERSION = sqlite3.sqlite_version
+CROWDS = Crowds([events.ACCEPT, deliveries.RECORD_SUCCESS])
 
 
 class Store:
@@ -42,7 +43,7 @@ class Store:
         self._carrier = carrier
         self._asker = asker
         self._timeline = Timeline(newest_ms)
-        self.writer = Writer(connection, room)
+        self.writer = Writer(connection, CROWDS, room)
         self.submit = self.writer.submit
         self.write = self.writer.write
         self.write_item = self.writer.write_item
@@ -57,6 +58,7 @@ class Store:
         opened = [connection]
         try:
             newest_ms = await connection.run(timeline.newest_ms)
+            await connection.run(CROWDS.prepare)
             for _ in range(2):
                 opened.insert(0, await open_reader(path))
         except BaseException:

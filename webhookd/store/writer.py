@@ -1,13 +1,13 @@
 """The one writer: whatever waits becomes one transaction, and callers hear of it only after the commit.
 
-A caller submits a *command*, a function of the connection.  The writer takes all commands that wait or are on their way
-(`_gather`), runs them in order as one `BEGIN IMMEDIATE … COMMIT`, each in a savepoint of its own so that one that is
+A caller submits a *command*, a function of the connection.  The writer takes commands that wait or are on their way
+(`_gather`, `_take_group`), runs them in order as one transaction, each in a savepoint of its own so that one that is
 refused doesn't take its neighbours along, and after the commit calls each command's `then` and answers its future,
 again in order.  So the order of submission is the order of the table and the order in which the rest of the process
 hears of it.
 
-Commands that come in crowds (accepted events, recorded successes) are submitted as items of a kind (`bulk`): those of
-a kind between two other commands are carried out together, in a few statements.
+Commands that come in crowds (accepted events, recorded successes) are submitted as items of a kind (`bulk`): those
+between two other commands are carried out together, in one statement.
 
 Commands are not cancelled: a caller that goes away leaves its command behind, which is run all the same.
 
@@ -34,7 +34,7 @@ from typing import Any, Generic, TypeVar
 from webhookd import log
 from webhookd.errors import Fatal, Refusal
 from webhookd.metrics import Histogram
-from webhookd.store.bulk import Bulk
+from webhookd.store.bulk import Bulk, Crowds
 from webhookd.store.database import (
     CHECKPOINT_PAGES,
     Connection,
@@ -49,8 +49,11 @@ from webhookd.store.room import Room
 I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
 T = TypeVar("T")
 
-# Enough to make the sync cheap per command, few enough that a group stays in the milliseconds.
+# Few enough that a group stays in the milliseconds.
 GROUP_SIZE = 400
+# Enough to make the sync cheap per row.  More than these are shared with the next group: while one is being written,
+# the event loop works on the others.  All in one, loop and SQLite would wait for each other by turns.
+WORTHWHILE_SIZE = 32
 # A request takes a few turns of the event loop from the socket to its command; after so many without one, none is near.
 IDLE_TURNS = 8
 FULL_RETRY_SECONDS = 0.5
@@ -76,8 +79,9 @@ class _Refused:
 class Writer:
     """Owns the connection that writes; `run` is a root task of the daemon."""
 
-    def __init__(self, connection: Connection, room: Room) -> None:
+    def __init__(self, connection: Connection, crowds: Crowds, room: Room) -> None:
         self._connection = connection
+        self._crowds = crowds
         self._room = room
         self._log_pages = CHECKPOINT_PAGES
         self._waiting: deque[_Command[Any]] = deque()
@@ -210,14 +214,12 @@ class Writer:
         await self._connection.run(lambda db: bound_log(db, pages))
 
     async def _gather(self) -> None:
-        """Let more commands come, as long as the turns of the event loop bring any.
+        """Let more commands come, up to a worthwhile group, as long as the turns of the event loop bring any.
 
-        That is no wait for a time: an idle loop makes these turns in a tenth of a commit's time.  A busy one makes a
-        group of everything that is on its way (measured, 64 callers: 8 events a commit become 60, and 1.5 × as many
-        get through).
+        That is no wait for a time: an idle loop makes these turns in a tenth of a commit's time.
         """
         idle_turns, count = 0, len(self._waiting)
-        while idle_turns < IDLE_TURNS and count < GROUP_SIZE:
+        while idle_turns < IDLE_TURNS and count < WORTHWHILE_SIZE:
             await asyncio.sleep(0)
             idle_turns = idle_turns + 1 if count == len(self._waiting) else 0
             count = len(self._waiting)
@@ -227,7 +229,7 @@ class Writer:
             await self._adapt()
         group = self._take_group()
         try:
-            results, self.held_seconds = await self._connection.run(lambda db: _timed(db, group))
+            results, self.held_seconds = await self._connection.run(lambda db: _timed(db, self._crowds, group))
         except MemoryError as error:
             log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")
             self._put_back(group, _Refused(_no_memory()))
@@ -255,10 +257,16 @@ class Writer:
         self.full = self.full and all(command.run is _nothing for command in group)
 
     def _take_group(self) -> list[_Command[Any]]:
-        """The commands for the next transaction; one that is `alone` has it to itself."""
+        """The commands for the next transaction: half of those that wait, if that is worthwhile.
+
+        One that is `alone` has it to itself.
+        """
+        half = len(self._waiting) // 2
         group = [self._waiting.popleft()]
         size = group[0].size
         while not group[0].alone and self._waiting and size < GROUP_SIZE and not self._waiting[0].alone:
+            if size >= WORTHWHILE_SIZE and len(group) >= half:
+                break
             group.append(self._waiting.popleft())
             size += group[-1].size
         return group
@@ -317,10 +325,10 @@ def _answer(command: _Command[Any], result: Any) -> None:
         command.future.set_result(result)
 
 
-def _timed(db: sqlite3.Connection, group: list[_Command[Any]]) -> tuple[list[Any], float]:
+def _timed(db: sqlite3.Connection, crowds: Crowds, group: list[_Command[Any]]) -> tuple[list[Any], float]:
     """Run on the connection's thread; with how long it took there."""
     began = time.perf_counter()
-    results = [group[0].run(db)] if group[0].alone else _run_group(db, group)
+    results = [group[0].run(db)] if group[0].alone else _run_group(db, crowds, group)
     return results, time.perf_counter() - began
 
 
@@ -330,11 +338,16 @@ def _checkpoint(db: sqlite3.Connection) -> float:
     return time.perf_counter() - began
 
 
-def _run_group(db: sqlite3.Connection, group: list[_Command[Any]]) -> list[Any]:
+def _run_group(db: sqlite3.Connection, crowds: Crowds, group: list[_Command[Any]]) -> list[Any]:
     """All of `group` in one transaction, or none of it."""
+    if all(command.bulk is not None for command in group) and _insert(db, crowds, group):
+        try:
+            return _results(db, group)
+        except MemoryError as error:  # it is committed, so nobody may be told that it isn't
+            raise sqlite3.InternalError("there was no memory to read what was committed") from error
     db.execute("BEGIN IMMEDIATE")
     try:
-        results = _run_all(db, group)
+        results = _run_all(db, crowds, group)
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:  # some errors, SQLITE_FULL among them, roll back by themselves
@@ -343,44 +356,43 @@ def _run_group(db: sqlite3.Connection, group: list[_Command[Any]]) -> list[Any]:
     return results
 
 
-def _run_all(db: sqlite3.Connection, group: list[_Command[Any]]) -> list[Any]:
+def _run_all(db: sqlite3.Connection, crowds: Crowds, group: list[_Command[Any]]) -> list[Any]:
     results: list[Any] = []
     for is_bulk, stretch in groupby(group, lambda command: command.bulk is not None):
         commands = list(stretch)
-        results += _run_crowds(db, commands) if is_bulk else [_run_one(db, command) for command in commands]
+        results += _run_crowd(db, crowds, commands) if is_bulk else [_run_one(db, command) for command in commands]
     return results
 
 
-def _run_crowds(db: sqlite3.Connection, commands: list[_Command[Any]]) -> list[Any]:
-    """Run bulk commands, those of each kind together."""
-    crowds: dict[Bulk[Any, Any], list[_Command[Any]]] = {}
+def _run_crowd(db: sqlite3.Connection, crowds: Crowds, commands: list[_Command[Any]]) -> list[Any]:
+    """Run bulk commands together, or, where that doesn't go, one by one."""
+    if _insert(db, crowds, commands):
+        return _results(db, commands)
+    return [_run_one(db, command) for command in commands]
+
+
+def _insert(db: sqlite3.Connection, crowds: Crowds, commands: list[_Command[Any]]) -> bool:
+    """Carry out bulk commands in one statement; False, and nothing is done, where that doesn't go."""
+    try:
+        crowds.insert(db, _by_kind(commands))
+    except sqlite3.Error as error:
+        if not concerns_command_only(error):
+            raise
+        return False
+    return True
+
+
+def _results(db: sqlite3.Connection, commands: list[_Command[Any]]) -> list[Any]:
+    results = {bulk: iter(bulk.results(db, items)) for bulk, items in _by_kind(commands).items()}
+    return [next(results[command.bulk]) for command in commands if command.bulk is not None]
+
+
+def _by_kind(commands: list[_Command[Any]]) -> dict[Bulk[Any, Any], list[Any]]:
+    kinds: dict[Bulk[Any, Any], list[Any]] = {}
     for command in commands:
         assert command.bulk is not None
-        crowds.setdefault(command.bulk, []).append(command)
-    if len(crowds) == 1:
-        return _run_crowd(db, commands)
-    ran = {bulk: iter(_run_crowd(db, crowd)) for bulk, crowd in crowds.items()}
-    return [next(ran[command.bulk]) for command in commands if command.bulk is not None]
-
-
-def _run_crowd(db: sqlite3.Connection, crowd: list[_Command[Any]]) -> list[Any]:
-    """Run bulk commands of one kind together, or, where that doesn't go, one by one."""
-    bulk = crowd[0].bulk
-    assert bulk is not None
-    if len(crowd) > 1 or crowd[0].size > 1:
-        db.execute("SAVEPOINT crowd")
-        try:
-            results = bulk.together(db, [command.item for command in crowd])
-        except sqlite3.Error as error:
-            if not concerns_command_only(error):
-                raise
-            results = None
-        if results is None:
-            db.execute("ROLLBACK TO crowd")
-        db.execute("RELEASE crowd")
-        if results is not None:
-            return results
-    return [_run_one(db, command) for command in crowd]
+        kinds.setdefault(command.bulk, []).append(command.item)
+    return kinds
 
 
 def _run_one(db: sqlite3.Connection, command: _Command[Any]) -> Any:
