@@ -43,11 +43,12 @@ class MortalConnection:
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
         """Carry out a statement, or die."""
         assert self.db is not None
-        if sql.startswith("BEGIN") and self._note("commit") and self._when == "before":
+        whole = sql.startswith("INSERT INTO crowd") and not self.db.in_transaction  # a transaction by itself
+        if (whole or sql.startswith("BEGIN")) and self._note("commit") and self._when == "before":
             die()
         if sql.startswith("INSERT INTO attempts") and self._note("failure") and self._when == "before":
             die()
-        due = sql == "COMMIT" and self._seen[self._what] == self._number
+        due = (whole or sql == "COMMIT") and self._seen[self._what] == self._number
         if due and self._when == "in":
             die()
         cursor = self.db.execute(sql, *values)
@@ -66,14 +67,14 @@ class MortalConnection:
 
 def doom_commit(what: str, number: int, when: str) -> None:
     """Die around the `number`-th group commit, or that of the `number`-th failed attempt."""
-    run_group = writer._run_group
+    timed = writer._timed
     mortal = MortalConnection(what, number, when)
 
-    def doomed(db: Any, group: Any) -> Any:
+    def doomed(db: Any, run: Any) -> Any:
         mortal.db = db
-        return run_group(mortal, group)  # type: ignore[arg-type]
+        return timed(mortal, run)  # type: ignore[arg-type]
 
-    writer._run_group = doomed
+    writer._timed = doomed
 
 
 def doom_mail(number: int, when: str) -> None:

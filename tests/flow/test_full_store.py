@@ -50,7 +50,7 @@ async def test_an_outcome_waits_for_room_and_with_it_its_endpoint(
         await e.send("a", "b", "c")
         await e.quiet()
         with monkeypatch.context() as patched:
-            patched.setattr(writer, "_run_group", full)
+            patched.setattr(writer, "_timed", full)
             patched.setattr(writer, "FULL_RETRY_SECONDS", 0.01)
             gate.set()
             async with asyncio.timeout(10):

@@ -58,11 +58,12 @@ async def test_what_is_new_goes_in_one_statement(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         await add_endpoint(store, await add_workspace(store))
         first = {ACCEPT: [ingested("a", "b"), ingested("c")]}
-        await store.write(lambda db: CROWDS.insert(db, first))
-        accepted = await store.read(lambda db: ACCEPT.results(db, first[ACCEPT]))
+        await store.write(lambda db: CROWDS.insert(db, CROWDS.pack(first)))
+        added = await store.read(lambda db: ACCEPT.read(db, first[ACCEPT]))
+        accepted = ACCEPT.results(first[ACCEPT], added)
         assert [[("a", 1, False, False), ("b", 1, False, False)], [("c", 1, False, False)]] == told(accepted)
         both = {ACCEPT: [ingested("d")], RECORD_SUCCESS: [Success(seq, 1, b"{}", 9) for seq in (1, 2, 3)]}
-        await store.write(lambda db: CROWDS.insert(db, both))
+        await store.write(lambda db: CROWDS.insert(db, CROWDS.pack(both)))
         states = await store.read(lambda db: db.execute("SELECT state FROM deliveries ORDER BY seq").fetchall())
         assert [(1,), (1,), (1,), (0,)] == states
 
@@ -77,7 +78,7 @@ async def test_nothing_is_left_of_a_crowd_that_is_refused(tmp_path: Path) -> Non
             {ACCEPT: [ingested("new")], RECORD_SUCCESS: [Success(1, 1, b"{}", 9), Success(77, 1, b"{}", 9)]},
         ):
             with pytest.raises(sqlite3.IntegrityError):
-                await store.write(lambda db, items=refused: CROWDS.insert(db, items))  # type: ignore[misc]
+                await store.write(lambda db, items=refused: CROWDS.insert(db, CROWDS.pack(items)))  # type: ignore[misc]
             assert ["old"] == list(await bodies(store))
             waiting = await store.read(
                 lambda db: db.execute("SELECT count(*) FROM deliveries WHERE state = 0").fetchall()

@@ -29,7 +29,9 @@ class Bulk(Generic[I, T]):
 
     `pack` makes `(rows, blobs)` of the items, which the SQL of `together` finds as `NEW.{name}_rows` and
     `NEW.{name}_blobs` (see `packed`); it raises a constraint's error when it can't (an id is known already, say), and
-    each item gets its `one` instead.  `results` are read after it.  `size` is how many rows' worth of work an item is.
+    each item gets its `one` instead.  `read` then fetches what `results` needs besides the items.  `size` is how many
+    rows' worth of work an item is.  `pack` and `results` run on the event loop's thread, so that SQLite's has as little
+    as possible to do with the interpreter.
 
     The writer moves commands of one kind together that came with other bulk kinds between them.  So all kinds must be
     indifferent to the order among different kinds; within a kind the order is kept.
@@ -39,7 +41,8 @@ class Bulk(Generic[I, T]):
     one: Callable[[sqlite3.Connection, I], T]
     pack: Callable[[Sequence[I]], tuple[str, bytes]]
     together: str
-    results: Callable[[sqlite3.Connection, Sequence[I]], list[T]]
+    read: Callable[[sqlite3.Connection, Sequence[I]], Any]
+    results: Callable[[Sequence[I], Any], list[T]]
     size: Callable[[I], int] = lambda item: 1
 
 
@@ -60,11 +63,15 @@ class Crowds:
                 f"WHEN NEW.{kind.name}_rows IS NOT NULL BEGIN {kind.together}; END"
             )
 
-    def insert(self, db: sqlite3.Connection, items: Mapping[Bulk[Any, Any], Sequence[Any]]) -> None:
-        """Carry out `items`, all or none; sqlite3.Error where that doesn't go."""
+    def pack(self, items: Mapping[Bulk[Any, Any], Sequence[Any]]) -> list[str | bytes | None]:
+        """The values of the one statement that carries out `items`."""
         values: list[str | bytes | None] = []
         for kind in self._kinds:
             values += kind.pack(items[kind]) if kind in items else (None, None)
+        return values
+
+    def insert(self, db: sqlite3.Connection, values: Sequence[str | bytes | None]) -> None:
+        """Carry out what was packed, all or nothing; sqlite3.Error where that doesn't go."""
         db.execute(self._insert, values)
 
 

@@ -155,7 +155,15 @@ def _pack(items: Sequence[Success]) -> tuple[str, bytes]:
     return packed(((item.seq, item.attempt_count, item.now_ms), item.record) for item in items)
 
 
-RECORD_SUCCESS = Bulk("delivered", _delivered_one, _pack, _DELIVERED_TOGETHER, lambda _db, items: [True] * len(items))
+def _nothing(db: sqlite3.Connection, items: Sequence[Success]) -> None:
+    """All of them waited, else they wouldn't have been recorded together."""
+
+
+def _all_waited(items: Sequence[Success], _read: None) -> list[bool]:
+    return [True] * len(items)
+
+
+RECORD_SUCCESS = Bulk("delivered", _delivered_one, _pack, _DELIVERED_TOGETHER, _nothing, _all_waited)
 
 
 def failed(

@@ -95,10 +95,14 @@ def _pack(items: Sequence[Ingested]) -> tuple[str, bytes]:
     )
 
 
-def _accepted(db: sqlite3.Connection, items: Sequence[Ingested]) -> list[list[Accepted]]:
-    """What became of `items`, which were the last to be accepted, none of them known before."""
-    queued: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+def _added(db: sqlite3.Connection, items: Sequence[Ingested]) -> str:
     added: str = db.execute(_ADDED, (sum(len(item.events) for item in items),)).fetchall()[0][0]
+    return added
+
+
+def _accepted(items: Sequence[Ingested], added: str) -> list[list[Accepted]]:
+    """What became of `items`, none of them known before, with the deliveries that they added."""
+    queued: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     for seq, index, endpoint_seq in orjson.loads(added):
         queued[index].append((seq, endpoint_seq))
     results, index = [], 0
@@ -119,7 +123,7 @@ def _size(item: Ingested) -> int:
     return len(item.events) + sum(len(event.body) // ROW_BYTES for event in item.events)
 
 
-ACCEPT = Bulk("accepted", _accept_ingested, _pack, _TOGETHER, _accepted, _size)
+ACCEPT = Bulk("accepted", _accept_ingested, _pack, _TOGETHER, _added, _accepted, _size)
 
 
 def _known(db: sqlite3.Connection, workspace_seq: int, event: NewEvent) -> Accepted:

@@ -27,9 +27,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from webhookd import log
 from webhookd.errors import Fatal, Refusal
@@ -39,11 +37,11 @@ from webhookd.store.database import (
     CHECKPOINT_PAGES,
     Connection,
     bound_log,
-    concerns_command_only,
     fatal_error,
     is_full,
     may_be_full,
 )
+from webhookd.store.group import Command, Crowd, Refused, lost_sight, run_group
 from webhookd.store.room import Room
 
 I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
@@ -53,27 +51,10 @@ T = TypeVar("T")
 GROUP_SIZE = 400
 # Enough to make the sync cheap per row.  More than these are shared with the next group: while one is being written,
 # the event loop works on the others.  All in one, loop and SQLite would wait for each other by turns.
-WORTHWHILE_SIZE = 32
+WORTHWHILE_SIZE = 48
 # A request takes a few turns of the event loop from the socket to its command; after so many without one, none is near.
 IDLE_TURNS = 8
 FULL_RETRY_SECONDS = 0.5
-
-
-@dataclass(slots=True, eq=False)
-class _Command(Generic[T]):
-    run: Callable[[sqlite3.Connection], T]
-    then: Callable[[T], None] | None
-    must: bool
-    future: asyncio.Future[T]
-    bulk: Bulk[Any, T] | None = None
-    item: Any = None
-    size: int = 1
-    alone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    error: Exception
 
 
 class Writer:
@@ -84,7 +65,7 @@ class Writer:
         self._crowds = crowds
         self._room = room
         self._log_pages = CHECKPOINT_PAGES
-        self._waiting: deque[_Command[Any]] = deque()
+        self._waiting: deque[Command[Any]] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -106,7 +87,7 @@ class Writer:
 
         `then` is called with the result right after the commit, before any later command's, on the event loop.
         """
-        return self._queue(_Command(run, then, must, asyncio.get_running_loop().create_future()))
+        return self._queue(Command(run, then, must, asyncio.get_running_loop().create_future()))
 
     def submit_item(
         self,
@@ -118,14 +99,14 @@ class Writer:
     ) -> asyncio.Future[T]:
         """`submit` for an item of a kind of which many may come."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        return self._queue(_Command(lambda db: bulk.one(db, item), then, must, future, bulk, item, bulk.size(item)))
+        return self._queue(Command(lambda db: bulk.one(db, item), then, must, future, bulk, item, bulk.size(item)))
 
     async def checkpoint(self) -> float:
         """Bring what the log holds into the database file, as far as no reader keeps it; returns how long it took."""
         future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(self._queue(_Command(_checkpoint, None, must=False, future=future, alone=True)))
+        return await asyncio.shield(self._queue(Command(_checkpoint, None, must=False, future=future, alone=True)))
 
-    def _queue(self, command: _Command[T]) -> asyncio.Future[T]:
+    def _queue(self, command: Command[T]) -> asyncio.Future[T]:
         if self._failed is not None:
             command.future.set_exception(_unavailable())
         else:
@@ -229,34 +210,52 @@ class Writer:
             await self._adapt()
         group = self._take_group()
         try:
-            results, self.held_seconds = await self._connection.run(lambda db: _timed(db, self._crowds, group))
+            results = await self._carry_out(group)
         except MemoryError as error:
             log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")
-            self._put_back(group, _Refused(_no_memory()))
+            self._put_back(group, Refused(_no_memory()))
             await asyncio.sleep(FULL_RETRY_SECONDS)
             return
         except sqlite3.Error as error:
             if not is_full(error) and not (may_be_full(error) and await asyncio.to_thread(self._room.exhausted)):
                 for command in group:
-                    _answer(command, _Refused(_unavailable()))
+                    _answer(command, Refused(_unavailable()))
                 raise
             await self._after_full(group)
             return
         if not group[0].alone:
             self._committed(group)
         for command, result in zip(group, results, strict=True):
-            if command.then is not None and not isinstance(result, _Refused):
+            if command.then is not None and not isinstance(result, Refused):
                 command.then(result)
         for command, result in zip(group, results, strict=True):
             _answer(command, result)
 
-    def _committed(self, group: list[_Command[Any]]) -> None:
+    async def _carry_out(self, group: list[Command[Any]]) -> list[Any]:
+        """The results of a group, once it is committed."""
+        if group[0].alone:
+            return [await self._run(group[0].run)]
+        if all(command.bulk is not None for command in group):
+            crowd = Crowd(self._crowds, group)
+            read = await self._run(crowd.run)  # one statement, which is a transaction by itself
+            if read is not None:
+                try:
+                    return crowd.results(read)
+                except MemoryError as error:
+                    raise lost_sight() from error
+        return await self._run(lambda db: run_group(db, self._crowds, group))
+
+    async def _run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        result, self.held_seconds = await self._connection.run(lambda db: _timed(db, function))
+        return result
+
+    def _committed(self, group: list[Command[Any]]) -> None:
         self.commits += 1
         self.commit_seconds.observe(self.held_seconds)
         # An empty transaction goes through on a full disk as well.
         self.full = self.full and all(command.run is _nothing for command in group)
 
-    def _take_group(self) -> list[_Command[Any]]:
+    def _take_group(self) -> list[Command[Any]]:
         """The commands for the next transaction: half of those that wait, if that is worthwhile.
 
         One that is `alone` has it to itself.
@@ -271,15 +270,15 @@ class Writer:
             size += group[-1].size
         return group
 
-    async def _after_full(self, group: list[_Command[Any]]) -> None:
+    async def _after_full(self, group: list[Command[Any]]) -> None:
         self.full = True
-        self._put_back(group, _Refused(storage_full()))
+        self._put_back(group, Refused(storage_full()))
         if self._room.give_back():
             self._log_pages = 0  # with this piece the log can be carried over
         elif self._waiting and self._waiting[0].must:
             await asyncio.sleep(FULL_RETRY_SECONDS)
 
-    def _put_back(self, group: list[_Command[Any]], refused: _Refused) -> None:
+    def _put_back(self, group: list[Command[Any]], refused: Refused) -> None:
         """Refuse what may be refused and keep the rest at the head of the queue, in order."""
         kept = [command for command in group if command.must]
         for command in group:
@@ -290,7 +289,7 @@ class Writer:
     def _give_up(self, error: Fatal) -> Fatal:
         self._failed = error
         while self._waiting:
-            _answer(self._waiting.popleft(), _Refused(_unavailable()))
+            _answer(self._waiting.popleft(), Refused(_unavailable()))
         self._idle.set()
         return error
 
@@ -316,102 +315,22 @@ def _nothing(db: sqlite3.Connection) -> None:
     """A command that only wants to come back."""
 
 
-def _answer(command: _Command[Any], result: Any) -> None:
+def _answer(command: Command[Any], result: Any) -> None:
     if command.future.done():  # its caller was cancelled
         return
-    if isinstance(result, _Refused):
+    if isinstance(result, Refused):
         command.future.set_exception(result.error)
     else:
         command.future.set_result(result)
 
 
-def _timed(db: sqlite3.Connection, crowds: Crowds, group: list[_Command[Any]]) -> tuple[list[Any], float]:
+def _timed(db: sqlite3.Connection, run: Callable[[sqlite3.Connection], T]) -> tuple[T, float]:
     """Run on the connection's thread; with how long it took there."""
     began = time.perf_counter()
-    results = [group[0].run(db)] if group[0].alone else _run_group(db, crowds, group)
-    return results, time.perf_counter() - began
+    return run(db), time.perf_counter() - began
 
 
 def _checkpoint(db: sqlite3.Connection) -> float:
     began = time.perf_counter()
     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return time.perf_counter() - began
-
-
-def _run_group(db: sqlite3.Connection, crowds: Crowds, group: list[_Command[Any]]) -> list[Any]:
-    """All of `group` in one transaction, or none of it."""
-    if all(command.bulk is not None for command in group) and _insert(db, crowds, group):
-        try:
-            return _results(db, group)
-        except MemoryError as error:  # it is committed, so nobody may be told that it isn't
-            raise sqlite3.InternalError("there was no memory to read what was committed") from error
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        results = _run_all(db, crowds, group)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # some errors, SQLITE_FULL among them, roll back by themselves
-            db.execute("ROLLBACK")
-        raise
-    return results
-
-
-def _run_all(db: sqlite3.Connection, crowds: Crowds, group: list[_Command[Any]]) -> list[Any]:
-    results: list[Any] = []
-    for is_bulk, stretch in groupby(group, lambda command: command.bulk is not None):
-        commands = list(stretch)
-        results += _run_crowd(db, crowds, commands) if is_bulk else [_run_one(db, command) for command in commands]
-    return results
-
-
-def _run_crowd(db: sqlite3.Connection, crowds: Crowds, commands: list[_Command[Any]]) -> list[Any]:
-    """Run bulk commands together, or, where that doesn't go, one by one."""
-    if _insert(db, crowds, commands):
-        return _results(db, commands)
-    return [_run_one(db, command) for command in commands]
-
-
-def _insert(db: sqlite3.Connection, crowds: Crowds, commands: list[_Command[Any]]) -> bool:
-    """Carry out bulk commands in one statement; False, and nothing is done, where that doesn't go."""
-    try:
-        crowds.insert(db, _by_kind(commands))
-    except sqlite3.Error as error:
-        if not concerns_command_only(error):
-            raise
-        return False
-    return True
-
-
-def _results(db: sqlite3.Connection, commands: list[_Command[Any]]) -> list[Any]:
-    results = {bulk: iter(bulk.results(db, items)) for bulk, items in _by_kind(commands).items()}
-    return [next(results[command.bulk]) for command in commands if command.bulk is not None]
-
-
-def _by_kind(commands: list[_Command[Any]]) -> dict[Bulk[Any, Any], list[Any]]:
-    kinds: dict[Bulk[Any, Any], list[Any]] = {}
-    for command in commands:
-        assert command.bulk is not None
-        kinds.setdefault(command.bulk, []).append(command.item)
-    return kinds
-
-
-def _run_one(db: sqlite3.Connection, command: _Command[Any]) -> Any:
-    db.execute("SAVEPOINT command")
-    try:
-        result = command.run(db)
-    except sqlite3.Error as error:
-        if concerns_command_only(error):
-            return _undo(db, error)
-        raise  # the disk's or the file's fault concerns the whole group
-    except MemoryError:
-        raise  # the machine's too
-    except Exception as error:  # noqa: BLE001 - it belongs to the caller, who gets it from the future
-        return _undo(db, error)
-    db.execute("RELEASE command")
-    return result
-
-
-def _undo(db: sqlite3.Connection, error: Exception) -> _Refused:
-    db.execute("ROLLBACK TO command")
-    db.execute("RELEASE command")
-    return _Refused(error)
