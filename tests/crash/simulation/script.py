@@ -80,6 +80,8 @@ def write(seed: int) -> Script:
         "webhookd.delivery.queue.INLINE_BYTES": rng.choice((8192, 8192, 70)),
         "webhookd.delivery.queue.SHARED_BYTES": rng.choice((2**25, 2**25, 200)),
         "webhookd.store.writer.GROUP_SIZE": rng.choice((400, 400, 1, 2)),
+        # 1: nothing is gathered.  By dice of its own, so that the rest of a kept seed stays as it was.
+        "webhookd.store.writer.WORTHWHILE_SIZE": Random(~seed).choice((48, 1)),
         "webhookd.delivery.keeper.STEP_ROWS": rng.choice((500, 1, 2)),
         "webhookd.delivery.replays.STEP": rng.choice((500, 1, 2)),
         # Every second, as in the daemon, most of a virtual hour would go into looks that find nothing.
