@@ -28,7 +28,7 @@ async def test_a_power_cut_loses_nothing_that_was_promised() -> None:
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 async def test_with_a_sync_too_few_the_same_test_fails() -> None:
     """`synchronous=NORMAL` loses events that were answered with 202: the test can tell."""
-    tally = await cut("NORMAL", 100, 0, rounds=3)
+    tally = await cut("NORMAL", 300, 0, rounds=3)
     assert tally.lost > 0
 
 
