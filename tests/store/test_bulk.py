@@ -179,6 +179,33 @@ async def test_a_command_between_two_crowds_keeps_its_place(tmp_path: Path) -> N
         assert [1, 1, 1] == [each[0].deliveries for each in done[4:]]
 
 
+async def test_one_that_cannot_be_packed_fails_alone(tmp_path: Path) -> None:
+    """What isn't UTF-8 is refused for itself; its neighbour is accepted, and the writer goes on."""
+    async with open_store(tmp_path) as store:
+        await add_workspace(store)
+        items = [ingested("a\udc80"), ingested("b")]
+        done = await asyncio.gather(*[store.write_item(ACCEPT, item) for item in items], return_exceptions=True)
+        assert "UnicodeEncodeError" == type(done[0]).__name__
+        await store.write_item(ACCEPT, ingested("c"))
+        assert ["b", "c"] == list(await bodies(store))
+
+
+async def test_deliveries_are_numbered_alike_alone_and_in_a_crowd(tmp_path: Path) -> None:
+    """In the order of the endpoints' numbers, whatever each of them is subscribed by."""
+    async with open_store(tmp_path) as store:
+        workspace = await add_workspace(store)
+        for name in "ab":
+            await add_endpoint(store, workspace, f"https://{name}.example.com/")
+        await store.write(
+            lambda db: db.execute("UPDATE subscriptions SET event_type = 'message.sent' WHERE endpoint_seq = 1")
+        )
+        items = [ingested("a"), ingested("a", "b")]
+        together = await store.write_item(ACCEPT, items[0])
+        alone = await store.write_item(ACCEPT, items[1])
+        assert [1, 2] == [each.endpoint_seq for each in together[0].queued]
+        assert [1, 2] == [each.endpoint_seq for each in alone[1].queued]
+
+
 async def test_one_that_fails_in_a_crowd_fails_alone(tmp_path: Path) -> None:
     """A statement refused for the crowd is tried for each, and only the one at fault hears of it."""
     async with open_store(tmp_path) as store:

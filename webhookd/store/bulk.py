@@ -28,10 +28,10 @@ class Bulk(Generic[I, T]):
     """A kind of command: `one` carries out a single item; many go together, with the same outcome for each.
 
     `pack` makes `(rows, blobs)` of the items, which the SQL of `together` finds as `NEW.{name}_rows` and
-    `NEW.{name}_blobs` (see `packed`); it raises a constraint's error when it can't (an id is known already, say), and
-    each item gets its `one` instead.  `read` then fetches what `results` needs besides the items.  `size` is how many
-    rows' worth of work an item is.  `pack` and `results` run on the event loop's thread, so that SQLite's has as little
-    as possible to do with the interpreter.
+    `NEW.{name}_blobs` (see `packed`).  Where they can't be packed, or the SQL ends in a constraint's error (an id is
+    known already, say), each item gets its `one` instead.  `read` then fetches what `results` needs besides the items.
+    `size` is how many rows' worth of work an item is.  `pack` and `results` run on the event loop's thread, so that
+    SQLite's has as little as possible to do with the interpreter.
 
     The writer moves commands of one kind together that came with other bulk kinds between them.  So all kinds must be
     indifferent to the order among different kinds; within a kind the order is kept.

@@ -22,7 +22,7 @@ _INSERT_EVENT = (
 _INSERT_DELIVERIES = (
     "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at) "
     "SELECT ?1, endpoint_seq, ?2, ?3, ?4 FROM subscriptions WHERE workspace_seq = ?5 AND event_type IN (?2, '*') "
-    "RETURNING seq, endpoint_seq"
+    "ORDER BY endpoint_seq RETURNING seq, endpoint_seq"
 )
 # The same for many events, each row of the array being [workspace, id, type, time, whether to deliver, offset, length].
 # Their numbers are the next ones (sqlite.org/autoinc.html), in the array's order; within a trigger `sqlite_sequence`

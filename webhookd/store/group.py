@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Generic, TypeVar
 
+import orjson
+
 from webhookd.store.bulk import Bulk, Crowds
 from webhookd.store.database import concerns_command_only
 
@@ -50,10 +52,16 @@ class Crowd:
         for command in commands:
             assert command.bulk is not None
             self._items.setdefault(command.bulk, []).append(command.item)
-        self._values = crowds.pack(self._items)
+        self._values: list[str | bytes | None] | None
+        try:
+            self._values = crowds.pack(self._items)
+        except orjson.JSONEncodeError:  # text that isn't UTF-8, a number beyond 64 bits: of one, not of its neighbours
+            self._values = None
 
     def run(self, db: sqlite3.Connection) -> dict[Bulk[Any, Any], Any] | None:
         """Carry all out and read what it came to; None, and nothing is done, where that doesn't go."""
+        if self._values is None:
+            return None
         try:
             self._crowds.insert(db, self._values)
         except sqlite3.Error as error:
