@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ INSTALL_SECONDS = 300
 
 def main(arguments: list[str]) -> int:
     """Run everything; 0 if all of it passed."""
+    # A shell starts what runs in the background with SIGINT ignored, which commands inherit; some tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     checks = CHECKS if arguments else (*CHECKS, COVERAGE)
     failed = [name for name, command in checks if not _passes(name, command)]
     for program, tests_of_it in NEEDED:

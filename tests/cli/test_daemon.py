@@ -239,7 +239,8 @@ async def test_follow(ask: Any, endpoint: str, start: Any, tmp_path: Path) -> No
         told["event_type"],
         told["endpoint_id"],
     )
-    _, err = await process.communicate()
+    async with asyncio.timeout(30):
+        _, err = await process.communicate()
     assert (130, b"") == (process.returncode, err.strip())
 
 
