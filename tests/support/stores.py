@@ -24,9 +24,11 @@ async def open_store(folder: Path) -> AsyncIterator[Store]:
     finally:
         await store.writer.flushed()
         writing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await writing
-        await store.close()
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await writing
+        finally:  # also when the writer failed: an unclosed connection's thread would hang the exit of the tests
+            await store.close()
 
 
 async def add_workspace(store: Store, workspace_id: str = "default", *, now_ms: int = 0) -> Workspace:
