@@ -81,8 +81,8 @@ class Crowd:
         return [next(results[command.bulk]) for command in self._commands if command.bulk is not None]
 
 
-def run_group(db: sqlite3.Connection, crowds: Crowds, group: list[Command[Any]]) -> list[Any]:
-    """All of `group` in one transaction, or none of it."""
+def run_group(db: sqlite3.Connection, crowds: Crowds | None, group: list[Command[Any]]) -> list[Any]:
+    """All of `group` in one transaction, or none of it; without `crowds` bulk commands go one by one as well."""
     db.execute("BEGIN IMMEDIATE")
     try:
         results = _run_all(db, crowds, group)
@@ -94,7 +94,9 @@ def run_group(db: sqlite3.Connection, crowds: Crowds, group: list[Command[Any]])
     return results
 
 
-def _run_all(db: sqlite3.Connection, crowds: Crowds, group: list[Command[Any]]) -> list[Any]:
+def _run_all(db: sqlite3.Connection, crowds: Crowds | None, group: list[Command[Any]]) -> list[Any]:
+    if crowds is None:
+        return [_run_one(db, command) for command in group]
     results: list[Any] = []
     for is_bulk, stretch in groupby(group, lambda command: command.bulk is not None):
         commands = list(stretch)

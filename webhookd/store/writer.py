@@ -235,6 +235,7 @@ class Writer:
         """The results of a group, once it is committed."""
         if group[0].alone:
             return [await self._run(group[0].run)]
+        crowds: Crowds | None = self._crowds
         if all(command.bulk is not None for command in group):
             crowd = Crowd(self._crowds, group)
             read = await self._run(crowd.run)  # one statement, which is a transaction by itself
@@ -243,7 +244,8 @@ class Writer:
                     return crowd.results(read)
                 except MemoryError as error:
                     raise lost_sight() from error
-        return await self._run(lambda db: run_group(db, self._crowds, group))
+            crowds = None  # they don't go together, and needn't be tried again
+        return await self._run(lambda db: run_group(db, crowds, group))
 
     async def _run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         result, self.held_seconds = await self._connection.run(lambda db: _timed(db, function))
