@@ -29,8 +29,8 @@ from tests.crash import snapshot
 from tests.crash.case import Judgement, Violation
 from tests.crash.checker import judge
 from tests.crash.history import History, Terms
-from tests.crash.keeper import Keeper, KillPoint, Nursery, nursery, why_no_kill_points
-from tests.crash.kill_points import AT_ONCE, MOST_POINTS, Tally
+from tests.crash.keeper import Keeper, KillPoint, Nursery
+from tests.crash.kill_points import MOST_POINTS, Tally, told, until_clean
 from tests.crash.play import Play, Scenario
 from tests.crash.producer import events
 from tests.crash.scenarios import all_well, fails_until, some_wait
@@ -167,52 +167,28 @@ async def exhaust(fault: Fault, kept: Nursery) -> Tally:
     tally = Tally()
     began = time.monotonic()
     async with bench(kept) as where:
-        for number in range(1, MOST_POINTS):
-            judgement, reached = await where.run(fault, number)
-            if not reached:
-                tally.violations += [(fault.at(number), violation) for violation in judgement.violations]
-                break
-            tally.add(fault.at(number), judgement)
+        points = (fault.at(number) for number in range(1, MOST_POINTS))
+        await until_clean(tally, points, lambda point: where.run(fault, point.number))
     tally.seconds = time.monotonic() - began
     return tally
 
 
-async def every_fault(words: list[str]) -> Tally:
-    """All faults of the calls and the errors that are named, or of all, two at a time; each is told of as it ends."""
+def faults(words: list[str]) -> list[Fault]:
+    """All faults of the calls and the errors that are named, or of all."""
     calls = [word for word in words if word in ERRORS] or list(ERRORS)
     wanted = [word for word in words if word not in ERRORS]
-    left = [
+    return [
         Fault(call, error, for_ever)
         for call in calls
         for error in ERRORS[call]
         for for_ever in (False, True)
         if not wanted or error in wanted
     ]
-    total = Tally()
-
-    async def go_on() -> None:
-        while left:
-            fault = left.pop(0)
-            tally = await exhaust(fault, kept)
-            print(tally.line(str(fault)), flush=True)
-            for point, violation in tally.violations[:5]:
-                print(f"    {point.number}: {violation.rule}: {violation.text}", flush=True)
-            total.include(tally)
-
-    async with nursery() as kept:
-        await asyncio.gather(*(go_on() for _ in range(AT_ONCE)))
-    return total
 
 
 def main() -> int:
-    """Run and print; 1 if a promise was broken."""
-    reason = why_no_kill_points()
-    if reason is not None:
-        print(reason)
-        return 2
-    total = asyncio.run(every_fault(sys.argv[1:]))
-    print(total.line("all"))
-    return 1 if total.violations else 0
+    """As the arguments say."""
+    return told([(str(fault), fault) for fault in faults(sys.argv[1:])], exhaust)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from tests.crash import snapshot
 from tests.crash.case import Judgement, Violation
@@ -30,6 +31,8 @@ from tests.crash.play import Play, Scenario
 from tests.crash.scenarios import SCENARIOS, all_well, silent
 from tests.crash.witness import Witness, witness
 from tests.support.mailserver import MailServer, mail_server
+
+T = TypeVar("T")
 
 AT_ONCE = 2
 MOST_POINTS = 2000
@@ -165,47 +168,58 @@ async def exhaust(scenario: Scenario, kept: Nursery) -> Tally:
     began = time.monotonic()
     async with stage(scenario, kept) as where:
         for call in CALLS:
-            for number in range(1, MOST_POINTS):
-                point = KillPoint(call, number, scenario.anywhere)
-                judgement, reached = await where.run(point)
-                if not reached:
-                    tally.violations += [(point, violation) for violation in judgement.violations]
-                    break
-                tally.add(point, judgement)
+            points = (KillPoint(call, number, scenario.anywhere) for number in range(1, MOST_POINTS))
+            await until_clean(tally, points, where.run)
     tally.seconds = time.monotonic() - began
     return tally
 
 
-async def every_point(names: Sequence[str]) -> dict[str, Tally]:
-    """All scenarios, or those named, two at a time; each is told of as it ends."""
-    left = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
-    tallies: dict[str, Tally] = {}
+async def until_clean(
+    tally: Tally, points: Iterable[KillPoint], run: Callable[[KillPoint], Awaitable[tuple[Judgement, bool]]]
+) -> None:
+    """One run after the other, until one gets through without reaching its point."""
+    for point in points:
+        judgement, reached = await run(point)
+        if not reached:
+            tally.violations += [(point, violation) for violation in judgement.violations]
+            return
+        tally.add(point, judgement)
+
+
+async def all_of(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Nursery], Awaitable[Tally]]) -> Tally:
+    """What all come to, two at a time; each is told of as it ends."""
+    left = list(named)
+    total = Tally()
 
     async def work() -> None:
         while left:
-            scenario = left.pop(0)
-            tallies[scenario.name] = tally = await exhaust(scenario, kept)
-            print(tally.line(scenario.name), flush=True)
+            name, each = left.pop(0)
+            tally = await exhausted(each, kept)
+            print(tally.line(name), flush=True)
             for point, violation in tally.violations[:20]:
                 print(f"    {point.call} {point.number}: {violation.rule}: {violation.text}", flush=True)
+            total.include(tally)
 
     async with nursery() as kept:
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
-    return tallies
+    return total
 
 
-def main() -> int:
-    """Run and print; 1 if a promise was broken."""
+def told(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Nursery], Awaitable[Tally]]) -> int:
+    """Run all and print; 1 if a promise was broken, 2 where it can't be tried."""
     reason = why_no_kill_points()
     if reason is not None:
         print(reason)
         return 2
-    tallies = asyncio.run(every_point(sys.argv[1:]))
-    total = Tally()
-    for tally in tallies.values():
-        total.include(tally)
+    total = asyncio.run(all_of(named, exhausted))
     print(total.line("all"))
     return 1 if total.violations else 0
+
+
+def main() -> int:
+    """All scenarios, or those named."""
+    names = sys.argv[1:]
+    return told([(each.name, each) for each in SCENARIOS if not names or each.name in names], exhaust)
 
 
 if __name__ == "__main__":
