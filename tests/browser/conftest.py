@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
+from tests.support.listening import listening
 from webhookd.clock import SystemClock
 from webhookd.config import Budget, Config, Delivery, Egress
 from webhookd.house import House
@@ -107,23 +107,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-@asynccontextmanager
-async def _serving(app: web.Application, *, ours: bool) -> AsyncIterator[str]:
-    runner = Runner(app, shutdown_seconds=0.2) if ours else web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
     made = Receiver()
     app = web.Application()
     app.router.add_post("/{path:.*}", made.answer)
-    async with _serving(app, ours=False) as url:
+    async with listening(web.AppRunner(app, access_log=None, shutdown_timeout=0.2)) as url:
         made.url = f"{url}/hook"
         yield made
 
@@ -133,7 +122,7 @@ async def site(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Site]:
     house = await House.open(CONFIG, tmp_path, clock=SystemClock())
     try:
         await house.start({})
-        async with _serving(make_app(house.services), ours=True) as url:
+        async with listening(Runner(make_app(house.services), shutdown_seconds=0.2)) as url:
             yield Site(house, url, receiver, (tmp_path / "admin-token").read_text().strip())
             house.close_doors()
     finally:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from aiohttp import web
 
@@ -17,10 +18,16 @@ def free_port() -> int:
         return port
 
 
-@asynccontextmanager
-async def served(handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+def served(
+    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+) -> AbstractAsyncContextManager[str]:
     """The URL at which `handle` answers every request."""
-    runner = web.ServerRunner(web.Server(handle), shutdown_timeout=0.1)
+    return listening(web.ServerRunner(web.Server(handle), shutdown_timeout=0.1))
+
+
+@asynccontextmanager
+async def listening(runner: web.BaseRunner[Any]) -> AsyncIterator[str]:
+    """The URL at which what `runner` serves is reached."""
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
