@@ -14,18 +14,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMPLETE = (
     "webhookd/rules/*.py",
-    "webhookd/delivery/egress.py",
-    "webhookd/delivery/exchange.py",
-    "webhookd/delivery/resolver.py",
-    "webhookd/web/middleware.py",
-    "webhookd/web/holding.py",
+    "webhookd/sender/egress.py",
+    "webhookd/sender/attempt_trace.py",
+    "webhookd/sender/resolver.py",
+    "webhookd/web/server/guard.py",
+    "webhookd/web/server/memory_limit.py",
 )
 RUN = (
     "tests/rules",
-    "tests/delivery/test_egress.py",
-    "tests/delivery/test_resolver.py",
-    "tests/web/test_middleware.py",
-    "tests/web/test_holding.py",
+    "tests/sender/test_egress.py",
+    "tests/sender/test_resolver.py",
+    "tests/web/server/test_guard.py",
+    "tests/web/server/test_memory_limit.py",
 )
 
 

@@ -22,7 +22,7 @@ from webhookd.config import (
     find_state_dir,
     reloadable,
 )
-from webhookd.configfile import KEYS, VARIABLES, Mistake, check, lines_of, load
+from webhookd.config_loader import KEYS, VARIABLES, Mistake, check, lines_of, load
 from webhookd.errors import EXIT_CONFIG, ConfigError
 
 

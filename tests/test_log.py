@@ -21,11 +21,11 @@ import pytest
 
 from webhookd import log
 from webhookd.log import LOG_EVENTS, loggable_url
-from webhookd.logformat import LEADING, LINE_BYTES
-from webhookd.logstream import LogStream
-from webhookd.logthrottle import KEYS_KEPT, Summary, Throttle
+from webhookd.log.format import LEADING, LINE_BYTES
+from webhookd.log.stream import LogStream
+from webhookd.log.throttle import KEYS_KEPT, Summary, Throttle
 
-SOURCES = Path(log.__file__).parent
+SOURCES = Path(log.__file__).parents[1]
 PATIENCE_SECONDS = 20.0
 
 

@@ -20,16 +20,16 @@ from msgspec import structs
 
 from webhookd import log
 from webhookd._version import __version__
+from webhookd.app import House
 from webhookd.clock import SystemClock
 from webhookd.config import NEED_RESTART, Config, Listen, reloadable
 from webhookd.errors import ConfigError, Fatal, NotYet
-from webhookd.house import House
-from webhookd.rules.addresses import OwnAddress
-from webhookd.store.database import StateLock
-from webhookd.upkeep.handover import sockets_handed_over
-from webhookd.upkeep.heartbeat import notify, taking_time
-from webhookd.web.app import make_app
-from webhookd.web.server import Runner
+from webhookd.rules.ip_policy import OwnAddress
+from webhookd.socket_activation import sockets_handed_over
+from webhookd.store.connection import StateLock
+from webhookd.systemd import notify, taking_time
+from webhookd.web.router import make_app
+from webhookd.web.server.http_server import Runner
 
 ADDRESS_FILE = "address"
 # Requests under way when the daemon stops: streams are told at once, the rest is short.

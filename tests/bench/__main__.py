@@ -19,13 +19,14 @@ import resource
 import tempfile
 from pathlib import Path
 
-from tests.bench import growth, others, processes, report
+from tests.bench import growth, processes, report
 from tests.bench.measure import Figure, Scale, Yard
+from tests.bench.peers import compare
 from tests.bench.rows import ROWS
 
 GROWTH_SIZES = (10_000, 100_000, 1_000_000)
 GROWTH = "growth"
-NAMES = [*ROWS, others.NAME, GROWTH]
+NAMES = [*ROWS, compare.NAME, GROWTH]
 
 
 async def measure(names: list[str], scale: Scale, out: Path, *, large: bool) -> None:
@@ -43,7 +44,7 @@ async def measure(names: list[str], scale: Scale, out: Path, *, large: bool) -> 
                     )
                     print(report.growth_table(curves), flush=True)
                     continue
-                found = await (others.measure(yard) if name == others.NAME else ROWS[name](yard))
+                found = await (compare.measure(yard) if name == compare.NAME else ROWS[name](yard))
                 figures += found
                 print(report.table(found), flush=True)
                 report.write(out, figures, curves)

@@ -23,7 +23,7 @@ import aiohttp
 from tests.support.process import Daemon, daemon
 from tests.support.receiver import receiver
 from webhookd.clock import rfc3339
-from webhookd.store.database import open_writer
+from webhookd.store.connection import open_writer
 
 CONFIG = '[egress]\nallow = ["127.0.0.0/8"]\n[log]\nlevel = "warning"\n[retention]\nmax_size_mb = 100000\n'
 ENDPOINTS = 20

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.support.process import Daemon, daemon
 from tests.support.receiver import receiver
-from webhookd.store.database import open_writer
+from webhookd.store.connection import open_writer
 
 CONFIG = '[egress]\nallow = ["127.0.0.0/8"]\n[log]\nlevel = "warning"\n[limits]\nwaiting_per_workspace = 10000000\n'
 CONFIG += "[hold]\nmax_events = 10000000\nmax_mb = 100000\n"

@@ -25,10 +25,10 @@ from tests.support.stores import accept, add_endpoint, add_workspace, open_store
 from webhookd.clock import SystemClock
 from webhookd.config import Config
 from webhookd.config import Retention as Settings
-from webhookd.model import Workspace
+from webhookd.models import Workspace
+from webhookd.retention import Retention, Swept
 from webhookd.store import deliveries, retention
 from webhookd.store.store import Db, Store
-from webhookd.upkeep.retention import Retention, Swept
 
 ENDPOINTS = 20
 FILL_ROWS = 20_000

@@ -28,7 +28,7 @@ from aiohttp import web
 
 from tests.support.process import Daemon, cpu_seconds, daemon
 from webhookd.clock import rfc3339
-from webhookd.model import Json
+from webhookd.models import Json
 
 RATE_PER_SECOND = 200
 BATCH = 20

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.peer import event
-from webhookd.model import Endpoint, EndpointState
+from webhookd.models import Endpoint, EndpointState
 from webhookd.store import endpoints, workspaces
-from webhookd.store.database import open_writer
+from webhookd.store.connection import open_writer
 
 STEP = 20_000
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -18,12 +18,12 @@ from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.support.listening import listening
+from webhookd.app import House
 from webhookd.clock import SystemClock
 from webhookd.config import Budget, Config, Delivery, Egress
-from webhookd.house import House
-from webhookd.model import Endpoint, NewEvent
-from webhookd.web.app import make_app
-from webhookd.web.server import Runner
+from webhookd.models import Endpoint, NewEvent
+from webhookd.web.router import make_app
+from webhookd.web.server.http_server import Runner
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # As root in a container, and with no talk to anybody but the tests.

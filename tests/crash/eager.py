@@ -12,19 +12,21 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tests.crash.nursery import await_tracer
+from tests.crash.forkserver import await_tracer
 from webhookd import daemon
-from webhookd.configfile import load
-from webhookd.store import database, room
+from webhookd.config_loader import load
+from webhookd.store import connection, disk_space
 
 LOG_PAGES = 60
 
 
 def main(state_dir: str, config_file: str, synchronous: str) -> int:
     """Serve until SIGTERM."""
-    database._WRITER_PRAGMAS = database._WRITER_PRAGMAS.replace("synchronous = FULL", f"synchronous = {synchronous}")
-    assert f"synchronous = {synchronous};" in database._WRITER_PRAGMAS
-    room.CHECKPOINT_PAGES = LOG_PAGES
+    connection._WRITER_PRAGMAS = connection._WRITER_PRAGMAS.replace(
+        "synchronous = FULL", f"synchronous = {synchronous}"
+    )
+    assert f"synchronous = {synchronous};" in connection._WRITER_PRAGMAS
+    disk_space.CHECKPOINT_PAGES = LOG_PAGES
     await_tracer()
     return asyncio.run(daemon.serve(load(Path(config_file), {}), Path(state_dir), environ={}))
 

@@ -29,11 +29,11 @@ from tests.crash import snapshot
 from tests.crash.case import Judgement, Violation
 from tests.crash.checker import judge
 from tests.crash.history import History, Terms
-from tests.crash.keeper import Keeper, KillPoint, Nursery
 from tests.crash.kill_points import MOST_POINTS, Tally, told, until_clean
 from tests.crash.play import Play, Scenario
 from tests.crash.producer import events
 from tests.crash.scenarios import all_well, fails_until, some_wait
+from tests.crash.supervisor import Keeper, KillPoint, Nursery
 from tests.crash.witness import Witness, witness
 from tests.support.mailserver import MailServer, mail_server
 

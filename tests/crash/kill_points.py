@@ -26,9 +26,9 @@ from tests.crash import snapshot
 from tests.crash.case import Judgement, Violation
 from tests.crash.checker import judge
 from tests.crash.history import History
-from tests.crash.keeper import CALLS, Keeper, KillPoint, Nursery, nursery, why_no_kill_points
 from tests.crash.play import Play, Scenario
 from tests.crash.scenarios import SCENARIOS, all_well, silent
+from tests.crash.supervisor import CALLS, Keeper, KillPoint, Nursery, nursery, why_no_kill_points
 from tests.crash.witness import Witness, witness
 from tests.support.mailserver import MailServer, mail_server
 

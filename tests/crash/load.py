@@ -19,7 +19,7 @@ import aiohttp
 from tests.crash.history import Enabled, History, Received, Subscriber
 from tests.crash.producer import Event, Producer
 from tests.crash.witness import Reply
-from webhookd.model import Json
+from webhookd.models import Json
 
 COMMON = (
     "conversation.opened",

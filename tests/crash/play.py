@@ -12,11 +12,11 @@ from typing import Any
 
 from tests.crash.case import Violation
 from tests.crash.history import Enabled, Final, History, Subscriber, Terms
-from tests.crash.keeper import Keeper
 from tests.crash.producer import Body, Producer
+from tests.crash.supervisor import Keeper
 from tests.crash.witness import Manners, Witness
 from tests.support.mailserver import MailServer
-from webhookd.model import Json
+from webhookd.models import Json
 
 DRAIN_SECONDS = 300.0
 

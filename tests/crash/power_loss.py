@@ -35,7 +35,7 @@ from pathlib import Path
 from tests.crash import disk_trace
 from tests.crash.disk_image import Disk, Image
 from tests.crash.disk_trace import Accepted, Attempted, Happening, Sync
-from tests.crash.keeper import why_no_kill_points
+from tests.crash.supervisor import why_no_kill_points
 from tests.support import process
 from tests.support.process import Daemon, daemon
 from tests.support.receiver import Receiver, receiver

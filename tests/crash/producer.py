@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from tests.crash.history import Asked, Said
-from webhookd.model import Json
+from webhookd.models import Json
 
 # Bytes, or pieces of them as they come to be sent.
 Body = bytes | AsyncIterator[bytes]

@@ -14,8 +14,8 @@ from tests.crash.history import DELIVERED, REPLAY, SKIPPED, Final, Received, Sai
 from tests.crash.play import DRAIN_SECONDS, Play, Scenario
 from tests.crash.producer import events
 from tests.crash.witness import Manners, Reply
-from webhookd.model import Json
-from webhookd.store import database
+from webhookd.models import Json
+from webhookd.store import connection
 
 DAY_MS = 86_400_000
 
@@ -271,7 +271,7 @@ def migrated(play: Play, final: Final) -> list[Violation]:
     with closing(sqlite3.connect(play.state_dir / "webhookd.db")) as db:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         rows = db.execute("SELECT count(*), count(DISTINCT shade) FROM shades").fetchone()
-    good = version == len(database._migrations()) + 1 and rows == (len(final.deliveries), len(final.deliveries))
+    good = version == len(connection._migrations()) + 1 and rows == (len(final.deliveries), len(final.deliveries))
     return [] if good else [Violation("migrate", f"version {version}, rows {rows}")]
 
 

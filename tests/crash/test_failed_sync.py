@@ -18,8 +18,8 @@ import pytest
 from tests.crash import disk_trace
 from tests.crash.disk_image import Disk, Image
 from tests.crash.disk_trace import Accepted, Attempted, Sync
-from tests.crash.keeper import why_no_kill_points
 from tests.crash.power_loss import CONFIG, recorded
+from tests.crash.supervisor import why_no_kill_points
 from tests.support import process
 from tests.support.process import Daemon, daemon
 

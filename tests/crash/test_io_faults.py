@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.crash.io_faults import Fault, bench, ended_when_full
-from tests.crash.keeper import nursery, why_no_kill_points
+from tests.crash.supervisor import nursery, why_no_kill_points
 
 WHY_NOT = why_no_kill_points()
 FAULTS = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.keeper import KillPoint, nursery, why_no_kill_points
 from tests.crash.kill_points import stage
 from tests.crash.play import Scenario
 from tests.crash.scenarios import SCENARIOS
+from tests.crash.supervisor import KillPoint, nursery, why_no_kill_points
 
 WHY_NOT = why_no_kill_points()
 # One in the first commits after the start, one further on.

@@ -14,7 +14,7 @@ from tests.support import process
 from tests.support.mailserver import MailServer, mail_server
 from tests.support.process import Daemon
 from tests.support.receiver import Receiver, receiver
-from webhookd.model import Json
+from webhookd.models import Json
 
 LIMIT = 5
 EVENTS = 10
@@ -78,7 +78,7 @@ class Keeper:
                 self.deaths += 1
                 await self.daemon.session.close()
             point = self._point if self.daemon is None else "never"
-            command = ["-m", "tests.crash.mortal", str(self._state_dir), "CONFIG", point]
+            command = ["-m", "tests.crash.kill_at", str(self._state_dir), "CONFIG", point]
             self.daemon = await process.start(self._state_dir, self._config, command=command, alive=False)
             await process.until_ready(self.daemon)
         return self.daemon

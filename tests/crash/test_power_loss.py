@@ -10,8 +10,8 @@ import pytest
 from tests.crash import disk_trace
 from tests.crash.disk_image import Disk
 from tests.crash.disk_trace import Accepted, Attempted, Create, Remove, Sync, Truncate, Write
-from tests.crash.keeper import why_no_kill_points
 from tests.crash.power_loss import cut
+from tests.crash.supervisor import why_no_kill_points
 
 WHY_NOT = why_no_kill_points()
 

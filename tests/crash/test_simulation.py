@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.simulate import simulate
-from tests.crash.simulation.sabotage import FOUND, SABOTAGE, sabotaged
+from tests.crash.simulation.mutations import FOUND, SABOTAGE, sabotaged
 from tests.crash.simulation.world import play
 from tests.support.process import ROOT
 

@@ -2,7 +2,7 @@
 
     python -m tests.hostile.beside [SECONDS]
 
-Every behaviour of `tests.support.torments` is among them, over http and https in turns, from a process of their own.
+Every behaviour of `tests.support.bad_receivers` is among them, over http and https in turns, in a process of its own.
 First their events come one by one, then all at once every three seconds; a failed one is given up at once, so that the
 next begins.  Before that the healthy one gets as much alone.  Prints the longest attempt, the loop's lag, the healthy
 endpoint's times from accepted to delivered, and by how much the daemon's memory grew.
@@ -24,11 +24,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tests.support.bad_receiver_server import Tormentor
+from tests.support.bad_receivers import ALL, healthy
 from tests.support.probed import Lag, read_lags
 from tests.support.process import ROOT, Daemon, start
-from tests.support.tormentor import Tormentor
-from tests.support.torments import ALL, healthy
-from webhookd.model import Reason
+from webhookd.models import Reason
 
 HOSTILE = 199
 SECONDS = 20.0
@@ -114,7 +114,7 @@ def choose(ports: dict[str, dict[str, int]], number: int, turn: int) -> list[Hos
 async def _receivers() -> AsyncIterator[tuple[dict[str, dict[str, int]], str]]:
     """The process of the hostile receivers: its ports, and the certificate of its authority."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.torments", cwd=ROOT, limit=1 << 20,
+        sys.executable, "-m", "tests.support.bad_receivers", cwd=ROOT, limit=1 << 20,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdin is not None

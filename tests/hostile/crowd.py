@@ -26,7 +26,7 @@ HEAD = (
 )
 # The daemon takes callers on half of the descriptors that it may have; where that is too few it is told to take more.
 SERVE = (
-    "import webhookd.web.server as server; half = server._connections_max; "
+    "import webhookd.web.server.http_server as server; half = server._connections_max; "
     "server._connections_max = lambda: max(half(), {connections} + 10); from webhookd.cli import main; main()"
 )
 BODY_SENT = 16 * 1024

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["webhookd.rules.events", "webhookd.rules.catalogue"]):
+with atheris.instrument_imports(include=["webhookd.rules.parsing", "webhookd.rules.event_types"]):
     from webhookd.errors import Refusal
-    from webhookd.rules.catalogue import Catalogue
-    from webhookd.rules.events import LineSplitter, parse_event, split_array
+    from webhookd.rules.event_types import Catalogue
+    from webhookd.rules.parsing import LineSplitter, parse_event, split_array
 
 MAX_BYTES = 2000
 CATALOGUE = Catalogue({})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.hostile import beside
-from tests.support.torments import ALL
+from tests.support.bad_receivers import ALL
 
 
 async def test_hostile_receivers_beside_a_healthy_one() -> None:

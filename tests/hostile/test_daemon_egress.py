@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.hostile.urls import CASES, NAMES, OWN_PORT, Saved, Sent
+from tests.support.bad_receiver_server import Tormentor
+from tests.support.bad_receivers import healthy
 from tests.support.nameserver import NameServer, Silence
 from tests.support.process import Daemon, start
-from tests.support.tormentor import Tormentor
-from tests.support.torments import healthy
 
 CONFIG = """
 [egress]

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.support.bad_receiver_server import OK, Line, Script, Tormentor
+from tests.support.bad_receivers import contexts
 from tests.support.process import daemon
-from tests.support.tormentor import OK, Line, Script, Tormentor
-from tests.support.torments import contexts
 from webhookd.clock import SystemClock
-from webhookd.delivery.egress import Egress
-from webhookd.delivery.resolver import DnsResolver
-from webhookd.delivery.sender import HttpSender, default_ssl_context
-from webhookd.model import Outcome, Reason, Request
+from webhookd.models import Outcome, Reason, Request
+from webhookd.sender.client import HttpSender, default_ssl_context
+from webhookd.sender.egress import Egress
+from webhookd.sender.resolver import DnsResolver
 
 CONFIG = '[egress]\nallow = ["127.0.0.0/8"]\n'
 EVENTS = 12

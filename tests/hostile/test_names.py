@@ -9,17 +9,17 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from tests.hostile.urls import NAMES, Name
+from tests.support.bad_receiver_server import OK, Line, Tormentor
+from tests.support.bad_receivers import healthy
 from tests.support.nameserver import Alias, Answer, NameServer, Silence
-from tests.support.tormentor import OK, Line, Tormentor
-from tests.support.torments import healthy
 from tests.support.watch import watch
 from webhookd.clock import SystemClock
-from webhookd.delivery.egress import Egress
-from webhookd.delivery.resolver import DnsResolver
-from webhookd.delivery.sender import HttpSender, default_ssl_context
-from webhookd.model import Outcome, Reason, Request
-from webhookd.rules.addresses import Address, Network
+from webhookd.models import Outcome, Reason, Request
+from webhookd.rules.ip_policy import Address, Network
 from webhookd.rules.urls import check_url
+from webhookd.sender.client import HttpSender, default_ssl_context
+from webhookd.sender.egress import Egress
+from webhookd.sender.resolver import DnsResolver
 
 NOTHING: list[Network] = []
 LOOPBACK: list[Network] = [ip_network("127.0.0.1")]

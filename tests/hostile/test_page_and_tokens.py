@@ -10,11 +10,12 @@ import pytest
 
 from tests.support.api import Answer, Api, running_api, wire
 from tests.support.reader import FORM, Browser
+from webhookd.admin import sessions, tokens
+from webhookd.admin.sessions import WRONG_MAX
 from webhookd.config import Config, Listen
-from webhookd.web import access, pages_routes, sessions
-from webhookd.web.sessions import WRONG_MAX
+from webhookd.web.ui import routes
 
-ROUTES = [*pages_routes._OPEN, *pages_routes._SIGNED_IN]
+ROUTES = [*routes._OPEN, *routes._SIGNED_IN]
 READ = sorted({path for method, path, _ in ROUTES if method == "GET"})
 CHANGES = sorted({path for method, path, _ in ROUTES if method == "POST"})
 EVIL_HOSTS = ["evil.example:8780", "localhost.evil.example"]
@@ -165,7 +166,7 @@ async def test_every_refusal_has_the_policy(api: Api) -> None:
 def test_secrets_are_looked_up_by_a_hash_and_compared_in_constant_time() -> None:
     """No secret is compared letter by letter: tokens, codes and cookies by the hash of what came, the form's proof by
     `compare_digest`."""
-    for module in (access, sessions):
+    for module in (tokens, sessions):
         assert module.__file__
         text = Path(module.__file__).read_text()
         assert not re.search(r"(secret|code|proof|cookie)\w* *[!=]= *\w", text)

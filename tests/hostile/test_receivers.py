@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.torments import ALL, GZIP_BOMB, KINDS, TORMENTS
+from tests.support.bad_receivers import ALL, GZIP_BOMB, KINDS, TORMENTS
 from webhookd.clock import SystemClock
-from webhookd.delivery.egress import Egress
-from webhookd.delivery.resolver import DnsResolver
-from webhookd.delivery.sender import KEPT_OF_SUCCESS_BYTES, READ_BYTES, HttpSender
-from webhookd.model import Outcome, Reason, Request
+from webhookd.models import Outcome, Reason, Request
+from webhookd.sender.client import KEPT_OF_SUCCESS_BYTES, READ_BYTES, HttpSender
+from webhookd.sender.egress import Egress
+from webhookd.sender.resolver import DnsResolver
 
 # Only those that can't but be late get the short time: what the others do takes as long as the machine takes.
 TIMEOUT_SECONDS = {True: 2.0, False: 5.0}
@@ -70,7 +70,7 @@ class Everything:
 @pytest.fixture(scope="module")
 def receivers() -> Iterator[Receivers]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.torments"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "tests.support.bad_receivers"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None

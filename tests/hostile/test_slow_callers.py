@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.api import Api, Wire, head, running_api, wire
-from webhookd.web.http import Patience
-from webhookd.web.ingest_stream import STREAMS
+from webhookd.web.api.event_stream import STREAMS
+from webhookd.web.server.requests import Patience
 
 PATIENCE = Patience(body_seconds=0.4, line_seconds=0.4, idle_seconds=0.4)
 EVENT = b'{"event_type":"message.received"}'
@@ -69,7 +69,7 @@ async def test_a_slow_caller_is_given_up(api: Api, name: str) -> None:
 @pytest.mark.parametrize("begun", [b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "])
 async def test_slow_headers_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
     """Nothing, a letter, or half a header of which more keeps coming: the connection ends."""
-    monkeypatch.setattr("webhookd.web.server.KEEP_ALIVE_SECONDS", 0.2)
+    monkeypatch.setattr("webhookd.web.server.http_server.KEEP_ALIVE_SECONDS", 0.2)
     async with running_api(tmp_path) as api, wire(api.port) as line:
         line.send(begun)
         ending = asyncio.create_task(line.ended())

@@ -24,13 +24,13 @@ from tests.support.watch import Watch, watch
 from webhookd.clock import SystemClock
 from webhookd.config import Config, Limits
 from webhookd.config import Egress as EgressSettings
-from webhookd.delivery.connection import GatedConnector
-from webhookd.delivery.egress import Egress
-from webhookd.delivery.exchange import CURRENT, Exchange
-from webhookd.delivery.resolver import DnsResolver
-from webhookd.delivery.sender import HttpSender, default_ssl_context
-from webhookd.model import Outcome, Reason, Request
-from webhookd.rules.addresses import Address, Network, OwnAddress
+from webhookd.models import Outcome, Reason, Request
+from webhookd.rules.ip_policy import Address, Network, OwnAddress
+from webhookd.sender.attempt_trace import CURRENT, Exchange
+from webhookd.sender.client import HttpSender, default_ssl_context
+from webhookd.sender.egress import Egress
+from webhookd.sender.http1 import GatedConnector
+from webhookd.sender.resolver import DnsResolver
 
 OWN = OwnAddress(ip_address("127.0.0.1"), OWN_PORT)
 NOTHING: list[Network] = []

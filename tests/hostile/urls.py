@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tests.support.nameserver import NXDOMAIN, REFUSED, SERVFAIL, Alias, Answer, Garbage, Silence
-from webhookd.model import Reason
+from webhookd.models import Reason
 
 OWN_PORT = 8780
 

@@ -13,7 +13,7 @@ from tests.support import process
 from tests.support.process import Daemon, daemon
 from tests.support.receiver import receiver
 from webhookd.errors import AlreadyRunning
-from webhookd.store.database import StateLock
+from webhookd.store.connection import StateLock
 
 LOOPBACK = '[egress]\nallow = ["127.0.0.0/8"]\n'
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.process import ROOT, Daemon, daemon
 from tests.support.receiver import receiver
-from webhookd.model import Json
+from webhookd.models import Json
 
 CONFIG = '[egress]\nallow = ["127.0.0.0/8"]\n[delivery]\nretry_seconds = []\n[budget]\nlimit = 1\n'
 # The daemon, whose failures of its own machine are tried again sooner than after the 30 s that users have.

@@ -26,11 +26,11 @@ from tests.support.engine import engine
 from tests.support.process import ROOT, Daemon
 from tests.support.receiver import receiver
 from tests.support.stuck import EXTENSION_SECONDS as EXTENDED_SECONDS
-from webhookd import daemon, house
+from webhookd import app, daemon
 from webhookd.config import Delivery
 from webhookd.errors import EXIT_CONFIG, ConfigError
-from webhookd.upkeep.handover import sockets_handed_over
-from webhookd.upkeep.heartbeat import EXTENSION_SECONDS
+from webhookd.socket_activation import sockets_handed_over
+from webhookd.systemd import EXTENSION_SECONDS
 
 SERVICE = handed.UNIT
 SOCKET = SERVICE.with_suffix(".socket")
@@ -531,7 +531,7 @@ def test_a_stop_has_the_time_that_the_daemon_may_need() -> None:
     """The longest timeout of an attempt, what follows it, and the end of the callers' answers."""
     (longest,) = (each for each in Delivery.__annotations__.items() if each[0] == "timeout_seconds")
     assert "60" in longest[1]
-    assert seconds("TimeoutStopSec") > 60 + house.STOP_SECONDS + daemon.SHUTDOWN_SECONDS + 5
+    assert seconds("TimeoutStopSec") > 60 + app.STOP_SECONDS + daemon.SHUTDOWN_SECONDS + 5
 
 
 def test_no_secret_is_needed_for_a_start() -> None:
@@ -560,7 +560,7 @@ async def test_the_daemon_works_within_what_the_unit_allows(analyze: str, tmp_pa
 
 def test_the_way_out_is_seen_where_only_processes_are_in_proc() -> None:
     """`ProcSubset=pid` hides /proc/net; a machine that has a way out must not seem cut off there."""
-    look = "from webhookd.delivery.machine import has_default_route; print(has_default_route())"
+    look = "from webhookd.sender.host import has_default_route; print(has_default_route())"
     outside = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
     mounted = subprocess.run(
         ["unshare", "--mount", "sh", "-c", 'mount -t proc -o subset=pid proc /proc && exec "$@"', "sh",

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.api import Wire, wire
 from tests.support.process import Daemon, cpu_seconds, daemon
-from webhookd.web.holding import FULL_BYTES
+from webhookd.web.server.memory_limit import FULL_BYTES
 
 pytestmark = pytest.mark.skipif(
     not hasattr(resource, "prlimit"), reason="the limits of a running process can't be changed here"

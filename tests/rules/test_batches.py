@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from webhookd.errors import Refusal
-from webhookd.rules.events import MAX_ARRAY_EVENTS, Line, LineSplitter, split_array
+from webhookd.rules.parsing import MAX_ARRAY_EVENTS, Line, LineSplitter, split_array
 
 
 def refusal(raw: bytes) -> Refusal:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.model import Reason
+from webhookd.models import Reason
 from webhookd.rules.retry import (
     LOCAL_RETRY_SECONDS,
     Decision,

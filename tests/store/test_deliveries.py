@@ -11,9 +11,9 @@ import pytest
 from msgspec import structs
 
 from tests.support.stores import accept, add_endpoint, add_workspace, open_store
-from webhookd.model import DeliveryState, DeliveryView, Endpoint, QueuedDelivery, Workspace
-from webhookd.store import attempts, changes, deliveries, endpoints, logbook
-from webhookd.store.logbook import LogFilter
+from webhookd.models import DeliveryState, DeliveryView, Endpoint, QueuedDelivery, Workspace
+from webhookd.store import attempts, changes, deliveries, delivery_log, endpoints
+from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Store
 
 BODY = b'{"event_type":"message.sent"}'
@@ -61,7 +61,7 @@ class Table:
         return await self.store.read(lambda db: deliveries.page(db, self.endpoint.seq, after, limit, inline_bytes))
 
     async def view(self, seq: int) -> DeliveryView:
-        found = await self.store.read(lambda db: logbook.get(db, self.workspace.seq, seq, paused=False))
+        found = await self.store.read(lambda db: delivery_log.get(db, self.workspace.seq, seq, paused=False))
         assert found is not None
         return found
 
@@ -220,7 +220,7 @@ async def test_a_replay_is_a_new_delivery_of_the_same_event(table: Table) -> Non
     shown = await table.view(again[0].seq)
     assert ("message.sent", queued[2].seq, False) == (shown.event_type, shown.replay_of, shown.is_test)
     found = await table.store.read(
-        lambda db: logbook.page(
+        lambda db: delivery_log.page(
             db, LogFilter(table.workspace.seq, paused=False, event_type="message.sent"), before_seq=None, limit=9
         )
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.stores import accept, add_endpoint, add_workspace, open_store
-from webhookd.model import Endpoint, EndpointState, NewEvent
+from webhookd.models import Endpoint, EndpointState, NewEvent
 from webhookd.store import attempts, deliveries, endpoints, events
 from webhookd.store.store import Store
 

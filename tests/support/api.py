@@ -15,11 +15,11 @@ from aiohttp import ClientSession, ClientTimeout, web
 from multidict import CIMultiDictProxy
 
 from tests.support.engine import Engine, ScriptedNetwork, engine
+from webhookd.app import House
 from webhookd.config import Config
-from webhookd.house import House
-from webhookd.web.app import make_app
-from webhookd.web.http import Patience
-from webhookd.web.server import Runner
+from webhookd.web.router import make_app
+from webhookd.web.server.http_server import Runner
+from webhookd.web.server.requests import Patience
 
 TIMEOUT_SECONDS = 20.0
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.clock import ManualClock
+from webhookd.app import House
 from webhookd.config import Config
-from webhookd.house import House
-from webhookd.model import Accepted, Endpoint, NewEvent, Outcome, Reason, Request
-from webhookd.store.database import StateLock
+from webhookd.models import Accepted, Endpoint, NewEvent, Outcome, Reason, Request
+from webhookd.store.connection import StateLock
 
 Answer = int | Reason
 POLLS = 20_000

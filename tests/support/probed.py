@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from webhookd.app import House
 from webhookd.cli import main
-from webhookd.house import House
 
 EVERY_SECONDS = 0.005
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from webhookd.model import Endpoint, EndpointState, NewEvent, QueuedDelivery, Workspace
+from webhookd.models import Endpoint, EndpointState, NewEvent, QueuedDelivery, Workspace
 from webhookd.store import endpoints, events, workspaces
 from webhookd.store.store import Store
 

@@ -15,13 +15,13 @@ import time
 from types import FrameType
 from typing import Any
 
+from webhookd import systemd
 from webhookd.cli import main
 from webhookd.delivery import consumer, dispatcher
 from webhookd.delivery.queue import EndpointQueue
-from webhookd.delivery.sender import HttpSender
-from webhookd.model import Endpoint, Outcome, Request
-from webhookd.store import database
-from webhookd.upkeep import heartbeat
+from webhookd.models import Endpoint, Outcome, Request
+from webhookd.sender.client import HttpSender
+from webhookd.store import connection
 
 MARGIN_SECONDS = 0.5
 EXTENSION_SECONDS = 0.3
@@ -58,9 +58,9 @@ def make_stuck(what: str) -> None:
     elif what == "loop":
         signal.signal(signal.SIGUSR1, block)
     elif what == "migration":
-        scripts = [*database._migrations(), SLOW_SCHEMA]
-        database._migrations = lambda: scripts
-        heartbeat.EXTENSION_SECONDS = EXTENSION_SECONDS
+        scripts = [*connection._migrations(), SLOW_SCHEMA]
+        connection._migrations = lambda: scripts
+        systemd.EXTENSION_SECONDS = EXTENSION_SECONDS
     else:
         raise ValueError(what)
 

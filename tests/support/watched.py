@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 from webhookd.cli import main
-from webhookd.delivery import network
-from webhookd.delivery.resolver import DnsResolver
+from webhookd.sender import network
+from webhookd.sender.resolver import DnsResolver
 
 
 def run(nameserver: str, file: str) -> None:

@@ -14,7 +14,7 @@ import sys
 import click
 
 from webhookd._version import __version__
-from webhookd.cli import demo, endpoint, listen, log, operate, send, serve, status, workspace
+from webhookd.cli import demo, endpoint, listen, log, operations, send, serve, status, workspace
 from webhookd.cli.options import common, examples, in_workspace
 
 # What a person may set, and where things are; `find_config` and `find_state_dir` say it exactly.
@@ -34,10 +34,10 @@ _FILES = (
 _EXIT_INTERRUPTED = 130
 _EXIT_PIPE_CLOSED = 141
 _SECTIONS = {
-    "To begin": (demo.demo, serve.serve, operate.check_config, operate.open_),
+    "To begin": (demo.demo, serve.serve, operations.check_config, operations.open_),
     "Events": (send.send, listen.listen, log.log, log.replay),
     "Who gets them": (endpoint.endpoint, workspace.workspace, workspace.token),
-    "Looking after it": (status.status, operate.budget, operate.mail, operate.backup),
+    "Looking after it": (status.status, operations.budget, operations.mail, operations.backup),
 }
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import click
 
 from webhookd._version import __version__
-from webhookd.cli.show import plain
+from webhookd.cli.output import plain
 
 EXIT_REFUSED = 1
 EXIT_UNREACHABLE = 3

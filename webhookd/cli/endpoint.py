@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from webhookd.cli import complete
+from webhookd.cli import completion
 from webhookd.cli.options import Call, common, examples, in_workspace
-from webhookd.cli.show import (
+from webhookd.cli.output import (
     ago,
     count,
     duration,
@@ -29,7 +29,7 @@ from webhookd.cli.show import (
 # A test may take as long as the longest `delivery.timeout_seconds`, and some time for the answer.
 _TEST_TIMEOUT_SECONDS = 75.0
 
-_WHICH = click.argument("which", metavar="ENDPOINT", shell_complete=complete.endpoints)
+_WHICH = click.argument("which", metavar="ENDPOINT", shell_complete=completion.endpoints)
 
 
 @click.group(
@@ -81,7 +81,7 @@ _EVENT = click.option(
     "events",
     multiple=True,
     metavar="TYPE",
-    shell_complete=complete.event_types,
+    shell_complete=completion.event_types,
     help="An event type that it wants; '*' for all. Repeat it.",
 )
 _DESCRIPTION = click.option("--description", metavar="TEXT", help="What it is for.")
@@ -353,7 +353,7 @@ def delete(call: Call, which: str, *, yes: bool) -> None:
     "--event-type",
     "-e",
     metavar="TYPE",
-    shell_complete=complete.event_types,
+    shell_complete=completion.event_types,
     help="Which sample to send  [else the endpoint's first]",
 )
 @in_workspace

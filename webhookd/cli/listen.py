@@ -14,7 +14,7 @@ import click
 
 from webhookd.cli.options import Call, examples
 from webhookd.cli.options import common as common_options
-from webhookd.cli.show import plain, plain_text, print_json_line
+from webhookd.cli.output import plain, plain_text, print_json_line
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import click
 
-from webhookd.cli import complete
+from webhookd.cli import completion
 from webhookd.cli.endpoint import find
 from webhookd.cli.options import Call, common, examples, in_workspace
-from webhookd.cli.show import (
+from webhookd.cli.output import (
     ago,
     count,
     failure_words,
@@ -52,12 +52,12 @@ _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
 @click.option(
     "--endpoint",
     metavar="ENDPOINT",
-    shell_complete=complete.endpoints,
+    shell_complete=completion.endpoints,
     help="Only deliveries to this one (id or URL).",
 )
 @click.option("--state", "of_state", type=_STATES, help="Only those in this state.")
 @click.option(
-    "--type", "event_type", metavar="TYPE", shell_complete=complete.event_types, help="Only events of this type."
+    "--type", "event_type", metavar="TYPE", shell_complete=completion.event_types, help="Only events of this type."
 )
 @click.option("--event-id", metavar="ID", help="Only this event.")
 @click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
@@ -312,7 +312,9 @@ def _pairs(headers: Any) -> list[tuple[str, str]]:
     ),
 )
 @click.argument("delivery", metavar="[DELIVERY]", required=False)
-@click.option("--endpoint", metavar="ENDPOINT", shell_complete=complete.endpoints, help="All of this one (id or URL).")
+@click.option(
+    "--endpoint", metavar="ENDPOINT", shell_complete=completion.endpoints, help="All of this one (id or URL)."
+)
 @click.option(
     "--state",
     "of_state",

@@ -37,7 +37,7 @@ class Call:
         Raises `click.UsageError` (exit code 2) if the configuration that says where to look can't be used.
         """
         # Imported here, as everywhere in the CLI: help and usage errors shouldn't wait for an HTTP library.
-        from webhookd.cli.locate import find_daemon
+        from webhookd.cli.discovery import find_daemon
 
         return find_daemon(self, ingest=ingest)
 
@@ -93,7 +93,7 @@ def bound_to_workspace(command: Command) -> Command:
 def _workspace(command: Command, text: str) -> Command:
     # The module asks the daemon, as commands do, and so imports this one.
     def complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-        from webhookd.cli.complete import workspaces
+        from webhookd.cli.completion import workspaces
 
         return workspaces(context, parameter, begun)
 

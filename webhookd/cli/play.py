@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webhookd.cli.listen import Received, Receiver, serving
-from webhookd.cli.show import plain, state
+from webhookd.cli.output import plain, state
 
 if TYPE_CHECKING:
     from webhookd.cli.client import Client
@@ -96,7 +96,7 @@ async def _story(*, stay: bool) -> None:
 @asynccontextmanager
 async def _daemon(folder: Path) -> AsyncIterator[Client]:
     """A daemon as it runs in earnest: a process of its own.  It ends with the context."""
-    from webhookd.cli.locate import find_daemon
+    from webhookd.cli.discovery import find_daemon
     from webhookd.cli.options import Call
 
     config, state_dir = folder / "webhookd.toml", folder / "state"
@@ -177,8 +177,8 @@ class _Play:
 
     async def deliver(self) -> None:
         """Send one event of each type, and wait until the good receiver has them and the other is disabled."""
-        from webhookd.cli.lines import new_id
-        from webhookd.rules.catalogue import BUILT_IN
+        from webhookd.cli.ndjson import new_id
+        from webhookd.rules.event_types import BUILT_IN
 
         self._say(f"Sending {len(BUILT_IN)} events, one of each type.")
         self._ids = [new_id() for _ in BUILT_IN]

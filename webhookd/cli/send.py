@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from webhookd.cli.lines import MAX_LINE_BYTES, Line, batches, new_id, with_id
+from webhookd.cli.ndjson import MAX_LINE_BYTES, Line, batches, new_id, with_id
 from webhookd.cli.options import Call, examples, in_workspace
 from webhookd.cli.options import common as common_options
-from webhookd.cli.show import count, plain, print_json
+from webhookd.cli.output import count, plain, print_json
 
 if TYPE_CHECKING:
     from webhookd.cli.client import Answer, Client

@@ -36,7 +36,7 @@ def serve(call: Call) -> None:
 
     from webhookd import daemon, log
     from webhookd.config import Config, find_config, find_state_dir
-    from webhookd.configfile import load
+    from webhookd.config_loader import load
     from webhookd.errors import Fatal
 
     def read() -> Config:

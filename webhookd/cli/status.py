@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webhookd.cli.options import Call, common, examples
-from webhookd.cli.show import ago, bar, count, duration, fields, json_text, local_time, plain, print_json, size, table
+from webhookd.cli.output import ago, bar, count, duration, fields, json_text, local_time, plain, print_json, size, table
 
 if TYPE_CHECKING:
     from webhookd.cli.client import Client

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from webhookd.cli import complete
+from webhookd.cli import completion
 from webhookd.cli.options import Call, bound_to_workspace, common, examples
-from webhookd.cli.show import fields, given, local_time, plain, print_json, said, table
+from webhookd.cli.output import fields, given, local_time, plain, print_json, said, table
 
-_ID = click.argument("workspace_id", metavar="ID", shell_complete=complete.workspaces)
+_ID = click.argument("workspace_id", metavar="ID", shell_complete=completion.workspaces)
 _NAME = click.option("--name", metavar="TEXT", help="What people call it.")
 _PLAN = click.option("--plan", metavar="PLAN", help="Its plan, for instance starter, growth, advanced or enterprise.")
 _NOTIFY = click.option("--notify", multiple=True, metavar="ADDRESS", help="Who gets the notices by mail. Repeat it.")

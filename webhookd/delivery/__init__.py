@@ -1,1 +1,1 @@
-"""What is carried: events in, and each on its way to its endpoints, in order."""
+"""The pipeline: ingest, one queue and consumer per endpoint, recording, held events, replay, the watchdog."""

@@ -17,14 +17,14 @@ from msgspec.structs import replace
 
 from webhookd.clock import Clock
 from webhookd.config import Config
-from webhookd.delivery import requests
-from webhookd.delivery.directory import Directory
 from webhookd.delivery.queue import EndpointQueue
 from webhookd.delivery.recorder import Recorder
-from webhookd.delivery.requests import RequestBuilder
-from webhookd.delivery.sender import Transport
-from webhookd.model import Endpoint, QueuedDelivery
+from webhookd.delivery.registry import Directory
+from webhookd.models import Endpoint, QueuedDelivery
 from webhookd.rules.retry import Decision, RetryIn, RetrySchedule, remaining_wait
+from webhookd.sender import request_builder
+from webhookd.sender.client import Transport
+from webhookd.sender.request_builder import RequestBuilder
 from webhookd.store import deliveries
 from webhookd.store.store import Store
 
@@ -112,7 +112,7 @@ class Consumer:
             delivery.body,
             number=delivery.attempt_count + 1,
             now_ms=now_ms,
-            marks=requests.REPLAY if delivery.replay_of is not None else (),
+            marks=request_builder.REPLAY if delivery.replay_of is not None else (),
         )
         self.in_flight = True
         self._expect(around.settings().delivery.timeout_seconds)

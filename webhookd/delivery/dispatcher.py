@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from webhookd.delivery.consumer import STEP_MARGIN_SECONDS, Consumer, Surroundings
 from webhookd.delivery.queue import Backlog, EndpointQueue, QueuedBytes
-from webhookd.model import Endpoint, QueuedDelivery
+from webhookd.models import Endpoint, QueuedDelivery
 from webhookd.store import deliveries
 
 

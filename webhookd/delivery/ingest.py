@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import Config
-from webhookd.delivery.directory import Directory
 from webhookd.delivery.dispatcher import Dispatcher
+from webhookd.delivery.registry import Directory
 from webhookd.errors import Refusal
-from webhookd.model import Accepted, NewEvent, Workspace
+from webhookd.models import Accepted, NewEvent, Workspace
 from webhookd.store.events import ACCEPT, Ingested
 from webhookd.store.store import Store
 from webhookd.store.writer import storage_full

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from webhookd.clock import Clock, rfc3339
 from webhookd.config import Config
-from webhookd.delivery.directory import Directory
-from webhookd.model import Endpoint, Json
-from webhookd.rules.budget import Verdict
+from webhookd.delivery.budgets import Budgets
+from webhookd.delivery.registry import Directory
+from webhookd.models import Endpoint, Json
+from webhookd.rules.failure_budget import Verdict
 from webhookd.store import attempts, outbox
-from webhookd.store.budgets import Budgets
 from webhookd.store.store import Db
 
 LAST_FAILURES = 5

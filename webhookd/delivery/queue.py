@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from webhookd.model import QueuedDelivery
+from webhookd.models import QueuedDelivery
 
 QUEUE_EVENTS = 64
 # A body larger than this is read when its turn comes; and all bodies in all queues together are bounded, so that a

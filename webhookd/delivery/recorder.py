@@ -15,12 +15,13 @@ import orjson
 from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import Config
-from webhookd.delivery.directory import Directory
-from webhookd.delivery.happenings import Happenings
+from webhookd.delivery.attempt_record import attempt_record
+from webhookd.delivery.budgets import Budgets
+from webhookd.delivery.live_feed import Happenings
 from webhookd.delivery.notices import Notices
-from webhookd.delivery.records import attempt_record
+from webhookd.delivery.registry import Directory
 from webhookd.metrics import Histogram
-from webhookd.model import (
+from webhookd.models import (
     DeliveryState,
     DeliveryView,
     Endpoint,
@@ -31,11 +32,10 @@ from webhookd.model import (
     Reason,
     Request,
 )
-from webhookd.rules.budget import Verdict
+from webhookd.rules.failure_budget import Verdict
 from webhookd.rules.ids import delivery_id
 from webhookd.rules.retry import Decision, Delivered, Dropped, RetryIn, RetrySchedule, decide
 from webhookd.store import attempts, deliveries, endpoints
-from webhookd.store.budgets import Budgets
 from webhookd.store.store import Db, Store
 
 DURATION_WEIGHT = 0.2

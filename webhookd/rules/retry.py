@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from webhookd.model import Reason
+from webhookd.models import Reason
 
 LOCAL_RETRY_SECONDS = 30.0
 

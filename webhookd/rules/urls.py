@@ -21,7 +21,7 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from webhookd.errors import Refusal
-from webhookd.rules.addresses import (
+from webhookd.rules.ip_policy import (
     Address,
     Network,
     OwnAddress,

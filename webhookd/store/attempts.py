@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from webhookd.model import Json
+from webhookd.models import Json
 
 
 @dataclass(frozen=True, slots=True)

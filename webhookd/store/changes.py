@@ -12,10 +12,10 @@ import sqlite3
 from collections.abc import Generator
 from contextlib import closing
 
-from webhookd.model import DeliveryView
-from webhookd.store import logbook
+from webhookd.models import DeliveryView
+from webhookd.store import delivery_log
 from webhookd.store.deliveries import DELIVERED, TEST
-from webhookd.store.logbook import LogFilter
+from webhookd.store.delivery_log import LogFilter
 
 # What is written at a moment was dated before it, by as long as its commit took.
 COMMIT_MS = 5_000
@@ -39,13 +39,13 @@ def since(db: sqlite3.Connection, wanted: LogFilter, since_ms: int, limit: int) 
     None if that is too much to look through: more than `limit` deliveries, or `ROWS_PER_DELIVERY` times as many rows.
     """
     changed: set[int] = set()
-    with logbook.one_moment(db), closing(_changed(db, wanted.workspace_seq, since_ms - COMMIT_MS)) as rows:
+    with delivery_log.one_moment(db), closing(_changed(db, wanted.workspace_seq, since_ms - COMMIT_MS)) as rows:
         for number, (seq, of_workspace) in enumerate(rows):
             if of_workspace == wanted.workspace_seq:
                 changed.add(seq)
             if len(changed) > limit or number >= limit * ROWS_PER_DELIVERY:
                 return None
-        found = logbook.views(db, sorted(changed), paused=wanted.paused)
+        found = delivery_log.views(db, sorted(changed), paused=wanted.paused)
     return [view for view in reversed(found) if wanted.matches(view)]
 
 

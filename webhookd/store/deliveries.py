@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from webhookd.model import QueuedDelivery
+from webhookd.models import QueuedDelivery
 from webhookd.store.bulk import Bulk, packed
 
 # The table's numbers for the states that are written; `held` is derived (`log`).

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from webhookd.model import Endpoint, EndpointState
+from webhookd.models import Endpoint, EndpointState
 
 _COLUMNS = (
     "e.seq, e.id, e.workspace_seq, w.id, e.url, e.event_types, e.description, e.success, e.headers, e.signing_key, "

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import orjson
 from msgspec import Struct
 
-from webhookd.model import Accepted, EventView, NewEvent, QueuedDelivery
-from webhookd.store import timeline
+from webhookd.models import Accepted, EventView, NewEvent, QueuedDelivery
+from webhookd.store import time_index
 from webhookd.store.bulk import ROW_BYTES, Bulk, packed
 
 _INSERT_EVENT = (
@@ -170,7 +170,7 @@ def page(
         f"AND v.seq > ? AND v.seq < ?{''.join(conditions)} ORDER BY v.seq DESC LIMIT ?"
     )
     found: list[EventView] = []
-    for after, before in timeline.between(db, "events", since_ms, until_ms):
+    for after, before in time_index.between(db, "events", since_ms, until_ms):
         upto = before if before_seq is None else min(before, before_seq)
         rows = db.execute(sql, (workspace_seq, after, upto, *values, limit - len(found))).fetchall()
         found += [EventView(*row) for row in rows]

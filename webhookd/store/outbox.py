@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 import orjson
 
-from webhookd.model import Json
+from webhookd.models import Json
 
 # A mail that lists more than this helps nobody; the rest goes in the next one.
 DIGEST_NOTICES = 200

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from webhookd import log
-from webhookd.store import deliveries, events, timeline
+from webhookd.store import deliveries, events, time_index
 from webhookd.store.bulk import Bulk, Crowds
-from webhookd.store.database import Connection, fatal_error, is_broken, open_reader, open_writer
-from webhookd.store.room import Room
-from webhookd.store.timeline import Timeline
+from webhookd.store.connection import Connection, fatal_error, is_broken, open_reader, open_writer
+from webhookd.store.disk_space import Room
+from webhookd.store.time_index import Timeline
 from webhookd.store.writer import Writer
 
 I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
@@ -57,7 +57,7 @@ class Store:
         connection, before, now = await open_writer(path)
         opened = [connection]
         try:
-            newest_ms = await connection.run(timeline.newest_ms)
+            newest_ms = await connection.run(time_index.newest_ms)
             await connection.run(CROWDS.prepare)
             for _ in range(2):
                 opened.insert(0, await open_reader(path))
@@ -97,7 +97,7 @@ class Store:
         self, at_ms: int, run: Callable[[sqlite3.Connection], T], then: Callable[[T], None] | None
     ) -> T:
         def begins(db: sqlite3.Connection) -> T:
-            timeline.begin(db)
+            time_index.begin(db)
             return run(db)
 
         def began(result: T) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from webhookd.model import Token
+from webhookd.models import Token
 
 _SELECT = (
     "SELECT t.id, t.scope, w.id, t.created_at, t.note FROM tokens t LEFT JOIN workspaces w ON w.seq = t.workspace_seq"

@@ -6,7 +6,7 @@ import sqlite3
 
 import orjson
 
-from webhookd.model import Workspace
+from webhookd.models import Workspace
 
 _COLUMNS = "seq, id, name, plan, notify, created_at, plan_changed_at"
 

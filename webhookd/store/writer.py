@@ -32,17 +32,10 @@ from typing import Any, TypeVar
 from webhookd import log
 from webhookd.errors import Fatal, Refusal
 from webhookd.metrics import Histogram
+from webhookd.store.batch import Command, Crowd, Refused, lost_sight, run_group
 from webhookd.store.bulk import Bulk, Crowds
-from webhookd.store.database import (
-    CHECKPOINT_PAGES,
-    Connection,
-    bound_log,
-    fatal_error,
-    is_full,
-    may_be_full,
-)
-from webhookd.store.group import Command, Crowd, Refused, lost_sight, run_group
-from webhookd.store.room import Room
+from webhookd.store.connection import CHECKPOINT_PAGES, Connection, bound_log, fatal_error, is_full, may_be_full
+from webhookd.store.disk_space import Room
 
 I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
 T = TypeVar("T")

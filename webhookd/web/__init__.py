@@ -1,1 +1,1 @@
-"""What is shown: the HTTP API, its OpenAPI document, the page."""
+"""The HTTP side: server, API and page."""

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from webhookd.admin.endpoints import Endpoints
+from webhookd.admin.sessions import Sessions
+from webhookd.admin.tokens import Access
+from webhookd.admin.workspaces import Workspaces
 from webhookd.clock import Clock
 from webhookd.config import Config
-from webhookd.delivery.directory import Directory
+from webhookd.delivery.budgets import Budgets
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.endpoints import Endpoints
-from webhookd.delivery.happenings import Happenings
 from webhookd.delivery.ingest import Ingest
+from webhookd.delivery.live_feed import Happenings
 from webhookd.delivery.recorder import Recorder
-from webhookd.delivery.replays import Replays
-from webhookd.delivery.tester import Tester
-from webhookd.delivery.workspaces import Workspaces
-from webhookd.model import Json
-from webhookd.rules.catalogue import Catalogue
-from webhookd.store.budgets import Budgets
+from webhookd.delivery.registry import Directory
+from webhookd.delivery.replay import Replays
+from webhookd.delivery.test_event import Tester
+from webhookd.models import Json
+from webhookd.rules.event_types import Catalogue
 from webhookd.store.store import Store
-from webhookd.web.access import Access
-from webhookd.web.sessions import Sessions
 
 
 @dataclass(frozen=True, slots=True)

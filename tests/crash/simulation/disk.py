@@ -17,8 +17,8 @@ from random import Random
 from typing import Any, TypeVar
 
 from tests.crash.simulation.loop import SimulatedLoop
-from webhookd.store import database, timeline
-from webhookd.store.room import Room
+from webhookd.store import connection, time_index
+from webhookd.store.disk_space import Room
 from webhookd.store.store import Store
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def _empty() -> bytes:
     with tempfile.TemporaryDirectory(prefix="webhookd-simulation-") as folder:
         path = Path(folder) / "webhookd.db"
         db = sqlite3.connect(path, isolation_level=None)
-        database._prepare(db)
+        connection._prepare(db)
         db.execute("PRAGMA journal_mode = DELETE")  # a database in memory has no WAL
         db.close()
         return path.read_bytes()
@@ -72,7 +72,7 @@ class Disk:
         self._on_commit = on_commit
         self.db = sqlite3.connect(":memory:", isolation_level=None, cached_statements=256)
         self.db.deserialize(_empty())
-        self.db.executescript(database._PRAGMAS)
+        self.db.executescript(connection._PRAGMAS)
         self.db.executescript(_TRIGGERS)
 
     def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -96,7 +96,7 @@ class Disk:
         self.db.close()
 
 
-class SimulatedConnection(database.Connection):
+class SimulatedConnection(connection.Connection):
     """A `Connection` whose functions run one after the other at moments that the seed draws."""
 
     def __init__(self, disk: Disk, loop: SimulatedLoop, passed: Callable[[str], None]) -> None:
@@ -154,7 +154,7 @@ class SimulatedStore(Store):
 
     def __init__(self, disk: Disk, loop: SimulatedLoop, passed: Callable[[str], None]) -> None:
         connections = [SimulatedConnection(disk, loop, passed) for _ in range(3)]
-        super().__init__(Path("simulated.db"), PlentyOfRoom(), *connections, timeline.newest_ms(disk.db))
+        super().__init__(Path("simulated.db"), PlentyOfRoom(), *connections, time_index.newest_ms(disk.db))
 
 
 class NoTime:

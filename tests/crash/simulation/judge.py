@@ -10,7 +10,8 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from tests.crash.simulation.books import (
+from tests.crash.simulation.disk import Note
+from tests.crash.simulation.ledger import (
     CANCELLED,
     DELIVERED,
     DROPPED,
@@ -26,9 +27,8 @@ from tests.crash.simulation.books import (
     Sent,
     Spending,
 )
-from tests.crash.simulation.disk import Note
 from webhookd.config import Config
-from webhookd.model import Accepted, Reason
+from webhookd.models import Accepted, Reason
 from webhookd.rules.plans import Plans
 
 LOCAL_WAIT_SECONDS = 30.0

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.crash.simulation.books import Attempt, Broken
-from webhookd.model import Outcome, Reason, Request
+from tests.crash.simulation.ledger import Attempt, Broken
+from webhookd.models import Outcome, Reason, Request
 
 if TYPE_CHECKING:
     from tests.crash.simulation.world import World

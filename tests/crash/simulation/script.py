@@ -82,10 +82,10 @@ def write(seed: int) -> Script:
         "webhookd.store.writer.GROUP_SIZE": rng.choice((400, 400, 1, 2)),
         # 1: nothing is gathered.  By dice of its own, so that the rest of a kept seed stays as it was.
         "webhookd.store.writer.WORTHWHILE_SIZE": Random(~seed).choice((48, 1)),
-        "webhookd.delivery.keeper.STEP_ROWS": rng.choice((500, 1, 2)),
-        "webhookd.delivery.replays.STEP": rng.choice((500, 1, 2)),
+        "webhookd.delivery.held_events.STEP_ROWS": rng.choice((500, 1, 2)),
+        "webhookd.delivery.replay.STEP": rng.choice((500, 1, 2)),
         # Every second, as in the daemon, most of a virtual hour would go into looks that find nothing.
-        "webhookd.delivery.keeper.LOOK_SECONDS": script.until / 40,
+        "webhookd.delivery.held_events.LOOK_SECONDS": script.until / 40,
     }
     _people_it(rng, script)
     script.actions.sort(key=lambda action: action.at)

@@ -17,15 +17,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.crash.simulation.books import Broken, Failure
-from tests.crash.simulation.deeds import DEEDS
 from tests.crash.simulation.disk import Disk, Note, NoTime, SimulatedStore
 from tests.crash.simulation.judge import Judge
+from tests.crash.simulation.ledger import Broken, Failure
 from tests.crash.simulation.loop import SimulatedClock, SimulatedLoop, Wall
 from tests.crash.simulation.network import NoSender, SimulatedNetwork
+from tests.crash.simulation.operations import DEEDS
 from tests.crash.simulation.script import Action, Script, write
+from webhookd.app import House
 from webhookd.errors import Refusal
-from webhookd.house import House
 from webhookd.store import endpoints, workspaces
 
 DRAIN_SECONDS = 4000.0
@@ -354,7 +354,7 @@ def constants(values: Mapping[str, Any]) -> Iterator[None]:
 def play(seed: int, *, traced: bool = False) -> Report:
     """Play the schedule of a seed; what was broken, if anything was, stands in the report."""
     script = write(seed)
-    stand_ins = {"webhookd.delivery.network.HttpSender": NoSender, "webhookd.store.writer.time": NoTime}
+    stand_ins = {"webhookd.sender.network.HttpSender": NoSender, "webhookd.store.writer.time": NoTime}
     with constants(script.constants | stand_ins):
         world = World(script, traced=traced)
         try:

@@ -1,0 +1,227 @@
+"""How a command finds the daemon and its tokens, and what it says when it doesn't."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from aiohttp import web
+
+from webhookd.cli.client import Place
+from webhookd.cli.discovery import find_daemon, place_of
+from webhookd.cli.options import Call
+
+BUDGET = {
+    "limit": 30,
+    "window_seconds": 1800,
+    "failures": 0,
+    "by_endpoint": {},
+    "oldest_expires_at": None,
+    "spent_until": None,
+}
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path, api: Any) -> Path:
+    """A state directory with the tokens that the small API takes."""
+    made = tmp_path / "state"
+    made.mkdir(mode=0o700)
+    (made / "admin-token").write_text(api.token + "\n")
+    api.answers("GET", "/v1/budget", BUDGET)
+    return made
+
+
+def port_of(api: Any) -> str:
+    return str(api.url.rsplit(":", 1)[1])
+
+
+async def test_by_the_configuration(api: Any, run: Any, state_dir: Path, tmp_path: Path) -> None:
+    """The port comes from the configuration file, the token from the state directory."""
+    config = tmp_path / "webhookd.toml"
+    config.write_text(f"[listen]\nport = {port_of(api)}\n")
+
+    ran = await run("budget", "--json", "--config", str(config), "--state-dir", str(state_dir))
+
+    assert (0, BUDGET, "") == (ran.code, ran.json(), ran.err)
+
+
+async def test_by_the_environment(api: Any, run: Any, state_dir: Path) -> None:
+    """`WEBHOOKD_…` variables and `$STATE_DIRECTORY` say the same."""
+    env = {"WEBHOOKD_LISTEN__PORT": port_of(api), "STATE_DIRECTORY": str(state_dir)}
+
+    ran = await run("--json", "budget", env=env)
+
+    assert (0, BUDGET) == (ran.code, ran.json())
+
+
+async def test_by_the_address_file(api: Any, run: Any, state_dir: Path) -> None:
+    """With port 0 the daemon's own note tells the port."""
+    (state_dir / "address").write_text(api.url + "\n")
+
+    ran = await run("budget", "--json", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": "0"})
+
+    assert (0, BUDGET) == (ran.code, ran.json())
+
+
+async def test_port_0_without_the_address_file(run: Any, state_dir: Path) -> None:
+    """Port 0 and no note: not reachable, and the file that would have told is named."""
+    ran = await run("budget", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": "0"})
+
+    assert 3 == ran.code
+    assert str(state_dir / "address") in ran.err
+
+
+async def test_by_the_unix_socket(api: Any, run: Any, state_dir: Path, tmp_path: Path) -> None:
+    """Where the port doesn't answer, the configured unix socket does."""
+    runner = web.ServerRunner(web.Server(api.handle))
+    await runner.setup()
+    path = str(tmp_path / "socket")
+    await web.UnixSite(runner, path).start()
+    env = {"WEBHOOKD_LISTEN__PORT": "1", "WEBHOOKD_LISTEN__UNIX_SOCKET": path}
+
+    configured = await run("budget", "--json", "--state-dir", str(state_dir), env=env)
+    by_url = await run("budget", "--json", env={"WEBHOOKD_URL": f"unix:{path}", "WEBHOOKD_TOKEN": api.token})
+    await runner.cleanup()
+
+    assert (0, BUDGET) == (configured.code, configured.json())
+    assert (0, BUDGET) == (by_url.code, by_url.json())
+
+
+async def test_url_and_token_override(api: Any, run: Any, state_dir: Path, tmp_path: Path) -> None:
+    """`WEBHOOKD_URL` and `WEBHOOKD_TOKEN` come before the configuration, which isn't even read."""
+    env = {"WEBHOOKD_URL": api.url, "WEBHOOKD_TOKEN": api.token, "WEBHOOKD_CONFIG": str(tmp_path / "missing.toml")}
+
+    ran = await run("budget", "--json", env=env)
+
+    assert (0, BUDGET) == (ran.code, ran.json())
+
+
+async def test_not_running(run: Any, state_dir: Path) -> None:
+    """Nobody listens: exit code 3, the address, and what to do."""
+    ran = await run("budget", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": "1"})
+
+    assert (3, "") == (ran.code, ran.out)
+    assert "http://127.0.0.1:1" in ran.err
+    assert "Is it running?" in ran.err
+
+
+async def test_no_token(api: Any, run: Any, state_dir: Path) -> None:
+    """Without a token the API's refusal is shown, and where a token was looked for."""
+    (state_dir / "admin-token").unlink()
+
+    ran = await run("budget", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": port_of(api)})
+
+    assert 1 == ran.code
+    assert "No token that webhookd knows." in ran.err
+    assert f"{state_dir / 'admin-token'} isn't there" in ran.err
+
+
+async def test_ingest_token_sends(api: Any, run: Any, state_dir: Path) -> None:
+    """`send` makes do with the ingest token where it can't have the admin token."""
+    (state_dir / "admin-token").rename(state_dir / "ingest-token")
+    taken = {"accepted": 1, "duplicates": 0, "rejected": []}
+    api.answers("POST", "/v1/events", lambda _: web.json_response(taken, status=202))
+    where = ("--state-dir", str(state_dir))
+
+    sent = await run("send", *where, stdin=b'{"event_type":"x"}', env={"WEBHOOKD_LISTEN__PORT": port_of(api)})
+    asked = await run("budget", *where, env={"WEBHOOKD_LISTEN__PORT": port_of(api)})
+
+    assert (0, 1) == (sent.code, asked.code)
+
+
+@pytest.mark.parametrize(("url", "taken"), [("http://127.0.0.1:1", True), ("http://192.0.2.1:8780", False)])
+def test_files_tokens_stay_on_this_machine(api: Any, state_dir: Path, url: str, taken: bool) -> None:
+    """A token read from a file isn't sent to another machine that `WEBHOOKD_URL` names."""
+    client = find_daemon(Call(state_dir=str(state_dir), environ={"WEBHOOKD_URL": url}))
+
+    assert (api.token if taken else None) == client.token
+
+
+async def test_broken_configuration(run: Any, tmp_path: Path) -> None:
+    """A configuration that can't be read can't say where the daemon is: wrong usage, with the mistake."""
+    config = tmp_path / "webhookd.toml"
+    config.write_text("[listen]\nprot = 1\n")
+
+    ran = await run("budget", "--config", str(config))
+
+    assert 2 == ran.code
+    assert f"{config}:2: listen.prot" in ran.err
+
+
+@pytest.fixture
+async def raw_server() -> AsyncIterator[Any]:
+    """Starts a server that says fixed bytes to whoever comes, and hangs up; gives its URL."""
+    servers = []
+
+    async def starting(answer: bytes, *, stay: bool = False) -> str:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            if not stay:
+                writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        servers.append(server)
+        return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    yield starting
+    for server in servers:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (b"", 3),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", 3),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", 3),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nnope!", 1),
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>", 1),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>", 3),
+    ],
+)
+async def test_something_else_listens(run: Any, raw_server: Any, answer: bytes, code: int) -> None:
+    """What isn't webhookd's API is said to be that, without a traceback."""
+    url = await raw_server(answer)
+
+    ran = await run("budget", env={"WEBHOOKD_URL": url, "WEBHOOKD_TOKEN": "x"})
+
+    assert (code, "") == (ran.code, ran.out)
+    assert ran.err.startswith("Error: ")
+    assert "Traceback" not in ran.err
+
+
+async def test_refusals_are_harmless(api: Any, ask: Any) -> None:
+    """A message that holds what a stranger wrote can't steer the terminal."""
+    api.refuses("GET", "/v1/budget", 404, "not_found", "no \x1b[2J\u202eworkspace")
+
+    ran = await ask("budget")
+
+    assert (1, "Error: no \\x1b[2J\\u202eworkspace\n") == (ran.code, ran.err)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8780", Place("http", "127.0.0.1", 8780)),
+        ("http://127.0.0.1:8780/", Place("http", "127.0.0.1", 8780)),
+        ("https://hooks.example.com/webhookd/", Place("https", "hooks.example.com", 443, "/webhookd")),
+        ("http://[::1]:8780", Place("http", "::1", 8780)),
+        ("unix:/run/webhookd/socket", Place("unix", "/run/webhookd/socket")),
+        ("unix:///run/webhookd/socket", Place("unix", "/run/webhookd/socket")),
+    ],
+)
+def test_place_of(url: str, expected: Place) -> None:
+    """What `WEBHOOKD_URL` may hold."""
+    assert expected == place_of(url)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8780", "ftp://x/", "http://", "http://h:port", "http://[::1"])
+def test_place_of_nothing(url: str) -> None:
+    """What it may not hold is a usage error that shows the right form."""
+    with pytest.raises(click.UsageError, match=r"write it as http://127\.0\.0\.1:8780"):
+        place_of(url)

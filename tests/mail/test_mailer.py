@@ -1,0 +1,573 @@
+"""Mail: every notice once, whatever the mail server does.  Against a real SMTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.policy
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.clock import START_WALL_MS, ManualClock
+from tests.support.mailserver import PASSWORD, USER, MailServer, certificates, mail_server
+from tests.support.stores import open_store
+from webhookd.config import Config, Mail
+from webhookd.errors import Refusal
+from webhookd.mail.mailer import GIVE_UP_MS, Mailer
+from webhookd.store import outbox
+from webhookd.store.outbox import Envelope
+from webhookd.store.store import Store
+
+OPS = ("ops@example.com",)
+
+
+@dataclass
+class Bench:
+    """A store, a clock held by hand, and a Mailer over them."""
+
+    store: Store
+    clock: ManualClock
+    config: Config
+    to: tuple[str, ...] = OPS
+    context: Any = None
+    mailer: Mailer = field(init=False)
+    running: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.build()
+
+    def build(self) -> None:
+        self.mailer = Mailer(
+            self.store,
+            self.clock,
+            lambda: self.config,
+            lambda workspace_seq: self.to,
+            tls_context=self.context,
+            timeout_seconds=10,
+        )
+
+    def run(self) -> None:
+        self.running = asyncio.create_task(self.mailer.run())
+
+    async def kill(self) -> None:
+        """End it at once, as kill -9 does: nothing is recorded any more."""
+        if self.running is not None:
+            self.running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.running
+
+    async def restart(self) -> None:
+        await self.kill()
+        self.build()
+        self.run()
+
+    async def add(self, name: str = "1", *, workspace_seq: int = 1, **facts: Any) -> str:
+        message_id = f"<{name}@hooks.example.com>"
+        payload = disabling(**facts)
+        await self.store.write(
+            lambda db: outbox.insert(
+                db,
+                workspace_seq=workspace_seq,
+                kind="auto_disabled",
+                message_id=message_id,
+                payload=payload,
+                now_ms=self.clock.wall_ms(),
+            )
+        )
+        self.mailer.wake()
+        return message_id
+
+    async def until_unsent(self, number: int) -> dict[str, Any]:
+        return await self.until(lambda unsent: unsent["count"] == number)
+
+    async def until(self, good: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        async with asyncio.timeout(20):
+            while not good(unsent := await self.mailer.unsent()):
+                await asyncio.sleep(0.005)
+        return unsent
+
+    async def due_in(self) -> float:
+        """How long the Mailer waits, once it does and saw everything that it was told of."""
+        async with asyncio.timeout(20):
+            while self.mailer._woken.is_set() or not self.clock.waiters:
+                await asyncio.sleep(0.001)
+        due = self.clock.next_due_in_seconds
+        assert due is not None
+        return due
+
+
+def disabling(**facts: Any) -> dict[str, Any]:
+    return {
+        "workspace": "default",
+        "endpoint": {"id": "ep_1", "url": "https://example.com/hook", "description": "Helpdesk"},
+        "at": "2026-01-01T00:00:00.000Z",
+        "message": "31 failed attempts in 30 minutes in this workspace, 30 are allowed; the last one: answered 503.",
+        "failures": [],
+        "waiting": 12,
+        "spent_until": None,
+        "limit": 30,
+        "window_seconds": 1800,
+        **facts,
+    }
+
+
+def configured(server: MailServer, **settings: Any) -> Config:
+    values: dict[str, Any] = {"host": "127.0.0.1", "from_": "hooks@example.com", **settings}
+    return Config(mail=Mail(port=server.port, **values))
+
+
+@asynccontextmanager
+async def bench(folder: Path, config: Config, **more: Any) -> AsyncIterator[Bench]:
+    async with open_store(folder) as store:
+        made = Bench(store, ManualClock(), config, **more)
+        try:
+            yield made
+        finally:
+            await made.kill()
+
+
+async def test_a_notice_leaves_after_the_digest_seconds(tmp_path: Path) -> None:
+    """It waits 3 s for others, goes to all recipients in one mail, and is done."""
+    async with mail_server() as server, bench(tmp_path, configured(server), to=("a@example.com", "b@example.com")) as b:
+        b.run()
+        await b.clock.until_waiters(1)
+        message_id = await b.add()
+        assert pytest.approx(3) == await b.due_in()
+        await b.clock.advance(2.9)
+        assert [] == server.taken
+        await b.clock.advance(0.1)
+        mails = await server.until(1)
+        await b.until_unsent(0)
+        assert ["a@example.com", "b@example.com"] == server.taken[0][0]
+        assert (message_id, "auto-generated") == (mails[0]["Message-ID"], mails[0]["Auto-Submitted"])
+        assert "hooks@example.com" == mails[0]["From"].addresses[0].addr_spec
+        assert 1 == len(server.taken)
+
+
+async def test_what_comes_together_goes_as_one_per_workspace(tmp_path: Path) -> None:
+    """Notices of one workspace within the digest's time share a mail under the first one's Message-ID; others don't."""
+    async with mail_server() as server, bench(tmp_path, configured(server)) as b:
+        first = await b.add("1", endpoint={"id": "ep_1", "url": "https://a.example/", "description": ""})
+        await b.clock.advance(2)
+        await b.add("2", endpoint={"id": "ep_2", "url": "https://b.example/", "description": ""})
+        other = await b.add("3", workspace_seq=2, workspace="acme")
+        b.run()
+        assert pytest.approx(1.0) == await b.due_in()
+        await b.clock.advance(1)
+        await server.until(1)
+        await b.until_unsent(1)
+        assert pytest.approx(2.0) == await b.due_in()
+        await b.clock.advance(2)
+        mails = await server.until(2)
+        await b.until_unsent(0)
+        assert [first, other] == [mail["Message-ID"] for mail in mails]
+        assert "2 webhooks disabled: more than 30 failures in 30 minutes (a.example, b.example)" in mails[0]["Subject"]
+        assert "[webhookd acme] Webhook disabled" in mails[1]["Subject"]
+
+
+async def test_later_notices_go_in_another_mail(tmp_path: Path) -> None:
+    """A digest that was sealed takes nothing more in, even if the server never answered for it."""
+    async with mail_server(MailServer(hang_up_after_data=True)) as server, bench(tmp_path, configured(server)) as b:
+        first = await b.add("1")
+        b.run()
+        await b.due_in()
+        await b.clock.advance(3)
+        await server.until(1)
+        await b.until(lambda unsent: unsent["last_error"] is not None)
+        server.hang_up_after_data = False
+        second = await b.add("2")
+        await b.due_in()
+        await b.clock.advance(5)
+        mails = await server.until(3)
+        await b.until_unsent(0)
+        assert {first, second} == {mail["Message-ID"] for mail in mails}
+        assert 1 == len({raw for _, raw in server.taken if first.encode() in raw})
+
+
+async def test_kill_after_the_servers_answer_repeats_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the server's 250 and the record sends the same mail again, whatever came or changed since."""
+    async with mail_server() as server, bench(tmp_path, configured(server)) as b:
+        message_id = await b.add("1")
+        stuck = asyncio.Event()
+
+        async def never(*_: object) -> None:
+            stuck.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(b.mailer, "_record", never)  # the moment of the kill
+        b.run()
+        await b.due_in()
+        await b.clock.advance(3)
+        async with asyncio.timeout(20):
+            await stuck.wait()
+        await b.kill()
+        b.config = configured(server, from_="other@example.com")
+        b.to = ("new@example.com",)
+        late = await b.add("2")
+        await b.restart()
+        mails = await server.until(2)
+        await b.clock.until_waiters(1)
+        await b.clock.advance(3)
+        mails = await server.until(3)
+        await b.until_unsent(0)
+        assert [message_id, message_id, late] == [mail["Message-ID"] for mail in mails]
+        assert server.taken[0] == server.taken[1]
+        assert ["new@example.com"] == server.taken[2][0]
+
+
+async def test_kill_before_the_seal_sends_one_mail(tmp_path: Path) -> None:
+    """A kill between settling the digest and writing its mail loses nothing and repeats nothing."""
+    async with mail_server() as server, bench(tmp_path, configured(server)) as b:
+        message_id = await b.add("1")
+        digest = (await b.store.read(outbox.waiting))[0]
+        await b.store.write(lambda db: outbox.claim(db, digest))
+        late = await b.add("2")
+        b.run()
+        await server.until(1)
+        await b.due_in()
+        await b.clock.advance(3)
+        mails = await server.until(2)
+        await b.until_unsent(0)
+        assert [message_id, late] == [mail["Message-ID"] for mail in mails]
+
+
+async def test_a_server_that_is_away_is_tried_again(tmp_path: Path) -> None:
+    """After 5, 10, 20, 40 and then every 60 s; what came meanwhile goes along; nothing is silent."""
+    async with mail_server() as gone:
+        port = gone.port
+    async with bench(tmp_path, configured(gone)) as b:
+        first = await b.add("1")
+        b.run()
+        await b.due_in()
+        await b.clock.advance(3)
+        waits = []
+        for _ in range(6):
+            waits.append(await b.due_in())
+            seen = await b.mailer.unsent()
+            await b.clock.advance(waits[-1])
+        assert pytest.approx([5, 10, 20, 40, 60, 60]) == waits
+        assert f"127.0.0.1:{port}" in seen["last_error"]
+        assert (1, pytest.approx(3 + 135)) == (seen["count"], seen["oldest_age_seconds"])
+        await b.add("2")
+        async with mail_server(port=port) as server:
+            await b.due_in()
+            await b.clock.advance(60)
+            mails = await server.until(1)
+            await b.until_unsent(0)
+        assert [first] == [mail["Message-ID"] for mail in mails]
+        assert "2 webhooks disabled" in mails[0]["Subject"]
+
+
+async def test_a_changed_server_is_tried_at_once(tmp_path: Path) -> None:
+    """A reload that mends `[mail]` doesn't wait for the backoff."""
+    async with mail_server() as gone:
+        pass
+    async with mail_server() as server, bench(tmp_path, configured(gone)) as b:
+        await b.add("1")
+        b.run()
+        await b.due_in()
+        await b.clock.advance(3)
+        await b.until(lambda unsent: unsent["last_error"] is not None)
+        b.config = configured(server)
+        b.mailer.wake()
+        await server.until(1)
+        await b.until_unsent(0)
+
+
+async def test_one_refused_recipient_keeps_nobody_back(tmp_path: Path) -> None:
+    """5xx for one address: the others have the mail, once, and it is done."""
+    says = {"gone@example.com": "550 no such user"}
+    to = ("gone@example.com", "ops@example.com")
+    async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server), to=to) as b:
+        await b.add("1")
+        b.run()
+        await b.due_in()
+        await b.clock.advance(3)
+        await server.until(1)
+        await b.until_unsent(0)
+        await b.due_in()
+        await b.clock.advance(3600)
+        await b.due_in()
+        assert [["ops@example.com"]] == [to for to, _ in server.taken]
+        row = await b.store.read(lambda db: db.execute("SELECT last_error, envelope FROM outbox").fetchone())
+        assert ("gone@example.com: 550 no such user", None) == row
+
+
+async def test_a_deferred_recipient_gets_the_same_mail_later(tmp_path: Path) -> None:
+    """4xx for one address (greylisting): only that one gets it again, the same bytes."""
+    says = {"slow@example.com": "451 come back later"}
+    to = ("slow@example.com", "ops@example.com")
+    async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server), to=to) as b:
+        await b.add("1")
+        b.run()
+        await b.due_in()
+        await b.clock.advance(3)
+        unsent = await b.until(lambda unsent: unsent["last_error"] is not None)
+        assert (1, "slow@example.com: 451 come back later") == (unsent["count"], unsent["last_error"])
+        says.clear()
+        await b.due_in()
+        await b.clock.advance(5)
+        await server.until(2)
+        await b.until_unsent(0)
+        assert [["ops@example.com"], ["slow@example.com"]] == [to for to, _ in server.taken]
+        assert server.taken[0][1] == server.taken[1][1]
+
+
+@pytest.mark.parametrize("step", ["MAIL", "DATA", "ops@example.com"])
+async def test_a_mail_refused_for_good_waits_longer_and_blocks_nothing(tmp_path: Path, step: str) -> None:
+    """5xx for everybody: tried ever more rarely, up to every 15 minutes, visible; a mended address is used."""
+    says = {step: "554 not from you"}
+    async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server)) as b:
+        await b.add("1")
+        b.run()
+        await b.due_in()
+        await b.clock.advance(3)
+        waits = []
+        for number in range(9):
+            await b.until(lambda unsent: unsent["last_error"] is not None)
+            waits.append(await b.due_in())
+            if number < 8:
+                await b.clock.advance(waits[-1])
+        assert pytest.approx([5, 10, 20, 40, 80, 160, 320, 640, 900]) == waits
+        unsent = await b.mailer.unsent()
+        assert 1 == unsent["count"] and "554 not from you" in unsent["last_error"]
+        says.clear()
+        b.to = ("mended@example.com",)
+        other = await b.add("2", workspace_seq=2)
+        assert pytest.approx(3) == await b.due_in()
+        await b.clock.advance(3)
+        mails = await server.until(1)
+        assert [other] == [mail["Message-ID"] for mail in mails]
+        await b.due_in()
+        await b.clock.advance(900)
+        await server.until(2)
+        await b.until_unsent(0)
+        assert ["mended@example.com"] == server.taken[1][0]
+
+
+async def test_one_that_the_server_hangs_up_on_keeps_nobody_back(tmp_path: Path) -> None:
+    """A mail after which the server is gone goes last in the next round, and never in another form."""
+    async with mail_server(MailServer(hang_up_after_data=True)) as server, bench(tmp_path, configured(server)) as b:
+        first = await b.add("1")
+        second = await b.add("2", workspace_seq=2)
+        b.run()
+        await b.due_in()
+        await b.clock.advance(3)
+        await server.until(1)
+        await b.due_in()
+        await b.clock.advance(5)
+        await server.until(2)
+        await b.due_in()
+        server.hang_up_after_data = False
+        await b.clock.advance(60)
+        mails = await server.until(4)
+        await b.until_unsent(0)
+        assert [first, second] == [mail["Message-ID"] for mail in mails[:2]]
+        assert {first: 1, second: 1} == {
+            message_id: len({raw for _, raw in server.taken if message_id.encode() in raw})
+            for message_id in (first, second)
+        }
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+async def test_login_over_tls(tmp_path: Path, tls: str) -> None:
+    """STARTTLS and TLS, with a certificate that is verified, and a login."""
+    made = certificates()
+    starttls, immediately = (made.server, None) if tls == "starttls" else (None, made.server)
+    async with mail_server(login=True, starttls=starttls, tls=immediately) as server:
+        config = configured(server, host="localhost", tls=tls, user=USER, password=PASSWORD)
+        async with bench(tmp_path, config, context=made.client) as b:
+            await b.add("1")
+            b.run()
+            await b.due_in()
+            await b.clock.advance(3)
+            await server.until(1)
+            await b.until_unsent(0)
+        assert ([USER], [True]) == (server.users, server.over_tls)
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+@pytest.mark.parametrize("fault", ["unknown CA", "other name"])
+async def test_an_unproven_server_is_told_nothing(tmp_path: Path, tls: str, fault: str) -> None:
+    """A certificate of an unknown CA or for another name: no login, no mail, and the reason can be seen."""
+    made = certificates("localhost" if fault == "unknown CA" else "mail.example.com")
+    starttls, immediately = (made.server, None) if tls == "starttls" else (None, made.server)
+    async with mail_server(login=True, starttls=starttls, tls=immediately) as server:
+        config = configured(server, host="localhost", tls=tls, user=USER, password=PASSWORD)
+        async with bench(tmp_path, config, context=None if fault == "unknown CA" else made.client) as b:
+            with pytest.raises(Refusal, match=r"(?i)certificate|verify") as refused:
+                await b.mailer.send_test(OPS)
+        assert ("mail_failed", [], []) == (refused.value.code, server.taken, server.users)
+
+
+async def test_a_server_without_starttls_is_told_nothing(tmp_path: Path) -> None:
+    """`tls = "starttls"` never falls back to clear text."""
+    async with mail_server() as server, bench(tmp_path, configured(server, tls="starttls")) as b:
+        with pytest.raises(Refusal, match="STARTTLS"):
+            await b.mailer.send_test(OPS)
+        assert [] == server.taken
+
+
+async def test_a_wrong_password_is_said_in_the_servers_words(tmp_path: Path) -> None:
+    """`send_test` refuses with what the server said; the password is nowhere in it."""
+    made = certificates()
+    async with mail_server(login=True, starttls=made.server) as server:
+        config = configured(server, host="localhost", tls="starttls", user=USER, password="wr0ng")
+        async with bench(tmp_path, config, context=made.client) as b:
+            with pytest.raises(Refusal, match="535") as refused:
+                await b.mailer.send_test(OPS)
+    assert (502, False) == (refused.value.status, "wr0ng" in refused.value.message)
+
+
+async def test_the_test_mail_goes_at_once(tmp_path: Path) -> None:
+    """`send_test` returns when the server took it, beside the outbox and without its waiting."""
+    async with mail_server() as server, bench(tmp_path, configured(server)) as b:
+        await b.add("1")
+        await b.mailer.send_test(["me@example.com", "you@bücher.example"])
+        mail = server.mails[0]
+        assert ["me@example.com", "you@xn--bcher-kva.example"] == server.taken[0][0]
+        assert "Test" in mail["Subject"] and 1 == len(server.taken)
+        assert {"text/plain", "text/html"} == {part.get_content_type() for part in mail.iter_parts()}
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ({"b@example.com": "550 no such user"}, "b@example.com: 550 no such user (It took it for a@example.com.)"),
+        ({"DATA": "554 looks like spam"}, "a@example.com, b@example.com: 554 looks like spam"),
+        ({"MAIL": "553 not yours"}, "553 not yours (about the sender hooks@example.com)"),
+    ],
+)
+async def test_a_refused_test_mail_says_why(tmp_path: Path, says: dict[str, str], words: str) -> None:
+    """The refusal holds the server's own words."""
+    async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server)) as b:
+        with pytest.raises(Refusal) as refused:
+            await b.mailer.send_test(["a@example.com", "b@example.com"])
+    assert words in refused.value.message
+
+
+async def test_without_server_or_recipients_the_test_mail_says_so(tmp_path: Path) -> None:
+    """No `mail.host`, or nobody to send to: the refusal names the key."""
+    async with mail_server() as server, bench(tmp_path, configured(server)) as b:
+        with pytest.raises(Refusal, match=r"mail\.notify"):
+            await b.mailer.send_test([])
+        b.config = Config()
+        with pytest.raises(Refusal, match=r"mail\.host"):
+            await b.mailer.send_test(OPS)
+
+
+async def test_a_silent_server_is_left_in_time(tmp_path: Path) -> None:
+    """A server that accepts and says nothing costs the time limit, no more."""
+    silent = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+    async with silent, bench(tmp_path, Config()) as b:
+        b.config = Config(mail=Mail(host="127.0.0.1", port=silent.sockets[0].getsockname()[1], from_="a@example.com"))
+        b.mailer = Mailer(b.store, b.clock, lambda: b.config, lambda seq: OPS, timeout_seconds=0.2)
+        with pytest.raises(Refusal, match=r"(?i)timed out|in time"):
+            await b.mailer.send_test(OPS)
+
+
+async def test_nobody_to_tell_closes_the_notice(tmp_path: Path) -> None:
+    """Without notice addresses a notice is closed, and doesn't come back when addresses do."""
+    async with mail_server() as server, bench(tmp_path, configured(server), to=()) as b:
+        await b.add("1")
+        b.run()
+        await b.due_in()
+        await b.clock.advance(3)
+        await b.until_unsent(0)
+        b.to = OPS
+        kept = await b.add("2")
+        assert pytest.approx(3) == await b.due_in()
+        await b.clock.advance(3)
+        mails = await server.until(1)
+        assert [kept] == [mail["Message-ID"] for mail in mails]
+
+
+async def test_without_a_host_notices_wait_and_go_as_one_later(tmp_path: Path) -> None:
+    """`mail.host` taken away and given back: one mail tells what waited, none is lost."""
+    async with mail_server() as server, bench(tmp_path, Config()) as b:
+        b.run()
+        await b.due_in()
+        first = await b.add("1")
+        await b.clock.advance(600)
+        await b.add("2")
+        assert 2 == (await b.mailer.unsent())["count"]
+        b.config = configured(server)
+        b.mailer.wake()
+        mails = await server.until(1)
+        await b.until_unsent(0)
+        assert [first] == [mail["Message-ID"] for mail in mails]
+        assert "2 webhooks disabled" in mails[0]["Subject"]
+
+
+async def test_a_notice_of_30_days_is_given_up(tmp_path: Path) -> None:
+    """What couldn't be sent for 30 days is closed with the reason."""
+    async with mail_server() as server, bench(tmp_path, configured(server)) as b:
+        await b.add("1")
+        b.clock.jump_wall(GIVE_UP_MS / 1000 + 1)
+        b.run()
+        await b.until_unsent(0)
+        await b.due_in()
+        row = await b.store.read(lambda db: db.execute("SELECT last_error, sent_at FROM outbox").fetchone())
+        assert row[0].startswith("given up after 30 days") and START_WALL_MS < row[1]
+        assert [] == server.taken
+
+
+async def test_a_clock_set_back_delays_a_notice_by_the_digests_time_at_most(tmp_path: Path) -> None:
+    """A row stamped in the future goes after `digest_seconds` all the same."""
+    async with mail_server() as server, bench(tmp_path, configured(server)) as b:
+        await b.add("1")
+        b.clock.jump_wall(-3600)
+        b.run()
+        assert pytest.approx(3.0) == await b.due_in()
+        await b.clock.advance(3)
+        await server.until(1)
+
+
+async def test_a_notice_that_cant_be_written_keeps_nobody_back(tmp_path: Path) -> None:
+    """A payload that the templates don't understand stays, counted; the others go."""
+    async with mail_server() as server, bench(tmp_path, configured(server)) as b:
+        await b.add("1", endpoint=None)
+        good = await b.add("2", workspace_seq=2)
+        b.run()
+        await b.due_in()
+        await b.clock.advance(3)
+        mails = await server.until(1)
+        await b.until_unsent(1)
+        assert [good] == [mail["Message-ID"] for mail in mails]
+
+
+async def test_stopping_lets_the_mail_under_way_be_recorded(tmp_path: Path) -> None:
+    """`stop` waits until what the server took is recorded, and starts no other."""
+    async with mail_server() as server, bench(tmp_path, configured(server)) as b:
+        for number in range(3):
+            await b.add(str(number), workspace_seq=number)
+        b.run()
+        await b.due_in()
+        advancing = asyncio.create_task(b.clock.advance(3))
+        await server.until(1)
+        await b.mailer.stop()
+        await b.kill()
+        await advancing
+        unsent = await b.mailer.unsent()
+        assert 3 == len(server.taken) + unsent["count"]
+        b.build()
+        b.run()
+        await server.until(3)
+        await b.until_unsent(0)
+        assert 3 == len({mail["Message-ID"] for mail in server.mails}) == len(server.taken)
+
+
+def test_an_envelope_is_what_was_kept(tmp_path: Path) -> None:
+    """The bytes of a mail survive the table: CR LF and all."""
+    mail = EmailMessage(policy=email.policy.SMTP)
+    mail.set_content("a\r\nb – c\r\n", cte="quoted-printable")
+    text = mail.as_bytes().decode()
+    assert Envelope("a@b", ("c@d",), text).message.encode() == mail.as_bytes()

@@ -1,0 +1,246 @@
+"""The letters: what they say, and that nothing in them obeys a stranger."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+
+from tests.support.clock import START_WALL_MS
+from webhookd.config import Config, Listen
+from webhookd.mail import messages
+from webhookd.models import Reason
+from webhookd.store.outbox import Notice
+
+HOSTILE = "<script>alert(1)</script>\r\nBcc: victim@example.com\r\n\r\nX\x1b[31m\u202egpj.exe\x00\u2028\ud800"
+
+
+def disabled(**facts: Any) -> Notice:
+    payload = {
+        "workspace": "default",
+        "endpoint": {"id": "ep_01j8", "url": "https://example.com/hook?token=t0psecret", "description": "Helpdesk"},
+        "at": "2026-01-31T14:02:11.123Z",
+        "message": "31 failed attempts in 30 minutes in this workspace, 30 are allowed; the last one: answered 503.",
+        "failures": [
+            {"number": 4, "started_at": "2026-01-31T14:02:11.000Z", "reason": "status", "status": 503, "detail": ""},
+            {
+                "number": 3,
+                "started_at": "2026-01-31T14:00:41.000Z",
+                "reason": "timeout",
+                "status": None,
+                "detail": "no answer within 5 s",
+            },
+        ],
+        "waiting": 12,
+        "spent_until": None,
+        "limit": 30,
+        "window_seconds": 1800,
+        **facts,
+    }
+    return Notice("auto_disabled", "<1@hooks.example.com>", START_WALL_MS, payload)
+
+
+def warned() -> Notice:
+    payload = {
+        "workspace": "default",
+        "at": "2026-01-31T14:02:11.123Z",
+        "fraction": 0.5,
+        "failures": 15,
+        "limit": 30,
+        "window_seconds": 1800,
+        "by_endpoint": [{"id": "ep_01j8", "url": "https://example.com/hook", "failures": 14}],
+    }
+    return Notice("budget_warned", "<2@hooks.example.com>", START_WALL_MS, payload)
+
+
+def written(*notices: Notice, settings: Config | None = None) -> EmailMessage:
+    """The mail as a mail program reads it."""
+    text = messages.letter(
+        notices, settings or Config(), sender="hooks@example.com", to=["ops@example.com"], now_ms=START_WALL_MS
+    )
+    assert text.isascii() and max(map(len, text.split("\r\n"))) <= 998
+    return email.message_from_string(text, policy=email.policy.default)
+
+
+def texts(mail: EmailMessage) -> tuple[str, str]:
+    """The text and the HTML part."""
+    plain, html = mail.get_body(("plain",)), mail.get_body(("html",))
+    assert plain is not None and html is not None
+    return plain.get_content(), html.get_content()
+
+
+def test_a_disabling_says_all_that_one_has_to_know() -> None:
+    """What, which endpoint, why, the last failures, how many wait, what to do and the command: in both parts."""
+    mail = written(disabled())
+    assert "[webhookd] Webhook disabled: more than 30 failures in 30 minutes (example.com)" == mail["Subject"]
+    for part in texts(mail):
+        for told in (
+            "https://example.com/hook?…",
+            "ep_01j8",
+            "Helpdesk",
+            "2026-01-31 14:02:11 UTC",
+            "31 failed attempts in 30 minutes",
+            "503",
+            "the answer was not a success",
+            "2026-01-31 14:00:41 UTC",
+            "no answer within 5 s",
+            "12 events wait",
+            "72 hours and 100,000 events",
+            "answer 200",
+            "webhook-id",
+            "webhookd endpoint enable ep_01j8",
+            "Times are UTC",
+        ):
+            assert told in part
+        for untold in ("t0psecret", "--workspace", "spent until", "page"):
+            assert untold not in part
+
+
+def test_headers_of_a_machines_mail() -> None:
+    """From, To, Date, Message-ID, and that nobody's robot should answer."""
+    mail = written(disabled())
+    assert ("hooks@example.com", "ops@example.com") == (mail["From"].addresses[0].addr_spec, mail["To"])
+    assert ("<1@hooks.example.com>", "Thu, 01 Jan 2026 00:00:00 +0000") == (mail["Message-ID"], mail["Date"])
+    assert ("auto-generated", "multipart/alternative") == (mail["Auto-Submitted"], mail.get_content_type())
+
+
+@pytest.mark.parametrize("letters_in_host", range(10, 60))
+def test_a_subject_of_any_length_comes_out_as_it_went_in(letters_in_host: int) -> None:
+    """No header is folded so that white space is added to what a reader sees."""
+    host = "a" * letters_in_host + ".example"
+    mail = written(disabled(endpoint={"id": "ep_1", "url": f"https://{host}/", "description": ""}))
+    assert f"[webhookd] Webhook disabled: more than 30 failures in 30 minutes ({host})" == mail["Subject"]
+
+
+def test_another_workspace_is_named_in_subject_and_command() -> None:
+    """A workspace other than `default` stands in the subject and in the command to copy."""
+    mail = written(disabled(workspace="acme"))
+    assert mail["Subject"].startswith("[webhookd acme] ")
+    assert all("webhookd endpoint enable ep_01j8 --workspace acme" in part for part in texts(mail))
+
+
+def test_a_spent_budget_is_told_of() -> None:
+    """Until when one more failure disables again, as a time of day in UTC."""
+    for part in texts(written(disabled(spent_until="2026-01-31T15:32:00.000+01:00"))):
+        assert "spent until 14:32 UTC: until then, one more failure disables it again" in part
+
+
+def test_the_link_leads_to_the_page_and_nowhere_else() -> None:
+    """With `listen.public_url` the page is linked, without a secret; the endpoint's own URL never is a link."""
+    settings = Config(listen=Listen(public_url="https://hooks.example.com/"))
+    plain, html = texts(written(disabled(), settings=settings))
+    link = "https://hooks.example.com/workspaces/default/endpoints/ep_01j8"
+    assert link in plain and f'<a href="{link}">' in html
+    assert 2 == html.count("<a ") == html.count('href="https://hooks.example.com')
+
+
+def test_many_go_in_one_letter() -> None:
+    """The first 20 in full, the others in a line each; hosts in the subject are few."""
+    notices = [
+        disabled(endpoint={"id": f"ep_{n}", "url": f"https://h{n}.example/", "description": ""}, failures=[])
+        for n in range(25)
+    ]
+    mail = written(*notices)
+    expected = (
+        "[webhookd] 25 webhooks disabled: more than 30 failures in 30 minutes (h0.example, h1.example and 23 more)"
+    )
+    assert expected == mail["Subject"]
+    for part in texts(mail):
+        assert 20 == part.count("no failures of its own on record")
+        assert all(f"webhookd endpoint enable ep_{n}" in part for n in range(25))
+
+
+def test_a_warning_names_who_spent_the_budget() -> None:
+    """Half of the budget: how much, and by whom; with a disabling in one letter, the disabling leads."""
+    mail = written(warned())
+    assert "[webhookd] Failure budget 50 % spent: 15 of 30 failures in 30 minutes" == mail["Subject"]
+    for part in texts(mail):
+        assert "14" in part and "https://example.com/hook" in part and "endpoint enable" not in part
+    both = written(warned(), disabled())
+    assert both["Subject"].startswith("[webhookd] Webhook disabled")
+    assert all("50 %" in part and "endpoint enable" in part for part in texts(both))
+
+
+@pytest.mark.parametrize("field", ["url", "description", "id", "message", "workspace", "detail", "status", "at"])
+def test_what_strangers_wrote_stays_text(field: str) -> None:
+    """Tags, line breaks, escapes and bidi marks in any value: one header each, no tag, nothing that is obeyed."""
+    endpoint = {"id": "ep_1", "url": "https://example.com/", "description": ""}
+    failure: dict[str, Any] = {"started_at": "2026-01-31T14:02:11.000Z", "reason": "status", "status": 503}
+    facts: dict[str, Any] = {"endpoint": endpoint, "failures": [failure]}
+    if field in endpoint:
+        endpoint[field] += HOSTILE
+    elif field in ("detail", "status"):
+        failure[field] = HOSTILE
+    else:
+        facts[field] = HOSTILE
+    mail = written(disabled(**facts))
+    assert None is mail["Bcc"]
+    assert {"From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "X-Auto-Response-Suppress"} == set(
+        mail.keys()
+    ) - {"MIME-Version", "Content-Type"}
+    plain, html = texts(mail)
+    assert "<script" not in html and "&lt;script&gt;" in html
+    for part in (plain, html, mail["Subject"]):
+        assert not set("\x1b\u202e\x00\u2028") & set(part)
+    assert not any(line.startswith("Bcc") for line in plain.splitlines())
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_has_plain_words(reason: Reason) -> None:
+    """A failure without a detail is told in words all the same."""
+    failure = {"started_at": "2026-01-31T14:02:11.000Z", "reason": str(reason), "status": None}
+    plain, _ = texts(written(disabled(failures=[failure])))
+    line = next(line for line in plain.splitlines() if line.startswith("  2026-01-31 14:02:11 UTC  –"))
+    assert 5 < len(line.partition("–")[2].strip())
+
+
+def test_long_texts_are_cut() -> None:
+    """A description of 100,000 characters doesn't make a mail of that size."""
+    endpoint = {"id": "ep_1", "url": "https://example.com/" + "a" * 9000, "description": "ä" * 100_000}
+    assert 20_000 > len(written(disabled(endpoint=endpoint)).as_string())
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a\tb\r\n c", "a b c"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\u202eabc", "\\u202eabc"),
+        ("\ud800", "\\ud800"),
+        ("👩\u200d🔬", "👩\u200d🔬"),
+        (None, ""),
+        ("x" * 500, "x" * 400 + "…"),
+    ],
+)
+def test_clear(value: object, expected: str) -> None:
+    """One line; what can't be seen is written out."""
+    assert expected == messages.clear(value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (1800, "30 minutes"),
+        (3600, "1 hour"),
+        (90, "90 seconds"),
+        (1.5, "1.5 seconds"),
+        (1, "1 second"),
+        (86_400, "24 hours"),
+    ],
+)
+def test_durations_read_as_said(seconds: float, expected: str) -> None:
+    """Whole hours and minutes as such."""
+    assert expected == messages._duration(seconds)
+
+
+def test_the_trial_letter_says_what_it_is() -> None:
+    """`webhookd mail test`: a mail that explains itself."""
+    text = messages.trial_letter(
+        Config(), sender="a@example.com", to=["b@example.com"], message_id="<t@example.com>", now_ms=START_WALL_MS
+    )
+    mail = email.message_from_string(text, policy=email.policy.default)
+    assert "Test" in mail["Subject"]
+    assert all("2026-01-01 00:00:00 UTC" in part for part in texts(mail))

@@ -1,0 +1,319 @@
+"""The second and the third gate.  What was dialled is told by Python's audit hook, not by the gates themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.bad_receiver_server import OK, Line, Tormentor
+from tests.support.nameserver import NXDOMAIN, SERVFAIL, Alias, NameServer, Silence
+from tests.support.watch import watch
+from webhookd.clock import SystemClock
+from webhookd.models import Outcome, Reason, Request
+from webhookd.rules.ip_policy import OwnAddress
+from webhookd.sender.attempt_trace import CURRENT, EgressFailure, Exchange
+from webhookd.sender.client import HttpSender, default_ssl_context
+from webhookd.sender.egress import Egress
+from webhookd.sender.http1 import GatedConnector
+from webhookd.sender.resolver import DnsResolver
+
+LOOPBACK = [ip_network("127.0.0.0/8")]
+EVERYTHING = [ip_network("0.0.0.0/0"), ip_network("::/0")]
+
+ANSWERS = {
+    "good.test": ("127.0.0.1",),
+    "private.test": ("10.0.0.1",),
+    "mixed.test": ("127.0.0.1", "10.0.0.1"),
+    "mixed-six.test": ("127.0.0.1", "fd00::1"),
+    "six.test": ("::1",),
+    "mapped.test": ("::ffff:127.0.0.1",),
+    "metadata.test": ("169.254.169.254",),
+    "alias.test": Alias("inside.test", ("192.168.0.1",)),
+    "good-alias.test": Alias("outside.test", ("127.0.0.1",)),
+    "zero.test": ("0.0.0.0",),
+    "gone.test": NXDOMAIN,
+    "broken.test": SERVFAIL,
+    "silent.test": Silence,
+}
+
+
+@pytest.fixture
+def dialled() -> Iterator[list[tuple[str, int]]]:
+    """The addresses that this process has connected to since the test began."""
+    with watch(through=True) as watching:
+        yield watching.dialled
+
+
+@pytest.fixture
+async def names() -> AsyncIterator[NameServer]:
+    async with NameServer(dict(ANSWERS)) as server:
+        yield server
+
+
+async def serve(line: Line) -> None:
+    """Answer 200 to every request."""
+    while True:
+        await line.request()
+        await line.send(OK)
+
+
+async def serve_once(line: Line) -> None:
+    """Answer 200 to one request, and say that it was the last."""
+    await line.request()
+    await line.send(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))
+
+
+async def post(egress: Egress, url: str, *, timeout_seconds: float = 2.0) -> Outcome:
+    """One attempt by a sender of its own."""
+    sender = HttpSender(egress, timeout_seconds=timeout_seconds, clock=SystemClock())
+    try:
+        return await sender.post(Request(url, (), b"{}", False))
+    finally:
+        await sender.close()
+
+
+def gates(names: NameServer, allowed: list[Any] = LOOPBACK) -> Egress:
+    """Gates that ask `names`."""
+    return Egress(allowed, allow_http=True, resolver=DnsResolver([names.address]))
+
+
+@pytest.mark.parametrize("name", ["good.test", "good-alias.test", "GOOD.test"])
+async def test_a_name_with_allowed_addresses_is_delivered_to(
+    names: NameServer, dialled: list[tuple[str, int]], name: str
+) -> None:
+    """The address that was judged is the one dialled."""
+    async with Tormentor(serve) as receiver:
+        outcome = await post(gates(names), f"http://{name}:{receiver.port}/")
+    assert (None, [("127.0.0.1", receiver.port)]) == (outcome.reason, dialled)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "private.test",
+        "mixed.test",
+        "mixed-six.test",
+        "six.test",
+        "mapped.test",
+        "metadata.test",
+        "alias.test",
+        "zero.test",
+    ],
+)
+async def test_one_denied_answer_blocks_the_attempt(
+    names: NameServer, dialled: list[tuple[str, int]], name: str
+) -> None:
+    """If any answer of the name is denied, nothing is dialled at all."""
+    async with Tormentor(serve) as receiver:
+        outcome = await post(gates(names), f"http://{name}:{receiver.port}/")
+        assert (Reason.BLOCKED_ADDRESS, [], 0) == (outcome.reason, dialled, receiver.connections)
+    assert name in outcome.detail
+
+
+async def test_a_metadata_answer_blocks_even_if_everything_is_allowed(
+    names: NameServer, dialled: list[tuple[str, int]]
+) -> None:
+    """Link-local stays denied inside egress.allow."""
+    outcome = await post(gates(names, EVERYTHING), "http://metadata.test/")
+    assert (Reason.BLOCKED_ADDRESS, []) == (outcome.reason, dialled)
+
+
+@pytest.mark.parametrize("name", ["gone.test", "broken.test", "silent.test"])
+async def test_a_name_without_answer_is_a_failure_of_dns(
+    names: NameServer, dialled: list[tuple[str, int]], name: str
+) -> None:
+    """NXDOMAIN, SERVFAIL and silence up to the deadline."""
+    outcome = await post(gates(names), f"http://{name}/", timeout_seconds=0.3)
+    assert (Reason.DNS, []) == (outcome.reason, dialled)
+    assert outcome.duration_ms < 550
+
+
+async def test_silent_names_leave_a_healthy_endpoint_alone(names: NameServer) -> None:
+    """200 attempts that wait for DNS, and one beside them that is delivered long before they end."""
+    sender = HttpSender(gates(names), timeout_seconds=1.5, clock=SystemClock())
+    async with Tormentor(serve) as receiver:
+        silent = [
+            asyncio.create_task(sender.post(Request("http://silent.test/", (), b"{}", False))) for _ in range(200)
+        ]
+        await asyncio.sleep(0.1)
+        outcome = await sender.post(Request(f"http://good.test:{receiver.port}/", (), b"{}", False))
+        assert (None, 0) == (outcome.reason, sum(task.done() for task in silent))
+        assert {Reason.DNS} == {outcome.reason for outcome in await asyncio.gather(*silent)}
+    await sender.close()
+
+
+async def test_an_answer_that_changes_is_judged_again(names: NameServer, dialled: list[tuple[str, int]]) -> None:
+    """A name that was allowed and now is private: the next connection is blocked."""
+    egress = gates(names)
+    async with Tormentor(serve_once) as receiver:
+        sender = HttpSender(egress, timeout_seconds=2.0, clock=SystemClock())
+        request = Request(f"http://good.test:{receiver.port}/", (), b"{}", False)
+        first = await sender.post(request)
+        names.answers["good.test"] = ("10.0.0.1",)  # type: ignore[index]
+        second = await sender.post(request)
+        await sender.close()
+    assert [None, Reason.BLOCKED_ADDRESS] == [first.reason, second.reason]
+    assert [("127.0.0.1", receiver.port)] == dialled
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "foo.localhost"])
+async def test_localhost_is_this_machine_by_rule(names: NameServer, dialled: list[tuple[str, int]], host: str) -> None:
+    """Delivered over the allowed loopback address, without asking anybody; blocked where none is allowed."""
+    async with Tormentor(serve) as receiver:
+        url = f"http://{host}:{receiver.port}/"
+        allowed, denied = await post(gates(names), url), await post(gates(names, []), url)
+    assert [None, Reason.BLOCKED_ADDRESS] == [allowed.reason, denied.reason]
+    assert ([("127.0.0.1", receiver.port)], []) == (dialled, names.asked)
+
+
+async def test_a_metadata_name_is_never_looked_up(names: NameServer) -> None:
+    """metadata.google.internal is blocked by its name."""
+    egress = gates(names, EVERYTHING)
+    with pytest.raises(EgressFailure) as caught:
+        await egress.resolve("metadata.google.internal", 80)
+    assert (Reason.BLOCKED_ADDRESS, []) == (caught.value.reason, names.asked)
+    await egress.close()
+
+
+async def test_a_name_with_many_addresses_gets_a_few_tries(names: NameServer) -> None:
+    """A thousand addresses that refuse would multiply each attempt; all are judged, three of each family dialled."""
+    four, six = [f"127.0.1.{n}" for n in range(1, 21)], [f"fd00::{n:x}" for n in range(1, 6)]
+    names.answers["many.test"] = (*four, *six)  # type: ignore[index]
+    egress = gates(names, EVERYTHING)
+    chosen = await egress.resolve("many.test", 80)
+    assert [3, 3] == [sum(address.version == version for address in chosen) for version in (4, 6)]
+    await egress.close()
+
+
+# --- the third gate, by itself: nothing before it has judged ----------------------------------------------------
+
+
+async def _connect_through_the_last_gate(egress: Egress, url: str) -> tuple[Exchange, Exception | None]:
+    """A request by aiohttp with nothing but the connector between: what a fault in the gates before would come to."""
+    exchange = Exchange()
+    CURRENT.set(exchange)
+    connector = GatedConnector(egress, default_ssl_context(), keep_alive=False)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        try:
+            async with session.post(url, data=b"{}", timeout=aiohttp.ClientTimeout(total=2)):
+                return exchange, None
+        except (aiohttp.ClientError, OSError) as error:
+            return exchange, error
+        finally:
+            await egress.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://10.0.0.1/",
+        "http://169.254.169.254/",
+        "http://[fe80::1]/",
+        "http://[::1]:9/",
+        "http://[::ffff:127.0.0.1]:9/",
+        "http://[64:ff9b::a9fe:a9fe]/",
+        "http://0.0.0.0:9/",
+        "https://192.168.0.1/",
+        "http://224.0.0.1/",
+    ],
+)
+async def test_an_ip_literal_meets_the_last_gate(names: NameServer, dialled: list[tuple[str, int]], url: str) -> None:
+    """aiohttp's resolver never sees an IP literal; the socket factory does, and nothing is dialled."""
+    exchange, error = await _connect_through_the_last_gate(gates(names), url)
+    assert error is not None
+    assert exchange.failure is not None
+    assert (Reason.BLOCKED_ADDRESS, [], []) == (exchange.failure.reason, dialled, names.asked)
+
+
+async def test_a_resolver_that_lies_meets_the_last_gate(
+    names: NameServer, dialled: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the second gate let a denied address through among good ones, nothing is sent."""
+    egress = gates(names)
+    async with Tormentor(serve) as receiver:
+
+        async def lie(name: str, port: int) -> list[Any]:
+            return [ip_address("10.0.0.1"), ip_address("127.0.0.1")]
+
+        monkeypatch.setattr(egress, "resolve", lie)
+        exchange, _ = await _connect_through_the_last_gate(egress, f"http://good.test:{receiver.port}/")
+    assert exchange.failure is not None
+    assert Reason.BLOCKED_ADDRESS == exchange.failure.reason
+    assert "10.0.0.1" not in [where[0] for where in dialled]
+    assert [] == receiver.requests
+
+
+async def test_an_error_in_the_check_is_a_refusal(names: NameServer, dialled: list[tuple[str, int]]) -> None:
+    """An address that can't be read can't be judged: blocked, not passed."""
+    egress = gates(names, EVERYTHING)
+    CURRENT.set(Exchange())
+    with pytest.raises(EgressFailure) as caught:
+        egress.open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("not an address", 80)))
+    assert (Reason.BLOCKED_ADDRESS, []) == (caught.value.reason, dialled)
+    await egress.close()
+
+
+async def test_the_peer_that_was_reached_is_judged_too(names: NameServer) -> None:
+    """Towards 0.0.0.0 the system connects to 127.0.0.1: allowed by its name, denied by where it leads."""
+    async with Tormentor(serve) as receiver:
+        egress = gates(names, [ip_network("0.0.0.0/32")])
+        exchange, error = await _connect_through_the_last_gate(egress, f"http://0.0.0.0:{receiver.port}/")
+    assert error is not None
+    assert exchange.failure is not None
+    assert (Reason.BLOCKED_ADDRESS, True) == (exchange.failure.reason, "127.0.0.1" in exchange.failure.detail)
+    assert [] == receiver.requests
+
+
+# --- webhookd itself --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "good.test", "127.1"])
+async def test_webhookds_own_socket_is_never_dialled(
+    names: NameServer, dialled: list[tuple[str, int]], own: str, host: str
+) -> None:
+    """By number and by name, though loopback is allowed; another port of the same address is not webhookd."""
+    async with Tormentor(serve) as webhookd, Tormentor(serve) as receiver:
+        outcomes = []
+        for port in (webhookd.port, receiver.port):
+            egress = gates(names)
+            egress.set_own([OwnAddress(ip_address(own), webhookd.port)])
+            outcomes.append(await post(egress, f"http://{host}:{port}/"))
+        assert [Reason.BLOCKED_ADDRESS, None] == [outcome.reason for outcome in outcomes]
+        assert ([("127.0.0.1", receiver.port)], 0) == (dialled, webhookd.connections)
+
+
+async def test_a_wildcard_socket_is_found_on_every_address_of_the_machine(names: NameServer) -> None:
+    """Listening on 0.0.0.0, webhookd is at each address of the machine, and nowhere else."""
+    egress = gates(names, EVERYTHING)
+    egress.set_own([OwnAddress(ip_address("0.0.0.0"), 8780)])
+    here = egress.check_peer((_an_address_of_this_machine(), 8780), Exchange())
+    elsewhere = egress.check_peer(("192.0.2.1", 8780), Exchange())
+    another_port = egress.check_peer((_an_address_of_this_machine(), 8781), Exchange())
+    assert (False, True, True) == (here, elsewhere, another_port)
+    await egress.close()
+
+
+async def test_http_can_be_turned_off_after_an_endpoint_was_saved(
+    names: NameServer, dialled: list[tuple[str, int]]
+) -> None:
+    """egress.allow_http = false holds for the endpoints that are there already."""
+    egress = Egress(LOOPBACK, allow_http=False, resolver=DnsResolver([names.address]))
+    outcome = await post(egress, "http://127.0.0.1:9/")
+    assert (Reason.BLOCKED_ADDRESS, []) == (outcome.reason, dialled)
+
+
+def _an_address_of_this_machine() -> str:
+    """One beside loopback where there is one.  Connecting a datagram socket asks for a route and sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])

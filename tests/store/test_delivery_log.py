@@ -1,0 +1,398 @@
+"""The event log as it is read: filters, pages, derived states, and that no search walks through what is wide."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.support.stores import add_endpoint, add_workspace, open_store
+from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, NewEvent, QueuedDelivery, Workspace
+from webhookd.store import attempts, deliveries, delivery_log, endpoints, events
+from webhookd.store.delivery_log import LogFilter
+from webhookd.store.store import Store
+
+S = DeliveryState
+# What may be read from end to end, because it is always short.
+NARROW_SCANS = ("SCAN json_each VIRTUAL TABLE INDEX 1:", "SCAN clock_steps")
+
+
+@dataclass
+class Log:
+    """A store with a workspace, and short words for what is done to it."""
+
+    store: Store
+    workspace: Workspace
+    clock_ms: int = 1_000
+
+    async def accept(self, event_id: str, event_type: str = "message.sent") -> list[QueuedDelivery]:
+        self.clock_ms += 1
+        new = [NewEvent(event_id, event_type, b"{}")]
+        now_ms = self.clock_ms
+        accepted = await self.store.write(
+            lambda db: events.accept(db, self.workspace.seq, new, deliver=True, now_ms=now_ms)
+        )
+        return list(accepted[0].queued)
+
+    async def deliver(self, seq: int, number: int = 1) -> None:
+        record = orjson.dumps({"number": number, "outcome": "delivered"})
+        self.clock_ms += 1
+        await self.store.write(
+            lambda db: deliveries.delivered(db, seq, attempt_count=number, record=record, now_ms=self.clock_ms)
+        )
+
+    async def fail(self, delivery: QueuedDelivery, number: int = 1, *, again_in_ms: int | None = None) -> None:
+        record = orjson.dumps({"number": number, "outcome": "failed"})
+        self.clock_ms += 1
+        now_ms = self.clock_ms
+        next_ms = None if again_in_ms is None else now_ms + again_in_ms
+
+        def command(db: sqlite3.Connection) -> None:
+            attempts.insert(
+                db,
+                delivery_seq=delivery.seq,
+                endpoint_seq=delivery.endpoint_seq,
+                workspace_seq=self.workspace.seq,
+                ended_at_ms=now_ms,
+                counted=True,
+                record=record,
+            )
+            deliveries.failed(
+                db, delivery.seq, attempt_count=number, tries=number, next_attempt_at_ms=next_ms, now_ms=now_ms
+            )
+
+        await self.store.write(command)
+
+    async def finish(self, endpoint: Endpoint, state: int, upto_seq: int = 2**62) -> None:
+        await self.store.write(
+            lambda db: deliveries.finish_some(
+                db, endpoint.seq, state=state, upto_seq=upto_seq, after_seq=0, limit=500, now_ms=self.clock_ms
+            )
+        )
+
+    def filter(self, *, paused: bool = False) -> LogFilter:
+        return LogFilter(self.workspace.seq, paused)
+
+    async def page(self, wanted: LogFilter, *, before: int | None = None, limit: int = 500) -> list[DeliveryView]:
+        return await self.store.read(lambda db: delivery_log.page(db, wanted, before_seq=before, limit=limit))
+
+    async def states(self, *, paused: bool = False) -> list[DeliveryState]:
+        return [view.state for view in await self.page(self.filter(paused=paused))][::-1]
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[Log]:
+    async with open_store(tmp_path) as store:
+        yield Log(store, await add_workspace(store))
+
+
+async def disable(log: Log, endpoint: Endpoint) -> None:
+    await log.store.write(
+        lambda db: endpoints.disable(
+            db, [endpoint.seq], state=EndpointState.DISABLED, reason="person", message="", now_ms=log.clock_ms
+        )
+    )
+
+
+async def enable(log: Log, endpoint: Endpoint, *, skip_held: bool = False) -> None:
+    await log.store.write(lambda db: endpoints.enable(db, endpoint.seq, skip_held=skip_held, now_ms=log.clock_ms))
+
+
+async def test_a_delivery_is_shown_with_what_is_known_of_it(log: Log) -> None:
+    """A fresh delivery has its ids, its type and its time, and no attempt."""
+    endpoint = await add_endpoint(log.store, log.workspace)
+    (delivery,) = await log.accept("a", "contact.created")
+    assert await log.page(log.filter()) == [
+        DeliveryView(
+            seq=delivery.seq,
+            workspace="default",
+            endpoint_seq=endpoint.seq,
+            endpoint_id=endpoint.id,
+            event_id="a",
+            event_type="contact.created",
+            state=S.PENDING,
+            replay_of=None,
+            is_test=False,
+            accepted_at_ms=delivery.accepted_at_ms,
+            next_attempt_at_ms=None,
+            finished_at_ms=None,
+            attempt_count=0,
+            last_attempt=None,
+        )
+    ]
+
+
+async def test_the_last_attempt_is_the_newest_whatever_came_of_it(log: Log) -> None:
+    """A failed attempt is shown until a delivered one follows; all of them are listed in order."""
+    await add_endpoint(log.store, log.workspace)
+    (delivery,) = await log.accept("a")
+    await log.fail(delivery, 1, again_in_ms=30_000)
+    (waiting,) = await log.page(log.filter())
+    expected = (S.PENDING, 1, {"number": 1, "outcome": "failed"}, log.clock_ms + 30_000)
+    assert expected == (waiting.state, waiting.attempt_count, waiting.last_attempt, waiting.next_attempt_at_ms)
+    await log.deliver(delivery.seq, 2)
+    (done,) = await log.page(log.filter())
+    assert (S.DELIVERED, 2, {"number": 2, "outcome": "delivered"}) == (
+        done.state,
+        done.attempt_count,
+        done.last_attempt,
+    )
+    assert done.finished_at_ms == log.clock_ms and done.next_attempt_at_ms is None
+    numbers = [one["number"] for one in await log.store.read(lambda db: attempts.of_delivery(db, delivery.seq))]
+    assert [1, 2] == numbers
+
+
+async def test_what_waits_reads_held_while_its_endpoint_gets_nothing(log: Log) -> None:
+    """Disabled by a person or paused by the plan: the same rows read as held, and no next attempt is promised."""
+    endpoint = await add_endpoint(log.store, log.workspace)
+    (first,) = await log.accept("a")
+    await log.accept("b")
+    await log.fail(first, again_in_ms=30_000)
+    assert [S.PENDING, S.PENDING] == await log.states()
+    assert [S.HELD, S.HELD] == await log.states(paused=True)
+    await disable(log, endpoint)
+    assert [S.HELD, S.HELD] == await log.states()
+    assert [None, None] == [view.next_attempt_at_ms for view in await log.page(log.filter())]
+    assert [] == await log.page(replace(log.filter(), state=S.PENDING))
+
+
+async def test_what_was_skipped_reads_so_before_its_rows_have_followed(log: Log) -> None:
+    """The mark decides at once; what comes after it is pending."""
+    endpoint = await add_endpoint(log.store, log.workspace)
+    (first,) = await log.accept("a")
+    await disable(log, endpoint)
+    await enable(log, endpoint, skip_held=True)
+    await log.accept("b")
+    assert [S.SKIPPED, S.PENDING] == await log.states()
+    (skipped,) = await log.page(replace(log.filter(), state=S.SKIPPED))
+    assert first.seq == skipped.seq and skipped.finished_at_ms is not None
+    await log.finish(endpoint, deliveries.SKIPPED, upto_seq=first.seq)
+    assert [S.SKIPPED, S.PENDING] == await log.states()
+
+
+async def test_what_waits_for_a_deleted_endpoint_reads_cancelled(log: Log) -> None:
+    """Deleting cancels by its mark; what was skipped before didn't wait any more and stays skipped."""
+    endpoint = await add_endpoint(log.store, log.workspace)
+    await log.accept("a")
+    await disable(log, endpoint)
+    await enable(log, endpoint, skip_held=True)
+    await log.accept("b")
+    await log.store.write(lambda db: endpoints.delete(db, endpoint.seq, log.clock_ms))
+    assert [S.SKIPPED, S.CANCELLED] == await log.states()
+    for state, expected in ((S.CANCELLED, ["b"]), (S.SKIPPED, ["a"])):
+        found = await log.page(replace(log.filter(), state=state, endpoint_seq=endpoint.seq))
+        assert expected == [view.event_id for view in found]
+
+
+async def test_each_workspace_has_a_log_of_its_own(log: Log) -> None:
+    """Neither the list nor a single look shows another workspace's deliveries."""
+    await add_endpoint(log.store, log.workspace)
+    (delivery,) = await log.accept("a")
+    other = await add_workspace(log.store, "other")
+    await add_endpoint(log.store, other)
+    assert [] == await log.page(LogFilter(other.seq, paused=False))
+    assert None is await log.store.read(lambda db: delivery_log.get(db, other.seq, delivery.seq, paused=False))
+    own = await log.store.read(lambda db: delivery_log.get(db, log.workspace.seq, delivery.seq, paused=False))
+    assert own is not None and own.seq == delivery.seq
+
+
+async def test_a_test_is_in_the_log_and_is_not_replayed(log: Log) -> None:
+    """It is marked as a test; a replay of all that was dropped leaves it out."""
+    endpoint = await add_endpoint(log.store, log.workspace)
+    await log.store.write(
+        lambda db: deliveries.insert_test(
+            db,
+            workspace_seq=log.workspace.seq,
+            endpoint_seq=endpoint.seq,
+            event_id="test_1",
+            event_type="message.sent",
+            body=b"{}",
+            delivered=False,
+            record=b'{"number":1}',
+            started_at_ms=5,
+            now_ms=6,
+        )
+    )
+    (view,) = await log.page(replace(log.filter(), state=S.DROPPED, event_type="message.sent"))
+    assert view.is_test and view.event_id == "test_1"
+    assert [] == await log.store.read(lambda db: delivery_log.finished_matching(db, log.filter(), after_seq=0, limit=9))
+
+
+async def history(log: Log, *, count: int = 120) -> list[DeliveryView]:
+    """A log of many kinds over four endpoints, two of them in odd states; returns all of it as the table shows it."""
+    chance = random.Random(7)
+    four = [await add_endpoint(log.store, log.workspace, f"https://e{n}.example/") for n in range(4)]
+    other = await add_workspace(log.store, "other")
+    stranger = await add_endpoint(log.store, other)
+    for number in range(count):
+        await log.accept(f"e{number}", chance.choice(["message.sent", "contact.created", "comment.created"]))
+        if number == count // 2:
+            await disable(log, four[2])
+            await enable(log, four[2], skip_held=True)
+    everything = await log.page(log.filter())
+    assert stranger.id not in {view.endpoint_id for view in everything}
+    for view in everything:
+        kind = chance.randrange(5)
+        queued = QueuedDelivery(view.seq, view.endpoint_seq, view.event_id, view.event_type, None, 2, 0)
+        if view.endpoint_seq != four[2].seq and kind == 0:
+            await log.deliver(view.seq)
+        elif view.endpoint_seq != four[2].seq and kind == 1:
+            await log.fail(queued)
+    await log.finish(four[0], deliveries.EXPIRED, upto_seq=everything[-count].seq)
+    await disable(log, four[1])
+    await log.store.write(lambda db: endpoints.delete(db, four[3].seq, log.clock_ms))
+    return await log.page(log.filter())
+
+
+FILTERS = [
+    {},
+    {"state": S.PENDING},
+    {"state": S.HELD},
+    {"state": S.DELIVERED},
+    {"state": S.DROPPED},
+    {"state": S.EXPIRED},
+    {"state": S.SKIPPED},
+    {"state": S.CANCELLED},
+    {"event_type": "comment.created"},
+    {"event_type": "nothing.such"},
+    {"event_id": "e17"},
+    {"event_id": "e17", "state": S.HELD},
+    {"endpoint": 0},
+    {"endpoint": 1, "state": S.HELD, "event_type": "message.sent"},
+    {"endpoint": 2, "state": S.SKIPPED},
+    {"endpoint": 3},
+    {"since": 40},
+    {"until": 40},
+    {"since": 30, "until": 60, "state": S.DELIVERED},
+    {"since": 119, "until": 119},
+]
+
+
+@pytest.mark.parametrize("newest_rows", [delivery_log.NEWEST_ROWS, 25], ids=["newest", "stretches"])
+async def test_every_filter_finds_what_a_look_at_every_row_finds(
+    log: Log, monkeypatch: pytest.MonkeyPatch, newest_rows: int
+) -> None:
+    """In pages of seven, over the newest rows and over the stretches behind them, nothing is missing or twice."""
+    monkeypatch.setattr(delivery_log, "NEWEST_ROWS", newest_rows)
+    everything = await history(log)
+    assert {*S} == {view.state for view in everything} | {S.PENDING}
+    seqs = sorted({view.endpoint_seq for view in everything})
+    times = sorted({view.accepted_at_ms for view in everything})
+    for given in FILTERS:
+        rest = {name: value for name, value in given.items() if name not in ("endpoint", "since", "until")}
+        wanted = replace(log.filter(), **rest)  # type: ignore[arg-type]
+        if "endpoint" in given:
+            wanted = replace(wanted, endpoint_seq=seqs[int(given["endpoint"])])  # type: ignore[call-overload]
+        if "since" in given:
+            wanted = replace(wanted, since_ms=times[int(given["since"])])  # type: ignore[call-overload]
+        if "until" in given:
+            wanted = replace(wanted, until_ms=times[int(given["until"])])  # type: ignore[call-overload]
+        expected = [view for view in everything if wanted.matches(view)]
+        found: list[DeliveryView] = []
+        for _ in range(len(expected) + 1):
+            more = await log.page(wanted, before=found[-1].seq if found else None, limit=7)
+            found += more
+            if len(more) < 7:
+                break
+        assert expected == found, given
+
+
+async def test_replaying_takes_what_is_finished_oldest_first(log: Log) -> None:
+    """In steps, only of endpoints that are active, and what a mark skipped is finished already."""
+    everything = await history(log)
+    for state in (S.DELIVERED, S.DROPPED, S.SKIPPED, S.EXPIRED):
+        wanted = replace(log.filter(), state=state)
+        active = {view.endpoint_seq for view in everything} - await _inactive(log)
+        expected = [view.seq for view in reversed(everything) if view.state is state and view.endpoint_seq in active]
+        found: list[int] = []
+        for _ in range(len(expected) + 1):
+            after = found[-1] if found else 0
+            step = await log.store.read(
+                lambda db, w=wanted, a=after: delivery_log.finished_matching(db, w, after_seq=a, limit=5)  # type: ignore[misc]
+            )
+            if not step:
+                break
+            found += step
+        assert expected and expected == found, state
+
+
+async def test_what_waits_is_never_replayed(log: Log) -> None:
+    """Asked for every state, only finished ones come."""
+    everything = await history(log)
+    active = {view.endpoint_seq for view in everything} - await _inactive(log)
+    expected = [
+        view.seq
+        for view in reversed(everything)
+        if view.state not in delivery_log.WAITING and view.endpoint_seq in active
+    ]
+    found = await log.store.read(lambda db: delivery_log.finished_matching(db, log.filter(), after_seq=0, limit=500))
+    assert expected == found
+
+
+async def test_a_replay_leaves_out_what_has_lost_its_body(log: Log) -> None:
+    """A pruned event can't be sent again."""
+    await add_endpoint(log.store, log.workspace)
+    for event_id in ("a", "b"):
+        (delivery,) = await log.accept(event_id)
+        await log.fail(delivery)
+    await log.store.write(lambda db: db.execute("UPDATE events SET body = NULL WHERE id = 'a'"))
+    found = await log.store.read(lambda db: delivery_log.finished_matching(db, log.filter(), after_seq=0, limit=9))
+    assert [delivery.seq] == found
+
+
+async def _inactive(log: Log) -> set[int]:
+    sql = "SELECT seq FROM endpoints WHERE state <> 'active' OR deleted_at IS NOT NULL"
+    return {row[0] for row in await log.store.read(lambda db: db.execute(sql).fetchall())}
+
+
+async def test_no_search_walks_through_wide_rows(log: Log) -> None:
+    """SQLite's own plan: every search of deliveries or events goes by an index or a range of row numbers."""
+    endpoint = await add_endpoint(log.store, log.workspace)
+    await log.accept("a")
+    statements: list[str] = []
+
+    def ask(db: sqlite3.Connection) -> list[str]:
+        db.set_trace_callback(statements.append)
+        for each in (
+            log.filter(),
+            replace(log.filter(), event_type="x", since_ms=1, until_ms=2),
+            replace(log.filter(), endpoint_seq=endpoint.seq, event_type="x", since_ms=1, until_ms=2),
+            replace(log.filter(), event_id="a"),
+        ):
+            for state in (None, *S):
+                delivery_log.page(db, replace(each, state=state), before_seq=None, limit=5)
+                delivery_log.finished_matching(db, replace(each, state=state), after_seq=0, limit=5)
+        events.page(db, log.workspace.seq, event_type="x", since_ms=1, until_ms=2, before_seq=None, limit=5)
+        db.set_trace_callback(None)
+        questions = {sql for sql in statements if sql.startswith("SELECT")}
+        return [row[3] for sql in questions for row in db.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()]
+
+    plans = await log.store.read(ask)
+    scans = {step for step in plans if step.startswith("SCAN") and step not in NARROW_SCANS}
+    assert set() == scans
+    assert any("deliveries_log" in step for step in plans) and any("events_log" in step for step in plans)
+
+
+async def test_events_are_listed_newest_first_without_their_bodies(log: Log) -> None:
+    """By type and time, in pages; one whose body was pruned is no longer in the log."""
+    for number in range(6):
+        await log.accept(f"e{number}", "message.sent" if number % 2 else "contact.created")
+    await log.store.write(lambda db: db.execute("UPDATE events SET body = NULL WHERE id = 'e5'"))
+
+    async def ids(**given: object) -> list[str]:
+        values: dict[str, object] = {"event_type": None, "since_ms": None, "until_ms": None, "before_seq": None}
+        values |= {"limit": 9} | given
+        found = await log.store.read(lambda db: events.page(db, log.workspace.seq, **values))  # type: ignore[arg-type]
+        assert all(event.body is None for event in found)
+        return [event.id for event in found]
+
+    assert ["e4", "e3", "e2", "e1", "e0"] == await ids()
+    assert ["e4", "e2", "e0"] == await ids(event_type="contact.created")
+    assert ["e3", "e2"] == await ids(since_ms=1_003, until_ms=1_005)
+    assert ["e4", "e3"] == await ids(limit=2)
+    assert ["e2", "e1", "e0"] == await ids(before_seq=4)

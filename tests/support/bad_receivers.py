@@ -1,0 +1,475 @@
+"""The receivers of hostile.md, each a script with the outcome that it must lead to; and a process that plays them all.
+
+`python -m tests.support.bad_receivers` listens with every script over HTTP and HTTPS, says on which ports in a line of
+JSON, and ends with its stdin.  A process of its own, so that a flood costs the sender's loop what it costs in truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import ssl
+import sys
+import warnings
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import trustme
+
+from tests.support.bad_receiver_server import OK, Line, Script, Tormentor
+from webhookd.models import Reason
+
+FLOOD_BYTES = 300_000_000
+GZIP_BOMB = gzip.compress(b"\0" * 20_000_000, 1, mtime=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Torment:
+    """A script, and the outcome: its reason (None is success) and the status that goes into the record.
+
+    `tls` names the context of an https receiver, one of `contexts`; "none" speaks no TLS by itself.
+    """
+
+    script: Script
+    reason: Reason | None
+    status: int | None = None
+    body_bytes: int = 20
+    receive_buffer_bytes: int | None = None
+    tls: str = "good"
+
+
+def head(*lines: str, status: str = "200 OK") -> bytes:
+    """The head of an answer."""
+    return "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status}", *lines, "")).encode("latin-1")
+
+
+async def answer(line: Line, *, data: bytes, then: str = "stay", hear: bool = True) -> None:
+    """Read the request (or not), send `data`, and then stay (for the next request), close, half_close or reset."""
+    if hear:
+        await line.request()
+    await line.send(data)
+    if then == "stay":
+        while True:
+            await line.request()
+            await line.send(data)
+    elif then == "half_close":
+        line.half_close()
+        await line.stay()
+    elif then == "reset":
+        await asyncio.sleep(0.05)
+        line.reset()
+    else:
+        line.writer.close()
+        await line.writer.wait_closed()
+
+
+async def drip(line: Line, *, start: bytes = b"", data: bytes = b"", seconds: float = 0.05) -> None:
+    """Read the request, send `start` at once, then `data` one byte at a time, then stay."""
+    await line.request()
+    await line.send(start)
+    await line.drip(data, seconds=seconds)
+    await line.stay()
+
+
+async def flood(line: Line, *, start: bytes, data: bytes, pause_seconds: float = 0.05) -> None:
+    """Read the request, send `start`, let it arrive and be read, then send `data` without end at full speed."""
+    await line.request()
+    await line.send(start)
+    await asyncio.sleep(pause_seconds)
+    await line.flood(data, at_most=FLOOD_BYTES)
+    await line.stay()
+
+
+async def pulse(line: Line, *, data: bytes, start: bytes = b"") -> None:
+    """Read the request, send `start`, then `data` every 50 ms without end."""
+    await line.request()
+    await line.send(start)
+    for _ in range(10_000):
+        await line.send(data)
+        await asyncio.sleep(0.05)
+
+
+async def deaf(line: Line) -> None:
+    """Never read the request."""
+    await line.freeze()
+
+
+async def closed_at_once(line: Line) -> None:
+    """Close before the request is read: with bytes unread that is a RST, and which comes first is the kernel's."""
+    line.writer.close()
+
+
+async def stall_handshake(line: Line) -> None:
+    """Take what comes and say nothing."""
+    await line.stay()
+
+
+async def drip_handshake(line: Line) -> None:
+    """Begin a server's handshake, one byte at a time."""
+    await line.drip(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc" + b"\0" * 1000, seconds=0.05)
+    await line.stay()
+
+
+async def flood_handshake(line: Line) -> None:
+    """Send handshake records without end: a message that never is complete."""
+    await line.reader.read(1)
+    await line.send(b"\x16\x03\x03\x00\x04\x02\xff\xff\xff")
+    await line.flood(b"\x16\x03\x03\x40\x00" + b"\0" * 16384, at_most=FLOOD_BYTES)
+    await line.stay()
+
+
+async def flood_warnings(line: Line) -> None:
+    """Send TLS warnings without end."""
+    await line.reader.read(1)
+    await line.flood(b"\x15\x03\x03\x00\x02\x01\x5a", at_most=FLOOD_BYTES)
+    await line.stay()
+
+
+def _greets(data: bytes, *, then: str = "stay") -> Script:
+    async def script(line: Line) -> None:
+        """Answer the first bytes of a handshake with `data`."""
+        await line.reader.read(1)
+        await line.send(data)
+        await (line.stay() if then == "stay" else asyncio.sleep(0.02))
+        if then == "reset":
+            line.reset()
+
+    return script
+
+
+async def healthy(line: Line) -> None:
+    """Answer 200 to one request after the other."""
+    while True:
+        await line.request()
+        await line.send(OK)
+
+
+async def reset_at_once(line: Line) -> None:
+    """Reset before the request is read."""
+    line.reset()
+
+
+def _answers(data: bytes, then: str = "stay", *, hear: bool = True) -> Script:
+    return partial(answer, data=data, then=then, hear=hear)
+
+
+_P, _S, _T, _R = Reason.PROTOCOL, Reason.STATUS, Reason.TIMEOUT, Reason.RESET
+CHUNKED = head("Transfer-Encoding: chunked")
+LENGTH_100 = head("Content-Length: 100")
+NO_LENGTH = head("Connection: close")
+
+
+def _late() -> dict[str, Torment]:
+    return {
+        "no answer": Torment(_answers(b""), _T),
+        "never reads a large request": Torment(deaf, _T, body_bytes=256_000, receive_buffer_bytes=8192),
+        "partial status line": Torment(_answers(b"HTTP/1.1 20"), _T),
+        "one byte": Torment(_answers(b"H"), _T),
+        "status line, then silence": Torment(_answers(b"HTTP/1.1 200 OK\r\n"), _T),
+        "head one byte at a time": Torment(partial(drip, data=head("X: " + "a" * 500)), _T),
+        "headers slowly, without end": Torment(partial(pulse, start=b"HTTP/1.1 200 OK\r\n", data=b"X: y\r\n"), _T),
+        "1xx slowly, without end": Torment(partial(pulse, data=head(status="102 Processing")), _T),
+        "body one byte at a time": Torment(partial(drip, start=LENGTH_100, data=b"a" * 100), _T, 200),
+        "chunks one byte at a time": Torment(partial(drip, start=CHUNKED, data=b"1\r\na\r\n" * 99), _T, 200),
+        "body until close, never closed": Torment(_answers(NO_LENGTH + b"ok"), _T, 200),
+        "body without its end": Torment(_answers(LENGTH_100 + b"a" * 99), _T, 200),
+        "failure without its end": Torment(_answers(head("Content-Length: 9", status="500 Oops")), _T, 500),
+        "answer before the request, then silence": Torment(_answers(b"HTTP/1.1 200 OK\r\nX: ", hear=False), _T),
+        "100, then silence": Torment(_answers(head(status="100 Continue")), _T),
+        "newlines slowly, without end": Torment(partial(pulse, data=b"\r\n"), _T),
+        "trailers slowly, without end": Torment(partial(pulse, start=CHUNKED + b"0\r\n", data=b"X: y\r\n"), _T, 200),
+        "zeros of a chunk size, slowly": Torment(partial(pulse, start=CHUNKED, data=b"0"), _T, 200),
+        "never reads, answers nothing": Torment(deaf, _T),
+        "chunks without the last": Torment(_answers(CHUNKED + b"2\r\nok\r\n"), _T, 200),
+        "endless chunk extension, slowly": Torment(partial(drip, start=CHUNKED + b"2;", data=b"x" * 500), _T, 200),
+    }
+
+
+def _endless() -> dict[str, Torment]:
+    one_byte_chunks = partial(flood, start=CHUNKED, data=b"1\r\na\r\n")
+    return {
+        "headers without end": Torment(partial(flood, start=b"HTTP/1.1 200 OK\r\n", data=b"X: y\r\n"), _P),
+        "a header line without end": Torment(partial(flood, start=b"HTTP/1.1 200 OK\r\nX: ", data=b"y"), _P),
+        "a header name without end": Torment(partial(flood, start=b"HTTP/1.1 200 OK\r\n", data=b"y"), _P),
+        "a status line without end": Torment(partial(flood, start=b"HTTP/1.1 200 ", data=b"y"), _P),
+        "1xx without end": Torment(partial(flood, start=b"", data=head(status="100 Continue")), _P),
+        "newlines without end": Torment(partial(flood, start=b"", data=b"\r\n"), _P),
+        "body without end": Torment(partial(flood, start=NO_LENGTH, data=b"a" * 999), None, 200),
+        "failure's body without end": Torment(partial(flood, start=head(status="503 Busy"), data=b"a" * 999), _S, 503),
+        "1-byte chunks without end": Torment(one_byte_chunks, None, 200),
+        "trailers without end": Torment(
+            partial(flood, start=CHUNKED + b"0\r\n", data=b"X: y\r\n", pause_seconds=0.5), _P, 200
+        ),
+        "chunk extension without end": Torment(
+            partial(flood, start=CHUNKED + b"2;", data=b"x", pause_seconds=0.5), _P, 200
+        ),
+        "300 MB": Torment(partial(flood, start=head("Content-Length: 300000000"), data=b"a" * 1000), None, 200),
+        "gzip bomb": Torment(
+            _answers(head("Content-Encoding: gzip", f"Content-Length: {len(GZIP_BOMB)}") + GZIP_BOMB), None, 200
+        ),
+        "zeros of a chunk size without end": Torment(
+            partial(flood, start=CHUNKED, data=b"0", pause_seconds=0.5), _P, 200
+        ),
+        "spaces in the status line without end": Torment(partial(flood, start=b"HTTP/1.1 200", data=b" "), _P),
+        "answers without end": Torment(partial(flood, start=OK, data=OK), None, 200),
+        "failures without end": Torment(
+            partial(flood, start=b"", data=head("Content-Length: 0", status="500 X")), _S, 500
+        ),
+        "deflate bomb, chunked": Torment(
+            _answers(head("Content-Encoding: deflate", "Transfer-Encoding: chunked") + _chunked(GZIP_BOMB)), None, 200
+        ),
+        "16 KiB, then silence": Torment(_answers(head("Content-Length: 99999") + b"a" * 16384), None, 200),
+        "a long reason": Torment(_answers(head("Content-Length: 0", status="200 " + "a" * 9000)), _P),
+        "90 cookies": Torment(
+            _answers(head(*[f"Set-Cookie: a{n}=b" for n in range(90)], "Content-Length: 0")), None, 200
+        ),
+        "fifty interim answers, then 200": Torment(_answers(head(status="103 Early Hints") * 50 + OK), None, 200),
+        "enormous header": Torment(_answers(head("X: " + "a" * 1_000_000, "Content-Length: 0")), _P),
+        "9 KB in one header": Torment(_answers(head("X: " + "a" * 9_000, "Content-Length: 0")), _P),
+        "too many headers": Torment(_answers(head(*["X: y"] * 101, "Content-Length: 0")), _P),
+        "48 KB of headers": Torment(_answers(head(*["X: " + "a" * 600] * 80, "Content-Length: 0")), _P),
+    }
+
+
+def _chunked(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+def _malformed() -> dict[str, Torment]:
+    broken = {
+        "HTTP/0.9": b"<html>hello</html>",
+        "HTTP/2": b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x64",
+        "garbage": bytes(range(255, 0, -1)),
+        "NULs": b"\0" * 100,
+        "an SSH server": b"SSH-2.0-OpenSSH_9.2\r\n",
+        "a mail server": b"220 mail.example ESMTP\r\n",
+        "a request": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "no version": b"HTTP 200 OK\r\n\r\n",
+        "letters for a status": head(status="2OO OK"),
+        "no status": head(status=""),
+        "negative status": head(status="-200 OK"),
+        "negative length": head("Content-Length: -1"),
+        "hexadecimal length": head("Content-Length: 0x2") + b"ok",
+        "two lengths": head("Content-Length: 2", "Content-Length: 3") + b"ok",
+        "length beyond 64 bits": head("Content-Length: 99999999999999999999999"),
+        "header without colon": head("no colon here", "Content-Length: 0"),
+        "NUL in a header": head("X: a\0b", "Content-Length: 0"),
+        "a space in a header's name": head("X y: z", "Content-Length: 0"),
+        "a header without a name": head(": z", "Content-Length: 0"),
+        "lengths that are a list": head("Content-Length: 2, 2") + b"ok",
+        "length with a sign": head("Content-Length: +2") + b"ok",
+        "length with letters": head("Content-Length: two") + b"ok",
+        "an empty length": head("Content-Length:") + b"ok",
+        "HTTP/3.0": OK.replace(b"HTTP/1.1", b"HTTP/3.0"),
+        "http in small letters": OK.replace(b"HTTP/1.1", b"http/1.1"),
+        "a bare CR": OK.replace(b"200 OK\r\n", b"200 OK\r"),
+        "a TLS record": b"\x15\x03\x01\x00\x02\x02\x28",
+    }
+    statuses = {
+        f"status {code}": head("Content-Length: 0", status=f"{code} X") for code in ("0", "000", "099", 99, 600, 999)
+    }
+    bodies = {
+        "bad chunk size": CHUNKED + b"zz\r\nok\r\n",
+        "huge chunk size": CHUNKED + b"ffffffffffffffffff\r\nok\r\n",
+        "negative chunk size": CHUNKED + b"-2\r\nok\r\n",
+        "a chunk longer than its size": CHUNKED + b"1\r\nok\r\n",
+        "chunk size in front of nothing": CHUNKED + b"\r\nok\r\n",
+    }
+    return {
+        **{name: Torment(_answers(data), _P) for name, data in broken.items()},
+        **{name: Torment(_answers(data), _P) for name, data in statuses.items()},
+        **{name: Torment(_answers(data), _P) for name, data in bodies.items()},
+        "length and chunks": Torment(
+            _answers(head("Content-Length: 2", "Transfer-Encoding: chunked") + b"2\r\nok\r\n0\r\n\r\n", "close"),
+            _P,
+        ),
+    }
+
+
+def _ended() -> dict[str, Torment]:
+    return {
+        "reset at once": Torment(reset_at_once, _R),
+        "closed at once": Torment(closed_at_once, _R),
+        "reset in the status line": Torment(_answers(b"HTT", "reset"), _R),
+        "reset after an interim answer": Torment(_answers(head(status="100 Continue"), "reset"), _R),
+        "closed after an interim answer": Torment(_answers(head(status="100 Continue"), "close"), _P),
+        "half-closed in the head": Torment(_answers(b"HTTP/1.1 200 OK\r\nX:", "half_close"), _P),
+        "reset after a failure": Torment(_answers(head("Content-Length: 0", status="500 X"), "reset"), _S, 500),
+        "reset after the request": Torment(_answers(b"", "reset"), _R),
+        "reset in the head": Torment(_answers(b"HTTP/1.1 200 OK\r\nX:", "reset"), _R),
+        "reset in the body": Torment(_answers(LENGTH_100 + b"abc", "reset"), _R, 200),
+        "reset in the chunks": Torment(_answers(CHUNKED + b"2\r\nok\r\n", "reset"), _R, 200),
+        "reset for the end of the body": Torment(_answers(NO_LENGTH + b"abc", "reset"), _R, 200),
+        "reset after the answer": Torment(_answers(OK, "reset"), None, 200),
+        "closed after the request": Torment(_answers(b"", "close"), _R),
+        "half-closed after the request": Torment(_answers(b"", "half_close"), _R),
+        "closed in the head": Torment(_answers(b"HTTP/1.1 200 OK\r\nX:", "close"), _P),
+        "closed in the status line": Torment(_answers(b"HTT", "close"), _P),
+        "short body": Torment(_answers(LENGTH_100 + b"abc", "close"), _P, 200),
+        "short chunks": Torment(_answers(CHUNKED + b"2\r\nok\r\n", "close"), _P, 200),
+        "half-closed in the body": Torment(_answers(LENGTH_100 + b"abc", "half_close"), _P, 200),
+        "body until close": Torment(_answers(NO_LENGTH + b"abc", "close"), None, 200),
+        "body until half-close": Torment(_answers(NO_LENGTH + b"abc", "half_close"), None, 200),
+        "closed after the answer": Torment(_answers(OK, "close"), None, 200),
+    }
+
+
+def _statuses() -> dict[str, Torment]:
+    codes = (
+        201,
+        202,
+        203,
+        204,
+        205,
+        206,
+        207,
+        226,
+        299,
+        300,
+        304,
+        306,
+        399,
+        400,
+        401,
+        404,
+        410,
+        418,
+        429,
+        500,
+        503,
+        599,
+    )
+    elsewhere = ("http://127.0.0.1:1/", "http://169.254.169.254/", "//x", "javascript:alert(1)", "/hook", "")
+    return {
+        **{
+            f"status {code}": Torment(
+                _answers(
+                    head("Retry-After: 1", *(() if code in (204, 304) else ("Content-Length: 0",)), status=f"{code} X")
+                ),
+                _S,
+                code,
+            )
+            for code in codes
+        },
+        **{
+            f"redirect {code}": Torment(
+                _answers(head(f"Location: {where}", "Content-Length: 0", status=f"{code} X")), _S, code
+            )
+            for code, where in zip((301, 302, 303, 305, 307, 308), elsewhere, strict=True)
+        },
+        "switching protocols": Torment(
+            _answers(head("Connection: upgrade", "Upgrade: websocket", status="101 Switching Protocols")), _S, 101
+        ),
+        "101 without upgrade": Torment(_answers(head(status="101 Switching Protocols")), _S, 101),
+        "early hints, then 200": Torment(_answers(head("Link: <x>", status="103 Early Hints") + OK), None, 200),
+        "100, then 200": Torment(_answers(head(status="100 Continue") + OK), None, 200),
+        "newline, then 200": Torment(_answers(b"\r\n" + OK), None, 200),
+        "bare LF": Torment(_answers(OK.replace(b"\r\n", b"\n")), None, 200),
+        "HTTP/1.0": Torment(_answers(b"HTTP/1.0 200 OK\r\n\r\nok", "close"), None, 200),
+        "no reason phrase": Torment(_answers(b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n"), None, 200),
+        "healthy": Torment(healthy, None, 200),
+        "two answers": Torment(_answers(OK + OK), None, 200),
+        "200 before the request is read": Torment(_answers(OK, hear=False), None, 200, body_bytes=256_000),
+    }
+
+
+def _handshakes() -> dict[str, Torment]:
+    """What goes wrong before HTTP: https alone."""
+    tls = Reason.TLS
+    plain = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nplain HTTP here\r\n"
+    scripts = {
+        "stalled handshake": (stall_handshake, _T),
+        "handshake one byte at a time": (drip_handshake, _T),
+        "handshake without end": (flood_handshake, tls),
+        "TLS warnings without end": (flood_warnings, tls),
+        "plain HTTP": (_greets(plain), tls),
+        "an SSH server behind https": (_greets(b"SSH-2.0-OpenSSH_9.2\r\n"), tls),
+        "a fatal alert": (_greets(b"\x15\x03\x03\x00\x02\x02\x28"), tls),
+        "closed in the handshake": (_greets(b"\x16\x03\x03", then="close"), tls),
+        "reset in the handshake": (_greets(b"", then="reset"), _R),
+    }
+    contexts = ("expired", "not yet valid", "wrong host", "self-signed", "another authority", "TLS 1.0", "TLS 1.1")
+    return {
+        **{name: Torment(script, reason, tls="none") for name, (script, reason) in scripts.items()},
+        **{name: Torment(healthy, tls, tls=name) for name in contexts},
+        # In TLS 1.3 the client's part of the handshake is over by then.
+        "a client's certificate is demanded": Torment(healthy, _R, tls="client certificate"),
+    }
+
+
+# By what they do, and so by how they are counted in the README.
+KINDS: dict[str, dict[str, Torment]] = {
+    "late": _late(),
+    "endless, enormous": _endless(),
+    "not HTTP": _malformed(),
+    "ended": _ended(),
+    "statuses, redirects": _statuses(),
+    "handshakes": _handshakes(),
+}
+HANDSHAKES = KINDS["handshakes"]
+TORMENTS = {name: each for kind, found in KINDS.items() if kind != "handshakes" for name, each in found.items()}
+ALL: dict[str, dict[str, Torment]] = {"http": TORMENTS, "https": {**TORMENTS, **HANDSHAKES}}
+
+
+async def play() -> None:
+    """Listen with every script, say where, and end with stdin."""
+    authority = trustme.CA()
+    known = contexts(authority)
+    async with AsyncExitStack() as stack:
+        ports: dict[str, dict[str, int]] = {"http": {}, "https": {}}
+        for scheme, torments in ALL.items():
+            for name, torment in torments.items():
+                tls = known.get(torment.tls) if scheme == "https" else None
+                receiver = Tormentor(torment.script, tls=tls, receive_buffer_bytes=torment.receive_buffer_bytes)
+                await stack.enter_async_context(receiver)
+                ports[scheme][name] = receiver.port
+        print(json.dumps({"ports": ports, "authority": authority.cert_pem.bytes().decode()}), flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+def contexts(authority: trustme.CA) -> dict[str, ssl.SSLContext]:
+    """What a receiver may speak TLS with, by name; "good" is what `authority` vouches for."""
+    now, day = datetime.now(UTC), timedelta(days=1)
+    found = {
+        "good": _context(authority),
+        "expired": _context(authority, not_before=now - 9 * day, not_after=now - day),
+        "not yet valid": _context(authority, not_before=now + day, not_after=now + 9 * day),
+        "wrong host": _context(authority, identity="other.example"),
+        "self-signed": _self_signed(),
+        "another authority": _context(trustme.CA()),
+        "TLS 1.0": _old(authority, ssl.TLSVersion.TLSv1),
+        "TLS 1.1": _old(authority, ssl.TLSVersion.TLSv1_1),
+        "client certificate": _context(authority),
+    }
+    found["client certificate"].verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(found["client certificate"])
+    return found
+
+
+def _context(authority: trustme.CA, *, identity: str = "127.0.0.1", **settings: datetime) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(identity, **settings).configure_cert(context)
+    return context
+
+
+def _self_signed() -> ssl.SSLContext:
+    context, alone = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), trustme.CA()
+    with alone.cert_pem.tempfile() as certificate, alone.private_key_pem.tempfile() as key:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+def _old(authority: trustme.CA, version: ssl.TLSVersion) -> ssl.SSLContext:
+    context = _context(authority)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    return context
+
+
+if __name__ == "__main__":
+    asyncio.run(play())

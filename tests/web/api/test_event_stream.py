@@ -1,0 +1,338 @@
+"""Streams of lines: committed as they arrive, in order, and clear about how far they came when they have to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.support.api import Api, Wire, head, running_api, wire
+from webhookd.config import Config, Delivery, Limits
+from webhookd.errors import Refusal
+from webhookd.store import events
+from webhookd.web.api import event_stream
+from webhookd.web.server.requests import Patience
+
+HOOK = "https://hooks.example/in"
+NDJSON = {"Content-Type": "application/x-ndjson"}
+POLLS = 4000
+
+
+def line_of(event_id: str, extra: bytes = b"") -> bytes:
+    return b'{"event_type":"message.received","event_id":"%b"%b}' % (event_id.encode(), extra)
+
+
+def begin(api: Api, line: Wire) -> None:
+    """Send the head of a stream without a known end."""
+    line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/x-ndjson"))
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Return when it holds (real time, bounded)."""
+    for _ in range(POLLS):
+        if holds():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it never came to hold")
+
+
+def accepted(api: Api) -> int:
+    return api.house.services.ingest.accepted_count
+
+
+async def test_lines_are_accepted_in_their_order(tmp_path: Path) -> None:
+    """LF and CRLF, blank lines and white space around an event, a last line without its end."""
+    async with running_api(tmp_path) as api:
+        await api.engine.endpoint(HOOK)
+        body = b"\n".join([line_of("a"), b"", b"  " + line_of("b") + b" \r", b"\r", line_of("c")])
+        answer = await api.post("/v1/events", data=body, token="ingest", headers=NDJSON)
+        assert (202, {"accepted": 3, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
+        await api.engine.quiet()
+        assert [line_of("a"), line_of("b"), line_of("c")] == [posted.body for posted in api.engine.network.posted]
+
+
+async def test_an_empty_stream_is_nothing_to_do(tmp_path: Path) -> None:
+    """202 with zeros, for no byte and for blank lines."""
+    async with running_api(tmp_path) as api:
+        for body in (b"", b"\n\r\n \n"):
+            answer = await api.post("/v1/events", data=body, headers=NDJSON)
+            assert (202, {"accepted": 0, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
+
+
+async def test_faults_name_their_line(tmp_path: Path) -> None:
+    """422 with the index of each refused line, blank ones not counted; the others stand."""
+    async with running_api(tmp_path) as api:
+        lines = [line_of("a"), b"", b"nonsense", line_of("a"), line_of("a", b',"x":1'), b"\xff", b'{"event_type":"x"}']
+        answer = await api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON)
+        told = answer.json
+        assert (422, 1, 1, 4) == (answer.status, told["accepted"], told["duplicates"], told["rejected_count"])
+        assert [(1, "invalid_json"), (3, "event_id_conflict"), (4, "invalid_json"), (5, "unknown_event_type")] == [
+            (each["index"], each["error"]["code"]) for each in told["rejected"]
+        ]
+
+
+async def test_a_line_too_long_is_refused_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """413's code for the line alone; 256 KiB exactly passes."""
+    async with running_api(tmp_path) as api:
+        room = 256 * 1024 - len(line_of("b", b',"x":""'))
+        fits = line_of("b", b',"x":"' + b"x" * room + b'"')
+        lines = [line_of("a"), b"[" + b"x" * 700_000, fits, fits.replace(b'"b"', b'"bb"'), line_of("c")]
+        answer = await api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON)
+        assert (422, 3) == (answer.status, answer.json["accepted"])
+        assert [(1, "payload_too_large"), (3, "payload_too_large")] == [
+            (each["index"], each["error"]["code"]) for each in answer.json["rejected"]
+        ]
+
+
+async def test_a_line_without_end_is_read_away(tmp_path: Path) -> None:
+    """20 MiB in one line, five times what may be uncommitted: refused alone, nothing of it kept."""
+    async with running_api(tmp_path) as api:
+        body = line_of("a") + b"\n" + b"x" * 20 * 1024 * 1024 + b"\n" + line_of("b")
+        answer = await api.post("/v1/events", data=body, headers=NDJSON)
+        assert (422, 2, 1) == (answer.status, answer.json["accepted"], answer.json["rejected_count"])
+
+
+async def test_a_long_pipe_is_accepted_whole(tmp_path: Path) -> None:
+    """10,000 lines in one request, in order, in far fewer commits."""
+    async with running_api(tmp_path) as api:
+        await api.engine.endpoint(HOOK)
+        before = api.house.store.writer.commits
+        body = b"\n".join(line_of(f"e{number}") for number in range(10_000))
+        answer = await api.post("/v1/events", data=body, headers=NDJSON)
+        assert (202, 10_000) == (answer.status, answer.json["accepted"])
+        known = await api.house.store.read(
+            lambda db: events.page(db, 1, event_type=None, since_ms=None, until_ms=None, before_seq=None, limit=10_000)
+        )
+        assert [f"e{number}" for number in reversed(range(10_000))] == [event.id for event in known]
+        assert api.house.store.writer.commits - before < 10_000
+
+
+async def test_each_line_is_committed_as_it_arrives(tmp_path: Path) -> None:
+    """A line is accepted and delivered while the connection stays open and silent."""
+    async with running_api(tmp_path) as api, wire(api.port) as line:
+        await api.engine.endpoint(HOOK)
+        begin(api, line)
+        line.chunk(line_of("a") + b"\n" + line_of("b")[:10])
+        await until(lambda: api.engine.network.ids(HOOK) == ["a"])
+        line.chunk(line_of("b")[10:] + b"\n")
+        await until(lambda: api.engine.network.ids(HOOK) == ["a", "b"])
+        line.chunk(b"")
+        assert (202, {"accepted": 2, "duplicates": 0, "rejected": []}) == await line.json()
+
+
+async def test_a_cut_connection_discards_the_unfinished_line_alone(tmp_path: Path) -> None:
+    """What was complete stands, whether it came just before the cut or long before."""
+    async with running_api(tmp_path) as api:
+        async with wire(api.port) as line:
+            begin(api, line)
+            line.chunk(line_of("a") + b"\n")
+            await until(lambda: accepted(api) == 1)
+            line.chunk(line_of("b") + b"\n" + line_of("c"))
+            await line.sent()
+        await until(lambda: accepted(api) == 2)
+        async with wire(api.port) as line:
+            line.send(head(api, Content_Length="100000", Content_Type="application/x-ndjson"))
+            line.send(line_of("d") + b"\n" + line_of("e"))
+            await line.sent()
+        await until(lambda: accepted(api) == 3)
+        again = await api.post("/v1/events", data=line_of("c") + b"\n" + line_of("e"), headers=NDJSON)
+        assert {"accepted": 2, "duplicates": 0, "rejected": []} == again.json
+
+
+async def test_a_begun_line_has_to_end_in_time(tmp_path: Path) -> None:
+    """408 tells how far it came; the lines before stand."""
+    patience = Patience(line_seconds=0.1, idle_seconds=15)
+    async with running_api(tmp_path, patience=patience) as api, wire(api.port) as line:
+        begin(api, line)
+        line.chunk(line_of("a") + b"\n{")
+        status, told = await line.json()
+        assert (408, "request_timeout") == (status, told["error"]["code"])
+        assert (1, 0, [], 1) == (told["accepted"], told["duplicates"], told["rejected"], told["next_index"])
+
+
+async def test_a_line_that_trickles_is_late_as_well(tmp_path: Path) -> None:
+    """The line's time counts from its first byte, not from its last."""
+    patience = Patience(line_seconds=0.15, idle_seconds=15)
+    async with running_api(tmp_path, patience=patience) as api, wire(api.port) as line:
+        begin(api, line)
+        answering = asyncio.create_task(line.json())
+        for _ in range(200):
+            line.chunk(b"x")
+            await asyncio.wait([answering], timeout=0.02)
+            if answering.done():
+                break
+        status, told = await answering
+        assert (408, 0) == (status, told["next_index"])
+
+
+async def test_between_lines_a_stream_may_idle_only_so_long(tmp_path: Path) -> None:
+    """408 after the idle time, which is another than a line's."""
+    patience = Patience(line_seconds=15, idle_seconds=0.1)
+    async with running_api(tmp_path, patience=patience) as api, wire(api.port) as line:
+        begin(api, line)
+        line.chunk(line_of("a") + b"\n")
+        status, told = await line.json()
+        assert (408, 1, 1) == (status, told["accepted"], told["next_index"])
+
+
+async def test_a_stopping_daemon_ends_the_stream_and_says_where(tmp_path: Path) -> None:
+    """503 with Retry-After, the tally and `next_index`, on a stream that waits for lines."""
+    async with running_api(tmp_path) as api, wire(api.port) as line:
+        begin(api, line)
+        line.chunk(line_of("a") + b"\nnonsense\n" + line_of("b") + b"\n" + line_of("c"))
+        await until(lambda: accepted(api) == 2)
+        await api.app.shutdown()
+        status, headers, body = await line.answer()
+        told = orjson.loads(body)
+        assert (503, "2", "unavailable") == (status, headers["retry-after"], told["error"]["code"])
+        assert (2, 1, 3) == (told["accepted"], told["rejected_count"], told["next_index"])
+
+
+async def test_nothing_after_a_refused_batch_is_taken(tmp_path: Path) -> None:
+    """At the first 503 the stream stops: the answer's `next_index` is where nothing was taken any more."""
+    config = Config(limits=Limits(waiting_per_workspace=3))
+    async with running_api(tmp_path, config) as api, wire(api.port) as line:
+        api.engine.network.answer = lambda url, webhook_id: 500
+        await api.engine.endpoint(HOOK)
+        begin(api, line)
+        for number in range(3):
+            line.chunk(line_of(f"e{number}") + b"\n")
+            await until(lambda number=number: accepted(api) == number + 1)
+        line.chunk(b"nonsense\n" + line_of("e4") + b"\n" + line_of("e5") + b"\n")
+        status, headers, body = await line.answer()
+        told = orjson.loads(body)
+        assert (503, "too_far_behind") == (status, told["error"]["code"])
+        assert int(headers["retry-after"]) > 0
+        assert (3, 0, [], 3) == (told["accepted"], told["duplicates"], told["rejected"], told["next_index"])
+
+
+async def test_a_full_disk_stops_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """507 with the tally; the lines before stand."""
+    async with running_api(tmp_path) as api, wire(api.port) as line:
+        begin(api, line)
+        line.chunk(line_of("a") + b"\n")
+        await until(lambda: accepted(api) == 1)
+        ingest = api.house.services.ingest
+
+        async def full(workspace_id: str, new: object) -> None:
+            raise Refusal("storage_full", "The disk is nearly full.", retry_after_seconds=10)
+
+        monkeypatch.setattr(type(ingest), "accept", lambda self, workspace_id, new: full(workspace_id, new))
+        line.chunk(line_of("b") + b"\n" + line_of("c") + b"\n")
+        status, told = await line.json()
+        assert (507, "storage_full", 1, 1) == (status, told["error"]["code"], told["accepted"], told["next_index"])
+
+
+async def test_batches_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is handed over only when the one before is durable, however much has come meanwhile."""
+    async with running_api(tmp_path) as api, wire(api.port) as line:
+        ingest = api.house.services.ingest
+        real, gate = ingest.accept, asyncio.Event()
+        under_way, most = 0, 0
+
+        async def slow(self: object, workspace_id: str, new: list[object]) -> object:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await gate.wait()
+            under_way -= 1
+            return await real(workspace_id, new)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(type(ingest), "accept", slow)
+        begin(api, line)
+        for number in range(2000):
+            line.chunk(line_of(f"e{number}") + b"\n")
+        line.chunk(b"")
+        await until(lambda: under_way == 1)
+        await asyncio.sleep(0.02)
+        gate.set()
+        assert (202, {"accepted": 2000, "duplicates": 0, "rejected": []}) == await line.json()
+        assert 1 == most
+
+
+async def test_the_socket_is_not_read_while_too_much_is_uncommitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With commits held up, a flood of 40 MiB is left in the socket: only about 4 MiB are taken in."""
+    async with running_api(tmp_path) as api, wire(api.port) as line:
+        ingest = api.house.services.ingest
+        real, gate = ingest.accept, asyncio.Event()
+
+        async def held(self: object, workspace_id: str, new: list[object]) -> object:
+            await gate.wait()
+            return await real(workspace_id, new)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(type(ingest), "accept", held)
+        begin(api, line)
+        for number in range(700):
+            line.chunk(line_of(f"e{number}", b',"x":"' + b"x" * 60_000 + b'"') + b"\n")
+        line.chunk(b"")
+        stream = None
+        for _ in range(POLLS):
+            stream = next(iter(api.app[event_stream.STREAMS]), None)
+            if stream is not None and stream.uncommitted_bytes > 3_500_000:
+                break
+            await asyncio.sleep(0.001)
+        assert stream is not None
+        await asyncio.sleep(0.1)
+        assert stream.uncommitted_bytes <= event_stream.UNCOMMITTED_BYTES
+        gate.set()
+        status, told = await line.json()
+        assert (202, 700) == (status, told["accepted"])
+
+
+async def test_a_line_of_any_length_is_read_to_its_end(tmp_path: Path) -> None:
+    """A line longer than all that may be uncommitted is refused once, and the one after it is taken."""
+    async with running_api(tmp_path) as api:
+        body = b"a" * (2 * event_stream.UNCOMMITTED_BYTES) + b"\n" + line_of("next")
+        answer = await asyncio.wait_for(api.post("/v1/events", data=body, headers=NDJSON), 30)
+        assert (422, 1, 1) == (answer.status, answer.json["accepted"], answer.json["rejected_count"])
+        assert [(0, "payload_too_large")] == [
+            (each["index"], each["error"]["code"]) for each in answer.json["rejected"]
+        ]
+
+
+async def test_the_largest_event_that_can_be_configured_fits_a_stream(tmp_path: Path) -> None:
+    """Lines of 8 MiB, twice what may be uncommitted beside them, are taken."""
+    largest = 8 * 1024 * 1024
+    async with running_api(tmp_path, Config(delivery=Delivery(max_body_kb=8192))) as api:
+        lines = [line_of(name, b',"x":"' + b"x" * (largest - len(line_of(name)) - 7) + b'"') for name in ("a", "b")]
+        assert [largest, largest] == [len(line) for line in lines]
+        answer = await asyncio.wait_for(api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON), 30)
+        assert (202, {"accepted": 2, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
+
+
+async def test_a_flood_of_tiny_lines_stays_small(tmp_path: Path) -> None:
+    """200,000 lines of one byte are refused one by one; the answer lists 100."""
+    async with running_api(tmp_path) as api:
+        answer = await api.post("/v1/events", data=b"1\n" * 200_000, headers=NDJSON)
+        assert (422, 200_000, 100) == (answer.status, answer.json["rejected_count"], len(answer.json["rejected"]))
+
+
+async def test_broken_framing_ends_the_stream_where_it_was(tmp_path: Path) -> None:
+    """400 for chunks that aren't; the lines before stand."""
+    async with running_api(tmp_path) as api, wire(api.port) as line:
+        begin(api, line)
+        line.chunk(line_of("a") + b"\n")
+        await until(lambda: accepted(api) == 1)
+        line.send(b"zz\r\n")
+        status, told = await line.json()
+        assert (400, "invalid_request", 1) == (status, told["error"]["code"], told["next_index"])
+
+
+async def test_a_cut_leaves_no_complaint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Connections that end anywhere are usual: nothing is logged as an error."""
+    caplog.set_level(logging.WARNING)
+    async with running_api(tmp_path) as api:
+        for cut in (0, 10, 200, 400):
+            async with wire(api.port) as line:
+                whole = head(api, Transfer_Encoding="chunked", Content_Type="application/x-ndjson").encode()
+                line.send((whole + b"31\r\n" + line_of("a") + b"\n")[:cut])
+                await line.sent()
+                line.reset()
+        assert 200 == (await api.get("/healthz")).status
+        assert [] == [record.getMessage() for record in caplog.records]

@@ -1,0 +1,448 @@
+"""The live stream: what happens is told as it happens, and what was missed after a break."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+from aiohttp import ClientResponse
+
+from tests.support.api import Api, running_api, wire
+from tests.support.clock import ManualClock
+from webhookd.config import Config, Delivery
+from webhookd.delivery import live_feed
+from webhookd.delivery.live_feed import Happenings
+from webhookd.errors import Refusal
+from webhookd.models import DeliveryState, DeliveryView
+from webhookd.web.api import live
+from webhookd.web.api.schemas import DeliveryShown
+
+URL = "https://hooks.example/in"
+PATH = "/v1/deliveries/stream"
+SOON = 10.0
+
+
+@dataclass
+class Stream:
+    """An open stream, read frame by frame."""
+
+    response: ClientResponse
+    last_id: str = ""
+    kept: list[dict[str, str]] = field(default_factory=list)
+
+    async def frame(self) -> dict[str, str]:
+        """The next frame: its fields, `""` for a comment; {} at the end of the stream."""
+        fields: dict[str, str] = {}
+        async with asyncio.timeout(SOON):
+            async for line in self.response.content:
+                text = line.decode().rstrip("\n")
+                if not text:
+                    self.last_id = fields.get("id", self.last_id)
+                    return fields
+                name, _, value = text.partition(": ")
+                fields[name.rstrip(":")] = value
+        return {}
+
+    async def event(self) -> dict[str, str]:
+        """The next frame that has data; {} at the end."""
+        while frame := await self.frame():
+            if "data" in frame:
+                return frame
+        return {}
+
+    async def told(self, count: int) -> list[tuple[str, str, str]]:
+        """Of the next events: the kind, the event's id, the state."""
+        found = []
+        for _ in range(count):
+            event = await self.event()
+            data = orjson.loads(event["data"])
+            msgspec.convert(data, DeliveryShown)
+            found.append((event["event"].removeprefix("delivery."), data["event_id"], data["state"]))
+        return found
+
+
+@asynccontextmanager
+async def listening(
+    api: Api, query: str = "", *, last_id: str = "", path: str = PATH, token: str = ""
+) -> AsyncIterator[Stream]:
+    """A stream that is open: its first frames have come."""
+    headers = {"Authorization": f"Bearer {token or api.admin_token}"} | ({"Last-Event-ID": last_id} if last_id else {})
+    async with api.session.get(f"{api.url}{path}?{query}", headers=headers) as response:
+        assert 200 == response.status, await response.read()
+        stream = Stream(response)
+        assert {"retry": "2000"} == await stream.frame()
+        yield stream
+
+
+async def begun(stream: Stream) -> None:
+    """Read the frame that says how far the stream has come."""
+    frame = await stream.frame()
+    assert {"", "id"} == frame.keys()
+
+
+async def test_it_is_a_stream_of_server_sent_events(tmp_path: Path) -> None:
+    """Its type, that nobody keeps or buffers it, and one message per happening with id, kind and the delivery."""
+    async with running_api(tmp_path) as api:
+        await api.engine.endpoint(URL)
+        async with listening(api) as stream:
+            await begun(stream)
+            headers = stream.response.headers
+            assert ("text/event-stream", "no-store", "no") == tuple(
+                headers[name] for name in ("Content-Type", "Cache-Control", "X-Accel-Buffering")
+            )
+            await api.engine.send("a")
+            accepted, attempted = await stream.event(), await stream.event()
+            assert ("delivery.accepted", "delivery.attempted") == (accepted["event"], attempted["event"])
+            first, last = orjson.loads(accepted["data"]), orjson.loads(attempted["data"])
+            assert ("pending", 0, None) == (first["state"], first["attempt_count"], first["last_attempt"])
+            await api.engine.quiet()
+            listed = (await api.get("/v1/deliveries")).json["data"]
+            assert [last] == listed
+            assert [int(each["id"].partition("-")[2]) for each in (accepted, attempted)] == [1, 2]
+
+
+async def test_every_attempt_is_told(tmp_path: Path) -> None:
+    """A retry with its time, a drop, a replay, a test, what is held."""
+    async with running_api(tmp_path, Config(delivery=Delivery(retry_seconds=(30,)))) as api:
+        endpoint = await api.engine.endpoint(URL)
+        async with listening(api) as stream:
+            api.engine.network.answer = lambda url, webhook_id: 500
+            await api.engine.send("a")
+            assert [("accepted", "a", "pending")] == await stream.told(1)
+            waiting = orjson.loads((await stream.event())["data"])
+            assert ("pending", "2026-01-01T00:00:30.000Z", 1) == tuple(
+                waiting[name] for name in ("state", "next_attempt_at", "attempt_count")
+            )
+            await api.engine.advance(30)
+            assert [("attempted", "a", "dropped")] == await stream.told(1)
+            api.engine.network.answer = lambda url, webhook_id: 200
+            await api.post(f"/v1/deliveries/{waiting['id']}/replay")
+            assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
+            await api.post(f"/v1/endpoints/{endpoint.id}/test")
+            test = orjson.loads((await stream.event())["data"])
+            assert (True, "delivered") == (test["test"], test["state"])
+            await api.post(f"/v1/endpoints/{endpoint.id}/disable")
+            await api.engine.send("b")
+            assert [("accepted", "b", "held")] == await stream.told(1)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", ["a", "a", "b", "b", "b", "b"]),
+        ("event_type=contact.created", ["b", "b", "b", "b"]),
+        ("event_id=a", ["a", "a"]),
+        ("state=delivered", ["a", "b", "b"]),
+        ("state=delivered&event_type=contact.created", ["b", "b"]),
+        ("endpoint=first&state=pending", ["a", "b"]),
+        ("endpoint=second", ["b", "b"]),
+        ("since=2026-01-01T00:00:00Z&state=delivered", ["a", "b", "b"]),
+        ("since=2026-01-01T00:00:01Z", []),
+        ("until=2026-01-01T00:00:00Z", []),
+    ],
+)
+async def test_only_what_is_asked_for_is_told(tmp_path: Path, query: str, expected: list[str]) -> None:
+    """The same filters as the list, and nothing of another workspace."""
+    async with running_api(tmp_path) as api:
+        first, second = await api.engine.endpoint(URL), await api.engine.endpoint(f"{URL}/2", ["contact.created"])
+        await api.post("/v1/workspaces", {"id": "acme"})
+        await api.engine.endpoint(URL, workspace="acme")
+        query = query.replace("first", first.id).replace("second", second.id)
+        async with listening(api, query) as stream:
+            await api.engine.send("theirs", workspace="acme")
+            await api.engine.send("a", event_type="message.sent")
+            await api.engine.quiet()
+            await api.engine.send("b", event_type="contact.created")
+            await api.engine.quiet()
+            api.house.close_doors()  # so that the stream has an end
+            found = []
+            while event := await stream.event():
+                found.append(orjson.loads(event["data"])["event_id"])
+            assert expected == sorted(found)
+
+
+async def test_after_a_short_break_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    """`Last-Event-ID`: each happening of the break once, with its own id, then what comes."""
+    async with running_api(tmp_path) as api:
+        await api.engine.endpoint(URL)
+        async with listening(api) as stream:
+            await api.engine.send("a")
+            assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
+        await api.engine.send("b")
+        await api.engine.quiet()
+        async with listening(api, last_id=stream.last_id) as again:
+            assert [("accepted", "b", "pending"), ("attempted", "b", "delivered")] == await again.told(2)
+            await api.engine.send("c")
+            assert [("accepted", "c", "pending"), ("attempted", "c", "delivered")] == await again.told(2)
+        async with listening(api, last_id=again.last_id) as last:
+            assert again.last_id == (await last.frame())["id"]
+
+
+async def test_a_stream_that_told_nothing_yet_can_go_on_too(tmp_path: Path) -> None:
+    """Its first frames say an id without data, which a browser remembers."""
+    async with running_api(tmp_path) as api:
+        await api.engine.endpoint(URL)
+        async with listening(api) as stream:
+            await begun(stream)
+        await api.engine.send("a")
+        await api.engine.quiet()
+        async with listening(api, last_id=stream.last_id) as again:
+            assert [("attempted", "a", "delivered")] == await again.told(1)
+
+
+async def test_after_a_restart_the_table_knows_what_was_missed(tmp_path: Path) -> None:
+    """Accepted, failed or delivered since: each such delivery once, as it is now, and nothing from before."""
+    config = Config(delivery=Delivery(retry_seconds=()))
+    async with running_api(tmp_path, config) as api:
+        await api.engine.endpoint(URL)
+        await api.engine.send("old")
+        await api.engine.quiet()
+        stopped = await api.engine.endpoint(f"{URL}/2")
+        await api.post(f"/v1/endpoints/{stopped.id}/disable")
+        api.engine.clock.jump_wall(60)
+        async with listening(api) as stream:
+            await begun(stream)
+        api.engine.network.answer = lambda url, webhook_id: 500 if webhook_id == "b" else 200
+        await api.engine.send("a", "b")
+        await api.engine.quiet()
+    async with running_api(tmp_path, config) as api:
+        api.engine.clock.jump_wall(120)
+        async with listening(api, last_id=stream.last_id) as again:
+            assert [
+                ("attempted", "a", "delivered"),
+                ("accepted", "a", "held"),
+                ("attempted", "b", "dropped"),
+                ("accepted", "b", "held"),
+            ] == await again.told(4)
+            await begun(again)
+        async with listening(api, "state=dropped", last_id=stream.last_id) as filtered:
+            assert [("attempted", "b", "dropped")] == await filtered.told(1)
+        async with listening(api, last_id=again.last_id) as later:
+            await begun(later)  # nothing was missed since
+
+
+async def test_an_id_of_the_future_is_not_gone_on_from(tmp_path: Path) -> None:
+    """The wall clock was set back meanwhile: what was missed can't be told from what was seen."""
+    async with running_api(tmp_path) as api:
+        async with listening(api) as stream:
+            await begun(stream)
+        api.engine.clock.jump_wall(-60)
+        async with listening(api, last_id=stream.last_id) as again:
+            assert "reset" == (await again.frame())["event"]
+
+
+@pytest.mark.parametrize("last_id", ["nonsense", "1-1", "999999999999999999-1", "'; DROP TABLE deliveries", "-"])
+async def test_what_it_cannot_go_on_from_it_says(tmp_path: Path, last_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id that is none, or more missed than can be told: `reset`, and then what comes."""
+    monkeypatch.setattr(live, "MISSED", 2)
+    async with running_api(tmp_path) as api:
+        await api.engine.endpoint(URL)
+        await api.engine.send("a", "b", "c")
+        await api.engine.quiet()
+        async with listening(api, last_id=last_id) as stream:
+            reset = await stream.frame()
+            assert ("reset", ["reason"]) == (reset["event"], list(orjson.loads(reset["data"])))
+            await api.engine.send("d")
+            assert [("accepted", "d", "pending")] == await stream.told(1)
+
+
+async def test_silence_is_broken_by_a_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comment that also says how far the stream has come, past what its filter left out."""
+    monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.05)
+    async with running_api(tmp_path) as api:
+        await api.engine.endpoint(URL)
+        async with listening(api, "event_id=none") as stream:
+            await begun(stream)
+            before = stream.last_id
+            await api.engine.send("a")
+            await api.engine.quiet()
+            for _ in range(100):
+                frame = await stream.frame()
+                assert {"", "id"} == frame.keys()
+                if frame["id"] != before:
+                    break
+            assert api.house.happenings.now_id == stream.last_id != before
+
+
+@pytest.mark.parametrize("ending", ["token", "workspace"])
+async def test_it_ends_with_what_allowed_it(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that is revoked, a workspace that is deleted."""
+    monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.05)
+    async with running_api(tmp_path) as api:
+        await api.post("/v1/workspaces", {"id": "acme"})
+        token, secret = await api.house.services.access.add("admin", None if ending == "workspace" else "acme")
+        path = "/v1/workspaces/acme/deliveries/stream"
+        async with listening(api, path=path, token=secret) as stream:
+            await begun(stream)
+            if ending == "token":
+                await api.house.services.access.revoke(token.id)
+            else:
+                await api.call("DELETE", "/v1/workspaces/acme")
+            assert {} == await stream.event()
+
+
+async def test_it_ends_when_the_daemon_stops(tmp_path: Path) -> None:
+    """Told what had happened, then a clean end; a new one ends at once."""
+    async with running_api(tmp_path) as api:
+        await api.engine.endpoint(URL)
+        async with listening(api) as stream:
+            await api.engine.send("a")
+            await api.engine.quiet()
+            api.house.close_doors()
+            assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
+            assert {} == await stream.event()
+        async with listening(api) as late:
+            assert {} == await late.event()
+
+
+async def test_whoever_reads_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the stream nor its happenings stay: afterwards nobody listens any more."""
+    monkeypatch.setattr(live, "WRITE_SECONDS", 0.1)
+    async with running_api(tmp_path) as api, wire(api.port) as deaf:
+        deaf.send(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.admin_token}\r\n\r\n")
+        await deaf.sent()
+        told = api.house.happenings
+        async with asyncio.timeout(SOON):
+            while not told.wanted:
+                await asyncio.sleep(0.01)
+        for _ in range(200):
+            for _ in range(20):
+                told.publish("delivery.attempted", a_view(last_attempt={"body": "x" * 20_000}))
+            await asyncio.sleep(0.01)
+            if not await listens(api):
+                break
+        assert not await listens(api)
+
+
+async def listens(api: Api) -> bool:
+    """Whether anybody still listens, those apart who may come back."""
+    await api.engine.clock.advance(live_feed.LINGER_SECONDS + 1)
+    return api.house.happenings.wanted
+
+
+async def test_there_are_so_many_streams_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 with `Retry-After`, until one ends."""
+    monkeypatch.setattr(live_feed, "MAX_LISTENERS", 1)
+    async with running_api(tmp_path) as api, listening(api):
+        refused = await api.get(PATH)
+        assert (503, "unavailable", "30") == (refused.status, refused.code, refused.headers["Retry-After"])
+
+
+async def test_a_stream_wants_a_token(tmp_path: Path) -> None:
+    """An admin's, in the header; none in the query."""
+    async with running_api(tmp_path) as api:
+        assert 401 == (await api.get(PATH, token=None)).status
+        assert 403 == (await api.get(PATH, token="ingest")).status
+        assert 401 == (await api.get(f"{PATH}?token={api.admin_token}", token=None)).status
+
+
+# The ring and its listeners, by themselves
+
+
+def a_view(event_id: str = "a", last_attempt: dict[str, Any] | None = None) -> DeliveryView:
+    """A delivery, whatever it may be."""
+    return DeliveryView(
+        seq=1,
+        workspace="default",
+        endpoint_seq=1,
+        endpoint_id="ep_1",
+        event_id=event_id,
+        event_type="message.sent",
+        state=DeliveryState.PENDING,
+        replay_of=None,
+        is_test=False,
+        accepted_at_ms=0,
+        next_attempt_at_ms=None,
+        finished_at_ms=None,
+        attempt_count=0,
+        last_attempt=last_attempt,
+    )
+
+
+async def test_nothing_is_wanted_while_nobody_listens() -> None:
+    """Only a listener makes it wanted, and a while after the last one left it isn't any more."""
+    clock = ManualClock()
+    told = Happenings(clock)
+    assert not told.wanted
+    listener = told.listen()
+    assert told.wanted
+    told.leave(listener)
+    assert told.wanted
+    await clock.advance(live_feed.LINGER_SECONDS)
+    assert not told.wanted
+
+
+async def test_a_ring_with_a_gap_is_forgotten() -> None:
+    """What happened unheard is missing in it, so it must not answer."""
+    clock = ManualClock()
+    told = Happenings(clock)
+    listener = told.listen()
+    told.publish("delivery.accepted", a_view())
+    (first,) = await listener.some()
+    assert [] == told.since(first.id)
+    told.leave(listener)
+    await clock.advance(live_feed.LINGER_SECONDS)
+    assert not told.wanted
+    assert None is told.since(first.id)
+
+
+async def test_ids_never_go_back() -> None:
+    """Whatever the wall clock does."""
+    clock = ManualClock()
+    told = Happenings(clock)
+    listener = told.listen()
+    told.publish("delivery.accepted", a_view())
+    clock.jump_wall(-3600)
+    told.publish("delivery.accepted", a_view())
+    first, second = await listener.some()
+    assert first.id.partition("-")[0] == second.id.partition("-")[0] and first.id < second.id
+
+
+async def test_one_who_falls_behind_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given what it had been handed, in order, and then the end; the others go on."""
+    monkeypatch.setattr(live_feed, "LISTENER_BEHIND", 3)
+    told = Happenings(ManualClock())
+    slow, quick = told.listen(), told.listen()
+    seen = []
+    for number in range(5):
+        told.publish("delivery.accepted", a_view(str(number)))
+        seen += [happening.delivery.event_id for happening in await quick.some()]
+    assert ["0", "1", "2", "3", "4"] == seen
+    assert ["0", "1", "2"] == [happening.delivery.event_id for happening in await slow.some()]
+    assert [] == await slow.some()
+
+
+async def test_the_end_reaches_listeners_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One who waits, one who has something to read yet, one who is full, one who comes late."""
+    monkeypatch.setattr(live_feed, "LISTENER_BEHIND", 1)
+    told = Happenings(ManualClock())
+    full = told.listen()
+    told.publish("delivery.accepted", a_view())
+    waiting = told.listen()
+    wait = asyncio.create_task(waiting.some())
+    await asyncio.sleep(0)
+    told.end()
+    async with asyncio.timeout(SOON):
+        assert [] == await wait
+        assert ["a"] == [happening.delivery.event_id for happening in await full.some()]
+        assert [] == await full.some()
+        assert [] == await told.listen().some()
+
+
+async def test_too_many_listeners_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And there is room again when one has left."""
+    monkeypatch.setattr(live_feed, "MAX_LISTENERS", 2)
+    told = Happenings(ManualClock())
+    told.listen()
+    second = told.listen()
+    with pytest.raises(Refusal, match="live streams"):
+        told.listen()
+    told.leave(second)
+    told.listen()

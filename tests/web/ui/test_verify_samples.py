@@ -1,0 +1,84 @@
+"""The programs on the page that verify a request do so, with what webhookd really signs."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from webhookd.rules.signing import Signer, new_key
+from webhookd.web.ui.webhooks import verify_samples
+
+KEY = new_key(bytes(range(32)))
+BODY = '{"event_type":"message.received","text":"Xin chào 📦"}'.encode()
+
+
+def signed(body: bytes, *, at: int) -> dict[str, str]:
+    """The headers of a request, names in lower case."""
+    return {name.lower(): value for name, value in Signer(KEY).headers("evt_1", at, body)}
+
+
+def test_the_python_sample_tells_true_from_false(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A good request, while a key rotates too; not a changed body, an old one, another key's."""
+    monkeypatch.setenv("WEBHOOK_KEY", KEY)
+    program: dict[str, object] = {}
+    exec(compile(verify_samples()["python"], "sample", "exec"), program)
+    verify = program["verify"]
+    assert callable(verify)
+    now = int(time.time())
+    good = signed(BODY, at=now)
+    other = Signer(new_key(b"x" * 32)).headers("evt_1", now, BODY)[2][1]
+    both = {**good, "webhook-signature": f"{other} {good['webhook-signature']}"}
+    assert [True, True] == [verify(good, BODY), verify(both, BODY)]
+    assert [False] * 3 == [
+        verify(good, BODY + b" "),
+        verify(signed(BODY, at=now - 301), BODY),
+        verify({**good, "webhook-signature": other}, BODY),
+    ]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js on this machine: its sample was not tried")
+def test_the_node_sample_tells_true_from_false(tmp_path: Path) -> None:
+    """The same in Node.js."""
+    now = int(time.time())
+    good = signed(BODY, at=now)
+    (tmp_path / "sample.js").write_text(verify_samples()["node"], "utf-8")
+    body = base64.b64encode(BODY).decode()
+    script = (
+        'const { verify } = require("./sample.js");'
+        f'const body = Buffer.from("{body}", "base64");'
+        f"const [good, old] = [{good}, {signed(BODY, at=now - 400)}];"
+        "console.log(verify(good, body), verify(good, Buffer.from('x')), verify(old, body));"
+    )
+    ran = subprocess.run(
+        ["node", "-e", script],
+        cwd=tmp_path,
+        env={**os.environ, "WEBHOOK_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "true false false" == ran.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine: its sample was not tried")
+def test_the_shell_sample_computes_the_same_signature(tmp_path: Path) -> None:
+    """By openssl: what stands in `webhook-signature`."""
+    (tmp_path / "body.json").write_bytes(BODY)
+    environ = {**os.environ, "WEBHOOK_KEY": KEY, "BODY": "body.json", "ID": "evt_1", "TIMESTAMP": "1614265330"}
+    ran = subprocess.run(
+        ["sh", "-c", verify_samples()["shell"]],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert signed(BODY, at=1614265330)["webhook-signature"] == ran.stdout.strip()

@@ -1,0 +1,1 @@
+"""What people change: endpoints, workspaces, tokens and sessions."""

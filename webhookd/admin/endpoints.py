@@ -1,0 +1,303 @@
+"""The life of an endpoint: made, changed, stopped, started again, deleted."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from webhookd import log
+from webhookd.clock import Clock
+from webhookd.config import Config
+from webhookd.delivery.budgets import Budgets
+from webhookd.delivery.dispatcher import Dispatcher
+from webhookd.delivery.registry import Directory
+from webhookd.delivery.turns import Turns
+from webhookd.errors import Refusal
+from webhookd.models import Endpoint, EndpointState
+from webhookd.rules import signing
+from webhookd.rules.event_types import Catalogue
+from webhookd.rules.ids import sortable_id
+from webhookd.rules.plans import Plans
+from webhookd.rules.urls import check_headers
+from webhookd.store import endpoints
+from webhookd.store.store import Db, Store
+
+DESCRIPTION_CHARACTERS = 500
+OVERLAP_SECONDS_MAX = 30 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an endpoint's fields are checked with; each may be replaced when settings are reloaded."""
+
+    catalogue: Callable[[], Catalogue]
+    plans: Callable[[], Plans]
+    check_url: Callable[[str], str]
+
+
+class Endpoints:
+    """Everything a person or program can do to endpoints."""
+
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        dispatcher: Dispatcher,
+        budgets: Budgets,
+        rules: Rules,
+        clock: Clock,
+        settings: Callable[[], Config],
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._dispatcher = dispatcher
+        self._budgets = budgets
+        self._rules = rules
+        self._clock = clock
+        self._settings = settings
+        # One change of an endpoint at a time: each reads, decides and writes.
+        self._turns = Turns()
+
+    async def create(
+        self,
+        workspace_id: str,
+        *,
+        url: str,
+        event_types: Sequence[str],
+        description: str = "",
+        success: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        signing_key: str | None = None,
+    ) -> Endpoint:
+        """Make an endpoint; it is active at once.
+
+        Raises Refusal: `plan_required`, `invalid_url`, `blocked_address`, `unknown_event_type`, `invalid_field`,
+        `endpoint_exists`, `too_many_endpoints`.
+        """
+        workspace = self._directory.workspace(workspace_id)
+        self._rules.plans().require(workspace.plan, "Adding an endpoint")
+        key = secrets.token_bytes(signing.KEY_BYTES) if signing_key is None else b""
+        now_ms = self._clock.wall_ms()
+        fields = self._checked(
+            {
+                "url": url,
+                "event_types": event_types,
+                "description": description,
+                "success": success or self._settings().delivery.success,
+                "headers": headers or {},
+            }
+        )
+        endpoint = Endpoint(
+            seq=0,
+            id=sortable_id("ep", now_ms, secrets.token_bytes(10)),
+            workspace_seq=workspace.seq,
+            workspace=workspace.id,
+            signing_key=signing.new_key(key) if signing_key is None else signing.check_key(signing_key),
+            previous_key=None,
+            previous_key_until_ms=None,
+            state=EndpointState.ACTIVE,
+            disabled_reason=None,
+            disabled_at_ms=None,
+            disabled_message=None,
+            skipped_upto=0,
+            forgiven_upto=0,
+            created_at_ms=now_ms,
+            updated_at_ms=now_ms,
+            deleted_at_ms=None,
+            **fields,
+        )
+
+        def command(db: Db) -> Endpoint:
+            self._check_free(db, endpoint)
+            limit = self._settings().limits.endpoints
+            if endpoints.count(db, workspace.seq) >= limit:
+                raise Refusal(
+                    "too_many_endpoints",
+                    f"Workspace {workspace_id!r} has {limit} endpoints, as many as limits.endpoints allows.",
+                    details={"limit": limit},
+                )
+            return endpoints.insert(db, endpoint)
+
+        created = await self._store.write(command, then=self._directory.put)
+        log.emit("endpoint.created", **_named(created), event_types=created.event_types)
+        return created
+
+    async def change(self, workspace_id: str, endpoint_id: str, changes: Mapping[str, Any]) -> Endpoint:
+        """Change fields of an endpoint, all or none; what is in flight ends as it was.
+
+        `changes` may have `url`, `event_types`, `description`, `success`, `headers`, `signing_key`.
+        """
+        async with self._turns.of(endpoint_id):
+            endpoint = self._directory.endpoint(workspace_id, endpoint_id)
+            fields = self._checked(dict(changes))
+            if "signing_key" in changes:
+                # A key that is set, not rotated, holds at once and alone.
+                key = signing.check_key(changes["signing_key"])
+                fields |= {"signing_key": key, "previous_key": None, "previous_key_until_ms": None}
+            changed = replace(endpoint, **fields, updated_at_ms=self._clock.wall_ms())
+
+            def command(db: Db) -> Endpoint:
+                if changed.url != endpoint.url:
+                    self._check_free(db, changed)
+                return endpoints.update(db, changed)
+
+            changed = await self._store.write(command, then=self._directory.put)
+        log.emit("endpoint.changed", **_named(changed), fields=sorted(changes))
+        return changed
+
+    async def rotate_key(self, workspace_id: str, endpoint_id: str, overlap_seconds: float) -> Endpoint:
+        """Give it a new signing key; until `overlap_seconds` have passed the one before it signs too."""
+        if not 0 <= overlap_seconds <= OVERLAP_SECONDS_MAX:
+            raise Refusal(
+                "invalid_field",
+                f"overlap_seconds is a number from 0 to {OVERLAP_SECONDS_MAX} (30 days).",
+                details={"field": "overlap_seconds"},
+            )
+        async with self._turns.of(endpoint_id):
+            endpoint = self._directory.endpoint(workspace_id, endpoint_id)
+            now_ms = self._clock.wall_ms()
+            rotated = replace(
+                endpoint,
+                signing_key=signing.new_key(secrets.token_bytes(signing.KEY_BYTES)),
+                previous_key=endpoint.signing_key if overlap_seconds else None,
+                previous_key_until_ms=now_ms + round(overlap_seconds * 1000) if overlap_seconds else None,
+                updated_at_ms=now_ms,
+            )
+            rotated = await self._store.write(lambda db: endpoints.update(db, rotated), then=self._directory.put)
+        log.emit("key.rotated", workspace=workspace_id, endpoint_id=endpoint_id, overlap_seconds=overlap_seconds)
+        return rotated
+
+    async def disable(self, workspace_id: str, endpoint_id: str) -> Endpoint:
+        """Stop it by a person's word: no further attempt starts, its events are held.  On a disabled one: nothing."""
+        async with self._turns.of(endpoint_id):
+            endpoint = self._directory.endpoint(workspace_id, endpoint_id)
+            if endpoint.state is EndpointState.DISABLED:
+                return endpoint
+            self._dispatcher.hold(endpoint.seq)
+            now_ms = self._clock.wall_ms()
+
+            def then(changed: list[Endpoint]) -> None:
+                for each in changed:
+                    self._directory.put(each)
+
+            try:
+                await self._store.write(
+                    lambda db: endpoints.disable(
+                        db,
+                        [endpoint.seq],
+                        state=EndpointState.DISABLED,
+                        reason="person",
+                        message="Disabled by a person.",
+                        now_ms=now_ms,
+                    ),
+                    then=then,
+                )
+            finally:
+                self._dispatcher.release(endpoint.seq)
+        log.emit("endpoint.disabled", **_named(endpoint))
+        return self._directory.endpoint(workspace_id, endpoint_id)
+
+    async def enable(self, workspace_id: str, endpoint_id: str, *, skip_held: bool = False) -> Endpoint:
+        """Start it again: its held events go out in order, or are skipped; its failures are forgiven.
+
+        On an active one nothing changes.  Refusal `plan_required` below the plan that has webhooks.
+        """
+        async with self._turns.of(endpoint_id):
+            workspace = self._directory.workspace(workspace_id)
+            endpoint = self._directory.endpoint(workspace_id, endpoint_id)
+            self._rules.plans().require(workspace.plan, "Enabling an endpoint")
+            if endpoint.active:
+                return endpoint
+            await self._dispatcher.quiet(endpoint.seq)
+            now_ms = self._clock.wall_ms()
+            waiting = self._dispatcher.view(endpoint.seq).waiting
+
+            def then(enabled: Endpoint) -> None:
+                self._directory.put(enabled)
+                self._budgets.forget(workspace_id, enabled.seq)
+                if skip_held:
+                    self._dispatcher.emptied(enabled.seq)
+                self._dispatcher.wake(enabled.seq)
+
+            enabled = await self._store.write(
+                lambda db: endpoints.enable(db, endpoint.seq, skip_held=skip_held, now_ms=now_ms), then=then
+            )
+        log.emit(
+            "endpoint.enabled",
+            **_named(enabled),
+            skip_held=skip_held,
+            waiting=0 if skip_held else waiting,
+            skipped=waiting if skip_held else 0,
+        )
+        return enabled
+
+    async def delete(self, workspace_id: str, endpoint_id: str) -> None:
+        """Delete it: what waits is cancelled, an attempt in flight ends and is recorded, the log stays."""
+        async with self._turns.of(endpoint_id):
+            endpoint = self._directory.endpoint(workspace_id, endpoint_id)
+            self._dispatcher.hold(endpoint.seq)
+            now_ms = self._clock.wall_ms()
+
+            def then(_: None) -> None:
+                self._directory.remove(endpoint)
+                self._budgets.forget(workspace_id, endpoint.seq)
+                self._dispatcher.forget(endpoint.seq)
+
+            try:
+                await self._store.write(lambda db: endpoints.delete(db, endpoint.seq, now_ms), then=then)
+            finally:
+                self._dispatcher.release(endpoint.seq)
+        log.emit("endpoint.deleted", **_named(endpoint))
+
+    def _checked(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields that are given, checked and in the form of the model."""
+        checked: dict[str, Any] = {}
+        if "url" in fields:
+            checked["url"] = self._rules.check_url(fields["url"])
+        if "event_types" in fields:
+            checked["event_types"] = self._rules.catalogue().check_types(list(fields["event_types"]))
+        if "description" in fields:
+            checked["description"] = _checked_description(fields["description"])
+        if "success" in fields:
+            checked["success"] = _checked_success(fields["success"])
+        if "headers" in fields:
+            checked["headers"] = check_headers(fields["headers"])
+        return checked
+
+    def _check_free(self, db: Db, endpoint: Endpoint) -> None:
+        taken = endpoints.id_of_url(db, endpoint.workspace_seq, endpoint.url)
+        if taken is not None:
+            raise Refusal(
+                "endpoint_exists",
+                f"The workspace has an endpoint with this URL: {taken}. Add the event types to that one.",
+                details={"id": taken},
+            )
+
+
+def _named(endpoint: Endpoint) -> dict[str, Any]:
+    """The fields of a log line that say which endpoint it is about."""
+    return {
+        "workspace": endpoint.workspace,
+        "endpoint_id": endpoint.id,
+        "url": log.loggable_url(endpoint.url),
+    }
+
+
+def _checked_description(text: str) -> str:
+    if len(text) > DESCRIPTION_CHARACTERS:
+        raise Refusal(
+            "invalid_field",
+            f"A description has at most {DESCRIPTION_CHARACTERS} characters.",
+            details={"field": "description"},
+        )
+    return text
+
+
+def _checked_success(rule: str) -> str:
+    if rule not in ("200", "2xx"):
+        raise Refusal(
+            "invalid_field", 'success is "200" (exactly that) or "2xx" (any of them).', details={"field": "success"}
+        )
+    return rule

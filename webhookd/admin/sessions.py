@@ -1,0 +1,187 @@
+"""Signing in to the page: with a token, or with a link that carries a code which works once.
+
+A session is a random secret in a cookie; the table has its hash, and the hash of the token that it was signed in with,
+so a session ends with its token and outlives a restart.  A code lives in memory for ten minutes and stands for the
+token that asked for it; it travels in a link's fragment, which no server and no log sees, and is spent by POST.
+
+A change is taken only from a form of the page itself: its hidden field proves that whoever made the form knows a
+secret of this browser's cookie, and the browser's `Origin` says where it was sent from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections import deque
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from webhookd.admin.tokens import Access, Scope
+from webhookd.clock import Clock
+from webhookd.models import Token
+from webhookd.store import sessions
+from webhookd.store.store import Store
+
+SESSION_MS = 12 * 3600 * 1000
+CODE_SECONDS = 600.0
+CODE_BYTES = 16
+FIRST_ID = f"tok_{Scope.ADMIN}"  # of the token that every installation has
+CODES_MAX = 1000
+# So many wrong secrets in a minute from one address, and nothing more is looked at until the first is a minute old.
+WRONG_MAX = 10
+WRONG_SECONDS = 60.0
+ADDRESSES_MAX = 10_000
+SIGNED_OUT_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who is signed in: `secret` is the cookie's, `token` what it was signed in with, both with an end."""
+
+    secret: str
+    token: Token
+    token_sha256: bytes
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """A code that waits to be spent: for whom, and until when (monotonic seconds)."""
+
+    token_sha256: bytes
+    until: float
+
+
+class Sessions:
+    """Signs in and out, and makes links that sign in."""
+
+    def __init__(self, store: Store, access: Access, clock: Clock) -> None:
+        self._store = store
+        self._access = access
+        self._clock = clock
+        self._codes: dict[bytes, _Code] = {}
+        self._wrong: dict[str, deque[float]] = {}
+        self._signed_out: dict[bytes, None] = {}  # in order; only streams that are still open ask for these
+
+    def link(self, base_url: str, token_id: str = FIRST_ID) -> str | None:
+        """A link to the page that signs in by itself, once, in the next 10 minutes; None if there is no such token.
+
+        `base_url` is where the page is, without a slash at its end.
+        """
+        token_sha256 = self._access.digest_of(token_id)
+        if token_sha256 is None:
+            return None
+        now = self._clock.monotonic()
+        self._codes = {digest: code for digest, code in self._codes.items() if code.until > now}
+        while len(self._codes) >= CODES_MAX:
+            self._codes.pop(next(iter(self._codes)))
+        code = secrets.token_urlsafe(CODE_BYTES)
+        self._codes[digest_of(code)] = _Code(token_sha256, now + CODE_SECONDS)
+        return f"{base_url}/sign-in#{code}"
+
+    async def sign_in(self, secret: str) -> Session | None:
+        """Sign in with an admin token or a code, which is spent by it; None if it is neither."""
+        token_sha256 = self._spent(secret)
+        token = self._access.holder(token_sha256)
+        if token is None or token.scope != Scope.ADMIN:
+            return None
+        now_ms = self._clock.wall_ms()
+        session = Session(secrets.token_urlsafe(32), token, token_sha256, now_ms + SESSION_MS)
+        await self._store.write(
+            lambda db: sessions.put(
+                db,
+                secret_sha256=digest_of(session.secret),
+                token_sha256=token_sha256,
+                expires_at_ms=session.expires_at_ms,
+                now_ms=now_ms,
+            )
+        )
+        return session
+
+    async def find(self, secret: str) -> Session | None:
+        """The session with this cookie, if it has not ended, nor its token."""
+        if not secret:
+            return None
+        digest, now_ms = digest_of(secret), self._clock.wall_ms()
+        found = await self._store.read(lambda db: sessions.find(db, digest, now_ms))
+        if found is None:
+            return None
+        token_sha256, expires_at_ms = found
+        token = self._access.holder(token_sha256)
+        return Session(secret, token, token_sha256, expires_at_ms) if token else None
+
+    def lasts(self, session: Session) -> bool:
+        """Whether a session that was found earlier, for a stream that is still open, has not ended since."""
+        return (
+            self._clock.wall_ms() < session.expires_at_ms
+            and self._access.holder(session.token_sha256) is not None
+            and digest_of(session.secret) not in self._signed_out
+        )
+
+    async def sign_out(self, session: Session) -> None:
+        """End a session."""
+        digest = digest_of(session.secret)
+        self._signed_out[digest] = None
+        if len(self._signed_out) > SIGNED_OUT_MAX:
+            self._signed_out.pop(next(iter(self._signed_out)))
+        await self._store.write(lambda db: sessions.delete(db, digest))
+
+    # Guessing
+
+    def patience_seconds(self, address: str) -> float:
+        """How long an address that guessed wrong too often has to wait; 0 for all others."""
+        now = self._clock.monotonic()
+        wrong = self._wrong.get(address)
+        while wrong and wrong[0] <= now - WRONG_SECONDS:
+            wrong.popleft()
+        if not wrong:
+            self._wrong.pop(address, None)
+            return 0.0
+        return wrong[0] + WRONG_SECONDS - now if len(wrong) >= WRONG_MAX else 0.0
+
+    def guessed_wrong(self, address: str) -> None:
+        """Remember a wrong secret."""
+        if address not in self._wrong and len(self._wrong) >= ADDRESSES_MAX:
+            self._wrong.pop(next(iter(self._wrong)))
+        self._wrong.setdefault(address, deque(maxlen=WRONG_MAX)).append(self._clock.monotonic())
+
+    def _spent(self, secret: str) -> bytes:
+        """The hash of the token that `secret` is, or stands for as a code; the code is no more after this."""
+        digest = digest_of(secret)
+        code = self._codes.pop(digest, None)
+        return code.token_sha256 if code and code.until > self._clock.monotonic() else digest
+
+
+def digest_of(secret: str) -> bytes:
+    """What is kept of a secret."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def form_proof(cookie_secret: str) -> str:
+    """What a form of the page has in its hidden field, for the browser with this cookie."""
+    return hmac.new(cookie_secret.encode("utf-8", "surrogatepass"), b"webhookd form", hashlib.sha256).hexdigest()
+
+
+def proves(cookie_secret: str, proof: str) -> bool:
+    """Whether a form's hidden field was made for this cookie."""
+    return hmac.compare_digest(form_proof(cookie_secret).encode(), proof.encode("utf-8", "surrogatepass"))
+
+
+def from_own_page(request: web.Request, public_url: str) -> bool:
+    """Whether the browser says that this request was sent by a page of ours.
+
+    `Origin` comes with every POST of a browser of today; one without it must at least say `same-origin`.
+    """
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return request.headers.get("Sec-Fetch-Site") == "same-origin"
+    try:
+        sent_by, own = urlsplit(origin), urlsplit(public_url)
+    except ValueError:
+        return False
+    return sent_by.netloc != "" and (
+        sent_by.netloc == request.host or (sent_by.scheme, sent_by.netloc) == (own.scheme, own.netloc)
+    )

@@ -1,0 +1,168 @@
+"""Who may call: tokens, their scopes and workspaces.  Secrets are kept hashed and compared by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+
+from webhookd import log
+from webhookd.clock import Clock
+from webhookd.config import credential
+from webhookd.delivery.registry import Directory
+from webhookd.errors import ConfigError, Refusal
+from webhookd.models import Token
+from webhookd.rules.ids import sortable_id
+from webhookd.store import tokens
+from webhookd.store.store import Db, Store
+
+NOTE_CHARACTERS = 200
+
+
+class Scope(StrEnum):
+    """What a token is good for: everything, posting events, or looking at figures."""
+
+    ADMIN = "admin"
+    INGEST = "ingest"
+    OBSERVE = "observe"
+
+
+# The two that exist from the first start, each in a file of the state directory that the CLI reads.
+_FIRST = ((Scope.ADMIN, "admin-token"), (Scope.INGEST, "ingest-token"))
+
+
+class Access:
+    """Knows all tokens, hashed, in memory; the table has them too."""
+
+    def __init__(self, store: Store, directory: Directory, clock: Clock) -> None:
+        self._store = store
+        self._directory = directory
+        self._clock = clock
+        self._by_hash: dict[bytes, Token] = {}
+
+    async def start(self, state_dir: Path, ingest_token_file: str, environ: Mapping[str, str]) -> None:
+        """Take the first two tokens from credentials or files, made where missing, and all others from the table."""
+        await self._load()
+        for scope, name in _FIRST:
+            secret = credential(name, environ)
+            if secret is None and scope is Scope.INGEST and ingest_token_file:
+                secret = _given(Path(ingest_token_file))
+            if secret is None:
+                secret = _from_file(state_dir / name, scope)
+            known = self.check(secret)
+            if known is None or known.id != f"tok_{scope}":  # else nothing is written: a start on a full disk
+                await self._put(f"tok_{scope}", scope, None, secret, "made at the first start")
+        await self._load()
+
+    def check(self, secret: str) -> Token | None:
+        """The token with this secret, or None."""
+        # What is looked up is a hash of what the caller sent: how long that takes tells nothing about any secret.
+        return self._by_hash.get(_digest(secret))
+
+    def holder(self, secret_sha256: bytes) -> Token | None:
+        """The token whose secret has this hash, or None: what a session of the page remembers of its token."""
+        return self._by_hash.get(secret_sha256)
+
+    def digest_of(self, token_id: str) -> bytes | None:
+        """The hash of the secret of the token with this id, or None."""
+        return next((digest for digest, token in self._by_hash.items() if token.id == token_id), None)
+
+    def list(self) -> list[Token]:
+        """All tokens, without their secrets."""
+        return sorted(self._by_hash.values(), key=lambda token: (token.created_at_ms, token.id))
+
+    async def add(self, scope: str, workspace_id: str | None, note: str = "") -> tuple[Token, str]:
+        """Make a token; returns it with its secret, which is shown this once.
+
+        Raises Refusal: `invalid_field`, `not_found` (the workspace).
+        """
+        if scope not in set(Scope):
+            raise Refusal("invalid_field", f"scope is one of {', '.join(Scope)}.", details={"field": "scope"})
+        if len(note) > NOTE_CHARACTERS:
+            raise Refusal(
+                "invalid_field", f"A note has at most {NOTE_CHARACTERS} characters.", details={"field": "note"}
+            )
+        workspace_seq = None if workspace_id is None else self._directory.workspace(workspace_id).seq
+        secret = _new_secret(Scope(scope))
+        token_id = sortable_id("tok", self._clock.wall_ms(), secrets.token_bytes(10))
+        await self._put(token_id, scope, workspace_seq, secret, note)
+        await self._load()
+        token = self.check(secret)
+        assert token is not None
+        log.emit("token.created", token_id=token_id, scope=scope, workspace=workspace_id)
+        return token, secret
+
+    async def revoke(self, token_id: str) -> None:
+        """Make a token worthless at once.  Refusal `not_found`, or `forbidden` for the two of the first start."""
+        if token_id in {f"tok_{scope}" for scope, _ in _FIRST}:
+            raise Refusal(
+                "forbidden", "This token lives in a file: replace the file and restart webhookd to change it."
+            )
+        if not await self._store.write(lambda db: tokens.delete(db, token_id)):
+            raise Refusal("not_found", f"There is no token {token_id!r}. `webhookd token list` shows them.")
+        await self._load()
+        log.emit("token.revoked", token_id=token_id)
+
+    async def forget_workspace(self) -> None:
+        """A workspace was deleted, and its tokens with it."""
+        await self._load()
+
+    async def _put(self, token_id: str, scope: str, workspace_seq: int | None, secret: str, note: str) -> None:
+        now_ms = self._clock.wall_ms()
+
+        def command(db: Db) -> None:
+            tokens.put(
+                db,
+                token_id=token_id,
+                scope=scope,
+                workspace_seq=workspace_seq,
+                secret_sha256=_digest(secret),
+                note=note,
+                now_ms=now_ms,
+            )
+
+        await self._store.write(command)
+
+    async def _load(self) -> None:
+        self._by_hash = await self._store.read(tokens.by_secret)
+
+
+def _new_secret(scope: Scope) -> str:
+    return f"whk_{scope}_{secrets.token_urlsafe(32)}"
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def _given(path: Path) -> str:
+    try:
+        secret = path.read_text("utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"listen.ingest_token_file: {path} can't be read ({error.strerror})") from error
+    if not secret:
+        raise ConfigError(f"listen.ingest_token_file: {path} is empty; it holds one token in one line")
+    return secret
+
+
+def _from_file(path: Path, scope: Scope) -> str:
+    try:
+        secret = path.read_text("utf-8").strip()
+        if secret:
+            return secret
+    except FileNotFoundError:
+        pass
+    secret = _new_secret(scope)
+    # Whole or not at all, and never readable by others: written aside, then renamed.
+    aside = path.with_name(path.name + ".new")
+    aside.unlink(missing_ok=True)
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    return secret

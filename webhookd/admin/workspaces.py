@@ -1,0 +1,132 @@
+"""What can be done with workspaces: made, changed, deleted; their plan decides whether anything is delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from webhookd import log
+from webhookd.clock import Clock
+from webhookd.config import is_mail_address
+from webhookd.delivery.dispatcher import Dispatcher
+from webhookd.delivery.registry import Directory
+from webhookd.errors import Refusal
+from webhookd.models import DEFAULT_WORKSPACE, Workspace
+from webhookd.rules.plans import Plans
+from webhookd.store import endpoints, workspaces
+from webhookd.store.store import Db, Store
+
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+NAME_CHARACTERS = 200
+NOTIFY_ADDRESSES = 20
+
+
+class Workspaces:
+    """Makes, changes and deletes workspaces."""
+
+    def __init__(
+        self, store: Store, directory: Directory, dispatcher: Dispatcher, clock: Clock, plans: Callable[[], Plans]
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._plans = plans
+        self._turn = asyncio.Lock()  # a change reads, decides and writes: one at a time
+
+    async def ensure_default(self) -> None:
+        """Make the workspace `default` at the first start, so that nobody has to think of workspaces."""
+        if not any(workspace.id == DEFAULT_WORKSPACE for workspace in self._directory.workspaces()):
+            await self.create(DEFAULT_WORKSPACE, name="Default")
+
+    async def create(
+        self, workspace_id: str, *, name: str | None = None, plan: str | None = None, notify: tuple[str, ...] = ()
+    ) -> Workspace:
+        """Make a workspace; without a plan it is on the default one (`Plans.default`).
+
+        Raises Refusal: `invalid_field`, `workspace_exists`.
+        """
+        if not _SLUG.fullmatch(workspace_id):
+            raise _invalid("id", "A workspace's id is 1 to 63 of a-z, 0-9 and -, with no - at either end.")
+        plans = self._plans()
+        name = _checked_name(workspace_id if name is None else name)
+        plan = plans.default if plan is None else plans.check(plan)
+        notify = _checked_notify(notify)
+        now_ms = self._clock.wall_ms()
+
+        def command(db: Db) -> Workspace:
+            if any(each.id == workspace_id for each in workspaces.load(db)):
+                raise Refusal("workspace_exists", f"There is a workspace {workspace_id!r} already.")
+            return workspaces.insert(db, workspace_id=workspace_id, name=name, plan=plan, notify=notify, now_ms=now_ms)
+
+        workspace = await self._store.write(command, then=self._directory.put_workspace)
+        log.emit("workspace.created", workspace=workspace_id, plan=workspace.plan)
+        return workspace
+
+    async def change(
+        self,
+        workspace_id: str,
+        *,
+        name: str | None = None,
+        plan: str | None = None,
+        notify: tuple[str, ...] | None = None,
+    ) -> Workspace:
+        """Change what is given.  A plan without webhooks stops delivery, one with them starts it again."""
+        async with self._turn:
+            workspace = self._directory.workspace(workspace_id)
+            if name is not None:
+                workspace = replace(workspace, name=_checked_name(name))
+            if notify is not None:
+                workspace = replace(workspace, notify=_checked_notify(notify))
+            if plan is not None and plan != workspace.plan:
+                plans, paused_before = self._plans(), self._directory.paused(workspace_id)
+                workspace = replace(workspace, plan=plans.check(plan))
+                if (
+                    plans.has_webhooks(plan) is paused_before
+                ):  # what is held goes on ageing from one such plan to another
+                    workspace = replace(workspace, plan_changed_at_ms=self._clock.wall_ms())
+
+            def then(changed: Workspace) -> None:
+                self._directory.put_workspace(changed)
+                self._dispatcher.review(self._directory.endpoints(workspace_id))
+
+            workspace = await self._store.write(lambda db: workspaces.update(db, workspace), then=then)
+        fields = [field for field, value in (("name", name), ("notify", notify), ("plan", plan)) if value is not None]
+        log.emit("workspace.changed", workspace=workspace_id, plan=workspace.plan, fields=fields)
+        return workspace
+
+    async def delete(self, workspace_id: str) -> None:
+        """Delete a workspace without endpoints; `default` stays for ever.  Refusal `workspace_in_use` otherwise."""
+        workspace = self._directory.workspace(workspace_id)
+        if workspace_id == DEFAULT_WORKSPACE:
+            raise Refusal("workspace_in_use", "The workspace `default` can't be deleted.")
+        now_ms = self._clock.wall_ms()
+
+        def command(db: Db) -> None:
+            if endpoints.count(db, workspace.seq):
+                raise Refusal("workspace_in_use", f"Workspace {workspace_id!r} has endpoints: delete them first.")
+            workspaces.delete(db, workspace.seq, now_ms)
+
+        await self._store.write(command, then=lambda _: self._directory.remove_workspace(workspace_id))
+        log.emit("workspace.deleted", workspace=workspace_id)
+
+
+def _checked_name(name: str) -> str:
+    if not name.strip() or len(name) > NAME_CHARACTERS:
+        raise _invalid("name", f"A workspace's name has 1 to {NAME_CHARACTERS} characters.")
+    return name
+
+
+def _checked_notify(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    if len(addresses) > NOTIFY_ADDRESSES:
+        raise _invalid("notify", f"At most {NOTIFY_ADDRESSES} addresses are told.")
+    for address in addresses:
+        if not is_mail_address(address):
+            raise _invalid("notify", f"{address!r} is not a mail address like ops@example.com.")
+    return addresses
+
+
+def _invalid(field: str, message: str) -> Refusal:
+    return Refusal("invalid_field", message, details={"field": field})

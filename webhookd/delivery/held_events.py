@@ -1,0 +1,180 @@
+"""What follows later, in small steps: rows behind a mark, and held events past what may be held.
+
+Deleting an endpoint or skipping its held events sets one mark, whatever waits; here the rows are brought in line with
+it.  And an endpoint that isn't active holds its events only up to a number, a size and an age, past which the oldest
+expire.  Each step is one short command of the writer, so a million rows stall nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+
+from webhookd import log
+from webhookd.clock import Clock
+from webhookd.config import Config
+from webhookd.delivery.dispatcher import Dispatcher
+from webhookd.delivery.registry import Directory
+from webhookd.errors import Refusal
+from webhookd.models import Endpoint
+from webhookd.store import deliveries, endpoints
+from webhookd.store.store import Db, Store
+
+STEP_ROWS = 500
+LOOK_SECONDS = 1.0
+_EVERYTHING = 2**63 - 1
+
+
+class Keeper:
+    """A root task: `run` looks once a second, and at once after `wake`."""
+
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        settings: Callable[[], Config],
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._settings = settings
+        self._stopping = asyncio.Event()
+        self._began_ms = clock.wall_ms() - clock.monotonic() * 1000
+        self.expired_count = 0
+
+    async def run(self) -> None:
+        """Keep looking, for ever."""
+        while not await self._clock.wait(self._stopping, LOOK_SECONDS):
+            with contextlib.suppress(Refusal):  # the disk is full, or the daemon ends; the next look goes on from there
+                await self.look()
+
+    async def look(self) -> None:
+        """Bring everything in line that is due now."""
+        for endpoint_seq, upto_seq, state in await self._store.read(deliveries.marked):
+            await self._follow(endpoint_seq, upto_seq, state)
+        for endpoint in self._directory.endpoints():
+            if self._dispatcher.view(endpoint.seq).waiting and not self._directory.runs(endpoint):
+                await self._expire(endpoint)
+
+    async def _follow(self, endpoint_seq: int, upto_seq: int, state: int) -> None:
+        """Finish the rows behind a mark; the counts were settled when it was set."""
+        total = 0
+        while finished := await self._finish(endpoint_seq, state, upto_seq, after_seq=0, limit=STEP_ROWS):
+            total += len(finished)
+        endpoint = await self._store.read(lambda db: endpoints.get(db, endpoint_seq))  # a deleted one is only there
+        log.emit(
+            "delivery.cancelled" if state == deliveries.CANCELLED else "delivery.skipped",
+            workspace=endpoint.workspace,
+            endpoint_id=endpoint.id,
+            count=total,
+        )
+
+    async def _expire(self, endpoint: Endpoint) -> None:
+        def then(finished: list[tuple[int, int]]) -> None:
+            self._dispatcher.settle(endpoint.seq, len(finished), sum(size for _, size in finished))
+
+        totals: Counter[str] = Counter()
+        while True:
+            limit, reason = await self._due(endpoint)
+            if not limit:
+                break
+            finished = await self._finish(
+                endpoint.seq,
+                deliveries.EXPIRED,
+                _EVERYTHING,
+                after_seq=endpoint.skipped_upto,
+                limit=limit,
+                still=lambda db: self._still_held(db, endpoint),
+                then=then,
+            )
+            if not finished:
+                break
+            totals[reason] += len(finished)
+        for reason, count in totals.items():
+            self.expired_count += count
+            log.emit(
+                "delivery.expired",
+                workspace=endpoint.workspace,
+                endpoint_id=endpoint.id,
+                reason=reason,
+                count=count,
+            )
+
+    async def _due(self, endpoint: Endpoint) -> tuple[int, str]:
+        """How many of the oldest held events have to go now, one step's worth at most, and past which limit."""
+        hold = self._settings().hold
+        held = self._dispatcher.view(endpoint.seq)
+        if not self._same_stop(self._directory.get(endpoint.seq), endpoint):
+            return 0, ""
+        if held.waiting > hold.max_events:
+            return min(STEP_ROWS, held.waiting - hold.max_events), "max_events"
+        if held.waiting_bytes > hold.max_mb * 1024**2:
+            count = await self._store.read(
+                lambda db: deliveries.oldest_of_size(
+                    db,
+                    endpoint.seq,
+                    endpoint.skipped_upto,
+                    round(held.waiting_bytes - hold.max_mb * 1024**2),
+                    STEP_ROWS,
+                )
+            )
+            return count, "max_mb"
+        return await self._due_by_age(endpoint, round(hold.max_age_hours * 3_600_000)), "max_age_hours"
+
+    async def _due_by_age(self, endpoint: Endpoint, max_age_ms: int) -> int:
+        """An event is held since it was accepted, or since its endpoint stopped, whichever is later.
+
+        The stamps are wall clock.  A clock that is set forward while we run must not make them older than they are, so
+        no more time has passed since the start than the monotonic clock says.
+        """
+        now_ms = min(self._clock.wall_ms(), round(self._began_ms + self._clock.monotonic() * 1000))
+        if now_ms - self._held_since_ms(endpoint) < max_age_ms:
+            return 0
+        return await self._store.read(
+            lambda db: deliveries.oldest_before(db, endpoint.seq, endpoint.skipped_upto, now_ms - max_age_ms, STEP_ROWS)
+        )
+
+    def _held_since_ms(self, endpoint: Endpoint) -> int:
+        since = [] if endpoint.disabled_at_ms is None else [endpoint.disabled_at_ms]
+        if self._directory.paused(endpoint.workspace):
+            since.append(self._directory.workspace(endpoint.workspace).plan_changed_at_ms)
+        return min(since, default=self._clock.wall_ms())
+
+    async def _finish(
+        self,
+        endpoint_seq: int,
+        state: int,
+        upto_seq: int,
+        *,
+        after_seq: int,
+        limit: int,
+        still: Callable[[Db], bool] = lambda db: True,
+        then: Callable[[list[tuple[int, int]]], None] | None = None,
+    ) -> list[tuple[int, int]]:
+        now_ms = self._clock.wall_ms()
+
+        def command(db: Db) -> list[tuple[int, int]]:
+            if not still(db):
+                return []
+            return deliveries.finish_some(
+                db, endpoint_seq, state=state, upto_seq=upto_seq, after_seq=after_seq, limit=limit, now_ms=now_ms
+            )
+
+        return await self._store.write(command, then=then)
+
+    def _still_held(self, db: Db, endpoint: Endpoint) -> bool:
+        """Whether what was due still is: not if the endpoint was enabled since, nor if it was stopped again after."""
+        return self._same_stop(endpoints.get(db, endpoint.seq), endpoint)
+
+    def _same_stop(self, now: Endpoint | None, before: Endpoint) -> bool:
+        return (
+            now is not None
+            and now.deleted_at_ms is None
+            and not self._directory.runs(now)
+            and (now.disabled_at_ms, now.skipped_upto) == (before.disabled_at_ms, before.skipped_upto)
+        )

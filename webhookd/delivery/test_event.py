@@ -1,0 +1,121 @@
+"""*Send test*: one request beside the queue, in every state of the endpoint, in the log as a test, never counted."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+import orjson
+
+from webhookd import log
+from webhookd.clock import Clock
+from webhookd.delivery.attempt_record import attempt_record
+from webhookd.delivery.live_feed import Happenings
+from webhookd.delivery.registry import Directory
+from webhookd.delivery.turns import Turns
+from webhookd.models import EVERY_TYPE, DeliveryState, DeliveryView, Endpoint, Json, Outcome
+from webhookd.rules.event_types import Catalogue
+from webhookd.rules.ids import delivery_id, uuid7
+from webhookd.rules.plans import Plans
+from webhookd.sender import request_builder
+from webhookd.sender.client import Transport
+from webhookd.sender.request_builder import RequestBuilder
+from webhookd.store import deliveries
+from webhookd.store.store import Db, Store
+
+
+class Tester:
+    """Sends tests, one at a time per endpoint."""
+
+    def __init__(
+        self,
+        store: Store,
+        directory: Directory,
+        transport: Transport,
+        catalogue: Callable[[], Catalogue],
+        plans: Callable[[], Plans],
+        clock: Clock,
+        happenings: Happenings,
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._transport = transport
+        self._catalogue = catalogue
+        self._plans = plans
+        self._clock = clock
+        self._happenings = happenings
+        self._turns = Turns()
+
+    async def send(self, workspace_id: str, endpoint_id: str, event_type: str | None = None) -> Json:
+        """Send the sample of `event_type` (or of the first type the endpoint wants); returns the attempt.
+
+        Raises Refusal: `not_found`, `unknown_event_type`, `plan_required`.
+        """
+        endpoint = self._directory.endpoint(workspace_id, endpoint_id)
+        self._plans().require(self._directory.workspace(workspace_id).plan, "Sending a test")
+        catalogue = self._catalogue()
+        kind = catalogue.require(event_type or self._first_type(endpoint))
+        async with self._turns.of(endpoint_id):
+            now_ms = self._clock.wall_ms()
+            event_id = f"test_{uuid7(now_ms, secrets.token_bytes(10))}"
+            body = orjson.dumps({**kind.sample, "event_type": kind.name, "event_id": event_id})
+            request = RequestBuilder(endpoint, now_ms).build(
+                event_id, body, number=1, now_ms=now_ms, marks=request_builder.TEST
+            )
+            outcome = await self._transport.post(request)
+            record = attempt_record(1, outcome, request, counted=False)
+            await self._record(endpoint, event_id, kind.name, body, outcome, record)
+        return record
+
+    async def _record(
+        self, endpoint: Endpoint, event_id: str, event_type: str, body: bytes, outcome: Outcome, record: Json
+    ) -> None:
+        now_ms = self._clock.wall_ms()
+
+        def command(db: Db) -> int:
+            return deliveries.insert_test(
+                db,
+                workspace_seq=endpoint.workspace_seq,
+                endpoint_seq=endpoint.seq,
+                event_id=event_id,
+                event_type=event_type,
+                body=body,
+                delivered=outcome.delivered,
+                record=orjson.dumps(record),
+                started_at_ms=outcome.started_at_ms,
+                now_ms=now_ms,
+            )
+
+        seq = await self._store.add(outcome.started_at_ms, command)
+        if self._happenings.wanted:
+            view = DeliveryView(
+                seq=seq,
+                workspace=endpoint.workspace,
+                endpoint_seq=endpoint.seq,
+                endpoint_id=endpoint.id,
+                event_id=event_id,
+                event_type=event_type,
+                state=DeliveryState.DELIVERED if outcome.delivered else DeliveryState.DROPPED,
+                replay_of=None,
+                is_test=True,
+                accepted_at_ms=outcome.started_at_ms,
+                next_attempt_at_ms=None,
+                finished_at_ms=now_ms,
+                attempt_count=1,
+                last_attempt=record,
+            )
+            self._happenings.publish("delivery.attempted", view)
+        log.emit(
+            "endpoint.tested",
+            workspace=endpoint.workspace,
+            endpoint_id=endpoint.id,
+            event_id=event_id,
+            delivery_id=delivery_id(seq),
+            status=outcome.status,
+            reason=outcome.reason,
+            duration_ms=record["duration_ms"],
+        )
+
+    def _first_type(self, endpoint: Endpoint) -> str:
+        first = endpoint.event_types[0]
+        return next(iter(self._catalogue().names)) if first == EVERY_TYPE else first

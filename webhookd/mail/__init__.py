@@ -1,0 +1,1 @@
+"""The mail queue: messages, the SMTP client, the task that sends."""

@@ -1,0 +1,330 @@
+"""Mail: what the outbox holds goes to the mail server, at least once, and as good as always exactly once.
+
+A notice waits `mail.digest_seconds` for others of its workspace and goes with them as one *digest*.  The order of
+things is what makes kill -9 harmless:
+
+1. the notices of the digest are settled (`outbox.claim`);
+2. the mail is written and kept with its recipients (`outbox.seal`): from here on the server may have taken it;
+3. it is handed over;
+4. what the server took is recorded.
+
+A kill between the server's 250 and step 4 sends the sealed mail again: the same bytes under the same Message-ID.  When
+the server surely took nothing, the seal is broken, so that a corrected address or server counts for the next try;
+after a passing fault the notices are set free as well, and go with those that came since.
+
+A server that is away is tried again after 5 s, later every 60 s.  A mail that it refuses for good (5xx, from every
+recipient) is tried every 15 minutes: somebody may mend an address, or the server's rules.  A changed `[mail]` is tried
+at once.  After 30 days a notice is given up.  Until then it is counted, with the reason, in `unsent`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from webhookd import log
+from webhookd.clock import Clock
+from webhookd.config import Config, Mail
+from webhookd.errors import Fatal, Refusal
+from webhookd.mail.messages import letter, mailbox, trial_letter
+from webhookd.mail.smtp import STEP_SECONDS, Conversation, Receipt, ServerAway, conversation
+from webhookd.models import Json
+from webhookd.store import outbox
+from webhookd.store.outbox import Digest, Envelope, Notice
+from webhookd.store.store import Store
+
+FIRST_RETRY_SECONDS = 5.0
+LONGEST_RETRY_SECONDS = 60.0
+LONGEST_REFUSED_RETRY_SECONDS = 900.0
+GIVE_UP_MS = 30 * 24 * 3600 * 1000
+STOP_SECONDS = 3.0
+IDLE_SECONDS = 3600.0
+
+
+@dataclass(slots=True)
+class _Turn:
+    """When something is to be tried next (monotonic seconds), and how often in a row it failed."""
+
+    at: float = 0.0
+    failures: int = 0
+
+    def after_failure(self, now: float, longest_seconds: float) -> None:
+        """Put it off: 5 s, then twice as long each time, at most `longest_seconds`."""
+        self.at = now + min(FIRST_RETRY_SECONDS * 2 ** min(self.failures, 20), longest_seconds)
+        self.failures += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A digest whose mail is sealed; `fresh` when that was just now, so that no server can have seen it yet."""
+
+    digest: Digest
+    notices: list[Notice]
+    envelope: Envelope
+    fresh: bool
+
+
+class Mailer:
+    """Sends what the outbox holds; `run` is a root task, `wake` tells it of a row that was just committed.
+
+    `recipients` says who is to be told for a workspace (by its number).  `tls_context` stands in for the system's CAs.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        settings: Callable[[], Config],
+        recipients: Callable[[int], tuple[str, ...]],
+        *,
+        tls_context: ssl.SSLContext | None = None,
+        timeout_seconds: float = STEP_SECONDS,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._recipients = recipients
+        self._tls_context = tls_context
+        self._timeout_seconds = timeout_seconds
+        self._woken = asyncio.Event()
+        self._known: Mail | None = None
+        self._server = _Turn()
+        self._turns: dict[int, _Turn] = {}
+        self._sending = asyncio.Lock()
+        self._stopped = False
+
+    def wake(self) -> None:
+        """Look now: a row was committed, or the settings changed."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Send until cancelled; a mail server that is away or refuses never ends it."""
+        while True:
+            self._woken.clear()
+            seconds = await self._round()
+            if _cancelled():
+                raise asyncio.CancelledError
+            await self._clock.wait(self._woken, seconds)
+
+    async def stop(self) -> None:
+        """Start no further mail, and let the one under way be handed over and recorded (at most `STOP_SECONDS`)."""
+        self._stopped = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS), self._sending:
+                pass
+
+    async def unsent(self) -> Json:
+        """How many notices wait to be sent, how old the oldest is, and what went wrong last, for the status."""
+        found = await self._store.read(outbox.unsent)
+        age = None if found.oldest_at_ms is None else max(0, self._clock.wall_ms() - found.oldest_at_ms) / 1000
+        return {"count": found.count, "oldest_age_seconds": age, "last_error": found.last_error}
+
+    async def send_test(self, to: Sequence[str]) -> None:
+        """Send one test mail now, beside the outbox.
+
+        Refusal `mail_failed` says in the server's words why it can't be, `mail_disabled` which setting is missing.
+
+        It goes to all of `to` or is refused: a test that reached half of them would prove the wrong thing.
+        """
+        settings = self._settings()
+        mail = settings.mail
+        if not mail.host:
+            raise Refusal(
+                "mail_disabled", "No mail server is set: give mail.host (and mail.port) in the configuration."
+            )
+        if not to:
+            raise Refusal("mail_disabled", "Nobody to send it to: give an address, or set mail.notify.")
+        sender, recipients = mailbox(mail.sender), tuple(map(mailbox, to))
+        message = trial_letter(
+            settings, sender=sender, to=recipients, message_id=_message_id(sender), now_ms=self._clock.wall_ms()
+        )
+        try:
+            async with self._conversation(mail) as talk:
+                receipt = await talk.send(Envelope(sender, recipients, message))
+        except ServerAway as away:
+            raise Refusal("mail_failed", f"The mail server didn't take the mail. {away}") from away
+        if receipt.error:
+            taken = f" (It took it for {', '.join(receipt.taken)}.)" if receipt.taken else ""
+            raise Refusal("mail_failed", f"The mail server refused the mail. {receipt.error}{taken}")
+
+    # One round: what is due goes out, and how long until the next
+
+    async def _round(self) -> float:
+        mail = self._take_settings()
+        if not mail.host or self._stopped:
+            return IDLE_SECONDS
+        digests = [each for each in await self._store.read(outbox.waiting) if not await self._too_old(each)]
+        now = self._clock.monotonic()
+        self._turns = {each.first_seq: self._turns.get(each.first_seq) or self._first_turn(each) for each in digests}
+        if not digests:
+            return IDLE_SECONDS
+        if self._server.at > now:
+            return self._server.at - now
+        due = sorted(
+            (each for each in digests if self._turns[each.first_seq].at <= now),
+            # Those that the server choked on come last, so that they don't keep the others back.
+            key=lambda digest: (self._turns[digest.first_seq].failures, digest.first_seq),
+        )
+        if not due:
+            return min(self._turns[each.first_seq].at for each in digests) - now
+        await self._send(mail, due)
+        return 0.0
+
+    def _take_settings(self) -> Mail:
+        """The settings as they are; when they are others than before, everything is worth a try at once."""
+        mail = self._settings().mail
+        if mail != self._known:
+            self._known = mail
+            self._server = _Turn()
+            self._turns.clear()
+            if not mail.host:
+                log.emit("mail.disabled")
+        return mail
+
+    def _first_turn(self, digest: Digest) -> _Turn:
+        """A notice waits for its digest, counted from the row's own time as far as that can be believed."""
+        gather_seconds = self._settings().mail.digest_seconds
+        age_seconds = (self._clock.wall_ms() - digest.created_at_ms) / 1000
+        wait_seconds = 0.0 if digest.claimed else min(max(gather_seconds - age_seconds, 0.0), gather_seconds)
+        return _Turn(self._clock.monotonic() + wait_seconds)
+
+    async def _too_old(self, digest: Digest) -> bool:
+        now_ms = self._clock.wall_ms()
+        if now_ms - digest.created_at_ms <= GIVE_UP_MS:
+            return False
+        found = await self._store.read(outbox.unsent)
+        error = f"given up after 30 days: {found.last_error or 'the mail server was never reached'}"
+        await self._close(digest, error)
+        log.emit("mail.failed", error=error, count=1)
+        return True
+
+    async def _send(self, mail: Mail, due: list[Digest]) -> None:
+        """Send what is due in one conversation; when the server is away, put everything off."""
+        reached = False
+        try:
+            async with self._conversation(mail) as talk:
+                reached = True
+                for digest in due:
+                    async with self._sending:
+                        if self._stopped:
+                            return
+                        await self._deliver(talk, digest)
+                self._server = _Turn()
+        except ServerAway as away:
+            self._server.after_failure(self._clock.monotonic(), LONGEST_RETRY_SECONDS)
+            log.throttled("mail.failed", key=str(away), error=str(away), attempt=self._server.failures)
+            if not reached:
+                error, seqs = str(away), [each.first_seq for each in due]
+                await self._store.write(lambda db: outbox.failed(db, seqs, error), must=True)
+
+    # One digest
+
+    async def _deliver(self, talk: Conversation, digest: Digest) -> None:
+        try:
+            ready = await self._prepare(digest)
+        except Fatal:
+            raise
+        except Exception as error:  # noqa: BLE001 - one that can't be written must not keep the others back
+            log.throttled("mail.failed", key=digest.first_seq, error=f"it can't be written: {error!r}")
+            self._put_off(digest, LONGEST_REFUSED_RETRY_SECONDS)
+            return
+        if ready is None:
+            return
+        try:
+            receipt = await talk.send(ready.envelope)
+        except ServerAway as away:
+            self._put_off(digest, LONGEST_RETRY_SECONDS)
+            untouched = ready.fresh and not away.uncertain
+            await self._keep_failure(digest, str(away), outbox.release if untouched else None)
+            raise
+        await self._record(ready, receipt)
+
+    async def _prepare(self, digest: Digest) -> _Ready | None:
+        """The sealed mail and the notices in it; None when there is nobody to send it to, which closes it."""
+        first_seq = digest.first_seq
+        if not digest.claimed:
+            await self._store.write(lambda db: outbox.claim(db, digest), must=True)
+        notices, sealed = await self._store.read(
+            lambda db: (outbox.notices(db, first_seq), outbox.envelope(db, first_seq))
+        )
+        if sealed is not None:
+            return _Ready(digest, notices, sealed, fresh=False)
+        envelope = self._written(digest, notices)
+        if envelope is None:
+            error = "nobody to tell: the workspace has no notice addresses, and mail.notify is empty"
+            await self._close(digest, error)
+            log.emit("mail.failed", **_named(notices), error=error, count=len(notices))
+            return None
+        await self._store.write(lambda db: outbox.seal(db, first_seq, envelope), must=True)
+        return _Ready(digest, notices, envelope, fresh=True)
+
+    def _written(self, digest: Digest, notices: Sequence[Notice]) -> Envelope | None:
+        settings = self._settings()
+        to = tuple(dict.fromkeys(map(mailbox, self._recipients(digest.workspace_seq))))
+        if not to:
+            return None
+        sender = mailbox(settings.mail.sender)
+        return Envelope(sender, to, letter(notices, settings, sender=sender, to=to, now_ms=self._clock.wall_ms()))
+
+    async def _record(self, ready: _Ready, receipt: Receipt) -> None:
+        """Keep what the server took; put off what it may take yet."""
+        digest, envelope = ready.digest, ready.envelope
+        named = {**_named(ready.notices), "count": len(ready.notices)}
+        if receipt.taken:
+            log.emit("mail.sent", **named, recipients=receipt.taken)
+        if receipt.error:
+            log.emit("mail.failed", **named, attempt=self._turns[digest.first_seq].failures + 1, error=receipt.error)
+        if receipt.taken or envelope.reached:
+            if not receipt.deferred:  # whoever was refused for good: the others have it
+                await self._close(digest, receipt.error)
+                return
+            left = Envelope(envelope.sender, tuple(receipt.deferred), envelope.message, reached=True)
+            self._put_off(digest, LONGEST_RETRY_SECONDS)
+            await self._keep_failure(digest, receipt.error, lambda db, seq: outbox.seal(db, seq, left))
+            return
+        self._put_off(digest, LONGEST_RETRY_SECONDS if receipt.deferred else LONGEST_REFUSED_RETRY_SECONDS)
+        # One that may have been taken before stays as it is: the same mail or none.
+        undo = outbox.release if receipt.deferred else outbox.unseal
+        await self._keep_failure(digest, receipt.error, undo if ready.fresh else None)
+
+    async def _keep_failure(
+        self, digest: Digest, error: str | None, then: Callable[[Any, int], None] | None = None
+    ) -> None:
+        def command(db: Any) -> None:
+            outbox.failed(db, [digest.first_seq], error or "")
+            if then is not None:
+                then(db, digest.first_seq)
+
+        await self._store.write(command, must=True)
+
+    async def _close(self, digest: Digest, error: str | None) -> None:
+        now_ms = self._clock.wall_ms()
+        await self._store.write(lambda db: outbox.close(db, digest.first_seq, error=error, now_ms=now_ms), must=True)
+
+    def _put_off(self, digest: Digest, longest_seconds: float) -> None:
+        self._turns[digest.first_seq].after_failure(self._clock.monotonic(), longest_seconds)
+
+    def _conversation(self, mail: Mail) -> AbstractAsyncContextManager[Conversation]:
+        return conversation(mail, tls_context=self._tls_context, timeout_seconds=self._timeout_seconds)
+
+
+def _cancelled() -> bool:
+    """Whether this task was cancelled and didn't hear of it: `wait_for`, which aiosmtplib waits with, loses that
+    when what it waits for ends in the same moment (Python 3.11)."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _named(notices: Sequence[Notice]) -> dict[str, Any]:
+    """The fields of a log line that say which mail it is about."""
+    return {"workspace": notices[0].payload.get("workspace"), "mail_id": notices[0].message_id}
+
+
+def _message_id(sender: str) -> str:
+    return f"<{secrets.token_hex(16)}@{sender.rpartition('@')[2]}>"

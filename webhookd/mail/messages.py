@@ -1,0 +1,240 @@
+"""The letters: what a notice says, as text and as HTML.
+
+Half of what stands in a letter comes from strangers: URLs, descriptions, what a receiver answered.  So every value goes
+through `clear` (one line, nothing that a terminal or a mail program would obey, not longer than a person reads), the
+HTML templates escape by themselves, the headers are built by `EmailMessage`, which refuses line breaks, and no link
+leads to an endpoint.  The link to the page signs nobody in.
+"""
+
+from __future__ import annotations
+
+import shlex
+import unicodedata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from webhookd.config import Config
+from webhookd.models import DEFAULT_WORKSPACE, Json, Reason
+from webhookd.store.outbox import Notice
+
+TOLD_IN_FULL = 20
+_LONGEST_TEXT = 400
+_HOSTS_IN_SUBJECT = 2
+_JOINERS = "\u200c\u200d"  # invisible, but letters of some scripts and many emoji need them
+
+_REASONS = {
+    Reason.STATUS: "the answer was not a success",
+    Reason.TIMEOUT: "no complete answer in time",
+    Reason.DNS: "the host name could not be resolved",
+    Reason.REFUSED: "the connection was refused",
+    Reason.RESET: "the connection was closed before the answer was complete",
+    Reason.TLS: "the TLS connection could not be made",
+    Reason.BLOCKED_ADDRESS: "the address is one that webhookd doesn't send to",
+    Reason.PROTOCOL: "the answer was not valid HTTP",
+    Reason.LOCAL: "a fault of webhookd's own machine, not counted",
+}
+
+# Folded to 78 characters a long subject would begin on a line of its own, and some programs show the space before it.
+_LONG_HEADERS = SMTP.clone(max_line_length=900)
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("webhookd.mail"),
+    autoescape=select_autoescape(("html",), ("txt",)),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+def letter(notices: Sequence[Notice], settings: Config, *, sender: str, to: Sequence[str], now_ms: int) -> str:
+    """One mail that tells all of `notices` (of one workspace), ready to be sent: ASCII, with the first's Message-ID."""
+    disabled = [_disabled(notice.payload, settings) for notice in notices if notice.kind == "auto_disabled"]
+    warned = [_warned(notice.payload) for notice in notices if notice.kind == "budget_warned"]
+    facts = {
+        "headline": _headline(disabled, warned),
+        "disabled": disabled[:TOLD_IN_FULL],
+        "more_disabled": disabled[TOLD_IN_FULL:],
+        "warned": warned,
+        "timeout": _duration(settings.delivery.timeout_seconds),
+        "hold": f"{_duration(settings.hold.max_age_hours * 3600)} and {settings.hold.max_events:,} events",
+        "page": clear(settings.listen.public_url),
+    }
+    subject = _subject(disabled, warned)
+    return _mail("notice", facts, subject, sender=sender, to=to, message_id=notices[0].message_id, now_ms=now_ms)
+
+
+def trial_letter(settings: Config, *, sender: str, to: Sequence[str], message_id: str, now_ms: int) -> str:
+    """The mail of `webhookd mail test`."""
+    facts = {"at": _moment(datetime.fromtimestamp(now_ms / 1000, UTC)), "page": clear(settings.listen.public_url)}
+    subject = "[webhookd] Test: notices of disabled webhooks come like this"
+    return _mail("test", facts, subject, sender=sender, to=to, message_id=message_id, now_ms=now_ms)
+
+
+def mailbox(address: str) -> str:
+    """A mail address as it goes over the wire: a domain with other letters in its ASCII form (IDNA)."""
+    local, at, domain = address.strip().rpartition("@")
+    try:
+        return local + at + (domain if domain.isascii() else domain.encode("idna").decode())
+    except UnicodeError:
+        return address
+
+
+def clear(value: object, longest: int = _LONGEST_TEXT) -> str:
+    """`value` as one harmless line: what can't be seen is written out (`\\x1b`, `\\u202e`), white space is a space."""
+    text = " ".join(("" if value is None else str(value)).split())
+    if len(text) > longest:
+        text = f"{text[:longest]}…"
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    # Controls, formats (bidi marks among them), halves of surrogate pairs, private and unassigned ones, separators.
+    hidden = unicodedata.category(character)[0] == "C" or unicodedata.category(character) in ("Zl", "Zp")
+    return ascii(character)[1:-1] if hidden and character not in _JOINERS else character
+
+
+# The facts, as the templates take them
+
+
+def _disabled(payload: Json, settings: Config) -> dict[str, Any]:
+    endpoint = payload["endpoint"]
+    workspace = str(payload["workspace"])
+    waiting = int(payload.get("waiting") or 0)
+    spent_until = _parsed(payload.get("spent_until"))
+    where = "" if workspace == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(clear(workspace))}"
+    too_many = f"more than {payload['limit']} failures in {_duration(payload['window_seconds'])}"
+    return {
+        "url": _without_query(endpoint["url"]),
+        "host": _host(endpoint["url"]),
+        "id": clear(endpoint["id"]),
+        "description": clear(endpoint.get("description")),
+        "workspace": clear(workspace),
+        "at": _time(payload.get("at")),
+        "why": clear(payload.get("message")) or f"{too_many}.",
+        "too_many": too_many,
+        "failures": [_failure(each) for each in payload.get("failures") or ()],
+        "waiting": "1 event waits" if waiting == 1 else f"{waiting:,} events wait",
+        "spent_until": f"{spent_until:%H:%M} UTC" if spent_until else "",
+        "command": f"webhookd endpoint enable {clear(endpoint['id'])}{where}",
+        "link": _page_of(settings.listen.public_url, workspace, str(endpoint["id"])),
+    }
+
+
+def _failure(attempt: Json) -> dict[str, str]:
+    reason = attempt.get("reason")
+    words = _REASONS[Reason(reason)] if reason in set(Reason) else "the attempt failed"
+    return {
+        "at": _time(attempt.get("started_at")),
+        "status": clear(attempt["status"]) if attempt.get("status") is not None else "–",
+        "reason": clear(attempt.get("detail")) or words,
+    }
+
+
+def _warned(payload: Json) -> dict[str, Any]:
+    share = f"{float(payload['fraction']) * 100:g} %"
+    return {
+        "workspace": clear(payload["workspace"]),
+        "at": _time(payload.get("at")),
+        "share": share,
+        "failures": int(payload["failures"]),
+        "limit": int(payload["limit"]),
+        "window": _duration(payload["window_seconds"]),
+        "by_endpoint": [
+            {"failures": int(each["failures"]), "url": _without_query(each["url"]), "id": clear(each["id"])}
+            for each in payload.get("by_endpoint") or ()
+        ],
+    }
+
+
+def _subject(disabled: list[dict[str, Any]], warned: list[dict[str, Any]]) -> str:
+    workspace = (disabled or warned)[0]["workspace"]
+    tag = "[webhookd]" if workspace == DEFAULT_WORKSPACE else f"[webhookd {workspace}]"
+    if not disabled:
+        return f"{tag} {_headline(disabled, warned)}"
+    hosts = list(dict.fromkeys(each["host"] for each in disabled))
+    named = ", ".join(hosts[:_HOSTS_IN_SUBJECT])
+    if len(hosts) > _HOSTS_IN_SUBJECT:
+        named += f" and {len(hosts) - _HOSTS_IN_SUBJECT} more"
+    return f"{tag} {_headline(disabled, warned)} ({named})"
+
+
+def _headline(disabled: list[dict[str, Any]], warned: list[dict[str, Any]]) -> str:
+    if disabled:
+        many = "Webhook" if len(disabled) == 1 else f"{len(disabled)} webhooks"
+        return f"{many} disabled: {disabled[0]['too_many']}"
+    last = warned[-1]
+    return f"Failure budget {last['share']} spent: {last['failures']} of {last['limit']} failures in {last['window']}"
+
+
+def _page_of(public_url: str, workspace: str, endpoint_id: str) -> str:
+    """The endpoint on the page, or "" where the page can't be reached from outside."""
+    if not public_url:
+        return ""
+    return clear(f"{public_url.rstrip('/')}/workspaces/{workspace}/endpoints/{endpoint_id}", 2048)
+
+
+def _without_query(url: object) -> str:
+    """The URL up to its query: that may hold a secret, and mail is read on many machines."""
+    shown, question_mark, _ = str(url).partition("?")
+    return clear(shown + ("?…" if question_mark else ""), 2100)
+
+
+def _host(url: object) -> str:
+    try:
+        return clear(urlsplit(str(url)).hostname or url, 100)
+    except ValueError:
+        return clear(url, 100)
+
+
+def _duration(seconds: float) -> str:
+    size, name = next(
+        (unit for unit in ((3600, "hour"), (60, "minute")) if seconds >= unit[0] and seconds % unit[0] == 0),
+        (1, "second"),
+    )
+    return f"{seconds / size:g} {name}{'' if seconds == size else 's'}"
+
+
+def _time(stamp: object) -> str:
+    moment = _parsed(stamp)
+    return _moment(moment) if moment else clear(stamp)
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _parsed(stamp: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(stamp)).astimezone(UTC)
+    except ValueError:
+        return None
+
+
+# The mail around them
+
+
+def _mail(
+    template: str, facts: dict[str, Any], subject: str, *, sender: str, to: Sequence[str], message_id: str, now_ms: int
+) -> str:
+    mail = EmailMessage(policy=SMTP)
+    mail["From"] = f"webhookd <{sender}>"
+    mail["To"] = ", ".join(to)
+    mail["Subject"] = subject
+    mail["Date"] = format_datetime(datetime.fromtimestamp(now_ms // 1000, UTC))
+    mail["Message-ID"] = message_id
+    # RFC 3834: nothing that answers mail by itself should answer this one; the second header says it to Exchange.
+    mail["Auto-Submitted"] = "auto-generated"
+    mail["X-Auto-Response-Suppress"] = "All"
+    mail.set_content(_TEMPLATES.get_template(f"{template}.txt").render(facts), cte="quoted-printable")
+    mail.add_alternative(
+        _TEMPLATES.get_template(f"{template}.html").render(facts), subtype="html", cte="quoted-printable"
+    )
+    return mail.as_bytes(policy=_LONG_HEADERS).decode("ascii")

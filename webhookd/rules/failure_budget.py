@@ -1,0 +1,130 @@
+"""The failure budget: how many failed attempts a workspace may have before its failing endpoints are stopped.
+
+The rule
+--------
+Every failed attempt of every endpoint of a workspace counts, first tries and retries alike.  A failure is dated by the
+end of its attempt and counts while `now - ended_at < window`.  With the default of 30 in 30 minutes, the 31st failure
+in any 30 minutes *exceeds* the budget, and disables the endpoint that it belongs to; while the count stays past the
+limit, each further failure disables its own endpoint too.  Endpoints that don't fail stay active.
+
+What leaves the count: a failure that has aged out of the window, and all failures of an endpoint that is enabled or
+deleted (`Ledger.forget`).  Disabling takes nothing away.  Whether an attempt counts at all (a local failure doesn't,
+nor one whose endpoint was enabled or deleted since the attempt began) is settled by the caller, before it calls
+`Ledger.fail`.
+
+The two questions
+-----------------
+*Exceeded* is about the failure at hand: with it, the count is past the limit.  *Spent* is about the next one: the count
+has reached the limit, so that one more failure will exceed it.  `Ledger.spent_until` answers the second, for the page,
+the mail and the answer to *enable*.
+
+Warnings are given once per upward crossing: a failure crosses a threshold if the count was below it before and isn't
+any more.  A count that falls by ageing and climbs again crosses again.
+
+The ledger
+----------
+A ledger is the window of one workspace: its failures in the order of their ends.  Ends come nearly in order, so a new
+one is appended, or put a few places further left; ageing takes from the left.  Memory is bounded by the failures of one
+window.  The ledger's time never runs backwards: "now" is the latest time that it was ever given, so a failure that
+comes a little late is counted beside those that overtook it, and one that aged out has left for good.
+
+All times are monotonic seconds, given by the caller; a ledger has no clock.  It is rebuilt from the recorded attempts
+(`Ledger.restore`) at the start of the daemon, and wherever a transaction that it was part of didn't become durable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from webhookd.models import BudgetView, Failure
+
+
+@dataclass(frozen=True, slots=True)
+class FailureBudget:
+    """The settings: `limit` failures in `window_seconds`; `warn_at` are shares of the limit, as 0.5."""
+
+    limit: int
+    window_seconds: float
+    warn_at: tuple[float, ...] = (0.5, 0.8)
+
+    def crossed(self, before: int, after: int) -> tuple[float, ...]:
+        """The thresholds that lie above the count `before` and not above the count `after`."""
+        # Rounded first: 0.07 * 100 is 7.000000000000001, and the seventh failure is what was meant.
+        return tuple(share for share in self.warn_at if before < math.ceil(round(share * self.limit, 6)) <= after)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one failure did to the count: `exceeded` disables its endpoint, `crossed` are the thresholds to warn of."""
+
+    count_before: int
+    count: int
+    exceeded: bool
+    crossed: tuple[float, ...]
+
+
+class Ledger:
+    """The failures of one workspace that count at present.  `budget` may be replaced when settings are reloaded."""
+
+    def __init__(self, budget: FailureBudget) -> None:
+        self.budget = budget
+        self._failures: deque[Failure] = deque()  # by ended_at
+        self._now = -math.inf
+
+    def fail(self, endpoint_seq: int, ended_at: float) -> Verdict:
+        """Count a failed attempt of an endpoint that ended at `ended_at` (monotonic seconds), and judge it."""
+        self._age(ended_at)
+        before = len(self._failures)
+        self._insert(Failure(endpoint_seq, ended_at))
+        count = len(self._failures)
+        return Verdict(before, count, count > self.budget.limit, self.budget.crossed(before, count))
+
+    def forget(self, endpoint_seq: int) -> None:
+        """Take an endpoint's failures out of the count: it was enabled or deleted."""
+        self._failures = deque(failure for failure in self._failures if failure.endpoint_seq != endpoint_seq)
+
+    def restore(self, failures: Iterable[Failure]) -> None:
+        """Make these, in any order, the failures that count, in place of all that were there."""
+        self._failures = deque(sorted(failures, key=lambda failure: failure.ended_at))
+        if self._failures:
+            self._age(self._failures[-1].ended_at)
+
+    def view(self, now: float, endpoint_id: Callable[[int], str] = str) -> BudgetView:
+        """The budget as it is at `now`; `endpoint_id` turns an endpoint's number into the id that others see."""
+        self._age(now)
+        counts = Counter(failure.endpoint_seq for failure in self._failures)
+        return BudgetView(
+            limit=self.budget.limit,
+            window_seconds=self.budget.window_seconds,
+            failures=len(self._failures),
+            by_endpoint={endpoint_id(seq): count for seq, count in counts.most_common()},
+            oldest_expires_in_seconds=self._expires_at(0) - self._now if self._failures else None,
+        )
+
+    def spent_until(self, now: float) -> float | None:
+        """When the count will have fallen below the limit, in monotonic seconds, if nothing fails until then.
+
+        Until that moment one more failure disables.  None: the count is below the limit at `now`.
+        """
+        self._age(now)
+        surplus = len(self._failures) - self.budget.limit
+        return None if surplus < 0 else self._expires_at(surplus)
+
+    def _expires_at(self, place: int) -> float:
+        return self._failures[place].ended_at + self.budget.window_seconds
+
+    def _age(self, now: float) -> None:
+        self._now = max(self._now, now)
+        while self._failures and self._expires_at(0) <= self._now:
+            self._failures.popleft()
+
+    def _insert(self, failure: Failure) -> None:
+        if failure.ended_at + self.budget.window_seconds <= self._now:
+            return  # it took longer than a window to get here
+        place = len(self._failures)
+        while place and self._failures[place - 1].ended_at > failure.ended_at:
+            place -= 1
+        self._failures.insert(place, failure)

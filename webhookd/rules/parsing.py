@@ -1,0 +1,299 @@
+"""How bytes become events: one, an array of them, or a stream of lines.
+
+What goes in is what goes out.  The body that will be delivered is the text of the event as it came, byte for byte, with
+the white space around it trimmed; it is checked here and never written anew, so no number is rounded and no key moves.
+Only where `event_id` was left out it is spliced in, as the first member.
+
+orjson does the checking (RFC 8259, UTF-8, lone surrogates, numbers beyond a double, 1,024 levels).  Two things it
+doesn't settle are settled here:
+
+- A name given twice.  orjson keeps the last value and drops the first, so that webhookd and a receiver could read
+  two different types out of one event.  Finding out costs a second pass over the text, so it is made only where
+  `event_type` or `event_id` can stand twice: where the quoted name occurs twice, or a letter of it is escaped.
+- An integer too long for a double, 310 digits or more.  orjson refuses it, but an integer has no greatest value, and
+  as nothing here reads it, it is taken.  `1e999` is not: what it stands for, hardly any receiver could read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import orjson
+
+from webhookd.errors import Refusal
+from webhookd.models import NewEvent
+from webhookd.rules.event_types import Catalogue
+
+MAX_ARRAY_EVENTS = 1000
+
+_WHITE_SPACE = b" \t\r\n"  # JSON's; bytes.strip() alone would also take form feeds, which JSON refuses
+_EVENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+# The letters of the two names as \uXXXX: _ d e i n p t v y.  No other kind of escape stands for a letter.
+_ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6[459eE]|7[0469])")
+
+# In any text: strings, closed or not, and integers that a double can't hold.
+_STRING_OR_HUGE_INTEGER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?<![0-9.eE+-])-?[1-9][0-9]{300,}+', re.DOTALL)
+
+
+def parse_event(raw: bytes, *, max_bytes: int, catalogue: Catalogue, new_id: Callable[[], str]) -> NewEvent:
+    """The event that `raw` holds, ready to be accepted; `new_id` makes an id where it has none.
+
+    Raises Refusal: payload_too_large (over `max_bytes` once trimmed), invalid_json, invalid_event, missing_event_type,
+    unknown_event_type, invalid_event_id.
+    """
+    body = raw.strip(_WHITE_SPACE)
+    if len(body) > max_bytes:
+        raise too_large(max_bytes)
+    event = _load(body)
+    if type(event) is not dict:
+        raise Refusal("invalid_event", 'An event is one JSON object, as {"event_type": …}; this is something else.')
+    if _may_repeat(body):
+        _refuse_repeated(body)
+    event_type = _event_type(event, catalogue)
+    if "event_id" not in event:
+        event_id = new_id()
+        return NewEvent(event_id, event_type, b'{"event_id":"%b",%b' % (event_id.encode(), body[1:]))
+    return NewEvent(_event_id(event["event_id"]), event_type, body)
+
+
+def too_large(max_bytes: int) -> Refusal:
+    """The refusal of an event of more than `max_bytes`."""
+    return Refusal(
+        "payload_too_large",
+        f"The event is larger than {max_bytes} bytes (delivery.max_body_kb): send a reference to what is large.",
+        details={"max_bytes": max_bytes},
+    )
+
+
+def _event_type(event: dict[str, Any], catalogue: Catalogue) -> str:
+    try:
+        event_type = event["event_type"]
+    except KeyError:
+        message = 'The event has no "event_type": add one of the catalogue\'s names (GET /v1/event-types lists them).'
+        raise Refusal("missing_event_type", message) from None
+    if not isinstance(event_type, str):
+        raise Refusal("unknown_event_type", "event_type must be a string, one of the catalogue's names.")
+    return catalogue.require(event_type).name
+
+
+def _event_id(event_id: object) -> str:
+    if not isinstance(event_id, str) or not _EVENT_ID.fullmatch(event_id):
+        message = "event_id must be a string of 1 to 64 of A-Z a-z 0-9 _ - (or leave it out, and webhookd makes one)."
+        raise Refusal("invalid_event_id", message)
+    return event_id
+
+
+def raise_if_memory_ran_out(error: orjson.JSONDecodeError) -> None:
+    """Raise MemoryError where orjson ran out of memory, which it tells as a fault of the text."""
+    if "memory" in error.msg:
+        raise MemoryError(error.msg) from None
+
+
+def _load(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise_if_memory_ran_out(error)
+        shortened = _shorten_huge_integers(body)
+        if shortened == body:
+            raise _not_json(body, error) from None
+    try:
+        return orjson.loads(shortened)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(body, error) from None
+
+
+def _shorten_huge_integers(body: bytes) -> bytes:
+    """`body` with each integer that no double can hold replaced by 0, and every other byte at its place.
+
+    The spaces that fill its place keep a float with such an integer part as wrong as it was: `0   e5`.
+    """
+
+    def shorten(found: re.Match[bytes]) -> bytes:
+        token = found[0]
+        return token if token.startswith(b'"') else b"0".ljust(len(token))
+
+    return _STRING_OR_HUGE_INTEGER.sub(shorten, body)
+
+
+def _not_json(body: bytes, error: orjson.JSONDecodeError) -> Refusal:
+    refusal = _not_utf8(body)
+    if refusal is not None:
+        return refusal
+    return Refusal(
+        "invalid_json",
+        f"The event is not JSON: {error.msg}, at line {error.lineno}, column {error.colno}.",
+        details={"line": error.lineno, "column": error.colno},
+    )
+
+
+def _not_utf8(body: bytes) -> Refusal | None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        message = f"The body is not UTF-8: byte {error.start} (0x{body[error.start]:02x}): {error.reason}."
+        return Refusal("invalid_json", message, details={"byte": error.start})
+    return None
+
+
+def _may_repeat(body: bytes) -> bool:
+    """Whether a name that must stand once can stand twice in `body`; cheap, and wrong only by saying True too often."""
+    return (
+        body.count(b'"event_type"') > 1
+        or body.count(b'"event_id"') > 1
+        or (b"\\u00" in body and _ESCAPED_LETTER.search(body) is not None)
+    )
+
+
+class _Name:
+    """The name of a member.  It equals no other, so a dict keeps each name as often as the text has it."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+_MEMBERS = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=lambda _type, text: _Name(text))
+
+
+def _refuse_repeated(body: bytes) -> None:
+    """Refusal("invalid_event") if `event_type` or `event_id` is twice a member of the object itself.
+
+    `body` is known to be a JSON object.  Members of nested objects may be called as they like.
+    """
+    try:
+        names = [name.text for name in _MEMBERS.decode(body)]
+    except RecursionError:  # at about 990 levels; orjson goes to 1,024
+        raise Refusal("invalid_json", "The event is not JSON that webhookd takes: nested too deeply.") from None
+    for name in ("event_type", "event_id"):
+        if names.count(name) > 1:
+            raise Refusal("invalid_event", f'The event has "{name}" twice: which one is meant?', details={"name": name})
+
+
+# A list of msgspec.Raw would hold millions of objects for 8 MiB of "[0,0,0…" before anybody could count them; a struct
+# of 1,000 optional places is refused at the 1,001st.  It costs 0.2 ms, so short arrays do without.
+_FEW = msgspec.json.Decoder(list[msgspec.Raw])
+_MANY = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "Elements",
+        [(f"element_{place}", msgspec.Raw, msgspec.Raw()) for place in range(MAX_ARRAY_EVENTS)],
+        array_like=True,
+        forbid_unknown_fields=True,
+    )
+)
+
+
+def split_array(raw: bytes) -> list[bytes]:
+    """The elements of a JSON array, each as the bytes that it came in, for `parse_event`.
+
+    Raises Refusal: invalid_json if the text isn't UTF-8, or not JSON from end to end, wherever the fault is;
+    invalid_event if it is no array; payload_too_large for more than `MAX_ARRAY_EVENTS` elements.  A number beyond a
+    double is a fault of its element alone, so it is left for `parse_event` to find.
+    """
+    refusal = None if raw.isascii() else _not_utf8(raw)
+    if refusal is not None:
+        raise refusal
+    try:
+        if raw.count(b",") < MAX_ARRAY_EVENTS:
+            return [bytes(element) for element in _FEW.decode(raw)]
+        elements = msgspec.structs.astuple(_MANY.decode(raw))
+    except msgspec.ValidationError:
+        if raw.lstrip(_WHITE_SPACE)[:1] != b"[":
+            raise Refusal("invalid_event", "Several events are one JSON array; this is something else.") from None
+        message = f"An array holds at most {MAX_ARRAY_EVENTS} events: send several, or lines (application/x-ndjson)."
+        raise Refusal("payload_too_large", message, details={"max_events": MAX_ARRAY_EVENTS}) from None
+    except msgspec.DecodeError as error:
+        raise Refusal("invalid_json", f"The array is not JSON: {_place(error, len(raw))}.") from None
+    except RecursionError:
+        raise Refusal("invalid_json", "The array is not JSON that webhookd takes: nested too deeply.") from None
+    return [element for element in map(bytes, elements) if element]  # a place left empty is no element
+
+
+def _place(error: msgspec.DecodeError, length: int) -> str:
+    text = str(error).removeprefix("JSON is malformed: ")
+    if "byte" in text:
+        return text
+    # msgspec says "truncated" for both, and no place.
+    return f"it ends too early, or holds a \\ud800 to \\udfff without its partner (byte {length})"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a stream that isn't blank: its place among those, from 0, and its bytes; None if it is too long."""
+
+    index: int
+    data: bytes | None
+
+
+class LineSplitter:
+    """Cuts a stream of bytes into lines, whatever pieces it comes in (newline-delimited JSON).
+
+    A line ends with LF or CRLF, the last one also with the stream.  Blank lines are neither given nor counted.  Of a
+    line longer than `max_line_bytes` (without its end) nothing is kept: it is given once, without its bytes, as soon as
+    it is too long.  The work is proportional to the bytes, for pieces of one byte as for pieces of many lines.
+    """
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._pending = bytearray()
+        self._index = 0
+        self._skipping = False
+
+    @property
+    def pending_bytes(self) -> int:
+        """How many bytes are kept of a line whose end hasn't come: none of one that is too long already."""
+        return len(self._pending)
+
+    def feed(self, chunk: bytes) -> list[Line]:
+        """The lines that `chunk` completes, in order."""
+        lines: list[Line] = []
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            if self._pending or self._skipping:
+                self._begin(piece, lines)
+                self._end(lines)
+            elif piece:
+                self._take(piece, lines)
+        self._begin(rest, lines)
+        return lines
+
+    def finish(self) -> list[Line]:
+        """The last line, if the stream ended without ending it."""
+        lines: list[Line] = []
+        self._end(lines)
+        return lines
+
+    def _begin(self, piece: bytes, lines: list[Line]) -> None:
+        """Begin a line, or go on with the one that is begun."""
+        if self._skipping:
+            return
+        if len(self._pending) + len(piece) > self._max_line_bytes + 1:  # one more: it may be the CR of CRLF
+            self._pending.clear()
+            self._skipping = True
+            self._give(None, lines)
+        else:
+            self._pending += piece
+
+    def _end(self, lines: list[Line]) -> None:
+        """End the line that is begun."""
+        if not self._skipping:
+            self._take(bytes(self._pending), lines)
+        self._pending.clear()
+        self._skipping = False
+
+    def _take(self, line: bytes, lines: list[Line]) -> None:
+        data = line.removesuffix(b"\r")
+        if len(data) > self._max_line_bytes:
+            self._give(None, lines)
+        elif data.strip(_WHITE_SPACE):
+            self._give(data, lines)
+
+    def _give(self, data: bytes | None, lines: list[Line]) -> None:
+        lines.append(Line(self._index, data))
+        self._index += 1

@@ -1,0 +1,1 @@
+"""One HTTP attempt: the client, its connection, the egress gates and why an attempt failed."""

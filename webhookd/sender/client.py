@@ -1,0 +1,159 @@
+"""One HTTP attempt: a request goes out, an `Outcome` comes back, and nothing that a receiver does gets any further.
+
+The rules of behaviour.md, "Delivery":
+
+- The whole exchange (DNS, connect, TLS, request, headers, body) has one deadline.
+- At most 16 KiB of the answer's body are read.  If there is more, the connection is closed and the status decides.
+- Success is exactly 200, or any 2xx where the endpoint says so.  Redirects are not followed.
+- A request is repeated in one case only: a *reused* connection ended before any byte of an answer came.  It then goes
+  once more, over a connection opened for it, inside the same attempt and the same deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+from typing import Protocol
+
+from yarl import URL
+
+from webhookd.clock import Clock
+from webhookd.errors import Refusal
+from webhookd.models import Outcome, Reason, Request
+from webhookd.sender.attempt_trace import CURRENT, Exchange
+from webhookd.sender.egress import Egress
+from webhookd.sender.failure_reasons import Fault, cut_short, ended_unanswered, explain, late
+from webhookd.sender.posting import READ_BYTES, Poster, Target, target_of
+
+KEPT_OF_SUCCESS_BYTES = 1024
+_KEPT_URLS = 4096
+
+
+class Transport(Protocol):
+    """The port to the network: a consumer hands over requests and gets outcomes."""
+
+    async def post(self, request: Request) -> Outcome:
+        """Make one attempt.  Raises nothing but CancelledError."""
+        ...
+
+    async def close(self) -> None:
+        """End all connections."""
+        ...
+
+
+class HttpSender:
+    """The transport over HTTP/1.1.  Made inside the running loop; owns its connections and `egress`.
+
+    `ssl_context` replaces the default one, which trusts the system's certificate authorities and speaks TLS 1.2 or
+    newer.  Certificates are always verified.
+    """
+
+    def __init__(
+        self, egress: Egress, *, timeout_seconds: float, clock: Clock, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        self._egress = egress
+        self._timeout_seconds = timeout_seconds
+        self._clock = clock
+        context = default_ssl_context() if ssl_context is None else ssl_context
+        self._poster = Poster(egress, context, keep_alive=True)
+        self._fresh = Poster(egress, context, keep_alive=False)
+        self._target = functools.lru_cache(_KEPT_URLS)(self._build_target)
+
+    async def post(self, request: Request) -> Outcome:
+        """See `Transport.post`.  `duration_ms` is monotonic; `started_at_ms` is wall clock."""
+        started_at_ms, started = self._clock.wall_ms(), self._clock.monotonic()
+        exchange, retried, fault = await self._attempt(request)
+        reason, detail = fault if fault is not None else _judge(exchange, request)
+        exchange.connection = (
+            None  # they know each other by way of the context: what is over would wait for the collector
+        )
+        kept = KEPT_OF_SUCCESS_BYTES if reason is None else READ_BYTES
+        return Outcome(
+            started_at_ms=started_at_ms,
+            duration_ms=round((self._clock.monotonic() - started) * 1000, 1),
+            reason=reason,
+            status=exchange.status,
+            detail=detail,
+            connection_retried=retried,
+            response_headers=exchange.headers,
+            response_body=bytes(exchange.body[:kept]),
+            truncated=exchange.truncated or len(exchange.body) > kept,
+        )
+
+    async def close(self) -> None:
+        """End all connections at once; whoever still waits in `post` gets a failed outcome."""
+        await self._poster.close()
+        await self._fresh.close()
+        await self._egress.close()
+
+    async def _attempt(self, request: Request) -> tuple[Exchange, bool, Fault | None]:
+        """The exchange that counts, whether it was the repeated one, and its fault if it failed before a verdict."""
+        exchange, retried = _begin(), False
+        deadline = asyncio.timeout(self._timeout_seconds)
+        try:
+            async with deadline:
+                target = self._target(request.url)
+                try:
+                    await self._poster.post(target, request, exchange)
+                except Exception as error:
+                    if not ended_unanswered(error, exchange):
+                        raise
+                    retried, exchange = True, _begin()
+                    await self._fresh.post(target, request, exchange)
+        except Refusal as refusal:
+            return exchange, retried, (Reason.BLOCKED_ADDRESS, refusal.message)
+        except Exception as error:  # noqa: BLE001  whatever a receiver causes is an outcome, not a crash of the consumer
+            if isinstance(error, TimeoutError) and deadline.expired():
+                fault = late(exchange, self._timeout_seconds, _overdue_seconds(deadline))
+            else:
+                fault = explain(error, exchange)
+            _forget_frames(error)
+            return exchange, retried, fault
+        return exchange, retried, cut_short(exchange)
+
+    def _build_target(self, url: str) -> Target:
+        """Where requests for `url` go, as it is; Refusal by the first gate, or if yarl reads another host in it."""
+        parts = self._egress.check_url(url)
+        read = URL(parts.text, encoded=True)
+        if (read.scheme, read.raw_host, read.port) != (parts.scheme, parts.host, parts.port):
+            raise Refusal("invalid_url", "two parsers read different hosts in the URL")
+        return target_of(read)
+
+
+def default_ssl_context() -> ssl.SSLContext:
+    """The system's certificate authorities, TLS 1.2 or newer, host names checked."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _overdue_seconds(deadline: asyncio.Timeout) -> float:
+    """How long after its time a deadline was noticed: as long as the process, or its event loop, stood still."""
+    when = deadline.when()
+    return 0.0 if when is None else asyncio.get_running_loop().time() - when
+
+
+def _begin() -> Exchange:
+    exchange = Exchange()
+    CURRENT.set(exchange)
+    return exchange
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drop the frames of an error and of those behind it: they hold the connection, which holds the error."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _judge(exchange: Exchange, request: Request) -> tuple[Reason | None, str]:
+    """The success rule, for an answer that was read without a fault."""
+    status = exchange.status
+    if status is None or not 100 <= status <= 599:
+        exchange.status = None
+        return Reason.PROTOCOL, f"answered with the status {status}, which HTTP doesn't have"
+    if status == 200 or (request.accept_any_2xx and 200 <= status <= 299):
+        return None, f"answered {status}"
+    return Reason.STATUS, f"answered {status}"

@@ -1,0 +1,234 @@
+"""Open the database: the lock, the pragmas, the migrations, and what SQLite's errors mean here.
+
+Each pragma is a measured choice (design/facts.md): only `synchronous=FULL` survives power loss in WAL mode; a page of
+8 KiB and a checkpoint every 8,000 pages keep the checkpoint off the path of the commit.  One connection writes and
+checkpoints, because SQLite before 3.51.3 can corrupt a WAL when two do; readers are `query_only`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib.resources
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import aiosqlite
+
+from webhookd.errors import AlreadyRunning, Fatal, StoreFailed, StoreUnusable
+from webhookd.store import preflight, wal_recovery
+
+T = TypeVar("T")
+
+APPLICATION_ID = 0x77686B64  # "whkd" in the header, where `file` and a careful opener look
+LOCK_WAIT_SECONDS = 5.0
+
+_PRAGMAS = """
+PRAGMA busy_timeout = 5000;
+PRAGMA foreign_keys = ON;
+PRAGMA mmap_size = 0;
+PRAGMA cache_size = -8000;
+PRAGMA temp_store = MEMORY;
+"""
+_WRITER_PRAGMAS = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA wal_autocheckpoint = {checkpoint_pages};
+PRAGMA journal_size_limit = 16777216;
+"""
+PAGE_BYTES = 8192
+CHECKPOINT_PAGES = 8000
+_LOOK = "Look at the disk and the kernel's log."
+_READER_PRAGMAS = """
+PRAGMA query_only = ON;
+PRAGMA wal_autocheckpoint = 0;
+"""
+
+
+class Connection:
+    """An aiosqlite connection on which whole functions run, not single statements.
+
+    A hop to the connection's thread costs more than most statements; so a caller hands over a function of the plain
+    `sqlite3.Connection`, and it runs there in one go.
+    """
+
+    def __init__(self, raw: aiosqlite.Connection) -> None:
+        self._raw = raw
+
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `function` on the connection's own thread and return its result; its exceptions pass through."""
+        # aiosqlite has no public call that takes a function; this private one is what all its public ones call, and
+        # the version is pinned to one minor for it.
+        result: T = await self._raw._execute(function, self._raw._conn)  # type: ignore[no-untyped-call]
+        return result
+
+    async def close(self) -> None:
+        """Close it; an unclosed connection's thread would hang the exit of the process."""
+        await self._raw.close()
+
+
+class StateLock:
+    """One daemon per state directory: an `flock` on a file that holds the daemon's pid."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / "lock"
+        self._fd: int | None = None
+
+    async def acquire(self, wait_seconds: float = LOCK_WAIT_SECONDS) -> None:
+        """Take the lock, waiting up to `wait_seconds` for a daemon that is just stopping; else AlreadyRunning."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = asyncio.get_running_loop().time() + wait_seconds
+        while not _try_lock(fd):
+            if asyncio.get_running_loop().time() >= deadline:
+                pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                os.close(fd)
+                raise AlreadyRunning(
+                    f"another webhookd (pid {pid}) uses {self._path.parent}; "
+                    "stop it, or give this one its own --state-dir"
+                )
+            await asyncio.sleep(0.05)
+        with suppress(OSError):  # it only tells people who has it; on a full disk nobody is told
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let the next daemon in."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def open_writer(path: Path) -> tuple[Connection, int, int]:
+    """Open the database for the one writer, made or migrated as needed; with the schema's version before and now.
+
+    Raises StoreUnusable, with every file left as it was, when it is corrupt, not webhookd's or newer than this program;
+    StoreFailed when the disk fails.
+    """
+    try:
+        await asyncio.to_thread(preflight.examine, path, APPLICATION_ID, len(_migrations()))
+        _tighten(path)
+        await asyncio.to_thread(wal_recovery.secure, path)
+    except sqlite3.DatabaseError as error:
+        raise fatal_error(error, path) from error
+    except OSError as error:
+        raise StoreFailed(
+            f"{path} can't be opened: {error.strerror}. Look at the disk and the kernel's log."
+        ) from error
+    connection, (before, now) = await _connect(path, _prepare)
+    return connection, before, now
+
+
+async def open_reader(path: Path) -> Connection:
+    """Open the database for reading only; it never checkpoints."""
+    connection, _ = await _connect(path, lambda db: _run_script(db, _PRAGMAS + _READER_PRAGMAS))
+    return connection
+
+
+async def _connect(path: Path, begin: Callable[[sqlite3.Connection], T]) -> tuple[Connection, T]:
+    """Connect and run `begin`; where SQLite fails, the connection is closed and the error becomes a Fatal."""
+    try:
+        connection = Connection(await aiosqlite.connect(path, isolation_level=None, cached_statements=256))
+    except sqlite3.DatabaseError as error:
+        raise fatal_error(error, path) from error
+    try:
+        return connection, await connection.run(begin)
+    except sqlite3.DatabaseError as error:
+        await connection.close()
+        raise fatal_error(error, path) from error
+
+
+def _tighten(path: Path) -> None:
+    """Owner only, from the first byte on, and whatever a restored copy came with: signing keys are in it.
+
+    SQLite's side files take its mode.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with suppress(FileNotFoundError, PermissionError):  # another's file: it is theirs to protect
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+
+
+def _prepare(db: sqlite3.Connection) -> tuple[int, int]:
+    _run_script(db, _PRAGMAS)
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    newest = len(_migrations())
+    if version == 0:
+        # Only before the first table do these take effect.  One transaction, so that no kill leaves a file without our
+        # application_id; deferred, because the first page must not be made before `auto_vacuum` is set.
+        _run_script(
+            db,
+            f"PRAGMA page_size = {PAGE_BYTES}; BEGIN; PRAGMA auto_vacuum = INCREMENTAL; "
+            f"PRAGMA application_id = {APPLICATION_ID}; COMMIT;",
+        )
+    _run_script(db, _WRITER_PRAGMAS.format(checkpoint_pages=CHECKPOINT_PAGES))
+    for number, script in enumerate(_migrations()[version:], start=version + 1):
+        _run_script(db, f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+    return version, newest
+
+
+def _migrations() -> list[str]:
+    folder = importlib.resources.files("webhookd.store") / "migrations"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    return [file.read_text("utf-8") for file in files]
+
+
+def _run_script(db: sqlite3.Connection, script: str) -> None:
+    """Run several statements and read what each returns (a pragma that isn't read may not have run)."""
+    db.executescript(script)
+
+
+def fatal_error(error: sqlite3.Error, path: Path | str = "the database") -> Fatal:
+    """What a SQLite error that can't be answered with a refusal means for the daemon.
+
+    CORRUPT and NOTADB: a restart won't mend it (exit 78).  Anything else: only a fresh start can tell what is durable.
+    """
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return StoreUnusable(f"{path} is corrupt ({error}, {name}); {preflight.RECOVERY}.")
+    return StoreFailed(f"{path} failed: {error} ({name}). {_LOOK}")
+
+
+def is_broken(error: sqlite3.Error) -> bool:
+    """Whether the file is corrupt or its disk fails; a lack of memory is neither."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    return name != "SQLITE_IOERR_NOMEM" and name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR"))
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether the disk is full: reads still work, and it passes."""
+    return (getattr(error, "sqlite_errorname", None) or "").startswith("SQLITE_FULL")
+
+
+def may_be_full(error: sqlite3.Error) -> bool:
+    """Whether it is one of the errors by which SQLite tells of a full quota, or of no room for the WAL's index.
+
+    It tells of a broken disk by the same; only another write shows which it is (`Room.exhausted`).
+    """
+    return (getattr(error, "sqlite_errorname", None) or "") in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
+
+
+def bound_log(db: sqlite3.Connection, pages: int) -> None:
+    """Carry the write-ahead log over into the file now, if that has room to grow, and from now on after `pages`."""
+    db.execute(f"PRAGMA wal_autocheckpoint = {pages}").fetchall()
+    with suppress(sqlite3.OperationalError):  # FULL is no news; a disk that fails will say so at the next commit
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def concerns_command_only(error: sqlite3.Error) -> bool:
+    """Whether the fault lies in the one statement (a constraint, a wrong type), not in the file or the disk."""
+    name = getattr(error, "sqlite_errorname", None) or "SQLITE_ERROR"  # raised by the module itself: wrong use
+    return name.startswith(("SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQLITE_RANGE"))

@@ -1,0 +1,298 @@
+"""Reading the event log: deliveries, newest first, filtered, in pages.
+
+What a delivery's state *reads* as is derived here and nowhere else: a row that waits is `held` while its endpoint
+gets nothing, and `skipped` or `cancelled` from the moment of the mark, before the row itself has followed.
+
+A search runs in two steps.  The first finds numbers: it looks through the newest rows, which nearly always fill the
+page, and then takes up the *stretches* that are left, each the rows of one endpoint in one of the table's states, which
+an index holds in order together with everything that is searched by.  So a search that finds next to nothing among a
+million deliveries walks through narrow index entries and nothing else; and where the asker's patience is limited it
+stops and says how far it came.  The second step reads the rows of one page.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from webhookd.models import DeliveryState, DeliveryView
+from webhookd.store import time_index
+from webhookd.store.deliveries import CANCELLED, DELIVERED, DROPPED, EXPIRED, PENDING, SKIPPED, TEST
+
+# How many of the newest rows are looked through before the stretches are: a millisecond's worth.
+NEWEST_ROWS = 2000
+_BEFORE_ALL, _AFTER_ALL = 0, 2**63 - 1
+# How many numbers a search of limited patience looks through before it looks at the time: some milliseconds' worth.
+WINDOW_ROWS = 100_000
+
+_MARKED = "d.state = 0 AND (e.deleted_at IS NOT NULL OR d.seq <= e.skipped_upto)"
+_STATE = (
+    "CASE d.state WHEN 0 THEN CASE WHEN d.seq <= e.skipped_upto THEN 'skipped' WHEN e.deleted_at IS NOT NULL "
+    "THEN 'cancelled' WHEN e.state <> 'active' OR :paused THEN 'held' ELSE 'pending' END "
+    "WHEN 1 THEN 'delivered' WHEN 2 THEN 'dropped' WHEN 3 THEN 'expired' WHEN 4 THEN 'skipped' ELSE 'cancelled' END"
+)
+_SELECT = (
+    f"SELECT d.seq, w.id, e.seq, e.id, v.id, v.type, {_STATE} AS reads_as, d.replay_of, d.kind, d.accepted_at, "
+    # Only what will really be attempted has a next attempt; what a mark ended was finished by the mark.
+    f"CASE WHEN {_STATE} = 'pending' THEN d.next_attempt_at END, "
+    f"CASE WHEN {_MARKED} THEN coalesce(e.deleted_at, e.updated_at) ELSE d.finished_at END, "
+    "d.attempt_count, CASE WHEN d.attempt_count > 0 THEN coalesce(d.final_attempt, "
+    "(SELECT record FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1)) END "
+    "FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq JOIN events v ON v.seq = d.event_seq "
+    "JOIN workspaces w ON w.seq = e.workspace_seq"
+)
+_SCAN = f"SELECT d.seq, {_STATE} AS reads_as FROM deliveries d CROSS JOIN endpoints e ON e.seq = d.endpoint_seq"
+_REPLAYABLE = f"d.kind <> {TEST} AND EXISTS (SELECT 1 FROM events v WHERE v.seq = d.event_seq AND v.body IS NOT NULL)"
+WAITING = (DeliveryState.PENDING, DeliveryState.HELD)
+# What each of the table's finished states reads as.
+_READS_AS = {
+    DELIVERED: DeliveryState.DELIVERED,
+    DROPPED: DeliveryState.DROPPED,
+    EXPIRED: DeliveryState.EXPIRED,
+    SKIPPED: DeliveryState.SKIPPED,
+    CANCELLED: DeliveryState.CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """What of a workspace's log is asked for; None means any.  Times are milliseconds since 1970, `until` excluded.
+
+    `endpoint_seq` is that of an endpoint of the workspace, deleted or not.
+    """
+
+    workspace_seq: int
+    paused: bool
+    endpoint_seq: int | None = None
+    event_type: str | None = None
+    state: DeliveryState | None = None
+    event_id: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    upto_seq: int | None = None
+
+    def matches(self, view: DeliveryView) -> bool:
+        """Whether a delivery of this workspace is asked for."""
+        return (
+            self.endpoint_seq in (None, view.endpoint_seq)
+            and self.event_type in (None, view.event_type)
+            and self.state in (None, view.state)
+            and self.event_id in (None, view.event_id)
+            and (self.since_ms is None or view.accepted_at_ms >= self.since_ms)
+            and (self.until_ms is None or view.accepted_at_ms < self.until_ms)
+            and (self.upto_seq is None or view.seq <= self.upto_seq)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Rows of one endpoint in one of the table's states, their numbers between two others (both excluded).
+
+    All of them read as the same state.
+    """
+
+    endpoint_seq: int
+    state: int
+    reads_as: DeliveryState
+    after_seq: int
+    before_seq: int
+
+
+@contextmanager
+def one_moment(db: sqlite3.Connection) -> Iterator[None]:
+    """Let all reads see the same state of the table, so that a row found as one thing isn't shown as another."""
+    db.execute("SAVEPOINT one_moment")
+    try:
+        yield
+    finally:
+        db.execute("RELEASE one_moment")
+
+
+def page(db: sqlite3.Connection, wanted: LogFilter, *, before_seq: int | None, limit: int) -> list[DeliveryView]:
+    """Up to `limit` deliveries, newest first, older than `before_seq`, however long the search takes."""
+    return search(db, wanted, before_seq=before_seq, limit=limit, patience_seconds=None)[0]
+
+
+def search(
+    db: sqlite3.Connection, wanted: LogFilter, *, before_seq: int | None, limit: int, patience_seconds: float | None
+) -> tuple[list[DeliveryView], int | None]:
+    """`page`, given up after `patience_seconds`; with the number before which a given-up search has to go on."""
+    deadline = None if patience_seconds is None else time.monotonic() + patience_seconds
+    before = _AFTER_ALL if before_seq is None else before_seq
+    with one_moment(db):
+        if wanted.event_id is not None:
+            return views(db, _of_event(db, wanted, before, limit), paused=wanted.paused), None
+        found: list[int] = []
+        stopped_at: int | None = None
+        for number, (after, upto) in enumerate(_windows(db, wanted, before, deadline)):
+            if len(found) == limit:
+                break
+            if number and deadline is not None and time.monotonic() > deadline:  # one window at least, or it never ends
+                stopped_at = upto
+                break
+            found += _newest(db, wanted, after, upto, limit - len(found))
+        return views(db, found, paused=wanted.paused), stopped_at
+
+
+def _windows(
+    db: sqlite3.Connection, wanted: LogFilter, before_seq: int, deadline: float | None
+) -> Iterator[tuple[int, int]]:
+    """Where to look, newest first: numbers, both excluded; in small windows where there is a deadline to be kept."""
+    newest = db.execute("SELECT max(seq) FROM deliveries WHERE seq < ?", (before_seq,)).fetchall()[0][0] or 0
+    for after, before in time_index.between(db, "deliveries", wanted.since_ms, wanted.until_ms):
+        upto = min(before, newest + 1)
+        while deadline is not None and upto - 1 > after + WINDOW_ROWS:
+            yield upto - WINDOW_ROWS - 1, upto
+            upto -= WINDOW_ROWS
+        if upto - 1 > after:
+            yield after, upto
+
+
+def get(db: sqlite3.Connection, workspace_seq: int, seq: int, *, paused: bool) -> DeliveryView | None:
+    """One delivery of a workspace, or None."""
+    sql = f"{_SELECT} WHERE d.seq = :seq AND e.workspace_seq = :workspace_seq"
+    rows = db.execute(sql, {"seq": seq, "workspace_seq": workspace_seq, "paused": paused}).fetchall()
+    return _view(rows[0]) if rows else None
+
+
+def views(db: sqlite3.Connection, seqs: list[int], *, paused: bool) -> list[DeliveryView]:
+    """The deliveries with these numbers, newest first."""
+    sql = f"{_SELECT} WHERE d.seq IN (SELECT value FROM json_each(:seqs)) ORDER BY d.seq DESC"
+    return [_view(row) for row in db.execute(sql, {"seqs": orjson.dumps(seqs).decode(), "paused": paused}).fetchall()]
+
+
+def finished_matching(db: sqlite3.Connection, wanted: LogFilter, *, after_seq: int, limit: int) -> list[int]:
+    """The next finished deliveries of the filter that can be replayed, oldest first: their numbers.
+
+    Only those of endpoints that are active, tests left out.
+    """
+    found: list[int] = []
+    with one_moment(db):
+        for after, before in reversed(time_index.between(db, "deliveries", wanted.since_ms, wanted.until_ms)):
+            if len(found) < limit:
+                found += _finished_between(db, wanted, max(after, after_seq), before, limit - len(found))
+    return found
+
+
+def _finished_between(
+    db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, limit: int
+) -> list[int]:
+    found: list[int] = []
+    for stretch in _stretches(db, wanted, after_seq, before_seq, "AND state = 'active' AND deleted_at IS NULL"):
+        if stretch.reads_as in WAITING:
+            continue
+        before = min(stretch.before_seq, found[-1]) if len(found) == limit else stretch.before_seq
+        rows = _of_stretch(db, wanted, stretch, stretch.after_seq, before, f"{_REPLAYABLE} ORDER BY d.seq", limit)
+        found = sorted(found + rows)[:limit]
+    return found
+
+
+def _newest(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, limit: int) -> list[int]:
+    """The newest matches between two numbers (both excluded)."""
+    found: list[int] = []
+    if wanted.endpoint_seq is None:
+        lowest = max(after_seq, before_seq - 1 - NEWEST_ROWS)
+        found = _scan(db, wanted, "d.seq > :after_seq", {"after_seq": lowest}, before_seq, limit)
+        before_seq = lowest + 1
+    for stretch in _stretches(db, wanted, after_seq, before_seq) if len(found) < limit else ():
+        after = max(stretch.after_seq, found[-1]) if len(found) == limit else stretch.after_seq
+        rows = _of_stretch(db, wanted, stretch, after, stretch.before_seq, "1 ORDER BY d.seq DESC", limit)
+        found = sorted(found + rows, reverse=True)[:limit]
+    return found
+
+
+def _of_event(db: sqlite3.Connection, wanted: LogFilter, before_seq: int, limit: int) -> list[int]:
+    own = "d.event_seq = (SELECT seq FROM events WHERE workspace_seq = :workspace_seq AND id = :event_id)"
+    return _scan(db, wanted, own, {"event_id": wanted.event_id}, before_seq, limit)
+
+
+def _scan(
+    db: sqlite3.Connection, wanted: LogFilter, where: str, values: dict[str, Any], before_seq: int, limit: int
+) -> list[int]:
+    """Look through few rows, row by row."""
+    conditions, common = _conditions(wanted)
+    for condition, name, value in (
+        ("d.endpoint_seq = :endpoint_seq", "endpoint_seq", wanted.endpoint_seq),
+        ("reads_as = :state", "state", wanted.state),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            common[name] = value
+    common |= {"workspace_seq": wanted.workspace_seq, "paused": wanted.paused, "before_seq": before_seq}
+    sql = (
+        f"{_SCAN} WHERE e.workspace_seq = :workspace_seq AND {where} AND d.seq < :before_seq"
+        f"{''.join(f' AND {condition}' for condition in conditions)} ORDER BY d.seq DESC LIMIT :limit"
+    )
+    return [row[0] for row in db.execute(sql, common | values | {"limit": limit}).fetchall()]
+
+
+def _stretches(
+    db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, which: str = ""
+) -> Iterator[_Stretch]:
+    """Where the deliveries of the filter can be, as far as workspace, endpoint and state tell."""
+    own = "" if wanted.endpoint_seq is None else "AND seq = :endpoint_seq"
+    rows = db.execute(
+        "SELECT seq, state = 'active', skipped_upto, deleted_at IS NOT NULL FROM endpoints "
+        f"WHERE workspace_seq = :workspace_seq {own} {which} ORDER BY seq",
+        {"workspace_seq": wanted.workspace_seq, "endpoint_seq": wanted.endpoint_seq},
+    ).fetchall()
+    for seq, active, skipped_upto, deleted in rows:
+        for state, reads_as in _READS_AS.items():
+            if wanted.state in (None, reads_as):
+                yield _Stretch(seq, state, reads_as, after_seq, before_seq)
+        waits = DeliveryState.PENDING if active and not wanted.paused else DeliveryState.HELD
+        if deleted:
+            waits = DeliveryState.CANCELLED
+        if wanted.state in (None, DeliveryState.SKIPPED) and skipped_upto > after_seq:
+            yield _Stretch(seq, PENDING, DeliveryState.SKIPPED, after_seq, min(before_seq, skipped_upto + 1))
+        if wanted.state in (None, waits):
+            yield _Stretch(seq, PENDING, waits, max(after_seq, skipped_upto), before_seq)
+
+
+def _of_stretch(
+    db: sqlite3.Connection, wanted: LogFilter, stretch: _Stretch, after_seq: int, before_seq: int, tail: str, limit: int
+) -> list[int]:
+    conditions, values = _conditions(wanted)
+    values |= {"endpoint_seq": stretch.endpoint_seq, "state": stretch.state, "limit": limit}
+    values |= {"after_seq": after_seq, "before_seq": before_seq}
+    # The comparison with 0 tells SQLite that the partial index serves.
+    index = (
+        "INDEXED BY deliveries_waiting WHERE d.state = 0"
+        if stretch.state == PENDING
+        else "INDEXED BY deliveries_log WHERE d.state = :state AND d.state <> 0"
+    )
+    sql = (
+        f"SELECT d.seq FROM deliveries d {index} AND d.endpoint_seq = :endpoint_seq AND d.seq > :after_seq "
+        f"AND d.seq < :before_seq{''.join(f' AND {condition}' for condition in conditions)} AND {tail} LIMIT :limit"
+    )
+    return [row[0] for row in db.execute(sql, values).fetchall()]
+
+
+def _conditions(wanted: LogFilter) -> tuple[list[str], dict[str, Any]]:
+    """The part of the filter that a delivery's own row, and its index entry, answer."""
+    conditions: list[str] = []
+    values: dict[str, Any] = {}
+    for condition, name, value in (
+        ("d.event_type = :event_type", "event_type", wanted.event_type),
+        ("d.accepted_at >= :since_ms", "since_ms", wanted.since_ms),
+        ("d.accepted_at < :until_ms", "until_ms", wanted.until_ms),
+        ("d.seq <= :upto_seq", "upto_seq", wanted.upto_seq),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            values[name] = value
+    return conditions, values
+
+
+def _view(row: tuple[Any, ...]) -> DeliveryView:
+    values = list(row)
+    values[6] = DeliveryState(values[6])
+    values[8] = values[8] == TEST
+    values[13] = orjson.loads(values[13]) if values[13] is not None else None
+    return DeliveryView(*values)

@@ -1,0 +1,157 @@
+"""The room on the database's disk, and a reserve in it that no other program can take.
+
+On a full disk SQLite can't write anything, not even a DELETE or a checkpoint (design/facts.md).  So long before that
+events are refused (`store.min_free_mb`), and a quarter of that room is held by a file beside the database,
+`webhookd.db-reserve`.  When another program fills the disk to the last byte all the same, the file is given back,
+piece by piece, so that the outcomes of attempts are still recorded; no event is taken until it is whole again.
+
+A piece that is given back may be snatched by whoever fills the disk.  Then outcomes wait in memory, and with them
+their endpoints, until there is room.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from webhookd import log
+from webhookd.store.connection import CHECKPOINT_PAGES, PAGE_BYTES
+
+MIB = 1024 * 1024
+RESERVED_SHARE = 0.25
+RESERVE_MAX_BYTES = 256 * MIB
+# In so many pieces it is given back: who snatches one has not got all of it.
+PIECES = 4
+# Less than this counts as none at all: the next commit may need it.
+ENOUGH_BYTES = MIB
+# How long a look at the free space holds: a call to the kernel per event would be felt.
+LOOK_SECONDS = 0.25
+LOG_PAGES_WHEN_SHORT = 128
+_OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class Room:
+    """What is left for the database at `database`, of which `min_free_mb` is kept for outcomes, the reserve included.
+
+    Space is a fact of the machine, and so its time is the machine's, not the injected clock's.
+    """
+
+    def __init__(self, database: Path, min_free_mb: float) -> None:
+        self._directory = database.parent
+        self._reserve = database.with_name(f"{database.name}-reserve")
+        self._kept_bytes = round(min_free_mb * MIB)
+        self._wanted_bytes = min(round(self._kept_bytes * RESERVED_SHARE), RESERVE_MAX_BYTES)
+        self._given_back = False
+        self._looked_at = float("-inf")
+        self._short = False
+
+    @property
+    def reserve(self) -> Path:
+        """The file that is the reserve."""
+        return self._reserve
+
+    def free_bytes(self) -> int:
+        """What the file system has left, the reserve apart."""
+        stat = os.statvfs(self._directory)
+        return stat.f_bavail * stat.f_frsize
+
+    def spare_bytes(self) -> int:
+        """What may be used for other things than outcomes; negative when there is too little even for these."""
+        return self.free_bytes() + self._held_bytes() - self._kept_bytes
+
+    def short(self) -> bool:
+        """Whether there is too little room to take events; the reserve has to be whole as well."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            self._settle()
+        return self._short
+
+    def prepare(self) -> None:
+        """Before the database is opened: on a full disk even that needs a little of the reserve."""
+        if self.free_bytes() < ENOUGH_BYTES:
+            self.give_back()
+
+    def take(self) -> None:
+        """Once it is open: make the reserve, and see how things stand."""
+        self.refill()
+        self._settle()
+
+    def log_pages(self) -> int:
+        """After how many pages the write-ahead log is to be carried over into the file.
+
+        That may take as much room again, so the log is never larger than what is kept; and where room is short, what is
+        left is for the file to grow by.
+        """
+        if self.short():
+            return LOG_PAGES_WHEN_SHORT
+        return min(CHECKPOINT_PAGES, self._kept_bytes // PAGE_BYTES) or CHECKPOINT_PAGES
+
+    def refill(self) -> None:
+        """Make the reserve whole, if there is room for it beside what else is kept."""
+        if not self._given_back and self._is_whole():
+            return
+        if self.spare_bytes() < 0 or self.free_bytes() + self._held_bytes() < ENOUGH_BYTES:
+            return
+        try:
+            if not self._is_whole():
+                _allocate(self._reserve, self._wanted_bytes)
+        except OSError:
+            return  # a quota, or somebody was quicker
+        self._given_back = False
+
+    def give_back(self) -> bool:
+        """The disk is full: free a piece of the reserve, and take no events from now on; False if nothing is left."""
+        self._given_back = True
+        self._settle()
+        held_bytes = self._held_bytes()
+        with suppress(OSError):
+            os.truncate(self._reserve, max(0, held_bytes - math.ceil(self._wanted_bytes / PIECES)))
+        return self._held_bytes() < held_bytes
+
+    def exhausted(self) -> bool:
+        """Whether a file can't grow here: tells a disk or a quota that is full from one that fails."""
+        probe = self._reserve.with_name(f"{self._reserve.name}-probe")
+        try:
+            _allocate(probe, ENOUGH_BYTES)
+        except OSError as error:
+            return error.errno in _OUT_OF_ROOM
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+        return False
+
+    def _settle(self) -> None:
+        short = self._given_back or not self._is_whole() or self.spare_bytes() < 0
+        if short != self._short:
+            self._short = short
+            log.emit("store.full" if short else "store.recovered")
+
+    def _is_whole(self) -> bool:
+        return self._held_bytes() >= self._wanted_bytes
+
+    def _held_bytes(self) -> int:
+        try:
+            return self._reserve.stat().st_size
+        except OSError:
+            return 0
+
+
+def _allocate(file: Path, size_bytes: int) -> None:
+    """Make `file` at least so large, with blocks of its own behind every byte; OSError if there is no room."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            os.posix_fallocate(descriptor, 0, size_bytes)
+        except OSError as error:
+            if error.errno not in _NO_FALLOCATE:
+                raise
+            for offset in range(0, size_bytes, MIB):
+                os.pwrite(descriptor, bytes(min(MIB, size_bytes - offset)), offset)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,99 @@
+"""How an endpoint did over the last while: how much it took, how often it failed, how long it needed.
+
+A busy endpoint has millions of rows in a day, so they are not read.  An endpoint's deliveries finish in the order of
+their numbers, and attempts are numbered as they end; so where a span of time begins among the numbers is found by
+bisection, a handful of looks into an index each, and the rows between two such places are counted in the index alone.
+How long attempts took is in their records, of which the newest few of each span are read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from webhookd.store.time_index import first_since
+
+# Enough for a median that can be believed, few enough that a day of 24 spans stays in the milliseconds.
+SAMPLED = 12
+
+_DELIVERED = "FROM deliveries INDEXED BY deliveries_log WHERE endpoint_seq = :endpoint_seq AND state = 1 AND state <> 0"
+_FAILED = "FROM attempts INDEXED BY attempts_by_endpoint WHERE endpoint_seq = :endpoint_seq"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One span of time: from when (milliseconds since 1970), what came of the attempts, how long some of them took."""
+
+    since_ms: int
+    delivered: int
+    failed: int
+    durations_ms: tuple[float, ...]
+
+
+def spans(db: sqlite3.Connection, endpoint_seq: int, *, since_ms: int, until_ms: int, count: int) -> list[Span]:
+    """The time from `since_ms` to `until_ms` in `count` equal spans, oldest first."""
+    width_ms = (until_ms - since_ms) / count
+    bounds_ms = [since_ms + round(width_ms * number) for number in range(count + 1)]
+    delivered = _Series(db, endpoint_seq, _DELIVERED, "finished_at", "final_attempt", bounds_ms)
+    failed = _Series(db, endpoint_seq, _FAILED, "ended_at", "record", bounds_ms)
+    return [
+        Span(
+            bounds_ms[number],
+            delivered.count(number),
+            failed.count(number),
+            (*delivered.durations_ms(number), *failed.durations_ms(number)),
+        )
+        for number in range(count)
+    ]
+
+
+class _Series:
+    """One of the two tables, cut at the bounds."""
+
+    def __init__(
+        self, db: sqlite3.Connection, endpoint_seq: int, source: str, ended: str, record: str, bounds_ms: list[int]
+    ) -> None:
+        self._db = db
+        self._values = {"endpoint_seq": endpoint_seq}
+        self._source = source
+        self._record = record
+        at = f"SELECT seq, {ended} {source} AND seq >= :seq ORDER BY seq LIMIT 1"
+
+        def look(seq: int) -> tuple[int, int] | None:
+            """The first row from `seq` on: its number, and when it ended."""
+            rows = db.execute(at, {**self._values, "seq": seq}).fetchall()
+            return rows[0] if rows else None
+
+        newest = db.execute(f"SELECT max(seq) {source}", self._values).fetchall()[0][0] or 0
+        self._cuts = _cuts(look, bounds_ms, 0, newest + 1)
+
+    def count(self, number: int) -> int:
+        """How many rows a span has."""
+        counted: int = self._ask("SELECT count(*)", number, "")[0][0]
+        return counted
+
+    def durations_ms(self, number: int) -> list[float]:
+        """How long the newest few of a span took."""
+        rows = self._ask(f"SELECT {self._record}", number, f"ORDER BY seq DESC LIMIT {SAMPLED}")
+        return [float(orjson.loads(record)["duration_ms"]) for (record,) in rows if record is not None]
+
+    def _ask(self, what: str, number: int, rest: str) -> list[tuple[Any]]:
+        begin, end = self._cuts[number], self._cuts[number + 1]
+        if begin == end:
+            return [(0,)] if not rest else []
+        sql = f"{what} {self._source} AND seq >= :begin AND seq < :end {rest}"
+        return self._db.execute(sql, {**self._values, "begin": begin, "end": end}).fetchall()
+
+
+def _cuts(look: Callable[[int], tuple[int, int] | None], bounds_ms: list[int], low: int, high: int) -> list[int]:
+    """Where each bound lies among the numbers.  The middle one is found first: it halves the way to all others."""
+    if not bounds_ms:
+        return []
+    middle = len(bounds_ms) // 2
+    cut = first_since(look, bounds_ms[middle], low, high)
+    before, after = bounds_ms[:middle], bounds_ms[middle + 1 :]
+    return [*_cuts(look, before, low, cut), cut, *_cuts(look, after, cut, high)]

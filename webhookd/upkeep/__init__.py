@@ -1,1 +1,0 @@
-"""What is looked after: the budget, mail, holding, retention, the heartbeat."""

@@ -1,0 +1,150 @@
+"""From the bytes of many events to what became of them: checked one by one, accepted together, counted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import NamedTuple
+
+from aiohttp import web
+
+from webhookd import log
+from webhookd.errors import Refusal
+from webhookd.models import Accepted, Json, NewEvent
+from webhookd.rules.ids import RANDOM_BYTES, uuid7
+from webhookd.rules.parsing import Line, parse_event, too_large
+from webhookd.web.services import Services
+
+# How many events and requests of events were refused since the start, by code.
+REFUSALS = web.AppKey("refusals", Counter[str])
+
+LISTED_REJECTIONS = 100
+# Checking a thousand events takes longer than anybody else on the loop should have to wait.
+SLICE_SECONDS = 0.005
+
+
+class Checked(NamedTuple):
+    """One event of many: its place, and the event, or why it is refused."""
+
+    place: int
+    event: NewEvent | Refusal
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of many events.  `next_index` is the first that nothing became of."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: list[Json] = field(default_factory=list)
+    rejected_count: int = 0
+    next_index: int = 0
+
+    def status(self) -> int:
+        """The status of an answer that tells of all of them."""
+        return 422 if self.rejected_count else 202
+
+    def body(self) -> Json:
+        """The tally as api.md has it; `rejected_count` where the list may not be all."""
+        told = {"accepted": self.accepted, "duplicates": self.duplicates, "rejected": self.rejected}
+        return told | {"rejected_count": self.rejected_count} if self.rejected_count else told
+
+
+class Intake:
+    """The events of one request, on their way into one workspace."""
+
+    def __init__(self, services: Services, workspace_id: str, refusals: Counter[str]) -> None:
+        self.tally = Tally()
+        self._services = services
+        self._workspace_id = workspace_id
+        self._refusals = refusals
+
+    @property
+    def max_bytes(self) -> int:
+        """How large one event may be."""
+        return max_event_bytes(self._services)
+
+    async def check(self, lines: Sequence[Line]) -> list[Checked]:
+        """Check each event, letting others have the loop in between."""
+        checked = []
+        began = perf_counter()
+        for line in lines:
+            checked.append(Checked(line.index, self._check_one(line.data)))
+            if perf_counter() - began > SLICE_SECONDS:
+                await asyncio.sleep(0)
+                began = perf_counter()
+        return checked
+
+    async def accept(self, batch: Sequence[Checked]) -> None:
+        """Accept the good ones together, in their order, and enter all in the tally.
+
+        Raises Refusal (`unavailable`, `storage_full`, `too_far_behind`, `not_found`), and then nothing became of any.
+        """
+        good = [event for _, event in batch if isinstance(event, NewEvent)]
+        results = iter(await self._services.ingest.accept(self._workspace_id, good) if good else ())
+        refused: Counter[str] = Counter()
+        for place, event in batch:
+            refusal = event if isinstance(event, Refusal) else self._enter(next(results))
+            if refusal is not None:
+                refused[refusal.code] += 1
+                self._reject(place, refusal)
+        for code, count in refused.items():
+            note_refusal(self._refusals, self._workspace_id, code, count)
+        if batch:
+            self.tally.next_index = batch[-1].place + 1
+
+    def _check_one(self, raw: bytes | None) -> NewEvent | Refusal:
+        try:
+            if raw is None:
+                raise too_large(self.max_bytes)
+            return check_event(self._services, raw)
+        except Refusal as refusal:
+            return refusal.with_traceback(None)  # which would keep the frames, and with them the bytes, of each
+
+    def _enter(self, result: Accepted) -> Refusal | None:
+        if result.conflict:
+            return conflict(result.event_id)
+        if result.duplicate:
+            self.tally.duplicates += 1
+        else:
+            self.tally.accepted += 1
+        return None
+
+    def _reject(self, place: int, refusal: Refusal) -> None:
+        self.tally.rejected_count += 1
+        if len(self.tally.rejected) < LISTED_REJECTIONS:
+            self.tally.rejected.append({"index": place, **refusal.body()})
+
+
+def check_event(services: Services, raw: bytes) -> NewEvent:
+    """One event, checked against the catalogue and the limits as they are now; Refusal as `parse_event` has it."""
+
+    def new_id() -> str:
+        return uuid7(services.clock.wall_ms(), os.urandom(RANDOM_BYTES))
+
+    return parse_event(raw, max_bytes=max_event_bytes(services), catalogue=services.catalogue(), new_id=new_id)
+
+
+def max_event_bytes(services: Services) -> int:
+    """How large one event may be."""
+    return int(services.settings().delivery.max_body_kb * 1024)
+
+
+def conflict(event_id: str) -> Refusal:
+    """The refusal of an id that was accepted with another body."""
+    return Refusal(
+        "event_id_conflict",
+        f"event_id {event_id!r} was accepted before with another body. Each event needs an id of its own; the same "
+        "event sent again needs the same bytes.",
+        details={"event_id": event_id},
+    )
+
+
+def note_refusal(refusals: Counter[str], workspace_id: str, code: str, count: int = 1) -> None:
+    """Count and log events that were not accepted."""
+    refusals[code] += count
+    log.emit("event.refused", workspace=workspace_id, reason=code, count=count)

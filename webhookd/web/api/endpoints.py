@@ -1,0 +1,379 @@
+"""Endpoints: listed, made, changed, deleted, and the actions on them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
+
+from webhookd import log
+from webhookd.admin.endpoints import DESCRIPTION_CHARACTERS, OVERLAP_SECONDS_MAX
+from webhookd.admin.tokens import Scope
+from webhookd.models import Json
+from webhookd.rules.urls import MAX_HEADER_CHARACTERS, MAX_HEADERS, MAX_URL_CHARACTERS
+from webhookd.web.api.schemas import (
+    AttemptShown,
+    EndpointShown,
+    Shape,
+    Time,
+    show_budget,
+    show_endpoint,
+    show_endpoints,
+    show_time,
+)
+from webhookd.web.server.requests import (
+    NoFields,
+    Paging,
+    Route,
+    caller,
+    json_response,
+    list_response,
+    no_content,
+    read_fields,
+    read_query,
+    services,
+    workspace_id,
+)
+from webhookd.web.services import Services
+
+ONE_DAY_SECONDS = 86_400
+
+# What only the rules check, with words of their own, is in the document by `extra_json_schema`.
+Url = Annotated[str, Meta(extra_json_schema={"format": "uri", "minLength": 1, "maxLength": MAX_URL_CHARACTERS})]
+Headers = Annotated[
+    dict[str, str],
+    Meta(
+        description="Sent with every request; masked in the log",
+        extra_json_schema={
+            "maxProperties": MAX_HEADERS,
+            "propertyNames": {"pattern": r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}$"},
+            "additionalProperties": {"type": "string", "pattern": rf"^[\x20-\x7e]{{0,{MAX_HEADER_CHARACTERS}}}$"},
+        },
+    ),
+]
+SigningKey = Annotated[
+    str,
+    Meta(
+        description="`whsec_` and base64 of 24 to 64 bytes",
+        extra_json_schema={"pattern": "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$"},
+    ),
+]
+Description = Annotated[str, Meta(extra_json_schema={"maxLength": DESCRIPTION_CHARACTERS})]
+SuccessRule = Annotated[Literal["200", "2xx"], Meta(description="Which answers count as delivered")]
+Types = Annotated[
+    list[str], Meta(description='Names of the catalogue, or ["*"] for all', extra_json_schema={"minItems": 1})
+]
+
+
+class NewEndpoint(Struct, frozen=True, kw_only=True):
+    """An endpoint to be made; without a key webhookd makes one."""
+
+    url: Url
+    event_types: Types
+    description: Description | UnsetType = UNSET
+    success: SuccessRule | UnsetType = UNSET
+    headers: Headers | UnsetType = UNSET
+    signing_key: SigningKey | UnsetType = UNSET
+
+
+class EndpointChanges(Struct, frozen=True, kw_only=True):
+    """What is to change of an endpoint; what is left out stays."""
+
+    url: Url | UnsetType = UNSET
+    event_types: Types | UnsetType = UNSET
+    description: Description | UnsetType = UNSET
+    success: SuccessRule | UnsetType = UNSET
+    headers: Headers | UnsetType = UNSET
+    signing_key: SigningKey | UnsetType = UNSET
+
+
+class Enabling(Struct, frozen=True, kw_only=True):
+    """How an endpoint is to start again."""
+
+    skip_held: Annotated[bool, Meta(description="Leave out the events that were held meanwhile")] = False
+
+
+class Testing(Struct, frozen=True, kw_only=True):
+    """What a test is to send."""
+
+    event_type: Annotated[str | None, Meta(description="Else the first that the endpoint wants")] = None
+
+
+class Rotating(Struct, frozen=True, kw_only=True):
+    """How an endpoint's signing key is to be replaced."""
+
+    overlap_seconds: Annotated[
+        float,
+        Meta(
+            description="How long the key before it signs too",
+            extra_json_schema={"minimum": 0, "maximum": OVERLAP_SECONDS_MAX},
+        ),
+    ] = ONE_DAY_SECONDS
+
+
+class EndpointList(Shape):
+    """A page of endpoints."""
+
+    data: list[EndpointShown]
+    next: str | None
+
+
+class EndpointMade(EndpointShown):
+    """An endpoint that was just made, with its signing key."""
+
+    signing_key: str
+
+
+class BudgetSpent(Shape):
+    """The failure budget is spent: the next failure disables its endpoint."""
+
+    spent_until: Time
+    message: str
+
+
+class EndpointEnabled(EndpointShown):
+    """An endpoint that was just enabled; `budget` is there while the failure budget is spent."""
+
+    budget: BudgetSpent | UnsetType = UNSET
+
+
+class SigningKeys(Shape):
+    """An endpoint's signing key, and the one before it as long as that signs too."""
+
+    signing_key: str
+    previous_key: str | None
+    previous_key_until: Time | None
+
+
+async def list_endpoints(request: web.Request) -> web.Response:
+    """The endpoints of a workspace, oldest first."""
+    query = read_query(request, Paging)
+    house = services(request)
+    workspace = house.directory.workspace(workspace_id(request))
+    after_seq = 0 if query.cursor is None else query.cursor.seq
+    found = [each for each in house.directory.endpoints(workspace.id) if each.seq > after_seq]
+    found.sort(key=lambda endpoint: endpoint.seq)
+    page = found[: query.limit]
+    return list_response(await show_endpoints(house, page), page[-1].seq if len(found) > len(page) else None)
+
+
+async def make_endpoint(request: web.Request) -> web.Response:
+    """Make an endpoint; the answer has its signing key."""
+    fields = await read_fields(request, NewEndpoint)
+    house = services(request)
+    endpoint = await house.endpoints.create(workspace_id(request), **_given(fields))
+    return json_response({**await show_endpoint(house, endpoint), "signing_key": endpoint.signing_key}, 201)
+
+
+async def get_endpoint(request: web.Request) -> web.Response:
+    """One endpoint."""
+    house = services(request)
+    return json_response(await show_endpoint(house, house.directory.endpoint(*_names(request))))
+
+
+async def change_endpoint(request: web.Request) -> web.Response:
+    """Change what is given; what is in flight ends as it was."""
+    changes = _given(await read_fields(request, EndpointChanges))
+    house = services(request)
+    endpoint = house.directory.endpoint(*_names(request))
+    if changes:
+        endpoint = await house.endpoints.change(*_names(request), changes)
+    return json_response(await show_endpoint(house, endpoint))
+
+
+async def delete_endpoint(request: web.Request) -> web.Response:
+    """Delete an endpoint; what waits for it is cancelled, its log stays."""
+    await services(request).endpoints.delete(*_names(request))
+    return no_content()
+
+
+async def enable_endpoint(request: web.Request) -> web.Response:
+    """Start an endpoint again; says so if the failure budget is still spent."""
+    fields = await read_fields(request, Enabling)
+    house = services(request)
+    endpoint = await house.endpoints.enable(*_names(request), skip_held=fields.skip_held)
+    answer = await show_endpoint(house, endpoint)
+    spent = _budget_spent(house, endpoint.workspace)
+    return json_response(answer if spent is None else {**answer, "budget": spent})
+
+
+async def disable_endpoint(request: web.Request) -> web.Response:
+    """Stop an endpoint: its events are held."""
+    await read_fields(request, NoFields)
+    house = services(request)
+    return json_response(await show_endpoint(house, await house.endpoints.disable(*_names(request))))
+
+
+async def test_endpoint(request: web.Request) -> web.Response:
+    """Send a test, beside the queue; answers with the attempt."""
+    fields = await read_fields(request, Testing)
+    return json_response(await services(request).tester.send(*_names(request), fields.event_type))
+
+
+async def rotate_key(request: web.Request) -> web.Response:
+    """Give an endpoint a new signing key; the one before it signs too for a while."""
+    fields = await read_fields(request, Rotating)
+    house = services(request)
+    endpoint = await house.endpoints.rotate_key(*_names(request), fields.overlap_seconds)
+    return json_response(await show_endpoint(house, endpoint))
+
+
+async def reveal_signing_key(request: web.Request) -> web.Response:
+    """Show the signing key; that somebody looked is logged."""
+    house = services(request)
+    endpoint = house.directory.endpoint(*_names(request))
+    until_ms = endpoint.previous_key_until_ms
+    overlaps = until_ms is not None and house.clock.wall_ms() < until_ms
+    who = caller(request)
+    log.emit(
+        "key.revealed",
+        workspace=endpoint.workspace,
+        endpoint_id=endpoint.id,
+        token_id=who.id if who is not None else None,
+    )
+    return json_response(
+        {
+            "signing_key": endpoint.signing_key,
+            "previous_key": endpoint.previous_key if overlaps else None,
+            "previous_key_until": show_time(until_ms) if overlaps else None,
+        }
+    )
+
+
+def _names(request: web.Request) -> tuple[str, str]:
+    return workspace_id(request), request.match_info["endpoint"]
+
+
+def _given(fields: Struct) -> Json:
+    return {name: value for name, value in structs.asdict(fields).items() if value is not UNSET}
+
+
+def _budget_spent(house: Services, workspace: str) -> Json | None:
+    until_ms = house.budgets.spent_until_ms(workspace)
+    if until_ms is None:
+        return None
+    budget = show_budget(house, workspace)
+    clock_time = f"{datetime.fromtimestamp(until_ms / 1000, UTC):%H:%M} UTC"
+    return {
+        "spent_until": show_time(until_ms),
+        "message": f"The failure budget ({budget['failures']} of {budget['limit']}) is spent until {clock_time}, "
+        "one more failure disables again.",
+    }
+
+
+_OF_URL = ("invalid_url", "blocked_address", "unknown_event_type", "endpoint_exists")
+
+ROUTES = [
+    Route(
+        "GET",
+        "/endpoints",
+        list_endpoints,
+        Scope.ADMIN,
+        "List the endpoints, oldest first",
+        answers={200: EndpointList},
+        query=Paging,
+        workspaced=True,
+    ),
+    Route(
+        "POST",
+        "/endpoints",
+        make_endpoint,
+        Scope.ADMIN,
+        "Make an endpoint",
+        answers={201: EndpointMade},
+        body=NewEndpoint,
+        errors=(*_OF_URL, "plan_required", "too_many_endpoints", "storage_full", "unavailable"),
+        workspaced=True,
+        description="The answer has the signing key; later only GET …/signing-key tells it. One URL once per "
+        "workspace: events are grouped by endpoint.",
+    ),
+    Route(
+        "GET",
+        "/endpoints/{endpoint}",
+        get_endpoint,
+        Scope.ADMIN,
+        "Look at an endpoint: its settings, its state, its queue, its last answer",
+        answers={200: EndpointShown},
+        workspaced=True,
+    ),
+    Route(
+        "PATCH",
+        "/endpoints/{endpoint}",
+        change_endpoint,
+        Scope.ADMIN,
+        "Change an endpoint",
+        answers={200: EndpointShown},
+        body=EndpointChanges,
+        errors=(*_OF_URL, "storage_full", "unavailable"),
+        workspaced=True,
+        description="A request in flight ends as it was, everything after uses the new values; event types apply to "
+        "events accepted after the change. A key that is set here holds at once and alone; to let two overlap, rotate.",
+    ),
+    Route(
+        "DELETE",
+        "/endpoints/{endpoint}",
+        delete_endpoint,
+        Scope.ADMIN,
+        "Delete an endpoint; what waits for it is cancelled, its log stays",
+        answers={204: None},
+        errors=("storage_full", "unavailable"),
+        workspaced=True,
+    ),
+    Route(
+        "POST",
+        "/endpoints/{endpoint}/enable",
+        enable_endpoint,
+        Scope.ADMIN,
+        "Enable an endpoint; its held events go out in order, or are skipped",
+        answers={200: EndpointEnabled},
+        body=Enabling,
+        errors=("plan_required", "storage_full", "unavailable"),
+        workspaced=True,
+    ),
+    Route(
+        "POST",
+        "/endpoints/{endpoint}/disable",
+        disable_endpoint,
+        Scope.ADMIN,
+        "Disable an endpoint; its events are held",
+        answers={200: EndpointShown},
+        body=NoFields,
+        errors=("storage_full", "unavailable"),
+        workspaced=True,
+    ),
+    Route(
+        "POST",
+        "/endpoints/{endpoint}/test",
+        test_endpoint,
+        Scope.ADMIN,
+        "Send a test to an endpoint, whatever its state; answers with the attempt",
+        answers={200: AttemptShown},
+        body=Testing,
+        errors=("plan_required", "unknown_event_type", "storage_full", "unavailable"),
+        workspaced=True,
+    ),
+    Route(
+        "POST",
+        "/endpoints/{endpoint}/rotate-key",
+        rotate_key,
+        Scope.ADMIN,
+        "Replace the signing key; both sign for a while",
+        answers={200: EndpointShown},
+        body=Rotating,
+        errors=("storage_full", "unavailable"),
+        workspaced=True,
+        description="Until the overlap ends, webhook-signature has both signatures and X-Webhook-Signature the "
+        "previous one. Rotating again ends the oldest. GET …/signing-key tells the new one.",
+    ),
+    Route(
+        "GET",
+        "/endpoints/{endpoint}/signing-key",
+        reveal_signing_key,
+        Scope.ADMIN,
+        "Reveal the signing key; this is logged",
+        answers={200: SigningKeys},
+        workspaced=True,
+    ),
+]

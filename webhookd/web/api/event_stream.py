@@ -1,0 +1,222 @@
+"""A stream of events, one per line: committed as it arrives, for as long as the caller keeps it open.
+
+Two things go on at once.  *Reading* cuts what comes into lines, and stops reading the socket while too much waits to
+be committed.  *Committing* takes whatever lines have come by now, checks them while the batch before is still being
+committed, and hands them over only when that is done.  So batches are as large as the moment makes them (nobody waits
+for more to come), the order of the lines is the order of acceptance, and when a batch is refused (the disk is full,
+the daemon stops) nothing after it was taken: the answer says where to go on.
+
+A connection that ends in the middle of a line leaves that line out; the lines before it stand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+
+from aiohttp import web
+
+from webhookd.errors import Refusal
+from webhookd.rules.parsing import Line, LineSplitter
+from webhookd.web.api.batch_ingest import Checked, Intake, note_refusal
+from webhookd.web.server.memory_limit import HOLDING
+from webhookd.web.server.requests import (
+    PATIENCE,
+    json_response,
+    read_arrived,
+    read_some,
+    services,
+    workspace_id,
+)
+
+UNCOMMITTED_BYTES = 4 * 1024 * 1024
+# Cut into lines at once: enough for a batch, and no more than milliseconds of work however short the lines are.
+SPLIT_BYTES = 8 * 1024
+BATCH_LINES = 500
+BATCH_BYTES = 1024 * 1024
+# White space around an event is trimmed before it is measured.
+WHITE_SPACE_BYTES = 1024
+
+
+class IngestStream:
+    """One request's stream."""
+
+    def __init__(self, request: web.Request, refusals: Counter[str]) -> None:
+        self._request = request
+        self._refusals = refusals
+        self._patience = request.app[PATIENCE]
+        self._holding = request.app[HOLDING]
+        self._intake = Intake(services(request), workspace_id(request), refusals)
+        self._line_max = self._intake.max_bytes + WHITE_SPACE_BYTES
+        self._splitter = LineSplitter(self._line_max)
+        self._uncommitted_max = max(UNCOMMITTED_BYTES - self._intake.max_bytes, SPLIT_BYTES)
+        self._pieces: deque[bytes] = deque()  # as they came
+        self._lines: deque[Line] = deque()  # cut, and not yet checked
+        self.uncommitted_bytes = 0
+        self._now = asyncio.get_running_loop().time
+        self._line_due: float | None = None  # when a line that is begun has to be complete
+        self._all_read = False
+        self._news = asyncio.Event()  # something has come, the end has, or a stop
+        self._room = asyncio.Event()
+        self._reading_failed: Refusal | None = None
+        self._stopped: Refusal | None = None
+
+    def stop(self, why: Refusal) -> None:
+        """Take no further line: what is being committed is the last."""
+        self._stopped = self._stopped or why
+        self._news.set()
+
+    async def run(self) -> web.Response:
+        """Take events until the stream ends, or has to; the answer tells what became of them."""
+        # Now, not when the task comes to it: should the connection end meanwhile, aiohttp would drop what has come.
+        self._take(read_arrived(self._request))
+        reading = asyncio.create_task(self._read())
+        try:
+            await self._commit()
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
+            self._holding.give_back(self.uncommitted_bytes)
+        if not reading.cancelled():
+            reading.result()
+        return self._answer(self._stopped or self._reading_failed)
+
+    def _answer(self, refusal: Refusal | None) -> web.Response:
+        tally = self._intake.tally
+        if refusal is None:
+            return json_response(tally.body(), tally.status())
+        note_refusal(self._refusals, workspace_id(self._request), refusal.code)
+        after = refusal.retry_after_seconds
+        return json_response(
+            {**refusal.body(), **tally.body(), "next_index": tally.next_index},
+            refusal.status,
+            {} if after is None else {"Retry-After": str(after)},
+        )
+
+    # Reading
+
+    async def _read(self) -> None:
+        try:
+            await self._read_pieces()
+        except Refusal as refusal:
+            self._reading_failed = refusal
+        finally:
+            self._all_read = True
+            self._news.set()
+
+    async def _read_pieces(self) -> None:
+        while piece := await self._read_some():
+            self._take(piece)
+            began = self._now()
+            await self._wait_for_room()
+            if self._line_due is not None:
+                self._line_due += self._now() - began  # what we kept it waiting for is not the caller's time
+
+    async def _read_some(self) -> bytes:
+        due = self._line_due
+        try:
+            return await read_some(self._request, self._patience.idle_seconds if due is None else due - self._now())
+        except TimeoutError:
+            raise self._too_late() from None
+
+    def _too_late(self) -> Refusal:
+        if self._line_due is None:
+            what = f"No line came for {self._patience.idle_seconds:g} seconds"
+        else:
+            what = f"A line was begun and not ended within {self._patience.line_seconds:g} seconds"
+        return Refusal("request_timeout", f"{what}; the lines up to next_index stand. Go on from there.")
+
+    def _take(self, piece: bytes) -> None:
+        if piece:
+            self._pieces.extend(piece[begin : begin + SPLIT_BYTES] for begin in range(0, len(piece), SPLIT_BYTES))
+            self.uncommitted_bytes += len(piece)
+            self._holding.byte_count += len(piece)
+            if piece.endswith(b"\n"):
+                self._line_due = None
+            elif self._line_due is None or b"\n" in piece:  # another line is begun
+                self._line_due = self._now() + self._patience.line_seconds
+            self._news.set()
+
+    async def _wait_for_room(self) -> None:
+        while self._has_enough():
+            self._room.clear()
+            await self._room.wait()
+        self._holding.take(0, 0)
+
+    def _has_enough(self) -> bool:
+        # A begun line is not counted: no commit makes room of it, only its own end does, which must be read.
+        ended = self.uncommitted_bytes - self._splitter.pending_bytes
+        return ended > self._uncommitted_max or (ended > 0 and self._holding.full)
+
+    # Committing
+
+    async def _commit(self) -> None:
+        committing: asyncio.Task[None] | None = None
+        while True:
+            self._cut()
+            if self._lines and self._stopped is None:
+                lines, size = self._next_lines()
+                batch = await self._intake.check(lines)
+                if committing is not None:
+                    await committing
+                if self._stopped is None:
+                    committing = asyncio.create_task(self._accept(batch, size))
+            elif committing is not None:
+                await committing
+                committing = None
+            elif self._stopped is not None or (self._all_read and not self._pieces):
+                return
+            elif not self._pieces:
+                self._news.clear()
+                await self._news.wait()
+
+    def _cut(self) -> None:
+        """Cut what has come into lines, until a batch is there; at the clean end also what is left."""
+        size = 0
+        while self._pieces and len(self._lines) < BATCH_LINES and size < BATCH_BYTES:
+            piece = self._pieces.popleft()
+            begun = self._begun_bytes()
+            lines = self._splitter.feed(piece)
+            self._gather(lines, begun + len(piece) - self._begun_bytes())
+            size += len(piece)
+        if self._all_read and not self._pieces and self._reading_failed is None:
+            begun = self._begun_bytes()
+            self._gather(self._splitter.finish(), begun)
+
+    def _begun_bytes(self) -> int:
+        """How much of a begun line is kept: nothing of one that is too long."""
+        pending = self._splitter.pending_bytes
+        return pending if pending <= self._line_max + 1 else 0
+
+    def _gather(self, lines: list[Line], ended_bytes: int) -> None:
+        """Take the lines that so many bytes ended in; some belong to none: blank lines, those that are too long."""
+        self._lines.extend(lines)
+        self._release(ended_bytes - sum(map(_size, lines)))
+
+    def _next_lines(self) -> tuple[list[Line], int]:
+        lines: list[Line] = []
+        size = 0
+        while self._lines and len(lines) < BATCH_LINES and size < BATCH_BYTES:
+            lines.append(self._lines.popleft())
+            size += _size(lines[-1])
+        return lines, size
+
+    def _release(self, byte_count: int) -> None:
+        self.uncommitted_bytes -= byte_count
+        self._holding.give_back(byte_count)
+        self._room.set()
+
+    async def _accept(self, batch: list[Checked], size: int) -> None:
+        try:
+            await self._intake.accept(batch)
+        except Refusal as refusal:
+            self.stop(refusal)
+            return
+        self._release(size)
+
+
+STREAMS = web.AppKey("streams", set[IngestStream])
+
+
+def _size(line: Line) -> int:
+    return len(line.data or b"") + 1

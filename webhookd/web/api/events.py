@@ -1,0 +1,146 @@
+"""`POST /v1/events`: one event, an array of them, or a stream of lines (`ingest_stream`)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from webhookd.admin.tokens import Scope
+from webhookd.errors import Refusal
+from webhookd.rules.parsing import Line, split_array
+from webhookd.web.api.batch_ingest import LISTED_REJECTIONS, REFUSALS, Intake, check_event, conflict, note_refusal
+from webhookd.web.api.event_stream import STREAMS, IngestStream
+from webhookd.web.server.requests import (
+    Error,
+    ErrorDetail,
+    Route,
+    check_encoding,
+    media_type,
+    media_type_refused,
+    read_body,
+    services,
+    workspace_id,
+)
+from webhookd.web.server.responses import ReadyResponse
+
+# Of an array in all.  The largest event that can be configured (delivery.max_body_kb) is as large.
+BODY_MAX_BYTES = 8 * 1024 * 1024
+NDJSON = "application/x-ndjson"
+
+
+class EventTaken(Struct):
+    """One event was accepted."""
+
+    event_id: str
+    deliveries: Annotated[int, Meta(description="For how many endpoints it is queued")]
+    duplicate: Annotated[bool, Meta(description="Whether this very event had been accepted before")]
+
+
+class Rejection(Struct):
+    """One event of many that was refused."""
+
+    index: Annotated[int, Meta(description="Its place among those sent, from 0")]
+    error: ErrorDetail
+
+
+class EventsTaken(Struct):
+    """What became of many events."""
+
+    accepted: int
+    duplicates: int
+    rejected: Annotated[list[Rejection], Meta(max_length=LISTED_REJECTIONS)]
+    rejected_count: Annotated[int, Meta(description="All that were refused; there where any was")] = 0
+    next_index: Annotated[int, Meta(description="Where to go on; there where a stream had to stop")] = 0
+
+
+class NewEventFields(Struct):
+    """An event: one flat object that holds these two and whatever else belongs to it."""
+
+    event_type: str
+    event_id: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")] | UnsetType = UNSET
+
+
+async def post_events(request: web.Request) -> web.StreamResponse:
+    """Accept what the body holds."""
+    house, workspace = services(request), workspace_id(request)
+    house.directory.workspace(workspace)
+    check_encoding(request)
+    kind = media_type(request)
+    if kind == NDJSON:
+        return await _stream(request)
+    if kind != "application/json":
+        raise media_type_refused(request, "application/json", NDJSON)
+    try:
+        body = await read_body(request, BODY_MAX_BYTES)
+        if body.lstrip()[:1] == b"[":
+            return await _array(request, body)
+        event = check_event(house, body)
+        result = (await house.ingest.accept(workspace, (event,)))[0]
+        if result.conflict:
+            raise conflict(result.event_id)
+    except Refusal as refusal:
+        note_refusal(request.app[REFUSALS], workspace, refusal.code)
+        raise
+    return ReadyResponse(
+        {"event_id": result.event_id, "deliveries": result.deliveries, "duplicate": result.duplicate}, 202
+    )
+
+
+async def _array(request: web.Request, body: bytes) -> web.Response:
+    intake = Intake(services(request), workspace_id(request), request.app[REFUSALS])
+    lines = [Line(index, raw) for index, raw in enumerate(split_array(body))]
+    await intake.accept(await intake.check(lines))
+    return ReadyResponse(intake.tally.body(), intake.tally.status())
+
+
+async def _stream(request: web.Request) -> web.Response:
+    streams = request.app[STREAMS]
+    stream = IngestStream(request, request.app[REFUSALS])
+    streams.add(stream)
+    try:
+        return await stream.run()
+    finally:
+        streams.discard(stream)
+
+
+async def end_streams(app: web.Application) -> None:
+    """The daemon stops: each stream takes nothing more and answers how far it came."""
+    why = Refusal("unavailable", "webhookd is stopping. Go on from next_index in a moment.", retry_after_seconds=2)
+    for stream in app[STREAMS]:
+        stream.stop(why)
+
+
+ROUTES = [
+    Route(
+        "POST",
+        "/events",
+        post_events,
+        Scope.INGEST,
+        "Accept one event, an array of up to 1,000, or a stream of lines",
+        answers={202: (EventTaken, EventsTaken), 422: (EventsTaken, Error)},
+        media={
+            "application/json": (NewEventFields, list[NewEventFields]),
+            NDJSON: "One event per line, committed as it arrives, for as long as the connection is open.",
+        },
+        errors=(
+            "invalid_json",
+            "not_found",
+            "request_timeout",
+            "event_id_conflict",
+            "payload_too_large",
+            "unsupported_media_type",
+            "invalid_event",
+            "missing_event_type",
+            "unknown_event_type",
+            "invalid_event_id",
+            "too_far_behind",
+            "unavailable",
+            "storage_full",
+        ),
+        workspaced=True,
+        description="The answer is given once the events are durable. An event sent again with the same event_id and "
+        "the same bytes is a duplicate and delivered once. The body delivered is the event byte for byte.",
+    ),
+]

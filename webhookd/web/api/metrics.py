@@ -1,0 +1,141 @@
+"""The figures behind `GET /metrics`: asked of the house when somebody wants to know."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from webhookd.metrics import LISTED_ENDPOINTS, METRICS, Values
+from webhookd.models import Endpoint, Json, Reason
+from webhookd.store import deliveries
+from webhookd.store.store import Db
+from webhookd.web.services import Services
+
+# These are there from the start, at 0: an alert on how fast one grows would not see it begin.
+_WATCHED_REFUSALS = ("storage_full", "too_far_behind", "unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue:
+    """What waits for one endpoint, or would."""
+
+    endpoint: Endpoint
+    state: str
+    runs: bool
+    waiting: int
+    waiting_bytes: int
+    oldest_seconds: float
+
+
+async def figures(house: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
+    """The value of every metric of `metrics.METRICS`, as they are now; only those of one workspace, if it is named."""
+    values = await _all(house, refusals, workspace)
+    if workspace is None:
+        return values
+    own = {name: rows for name, rows in values.items() if METRICS[name].labels[:1] == ("workspace",)}
+    return {name: {row: value for row, value in rows.items() if row[0] == workspace} for name, rows in own.items()}
+
+
+async def _all(house: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
+    look = await house.status(None)
+    totals, database = look["totals"], look["database"]
+    queues = await _queues(house, workspace)
+    return {
+        "webhookd_info": {(look["version"],): 1},
+        "webhookd_uptime_seconds": {(): look["uptime_seconds"]},
+        "webhookd_events_accepted_total": {(): totals["accepted"]},
+        "webhookd_events_refused_total": {(code,): refusals[code] for code in {*_WATCHED_REFUSALS, *refusals}},
+        "webhookd_attempts_total": _attempts(look),
+        "webhookd_attempt_seconds": {
+            ("delivered",): house.recorder.delivered_seconds,
+            ("failed",): house.recorder.failed_seconds,
+        },
+        "webhookd_deliveries_dropped_total": {(): totals["dropped"]},
+        "webhookd_deliveries_expired_total": {(): totals["expired"]},
+        **_by_workspace(house, queues),
+        "webhookd_deliveries_in_flight": {(): look["backlog"]["in_flight"]},
+        **_by_endpoint(queues),
+        "webhookd_endpoints": _endpoints(house),
+        "webhookd_budget_failures": _budgets(house),
+        "webhookd_budget_limit": {(): house.settings().budget.limit},
+        "webhookd_mail_unsent": {(): look["unsent_mail"]["count"]},
+        "webhookd_database_bytes": {(): database["size_bytes"]},
+        "webhookd_wal_bytes": {(): database["wal_bytes"]},
+        "webhookd_disk_free_bytes": {(): database["free_bytes"]},
+        "webhookd_disk_reserved_bytes": {(): house.settings().store.min_free_mb * 1024**2},
+        "webhookd_store_full": {(): int(database["full"])},
+        "webhookd_commits_total": {(): house.store.writer.commits},
+        "webhookd_commit_seconds": {(): house.store.writer.commit_seconds},
+        "webhookd_loop_lag_seconds": {(): look["loop_lag_ms"] / 1000},
+    }
+
+
+def _attempts(look: Json) -> Values:
+    failures = look["failures_by_reason"]
+    failed: dict[tuple[str, ...], float] = {("failed", reason): failures.get(reason, 0) for reason in Reason}
+    return {("delivered", ""): look["totals"]["delivered"], **failed}
+
+
+async def _queues(house: Services, workspace: str | None) -> list[_Queue]:
+    """The endpoints for which anything waits, and those that the budget disabled."""
+    views = [(each, house.dispatcher.view(each.seq)) for each in house.directory.endpoints(workspace)]
+    wanted = [(each, view) for each, view in views if view.waiting or each.state == "auto_disabled"]
+    oldest = await house.store.read(lambda db: _oldest(db, [each for each, view in wanted if view.waiting]))
+    now_ms = house.clock.wall_ms()
+    return [
+        _Queue(
+            each,
+            "paused" if each.active and not house.directory.runs(each) else each.state.value,
+            house.directory.runs(each),
+            view.waiting,
+            view.waiting_bytes,
+            max(0, now_ms - oldest.get(each.seq, now_ms)) / 1000,
+        )
+        for each, view in wanted
+    ]
+
+
+def _oldest(db: Db, endpoints: list[Endpoint]) -> dict[int, int]:
+    """When the oldest waiting delivery of each endpoint was accepted."""
+    found = {each.seq: deliveries.oldest_waiting(db, each.seq, each.skipped_upto) for each in endpoints}
+    return {seq: oldest[1] for seq, oldest in found.items() if oldest is not None}
+
+
+def _by_workspace(house: Services, queues: list[_Queue]) -> dict[str, Values]:
+    names = ("deliveries_waiting", "deliveries_waiting_bytes", "deliveries_held", "oldest_waiting_seconds")
+    found = {f"webhookd_{name}": defaultdict[tuple[str, ...], float](float) for name in names}
+    waiting, size, held, oldest = found.values()
+    for workspace in house.directory.workspaces():  # each is there, also with nothing that waits
+        for values in found.values():
+            values[workspace.id,] = 0
+    for queue in queues:
+        key = (queue.endpoint.workspace,)
+        waiting[key] += queue.waiting
+        size[key] += queue.waiting_bytes
+        if queue.runs:
+            oldest[key] = max(oldest[key], queue.oldest_seconds)
+        else:
+            held[key] += queue.waiting
+    return dict(found)
+
+
+def _by_endpoint(queues: list[_Queue]) -> dict[str, Values]:
+    """The endpoints that are worth a look, the disabled ones first, then those with the most waiting."""
+    ranked = sorted(queues, key=lambda queue: (queue.state != "auto_disabled", -queue.waiting))
+    listed = {(queue.endpoint.workspace, queue.endpoint.id, queue.state): queue for queue in ranked[:LISTED_ENDPOINTS]}
+    return {
+        "webhookd_endpoint_waiting": {labels: queue.waiting for labels, queue in listed.items()},
+        "webhookd_endpoint_oldest_seconds": {labels: queue.oldest_seconds for labels, queue in listed.items()},
+        "webhookd_endpoints_unlisted": {(): len(queues) - len(listed)},
+    }
+
+
+def _endpoints(house: Services) -> Values:
+    return Counter((endpoint.workspace, endpoint.state.value) for endpoint in house.directory.endpoints())
+
+
+def _budgets(house: Services) -> Values:
+    return {
+        (workspace.id,): house.budgets.view(workspace.id, house.directory.endpoint_id).failures
+        for workspace in house.directory.workspaces()
+    }

@@ -1,0 +1,283 @@
+"""What keeps a webhookd running well: is it alive, how does it do, a copy of its database, a test of its mail."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from webhookd import log, metrics
+from webhookd.admin.tokens import Scope
+from webhookd.config import is_mail_address
+from webhookd.errors import Refusal
+from webhookd.models import Json
+from webhookd.rules.event_types import EventType
+from webhookd.store.writer import storage_full
+from webhookd.web.api.batch_ingest import REFUSALS
+from webhookd.web.api.metrics import figures
+from webhookd.web.server.requests import (
+    SECURITY_HEADERS,
+    Paging,
+    Route,
+    caller,
+    json_response,
+    list_response,
+    read_fields,
+    read_query,
+    services,
+)
+
+READY_RETRY_SECONDS = 1
+COPY_PREFIX = ".backup-"
+COPY_PIECE_BYTES = 1024 * 1024
+
+COPYING = web.AppKey("copying", asyncio.Lock)
+DOCUMENT = web.AppKey("document", bytes)
+
+
+class Alive(Struct):
+    """The process answers."""
+
+    status: str
+
+
+class TestMail(Struct, frozen=True, kw_only=True):
+    """Whom to send a test mail."""
+
+    to: (
+        Annotated[
+            list[str],
+            Meta(min_length=1, max_length=20, description="Mail addresses; left out: those of mail.notify"),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class TestMailSent(Struct):
+    """The mail server took it."""
+
+    to: list[str]
+
+
+class FieldShown(Struct):
+    """One field of a type's events."""
+
+    path: str
+    type: str
+    meaning: str
+
+
+class EventTypeShown(Struct):
+    """One type of the catalogue."""
+
+    name: str
+    label: str
+    description: str
+    fields: list[FieldShown]
+    sample: dict[str, Any]
+
+
+class EventTypeList(Struct):
+    """A page of the catalogue."""
+
+    data: list[EventTypeShown]
+    next: str | None
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """The process is up and its loop turns."""
+    return json_response({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """The database answers and the consumers move; else 503 says what doesn't."""
+    house = services(request)
+    trouble = "it is stopping" if house.ingest.closed else await house.ready()
+    if trouble:
+        raise Refusal("unavailable", f"Not ready: {trouble}.", retry_after_seconds=READY_RETRY_SECONDS)
+    return json_response({"status": "ready"})
+
+
+async def show_status(request: web.Request) -> web.Response:
+    """The whole daemon at one look, or the caller's own workspace."""
+    return json_response(await services(request).status(_own_workspace(request)))
+
+
+async def show_metrics(request: web.Request) -> web.Response:
+    """The metrics as Prometheus reads them."""
+    workspace = _own_workspace(request)
+    values = await figures(services(request), request.app[REFUSALS], workspace)
+    text = metrics.render(values, process=workspace is None)
+    return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _own_workspace(request: web.Request) -> str | None:
+    """The workspace that the caller's token is bound to."""
+    token = caller(request)
+    return token.workspace if token is not None else None
+
+
+async def show_openapi(request: web.Request) -> web.Response:
+    """This API, described by itself."""
+    return web.Response(body=request.app[DOCUMENT], headers={"Content-Type": "application/json; charset=utf-8"})
+
+
+async def list_event_types(request: web.Request) -> web.Response:
+    """The catalogue, in its own order."""
+    query = read_query(request, Paging)
+    catalogue = services(request).catalogue()
+    begin = 0 if query.cursor is None else query.cursor.seq
+    names = catalogue.names[begin : begin + query.limit]
+    end = begin + len(names)
+    shown = [_shown(catalogue.require(name)) for name in names]
+    return list_response(shown, end if end < len(catalogue.names) else None)
+
+
+def _shown(event_type: EventType) -> Json:
+    return {
+        "name": event_type.name,
+        "label": event_type.label,
+        "description": event_type.description,
+        "fields": [{"path": each.path, "type": each.type, "meaning": each.meaning} for each in event_type.fields],
+        "sample": event_type.sample,
+    }
+
+
+async def send_test_mail(request: web.Request) -> web.Response:
+    """Send a test mail now and say whether the mail server took it."""
+    house = services(request)
+    fields = await read_fields(request, TestMail)
+    to = list(house.settings().mail.notify) if fields.to is UNSET else fields.to
+    for address in to:
+        if not is_mail_address(address):
+            message = f"{address!r} is not a mail address like ops@example.com."
+            raise Refusal("invalid_field", message, details={"field": "to"})
+    await house.send_test_mail(to)
+    return json_response({"to": to})
+
+
+async def make_backup(request: web.Request) -> web.StreamResponse:
+    """Stream a consistent copy of the database; one at a time."""
+    house = services(request)
+    began = time.monotonic()
+    async with request.app[COPYING], _copy(house.store.path.parent, request) as (file, size_bytes):
+        response = web.StreamResponse(
+            headers={
+                **SECURITY_HEADERS,
+                "Content-Type": "application/octet-stream",
+                "Content-Disposition": 'attachment; filename="webhookd.db"',
+                "Content-Length": str(size_bytes),
+            }
+        )
+        await response.prepare(request)
+        while piece := await asyncio.to_thread(os.read, file, COPY_PIECE_BYTES):
+            await response.write(piece)
+        await response.write_eof()
+    duration_ms = round((time.monotonic() - began) * 1000, 1)
+    log.emit("backup.made", duration_ms=duration_ms, size_bytes=size_bytes)
+    return response
+
+
+@asynccontextmanager
+async def _copy(directory: Path, request: web.Request) -> AsyncIterator[tuple[int, int]]:
+    """A copy of the database, opened: its descriptor and its size.  It has no name any more once it is open."""
+    house = services(request)
+    for left in _left_over(directory):
+        left.unlink(missing_ok=True)
+    needed = house.store.size_bytes() + house.store.wal_bytes()
+    if house.store.room.spare_bytes() < needed:
+        raise storage_full()
+    path = directory / f"{COPY_PREFIX}{secrets.token_hex(8)}"
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            await house.store.backup(path)
+        finally:
+            path.unlink(missing_ok=True)
+        yield file, os.fstat(file).st_size
+    finally:
+        os.close(file)
+
+
+def _left_over(directory: Path) -> Iterator[Path]:
+    """Copies that a kill kept from being removed."""
+    return directory.glob(f"{COPY_PREFIX}*")
+
+
+ROUTES = [
+    Route("GET", "/healthz", healthz, None, "Is the process up?", answers={200: Alive}),
+    Route(
+        "GET",
+        "/readyz",
+        readyz,
+        None,
+        "Does it take and deliver events?",
+        answers={200: Alive},
+        errors=("unavailable",),
+    ),
+    Route(
+        "GET",
+        "/openapi.json",
+        show_openapi,
+        Scope.OBSERVE,
+        "This document",
+        answers={200: dict[str, Any]},
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        show_metrics,
+        Scope.OBSERVE,
+        "Figures for Prometheus",
+        answers={200: "text/plain"},
+        description="A token bound to a workspace gets those of its workspace alone.",
+    ),
+    Route(
+        "GET",
+        "/v1/status",
+        show_status,
+        Scope.OBSERVE,
+        "The whole daemon at one look",
+        answers={200: dict[str, Any]},
+        description="Version, uptime, backlog, rates, slowest endpoints, budgets, database size, unsent mail, errors. "
+        "A token bound to a workspace gets endpoints, backlog, slowest endpoints and budget of its workspace alone.",
+    ),
+    Route(
+        "GET",
+        "/v1/event-types",
+        list_event_types,
+        Scope.ADMIN,
+        "The catalogue of event types",
+        answers={200: EventTypeList},
+        query=Paging,
+    ),
+    Route(
+        "POST",
+        "/v1/mail/test",
+        send_test_mail,
+        Scope.ADMIN,
+        "Send a test mail",
+        answers={200: TestMailSent},
+        body=TestMail,
+        errors=("mail_disabled", "mail_failed"),
+        unbound=True,
+    ),
+    Route(
+        "POST",
+        "/v1/backup",
+        make_backup,
+        Scope.ADMIN,
+        "Stream a consistent copy of the database",
+        answers={200: "application/octet-stream"},
+        errors=("storage_full",),
+        unbound=True,
+    ),
+]

@@ -1,0 +1,307 @@
+"""How the API shows things: for each noun its form (a Struct, for the OpenAPI document and the tests) and its maker.
+
+The makers give plain JSON values: attempts are kept as the API shows them, and an event's payload goes out as the very
+bytes that came in, so nothing is taken apart only to be put together again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import orjson
+from msgspec import Meta, Struct
+
+from webhookd.clock import rfc3339
+from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, EventView, Json, Reason, Workspace
+from webhookd.rules.ids import delivery_id
+from webhookd.store import attempts, deliveries
+from webhookd.store.store import Db
+from webhookd.web.services import Services
+
+Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds", extra_json_schema={"format": "date-time"})]
+
+
+class Shape(Struct, forbid_unknown_fields=True):
+    """The form of an answer; a test holds the answers to their forms."""
+
+
+# Deliveries and their attempts
+
+
+class SentRequest(Shape):
+    """What was sent; the values of the endpoint's own headers are masked."""
+
+    headers: dict[str, str]
+
+
+class ReceivedResponse(Shape):
+    """What was answered, as far as it was read."""
+
+    headers: dict[str, str]
+    body: str
+    truncated: bool
+
+
+class AttemptShown(Shape):
+    """One HTTP request of a delivery."""
+
+    number: int
+    started_at: Time
+    duration_ms: float
+    outcome: Literal["delivered", "failed"]
+    reason: Reason | None
+    status: int | None
+    detail: Annotated[str, Meta(description="The reason, for a person")]
+    counted: Annotated[bool, Meta(description="Whether it counts against the failure budget")]
+    connection_retried: bool
+    request: SentRequest
+    response: ReceivedResponse | None
+
+
+class DeliveryShown(Shape):
+    """One event on its way to one endpoint."""
+
+    id: str
+    workspace: str
+    endpoint_id: str
+    event_id: str
+    event_type: str
+    state: DeliveryState
+    replay_of: str | None
+    test: Annotated[bool, Meta(description="Whether it was a *Send test*")]
+    accepted_at: Time
+    next_attempt_at: Time | None
+    finished_at: Time | None
+    attempt_count: int
+    last_attempt: AttemptShown | None
+
+
+class DeliveryWithAttempts(DeliveryShown):
+    """A delivery with each of its attempts, in order."""
+
+    attempts: list[AttemptShown]
+
+
+def show_delivery(view: DeliveryView) -> Json:
+    """A delivery, as lists and the stream show it."""
+    pending = view.state is DeliveryState.PENDING
+    return {
+        "id": delivery_id(view.seq),
+        "workspace": view.workspace,
+        "endpoint_id": view.endpoint_id,
+        "event_id": view.event_id,
+        "event_type": view.event_type,
+        "state": view.state,
+        "replay_of": None if view.replay_of is None else delivery_id(view.replay_of),
+        "test": view.is_test,
+        "accepted_at": rfc3339(view.accepted_at_ms),
+        "next_attempt_at": show_time(view.next_attempt_at_ms) if pending else None,
+        "finished_at": show_time(view.finished_at_ms),
+        "attempt_count": view.attempt_count,
+        "last_attempt": view.last_attempt,
+    }
+
+
+# Events
+
+
+class EventShown(Shape):
+    """An event of the log."""
+
+    event_id: str
+    workspace: str
+    event_type: str
+    accepted_at: Time
+
+
+class EventWithPayload(EventShown):
+    """An event as it came in, with its newest deliveries; `payload` is null once retention pruned it."""
+
+    payload: dict[str, Any] | None
+    deliveries: list[DeliveryShown]
+
+
+def show_event(view: EventView) -> Json:
+    """An event, as the list shows it."""
+    return {
+        "event_id": view.id,
+        "workspace": view.workspace,
+        "event_type": view.type,
+        "accepted_at": rfc3339(view.accepted_at_ms),
+    }
+
+
+def show_payload(view: EventView) -> orjson.Fragment | None:
+    """The payload to be spliced into an answer: no integer is too big for that and no float is rounded."""
+    return None if view.body is None else orjson.Fragment(view.body)
+
+
+# Endpoints
+
+
+class Stopped(Shape):
+    """Why an endpoint isn't active, and since when."""
+
+    reason: Annotated[str, Meta(description="`failure_budget`, or `person`")]
+    at: Time
+    message: str
+
+
+class QueueShown(Shape):
+    """How an endpoint's queue stands."""
+
+    waiting: Annotated[int, Meta(description="Deliveries that wait, the held ones included")]
+    held: Annotated[int, Meta(description="Of these, those that are held because the endpoint gets nothing now")]
+    oldest_at: Annotated[Time | None, Meta(description="When the oldest of them was accepted")]
+    next_attempt_at: Time | None
+    in_flight: bool
+
+
+class EndpointShown(Shape):
+    """A webhook: a URL, the event types that it wants, a state."""
+
+    id: str
+    workspace: str
+    url: str
+    event_types: Annotated[list[str], Meta(description='Names of the catalogue, or ["*"] for all')]
+    description: str
+    success: Literal["200", "2xx"]
+    headers: dict[str, str]
+    state: EndpointState
+    paused_by: Literal["plan"] | None
+    disabled: Stopped | None
+    created_at: Time
+    updated_at: Time
+    queue: QueueShown
+    last_attempt: AttemptShown | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What the table knows of an endpoint's queue: since when the oldest waits, what came of the last attempt."""
+
+    oldest_at_ms: int | None
+    last_attempt: Json | None
+
+
+async def show_endpoints(services: Services, shown: Sequence[Endpoint]) -> list[Json]:
+    """Endpoints with their queues; one question to the table for all of them."""
+
+    def question(db: Db) -> list[_Standing]:
+        return [_standing(services, db, each) for each in shown]
+
+    standings = await services.store.read(question) if shown else []
+    return [_show_endpoint(services, each, standing) for each, standing in zip(shown, standings, strict=True)]
+
+
+async def show_endpoint(services: Services, endpoint: Endpoint) -> Json:
+    """One endpoint with its queue."""
+    return (await show_endpoints(services, [endpoint]))[0]
+
+
+def _standing(services: Services, db: Db, endpoint: Endpoint) -> _Standing:
+    waits = services.dispatcher.view(endpoint.seq).waiting > 0
+    oldest = deliveries.oldest_waiting(db, endpoint.seq, endpoint.skipped_upto) if waits else None
+    return _Standing(oldest[1] if oldest else None, attempts.last_of_endpoint(db, endpoint.seq))
+
+
+def _show_endpoint(services: Services, endpoint: Endpoint, standing: _Standing) -> Json:
+    return {
+        "id": endpoint.id,
+        "workspace": endpoint.workspace,
+        "url": endpoint.url,
+        "event_types": endpoint.event_types,
+        "description": endpoint.description,
+        "success": endpoint.success,
+        "headers": dict(endpoint.headers),
+        "state": endpoint.state,
+        "paused_by": "plan" if services.directory.paused(endpoint.workspace) else None,
+        "disabled": _show_stopped(endpoint),
+        "created_at": rfc3339(endpoint.created_at_ms),
+        "updated_at": rfc3339(endpoint.updated_at_ms),
+        "queue": _show_queue(services, endpoint, standing.oldest_at_ms),
+        "last_attempt": standing.last_attempt,
+    }
+
+
+def _show_stopped(endpoint: Endpoint) -> Json | None:
+    if endpoint.state is EndpointState.ACTIVE:
+        return None
+    return {
+        "reason": endpoint.disabled_reason,
+        "at": show_time(endpoint.disabled_at_ms),
+        "message": endpoint.disabled_message,
+    }
+
+
+def _show_queue(services: Services, endpoint: Endpoint, oldest_at_ms: int | None) -> Json:
+    queue = services.dispatcher.view(endpoint.seq)
+    runs = services.directory.runs(endpoint)
+    return {
+        "waiting": queue.waiting,
+        "held": 0 if runs else queue.waiting,
+        "oldest_at": show_time(oldest_at_ms) if queue.waiting else None,
+        "next_attempt_at": show_time(queue.next_attempt_at_ms) if runs else None,
+        "in_flight": queue.in_flight,
+    }
+
+
+# Workspaces and their budget
+
+
+class WorkspaceShown(Shape):
+    """A tenant."""
+
+    id: str
+    name: str
+    plan: str
+    webhooks: Annotated[bool, Meta(description="Whether the plan has webhooks; else everything is held")]
+    notify: Annotated[list[str], Meta(description="Who gets the notices; none: mail.notify of the configuration")]
+    created_at: Time
+
+
+class BudgetShown(Shape):
+    """How much of the failure budget is spent, and by whom."""
+
+    limit: int
+    window_seconds: float
+    failures: int
+    by_endpoint: dict[str, int]
+    oldest_expires_at: Time | None
+    spent_until: Annotated[
+        Time | None, Meta(description="Until then one more failure disables its endpoint; null: it wouldn't yet")
+    ]
+
+
+def show_workspace(services: Services, workspace: Workspace) -> Json:
+    """A workspace."""
+    return {
+        "id": workspace.id,
+        "name": workspace.name,
+        "plan": workspace.plan,
+        "webhooks": not services.directory.paused(workspace.id),
+        "notify": workspace.notify,
+        "created_at": rfc3339(workspace.created_at_ms),
+    }
+
+
+def show_budget(services: Services, workspace_id: str) -> Json:
+    """The failure budget of a workspace, now."""
+    view = services.budgets.view(workspace_id, services.directory.endpoint_id)
+    expires = view.oldest_expires_in_seconds
+    seconds = view.window_seconds
+    return {
+        "limit": view.limit,
+        "window_seconds": round(seconds) if seconds == round(seconds) else seconds,
+        "failures": view.failures,
+        "by_endpoint": view.by_endpoint,
+        "oldest_expires_at": None if expires is None else rfc3339(services.clock.wall_ms() + round(expires * 1000)),
+        "spent_until": show_time(services.budgets.spent_until_ms(workspace_id)),
+    }
+
+
+def show_time(unix_ms: int | None) -> str | None:
+    """A time that may be missing."""
+    return None if unix_ms is None else rfc3339(unix_ms)

@@ -1,0 +1,165 @@
+"""One look at the whole daemon: what `GET /v1/status`, `webhookd status` and the metrics show."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from webhookd import log
+from webhookd._version import __version__
+from webhookd.clock import Clock, rfc3339
+from webhookd.delivery.budgets import Budgets
+from webhookd.delivery.dispatcher import Dispatcher
+from webhookd.delivery.held_events import Keeper
+from webhookd.delivery.ingest import Ingest
+from webhookd.delivery.recorder import Recorder
+from webhookd.delivery.registry import Directory
+from webhookd.mail.mailer import Mailer
+from webhookd.models import Endpoint, Json
+from webhookd.store.store import SQLITE_VERSION, Store
+from webhookd.systemd import Heartbeat
+
+RATE_BEATS = 60
+SLOWEST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The counters at one beat, and how late it came."""
+
+    at: float
+    lag_seconds: float
+    accepted: int
+    delivered: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts that are looked at."""
+
+    store: Store
+    directory: Directory
+    dispatcher: Dispatcher
+    ingest: Ingest
+    recorder: Recorder
+    keeper: Keeper
+    budgets: Budgets
+    mailer: Mailer
+
+
+class Status:
+    """Gathers the look; `beat` is called once a second for the rates."""
+
+    def __init__(self, parts: Parts, clock: Clock) -> None:
+        self._parts = parts
+        self._clock = clock
+        self._started_ms = clock.wall_ms()
+        self._started = clock.monotonic()
+        self._samples: deque[Sample] = deque(maxlen=RATE_BEATS)
+        self.heartbeat: Heartbeat | None = None
+
+    def beat(self) -> None:
+        """Take a sample of the counters."""
+        parts = self._parts
+        self._samples.append(
+            Sample(
+                self._clock.monotonic(),
+                self.heartbeat.lag_seconds if self.heartbeat else 0.0,
+                parts.ingest.accepted_count,
+                parts.recorder.delivered_count,
+                parts.recorder.failed_count,
+            )
+        )
+
+    async def show(self, workspace: str | None = None) -> Json:
+        """The look, as JSON; of one workspace alone, without what concerns the whole daemon, if it is named."""
+        endpoints = self._parts.directory.endpoints()
+        if workspace is None:
+            return {**self._of(endpoints, None), **await self._of_the_daemon()}
+        return self._of([each for each in endpoints if each.workspace == workspace], workspace)
+
+    def _of(self, endpoints: Sequence[Endpoint], workspace: str | None) -> Json:
+        parts = self._parts
+        views = {each.seq: parts.dispatcher.view(each.seq) for each in endpoints}
+        return {
+            "version": __version__,
+            "started_at": rfc3339(self._started_ms),
+            "uptime_seconds": round(self._clock.monotonic() - self._started, 1),
+            "workspaces": len(parts.directory.workspaces()) if workspace is None else 1,
+            "endpoints": {
+                "total": len(endpoints),
+                "active": sum(1 for each in endpoints if parts.directory.runs(each)),
+                "auto_disabled": sum(1 for each in endpoints if each.state == "auto_disabled"),
+            },
+            "backlog": {
+                "waiting": sum(view.waiting for view in views.values()),
+                "waiting_bytes": sum(view.waiting_bytes for view in views.values()),
+                "held": sum(views[each.seq].waiting for each in endpoints if not parts.directory.runs(each)),
+                "in_flight": sum(1 for view in views.values() if view.in_flight),
+            },
+            "slowest_endpoints": self._slowest(endpoints),
+            "budgets": self._budgets(workspace),
+        }
+
+    async def _of_the_daemon(self) -> Json:
+        parts = self._parts
+        return {
+            "sqlite_version": SQLITE_VERSION,
+            "totals": {
+                "accepted": parts.ingest.accepted_count,
+                "delivered": parts.recorder.delivered_count,
+                "failed": parts.recorder.failed_count,
+                "dropped": parts.recorder.dropped_count,
+                "expired": parts.keeper.expired_count,
+            },
+            "failures_by_reason": {str(reason): count for reason, count in parts.recorder.failures_by_reason.items()},
+            "rates_per_second": self._rates(),
+            "loop_lag_ms": round(max((each.lag_seconds for each in self._samples), default=0.0) * 1000, 1),
+            "database": {
+                "full": parts.store.room.short(),
+                "size_bytes": parts.store.size_bytes(),
+                "wal_bytes": parts.store.wal_bytes(),
+                "free_bytes": parts.store.room.free_bytes(),
+            },
+            "unsent_mail": await parts.mailer.unsent(),
+            "last_errors": [_shown(error) for error in log.recent_errors()],
+        }
+
+    def _rates(self) -> Json:
+        if len(self._samples) < 2:
+            return {"accepted": 0.0, "delivered": 0.0, "failed": 0.0}
+        first, last = self._samples[0], self._samples[-1]
+        seconds = max(last.at - first.at, 1e-9)
+        return {
+            "accepted": round((last.accepted - first.accepted) / seconds, 2),
+            "delivered": round((last.delivered - first.delivered) / seconds, 2),
+            "failed": round((last.failed - first.failed) / seconds, 2),
+        }
+
+    def _slowest(self, endpoints: Sequence[Endpoint]) -> list[Json]:
+        durations = self._parts.recorder.durations_ms
+        found = [(durations[each.seq], each) for each in endpoints if each.seq in durations]
+        found.sort(key=lambda pair: -pair[0])
+        return [
+            {"id": each.id, "workspace": each.workspace, "url": each.url, "attempt_ms": round(duration_ms, 1)}
+            for duration_ms, each in found[:SLOWEST]
+        ]
+
+    def _budgets(self, only: str | None) -> list[Json]:
+        """The workspaces that have spent any of their budget."""
+        shown = []
+        for workspace in self._parts.directory.workspaces():
+            if only is not None and workspace.id != only:
+                continue
+            view = self._parts.budgets.view(workspace.id, self._parts.directory.endpoint_id)
+            if view.failures:
+                shown.append({"workspace": workspace.id, "failures": view.failures, "limit": view.limit})
+        return shown
+
+
+def _shown(error: Json) -> Json:
+    """A logged error as the look shows it: when, which, and what it said."""
+    said = {name: value for name, value in error.items() if name not in ("at_unix_seconds", "event")}
+    return {"at": rfc3339(round(error["at_unix_seconds"] * 1000)), "event": error["event"], "fields": said}

@@ -1,0 +1,123 @@
+"""API tokens: listed without their secrets, made, revoked.  For admins of the whole daemon alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from webhookd.admin.tokens import NOTE_CHARACTERS, Scope
+from webhookd.clock import rfc3339
+from webhookd.models import Json, Token
+from webhookd.web.server.requests import (
+    Paging,
+    Route,
+    json_response,
+    list_response,
+    no_content,
+    read_fields,
+    read_query,
+    services,
+)
+
+
+class NewToken(Struct, frozen=True, kw_only=True):
+    """What a token is to be good for."""
+
+    scope: Annotated[
+        str, Meta(description="admin, ingest or observe", extra_json_schema={"enum": [str(each) for each in Scope]})
+    ]
+    workspace: Annotated[str, Meta(description="The one workspace that it is good for")] | None = None
+    note: Annotated[str, Meta(max_length=NOTE_CHARACTERS, description="Who has it")] = ""
+
+
+class TokenShown(Struct):
+    """A token, without its secret."""
+
+    id: str
+    scope: Scope
+    workspace: str | None
+    note: str
+    created_at: str
+
+
+class TokenMade(TokenShown):
+    """A token that was just made; `secret` is told this once."""
+
+    secret: str
+
+
+class TokenList(Struct):
+    """A page of tokens."""
+
+    data: list[TokenShown]
+    next: str | None
+
+
+async def list_tokens(request: web.Request) -> web.Response:
+    """All tokens in the order of their ids, which is that of time."""
+    query = read_query(request, Paging)
+    found = sorted(services(request).access.list(), key=lambda token: token.id)
+    after = [token for token in found if query.cursor is None or token.id > query.cursor]
+    page = after[: query.limit]
+    return list_response([_shown(token) for token in page], page[-1].id if len(after) > len(page) else None)
+
+
+async def make_token(request: web.Request) -> web.Response:
+    """Make a token and tell its secret, this once."""
+    fields = await read_fields(request, NewToken)
+    token, secret = await services(request).access.add(fields.scope, fields.workspace, fields.note)
+    return json_response({**_shown(token), "secret": secret}, 201)
+
+
+async def revoke_token(request: web.Request) -> web.Response:
+    """Make a token worthless, at once."""
+    await services(request).access.revoke(request.match_info["token"])
+    return no_content()
+
+
+def _shown(token: Token) -> Json:
+    return {
+        "id": token.id,
+        "scope": token.scope,
+        "workspace": token.workspace,
+        "note": token.note,
+        "created_at": rfc3339(token.created_at_ms),
+    }
+
+
+ROUTES = [
+    Route(
+        "GET",
+        "/v1/tokens",
+        list_tokens,
+        Scope.ADMIN,
+        "List the tokens, without their secrets",
+        answers={200: TokenList},
+        query=Paging,
+        unbound=True,
+    ),
+    Route(
+        "POST",
+        "/v1/tokens",
+        make_token,
+        Scope.ADMIN,
+        "Make a token",
+        answers={201: TokenMade},
+        body=NewToken,
+        errors=("not_found",),
+        unbound=True,
+        description="The secret is told in this answer alone; webhookd keeps only its hash.",
+    ),
+    Route(
+        "DELETE",
+        "/v1/tokens/{token}",
+        revoke_token,
+        Scope.ADMIN,
+        "Revoke a token",
+        answers={204: None},
+        errors=("not_found",),
+        unbound=True,
+    ),
+]

@@ -1,0 +1,58 @@
+"""The application: every route of every table, behind the guard; what `daemon` serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from aiohttp import web
+
+from webhookd.web.api import deliveries, endpoints, events, live, operations, tokens, workspaces
+from webhookd.web.api.batch_ingest import REFUSALS
+from webhookd.web.api.event_stream import STREAMS
+from webhookd.web.api.openapi import document, paths_of
+from webhookd.web.server.guard import GUARD, Guard, expect
+from webhookd.web.server.memory_limit import HOLDING, Holding
+from webhookd.web.server.requests import PATIENCE, SERVICES, Patience, Route
+from webhookd.web.services import Services
+from webhookd.web.ui import sign_in
+from webhookd.web.ui.routes import add_pages
+
+ROUTES: list[Route] = [
+    *events.ROUTES,
+    *endpoints.ROUTES,
+    *live.ROUTES,  # before the log's /deliveries/{delivery}, which would take its path
+    *deliveries.ROUTES,
+    *workspaces.ROUTES,
+    *tokens.ROUTES,
+    *operations.ROUTES,
+    *sign_in.ROUTES,
+]
+
+
+def make_app(services: Services, *, patience: Patience | None = None) -> web.Application:
+    """The application on these services; `patience` bounds how long callers may take."""
+    guard = Guard(services)
+    app = web.Application(client_max_size=events.BODY_MAX_BYTES)
+    app[SERVICES] = services
+    app[GUARD] = guard
+    app[PATIENCE] = patience or Patience()
+    app[HOLDING] = Holding()
+    app[REFUSALS] = Counter()
+    app[STREAMS] = set()
+    app[operations.COPYING] = asyncio.Lock()
+    app[operations.DOCUMENT] = document(ROUTES)
+    for route in ROUTES:
+        _register(app, route, guard)
+    add_pages(app)
+    app.on_shutdown.append(events.end_streams)
+    return app
+
+
+def _register(app: web.Application, route: Route, guard: Guard) -> None:
+    handler = guard.protect(route)
+    for path in paths_of(route):
+        app.router.add_route(route.method, path, handler, expect_handler=expect)
+        # RFC 9110 wants HEAD wherever GET is; a live stream has no end that a HEAD could wait for.
+        if route.method == "GET" and "text/event-stream" not in route.answers.values():
+            app.router.add_route("HEAD", path, handler, expect_handler=expect)

@@ -1,0 +1,1 @@
+"""aiohttp's server made fit: listener, memory limit, guard, requests and responses."""

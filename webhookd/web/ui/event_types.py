@@ -1,0 +1,34 @@
+"""The reference of the event types: when each fires, every field with its meaning, a sample."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from webhookd.rules.event_types import Field
+from webhookd.web.ui.pages import Page
+from webhookd.web.ui.view_models import ShownType, show_type
+
+
+@dataclass(frozen=True, slots=True)
+class ShownReference:
+    """One type with all that is known of it; the meanings are in the reader's language."""
+
+    kind: ShownType
+    fields: tuple[Field, ...]
+    sample: str
+
+
+async def show_event_types(page: Page) -> web.StreamResponse:
+    """Every type of the catalogue, in its own order."""
+    catalogue = page.services.catalogue()
+    shown = [_shown(page, name) for name in catalogue.names]
+    return page.show("event_types.html", types=shown, open=page.asked("type"))
+
+
+def _shown(page: Page, name: str) -> ShownReference:
+    known = page.services.catalogue().require(name)
+    fields = tuple(Field(each.path, each.type, page.text.meaning(each.meaning)) for each in known.fields)
+    return ShownReference(show_type(page, name), fields, json.dumps(known.sample, indent=2, ensure_ascii=False))

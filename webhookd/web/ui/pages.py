@@ -1,0 +1,288 @@
+"""The page: what all of its parts share, from the session to the headers.
+
+A handler gets a `Page`: who is signed in, which workspace is looked at, in which language.  Everything that it answers
+goes out with a policy that lets no script, style or frame in but the page's own.  A refusal becomes a page that says
+what is wrong, in the status that the API would give.
+
+An address names its workspace only where there is a choice: `?workspace=acme`, for a token of no workspace of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from aiohttp import web
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import webhookd
+from webhookd.admin.sessions import Session, form_proof, from_own_page, proves
+from webhookd.clock import rfc3339
+from webhookd.errors import Refusal
+from webhookd.models import DEFAULT_WORKSPACE, Workspace
+from webhookd.rules.ids import delivery_id
+from webhookd.web.server.guard import failure
+from webhookd.web.server.requests import media_type, media_type_refused, read_body
+from webhookd.web.server.requests import services as services_of
+from webhookd.web.services import Services
+from webhookd.web.ui import text
+from webhookd.web.ui.texts import LANGUAGES, Texts, choose, texts
+
+SESSION_COOKIE = "webhookd_session"
+VISITOR_COOKIE = "webhookd_visitor"
+LANGUAGE_COOKIE = "webhookd_language"
+SESSION_SECONDS = 12 * 3600
+LANGUAGE_SECONDS = 365 * 86400
+FORM_MAX_BYTES = 256 * 1024
+PROOF_FIELD = "proof"
+
+# `same-origin` and not `no-referrer`: with the latter a browser sends `Origin: null` with our own forms.
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+
+
+class Translated(Refusal):
+    """A refusal of the page's own, whose message is in the reader's language; those of the house are in English."""
+
+
+@dataclass(slots=True)
+class Page:
+    """One request of a reader.  `session` is None where nobody is signed in; then `workspace` is nobody's either."""
+
+    request: web.Request
+    services: Services
+    text: Texts
+    session: Session | None
+    workspace: Workspace
+    visitor: str = ""
+    fields: list[tuple[str, str]] = field(default_factory=list)
+
+    # What was sent
+
+    def field(self, name: str) -> str:
+        """The last value of a form's field, "" where it has none."""
+        return next((value for key, value in reversed(self.fields) if key == name), "")
+
+    def fields_named(self, name: str) -> list[str]:
+        """All values of a form's field."""
+        return [value for key, value in self.fields if key == name]
+
+    def asked(self, name: str) -> str:
+        """A parameter of the address, "" where it has none."""
+        return str(self.request.rel_url.query.get(name, ""))
+
+    @property
+    def said(self) -> str:
+        """What the change before this page did, as its address says (`?said=enabled&n=12`); "" if nothing."""
+        key, number = f"said.{self.asked('said')}", self.asked("n")
+        if not key.replace(".", "_").isidentifier() or key.count(".") > 1:
+            return ""
+        if f"{key}.other" in self.text.texts:
+            return self.text.count(key, int(number) if number.isdecimal() and len(number) < 10 else 0)
+        return self.text.maybe(key, "")
+
+    # Where to
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the reader may look at every workspace."""
+        return self.session is not None and self.session.token.workspace is None
+
+    @property
+    def workspaces(self) -> list[Workspace]:
+        """The workspaces to switch between."""
+        return self.services.directory.workspaces() if self.chooses else []
+
+    def url(self, path: str, **parameters: object) -> str:
+        """The address of a page of this workspace; parameters that are None or "" are left out."""
+        given = {name: value for name, value in parameters.items() if value not in (None, "")}
+        if self.chooses and self.workspace.id != DEFAULT_WORKSPACE:
+            given = {"workspace": self.workspace.id, **given}
+        return f"{path}?{urlencode(given)}" if given else path
+
+    @property
+    def here(self) -> str:
+        """The address of this page to come back to; what a form answered can't be come back to."""
+        return self.request.rel_url.path_qs if self.request.method != "POST" else self.url("/webhooks")
+
+    # Answers
+
+    def show(self, template: str, status: int = 200, **values: Any) -> web.Response:
+        """A page made from a template."""
+        html = _templates().get_template(template).render(page=self, t=self.text, url=self.url, **values)
+        response = web.Response(text=html, status=status, content_type="text/html", charset="utf-8")
+        self.give_proof(response)
+        return response
+
+    def go(self, path: str, **parameters: object) -> web.Response:
+        """Send the browser to another page after a change."""
+        return web.Response(status=303, headers={"Location": self.url(path, **parameters)})
+
+    # Forms
+
+    @property
+    def proof(self) -> str:
+        """What each form of this page has in its hidden field."""
+        return form_proof(self.session.secret if self.session else self.visitor)
+
+    def give_proof(self, response: web.StreamResponse) -> None:
+        """Give a visitor who isn't signed in the cookie that the forms are made for."""
+        if self.session is None and self.request.cookies.get(VISITOR_COOKIE) != self.visitor:
+            self.set_cookie(response, VISITOR_COOKIE, self.visitor, SESSION_SECONDS, samesite="Strict")
+
+    def set_cookie(
+        self, response: web.StreamResponse, name: str, value: str, max_age_seconds: int, *, samesite: str = "Lax"
+    ) -> None:
+        """Set a cookie that no script can read, for https alone where the page is reached by it."""
+        secure = self.services.settings().listen.public_url.startswith("https:")
+        response.set_cookie(
+            name, value, max_age=max_age_seconds, path="/", httponly=True, secure=secure, samesite=samesite
+        )
+
+
+Handler = Callable[[Page], Awaitable[web.StreamResponse]]
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def page(handler: Handler, *, open_to_all: bool = False) -> Answering:
+    """Make a handler of pages one of aiohttp: find the session, check the form, answer refusals, set the headers."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        made = await _begin(request)
+        try:
+            response = await _answer(made, handler, open_to_all=open_to_all)
+        except Refusal as refusal:
+            response = made.show("error.html", refusal.status, refusal=refusal)
+        except (web.HTTPException, ConnectionError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets a page and no traceback
+            fault = failure(request.method, request.path, error)
+            response = made.show("error.html", fault.status, refusal=fault)
+        if not response.prepared:
+            response.headers.update(_HEADERS)
+        return response
+
+    return answer
+
+
+async def _begin(request: web.Request) -> Page:
+    services = services_of(request)
+    language = choose(request.cookies.get(LANGUAGE_COOKIE), request.headers.get("Accept-Language", ""))
+    session = await services.sessions.find(request.cookies.get(SESSION_COOKIE, ""))
+    visitor = request.cookies.get(VISITOR_COOKIE, "") or secrets.token_urlsafe(16)
+    bound = session.token.workspace if session else None
+    default = services.directory.workspace(bound or DEFAULT_WORKSPACE)
+    return Page(request, services, texts(language), session, default, visitor)
+
+
+async def _answer(made: Page, handler: Handler, *, open_to_all: bool) -> web.StreamResponse:
+    request = made.request
+    if request.method == "POST":
+        await _check_form(made)
+    if made.session is None and not open_to_all:
+        then = made.here if request.method != "POST" and request.path != "/" else None
+        return made.go("/sign-in", then=then)
+    if made.chooses:
+        made.workspace = made.services.directory.workspace(made.asked("workspace") or DEFAULT_WORKSPACE)
+    return await handler(made)
+
+
+async def _check_form(made: Page) -> None:
+    """Read the form of a change and make sure that it is one of ours; Refusal `forbidden` if not."""
+    if not from_own_page(made.request, made.services.settings().listen.public_url):
+        raise Translated("forbidden", made.text("form.foreign"))
+    if media_type(made.request) != "application/x-www-form-urlencoded":
+        raise media_type_refused(made.request, "application/x-www-form-urlencoded")
+    body = await read_body(made.request, FORM_MAX_BYTES)
+    try:
+        made.fields = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=1000)
+    except ValueError:
+        raise Translated("invalid_request", made.text("form.unreadable")) from None
+    if not proves(made.session.secret if made.session else made.visitor, made.field(PROOF_FIELD)):
+        raise Translated("forbidden", made.text("form.stale"))
+
+
+async def static(request: web.Request) -> web.Response:
+    """A file of the page's own; its address carries its version, so it may be kept."""
+    found = static_files().get(request.match_info["name"])
+    if found is None:
+        raise Refusal("not_found", f"There is no file {request.path[:200]!r}.")
+    body, media = found
+    headers = {
+        "Cache-Control": "public, max-age=31536000, immutable",
+        "X-Content-Type-Options": "nosniff",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
+    return web.Response(body=body, content_type=media, charset="utf-8", headers=headers)
+
+
+@cache
+def static_files() -> dict[str, tuple[bytes, str]]:
+    """The page's own files by name, each with its media type."""
+    folder = importlib.resources.files("webhookd.web.ui") / "static"
+    types = {file.name: _STATIC_TYPES.get(file.name.rpartition(".")[2]) for file in folder.iterdir()}
+    return {name: ((folder / name).read_bytes(), media) for name, media in types.items() if media}
+
+
+@cache
+def _static_url(name: str) -> str:
+    digest = hashlib.sha256(static_files()[name][0]).hexdigest()[:12]
+    return f"/static/{name}?v={digest}"
+
+
+def _iso(at: int | str) -> str:
+    """A time as RFC 3339 has it, from milliseconds or from itself."""
+    return at if isinstance(at, str) else rfc3339(at)
+
+
+def _utc(at: int | str, characters: int = 19) -> str:
+    """A time for reading: `2026-01-31 12:00:00 UTC`."""
+    return _iso(at)[:characters].replace("T", " ") + " UTC"
+
+
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("webhookd.web.ui"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters |= {
+        "visible": text.visible,
+        "line": text.one_line,
+        "pretty": text.pretty,
+        "is_cut": text.is_cut,
+        "iso": _iso,
+        "utc": _utc,
+        "utc_ms": lambda at: _utc(at, 23),
+        "field_time": lambda at: "" if at is None else rfc3339(at)[:19],
+        "delivery_id": delivery_id,
+    }
+    environment.tests["translated"] = lambda refusal: isinstance(refusal, Translated)
+    environment.globals |= {
+        "static": _static_url,
+        "version": webhookd.__version__,
+        "languages": LANGUAGES,
+        "proof_field": PROOF_FIELD,
+    }
+    return environment

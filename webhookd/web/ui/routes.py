@@ -1,0 +1,59 @@
+"""The addresses of the page, all in one table, and how they come into the daemon's application."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from webhookd.web.ui import event_types, log, sign_in, webhooks
+from webhookd.web.ui.pages import Answering, Handler, page, static
+
+_STREAM = "/log/stream"
+_OPEN: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/sign-in", sign_in.show_sign_in),
+    ("POST", "/sign-in", sign_in.sign_in),
+    ("POST", "/sign-out", sign_in.sign_out),
+    ("POST", "/language", sign_in.set_language),
+)
+_SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/", webhooks.front),
+    ("GET", "/settings/integrations", webhooks.show_integrations),
+    ("GET", "/webhooks", webhooks.show_webhooks),
+    ("GET", "/webhooks/new", webhooks.show_new),
+    ("POST", "/webhooks/new", webhooks.create),
+    ("GET", "/webhooks/{endpoint}", webhooks.show_webhook),
+    ("GET", "/webhooks/{endpoint}/edit", webhooks.show_edit),
+    ("POST", "/webhooks/{endpoint}/edit", webhooks.edit),
+    ("GET", "/webhooks/{endpoint}/key", webhooks.show_key),
+    ("POST", "/webhooks/{endpoint}/key", webhooks.reveal),
+    ("POST", "/webhooks/{endpoint}/rotate-key", webhooks.rotate),
+    ("GET", "/webhooks/{endpoint}/enable", webhooks.show_enable),
+    ("POST", "/webhooks/{endpoint}/enable", webhooks.enable),
+    ("POST", "/webhooks/{endpoint}/disable", webhooks.disable),
+    ("POST", "/webhooks/{endpoint}/test", webhooks.send_test),
+    ("GET", "/webhooks/{endpoint}/delete", webhooks.show_delete),
+    ("POST", "/webhooks/{endpoint}/delete", webhooks.delete),
+    ("GET", "/workspaces/{workspace}/endpoints/{endpoint}", webhooks.from_mail),
+    ("GET", "/event-types", event_types.show_event_types),
+    ("GET", "/log", log.show_log),
+    ("GET", "/log/replay", log.show_replay),
+    ("POST", "/log/replay", log.replay),
+    ("GET", _STREAM, log.stream),
+    ("GET", "/log/{delivery}", log.show_delivery),
+    ("POST", "/log/{delivery}/replay", log.replay_one),
+)
+
+
+def add_pages(app: web.Application) -> None:
+    """Add every address of the page to the application."""
+    for method, path, handler in _OPEN:
+        _add(app, method, path, page(handler, open_to_all=True))
+    for method, path, handler in _SIGNED_IN:
+        _add(app, method, path, page(handler))
+    app.router.add_get("/static/{name}", static)
+
+
+def _add(app: web.Application, method: str, path: str, handler: Answering) -> None:
+    app.router.add_route(method, path, handler)
+    # RFC 9110 wants HEAD wherever GET is; a live stream has no end that a HEAD could wait for.
+    if method == "GET" and path != _STREAM:
+        app.router.add_route("HEAD", path, handler)

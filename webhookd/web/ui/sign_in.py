@@ -1,0 +1,126 @@
+"""Signing in and out, and the language: all that works for somebody who isn't signed in yet."""
+
+from __future__ import annotations
+
+import math
+
+from aiohttp import web
+from msgspec import Struct
+
+from webhookd.admin.tokens import Scope
+from webhookd.errors import Refusal
+from webhookd.web.server.requests import Route, caller, json_response, services
+from webhookd.web.ui.pages import (
+    LANGUAGE_COOKIE,
+    LANGUAGE_SECONDS,
+    SESSION_COOKIE,
+    SESSION_SECONDS,
+    VISITOR_COOKIE,
+    Page,
+)
+from webhookd.web.ui.texts import LANGUAGES
+
+SECRET_CHARACTERS = 1000
+
+
+async def show_sign_in(page: Page) -> web.StreamResponse:
+    """The form for a token or a code; a script posts a code that came in the fragment."""
+    if page.session is not None and not page.asked("then"):
+        # A fresh link in a browser that is signed in already: the form is shown all the same, and replaces the session.
+        return page.show("sign_in.html", then="", fault="", signed_in=True)
+    return page.show("sign_in.html", then=page.asked("then"), fault="", signed_in=False)
+
+
+async def sign_in(page: Page) -> web.StreamResponse:
+    """Spend a code or check a token."""
+    sessions, address = page.services.sessions, page.request.remote or "local"
+    then = page.field("then")
+    wait_seconds = sessions.patience_seconds(address)
+    if wait_seconds > 0:
+        return _refuse(page, 429, page.text.count("sign_in.too_often", math.ceil(wait_seconds)), then)
+    secret = page.field("secret").strip()
+    session = await sessions.sign_in(secret) if 0 < len(secret) <= SECRET_CHARACTERS else None
+    if session is None:
+        sessions.guessed_wrong(address)
+        return _refuse(page, 403, page.text("sign_in.wrong"), then)
+    if page.session is not None:
+        await sessions.sign_out(page.session)
+    response = web.Response(status=303, headers={"Location": then if is_own_path(then) else "/webhooks"})
+    page.set_cookie(response, SESSION_COOKIE, session.secret, SESSION_SECONDS)
+    response.del_cookie(VISITOR_COOKIE, path="/")
+    return response
+
+
+async def sign_out(page: Page) -> web.StreamResponse:
+    """End the session."""
+    if page.session is not None:
+        await page.services.sessions.sign_out(page.session)
+    response = web.Response(status=303, headers={"Location": "/sign-in"})
+    response.del_cookie(SESSION_COOKIE, path="/")
+    return response
+
+
+async def set_language(page: Page) -> web.StreamResponse:
+    """Remember the language in a cookie."""
+    language, then = page.field("language"), page.field("then")
+    if language not in LANGUAGES:
+        raise Refusal("invalid_field", f"language is one of {', '.join(LANGUAGES)}.", details={"field": "language"})
+    response = web.Response(status=303, headers={"Location": then if is_own_path(then) else "/"})
+    page.set_cookie(response, LANGUAGE_COOKIE, language, LANGUAGE_SECONDS)
+    return response
+
+
+async def make_link(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/sign-in-links`: a link that signs in once, as the token that asks for it."""
+    token = caller(request)
+    assert token is not None
+    link = services(request).sessions.link(_page_url(request), token.id)
+    if link is None:
+        raise Refusal("unauthorized", "This token was revoked just now.")
+    return json_response({"url": link}, 201)
+
+
+def is_own_path(path: str) -> bool:
+    """Whether `path` can only lead to a page of ours: one slash at its beginning, nothing that a browser bends."""
+    return (
+        path.startswith("/")
+        and not path.startswith("//")
+        and "\\" not in path
+        and path.isascii()
+        and path.isprintable()
+    )
+
+
+def _page_url(request: web.Request) -> str:
+    listen = services(request).settings().listen
+    if listen.public_url:
+        return listen.public_url.rstrip("/")
+    sockname = request.get_extra_info("sockname")
+    if isinstance(sockname, tuple):
+        return f"http://{request.host}"
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host  # it came over the unix socket
+    return f"http://{host}:{listen.port}"
+
+
+def _refuse(page: Page, status: int, fault: str, then: str) -> web.Response:
+    return page.show("sign_in.html", status, then=then, fault=fault, signed_in=False)
+
+
+class SignInLink(Struct):
+    """A link that signs in to the page."""
+
+    url: str
+
+
+ROUTES = [
+    Route(
+        "POST",
+        "/v1/sign-in-links",
+        make_link,
+        Scope.ADMIN,
+        "Make a link that signs in to the page",
+        answers={201: SignInLink},
+        description="It works once, for 10 minutes, and signs in as the token that made it. Its code is in the "
+        "fragment, so that no server's log sees it.",
+    )
+]

@@ -1,0 +1,95 @@
+"""What the page says, in the reader's language: one catalogue file per language, chosen by cookie or `Accept-Language`.
+
+A text is found by its key and filled in by name.  What counts something has a key with `.one` and one with `.other`.
+The two catalogues have the same keys, and every key is used; a test holds them to it.  What the fields of events mean
+stands in `rules.catalogue`, in English; `meanings.<language>.json` has each of these sentences in another language.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from dataclasses import dataclass
+from functools import cache
+
+import orjson
+
+LANGUAGES = ("en", "vi")
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """One language's catalogue."""
+
+    language: str
+    texts: dict[str, str]
+
+    def __call__(self, key: str, **values: object) -> str:
+        """The text of a key, filled in; KeyError if there is none."""
+        text = self.texts[key]
+        return text.format_map(values) if values else text
+
+    def count(self, key: str, number: int, **values: object) -> str:
+        """The text that counts: `key.one` for one, else `key.other`; `n` in it is the number."""
+        return self(f"{key}.{'one' if number == 1 else 'other'}", n=self.number(number), **values)
+
+    def maybe(self, key: str, otherwise: str) -> str:
+        """The text of a key, or `otherwise` where the catalogue has none."""
+        return self.texts.get(key, otherwise)
+
+    def meaning(self, english: str) -> str:
+        """What a field of the catalogue means, in this language; the catalogue itself speaks English."""
+        return _meanings(self.language).get(english, english)
+
+    def number(self, number: int) -> str:
+        """A whole number with its thousands set apart as the language does it."""
+        grouped = f"{number:,}"
+        return grouped.replace(",", ".") if self.language == "vi" else grouped
+
+    def duration_ms(self, milliseconds: float) -> str:
+        """A duration for reading: `41 ms`, `1.2 s`."""
+        if milliseconds < 999.5:
+            return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+        return f"{milliseconds / 1000:.1f} s"
+
+    def span(self, seconds: float) -> str:
+        """A length of time in its largest unit, whole: `5 minutes`."""
+        for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+            if seconds >= length:
+                return self.count(f"span.{unit}", round(seconds // length))
+        return self.count("span.second", max(0, round(seconds)))
+
+
+@cache
+def texts(language: str) -> Texts:
+    """The catalogue of one of `LANGUAGES`."""
+    file = importlib.resources.files("webhookd.web.ui") / "texts" / f"{language}.json"
+    return Texts(language, orjson.loads(file.read_bytes()))
+
+
+@cache
+def _meanings(language: str) -> dict[str, str]:
+    file = importlib.resources.files("webhookd.web.ui") / "texts" / f"meanings.{language}.json"
+    found: dict[str, str] = orjson.loads(file.read_bytes()) if file.is_file() else {}
+    return found
+
+
+def choose(cookie: str | None, accept_language: str) -> str:
+    """The reader's language: what the switch was set to, else the first that `Accept-Language` ranks, else English."""
+    if cookie in LANGUAGES:
+        return cookie
+    ranked = []
+    for place, part in enumerate(accept_language.split(",")[:20]):
+        tag, _, parameters = part.partition(";")
+        language = tag.strip().lower().partition("-")[0]
+        if language in LANGUAGES:
+            ranked.append((-_quality(parameters), place, language))
+    best = min(ranked, default=None)
+    return best[2] if best and best[0] < 0 else LANGUAGES[0]
+
+
+def _quality(parameters: str) -> float:
+    name, _, value = parameters.strip().partition("=")
+    try:
+        return float(value) if name.strip().lower() == "q" else 1.0
+    except ValueError:
+        return 0.0

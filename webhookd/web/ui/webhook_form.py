@@ -1,0 +1,87 @@
+"""The form of a webhook: what it holds, what a reader sent, and what the house is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from webhookd.delivery.attempt_record import MASK
+from webhookd.errors import Refusal
+from webhookd.models import EVERY_TYPE, Endpoint
+from webhookd.web.ui.pages import Page, Translated
+
+HEADERS_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookForm:
+    """What stands in the fields.  `headers` is a line per header; a value may be secret, so a kept one is masked."""
+
+    url: str
+    description: str
+    every_type: bool
+    event_types: tuple[str, ...]
+    success: str
+    headers: str
+    kept_headers: tuple[tuple[str, str], ...] = ()
+
+    def fields(self, page: Page) -> dict[str, Any]:
+        """The fields as the house takes them; Refusal `invalid_field` for a header line that isn't one."""
+        return {
+            "url": self.url,
+            "description": self.description,
+            "event_types": [EVERY_TYPE] if self.every_type else list(self.event_types),
+            "success": self.success,
+            "headers": self._headers(page),
+        }
+
+    def _headers(self, page: Page) -> dict[str, str]:
+        kept = dict(self.kept_headers)
+        headers: dict[str, str] = {}
+        lines = self.headers.splitlines()
+        if len(lines) > HEADERS_MAX:
+            raise _bad_header(page.text("form.headers.too_many", limit=HEADERS_MAX))
+        for line in lines:
+            name, colon, value = (part.strip() for part in line.partition(":"))
+            if not name and not value:
+                continue
+            if not colon:
+                raise _bad_header(page.text("form.headers.no_colon", line=line[:60]))
+            if name in headers:
+                raise _bad_header(page.text("form.headers.twice", name=name[:60]))
+            headers[name] = kept.get(name, value) if value == MASK else value
+        return headers
+
+
+def of_nothing(success: str) -> WebhookForm:
+    """The empty form."""
+    return WebhookForm("", "", every_type=False, event_types=(), success=success, headers="")
+
+
+def of_endpoint(endpoint: Endpoint) -> WebhookForm:
+    """The form with what an endpoint has; values of its headers are masked."""
+    return WebhookForm(
+        endpoint.url,
+        endpoint.description,
+        every_type=endpoint.event_types == (EVERY_TYPE,),
+        event_types=endpoint.event_types,
+        success=endpoint.success,
+        headers="\n".join(f"{name}: {MASK}" for name, _ in endpoint.headers),
+    )
+
+
+def given(page: Page, endpoint: Endpoint | None = None) -> WebhookForm:
+    """The form as it was sent; `endpoint` is the one that it changes."""
+    return WebhookForm(
+        page.field("url").strip(),
+        page.field("description").strip(),
+        every_type=page.field("every_type") == "yes",
+        event_types=tuple(page.fields_named("event_types")),
+        success=page.field("success"),
+        headers=page.field("headers"),
+        kept_headers=endpoint.headers if endpoint else (),
+    )
+
+
+def _bad_header(message: str) -> Refusal:
+    return Translated("invalid_field", message, details={"field": "headers"})

@@ -1,0 +1,263 @@
+"""The pages of webhooks: the table, one of them with how it does, and everything that can be done to it."""
+
+from __future__ import annotations
+
+import importlib.resources
+from functools import cache
+
+from aiohttp import web
+
+from webhookd import log
+from webhookd.errors import Refusal
+from webhookd.models import DeliveryState, Endpoint
+from webhookd.rules.ids import delivery_id
+from webhookd.store import delivery_log, endpoint_stats
+from webhookd.store.store import Db
+from webhookd.web.ui.charts import DAY_MS, HOUR_MS, Plot, plot
+from webhookd.web.ui.pages import Page
+from webhookd.web.ui.view_models import TONES, Shown, show_endpoints, show_gauge, show_type, show_types
+from webhookd.web.ui.webhook_form import given, of_endpoint, of_nothing
+
+RECENT = 10
+ROTATE_OVERLAP_SECONDS = 86_400
+_FORM_ERRORS = {
+    "invalid_url",
+    "blocked_address",
+    "endpoint_exists",
+    "unknown_event_type",
+    "invalid_field",
+    "too_many_endpoints",
+    "plan_required",
+}
+
+
+async def front(page: Page) -> web.StreamResponse:
+    """The front door leads to the webhooks."""
+    return page.go("/webhooks")
+
+
+async def show_integrations(page: Page) -> web.StreamResponse:
+    """Settings › Integrations: the one integration that there is, to connect or to manage."""
+    return page.show("integrations.html", count=len(_endpoints(page)))
+
+
+async def show_webhooks(page: Page) -> web.StreamResponse:
+    """The table of webhooks, or how to begin while there is none."""
+    services = page.services
+    rows = await show_endpoints(services, page.workspace, _endpoints(page))
+    return page.show(
+        "webhooks.html",
+        rows=rows,
+        gauge=show_gauge(page),
+        tones=TONES,
+        kinds={kind.name: kind for kind in show_types(page)},
+        limit=services.settings().limits.endpoints,
+        paused=services.directory.paused(page.workspace.id),
+    )
+
+
+async def show_webhook(page: Page) -> web.StreamResponse:
+    """One webhook: how it stands, how it did, what it got last, what can be done."""
+    services, endpoint = page.services, _endpoint(page)
+    hour, day = await _plots(page, endpoint)
+    paused = services.directory.paused(page.workspace.id)
+    wanted = delivery_log.LogFilter(page.workspace.seq, paused, endpoint.seq)
+    recent = await services.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=RECENT))
+    kinds = show_types(page)
+    return page.show(
+        "webhook.html",
+        shown=await _shown(page, endpoint),
+        gauge=show_gauge(page),
+        plots=(hour, day),
+        recent=recent,
+        tones=TONES,
+        kinds=kinds,
+        kind=lambda name: show_type(page, name),
+        budget=services.settings().budget,
+    )
+
+
+async def _plots(page: Page, endpoint: Endpoint) -> tuple[Plot, Plot]:
+    now_ms = page.services.clock.wall_ms()
+
+    def question(db: Db) -> tuple[list[endpoint_stats.Span], list[endpoint_stats.Span]]:
+        hour = endpoint_stats.spans(db, endpoint.seq, since_ms=now_ms - HOUR_MS, until_ms=now_ms, count=30)
+        return hour, endpoint_stats.spans(db, endpoint.seq, since_ms=now_ms - DAY_MS, until_ms=now_ms, count=24)
+
+    hour, day = await page.services.store.read(question)
+    return plot("hour", hour), plot("day", day)
+
+
+# Adding and changing
+
+
+async def show_new(page: Page) -> web.StreamResponse:
+    """The empty form."""
+    return _form(page, of_nothing(page.services.settings().delivery.success))
+
+
+async def create(page: Page) -> web.StreamResponse:
+    """Add a webhook; the answer shows its signing key, this once."""
+    form = given(page)
+    try:
+        endpoint = await page.services.endpoints.create(page.workspace.id, **form.fields(page))
+    except Refusal as refusal:
+        return _again(page, form, refusal, None)
+    return _show_key(page, endpoint, fresh=True)
+
+
+async def show_edit(page: Page) -> web.StreamResponse:
+    """The form with what the webhook has now."""
+    endpoint = _endpoint(page)
+    return _form(page, of_endpoint(endpoint), endpoint)
+
+
+async def edit(page: Page) -> web.StreamResponse:
+    """Change a webhook."""
+    endpoint = _endpoint(page)
+    form = given(page, endpoint)
+    try:
+        await page.services.endpoints.change(page.workspace.id, endpoint.id, form.fields(page))
+    except Refusal as refusal:
+        return _again(page, form, refusal, endpoint)
+    return page.go(f"/webhooks/{endpoint.id}", said="changed")
+
+
+def _form(
+    page: Page, form: object, endpoint: Endpoint | None = None, fault: Refusal | None = None, status: int = 200
+) -> web.Response:
+    return page.show(
+        "webhook_form.html",
+        status,
+        form=form,
+        endpoint=endpoint,
+        kinds=show_types(page),
+        fault=fault,
+        fault_field=_field_of(fault),
+        allow_http=page.services.settings().egress.allow_http,
+    )
+
+
+def _again(page: Page, form: object, refusal: Refusal, endpoint: Endpoint | None) -> web.Response:
+    """The form once more, with what is wrong beside the field."""
+    if refusal.code not in _FORM_ERRORS:
+        raise refusal
+    return _form(page, form, endpoint, refusal, refusal.status)
+
+
+def _field_of(fault: Refusal | None) -> str:
+    """The field of the form that a refusal is about, "" for the form as a whole."""
+    if fault is None:
+        return ""
+    if fault.code in ("invalid_url", "blocked_address", "endpoint_exists"):
+        return "url"
+    if fault.code == "unknown_event_type":
+        return "event_types"
+    return str(fault.details.get("field", "")) if fault.code == "invalid_field" else ""
+
+
+# The signing key
+
+
+async def show_key(page: Page) -> web.StreamResponse:
+    """How requests are verified, with a button that reveals the key."""
+    return page.show("webhook_key.html", endpoint=_endpoint(page), key="", fresh=False, samples=verify_samples())
+
+
+async def reveal(page: Page) -> web.StreamResponse:
+    """Show the signing key; the log tells of it."""
+    endpoint = _endpoint(page)
+    assert page.session is not None
+    log.emit("key.revealed", workspace=page.workspace.id, endpoint_id=endpoint.id, token_id=page.session.token.id)
+    return _show_key(page, endpoint, fresh=False)
+
+
+async def rotate(page: Page) -> web.StreamResponse:
+    """Make another key; for a day both sign."""
+    endpoint = _endpoint(page)
+    rotated = await page.services.endpoints.rotate_key(page.workspace.id, endpoint.id, ROTATE_OVERLAP_SECONDS)
+    return _show_key(page, rotated, fresh=True)
+
+
+def _show_key(page: Page, endpoint: Endpoint, *, fresh: bool) -> web.Response:
+    return page.show(
+        "webhook_key.html", endpoint=endpoint, key=endpoint.signing_key, fresh=fresh, samples=verify_samples()
+    )
+
+
+@cache
+def verify_samples() -> dict[str, str]:
+    """How to verify a request, by language: programs that work as they stand."""
+    folder = importlib.resources.files("webhookd.web.ui") / "templates" / "verify"
+    return {name: (folder / f"{name}.txt").read_text("utf-8") for name in ("python", "node", "shell")}
+
+
+# Starting, stopping, trying, ending
+
+
+async def show_enable(page: Page) -> web.StreamResponse:
+    """Ask what becomes of the events that wait."""
+    endpoint = _endpoint(page)
+    return page.show("webhook_enable.html", shown=await _shown(page, endpoint), gauge=show_gauge(page))
+
+
+async def enable(page: Page) -> web.StreamResponse:
+    """Start it again; what waits goes out or is skipped."""
+    endpoint, skip = _endpoint(page), page.field("held") == "skip"
+    waiting = page.services.dispatcher.view(endpoint.seq).waiting
+    await page.services.endpoints.enable(page.workspace.id, endpoint.id, skip_held=skip)
+    said = "enabled" if not waiting else "enabled_skipped" if skip else "enabled_delivering"
+    return page.go(f"/webhooks/{endpoint.id}", said=said, n=waiting or None)
+
+
+async def disable(page: Page) -> web.StreamResponse:
+    """Stop it by a person's word."""
+    endpoint = _endpoint(page)
+    await page.services.endpoints.disable(page.workspace.id, endpoint.id)
+    return page.go(f"/webhooks/{endpoint.id}", said="disabled")
+
+
+async def send_test(page: Page) -> web.StreamResponse:
+    """Send a test and show what came of it, in the log."""
+    endpoint, services = _endpoint(page), page.services
+    attempt = await services.tester.send(page.workspace.id, endpoint.id, page.field("event_type") or None)
+    wanted = delivery_log.LogFilter(
+        page.workspace.seq, paused=False, event_id=attempt["request"]["headers"]["webhook-id"]
+    )
+    found = await services.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=1))
+    return page.go(
+        f"/log/{delivery_id(found[0].seq)}",
+        said="tested" if found[0].state is DeliveryState.DELIVERED else "tested_failed",
+    )
+
+
+async def show_delete(page: Page) -> web.StreamResponse:
+    """Ask once more."""
+    return page.show("webhook_delete.html", shown=await _shown(page, _endpoint(page)))
+
+
+async def delete(page: Page) -> web.StreamResponse:
+    """Delete it; what waits is cancelled, the log stays."""
+    endpoint = _endpoint(page)
+    await page.services.endpoints.delete(page.workspace.id, endpoint.id)
+    return page.go("/webhooks", said="deleted")
+
+
+async def from_mail(page: Page) -> web.StreamResponse:
+    """The address that a mail names an endpoint by leads to its page."""
+    endpoint_id = page.request.match_info["endpoint"]
+    if page.chooses:
+        page.workspace = page.services.directory.workspace(page.request.match_info["workspace"])
+    return page.go(f"/webhooks/{page.services.directory.endpoint(page.workspace.id, endpoint_id).id}")
+
+
+def _endpoints(page: Page) -> list[Endpoint]:
+    return page.services.directory.endpoints(page.workspace.id)
+
+
+def _endpoint(page: Page) -> Endpoint:
+    return page.services.directory.endpoint(page.workspace.id, page.request.match_info["endpoint"])
+
+
+async def _shown(page: Page, endpoint: Endpoint) -> Shown:
+    return (await show_endpoints(page.services, page.workspace, [endpoint]))[0]
