@@ -19,16 +19,16 @@ from webhookd.config import Config
 from webhookd.delivery.budgets import Budgets
 from webhookd.delivery.consumer import Surroundings
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.held_events import Keeper
+from webhookd.delivery.held_events import HeldEvents
 from webhookd.delivery.ingest import Ingest
-from webhookd.delivery.live_feed import Happenings
+from webhookd.delivery.live_feed import LiveFeed
 from webhookd.delivery.notices import Notices
 from webhookd.delivery.recorder import Listeners, Recorder
-from webhookd.delivery.registry import Directory
+from webhookd.delivery.registry import Registry
 from webhookd.delivery.replay import Replays
-from webhookd.delivery.test_event import Tester
+from webhookd.delivery.test_event import TestEvents
 from webhookd.delivery.watchdog import Watchdog
-from webhookd.errors import NotYet, Refusal
+from webhookd.errors import ApiError, TemporaryFailure
 from webhookd.mail.mailer import Mailer
 from webhookd.models import Endpoint
 from webhookd.retention import Retention
@@ -48,7 +48,7 @@ STOP_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 
 
-class House:
+class App:
     """All parts of one daemon but its process.  Made by `open`, inside the running loop."""
 
     def __init__(
@@ -60,25 +60,25 @@ class House:
         self.tasks = TaskOwner()
         self._take_settings(config)
         self.store = store
-        self.directory = Directory(lambda: self._plans)
+        self.registry = Registry(lambda: self._plans)
         self.budgets = Budgets(_budget_of(config), clock)
-        self.happenings = Happenings(clock)
+        self.live_feed = LiveFeed(clock)
         self.network = Network(config, clock)
         self.transport: Transport = transport or self.network
-        notices = Notices(self.directory, self.budgets, self._waiting_of, clock, self.settings)
-        self.recorder = Recorder(store, self.directory, self.budgets, self.happenings, notices, clock, self.settings)
+        notices = Notices(self.registry, self.budgets, self._waiting_of, clock, self.settings)
+        self.recorder = Recorder(store, self.registry, self.budgets, self.live_feed, notices, clock, self.settings)
         self.dispatcher = Dispatcher(
-            Surroundings(store, self.directory, self.recorder, self.transport, clock, self.settings)
+            Surroundings(store, self.registry, self.recorder, self.transport, clock, self.settings)
         )
         self.mailer = Mailer(store, clock, self.settings, self._recipients_of)
         self.watchdog = Watchdog(self.mailer.wake, self.settings)
         self.recorder.listeners = Listeners(self.dispatcher.settled, self._on_disabled, self.watchdog.spent)
-        self.keeper = Keeper(store, self.directory, self.dispatcher, clock, self.settings)
+        self.held_events = HeldEvents(store, self.registry, self.dispatcher, clock, self.settings)
         self.retention = Retention(store, clock, self.settings)
         self.services = self._services()
 
     @classmethod
-    async def open(cls, config: Config, state_dir: Path, *, clock: Clock, transport: Transport | None = None) -> House:
+    async def open(cls, config: Config, state_dir: Path, *, clock: Clock, transport: Transport | None = None) -> App:
         """Open the store in `state_dir` and build everything on it; StoreUnusable when it is not fit to be used."""
         store = await Store.open(state_dir / config.store.path, config.store.min_free_mb)
         return cls(config, state_dir, store, clock, transport)
@@ -95,18 +95,18 @@ class House:
         self._writing = self.tasks.start("writer", self.store.writer.run)
         try:
             await self._take_up(environ)
-        except Refusal as refusal:
-            raise self.store.writer.failed or NotYet(f"webhookd can't start: {refusal.message}") from refusal
+        except ApiError as refusal:
+            raise self.store.writer.failed or TemporaryFailure(f"webhookd can't start: {refusal.message}") from refusal
         self.tasks.start("dispatcher", self.dispatcher.run)
-        self.tasks.start("keeper", self.keeper.run)
+        self.tasks.start("held_events", self.held_events.run)
         self.tasks.start("watchdog", self.watchdog.run)
         self.tasks.start("mailer", self.mailer.run)
         self.tasks.start("retention", self.retention.run)
-        self.tasks.start("room", self.store.keep_room)
+        self.tasks.start("disk_space", self.store.keep_room)
         self.tasks.start("heartbeat", self.heartbeat.run)
 
     async def _take_up(self, environ: Mapping[str, str]) -> None:
-        self.directory.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
+        self.registry.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
         await self.services.workspaces.ensure_default()
         await self.services.access.start(self._state_dir, self._config.listen.ingest_token_file, environ)
         await self.budgets.restore(self.store)
@@ -119,7 +119,7 @@ class House:
     def close_doors(self) -> None:
         """Accept nothing any more and tell whoever listens; what is in flight goes on."""
         self.services.ingest.close()
-        self.happenings.end()
+        self.live_feed.end()
 
     async def stop(self) -> None:
         """Let attempts in flight end and be recorded, write what waits, close the store."""
@@ -142,7 +142,7 @@ class House:
         self._take_settings(config)
         self.budgets.replace(_budget_of(config))
         self.network.configure(config)
-        self.dispatcher.review(self.directory.endpoints())
+        self.dispatcher.review(self.registry.endpoints())
         self.mailer.wake()
 
     async def trouble(self) -> str:
@@ -160,7 +160,7 @@ class House:
                 await self.store.writer.answer()
         except TimeoutError:
             return f"the database did not answer within {ANSWER_SECONDS:g} s"
-        except Refusal as refusal:
+        except ApiError as refusal:
             return refusal.message
         return "" if self.store.writer.full else self.dispatcher.stuck()
 
@@ -174,7 +174,7 @@ class House:
 
     def _recipients_of(self, workspace_seq: int) -> tuple[str, ...]:
         """The notice addresses of a workspace, else those of the configuration."""
-        for workspace in self.directory.workspaces():
+        for workspace in self.registry.workspaces():
             if workspace.seq == workspace_seq and workspace.notify:
                 return workspace.notify
         return self._config.mail.notify
@@ -186,27 +186,29 @@ class House:
 
     def _services(self) -> Services:
         rules = Rules(lambda: self._catalogue, lambda: self._plans, self.network.check_url)
-        store, directory, dispatcher, clock = self.store, self.directory, self.dispatcher, self._clock
-        ingest = Ingest(store, directory, dispatcher, clock, self.settings)
-        parts = Parts(store, directory, dispatcher, ingest, self.recorder, self.keeper, self.budgets, self.mailer)
+        store, registry, dispatcher, clock = self.store, self.registry, self.dispatcher, self._clock
+        ingest = Ingest(store, registry, dispatcher, clock, self.settings)
+        parts = Parts(store, registry, dispatcher, ingest, self.recorder, self.held_events, self.budgets, self.mailer)
         status = Status(parts, clock)
         self.heartbeat = status.heartbeat = Heartbeat(self.trouble, status.beat)
-        access = Access(store, directory, clock)
+        access = Access(store, registry, clock)
         return Services(
             settings=self.settings,
             catalogue=rules.catalogue,
             clock=clock,
             store=store,
-            directory=directory,
+            registry=registry,
             dispatcher=dispatcher,
             ingest=ingest,
-            endpoints=Endpoints(store, directory, dispatcher, self.budgets, rules, clock, self.settings),
-            workspaces=Workspaces(store, directory, dispatcher, clock, rules.plans),
-            replays=Replays(store, directory, dispatcher, clock),
-            tester=Tester(store, directory, self.transport, rules.catalogue, rules.plans, clock, self.happenings),
+            endpoints=Endpoints(store, registry, dispatcher, self.budgets, rules, clock, self.settings),
+            workspaces=Workspaces(store, registry, dispatcher, clock, rules.plans),
+            replays=Replays(store, registry, dispatcher, clock),
+            test_events=TestEvents(
+                store, registry, self.transport, rules.catalogue, rules.plans, clock, self.live_feed
+            ),
             recorder=self.recorder,
             budgets=self.budgets,
-            happenings=self.happenings,
+            live_feed=self.live_feed,
             access=access,
             sessions=Sessions(store, access, clock),
             status=status.show,

@@ -20,10 +20,10 @@ from msgspec import structs
 
 from webhookd import log
 from webhookd._version import __version__
-from webhookd.app import House
+from webhookd.app import App
 from webhookd.clock import SystemClock
 from webhookd.config import NEED_RESTART, Config, Listen, reloadable
-from webhookd.errors import ConfigError, Fatal, NotYet
+from webhookd.errors import ConfigError, FatalError, TemporaryFailure
 from webhookd.rules.ip_policy import OwnAddress
 from webhookd.socket_activation import sockets_handed_over
 from webhookd.store.connection import StateLock
@@ -62,7 +62,7 @@ async def serve(
     stop = stop or asyncio.Event()
     try:
         return await _serve(config, state_dir, environ, reload, ready, stop)
-    except Fatal as error:
+    except FatalError as error:
         log.emit("daemon.failed", error=str(error), exit_code=error.exit_code)
         return error.exit_code
     finally:
@@ -84,28 +84,28 @@ async def _serve(
     await lock.acquire()
     try:
         async with taking_time(environ):  # a migration of millions of events
-            house = await House.open(config, state_dir, clock=SystemClock())
+            app = await App.open(config, state_dir, clock=SystemClock())
         try:
-            _watch_signals(house, stop, reload)
+            _watch_signals(app, stop, reload)
             async with taking_time(environ):  # everything that waits is counted
-                await house.start(environ)
+                await app.start(environ)
             _calm_collector()
-            doors = await _open_doors(house, config, state_dir, environ)
+            doors = await _open_doors(app, config, state_dir, environ)
             try:
-                _say_ready(house, doors, began, ready, state_dir, environ)
-                ended = await house.tasks.run_until_stopped(stop)
+                _say_ready(app, doors, began, ready, state_dir, environ)
+                ended = await app.tasks.run_until_stopped(stop)
                 if ended is not None:
                     log.emit("task.ended", task=ended.name, error=str(ended))
                 notify("STOPPING=1", environ)
                 log.emit("daemon.stopping", reason="a task ended" if ended else "it was told to")
-                house.wind_down()
+                app.wind_down()
                 await doors.runner.part()
-                house.happenings.end()  # live streams have no end of their own
+                app.live_feed.end()  # live streams have no end of their own
             finally:
                 await doors.close()
         finally:
             async with taking_time(environ):
-                await house.stop()
+                await app.stop()
         if ended is not None:
             raise ended
     finally:
@@ -144,9 +144,9 @@ class _Doors:
         await self.runner.cleanup()
 
 
-async def _open_doors(house: House, config: Config, state_dir: Path, environ: Mapping[str, str]) -> _Doors:
+async def _open_doors(app: App, config: Config, state_dir: Path, environ: Mapping[str, str]) -> _Doors:
     listen = config.listen
-    runner = Runner(make_app(house.services), shutdown_seconds=SHUTDOWN_SECONDS)
+    runner = Runner(make_app(app.services), shutdown_seconds=SHUTDOWN_SECONDS)
     await runner.setup()
     try:
         families = await _take_over(runner, listen, environ)
@@ -158,7 +158,7 @@ async def _open_doors(house: House, config: Config, state_dir: Path, environ: Ma
         await runner.cleanup()
         raise _cannot_listen(error, f"{listen.host}:{listen.port}") from error
     addresses = [address for address in runner.addresses if isinstance(address, tuple)]
-    house.network.set_own(OwnAddress(ip_address(host.partition("%")[0]), port) for host, port, *_ in addresses)
+    app.network.set_own(OwnAddress(ip_address(host.partition("%")[0]), port) for host, port, *_ in addresses)
     host, port = addresses[0][:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     aside = state_dir / f"{ADDRESS_FILE}.new"
@@ -176,13 +176,13 @@ async def _take_over(runner: Runner, listen: Listen, environ: Mapping[str, str])
     return {each.family for each in handed_over}
 
 
-def _cannot_listen(error: OSError | ConfigError, where: str) -> Fatal:
+def _cannot_listen(error: OSError | ConfigError, where: str) -> FatalError:
     """An address that is taken, or not there yet, may be free in a moment; anything else a restart won't mend."""
     if isinstance(error, ConfigError):
         return error
     why = os.strerror(error.errno) if error.errno else str(error)
     message = f"webhookd can't listen on {where}: {why}; is another program there? Set listen.port"
-    return NotYet(message) if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL) else ConfigError(message)
+    return TemporaryFailure(message) if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL) else ConfigError(message)
 
 
 async def _open_unix_socket(runner: Runner, path: Path, group: str) -> None:
@@ -204,7 +204,7 @@ async def _open_unix_socket(runner: Runner, path: Path, group: str) -> None:
 
 
 def _say_ready(
-    house: House,
+    app: App,
     doors: _Doors,
     began: float,
     ready: Callable[[DaemonInfo], None] | None,
@@ -212,7 +212,7 @@ def _say_ready(
     environ: Mapping[str, str],
 ) -> None:
     notify("READY=1\nSTATUS=taking events at " + doors.url, environ)
-    waiting = sum(house.dispatcher.view(endpoint.seq).waiting for endpoint in house.directory.endpoints())
+    waiting = sum(app.dispatcher.view(endpoint.seq).waiting for endpoint in app.registry.endpoints())
     log.emit(
         "daemon.ready",
         address=doors.url,
@@ -221,8 +221,8 @@ def _say_ready(
         duration_ms=round((time.monotonic() - began) * 1000, 1),
     )
     if ready is not None:
-        page = house.settings().listen.public_url.rstrip("/") or doors.url
-        ready(DaemonInfo(doors.url, state_dir, lambda: house.services.sessions.link(page)))
+        page = app.settings().listen.public_url.rstrip("/") or doors.url
+        ready(DaemonInfo(doors.url, state_dir, lambda: app.services.sessions.link(page)))
 
 
 def _calm_collector() -> None:
@@ -235,25 +235,25 @@ def _calm_collector() -> None:
     gc.set_threshold(50_000, 50, 100)
 
 
-def _watch_signals(house: House, stop: asyncio.Event, reload: Callable[[], Config] | None) -> None:
+def _watch_signals(app: App, stop: asyncio.Event, reload: Callable[[], Config] | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if reload is not None:
-        loop.add_signal_handler(signal.SIGHUP, _reload, house, reload)
+        loop.add_signal_handler(signal.SIGHUP, _reload, app, reload)
 
 
-def _reload(house: House, reload: Callable[[], Config]) -> None:
+def _reload(app: App, reload: Callable[[], Config]) -> None:
     """SIGHUP: take what may change while running, say what may not; a mistake changes nothing."""
     try:
         config = reload()
     except ConfigError as error:
         log.emit("config.not_reloadable", error=str(error))
         return
-    changed, fixed = reloadable(house.settings(), config)
+    changed, fixed = reloadable(app.settings(), config)
     if fixed:
         log.emit("config.not_reloadable", changed=fixed, error="these need a restart")
-    kept = {section: getattr(house.settings(), section) for section in NEED_RESTART}
-    house.reload(structs.replace(config, **kept))
+    kept = {section: getattr(app.settings(), section) for section in NEED_RESTART}
+    app.reload(structs.replace(config, **kept))
     log.configure(config.log.format, config.log.level)
     log.emit("config.reloaded", changed=changed)

@@ -67,7 +67,7 @@ ERRORS: dict[str, ErrorKind] = {
 }
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """Something a caller asked for and doesn't get.
 
     `code` is a key of `ERRORS`; `message` says what is wrong and what to do; `details` are JSON values for programs;
@@ -99,37 +99,37 @@ class Refusal(Exception):
         return {"error": {"code": self.code, "message": self.message, "details": self.details}}
 
 
-class Fatal(Exception):
+class FatalError(Exception):
     """The daemon can't start, or can't go on; `exit_code` is what it exits with."""
 
     exit_code = 1
 
 
-class ConfigError(Fatal):
+class ConfigError(FatalError):
     """A setting is wrong: the message names the key, the line and the right form.  A restart would not mend it."""
 
     exit_code = EXIT_CONFIG
 
 
-class StoreUnusable(Fatal):
+class StoreUnusable(FatalError):
     """The database is corrupt, foreign or newer than this program; it was left as it is."""
 
     exit_code = EXIT_CONFIG
 
 
-class AlreadyRunning(Fatal):
+class AlreadyRunning(FatalError):
     """Another daemon holds the state directory's lock."""
 
     exit_code = EXIT_TEMPORARY
 
 
-class NotYet(Fatal):
+class TemporaryFailure(FatalError):
     """Something of the machine isn't free yet, such as the address to listen on: a restart may mend it."""
 
     exit_code = EXIT_TEMPORARY
 
 
-class StoreFailed(Fatal):
+class StoreFailed(FatalError):
     """The disk under the database failed (SQLITE_IOERR); only a fresh start can tell what is durable."""
 
     exit_code = 1

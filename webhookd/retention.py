@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import Config
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.store import outbox, retention
 from webhookd.store.retention import FileSize, Step, Terms
 from webhookd.store.store import Store
@@ -91,7 +91,7 @@ class Retention:
     async def run(self) -> None:
         """Sweep once a minute; more often where events are kept for minutes only."""
         while True:
-            with contextlib.suppress(Refusal):  # the disk is full, or the daemon ends; the writer has said so
+            with contextlib.suppress(ApiError):  # the disk is full, or the daemon ends; the writer has said so
                 await self.sweep()
             kept_seconds = self._settings().retention.max_age_days * 86_400
             await self._clock.wait(self._never, min(SWEEP_SECONDS, max(1.0, kept_seconds / 20)))
@@ -137,7 +137,7 @@ class Retention:
     def _look_again(self) -> None:
         """Start over at the oldest event if any was passed over: now and then, or each time while room is short."""
         now = self._clock.monotonic()
-        due = now - self._started_over_at >= LOOK_AGAIN_SECONDS or self._store.room.short()
+        due = now - self._started_over_at >= LOOK_AGAIN_SECONDS or self._store.disk_space.short()
         if self._passed_over and due:
             self._examined_upto = 0
             self._passed_over = False
@@ -234,12 +234,12 @@ class Retention:
             began = clock.monotonic()
             return work(db, lambda: clock.monotonic() - began >= pace.at_a_time)
 
-        def then(_: T) -> None:
+        def on_commit(_: T) -> None:
             nonlocal took_seconds
             took_seconds = clock.monotonic() - began
             pace.took(writer.held_seconds)
 
-        result = await self._store.write(command, then=then)
+        result = await self._store.write(command, on_commit=on_commit)
         await clock.wait(self._never, took_seconds * REST)
         await self._checkpoint_now_and_then()
         return result

@@ -11,17 +11,17 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from webhookd.errors import Fatal
+from webhookd.errors import FatalError
 
 
-class TaskEnded(Fatal):
+class TaskEnded(FatalError):
     """A task that must not end ended.  `exit_code` is its cause's where that is a `Fatal`, else 1."""
 
     def __init__(self, name: str, cause: BaseException | None, how: str = "") -> None:
         super().__init__(f"the task {name!r} {how or f'failed: {_said(cause)}'}")
         self.name = name
         self.__cause__ = cause
-        self.exit_code = cause.exit_code if isinstance(cause, Fatal) else 1
+        self.exit_code = cause.exit_code if isinstance(cause, FatalError) else 1
 
 
 class TaskOwner:

@@ -18,7 +18,7 @@ from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.support.listening import listening
-from webhookd.app import House
+from webhookd.app import App
 from webhookd.clock import SystemClock
 from webhookd.config import Budget, Config, Delivery, Egress
 from webhookd.models import Endpoint, NewEvent
@@ -71,19 +71,19 @@ class Receiver:
 class Site:
     """The daemon as a reader meets it."""
 
-    house: House
+    app: App
     url: str
     receiver: Receiver
     admin_token: str
 
     def link(self) -> str:
         """A sign-in link."""
-        made = self.house.services.sessions.link(self.url)
+        made = self.app.services.sessions.link(self.url)
         assert made is not None
         return made
 
     async def endpoint(self, *, path: str = "", description: str = "", workspace: str = "default") -> Endpoint:
-        return await self.house.services.endpoints.create(
+        return await self.app.services.endpoints.create(
             workspace, url=self.receiver.url + path, event_types=["*"], description=description
         )
 
@@ -97,7 +97,7 @@ class Site:
             )
             for i in ids
         ]
-        await self.house.services.ingest.accept(workspace, events)
+        await self.app.services.ingest.accept(workspace, events)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -110,23 +110,23 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
     made = Receiver()
-    app = web.Application()
-    app.router.add_post("/{path:.*}", made.answer)
-    async with listening(web.AppRunner(app, access_log=None, shutdown_timeout=0.2)) as url:
+    application = web.Application()
+    application.router.add_post("/{path:.*}", made.answer)
+    async with listening(web.AppRunner(application, access_log=None, shutdown_timeout=0.2)) as url:
         made.url = f"{url}/hook"
         yield made
 
 
 @pytest.fixture
 async def site(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Site]:
-    house = await House.open(CONFIG, tmp_path, clock=SystemClock())
+    app = await App.open(CONFIG, tmp_path, clock=SystemClock())
     try:
-        await house.start({})
-        async with listening(Runner(make_app(house.services), shutdown_seconds=0.2)) as url:
-            yield Site(house, url, receiver, (tmp_path / "admin-token").read_text().strip())
-            house.close_doors()
+        await app.start({})
+        async with listening(Runner(make_app(app.services), shutdown_seconds=0.2)) as url:
+            yield Site(app, url, receiver, (tmp_path / "admin-token").read_text().strip())
+            app.close_doors()
     finally:
-        await house.stop()
+        await app.stop()
 
 
 @pytest.fixture

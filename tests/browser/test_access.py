@@ -26,15 +26,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 async def furnish(site: Site) -> list[str]:
     """Two webhooks, one of them auto-disabled with events waiting; two workspaces; every page's address."""
-    await site.house.services.workspaces.create("acme", name="Acme")
+    await site.app.services.workspaces.create("acme", name="Acme")
     good = await site.endpoint(description="Orders")
-    bad = await site.house.services.endpoints.create(
+    bad = await site.app.services.endpoints.create(
         "default", url="http://127.0.0.1:1/nobody", event_types=["message.received"], description="Data warehouse"
     )
     await site.send(*[f"evt-{number}" for number in range(8)])
-    await until(lambda: site.house.directory.endpoint("default", bad.id).state == "auto_disabled")
-    await until(lambda: site.house.dispatcher.view(good.seq).waiting == 0)
-    await site.house.services.endpoints.disable("default", good.id)
+    await until(lambda: site.app.registry.endpoint("default", bad.id).state == "auto_disabled")
+    await until(lambda: site.app.dispatcher.view(good.seq).waiting == 0)
+    await site.app.services.endpoints.disable("default", good.id)
     await site.send("held")
     return [
         "/settings/integrations",

@@ -15,7 +15,7 @@ async def test_hostile_names_urls_and_bodies_show_as_text(opened: Open, site: Si
     site.receiver.body = f'{{"answer": "{EVIL} \u202e\x1b[31m"}}'.encode()
     endpoint = await site.endpoint(path="?q=%3Cscript%3E<b>", description=f"{EVIL} \u202eevil\u2066")
     await site.send("evt-1", text=f"{EVIL} \u202e")
-    await until(lambda: site.house.dispatcher.view(endpoint.seq).waiting == 0)
+    await until(lambda: site.app.dispatcher.view(endpoint.seq).waiting == 0)
     page = await opened()
     for address in ("/webhooks", f"/webhooks/{endpoint.id}", f"/webhooks/{endpoint.id}/edit", "/log"):
         await page.goto(site.url + address)

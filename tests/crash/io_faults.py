@@ -33,7 +33,7 @@ from tests.crash.kill_points import MOST_POINTS, Tally, told, until_clean
 from tests.crash.play import Play, Scenario
 from tests.crash.producer import events
 from tests.crash.scenarios import all_well, fails_until, some_wait
-from tests.crash.supervisor import Keeper, KillPoint, Nursery
+from tests.crash.supervisor import Forkserver, KillPoint, Supervisor
 from tests.crash.witness import Witness, witness
 from tests.support.mailserver import MailServer, mail_server
 
@@ -79,8 +79,8 @@ async def work(play: Play) -> None:
 async def heal_after(play: Play, seconds: float) -> None:
     """Let the disk be well again, and see that somebody lives."""
     await asyncio.sleep(seconds)
-    await play.keeper.heal()
-    await play.keeper.again()
+    await play.supervisor.heal()
+    await play.supervisor.again()
 
 
 def ended_when_full(log: str) -> list[Violation]:
@@ -99,7 +99,7 @@ class Bench:
     """A prepared state on which one fault after the other is tried."""
 
     folder: Path
-    nursery: Nursery
+    forkserver: Forkserver
     witness: Witness
     mails: MailServer
     history: History
@@ -115,20 +115,20 @@ class Bench:
         received = self.witness.begin(SCENARIO.manners)
         play = self.play(state_dir, history, fault.at(number))
         try:
-            await play.keeper.start()
+            await play.supervisor.start()
             await SCENARIO.act(play)
             await play.drained()
-            await play.keeper.stop()
+            await play.supervisor.stop()
             history.received = before + received
             judgement = judge(history, snapshot.read(state_dir / "webhookd.db"))
         except (AssertionError, TimeoutError) as error:
             text = f"{type(error).__name__}: {error}; {play.keeper.log()[-1500:]}"
             judgement = Judgement([Violation("stuck", text)])
         finally:
-            await play.keeper.close()
-        reached = "(INJECTED)" in play.keeper.trace_file.read_text()
+            await play.supervisor.close()
+        reached = "(INJECTED)" in play.supervisor.trace_file.read_text()
         if (fault.call, fault.error) == ("pwrite64", "ENOSPC"):
-            judgement.violations += ended_when_full(play.keeper.log())
+            judgement.violations += ended_when_full(play.supervisor.log())
         if not judgement.violations:
             shutil.rmtree(state_dir)
         return judgement, reached
@@ -136,8 +136,8 @@ class Bench:
     def play(self, state_dir: Path, history: History, point: KillPoint | None) -> Play:
         """A play on a state."""
         config = SCENARIO.settings(self.mails.port)
-        keeper = Keeper(self.nursery, state_dir, config, point, survived=RESTARTED, crashes=history.crashes)
-        return Play(keeper, self.witness, self.mails, history)
+        supervisor = Supervisor(self.forkserver, state_dir, config, point, survived=RESTARTED, crashes=history.crashes)
+        return Play(supervisor, self.witness, self.mails, history)
 
     async def prepare(self) -> None:
         """Make the state that every run begins with."""
@@ -149,11 +149,11 @@ class Bench:
         try:
             await SCENARIO.prepare(play)
         finally:
-            await play.keeper.close()
+            await play.supervisor.close()
 
 
 @asynccontextmanager
-async def bench(kept: Nursery) -> AsyncIterator[Bench]:
+async def bench(kept: Forkserver) -> AsyncIterator[Bench]:
     """A bench for the time of some runs."""
     with tempfile.TemporaryDirectory(prefix="webhookd-faults-", ignore_cleanup_errors=True) as folder:
         async with witness() as receivers, mail_server() as mails:
@@ -162,7 +162,7 @@ async def bench(kept: Nursery) -> AsyncIterator[Bench]:
             yield made
 
 
-async def exhaust(fault: Fault, kept: Nursery) -> Tally:
+async def exhaust(fault: Fault, kept: Forkserver) -> Tally:
     """Every call at which a fault may begin."""
     tally = Tally()
     began = time.monotonic()

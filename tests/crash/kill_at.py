@@ -68,11 +68,11 @@ class MortalConnection:
 def doom_commit(what: str, number: int, when: str) -> None:
     """Die around the `number`-th group commit, or that of the `number`-th failed attempt."""
     timed = writer._timed
-    mortal = MortalConnection(what, number, when)
+    kill_at = MortalConnection(what, number, when)
 
     def doomed(db: Any, run: Any) -> Any:
-        mortal.db = db
-        return timed(mortal, run)  # type: ignore[arg-type]
+        kill_at.db = db
+        return timed(kill_at, run)  # type: ignore[arg-type]
 
     writer._timed = doomed
 

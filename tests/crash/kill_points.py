@@ -28,7 +28,7 @@ from tests.crash.checker import judge
 from tests.crash.history import History
 from tests.crash.play import Play, Scenario
 from tests.crash.scenarios import SCENARIOS, all_well, silent
-from tests.crash.supervisor import CALLS, Keeper, KillPoint, Nursery, nursery, why_no_kill_points
+from tests.crash.supervisor import CALLS, Forkserver, KillPoint, Supervisor, forkserver, why_no_kill_points
 from tests.crash.witness import Witness, witness
 from tests.support.mailserver import MailServer, mail_server
 
@@ -44,7 +44,7 @@ class Stage:
 
     scenario: Scenario
     folder: Path
-    nursery: Nursery
+    forkserver: Forkserver
     witness: Witness
     mails: MailServer
     history: History
@@ -70,7 +70,7 @@ class Stage:
         except (AssertionError, TimeoutError) as error:
             judgement = Judgement([Violation("stuck", f"{type(error).__name__}: {error}; {play.keeper.log()[-1000:]}")])
         finally:
-            await play.keeper.close()
+            await play.supervisor.close()
             self.mails.taken[:] = told_before
         reached = len(history.crashes) > prepared_crashes
         assert not judgement.violations or self._keep(state_dir)
@@ -81,12 +81,12 @@ class Stage:
 
     async def _through(self, play: Play) -> None:
         """From the start to a clean stop, whatever happens on the way."""
-        play.keeper.migration = self.scenario.migration
-        await play.keeper.start()
+        play.supervisor.migration = self.scenario.migration
+        await play.supervisor.start()
         await self.scenario.act(play)
         await play.drained()
-        while not await play.keeper.stop():
-            await play.keeper.start()
+        while not await play.supervisor.stop():
+            await play.supervisor.start()
             await play.drained()
 
     def _keep(self, state_dir: Path) -> bool:
@@ -96,8 +96,8 @@ class Stage:
 
     def _play(self, state_dir: Path, history: History, point: KillPoint | None) -> Play:
         config = self.scenario.settings(self.mails.port)
-        keeper = Keeper(self.nursery, state_dir, config, point, crashes=history.crashes)
-        return Play(keeper, self.witness, self.mails, history)
+        supervisor = Supervisor(self.forkserver, state_dir, config, point, crashes=history.crashes)
+        return Play(supervisor, self.witness, self.mails, history)
 
     async def prepare(self) -> None:
         """Make the state that every run begins with."""
@@ -109,12 +109,12 @@ class Stage:
             try:
                 await self.scenario.prepare(play)
             finally:
-                await play.keeper.close()
+                await play.supervisor.close()
         self.witness.begin(all_well)
 
 
 @asynccontextmanager
-async def stage(scenario: Scenario, kept: Nursery) -> AsyncIterator[Stage]:
+async def stage(scenario: Scenario, kept: Forkserver) -> AsyncIterator[Stage]:
     """A stage for the time of a scenario's runs."""
     with tempfile.TemporaryDirectory(prefix="webhookd-kill-", ignore_cleanup_errors=True) as folder:
         async with witness() as receivers, mail_server() as mails:
@@ -162,7 +162,7 @@ class Tally:
         )
 
 
-async def exhaust(scenario: Scenario, kept: Nursery) -> Tally:
+async def exhaust(scenario: Scenario, kept: Forkserver) -> Tally:
     """Every point of a scenario."""
     tally = Tally()
     began = time.monotonic()
@@ -186,7 +186,7 @@ async def until_clean(
         tally.add(point, judgement)
 
 
-async def all_of(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Nursery], Awaitable[Tally]]) -> Tally:
+async def all_of(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkserver], Awaitable[Tally]]) -> Tally:
     """What all come to, two at a time; each is told of as it ends."""
     left = list(named)
     total = Tally()
@@ -200,12 +200,12 @@ async def all_of(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Nursery
                 print(f"    {point.call} {point.number}: {violation.rule}: {violation.text}", flush=True)
             total.include(tally)
 
-    async with nursery() as kept:
+    async with forkserver() as kept:
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
     return total
 
 
-def told(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Nursery], Awaitable[Tally]]) -> int:
+def told(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkserver], Awaitable[Tally]]) -> int:
     """Run all and print; 1 if a promise was broken, 2 where it can't be tried."""
     reason = why_no_kill_points()
     if reason is not None:

@@ -13,7 +13,7 @@ from typing import Any
 from tests.crash.case import Violation
 from tests.crash.history import Enabled, Final, History, Subscriber, Terms
 from tests.crash.producer import Body, Producer
-from tests.crash.supervisor import Keeper
+from tests.crash.supervisor import Supervisor
 from tests.crash.witness import Manners, Witness
 from tests.support.mailserver import MailServer
 from webhookd.models import Json
@@ -52,7 +52,7 @@ class Scenario:
 class Play:
     """One run of a scenario."""
 
-    keeper: Keeper
+    supervisor: Supervisor
     witness: Witness
     mails: MailServer
     history: History
@@ -61,21 +61,21 @@ class Play:
 
     def __post_init__(self) -> None:
         first = 1 + max((each.request for each in self.history.asked), default=0)
-        self.producer = Producer(self._ask_events, self.keeper.again, self.history.asked, itertools.count(first))
+        self.producer = Producer(self._ask_events, self.supervisor.again, self.history.asked, itertools.count(first))
 
     async def _ask_events(self, path: str, body: Body, content_type: str) -> tuple[int, Any]:
-        return await self.keeper.ask("POST", path, data=body, content_type=content_type)
+        return await self.supervisor.ask("POST", path, data=body, content_type=content_type)
 
     @property
     def state_dir(self) -> Path:
         """Where the daemon keeps its state."""
-        return self.keeper.state_dir
+        return self.supervisor.state_dir
 
     async def subscribe(self, name: str, *event_types: str) -> None:
         """Make an endpoint, if it isn't there yet."""
         wanted = event_types or ("*",)
         fields = {"url": self.witness.url(name), "event_types": list(wanted)}
-        status, answer = await self.keeper.call("POST", "/v1/endpoints", fields)
+        status, answer = await self.supervisor.call("POST", "/v1/endpoints", fields)
         assert status in (201, 409), answer
         subscriber = Subscriber(name, "default", wanted)
         if subscriber not in self.history.subscribers:
@@ -83,7 +83,7 @@ class Play:
 
     async def endpoints(self) -> dict[str, Json]:
         """All endpoints by their names."""
-        _, answer = await self.keeper.call("GET", "/v1/endpoints?limit=500")
+        _, answer = await self.supervisor.call("GET", "/v1/endpoints?limit=500")
         return {each["url"].rsplit("/", 1)[1]: each for each in answer["data"]}
 
     async def enable(self, name: str, *, skip_held: bool = False) -> None:
@@ -91,7 +91,7 @@ class Play:
         asked_at = time.time()
         endpoint = (await self.endpoints())[name]
         assert endpoint["state"] == "auto_disabled"
-        await self.keeper.call("POST", f"/v1/endpoints/{endpoint['id']}/enable", {"skip_held": skip_held})
+        await self.supervisor.call("POST", f"/v1/endpoints/{endpoint['id']}/enable", {"skip_held": skip_held})
         self.history.enabled.append(Enabled(name, asked_at, time.time(), skip_held))
 
     async def drained(self) -> None:
@@ -101,11 +101,11 @@ class Play:
                 each["state"] == "active" and each["queue"]["waiting"] for each in (await self.endpoints()).values()
             ):
                 await asyncio.sleep(0.01)
-            while "[mail]" in self.keeper.config and await self._unsent():
+            while "[mail]" in self.supervisor.config and await self._unsent():
                 await asyncio.sleep(0.01)
 
     async def _unsent(self) -> int:
-        status: Json = (await self.keeper.call("GET", "/v1/status"))[1]
+        status: Json = (await self.supervisor.call("GET", "/v1/status"))[1]
         count: int = status["unsent_mail"]["count"]
         return count
 

@@ -34,7 +34,7 @@ from pathlib import Path
 
 from tests.crash import disk_trace
 from tests.crash.disk_image import Disk, Image
-from tests.crash.disk_trace import Accepted, Attempted, Happening, Sync
+from tests.crash.disk_trace import Accepted, Attempted, FeedEvent, Sync
 from tests.crash.supervisor import why_no_kill_points
 from tests.support import process
 from tests.support.process import Daemon, daemon
@@ -88,7 +88,7 @@ class Tally:
 # The record
 
 
-async def record(folder: Path, where: Receiver, synchronous: str, rounds: int) -> list[Happening]:
+async def record(folder: Path, where: Receiver, synchronous: str, rounds: int) -> list[FeedEvent]:
     """Let a daemon work for so many rounds under strace, stop it, and read what it did."""
     state_dir, trace = folder / "state", folder / "trace"
     d, tracer = await recorded(state_dir, trace, synchronous)
@@ -147,7 +147,7 @@ def manners() -> Receiver:
 # The images
 
 
-def images(happenings: list[Happening], seed: int) -> Iterator[tuple[Image, Promised]]:
+def images(live_feed: list[FeedEvent], seed: int) -> Iterator[tuple[Image, Promised]]:
     """Every image of a record with what had been promised by then; no two are the same.
 
     The same seed gives the same images.  Each is to be used before the next is asked for.
@@ -157,7 +157,7 @@ def images(happenings: list[Happening], seed: int) -> Iterator[tuple[Image, Prom
     accepted: list[str] = []
     attempts: Counter[str] = Counter()
     seen: set[tuple[object, ...]] = set()
-    for number, happening in enumerate(happenings):
+    for number, happening in enumerate(live_feed):
         if isinstance(happening, Accepted):
             accepted += happening.event_ids
         elif isinstance(happening, Attempted):
@@ -166,7 +166,7 @@ def images(happenings: list[Happening], seed: int) -> Iterator[tuple[Image, Prom
             disk.sync(happening)
         else:
             disk.change(number, happening)
-        following = happenings[number + 1] if number + 1 < len(happenings) else None
+        following = live_feed[number + 1] if number + 1 < len(live_feed) else None
         if isinstance(following, Accepted | Attempted):
             continue  # the power goes as late as possible: with as much promised as can be
         for image in disk.images(chance):
@@ -264,12 +264,12 @@ async def cut(synchronous: str, most_images: int, starts: int, *, rounds: int, s
         where.answer = manners().answer
         with tempfile.TemporaryDirectory(prefix="webhookd-power-", dir=MEMORY) as scratch:
             folder = Path(scratch)
-            happenings = await record(folder, where, synchronous, rounds)
+            live_feed = await record(folder, where, synchronous, rounds)
             where.answer = lambda name: 200
-            count = sum(1 for _ in images(happenings, seed))
+            count = sum(1 for _ in images(live_feed, seed))
             judged = set(chance.sample(range(count), min(most_images, count)))
             started = set(chance.sample(sorted(judged), min(starts, len(judged))))
-            for number, (image, promised) in enumerate(images(happenings, seed)):
+            for number, (image, promised) in enumerate(images(live_feed, seed)):
                 if number in judged:
                     with tempfile.TemporaryDirectory(dir=folder) as place:
                         faults, repeats = await asyncio.to_thread(judge, image, promised, Path(place))

@@ -49,10 +49,10 @@ async def nothing(play: Play) -> None:
 
 async def two_endpoints(play: Play) -> None:
     """Two endpoints, and a clean stop."""
-    await play.keeper.start()
+    await play.supervisor.start()
     await play.subscribe("well")
     await play.subscribe("other")
-    await play.keeper.stop()
+    await play.supervisor.stop()
 
 
 async def send_singly(play: Play) -> None:
@@ -72,12 +72,12 @@ async def send_batches(play: Play) -> None:
 
 async def some_wait(play: Play) -> None:
     """Five events wait for two endpoints, with the first attempts under way as the daemon is killed."""
-    await play.keeper.start()
+    await play.supervisor.start()
     await play.subscribe("well")
     await play.subscribe("other")
     await play.producer.array(events("waiting", 5))
     await play.arrived(2)
-    await play.keeper.kill()
+    await play.supervisor.kill()
 
 
 # disable, enable
@@ -102,18 +102,18 @@ def told_once(play: Play, final: Final) -> list[Violation]:
 
 async def three_wait(play: Play) -> None:
     """As `some_wait`, with a third endpoint."""
-    await play.keeper.start()
+    await play.supervisor.start()
     for name in ("well", "other", "third"):
         await play.subscribe(name)
     await play.producer.array(events("waiting", 5))
     await play.arrived(3)
-    await play.keeper.kill()
+    await play.supervisor.kill()
 
 
 async def two_stopped(play: Play) -> None:
     """Two endpoints were stopped by the budget, events are held."""
     play.witness.manners = ill
-    await play.keeper.start()
+    await play.supervisor.start()
     for name in ("well", "other", "third"):
         await play.subscribe(name)
     await play.producer.array(events("held", 6))
@@ -121,7 +121,7 @@ async def two_stopped(play: Play) -> None:
         while [each["state"] for each in (await play.endpoints()).values()].count("auto_disabled") < 2:
             await asyncio.sleep(0.01)
     await play.drained()
-    await play.keeper.kill()
+    await play.supervisor.kill()
 
 
 async def enable_both(play: Play) -> None:
@@ -148,12 +148,12 @@ def held_went_out(play: Play, final: Final) -> list[Violation]:
 async def some_dropped(play: Play) -> None:
     """Four events were delivered to one endpoint and dropped at the other."""
     play.witness.manners = ill
-    await play.keeper.start()
+    await play.supervisor.start()
     await play.subscribe("well")
     await play.subscribe("other")
     await play.producer.array(events("past", 4))
     await play.drained()
-    await play.keeper.kill()
+    await play.supervisor.kill()
 
 
 async def replay_all(play: Play) -> None:
@@ -169,7 +169,7 @@ async def replay_all(play: Play) -> None:
 
 async def deliveries(play: Play, query: str) -> list[Json]:
     """The log's deliveries, oldest first."""
-    _, answer = await play.keeper.call("GET", f"/v1/deliveries?limit=500&{query}")
+    _, answer = await play.supervisor.call("GET", f"/v1/deliveries?limit=500&{query}")
     return list(reversed(answer["data"]))
 
 
@@ -181,9 +181,9 @@ async def is_replayed(play: Play, ids: list[str]) -> bool:
 async def ask_once(play: Play, path: str, json: Json | None = None) -> None:
     """A call that must not be made twice."""
     try:
-        status, answer = await play.keeper.ask("POST", path, json=json)
+        status, answer = await play.supervisor.ask("POST", path, json=json)
     except aiohttp.ClientError:
-        await play.keeper.again()
+        await play.supervisor.again()
         return
     assert status in (200, 201, 202), answer
 
@@ -205,16 +205,16 @@ HELD = events("held", 3, event_type="comment.created")
 async def much_is_old(play: Play) -> None:
     """Delivered long ago, delivered a while ago, just delivered; and old events that are still held."""
     play.witness.manners = all_well
-    await play.keeper.start()
+    await play.supervisor.start()
     await play.subscribe("well", "message.sent")
     await play.subscribe("other", "message.sent")
     await play.subscribe("off", "comment.created")
     off = (await play.endpoints())["off"]["id"]
-    await play.keeper.call("POST", f"/v1/endpoints/{off}/disable")
+    await play.supervisor.call("POST", f"/v1/endpoints/{off}/disable")
     for batch in (OLD, HELD, REMEMBERED, YOUNG):
         await play.producer.array(batch)
     await play.drained()
-    await play.keeper.stop()
+    await play.supervisor.stop()
     play.history.prunable |= {event.event_id for event in OLD + REMEMBERED + HELD}
     with closing(sqlite3.connect(play.state_dir / "webhookd.db", isolation_level=None)) as db:
         for prefix, days in (("old", 40), ("held", 40), ("remembered", 20)):
@@ -232,12 +232,12 @@ async def much_is_old(play: Play) -> None:
 async def until_pruned(play: Play) -> None:
     """What may go has gone; then a remembered id comes again, and the held ones may go out."""
     async with asyncio.timeout(DRAIN_SECONDS):
-        while len((await play.keeper.call("GET", "/v1/events?limit=500"))[1]["data"]) > len(YOUNG + HELD):
+        while len((await play.supervisor.call("GET", "/v1/events?limit=500"))[1]["data"]) > len(YOUNG + HELD):
             await asyncio.sleep(0.01)
     again = await play.producer.one(REMEMBERED[0])
     assert again["duplicate"] is True, again
     off = (await play.endpoints())["off"]["id"]
-    await play.keeper.call("POST", f"/v1/endpoints/{off}/enable")
+    await play.supervisor.call("POST", f"/v1/endpoints/{off}/enable")
 
 
 def pruned_rightly(play: Play, final: Final) -> list[Violation]:
@@ -288,7 +288,7 @@ async def first_steps(play: Play) -> None:
 async def back_up(play: Play) -> None:
     """A copy, asked for until it came whole, and events after it."""
     play.notes["taken"] = {each.event_id for each in play.history.asked if each.said is Said.TAKEN}
-    status, copy = await play.keeper.call("POST", "/v1/backup")
+    status, copy = await play.supervisor.call("POST", "/v1/backup")
     assert status == 200
     (play.state_dir / "copy.db").write_bytes(copy)
     for event in events("after", 2):

@@ -65,7 +65,7 @@ def _stands_still(pid: int) -> bool:
     return all(stat.read_text().rpartition(")")[2].split()[0] in "tTZX" for stat in stats)
 
 
-class Nursery:
+class Forkserver:
     """The other end of `tests.crash.forkserver`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -98,13 +98,13 @@ class Nursery:
 
 
 @asynccontextmanager
-async def nursery() -> AsyncIterator[Nursery]:
+async def forkserver() -> AsyncIterator[Forkserver]:
     """A nursery for the time of a run."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.crash.forkserver",
         cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    kept = Nursery(process)
+    kept = Forkserver(process)
     listening = asyncio.create_task(kept.listen())
     try:
         yield kept
@@ -118,10 +118,10 @@ async def nursery() -> AsyncIterator[Nursery]:
 
 
 @dataclass(slots=True)
-class Keeper:
+class Supervisor:
     """One state directory and the daemons that live on it, one after the other."""
 
-    nursery: Nursery
+    forkserver: Forkserver
     state_dir: Path
     config: str
     point: KillPoint | None = None
@@ -146,7 +146,7 @@ class Keeper:
             config_file = self.state_dir.with_suffix(".toml")
             config_file.write_text("[listen]\nport = 0\n" + self.config)
             point, self.point = self.point, None
-            self.pid = await self.nursery.bear(
+            self.pid = await self.forkserver.bear(
                 {
                     "state_dir": str(self.state_dir),
                     "config": str(config_file),
@@ -209,7 +209,7 @@ class Keeper:
     async def _ready(self) -> bool:
         """Wait until it answers, or has died; whether it answers."""
         assert self.pid is not None
-        death = self.nursery.death(self.pid)
+        death = self.forkserver.death(self.pid)
         async with asyncio.timeout(START_SECONDS):
             while not death.done():
                 with suppress(FileNotFoundError, aiohttp.ClientError):
@@ -224,7 +224,7 @@ class Keeper:
         """Wait for its end; a kill is noted, any other end but the one asked for is a fault."""
         assert self.pid is not None
         async with asyncio.timeout(START_SECONDS):
-            status = await self.nursery.death(self.pid)
+            status = await self.forkserver.death(self.pid)
         self.pid = None
         if self._strace is not None:
             await asyncio.to_thread(self._strace.wait)

@@ -75,7 +75,7 @@ async def die_of_a_sync(state_dir: Path) -> dict[str, bytearray]:
     return on_disk
 
 
-async def say_duplicate(state_dir: Path) -> list[disk_trace.Happening]:
+async def say_duplicate(state_dir: Path) -> list[disk_trace.FeedEvent]:
     """The next daemon reads the event, says that it has it, and is killed; what it did."""
     trace = state_dir.with_suffix(".trace")
     d, tracer = await recorded(state_dir, trace, "FULL")

@@ -7,7 +7,7 @@ import pytest
 from tests.crash.kill_points import stage
 from tests.crash.play import Scenario
 from tests.crash.scenarios import SCENARIOS
-from tests.crash.supervisor import KillPoint, nursery, why_no_kill_points
+from tests.crash.supervisor import KillPoint, forkserver, why_no_kill_points
 
 WHY_NOT = why_no_kill_points()
 # One in the first commits after the start, one further on.
@@ -18,7 +18,7 @@ POINTS = (("fdatasync", 4), ("pwrite64", 40))
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "-"))
 async def test_killed_at_a_write_or_a_sync_nothing_is_broken(scenario: Scenario) -> None:
     """The daemon dies at exactly that call, starts again on what is left, and keeps every promise."""
-    async with nursery() as kept, stage(scenario, kept) as where:
+    async with forkserver() as kept, stage(scenario, kept) as where:
         for call, number in POINTS:
             judgement, reached = await where.run(KillPoint(call, number, scenario.anywhere))
             assert [] == judgement.violations
@@ -30,7 +30,7 @@ async def test_killed_at_a_write_or_a_sync_nothing_is_broken(scenario: Scenario)
 async def test_killed_while_the_file_is_made_the_next_start_makes_it() -> None:
     """Whatever is on the disk of the very first transactions: the next start never takes it for another program's."""
     scenario = next(scenario for scenario in SCENARIOS if scenario.name == "first start")
-    async with nursery() as kept, stage(scenario, kept) as where:
+    async with forkserver() as kept, stage(scenario, kept) as where:
         for number in range(3, 8):
             judgement, reached = await where.run(KillPoint("pwrite64", number))
             assert [] == judgement.violations

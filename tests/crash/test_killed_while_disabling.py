@@ -47,7 +47,7 @@ def two_fail(name: str) -> int:
     return 200 if name == "well" else 500
 
 
-class Keeper:
+class Supervisor:
     """Keeps a daemon running: the first one dies at its point, the ones after it live."""
 
     def __init__(self, state_dir: Path, config: str, point: str) -> None:
@@ -96,23 +96,23 @@ class Keeper:
             await self.daemon.session.close()
 
 
-async def play(keeper: Keeper, where: Receiver) -> dict[str, Json]:
+async def play(supervisor: Supervisor, where: Receiver) -> dict[str, Json]:
     """Two failing endpoints and a healthy one get events until both failing ones are disabled; the endpoints."""
     types = {"one": ["message.received"], "two": ["message.sent"], "well": ["*"]}
     ids = {}
     for name, event_types in types.items():
-        status, answer = await keeper.call(
+        status, answer = await supervisor.call(
             "POST", "/v1/endpoints", {"url": f"{where.url}/{name}", "event_types": event_types}
         )
         ids[name] = answer["id"] if status == 201 else answer["error"]["details"]["id"]
     for number in range(EVENTS):
         for event_type in ("message.received", "message.sent"):
             event = {"event_type": event_type, "event_id": f"{event_type.replace('.', '-')}-{number}"}
-            status, answer = await keeper.call("POST", "/v1/events", event)
+            status, answer = await supervisor.call("POST", "/v1/events", event)
             assert 202 == status, answer
     async with asyncio.timeout(30):
         while True:
-            found = {name: (await keeper.call("GET", f"/v1/endpoints/{each}"))[1] for name, each in ids.items()}
+            found = {name: (await supervisor.call("GET", f"/v1/endpoints/{each}"))[1] for name, each in ids.items()}
             stopped = all(found[name]["state"] == "auto_disabled" for name in ("one", "two"))
             if stopped and not found["well"]["queue"]["waiting"]:
                 return found
@@ -142,11 +142,11 @@ def judge(found: dict[str, Json], where: Receiver, mails: MailServer, deaths: in
 async def test_killed_at_any_step_the_same_holds(point: str, tmp_path: Path) -> None:
     """The right endpoints are disabled, not one request goes to them after, and each notice is told once."""
     async with receiver(two_fail) as where, mail_server() as mails:
-        keeper = Keeper(tmp_path / "state", CONFIG.format(limit=LIMIT, port=mails.port), point)
+        supervisor = Supervisor(tmp_path / "state", CONFIG.format(limit=LIMIT, port=mails.port), point)
         try:
-            await play(keeper, where)
-            await keeper.until_told()
-            judge(await play(keeper, where), where, mails, keeper.deaths)
-            assert 1 == keeper.deaths
+            await play(supervisor, where)
+            await supervisor.until_told()
+            judge(await play(supervisor, where), where, mails, supervisor.deaths)
+            assert 1 == supervisor.deaths
         finally:
-            await keeper.close()
+            await supervisor.close()

@@ -27,7 +27,7 @@ def times(network: ScriptedNetwork, url: str) -> list[float]:
 
 async def states(e: Engine) -> list[str]:
     """The state of each delivery, oldest first."""
-    found = await e.house.store.read(lambda db: db.execute("SELECT state FROM deliveries ORDER BY seq").fetchall())
+    found = await e.app.store.read(lambda db: db.execute("SELECT state FROM deliveries ORDER BY seq").fetchall())
     return [("pending", "delivered", "dropped", "expired")[state] for (state,) in found]
 
 
@@ -119,7 +119,7 @@ async def test_held_events_dont_expire_by_a_jump(jump_seconds: float, tmp_path: 
     config = replace(NO_RETRIES, hold=Hold(max_age_hours=48))
     async with engine(tmp_path, config, clock=clock, network=network) as e:
         one = await e.endpoint(WELL)
-        await e.house.services.endpoints.disable("default", one.id)
+        await e.app.services.endpoints.disable("default", one.id)
         await e.send("a", "b")
         for _ in range(10):
             clock.jump_wall(jump_seconds)
@@ -129,7 +129,7 @@ async def test_held_events_dont_expire_by_a_jump(jump_seconds: float, tmp_path: 
     async with engine(tmp_path, config, clock=clock, network=network) as e:
         await e.advance(5)
         assert ["pending", "pending"] == await states(e)
-        await e.house.services.endpoints.enable("default", one.id)
+        await e.app.services.endpoints.enable("default", one.id)
         await e.quiet()
         assert ["a", "b"] == network.ids(WELL)
 
@@ -139,7 +139,7 @@ async def test_held_events_expire_when_their_time_has_really_passed(tmp_path: Pa
     config = replace(NO_RETRIES, hold=Hold(max_age_hours=0.01))  # 36 s
     async with engine(tmp_path, config) as e:
         one = await e.endpoint(WELL)
-        await e.house.services.endpoints.disable("default", one.id)
+        await e.app.services.endpoints.disable("default", one.id)
         await e.send("a")
         await e.advance(20)
         e.clock.jump_wall(DAY)

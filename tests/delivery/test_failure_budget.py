@@ -27,13 +27,13 @@ def failing(url: str, webhook_id: str) -> int:
 
 async def state_of(e: Engine, endpoint: Endpoint) -> EndpointState:
     """The state as the table has it."""
-    return e.house.directory.endpoint("default", endpoint.id).state
+    return e.app.registry.endpoint("default", endpoint.id).state
 
 
 async def states(e: Engine, endpoint: Endpoint) -> dict[str, int]:
     """How many deliveries of an endpoint read as each state."""
     wanted = LogFilter(workspace_seq=endpoint.workspace_seq, paused=False, endpoint_seq=endpoint.seq)
-    views = await e.house.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=500))
+    views = await e.app.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=500))
     counts: dict[str, int] = {}
     for view in views:
         counts[view.state] = counts.get(view.state, 0) + 1
@@ -42,7 +42,7 @@ async def states(e: Engine, endpoint: Endpoint) -> dict[str, int]:
 
 async def mails(e: Engine) -> list[dict[str, object]]:
     """The payloads in the outbox."""
-    rows = await e.house.store.read(lambda db: db.execute("SELECT kind, payload FROM outbox ORDER BY seq").fetchall())
+    rows = await e.app.store.read(lambda db: db.execute("SELECT kind, payload FROM outbox ORDER BY seq").fetchall())
     return [{"kind": kind, **orjson.loads(payload)} for kind, payload in rows]
 
 
@@ -140,7 +140,7 @@ async def test_wall_clock_jumps_disable_nothing_falsely(tmp_path: Path) -> None:
         async with engine(tmp_path, NO_RETRIES, clock=clock, network=network) as e:
             await e.quiet()
             assert EndpointState.ACTIVE == await state_of(e, one)
-            await e.house.services.endpoints.delete("default", one.id)
+            await e.app.services.endpoints.delete("default", one.id)
 
 
 async def test_the_count_survives_a_restart(tmp_path: Path) -> None:
@@ -177,11 +177,11 @@ async def test_enabled_again_the_held_go_out_in_order_across_a_restart(tmp_path:
         assert 3 == len(network.posted)
         await e.send("d")
         network.answer = lambda url, _: 200
-        await e.house.services.endpoints.enable("default", one.id)
+        await e.app.services.endpoints.enable("default", one.id)
         await e.quiet()
         assert ["a", "a", "a", "a", "b", "c", "d"] == network.ids(ONE)
         assert 4 == network.posted[3].number
-        assert 0 == e.house.budgets.view("default", str).failures
+        assert 0 == e.app.budgets.view("default", str).failures
 
 
 async def test_a_fresh_schedule_after_enable(tmp_path: Path) -> None:
@@ -191,8 +191,8 @@ async def test_a_fresh_schedule_after_enable(tmp_path: Path) -> None:
         one = await e.endpoint(ONE)
         await e.send("a")
         await e.advance(31)
-        await e.house.services.endpoints.disable("default", one.id)
-        await e.house.services.endpoints.enable("default", one.id)
+        await e.app.services.endpoints.disable("default", one.id)
+        await e.app.services.endpoints.enable("default", one.id)
         await e.advance(179)
         assert [1, 2, 3, 4, 5] == [p.number for p in e.network.posted]
         await e.advance(1)
@@ -204,12 +204,12 @@ async def test_skip_held_skips_what_waits_and_nothing_after(tmp_path: Path) -> N
     """The mark takes effect at once; later events go out."""
     async with engine(tmp_path) as e:
         well = await e.endpoint(WELL)
-        await e.house.services.endpoints.disable("default", well.id)
+        await e.app.services.endpoints.disable("default", well.id)
         await e.send("a", "b", "c")
         assert {"held": 3} == await states(e, well)
-        await e.house.services.endpoints.enable("default", well.id, skip_held=True)
+        await e.app.services.endpoints.enable("default", well.id, skip_held=True)
         assert {"skipped": 3} == await states(e, well)
-        assert 0 == e.house.dispatcher.view(well.seq).waiting
+        assert 0 == e.app.dispatcher.view(well.seq).waiting
         await e.send("d")
         await e.advance(2)
         assert ["d"] == e.network.ids(WELL)
@@ -220,11 +220,11 @@ async def test_hold_expires_the_oldest_by_number(tmp_path: Path) -> None:
     """Past `hold.max_events` the oldest expire, in order, and enabling delivers the rest."""
     async with engine(tmp_path, Config(hold=Hold(max_events=3))) as e:
         well = await e.endpoint(WELL)
-        await e.house.services.endpoints.disable("default", well.id)
+        await e.app.services.endpoints.disable("default", well.id)
         await e.send(*"abcdefg")
         await e.advance(2)
         assert {"expired": 4, "held": 3} == await states(e, well)
-        await e.house.services.endpoints.enable("default", well.id)
+        await e.app.services.endpoints.enable("default", well.id)
         await e.quiet()
         assert ["e", "f", "g"] == e.network.ids(WELL)
 
@@ -233,7 +233,7 @@ async def test_hold_expires_by_age(tmp_path: Path) -> None:
     """After `hold.max_age_hours` an event that is held expires; a younger one stays."""
     async with engine(tmp_path, Config(hold=Hold(max_age_hours=1))) as e:
         well = await e.endpoint(WELL)
-        await e.house.services.endpoints.disable("default", well.id)
+        await e.app.services.endpoints.disable("default", well.id)
         await e.send("a")
         await e.advance(1800)
         await e.send("b")
@@ -250,7 +250,7 @@ async def test_local_failures_are_recorded_not_counted_and_never_drop(tmp_path: 
         await e.advance(3600)
         assert 121 == len(e.network.posted)
         assert EndpointState.ACTIVE == await state_of(e, one)
-        assert 0 == e.house.budgets.view("default", str).failures
+        assert 0 == e.app.budgets.view("default", str).failures
         e.network.answer = failing
         await e.advance(30 + 180)
         assert {"dropped": 1} == await states(e, one)
@@ -263,8 +263,8 @@ async def test_a_person_s_disable_lets_the_attempt_in_flight_end(tmp_path: Path)
         well = await e.endpoint(WELL)
         await e.send("a", "b")
         await e.quiet()
-        await e.house.services.endpoints.disable("default", well.id)
-        enabling = asyncio.create_task(e.house.services.endpoints.enable("default", well.id))
+        await e.app.services.endpoints.disable("default", well.id)
+        enabling = asyncio.create_task(e.app.services.endpoints.enable("default", well.id))
         await e.quiet()
         assert not enabling.done()
         gate.set()
@@ -281,13 +281,13 @@ async def test_delete_cancels_what_waits_and_records_what_is_in_flight(tmp_path:
         well = await e.endpoint(WELL)
         await e.send("a", "b", "c")
         await e.quiet()
-        await e.house.services.endpoints.delete("default", well.id)
+        await e.app.services.endpoints.delete("default", well.id)
         assert {"cancelled": 3} == await states(e, well)
         gate.set()
         await e.advance(2)
         assert {"delivered": 1, "cancelled": 2} == await states(e, well)
-        assert 0 == e.house.dispatcher.backlog(well.workspace_seq).waiting
-        assert {} == e.house.recorder.durations_ms
+        assert 0 == e.app.dispatcher.backlog(well.workspace_seq).waiting
+        assert {} == e.app.recorder.durations_ms
 
 
 async def test_the_durations_of_a_deleted_endpoint_are_forgotten(tmp_path: Path) -> None:
@@ -296,9 +296,9 @@ async def test_the_durations_of_a_deleted_endpoint_are_forgotten(tmp_path: Path)
         well = await e.endpoint(WELL)
         await e.send("a")
         await e.quiet()
-        assert [well.seq] == list(e.house.recorder.durations_ms)
-        await e.house.services.endpoints.delete("default", well.id)
-        assert {} == e.house.recorder.durations_ms
+        assert [well.seq] == list(e.app.recorder.durations_ms)
+        await e.app.services.endpoints.delete("default", well.id)
+        assert {} == e.app.recorder.durations_ms
 
 
 async def test_a_plan_without_webhooks_pauses_and_its_return_delivers(tmp_path: Path) -> None:
@@ -308,13 +308,13 @@ async def test_a_plan_without_webhooks_pauses_and_its_return_delivers(tmp_path: 
         one = await e.endpoint(ONE)
         await e.send("a", "b")
         await e.quiet()
-        await e.house.services.workspaces.change("default", plan="growth")
+        await e.app.services.workspaces.change("default", plan="growth")
         await e.advance(300)
         (accepted,) = await e.send("c")
         assert 0 == accepted.deliveries
         assert 1 == len(e.network.posted)
         e.network.answer = lambda url, _: 200
-        await e.house.services.workspaces.change("default", plan="advanced")
+        await e.app.services.workspaces.change("default", plan="advanced")
         await e.quiet()
         assert ["a", "a", "b"] == e.network.ids(ONE)
         assert DeliveryState.DELIVERED in await states(e, one)

@@ -26,16 +26,16 @@ async def test_rows_behind_a_mark_follow_when_there_is_room_again(
     """The keeper of a full store goes on a second later, instead of ending the daemon."""
     async with engine(tmp_path) as e:
         endpoint = await e.endpoint("https://example.com/hook")
-        await e.house.services.endpoints.disable("default", endpoint.id)
+        await e.app.services.endpoints.disable("default", endpoint.id)
         await e.send("a", "b")
-        await e.house.services.endpoints.delete("default", endpoint.id)
+        await e.app.services.endpoints.delete("default", endpoint.id)
         with monkeypatch.context() as patched:
             patched.setattr(deliveries, "finish_some", full)
             await e.advance(3)
-            states = await e.house.store.read(lambda db: db.execute("SELECT state FROM deliveries").fetchall())
+            states = await e.app.store.read(lambda db: db.execute("SELECT state FROM deliveries").fetchall())
             assert [(deliveries.PENDING,)] * 2 == states
         await e.advance(3)
-        states = await e.house.store.read(lambda db: db.execute("SELECT state FROM deliveries").fetchall())
+        states = await e.app.store.read(lambda db: db.execute("SELECT state FROM deliveries").fetchall())
         assert [(deliveries.CANCELLED,)] * 2 == states
 
 
@@ -54,7 +54,7 @@ async def test_an_outcome_waits_for_room_and_with_it_its_endpoint(
             patched.setattr(writer, "FULL_RETRY_SECONDS", 0.01)
             gate.set()
             async with asyncio.timeout(10):
-                while not e.house.store.writer.full:
+                while not e.app.store.writer.full:
                     await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
             assert ["a"] == e.network.ids(url)

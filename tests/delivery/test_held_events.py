@@ -49,7 +49,7 @@ async def test_each_line_of_an_endpoints_life_has_the_fields_of_its_row(tmp_path
         one = await e.endpoint(ONE)
         await e.send(*[f"a{n}" for n in range(40)])
         await e.advance(3)
-        endpoints = e.house.services.endpoints
+        endpoints = e.app.services.endpoints
         await endpoints.enable("default", one.id, skip_held=True)
         await endpoints.change("default", one.id, {"description": "x"})
         await endpoints.disable("default", one.id)
@@ -75,7 +75,7 @@ async def test_each_line_of_an_endpoints_life_has_the_fields_of_its_row(tmp_path
 async def held_past_the_limit(e: Engine) -> Endpoint:
     """An endpoint that a person stopped, with ten events where two may be held."""
     well = await e.endpoint(WELL)
-    await e.house.services.endpoints.disable("default", well.id)
+    await e.app.services.endpoints.disable("default", well.id)
     await e.send(*[f"e{n}" for n in range(10)])
     await e.quiet()
     return well
@@ -87,29 +87,29 @@ async def test_what_was_skipped_since_somebody_looked_does_not_expire(
     """Enabled without the held ones and stopped again between the look and its step: skipped, and counted once."""
     async with engine(tmp_path, replace(NO_RETRIES, hold=Hold(max_events=2))) as e:
         well = await held_past_the_limit(e)
-        look, endpoints = e.house.keeper._due, e.house.services.endpoints
+        look, endpoints = e.app.held_events._due, e.app.services.endpoints
 
         async def late(endpoint: Endpoint) -> object:
             due = await look(endpoint)
-            monkeypatch.setattr(e.house.keeper, "_due", look)
+            monkeypatch.setattr(e.app.held_events, "_due", look)
             await endpoints.enable("default", well.id, skip_held=True)
             await endpoints.disable("default", well.id)
             return due
 
-        monkeypatch.setattr(e.house.keeper, "_due", late)
+        monkeypatch.setattr(e.app.held_events, "_due", late)
         await e.advance(3)
         assert {"skipped": 10} == await states(e, well)
-        assert 0 == e.house.dispatcher.view(well.seq).waiting
+        assert 0 == e.app.dispatcher.view(well.seq).waiting
 
 
 async def test_two_changes_of_a_workspace_at_once_both_hold(tmp_path: Path) -> None:
     """The name given by one doesn't bring back the plan that the other took away."""
     async with engine(tmp_path) as e:
-        workspaces = e.house.services.workspaces
+        workspaces = e.app.services.workspaces
         await asyncio.gather(
             workspaces.change("default", plan="starter"), workspaces.change("default", notify=("ops@example.com",))
         )
-        default = e.house.directory.workspace("default")
+        default = e.app.registry.workspace("default")
         assert ("starter", ("ops@example.com",)) == (default.plan, default.notify)
 
 
@@ -119,14 +119,14 @@ async def test_from_one_plan_without_webhooks_to_another_the_held_go_on_ageing(t
         well = await e.endpoint(WELL)
         e.network.gates[WELL] = asyncio.Event()
         await e.send("a", "b")
-        workspaces = e.house.services.workspaces
+        workspaces = e.app.services.workspaces
         await workspaces.change("default", plan="starter")
         e.network.gates.pop(WELL).set()
         await e.quiet()
         await e.clock.advance(71 * 3600)
         await workspaces.change("default", plan="growth")
         await e.clock.advance(3601)
-        await e.house.keeper.look()
+        await e.app.held_events.look()
         assert {"delivered": 1, "expired": 1} == await states(e, well)
 
 
@@ -135,7 +135,7 @@ async def test_a_workspace_made_without_a_plan_is_on_advanced(tmp_path: Path) ->
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     async with engine(tmp_path / "one", Config(plans=Plans(webhooks_from="growth"))) as e:
-        made = await e.house.services.workspaces.create("acme")
-        assert ["advanced"] * 2 == [e.house.directory.workspace("default").plan, made.plan]
+        made = await e.app.services.workspaces.create("acme")
+        assert ["advanced"] * 2 == [e.app.registry.workspace("default").plan, made.plan]
     async with engine(tmp_path / "two", Config(plans=Plans(order=("free", "paid"), webhooks_from="paid"))) as e:
-        assert "paid" == e.house.directory.workspace("default").plan
+        assert "paid" == e.app.registry.workspace("default").plan

@@ -179,7 +179,7 @@ class History(RuleBasedStateMachine):
     def disable(self, number: int) -> None:
         """A person disables."""
         self._tick()
-        self.runner.run(self.e.house.services.endpoints.disable("default", self.ids[number]))
+        self.runner.run(self.e.app.services.endpoints.disable("default", self.ids[number]))
         self.model.hooks[number].state = "disabled"
 
     @rule(number=st.integers(0, 2))
@@ -192,7 +192,7 @@ class History(RuleBasedStateMachine):
     def enable(self, number: int, skip: bool) -> None:
         """A person enables."""
         self._tick()
-        self.runner.run(self.e.house.services.endpoints.enable("default", self.ids[number], skip_held=skip))
+        self.runner.run(self.e.app.services.endpoints.enable("default", self.ids[number], skip_held=skip))
         self.runner.run(self.e.quiet())
         self.model.enable(number, skip=skip)
         self.model.run(self.model.now)
@@ -215,14 +215,14 @@ class History(RuleBasedStateMachine):
     def same_states(self) -> None:
         """The same state of every delivery and endpoint, and the same count in the budget."""
         for number, endpoint_id in enumerate(self.ids):
-            endpoint = self.e.house.directory.endpoint("default", endpoint_id)
+            endpoint = self.e.app.registry.endpoint("default", endpoint_id)
             assert self.model.hooks[number].state == endpoint.state
             assert self.model.states(number) == self.runner.run(self._states(endpoint.seq))
-        assert self.model.spent() == self.e.house.budgets.view("default", str).failures
+        assert self.model.spent() == self.e.app.budgets.view("default", str).failures
 
     async def _states(self, endpoint_seq: int) -> list[tuple[str, str]]:
         wanted = LogFilter(workspace_seq=1, paused=False, endpoint_seq=endpoint_seq)
-        views = await self.e.house.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=1000))
+        views = await self.e.app.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=1000))
         return [(view.event_id, view.state.value) for view in reversed(views)]
 
 

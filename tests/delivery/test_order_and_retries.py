@@ -87,7 +87,7 @@ async def test_a_large_event_waits_no_longer_after_a_restart(tmp_path: Path) -> 
     async with engine(tmp_path, clock=clock, network=network) as e:
         await e.endpoint(DEAD)
         body = b'{"event_type":"message.received","text":"%b"}' % (b"x" * INLINE_BYTES)
-        await e.house.services.ingest.accept("default", [NewEvent("a", "message.received", body)])
+        await e.app.services.ingest.accept("default", [NewEvent("a", "message.received", body)])
         await e.advance(10)
     async with engine(tmp_path, clock=clock, network=network) as e:
         await e.advance(20)

@@ -15,14 +15,14 @@ async def test_what_was_just_accepted_is_not_read_again(tmp_path: Path) -> None:
     async with engine(tmp_path) as e:
         await e.endpoint("https://a.example.com/")
         asked = 0
-        read = e.house.store.read_for_delivery
+        read = e.app.store.read_for_delivery
 
         async def counted(question: Callable[[Db], Any]) -> Any:
             nonlocal asked
             asked += 1
             return await read(question)
 
-        e.house.store.read_for_delivery = counted  # type: ignore[method-assign]
+        e.app.store.read_for_delivery = counted  # type: ignore[method-assign]
         for group in (["a"], ["b", "c", "d"], ["e"]):
             await e.send(*group)
             await e.quiet()
@@ -34,7 +34,7 @@ async def test_what_is_accepted_while_an_endpoint_is_disabled_waits_for_its_turn
     """Held events go first once it is enabled, and those accepted after that follow."""
     async with engine(tmp_path) as e:
         endpoint = await e.endpoint("https://a.example.com/")
-        endpoints = e.house.services.endpoints
+        endpoints = e.app.services.endpoints
         await endpoints.disable("default", endpoint.id)
         await e.send("held-1", "held-2")
         await endpoints.enable("default", endpoint.id, skip_held=False)

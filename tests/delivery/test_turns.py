@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.engine import engine
 from webhookd.delivery.turns import Turns
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 
 
 async def test_turns_are_taken_one_after_the_other() -> None:
@@ -30,9 +30,9 @@ async def test_turns_are_taken_one_after_the_other() -> None:
 async def test_ids_that_never_were_leave_nothing(tmp_path: Path) -> None:
     """Whatever ids are asked for, and however many endpoints come and go."""
     async with engine(tmp_path) as e:
-        service = e.house.services.endpoints
+        service = e.app.services.endpoints
         for number in range(20):
-            with pytest.raises(Refusal):
+            with pytest.raises(ApiError):
                 await service.enable("default", f"ep_{number}")
             made = await e.endpoint(f"https://{number}.example/hook")
             await service.disable("default", made.id)

@@ -19,7 +19,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["webhookd.rules.parsing", "webhookd.rules.event_types"]):
-    from webhookd.errors import Refusal
+    from webhookd.errors import ApiError
     from webhookd.rules.event_types import Catalogue
     from webhookd.rules.parsing import LineSplitter, parse_event, split_array
 
@@ -38,7 +38,7 @@ def try_event(data: bytes) -> None:
     """One event."""
     try:
         event = parse_event(data, max_bytes=MAX_BYTES, catalogue=CATALOGUE, new_id=lambda: "new")
-    except Refusal:
+    except ApiError:
         return
     trimmed = data.strip(b" \t\r\n")
     seen = json.loads(event.body, parse_int=len)
@@ -51,7 +51,7 @@ def try_array(data: bytes) -> None:
     """An array of events."""
     try:
         elements = split_array(data)
-    except Refusal:
+    except ApiError:
         return
     with contextlib.suppress(RecursionError):  # the other reader's
         assert [json.loads(each, parse_int=len) for each in elements] == json.loads(data, parse_int=len)

@@ -19,9 +19,9 @@ async def test_hostile_receivers_beside_a_healthy_one() -> None:
 
 def test_every_behaviour_is_among_the_199() -> None:
     """Over the two runs each is there over http and over https, and in each of them at least once."""
-    ports = {scheme: dict.fromkeys(torments, 1) for scheme, torments in ALL.items()}
+    ports = {scheme: dict.fromkeys(bad_receivers, 1) for scheme, bad_receivers in ALL.items()}
     chosen = [beside.choose(ports, beside.HOSTILE, turn) for turn in (0, 1)]
     assert [beside.HOSTILE] * 2 == [len(run) for run in chosen]
     assert all({each.name for each in run} == set(ALL["https"]) for run in chosen)
     both = {(each.scheme, each.name) for run in chosen for each in run}
-    assert {(scheme, name) for scheme, torments in ALL.items() for name in torments} == both
+    assert {(scheme, name) for scheme, bad_receivers in ALL.items() for name in bad_receivers} == both

@@ -148,7 +148,7 @@ async def test_every_refusal_has_the_policy(api: Api) -> None:
         await browser.ask("GET", "/webhooks", {"Host": "evil.example"}),
     ]
     for fault in (broken, exhausted):
-        object.__setattr__(api.house.services, "status", fault)
+        object.__setattr__(api.app.services, "status", fault)
         answers.append(await api.get("/v1/status"))
     for answer in answers:
         assert hardened(answer), answer

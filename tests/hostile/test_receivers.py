@@ -32,10 +32,10 @@ FLOODS = [name for name in TORMENTS if name.endswith("without end") and "slowly"
 FLOODS += ["300 MB", "gzip bomb", "enormous header"]
 EACH = [
     pytest.param(scheme, name, id=f"{kind} | {scheme}, {name}")
-    for scheme, torments in ALL.items()
+    for scheme, bad_receivers in ALL.items()
     for kind, named in KINDS.items()
     for name in named
-    if name in torments
+    if name in bad_receivers
 ]
 
 
@@ -63,7 +63,7 @@ class Run:
 class Everything:
     """All torments by scheme and name, and what a healthy endpoint got meanwhile."""
 
-    torments: dict[tuple[str, str], Run]
+    bad_receivers: dict[tuple[str, str], Run]
     beside: list[Outcome]
 
 
@@ -89,7 +89,7 @@ def everything(receivers: Receivers) -> Everything:
 
 @pytest.fixture
 def runs(everything: Everything) -> dict[tuple[str, str], Run]:
-    return everything.torments
+    return everything.bad_receivers
 
 
 def _is_late(scheme: str, name: str) -> bool:
@@ -118,13 +118,13 @@ async def _run_all(receivers: Receivers) -> Everything:
 
     neighbour = asyncio.create_task(keep_delivering())
     try:
-        torments = dict(await asyncio.gather(*(run(*which.values) for which in EACH)))
+        bad_receivers = dict(await asyncio.gather(*(run(*which.values) for which in EACH)))
     finally:
         neighbour.cancel()
         await asyncio.gather(neighbour, return_exceptions=True)
         for sender in senders.values():
             await sender.close()
-    return Everything(torments, beside)
+    return Everything(bad_receivers, beside)
 
 
 async def _run(sender: HttpSender, receivers: Receivers, scheme: str, name: str) -> Run:

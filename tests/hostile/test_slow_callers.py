@@ -10,9 +10,9 @@ import pytest
 
 from tests.support.api import Api, Wire, head, running_api, wire
 from webhookd.web.api.event_stream import STREAMS
-from webhookd.web.server.requests import Patience
+from webhookd.web.server.requests import RequestTimeouts
 
-PATIENCE = Patience(body_seconds=0.4, line_seconds=0.4, idle_seconds=0.4)
+PATIENCE = RequestTimeouts(body_seconds=0.4, line_seconds=0.4, idle_seconds=0.4)
 EVENT = b'{"event_type":"message.received"}'
 NDJSON = "application/x-ndjson"
 
@@ -35,7 +35,7 @@ SLOW: dict[str, tuple[dict[str, str], bytes, bytes]] = {
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path, patience=PATIENCE) as running:
+    async with running_api(tmp_path, timeouts=PATIENCE) as running:
         yield running
 
 
@@ -62,8 +62,8 @@ async def test_a_slow_caller_is_given_up(api: Api, name: str) -> None:
         await dribbling
         assert (408, "request_timeout") == (status, told["error"]["code"])
         assert 202 == beside.status
-    assert 1 == api.house.services.ingest.accepted_count
-    assert not api.app[STREAMS]
+    assert 1 == api.app.services.ingest.accepted_count
+    assert not api.application[STREAMS]
 
 
 @pytest.mark.parametrize("begun", [b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "])

@@ -26,7 +26,7 @@ from webhookd.config import Config, Limits
 from webhookd.config import Egress as EgressSettings
 from webhookd.models import Outcome, Reason, Request
 from webhookd.rules.ip_policy import Address, Network, OwnAddress
-from webhookd.sender.attempt_trace import CURRENT, Exchange
+from webhookd.sender.attempt_trace import CURRENT, AttemptTrace
 from webhookd.sender.client import HttpSender, default_ssl_context
 from webhookd.sender.egress import Egress
 from webhookd.sender.http1 import GatedConnector
@@ -55,7 +55,7 @@ async def apis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[
 async def _api(state_dir: Path, allow: Sequence[str]) -> AsyncIterator[Api]:
     settings = Config(egress=EgressSettings(allow=tuple(allow)), limits=Limits(endpoints=10_000))
     async with running_api(state_dir, settings) as api:
-        api.house.network.set_own([OWN])
+        api.app.network.set_own([OWN])
         yield api
 
 
@@ -155,12 +155,12 @@ async def test_connected(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
             if not _may_be_dialled(case, allowed):
                 assert [] == watching.dialled
             with watch(through=False) as watching:
-                exchange = await _connect_through_the_last_gate(egress, f"http://leads.test:{_port(case)}/")
+                trace = await _connect_through_the_last_gate(egress, f"http://leads.test:{_port(case)}/")
             if _may_be_dialled(case, allowed):
                 assert set(case.leads_to) == watching.hosts
             else:
-                assert exchange.failure is not None
-                assert (Reason.BLOCKED_ADDRESS, []) == (exchange.failure.reason, watching.dialled)
+                assert trace.failure is not None
+                assert (Reason.BLOCKED_ADDRESS, []) == (trace.failure.reason, watching.dialled)
             await egress.close()
 
 
@@ -171,12 +171,12 @@ def _liar(case: Case) -> object:
     return resolve
 
 
-async def _connect_through_the_last_gate(egress: Egress, url: str) -> Exchange:
-    exchange = Exchange()
-    CURRENT.set(exchange)
+async def _connect_through_the_last_gate(egress: Egress, url: str) -> AttemptTrace:
+    trace = AttemptTrace()
+    CURRENT.set(trace)
     connector = GatedConnector(egress, TLS, keep_alive=False)
     async with aiohttp.ClientSession(connector=connector) as session:
         with suppress(aiohttp.ClientError, OSError, ValueError, AssertionError):  # the last is aiohttp's own
             async with session.post(url, data=b"{}", timeout=aiohttp.ClientTimeout(total=2)):
                 pass
-    return exchange
+    return trace

@@ -18,7 +18,7 @@ from tests.support.clock import START_WALL_MS, ManualClock
 from tests.support.mailserver import PASSWORD, USER, MailServer, certificates, mail_server
 from tests.support.stores import open_store
 from webhookd.config import Config, Mail
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.mail.mailer import GIVE_UP_MS, Mailer
 from webhookd.store import outbox
 from webhookd.store.outbox import Envelope
@@ -403,7 +403,7 @@ async def test_an_unproven_server_is_told_nothing(tmp_path: Path, tls: str, faul
     async with mail_server(login=True, starttls=starttls, tls=immediately) as server:
         config = configured(server, host="localhost", tls=tls, user=USER, password=PASSWORD)
         async with bench(tmp_path, config, context=None if fault == "unknown CA" else made.client) as b:
-            with pytest.raises(Refusal, match=r"(?i)certificate|verify") as refused:
+            with pytest.raises(ApiError, match=r"(?i)certificate|verify") as refused:
                 await b.mailer.send_test(OPS)
         assert ("mail_failed", [], []) == (refused.value.code, server.taken, server.users)
 
@@ -411,7 +411,7 @@ async def test_an_unproven_server_is_told_nothing(tmp_path: Path, tls: str, faul
 async def test_a_server_without_starttls_is_told_nothing(tmp_path: Path) -> None:
     """`tls = "starttls"` never falls back to clear text."""
     async with mail_server() as server, bench(tmp_path, configured(server, tls="starttls")) as b:
-        with pytest.raises(Refusal, match="STARTTLS"):
+        with pytest.raises(ApiError, match="STARTTLS"):
             await b.mailer.send_test(OPS)
         assert [] == server.taken
 
@@ -422,7 +422,7 @@ async def test_a_wrong_password_is_said_in_the_servers_words(tmp_path: Path) -> 
     async with mail_server(login=True, starttls=made.server) as server:
         config = configured(server, host="localhost", tls="starttls", user=USER, password="wr0ng")
         async with bench(tmp_path, config, context=made.client) as b:
-            with pytest.raises(Refusal, match="535") as refused:
+            with pytest.raises(ApiError, match="535") as refused:
                 await b.mailer.send_test(OPS)
     assert (502, False) == (refused.value.status, "wr0ng" in refused.value.message)
 
@@ -449,7 +449,7 @@ async def test_the_test_mail_goes_at_once(tmp_path: Path) -> None:
 async def test_a_refused_test_mail_says_why(tmp_path: Path, says: dict[str, str], words: str) -> None:
     """The refusal holds the server's own words."""
     async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server)) as b:
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(ApiError) as refused:
             await b.mailer.send_test(["a@example.com", "b@example.com"])
     assert words in refused.value.message
 
@@ -457,10 +457,10 @@ async def test_a_refused_test_mail_says_why(tmp_path: Path, says: dict[str, str]
 async def test_without_server_or_recipients_the_test_mail_says_so(tmp_path: Path) -> None:
     """No `mail.host`, or nobody to send to: the refusal names the key."""
     async with mail_server() as server, bench(tmp_path, configured(server)) as b:
-        with pytest.raises(Refusal, match=r"mail\.notify"):
+        with pytest.raises(ApiError, match=r"mail\.notify"):
             await b.mailer.send_test([])
         b.config = Config()
-        with pytest.raises(Refusal, match=r"mail\.host"):
+        with pytest.raises(ApiError, match=r"mail\.host"):
             await b.mailer.send_test(OPS)
 
 
@@ -470,7 +470,7 @@ async def test_a_silent_server_is_left_in_time(tmp_path: Path) -> None:
     async with silent, bench(tmp_path, Config()) as b:
         b.config = Config(mail=Mail(host="127.0.0.1", port=silent.sockets[0].getsockname()[1], from_="a@example.com"))
         b.mailer = Mailer(b.store, b.clock, lambda: b.config, lambda seq: OPS, timeout_seconds=0.2)
-        with pytest.raises(Refusal, match=r"(?i)timed out|in time"):
+        with pytest.raises(ApiError, match=r"(?i)timed out|in time"):
             await b.mailer.send_test(OPS)
 
 

@@ -26,7 +26,7 @@ from tests.support.engine import engine
 from tests.support.process import ROOT, Daemon
 from tests.support.receiver import receiver
 from tests.support.stuck import EXTENSION_SECONDS as EXTENDED_SECONDS
-from webhookd import app, daemon
+from webhookd import application, daemon
 from webhookd.config import Delivery
 from webhookd.errors import EXIT_CONFIG, ConfigError
 from webhookd.socket_activation import sockets_handed_over
@@ -144,17 +144,17 @@ async def test_a_writer_that_hangs_stops_the_heartbeat(notified: tuple[Notified,
     d = await process.start(tmp_path / "state", environ=environ)
     try:
         await manager.until("WATCHDOG=1")
-        holding = await asyncio.create_subprocess_exec(
+        memory_limit = await asyncio.create_subprocess_exec(
             sys.executable, "-c", HOLD_THE_DATABASE, str(d.state_dir / "webhookd.db"),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        assert holding.stdin is not None and holding.stdout is not None
-        await holding.stdout.readline()
+        assert memory_limit.stdin is not None and memory_limit.stdout is not None
+        await memory_limit.stdout.readline()
         manager.take()
         await asyncio.sleep(BLOCKED_SECONDS)
         silent = manager.take().count("WATCHDOG=1")
-        holding.stdin.close()
-        await holding.wait()
+        memory_limit.stdin.close()
+        await memory_limit.wait()
         before = manager.heard.count("WATCHDOG=1")
         await manager.until("WATCHDOG=1", times=before + 2)
         assert silent <= 1  # one may have been under way
@@ -229,7 +229,7 @@ async def test_an_endless_retry_wait_is_no_stuck_consumer(tmp_path: Path) -> Non
         await e.send("a", "b")
         for _ in range(40):
             await e.advance(5)
-            assert "" == await e.house.trouble()
+            assert "" == await e.app.trouble()
         assert 4 < len(e.network.posted)
 
 
@@ -531,7 +531,7 @@ def test_a_stop_has_the_time_that_the_daemon_may_need() -> None:
     """The longest timeout of an attempt, what follows it, and the end of the callers' answers."""
     (longest,) = (each for each in Delivery.__annotations__.items() if each[0] == "timeout_seconds")
     assert "60" in longest[1]
-    assert seconds("TimeoutStopSec") > 60 + app.STOP_SECONDS + daemon.SHUTDOWN_SECONDS + 5
+    assert seconds("TimeoutStopSec") > 60 + application.STOP_SECONDS + daemon.SHUTDOWN_SECONDS + 5
 
 
 def test_no_secret_is_needed_for_a_start() -> None:

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.rules.parsing import MAX_ARRAY_EVENTS, Line, LineSplitter, split_array
 
 
-def refusal(raw: bytes) -> Refusal:
-    with pytest.raises(Refusal) as caught:
+def refusal(raw: bytes) -> ApiError:
+    with pytest.raises(ApiError) as caught:
         split_array(raw)
     return caught.value
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.rules.event_types import BUILT_IN, Catalogue, EventType
 
 SAMPLES = Path(__file__).parent / "samples"  # as shared/samples/ has them
@@ -92,7 +92,7 @@ def test_a_built_in_type_can_be_given_a_products_own_words() -> None:
 )
 def test_an_unknown_type_is_refused_with_the_nearest_name(name: str, nearest: str) -> None:
     """The message is for the person, the details are for the program."""
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         EXTENDED.require(name)
     assert ("unknown_event_type", 422) == (caught.value.code, caught.value.status)
     assert {"event_type": name, "nearest": nearest} == caught.value.details
@@ -102,7 +102,7 @@ def test_an_unknown_type_is_refused_with_the_nearest_name(name: str, nearest: st
 @pytest.mark.parametrize("name", ["", "☃", "\x1b[31m", "x" * 100_000, "*"])
 def test_a_name_like_none_is_refused_too(name: str) -> None:
     """There is always a nearest name; what a caller sent is shown in part and without control characters."""
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         PLAIN.require(name)
     assert caught.value.details["nearest"] in PLAIN.names
     assert "\x1b" not in caught.value.message
@@ -132,7 +132,7 @@ def test_a_star_alone_is_every_type(names: list[str]) -> None:
 )
 def test_check_types_refuses_what_no_endpoint_can_want(names: list[str], code: str, said: str) -> None:
     """None at all, a star with company, a name that nobody knows."""
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         PLAIN.check_types(names)
     assert code == caught.value.code
     assert said in caught.value.message

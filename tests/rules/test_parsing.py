@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import NewEvent
 from webhookd.rules.event_types import Catalogue
 from webhookd.rules.parsing import parse_event, too_large
@@ -31,8 +31,8 @@ def parse(raw: bytes, max_bytes: int = 256 * 1024) -> NewEvent:
     return parse_event(raw, max_bytes=max_bytes, catalogue=CATALOGUE, new_id=lambda: NEW_ID)
 
 
-def refusal(raw: bytes, max_bytes: int = 256 * 1024) -> Refusal:
-    with pytest.raises(Refusal) as caught:
+def refusal(raw: bytes, max_bytes: int = 256 * 1024) -> ApiError:
+    with pytest.raises(ApiError) as caught:
         parse(raw, max_bytes)
     assert caught.value.__cause__ is None
     assert len(caught.value.message) < 500
@@ -334,7 +334,7 @@ def test_the_quick_check_for_repeated_names_agrees_with_an_exact_one(text: str) 
     code = None
     try:
         parse(text.encode())
-    except Refusal as refused:
+    except ApiError as refused:
         code = refused.code
     assert exact(text) == code
 
@@ -384,7 +384,7 @@ def test_no_bytes_do_worse_than_be_refused(data: st.DataObject) -> None:
         raw[start:end] = data.draw(pieces)
     try:
         event = parse(bytes(raw))
-    except Refusal:
+    except ApiError:
         return
     assert event.type == json.loads(event.body, parse_constant=pytest.fail, parse_int=len)["event_type"]
 

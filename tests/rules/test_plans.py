@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.rules.plans import Plans
 
 PLANS = Plans(("starter", "growth", "advanced", "enterprise"), "advanced")
@@ -32,7 +32,7 @@ def test_the_default_is_advanced_or_the_lowest_with_webhooks(plans: Plans, expec
 def test_an_unknown_plan_is_refused_with_the_known_ones(plan: str, said: str) -> None:
     """The nearest is named where there is one."""
     assert "growth" == PLANS.check("growth")
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         PLANS.check(plan)
     assert ("invalid_field", {"field": "plan"}) == (caught.value.code, caught.value.details)
     assert said in caught.value.message
@@ -42,7 +42,7 @@ def test_an_unknown_plan_is_refused_with_the_known_ones(plan: str, said: str) ->
 def test_what_needs_webhooks_is_refused_below() -> None:
     """With the plan that there is and the one that is needed."""
     PLANS.require("enterprise", "Adding an endpoint")
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         PLANS.require("growth", "Adding an endpoint")
     assert ("plan_required", {"plan": "growth", "required": "advanced"}) == (caught.value.code, caught.value.details)
     assert caught.value.message.startswith("Adding an endpoint needs the plan 'advanced'")

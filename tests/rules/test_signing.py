@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.rules.signing import KEY_BYTES, Signer, check_key, new_key
 
 VECTOR_KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -117,7 +117,7 @@ def test_a_key_of_24_to_64_bytes_is_taken(length: int) -> None:
 )
 def test_what_is_no_key_is_refused_without_repeating_it(text: str) -> None:
     """Wrong prefix, length, alphabet, padding, or bits beyond the last byte."""
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         check_key(text)
     assert ("invalid_field", {"field": "signing_key"}) == (caught.value.code, caught.value.details)
     assert len(text) < 8 or text not in caught.value.message

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.rules.urls import OwnAddress, check_headers, check_url, parse_url
 
 LOOPBACK = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
@@ -19,7 +19,7 @@ OWN = frozenset({OwnAddress(ip_address("127.0.0.1"), 8780)})
 
 def refusal(url: str, **settings: object) -> tuple[str, str]:
     """The code with which `url` is refused, and the message."""
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         check_url(url, **{"allow_http": True, "allowed": [], "own": OWN, **settings})  # type: ignore[arg-type]
     assert {"field": "url"} == caught.value.details
     return caught.value.code, caught.value.message
@@ -414,7 +414,7 @@ def test_no_text_gets_past_as_something_else(text: str) -> None:
     for url in (text, f"https://{text}", f"https://example.com{text}"):
         try:
             parts = parse_url(url)
-        except Refusal:
+        except ApiError:
             continue
         target = URL(parts.text, encoded=True)
         assert (parts.scheme, parts.host, parts.port) == (target.scheme, target.raw_host, target.port)
@@ -473,7 +473,7 @@ def test_good_headers_are_kept_in_their_order() -> None:
 )
 def test_reserved_and_broken_header_names_are_refused(name: str) -> None:
     """Nothing that webhookd or the connection sets can be overridden, and a name is a token."""
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         check_headers({name: "x"})
     assert ("invalid_field", {"field": "headers"}) == (caught.value.code, caught.value.details)
     assert caught.value.message.isprintable()
@@ -500,7 +500,7 @@ def test_reserved_and_broken_header_names_are_refused(name: str) -> None:
 )
 def test_header_values_that_are_not_plain_text_are_refused(value: str) -> None:
     """Printable ASCII alone: no value can begin another header."""
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         check_headers({"X-Tenant": value})
     assert "invalid_field" == caught.value.code
 
@@ -508,6 +508,6 @@ def test_header_values_that_are_not_plain_text_are_refused(value: str) -> None:
 def test_a_header_is_given_once_and_there_are_not_too_many() -> None:
     """Names differ in more than case, and 32 are enough."""
     for headers in ({"X-A": "1", "x-a": "2"}, {f"X-{number}": "x" for number in range(33)}):
-        with pytest.raises(Refusal):
+        with pytest.raises(ApiError):
             check_headers(headers)
     assert 32 == len(check_headers({f"X-{number}": "x" for number in range(32)}))

@@ -17,7 +17,7 @@ from tests.support.watch import watch
 from webhookd.clock import SystemClock
 from webhookd.models import Outcome, Reason, Request
 from webhookd.rules.ip_policy import OwnAddress
-from webhookd.sender.attempt_trace import CURRENT, EgressFailure, Exchange
+from webhookd.sender.attempt_trace import CURRENT, AttemptTrace, EgressFailure
 from webhookd.sender.client import HttpSender, default_ssl_context
 from webhookd.sender.egress import Egress
 from webhookd.sender.http1 import GatedConnector
@@ -194,17 +194,17 @@ async def test_a_name_with_many_addresses_gets_a_few_tries(names: NameServer) ->
 # --- the third gate, by itself: nothing before it has judged ----------------------------------------------------
 
 
-async def _connect_through_the_last_gate(egress: Egress, url: str) -> tuple[Exchange, Exception | None]:
+async def _connect_through_the_last_gate(egress: Egress, url: str) -> tuple[AttemptTrace, Exception | None]:
     """A request by aiohttp with nothing but the connector between: what a fault in the gates before would come to."""
-    exchange = Exchange()
-    CURRENT.set(exchange)
+    trace = AttemptTrace()
+    CURRENT.set(trace)
     connector = GatedConnector(egress, default_ssl_context(), keep_alive=False)
     async with aiohttp.ClientSession(connector=connector) as session:
         try:
             async with session.post(url, data=b"{}", timeout=aiohttp.ClientTimeout(total=2)):
-                return exchange, None
+                return trace, None
         except (aiohttp.ClientError, OSError) as error:
-            return exchange, error
+            return trace, error
         finally:
             await egress.close()
 
@@ -225,10 +225,10 @@ async def _connect_through_the_last_gate(egress: Egress, url: str) -> tuple[Exch
 )
 async def test_an_ip_literal_meets_the_last_gate(names: NameServer, dialled: list[tuple[str, int]], url: str) -> None:
     """aiohttp's resolver never sees an IP literal; the socket factory does, and nothing is dialled."""
-    exchange, error = await _connect_through_the_last_gate(gates(names), url)
+    trace, error = await _connect_through_the_last_gate(gates(names), url)
     assert error is not None
-    assert exchange.failure is not None
-    assert (Reason.BLOCKED_ADDRESS, [], []) == (exchange.failure.reason, dialled, names.asked)
+    assert trace.failure is not None
+    assert (Reason.BLOCKED_ADDRESS, [], []) == (trace.failure.reason, dialled, names.asked)
 
 
 async def test_a_resolver_that_lies_meets_the_last_gate(
@@ -242,9 +242,9 @@ async def test_a_resolver_that_lies_meets_the_last_gate(
             return [ip_address("10.0.0.1"), ip_address("127.0.0.1")]
 
         monkeypatch.setattr(egress, "resolve", lie)
-        exchange, _ = await _connect_through_the_last_gate(egress, f"http://good.test:{receiver.port}/")
-    assert exchange.failure is not None
-    assert Reason.BLOCKED_ADDRESS == exchange.failure.reason
+        trace, _ = await _connect_through_the_last_gate(egress, f"http://good.test:{receiver.port}/")
+    assert trace.failure is not None
+    assert Reason.BLOCKED_ADDRESS == trace.failure.reason
     assert "10.0.0.1" not in [where[0] for where in dialled]
     assert [] == receiver.requests
 
@@ -252,7 +252,7 @@ async def test_a_resolver_that_lies_meets_the_last_gate(
 async def test_an_error_in_the_check_is_a_refusal(names: NameServer, dialled: list[tuple[str, int]]) -> None:
     """An address that can't be read can't be judged: blocked, not passed."""
     egress = gates(names, EVERYTHING)
-    CURRENT.set(Exchange())
+    CURRENT.set(AttemptTrace())
     with pytest.raises(EgressFailure) as caught:
         egress.open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("not an address", 80)))
     assert (Reason.BLOCKED_ADDRESS, []) == (caught.value.reason, dialled)
@@ -263,10 +263,10 @@ async def test_the_peer_that_was_reached_is_judged_too(names: NameServer) -> Non
     """Towards 0.0.0.0 the system connects to 127.0.0.1: allowed by its name, denied by where it leads."""
     async with Tormentor(serve) as receiver:
         egress = gates(names, [ip_network("0.0.0.0/32")])
-        exchange, error = await _connect_through_the_last_gate(egress, f"http://0.0.0.0:{receiver.port}/")
+        trace, error = await _connect_through_the_last_gate(egress, f"http://0.0.0.0:{receiver.port}/")
     assert error is not None
-    assert exchange.failure is not None
-    assert (Reason.BLOCKED_ADDRESS, True) == (exchange.failure.reason, "127.0.0.1" in exchange.failure.detail)
+    assert trace.failure is not None
+    assert (Reason.BLOCKED_ADDRESS, True) == (trace.failure.reason, "127.0.0.1" in trace.failure.detail)
     assert [] == receiver.requests
 
 
@@ -293,9 +293,9 @@ async def test_a_wildcard_socket_is_found_on_every_address_of_the_machine(names:
     """Listening on 0.0.0.0, webhookd is at each address of the machine, and nowhere else."""
     egress = gates(names, EVERYTHING)
     egress.set_own([OwnAddress(ip_address("0.0.0.0"), 8780)])
-    here = egress.check_peer((_an_address_of_this_machine(), 8780), Exchange())
-    elsewhere = egress.check_peer(("192.0.2.1", 8780), Exchange())
-    another_port = egress.check_peer((_an_address_of_this_machine(), 8781), Exchange())
+    here = egress.check_peer((_an_address_of_this_machine(), 8780), AttemptTrace())
+    elsewhere = egress.check_peer(("192.0.2.1", 8780), AttemptTrace())
+    another_port = egress.check_peer((_an_address_of_this_machine(), 8781), AttemptTrace())
     assert (False, True, True) == (here, elsewhere, another_port)
     await egress.close()
 

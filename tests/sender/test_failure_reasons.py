@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from webhookd.models import Reason
 from webhookd.sender import host
-from webhookd.sender.attempt_trace import EgressFailure, Exchange, Stage
+from webhookd.sender.attempt_trace import AttemptTrace, EgressFailure, Stage
 from webhookd.sender.failure_reasons import ended_unanswered, explain
 
 PEER_V4 = "192.0.2.1:443"
@@ -52,7 +52,7 @@ def test_the_reason_of_a_failed_connection(
 ) -> None:
     """Shortages of this machine and a missing network are its own; the rest is the receiver's."""
     monkeypatch.setattr(host, "has_default_route", lambda: has_route)
-    reason, detail = explain(failed_to_connect(code), Exchange(stage=Stage.CONNECT, peer=peer))
+    reason, detail = explain(failed_to_connect(code), AttemptTrace(stage=Stage.CONNECT, peer=peer))
     assert expected == reason
     assert detail.isprintable()
 
@@ -60,8 +60,8 @@ def test_the_reason_of_a_failed_connection(
 def test_what_a_gate_refused_outweighs_everything() -> None:
     """Whatever aiohttp makes of it."""
     failure = EgressFailure(Reason.BLOCKED_ADDRESS, "blocked: 10.0.0.1: a private address")
-    exchange = Exchange(stage=Stage.CONNECT, failure=failure)
-    assert (failure.reason, failure.detail) == explain(failed_to_connect(errno.ECONNREFUSED), exchange)
+    trace = AttemptTrace(stage=Stage.CONNECT, failure=failure)
+    assert (failure.reason, failure.detail) == explain(failed_to_connect(errno.ECONNREFUSED), trace)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_what_a_gate_refused_outweighs_everything() -> None:
 )
 def test_other_failures(error: Exception, expected: tuple[Reason, str]) -> None:
     """One sentence, without what the receiver sent."""
-    assert expected == explain(error, Exchange(stage=Stage.ANSWER, peer=PEER_V4))
+    assert expected == explain(error, AttemptTrace(stage=Stage.ANSWER, peer=PEER_V4))
 
 
 def test_nothing_is_repeated_without_knowing_the_connection() -> None:
     """If aiohttp stopped telling which connection carried a request, none would go out twice."""
-    assert not ended_unanswered(ClientOSError(errno.EPIPE, "x"), Exchange(stage=Stage.ANSWER, reused=True))
+    assert not ended_unanswered(ClientOSError(errno.EPIPE, "x"), AttemptTrace(stage=Stage.ANSWER, reused=True))

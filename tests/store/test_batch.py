@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.stores import add_endpoint, add_workspace, open_store
-from webhookd.errors import Refusal, StoreFailed
+from webhookd.errors import ApiError, StoreFailed
 from webhookd.models import Accepted, NewEvent
 from webhookd.store import deliveries, events
 from webhookd.store.bulk import ROW_BYTES, packed
@@ -98,7 +98,7 @@ async def test_what_is_committed_and_cannot_be_read_ends_the_daemon(
         async with open_store(tmp_path) as store:
             await add_endpoint(store, await add_workspace(store))
             monkeypatch.setattr(events, "QueuedDelivery", exhausted)
-            with pytest.raises(Refusal, match="restarts"):
+            with pytest.raises(ApiError, match="restarts"):
                 await store.write_item(ACCEPT, ingested("a"))
 
     with pytest.raises(StoreFailed, match="no memory to read what was committed"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.stores import accept, add_workspace, open_store
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.store import retention, writer
 
 BODY = b'{"event_type":"message.sent","x":"' + b"x" * 20_000 + b'"}'
@@ -70,9 +70,9 @@ async def test_without_memory_what_may_be_refused_is_and_the_rest_is_written_lat
 
             return run
 
-        writes = [store.submit(note(name), must=name in "ac") for name in "abc"]
+        writes = [store.submit(note(name), retry_when_full=name in "ac") for name in "abc"]
         await asyncio.gather(writes[0], writes[2])
-        with pytest.raises(Refusal, match="no memory") as refused:
+        with pytest.raises(ApiError, match="no memory") as refused:
             await writes[1]
         assert ("unavailable", 2) == (refused.value.code, refused.value.retry_after_seconds)
         await store.write(note("d"))

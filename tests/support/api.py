@@ -15,11 +15,11 @@ from aiohttp import ClientSession, ClientTimeout, web
 from multidict import CIMultiDictProxy
 
 from tests.support.engine import Engine, ScriptedNetwork, engine
-from webhookd.app import House
+from webhookd.app import App
 from webhookd.config import Config
 from webhookd.web.router import make_app
 from webhookd.web.server.http_server import Runner
-from webhookd.web.server.requests import Patience
+from webhookd.web.server.requests import RequestTimeouts
 
 TIMEOUT_SECONDS = 20.0
 
@@ -49,14 +49,14 @@ class Api:
     engine: Engine
     url: str
     port: int
-    app: web.Application
+    application: web.Application
     session: ClientSession
     admin_token: str
     ingest_token: str
 
     @property
-    def house(self) -> House:
-        return self.engine.house
+    def app(self) -> App:
+        return self.engine.app
 
     async def call(
         self,
@@ -92,13 +92,13 @@ async def running_api(
     state_dir: Path,
     config: Config | None = None,
     *,
-    patience: Patience | None = None,
+    timeouts: RequestTimeouts | None = None,
     network: ScriptedNetwork | None = None,
 ) -> AsyncIterator[Api]:
     """A running API in `state_dir`."""
     async with engine(state_dir, config, network=network) as running:
-        app = make_app(running.house.services, patience=patience)
-        runner = Runner(app, shutdown_seconds=0.5)
+        application = make_app(running.app.services, timeouts=timeouts)
+        runner = Runner(application, shutdown_seconds=0.5)
         await runner.setup()
         try:
             await runner.listen_tcp("127.0.0.1", 0)
@@ -107,9 +107,9 @@ async def running_api(
             async with ClientSession(
                 timeout=ClientTimeout(total=TIMEOUT_SECONDS), skip_auto_headers=("Content-Type",)
             ) as session:
-                yield Api(running, f"http://127.0.0.1:{port}", port, app, session, admin, ingest)
+                yield Api(running, f"http://127.0.0.1:{port}", port, application, session, admin, ingest)
         finally:
-            running.house.close_doors()
+            running.app.close_doors()
             await runner.cleanup()
 
 

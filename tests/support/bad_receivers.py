@@ -46,19 +46,19 @@ def head(*lines: str, status: str = "200 OK") -> bytes:
     return "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status}", *lines, "")).encode("latin-1")
 
 
-async def answer(line: Line, *, data: bytes, then: str = "stay", hear: bool = True) -> None:
+async def answer(line: Line, *, data: bytes, after: str = "stay", hear: bool = True) -> None:
     """Read the request (or not), send `data`, and then stay (for the next request), close, half_close or reset."""
     if hear:
         await line.request()
     await line.send(data)
-    if then == "stay":
+    if after == "stay":
         while True:
             await line.request()
             await line.send(data)
-    elif then == "half_close":
+    elif after == "half_close":
         line.half_close()
         await line.stay()
-    elif then == "reset":
+    elif after == "reset":
         await asyncio.sleep(0.05)
         line.reset()
     else:
@@ -128,13 +128,13 @@ async def flood_warnings(line: Line) -> None:
     await line.stay()
 
 
-def _greets(data: bytes, *, then: str = "stay") -> Script:
+def _greets(data: bytes, *, after: str = "stay") -> Script:
     async def script(line: Line) -> None:
         """Answer the first bytes of a handshake with `data`."""
         await line.reader.read(1)
         await line.send(data)
-        await (line.stay() if then == "stay" else asyncio.sleep(0.02))
-        if then == "reset":
+        await (line.stay() if after == "stay" else asyncio.sleep(0.02))
+        if after == "reset":
             line.reset()
 
     return script
@@ -152,8 +152,8 @@ async def reset_at_once(line: Line) -> None:
     line.reset()
 
 
-def _answers(data: bytes, then: str = "stay", *, hear: bool = True) -> Script:
-    return partial(answer, data=data, then=then, hear=hear)
+def _answers(data: bytes, after: str = "stay", *, hear: bool = True) -> Script:
+    return partial(answer, data=data, after=after, hear=hear)
 
 
 _P, _S, _T, _R = Reason.PROTOCOL, Reason.STATUS, Reason.TIMEOUT, Reason.RESET
@@ -388,8 +388,8 @@ def _handshakes() -> dict[str, Torment]:
         "plain HTTP": (_greets(plain), tls),
         "an SSH server behind https": (_greets(b"SSH-2.0-OpenSSH_9.2\r\n"), tls),
         "a fatal alert": (_greets(b"\x15\x03\x03\x00\x02\x02\x28"), tls),
-        "closed in the handshake": (_greets(b"\x16\x03\x03", then="close"), tls),
-        "reset in the handshake": (_greets(b"", then="reset"), _R),
+        "closed in the handshake": (_greets(b"\x16\x03\x03", after="close"), tls),
+        "reset in the handshake": (_greets(b"", after="reset"), _R),
     }
     contexts = ("expired", "not yet valid", "wrong host", "self-signed", "another authority", "TLS 1.0", "TLS 1.1")
     return {
@@ -420,8 +420,8 @@ async def play() -> None:
     known = contexts(authority)
     async with AsyncExitStack() as stack:
         ports: dict[str, dict[str, int]] = {"http": {}, "https": {}}
-        for scheme, torments in ALL.items():
-            for name, torment in torments.items():
+        for scheme, bad_receivers in ALL.items():
+            for name, torment in bad_receivers.items():
                 tls = known.get(torment.tls) if scheme == "https" else None
                 receiver = Tormentor(torment.script, tls=tls, receive_buffer_bytes=torment.receive_buffer_bytes)
                 await stack.enter_async_context(receiver)

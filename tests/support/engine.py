@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.clock import ManualClock
-from webhookd.app import House
+from webhookd.app import App
 from webhookd.config import Config
 from webhookd.models import Accepted, Endpoint, NewEvent, Outcome, Reason, Request
 from webhookd.store.connection import StateLock
@@ -86,14 +86,14 @@ def _outcome(answer: Answer, started_ms: int, duration_ms: float, request: Reque
 class Engine:
     """A started house with its clock and its network."""
 
-    house: House
+    app: App
     clock: ManualClock
     network: ScriptedNetwork
     looking: bool = False
 
     async def endpoint(self, url: str, event_types: Sequence[str] = ("*",), workspace: str = "default") -> Endpoint:
         """Add an endpoint."""
-        return await self.house.services.endpoints.create(workspace, url=url, event_types=list(event_types))
+        return await self.app.services.endpoints.create(workspace, url=url, event_types=list(event_types))
 
     async def send(self, *ids: str, event_type: str = "message.received", workspace: str = "default") -> list[Accepted]:
         """Accept one event per id."""
@@ -101,7 +101,7 @@ class Engine:
             NewEvent(i, event_type, b'{"event_type":"%b","event_id":"%b"}' % (event_type.encode(), i.encode()))
             for i in ids
         ]
-        return await self.house.services.ingest.accept(workspace, events)
+        return await self.app.services.ingest.accept(workspace, events)
 
     async def quiet(self) -> None:
         """Return when all that can happen without the clock has happened (real time, bounded)."""
@@ -127,15 +127,15 @@ class Engine:
         await self.quiet()
 
     def _is_quiet(self) -> bool:
-        dispatcher = self.house.dispatcher
-        views = [dispatcher.view(endpoint.seq) for endpoint in self.house.directory.endpoints()]
+        dispatcher = self.app.dispatcher
+        views = [dispatcher.view(endpoint.seq) for endpoint in self.app.registry.endpoints()]
         resting = sum(view.next_attempt_at_ms is not None for view in views) + self.network.held
-        return self.house.store.writer.idle and dispatcher.alive == resting and not self.looking
+        return self.app.store.writer.idle and dispatcher.alive == resting and not self.looking
 
 
 def _watch_keeper(e: Engine) -> None:
     """Let the engine know when the keeper is at work: its steps go through the store's threads."""
-    look = e.house.keeper.look
+    look = e.app.held_events.look
 
     async def watched() -> None:
         e.looking = True
@@ -144,7 +144,7 @@ def _watch_keeper(e: Engine) -> None:
         finally:
             e.looking = False
 
-    e.house.keeper.look = watched  # type: ignore[method-assign]
+    e.app.held_events.look = watched  # type: ignore[method-assign]
 
 
 @asynccontextmanager
@@ -160,15 +160,15 @@ async def engine(
     network = network or ScriptedNetwork(clock)
     lock = StateLock(state_dir)
     await lock.acquire(wait_seconds=0)
-    house = await House.open(config or Config(), state_dir, clock=clock, transport=network)
+    app = await App.open(config or Config(), state_dir, clock=clock, transport=network)
     try:
-        e = Engine(house, clock, network)
+        e = Engine(app, clock, network)
         _watch_keeper(e)
-        await house.start({})
+        await app.start({})
         yield e
     finally:
         for gate in network.gates.values():
             gate.set()
         network.takes_seconds = 0
-        await house.stop()
+        await app.stop()
         lock.release()

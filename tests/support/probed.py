@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from webhookd.app import House
+from webhookd.app import App
 from webhookd.cli import main
 
 EVERY_SECONDS = 0.005
@@ -46,13 +46,13 @@ async def _probe(out: TextIO) -> None:
 
 def run(file: str) -> None:
     """Probe, and be webhookd with the arguments that are left."""
-    start = House.start
+    start = App.start
 
-    async def probed(house: House, environ: Mapping[str, str]) -> None:
-        await start(house, environ)
-        house.tasks.start("probe", lambda: _probe(out))
+    async def probed(app: App, environ: Mapping[str, str]) -> None:
+        await start(app, environ)
+        app.tasks.start("probe", lambda: _probe(out))
 
-    House.start = probed  # type: ignore[method-assign]
+    App.start = probed  # type: ignore[method-assign]
     with Path(file).open("a", buffering=16 * 1024) as out:
         main()
 

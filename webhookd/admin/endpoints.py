@@ -12,9 +12,9 @@ from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.delivery.budgets import Budgets
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.registry import Directory
+from webhookd.delivery.registry import Registry
 from webhookd.delivery.turns import Turns
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import Endpoint, EndpointState
 from webhookd.rules import signing
 from webhookd.rules.event_types import Catalogue
@@ -43,7 +43,7 @@ class Endpoints:
     def __init__(
         self,
         store: Store,
-        directory: Directory,
+        registry: Registry,
         dispatcher: Dispatcher,
         budgets: Budgets,
         rules: Rules,
@@ -51,7 +51,7 @@ class Endpoints:
         settings: Callable[[], Config],
     ) -> None:
         self._store = store
-        self._directory = directory
+        self._directory = registry
         self._dispatcher = dispatcher
         self._budgets = budgets
         self._rules = rules
@@ -113,14 +113,14 @@ class Endpoints:
             self._check_free(db, endpoint)
             limit = self._settings().limits.endpoints
             if endpoints.count(db, workspace.seq) >= limit:
-                raise Refusal(
+                raise ApiError(
                     "too_many_endpoints",
                     f"Workspace {workspace_id!r} has {limit} endpoints, as many as limits.endpoints allows.",
                     details={"limit": limit},
                 )
             return endpoints.insert(db, endpoint)
 
-        created = await self._store.write(command, then=self._directory.put)
+        created = await self._store.write(command, on_commit=self._directory.put)
         log.emit("endpoint.created", **_named(created), event_types=created.event_types)
         return created
 
@@ -143,14 +143,14 @@ class Endpoints:
                     self._check_free(db, changed)
                 return endpoints.update(db, changed)
 
-            changed = await self._store.write(command, then=self._directory.put)
+            changed = await self._store.write(command, on_commit=self._directory.put)
         log.emit("endpoint.changed", **_named(changed), fields=sorted(changes))
         return changed
 
     async def rotate_key(self, workspace_id: str, endpoint_id: str, overlap_seconds: float) -> Endpoint:
         """Give it a new signing key; until `overlap_seconds` have passed the one before it signs too."""
         if not 0 <= overlap_seconds <= OVERLAP_SECONDS_MAX:
-            raise Refusal(
+            raise ApiError(
                 "invalid_field",
                 f"overlap_seconds is a number from 0 to {OVERLAP_SECONDS_MAX} (30 days).",
                 details={"field": "overlap_seconds"},
@@ -165,7 +165,7 @@ class Endpoints:
                 previous_key_until_ms=now_ms + round(overlap_seconds * 1000) if overlap_seconds else None,
                 updated_at_ms=now_ms,
             )
-            rotated = await self._store.write(lambda db: endpoints.update(db, rotated), then=self._directory.put)
+            rotated = await self._store.write(lambda db: endpoints.update(db, rotated), on_commit=self._directory.put)
         log.emit("key.rotated", workspace=workspace_id, endpoint_id=endpoint_id, overlap_seconds=overlap_seconds)
         return rotated
 
@@ -178,7 +178,7 @@ class Endpoints:
             self._dispatcher.hold(endpoint.seq)
             now_ms = self._clock.wall_ms()
 
-            def then(changed: list[Endpoint]) -> None:
+            def on_commit(changed: list[Endpoint]) -> None:
                 for each in changed:
                     self._directory.put(each)
 
@@ -192,7 +192,7 @@ class Endpoints:
                         message="Disabled by a person.",
                         now_ms=now_ms,
                     ),
-                    then=then,
+                    on_commit=on_commit,
                 )
             finally:
                 self._dispatcher.release(endpoint.seq)
@@ -214,7 +214,7 @@ class Endpoints:
             now_ms = self._clock.wall_ms()
             waiting = self._dispatcher.view(endpoint.seq).waiting
 
-            def then(enabled: Endpoint) -> None:
+            def on_commit(enabled: Endpoint) -> None:
                 self._directory.put(enabled)
                 self._budgets.forget(workspace_id, enabled.seq)
                 if skip_held:
@@ -222,7 +222,7 @@ class Endpoints:
                 self._dispatcher.wake(enabled.seq)
 
             enabled = await self._store.write(
-                lambda db: endpoints.enable(db, endpoint.seq, skip_held=skip_held, now_ms=now_ms), then=then
+                lambda db: endpoints.enable(db, endpoint.seq, skip_held=skip_held, now_ms=now_ms), on_commit=on_commit
             )
         log.emit(
             "endpoint.enabled",
@@ -240,13 +240,13 @@ class Endpoints:
             self._dispatcher.hold(endpoint.seq)
             now_ms = self._clock.wall_ms()
 
-            def then(_: None) -> None:
+            def on_commit(_: None) -> None:
                 self._directory.remove(endpoint)
                 self._budgets.forget(workspace_id, endpoint.seq)
                 self._dispatcher.forget(endpoint.seq)
 
             try:
-                await self._store.write(lambda db: endpoints.delete(db, endpoint.seq, now_ms), then=then)
+                await self._store.write(lambda db: endpoints.delete(db, endpoint.seq, now_ms), on_commit=on_commit)
             finally:
                 self._dispatcher.release(endpoint.seq)
         log.emit("endpoint.deleted", **_named(endpoint))
@@ -269,7 +269,7 @@ class Endpoints:
     def _check_free(self, db: Db, endpoint: Endpoint) -> None:
         taken = endpoints.id_of_url(db, endpoint.workspace_seq, endpoint.url)
         if taken is not None:
-            raise Refusal(
+            raise ApiError(
                 "endpoint_exists",
                 f"The workspace has an endpoint with this URL: {taken}. Add the event types to that one.",
                 details={"id": taken},
@@ -287,7 +287,7 @@ def _named(endpoint: Endpoint) -> dict[str, Any]:
 
 def _checked_description(text: str) -> str:
     if len(text) > DESCRIPTION_CHARACTERS:
-        raise Refusal(
+        raise ApiError(
             "invalid_field",
             f"A description has at most {DESCRIPTION_CHARACTERS} characters.",
             details={"field": "description"},
@@ -297,7 +297,7 @@ def _checked_description(text: str) -> str:
 
 def _checked_success(rule: str) -> str:
     if rule not in ("200", "2xx"):
-        raise Refusal(
+        raise ApiError(
             "invalid_field", 'success is "200" (exactly that) or "2xx" (any of them).', details={"field": "success"}
         )
     return rule

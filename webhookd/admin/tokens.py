@@ -12,8 +12,8 @@ from pathlib import Path
 from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import credential
-from webhookd.delivery.registry import Directory
-from webhookd.errors import ConfigError, Refusal
+from webhookd.delivery.registry import Registry
+from webhookd.errors import ApiError, ConfigError
 from webhookd.models import Token
 from webhookd.rules.ids import sortable_id
 from webhookd.store import tokens
@@ -37,9 +37,9 @@ _FIRST = ((Scope.ADMIN, "admin-token"), (Scope.INGEST, "ingest-token"))
 class Access:
     """Knows all tokens, hashed, in memory; the table has them too."""
 
-    def __init__(self, store: Store, directory: Directory, clock: Clock) -> None:
+    def __init__(self, store: Store, registry: Registry, clock: Clock) -> None:
         self._store = store
-        self._directory = directory
+        self._directory = registry
         self._clock = clock
         self._by_hash: dict[bytes, Token] = {}
 
@@ -80,9 +80,9 @@ class Access:
         Raises Refusal: `invalid_field`, `not_found` (the workspace).
         """
         if scope not in set(Scope):
-            raise Refusal("invalid_field", f"scope is one of {', '.join(Scope)}.", details={"field": "scope"})
+            raise ApiError("invalid_field", f"scope is one of {', '.join(Scope)}.", details={"field": "scope"})
         if len(note) > NOTE_CHARACTERS:
-            raise Refusal(
+            raise ApiError(
                 "invalid_field", f"A note has at most {NOTE_CHARACTERS} characters.", details={"field": "note"}
             )
         workspace_seq = None if workspace_id is None else self._directory.workspace(workspace_id).seq
@@ -98,11 +98,11 @@ class Access:
     async def revoke(self, token_id: str) -> None:
         """Make a token worthless at once.  Refusal `not_found`, or `forbidden` for the two of the first start."""
         if token_id in {f"tok_{scope}" for scope, _ in _FIRST}:
-            raise Refusal(
+            raise ApiError(
                 "forbidden", "This token lives in a file: replace the file and restart webhookd to change it."
             )
         if not await self._store.write(lambda db: tokens.delete(db, token_id)):
-            raise Refusal("not_found", f"There is no token {token_id!r}. `webhookd token list` shows them.")
+            raise ApiError("not_found", f"There is no token {token_id!r}. `webhookd token list` shows them.")
         await self._load()
         log.emit("token.revoked", token_id=token_id)
 

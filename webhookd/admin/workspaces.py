@@ -11,8 +11,8 @@ from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import is_mail_address
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.registry import Directory
-from webhookd.errors import Refusal
+from webhookd.delivery.registry import Registry
+from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Workspace
 from webhookd.rules.plans import Plans
 from webhookd.store import endpoints, workspaces
@@ -27,10 +27,10 @@ class Workspaces:
     """Makes, changes and deletes workspaces."""
 
     def __init__(
-        self, store: Store, directory: Directory, dispatcher: Dispatcher, clock: Clock, plans: Callable[[], Plans]
+        self, store: Store, registry: Registry, dispatcher: Dispatcher, clock: Clock, plans: Callable[[], Plans]
     ) -> None:
         self._store = store
-        self._directory = directory
+        self._directory = registry
         self._dispatcher = dispatcher
         self._clock = clock
         self._plans = plans
@@ -58,10 +58,10 @@ class Workspaces:
 
         def command(db: Db) -> Workspace:
             if any(each.id == workspace_id for each in workspaces.load(db)):
-                raise Refusal("workspace_exists", f"There is a workspace {workspace_id!r} already.")
+                raise ApiError("workspace_exists", f"There is a workspace {workspace_id!r} already.")
             return workspaces.insert(db, workspace_id=workspace_id, name=name, plan=plan, notify=notify, now_ms=now_ms)
 
-        workspace = await self._store.write(command, then=self._directory.put_workspace)
+        workspace = await self._store.write(command, on_commit=self._directory.put_workspace)
         log.emit("workspace.created", workspace=workspace_id, plan=workspace.plan)
         return workspace
 
@@ -88,11 +88,11 @@ class Workspaces:
                 ):  # what is held goes on ageing from one such plan to another
                     workspace = replace(workspace, plan_changed_at_ms=self._clock.wall_ms())
 
-            def then(changed: Workspace) -> None:
+            def on_commit(changed: Workspace) -> None:
                 self._directory.put_workspace(changed)
                 self._dispatcher.review(self._directory.endpoints(workspace_id))
 
-            workspace = await self._store.write(lambda db: workspaces.update(db, workspace), then=then)
+            workspace = await self._store.write(lambda db: workspaces.update(db, workspace), on_commit=on_commit)
         fields = [field for field, value in (("name", name), ("notify", notify), ("plan", plan)) if value is not None]
         log.emit("workspace.changed", workspace=workspace_id, plan=workspace.plan, fields=fields)
         return workspace
@@ -101,15 +101,15 @@ class Workspaces:
         """Delete a workspace without endpoints; `default` stays for ever.  Refusal `workspace_in_use` otherwise."""
         workspace = self._directory.workspace(workspace_id)
         if workspace_id == DEFAULT_WORKSPACE:
-            raise Refusal("workspace_in_use", "The workspace `default` can't be deleted.")
+            raise ApiError("workspace_in_use", "The workspace `default` can't be deleted.")
         now_ms = self._clock.wall_ms()
 
         def command(db: Db) -> None:
             if endpoints.count(db, workspace.seq):
-                raise Refusal("workspace_in_use", f"Workspace {workspace_id!r} has endpoints: delete them first.")
+                raise ApiError("workspace_in_use", f"Workspace {workspace_id!r} has endpoints: delete them first.")
             workspaces.delete(db, workspace.seq, now_ms)
 
-        await self._store.write(command, then=lambda _: self._directory.remove_workspace(workspace_id))
+        await self._store.write(command, on_commit=lambda _: self._directory.remove_workspace(workspace_id))
         log.emit("workspace.deleted", workspace=workspace_id)
 
 
@@ -128,5 +128,5 @@ def _checked_notify(addresses: tuple[str, ...]) -> tuple[str, ...]:
     return addresses
 
 
-def _invalid(field: str, message: str) -> Refusal:
-    return Refusal("invalid_field", message, details={"field": field})
+def _invalid(field: str, message: str) -> ApiError:
+    return ApiError("invalid_field", message, details={"field": field})

@@ -167,12 +167,12 @@ def _times(ctx: click.Context, param: click.Parameter, value: str) -> int | None
 
 
 def _checked_keys(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    from webhookd.errors import Refusal
+    from webhookd.errors import ApiError
     from webhookd.rules.signing import check_key
 
     try:
         return tuple(check_key(key) for key in value)
-    except Refusal as refusal:
+    except ApiError as refusal:
         raise click.BadParameter(refusal.message, ctx=ctx, param=param) from refusal
 
 

@@ -32,7 +32,7 @@ _LISTED = 100
 
 
 @dataclass(slots=True)
-class Tally:
+class Summary:
     """What became of the lines so far."""
 
     accepted: int = 0
@@ -72,7 +72,7 @@ class Sender:
         self._reached = False
         self._waiting_since: float | None = None
         self._tries = 0
-        self.tally = Tally()
+        self.summary = Summary()
 
     def push(self, batch: list[Line]) -> None:
         """Send a batch until every line of it is accepted or refused.
@@ -98,7 +98,7 @@ class Sender:
                 rest = rest[taken:]
                 why = ApiRefused(answer.status, answer.body, answer.reason)
                 self._wait(why, _retry_after(answer), progress=taken > 0)
-        self.tally.done_to_line = batch[-1].number
+        self.summary.done_to_line = batch[-1].number
 
     def _prepared(self, batch: list[Line]) -> list[tuple[int, bytes]]:
         """The lines with their ids, without those that are refused here."""
@@ -107,10 +107,10 @@ class Sender:
             if line.data is None:
                 message = f"The line is longer than {MAX_LINE_BYTES >> 20} MiB: send a reference to what is large."
                 self._refuse(line.number, {"code": "payload_too_large", "message": message, "details": {}})
-                self.tally.rejected += 1
+                self.summary.rejected += 1
                 continue
             data, made = with_id(line.data, new_id)
-            self.tally.without_id += made
+            self.summary.without_id += made
             prepared.append((line.number, data))
         return prepared
 
@@ -133,7 +133,7 @@ class Sender:
             if not self._reached:
                 raise
             self._client = None
-            self.tally.repeated += 1
+            self.summary.repeated += 1
             self._wait(error, None, progress=False)
             return None
         self._reached = True
@@ -146,9 +146,9 @@ class Sender:
         """Add an answer to the tally; of a second look at the same lines only the refusals it lists are new."""
         rejected = body.get("rejected") or []
         if counting:
-            self.tally.accepted += body.get("accepted", 0)
-            self.tally.duplicates += body.get("duplicates", 0)
-            self.tally.rejected += body.get("rejected_count", len(rejected))
+            self.summary.accepted += body.get("accepted", 0)
+            self.summary.duplicates += body.get("duplicates", 0)
+            self.summary.rejected += body.get("rejected_count", len(rejected))
         for one in rejected:
             self._refuse(rest[one["index"]][0], one["error"])
 
@@ -160,8 +160,8 @@ class Sender:
         return min(taken, len(rest))
 
     def _refuse(self, number: int, error: dict[str, Any]) -> None:
-        if len(self.tally.listed) < _LISTED:
-            self.tally.listed.append({"line": number, "error": error})
+        if len(self.summary.listed) < _LISTED:
+            self.summary.listed.append({"line": number, "error": error})
         self._complain(f"line {number}: {plain(error.get('message'))}")
 
     def _wait(self, why: click.ClickException, seconds: float | None, *, progress: bool) -> None:
@@ -237,9 +237,9 @@ def send(call: Call, file: str, give_up_after: float | None) -> None:
                 sender.push(batch.lines)
                 progress.show(batch.read_bytes)
         except (click.ClickException, KeyboardInterrupt):
-            progress.say(_unfinished(sender.tally))
+            progress.say(_unfinished(sender.summary))
             raise
-    _end(call, sender.tally)
+    _end(call, sender.summary)
 
 
 def _opened(file: str) -> int:
@@ -251,35 +251,35 @@ def _opened(file: str) -> int:
         raise click.BadParameter(f"{plain(file)} can't be read: {error.strerror}", param_hint="FILE") from error
 
 
-def _unfinished(tally: Tally) -> str:
+def _unfinished(summary: Summary) -> str:
     return (
-        f"Stopped: {_summary(tally)}. Nothing after line {tally.done_to_line} is confirmed; "
+        f"Stopped: {_summary(summary)}. Nothing after line {summary.done_to_line} is confirmed; "
         "send it again, which is safe for lines that bring their event_id."
     )
 
 
-def _summary(tally: Tally) -> str:
-    return f"{tally.accepted:,} accepted, {tally.duplicates:,} known already, {tally.rejected:,} refused"
+def _summary(summary: Summary) -> str:
+    return f"{summary.accepted:,} accepted, {summary.duplicates:,} known already, {summary.rejected:,} refused"
 
 
-def _end(call: Call, tally: Tally) -> NoReturn:
+def _end(call: Call, summary: Summary) -> NoReturn:
     if call.as_json:
-        print_json(tally.as_json())
+        print_json(summary.as_json())
     else:
-        click.echo(f"{_summary(tally)}.")
-        click.echo(_again(tally), err=True)
-    click.get_current_context().exit(1 if tally.rejected else 0)
+        click.echo(f"{_summary(summary)}.")
+        click.echo(_again(summary), err=True)
+    click.get_current_context().exit(1 if summary.rejected else 0)
 
 
-def _again(tally: Tally) -> str:
+def _again(summary: Summary) -> str:
     """Whether the same command may be run again."""
     words = "Running it again is safe: a line with an event_id is delivered once."
-    if tally.without_id and (tally.accepted or tally.repeated):
+    if summary.without_id and (summary.accepted or summary.repeated):
         words = (
             "Running it again is safe for lines that bring their event_id; "
-            f"{count(tally.without_id, 'line')} had none, got a new one, and would be delivered again."
+            f"{count(summary.without_id, 'line')} had none, got a new one, and would be delivered again."
         )
-    if tally.repeated:
+    if summary.repeated:
         words += " (The connection was lost on the way: lines that were sent twice may count as known already.)"
     return words
 

@@ -37,7 +37,7 @@ def serve(call: Call) -> None:
     from webhookd import daemon, log
     from webhookd.config import Config, find_config, find_state_dir
     from webhookd.config_loader import load
-    from webhookd.errors import Fatal
+    from webhookd.errors import FatalError
 
     def read() -> Config:
         return load(find_config(call.config, call.environ), call.environ)
@@ -53,7 +53,7 @@ def serve(call: Call) -> None:
         state_dir = find_state_dir(call.state_dir, call.environ)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             code = runner.run(daemon.serve(config, state_dir, environ=call.environ, reload=read, ready=greet))
-    except Fatal as error:
+    except FatalError as error:
         code = error.exit_code
         if not sys.stdout.isatty():
             log.configure()

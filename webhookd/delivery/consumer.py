@@ -19,7 +19,7 @@ from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.delivery.queue import EndpointQueue
 from webhookd.delivery.recorder import Recorder
-from webhookd.delivery.registry import Directory
+from webhookd.delivery.registry import Registry
 from webhookd.models import Endpoint, QueuedDelivery
 from webhookd.rules.retry import Decision, RetryIn, RetrySchedule, remaining_wait
 from webhookd.sender import request_builder
@@ -38,7 +38,7 @@ class Surroundings:
     """What every consumer needs: the same for all of them."""
 
     store: Store
-    directory: Directory
+    registry: Registry
     recorder: Recorder
     transport: Transport
     clock: Clock
@@ -87,8 +87,8 @@ class Consumer:
         while True:
             if wait_seconds > 0 and not await self._waited(wait_seconds):
                 return False
-            endpoint = self._around.directory.get(delivery.endpoint_seq)
-            if self.stopped or endpoint is None or not self._around.directory.runs(endpoint):
+            endpoint = self._around.registry.get(delivery.endpoint_seq)
+            if self.stopped or endpoint is None or not self._around.registry.runs(endpoint):
                 return False
             if delivery.body is None:
                 delivery = await self._with_body(delivery)
@@ -153,7 +153,7 @@ class Consumer:
         return replace(delivery, body=body)
 
     async def _refill(self, endpoint_seq: int, after_seq: int, limit: int, inline_bytes: int) -> list[QueuedDelivery]:
-        endpoint = self._around.directory.get(endpoint_seq)
+        endpoint = self._around.registry.get(endpoint_seq)
         after_seq = max(after_seq, endpoint.skipped_upto if endpoint else 0)
         return await self._around.store.read_for_delivery(
             lambda db: deliveries.page(db, endpoint_seq, after_seq, limit, inline_bytes)

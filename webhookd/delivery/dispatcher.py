@@ -31,7 +31,7 @@ class Dispatcher:
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
-        self._directory = around.directory
+        self._directory = around.registry
         self._queues: dict[int, EndpointQueue] = {}
         self._backlogs: defaultdict[int, Backlog] = defaultdict(Backlog)
         self._shared = QueuedBytes()

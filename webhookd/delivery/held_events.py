@@ -16,8 +16,8 @@ from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.registry import Directory
-from webhookd.errors import Refusal
+from webhookd.delivery.registry import Registry
+from webhookd.errors import ApiError
 from webhookd.models import Endpoint
 from webhookd.store import deliveries, endpoints
 from webhookd.store.store import Db, Store
@@ -27,19 +27,19 @@ LOOK_SECONDS = 1.0
 _EVERYTHING = 2**63 - 1
 
 
-class Keeper:
+class HeldEvents:
     """A root task: `run` looks once a second, and at once after `wake`."""
 
     def __init__(
         self,
         store: Store,
-        directory: Directory,
+        registry: Registry,
         dispatcher: Dispatcher,
         clock: Clock,
         settings: Callable[[], Config],
     ) -> None:
         self._store = store
-        self._directory = directory
+        self._directory = registry
         self._dispatcher = dispatcher
         self._clock = clock
         self._settings = settings
@@ -50,7 +50,9 @@ class Keeper:
     async def run(self) -> None:
         """Keep looking, for ever."""
         while not await self._clock.wait(self._stopping, LOOK_SECONDS):
-            with contextlib.suppress(Refusal):  # the disk is full, or the daemon ends; the next look goes on from there
+            with contextlib.suppress(
+                ApiError
+            ):  # the disk is full, or the daemon ends; the next look goes on from there
                 await self.look()
 
     async def look(self) -> None:
@@ -75,7 +77,7 @@ class Keeper:
         )
 
     async def _expire(self, endpoint: Endpoint) -> None:
-        def then(finished: list[tuple[int, int]]) -> None:
+        def on_commit(finished: list[tuple[int, int]]) -> None:
             self._dispatcher.settle(endpoint.seq, len(finished), sum(size for _, size in finished))
 
         totals: Counter[str] = Counter()
@@ -90,7 +92,7 @@ class Keeper:
                 after_seq=endpoint.skipped_upto,
                 limit=limit,
                 still=lambda db: self._still_held(db, endpoint),
-                then=then,
+                on_commit=on_commit,
             )
             if not finished:
                 break
@@ -154,7 +156,7 @@ class Keeper:
         after_seq: int,
         limit: int,
         still: Callable[[Db], bool] = lambda db: True,
-        then: Callable[[list[tuple[int, int]]], None] | None = None,
+        on_commit: Callable[[list[tuple[int, int]]], None] | None = None,
     ) -> list[tuple[int, int]]:
         now_ms = self._clock.wall_ms()
 
@@ -165,7 +167,7 @@ class Keeper:
                 db, endpoint_seq, state=state, upto_seq=upto_seq, after_seq=after_seq, limit=limit, now_ms=now_ms
             )
 
-        return await self._store.write(command, then=then)
+        return await self._store.write(command, on_commit=on_commit)
 
     def _still_held(self, db: Db, endpoint: Endpoint) -> bool:
         """Whether what was due still is: not if the endpoint was enabled since, nor if it was stopped again after."""

@@ -8,8 +8,8 @@ from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.registry import Directory
-from webhookd.errors import Refusal
+from webhookd.delivery.registry import Registry
+from webhookd.errors import ApiError
 from webhookd.models import Accepted, NewEvent, Workspace
 from webhookd.store.events import ACCEPT, Ingested
 from webhookd.store.store import Store
@@ -24,13 +24,13 @@ class Ingest:
     def __init__(
         self,
         store: Store,
-        directory: Directory,
+        registry: Registry,
         dispatcher: Dispatcher,
         clock: Clock,
         settings: Callable[[], Config],
     ) -> None:
         self._store = store
-        self._directory = directory
+        self._directory = registry
         self._dispatcher = dispatcher
         self._clock = clock
         self._settings = settings
@@ -55,27 +55,27 @@ class Ingest:
         self._check_room(workspace)
         deliver = not self._directory.paused(workspace_id)
 
-        def then(results: list[Accepted]) -> None:
+        def on_commit(results: list[Accepted]) -> None:
             for result in results:
                 if result.queued:
                     self._dispatcher.offer(result.queued)
 
         now_ms = self._clock.wall_ms()
         ingested = Ingested(workspace.seq, new, deliver, now_ms)
-        results = await self._store.add_item(now_ms, ACCEPT, ingested, then=then)
+        results = await self._store.add_item(now_ms, ACCEPT, ingested, on_commit=on_commit)
         self._log(workspace_id, results)
         return results
 
     def _check_room(self, workspace: Workspace) -> None:
         if not self._open:
-            raise Refusal("unavailable", "webhookd is stopping. Send it again in a moment.", retry_after_seconds=2)
-        if self._store.room.short():
+            raise ApiError("unavailable", "webhookd is stopping. Send it again in a moment.", retry_after_seconds=2)
+        if self._store.disk_space.short():
             raise storage_full()
         limits = self._settings().limits
         backlog = self._dispatcher.backlog(workspace.seq)
         megabytes = backlog.waiting_bytes / 1024**2
         if backlog.waiting >= limits.waiting_per_workspace or megabytes >= limits.waiting_mb_per_workspace:
-            raise Refusal(
+            raise ApiError(
                 "too_far_behind",
                 f"{backlog.waiting} deliveries ({megabytes:.0f} MiB) wait in workspace {workspace.id!r}; allowed are "
                 f"{limits.waiting_per_workspace} and {limits.waiting_mb_per_workspace:g} MiB. Look for an endpoint "

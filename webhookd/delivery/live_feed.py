@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from webhookd.clock import Clock
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import DeliveryView
 
 # A delivery with all that its receiver answered takes up to some 20 KB, so these are bounds of some 20 MB.
@@ -26,7 +26,7 @@ LINGER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class FeedEvent:
     """One thing that happened to a delivery: `kind` is `delivery.accepted` or `delivery.attempted`."""
 
     id: str
@@ -38,10 +38,10 @@ class Listener:
     """One who listens.  One who is too slow is cut off rather than let memory grow."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Happening | None] = asyncio.Queue(LISTENER_BEHIND)
+        self._queue: asyncio.Queue[FeedEvent | None] = asyncio.Queue(LISTENER_BEHIND)
         self._over = False
 
-    def put(self, happening: Happening | None) -> None:
+    def put(self, happening: FeedEvent | None) -> None:
         """Hand over a happening; None tells that there will be no more."""
         if self._over:
             return
@@ -50,7 +50,7 @@ class Listener:
         if not self._queue.full():
             self._queue.put_nowait(happening)
 
-    async def some(self) -> list[Happening]:
+    async def some(self) -> list[FeedEvent]:
         """Everything that happened since the last call, as soon as there is anything; nothing when it is over."""
         if self._over and self._queue.empty():
             return []
@@ -60,12 +60,12 @@ class Listener:
         return [happening for happening in found if happening is not None]
 
 
-class Happenings:
+class LiveFeed:
     """Publishes to all listeners and remembers the newest."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._ring: deque[Happening] = deque(maxlen=RING)
+        self._ring: deque[FeedEvent] = deque(maxlen=RING)
         self._listeners: set[Listener] = set()
         self._lingers_until = float("-inf")
         self._count = 0
@@ -84,7 +84,7 @@ class Happenings:
         """Tell of something that is committed."""
         self._count += 1
         self._last_ms = max(self._last_ms, self._clock.wall_ms())  # ids never go back, whatever the clock does
-        happening = Happening(f"{self._last_ms}-{self._count}", kind, delivery)
+        happening = FeedEvent(f"{self._last_ms}-{self._count}", kind, delivery)
         self._ring.append(happening)
         for listener in self._listeners:
             listener.put(happening)
@@ -93,7 +93,7 @@ class Happenings:
         """A new listener; `leave` must be called for it.  Refusal `unavailable` if there are too many."""
         if len(self._listeners) >= MAX_LISTENERS:
             message = f"{MAX_LISTENERS} live streams are open, which is as many as there may be. End one of them."
-            raise Refusal("unavailable", message, retry_after_seconds=30)
+            raise ApiError("unavailable", message, retry_after_seconds=30)
         listener = Listener()
         if self._ended:
             listener.put(None)
@@ -112,7 +112,7 @@ class Happenings:
             return self._ring[-1].id
         return f"{max(self._last_ms, self._clock.wall_ms())}-0"
 
-    def since(self, last_id: str) -> list[Happening] | None:
+    def since(self, last_id: str) -> list[FeedEvent] | None:
         """What happened after the happening with this id; None if the ring doesn't know it (any more)."""
         recent = list(self._ring)
         for place in range(len(recent) - 1, -1, -1):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from webhookd.clock import Clock, rfc3339
 from webhookd.config import Config
 from webhookd.delivery.budgets import Budgets
-from webhookd.delivery.registry import Directory
+from webhookd.delivery.registry import Registry
 from webhookd.models import Endpoint, Json
 from webhookd.rules.failure_budget import Verdict
 from webhookd.store import attempts, outbox
@@ -26,13 +26,13 @@ class Notices:
 
     def __init__(
         self,
-        directory: Directory,
+        registry: Registry,
         budgets: Budgets,
         waiting: Callable[[int], int],
         clock: Clock,
         settings: Callable[[], Config],
     ) -> None:
-        self._directory = directory
+        self._directory = registry
         self._budgets = budgets
         self._waiting = waiting
         self._clock = clock

@@ -17,9 +17,9 @@ from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.delivery.attempt_record import attempt_record
 from webhookd.delivery.budgets import Budgets
-from webhookd.delivery.live_feed import Happenings
+from webhookd.delivery.live_feed import LiveFeed
 from webhookd.delivery.notices import Notices
-from webhookd.delivery.registry import Directory
+from webhookd.delivery.registry import Registry
 from webhookd.metrics import Histogram
 from webhookd.models import (
     DeliveryState,
@@ -68,17 +68,17 @@ class Recorder:
     def __init__(
         self,
         store: Store,
-        directory: Directory,
+        registry: Registry,
         budgets: Budgets,
-        happenings: Happenings,
+        live_feed: LiveFeed,
         notices: Notices,
         clock: Clock,
         settings: Callable[[], Config],
     ) -> None:
         self._store = store
-        self._directory = directory
+        self._directory = registry
         self._budgets = budgets
-        self._happenings = happenings
+        self._happenings = live_feed
         self._notices = notices
         self._clock = clock
         self._settings = settings
@@ -105,10 +105,10 @@ class Recorder:
         record = attempt_record(number, outcome, request, counted=False)
         success = deliveries.Success(delivery.seq, number, orjson.dumps(record), now_ms)
 
-        def then(waited: bool) -> None:  # noqa: FBT001 - the command's result
+        def on_commit(waited: bool) -> None:  # noqa: FBT001 - the command's result
             self._tell(endpoint, delivery, record, outcome, DeliveryState.DELIVERED, waited=waited, now_ms=now_ms)
 
-        await self._store.write_item(deliveries.RECORD_SUCCESS, success, then=then, must=True)
+        await self._store.write_item(deliveries.RECORD_SUCCESS, success, on_commit=on_commit, retry_when_full=True)
         return Delivered()
 
     async def _failed(
@@ -140,7 +140,7 @@ class Recorder:
             )
             return waited, self._disable(db, endpoint, failed, now_ms)
 
-        def then(result: tuple[bool, list[Endpoint]]) -> None:
+        def on_commit(result: tuple[bool, list[Endpoint]]) -> None:
             waited, changed = result
             for each in changed:
                 self._directory.put(each)
@@ -148,7 +148,7 @@ class Recorder:
             self._tell(endpoint, delivery, record, outcome, state, waited=waited, now_ms=now_ms, failed=failed)
             self._tell_of_budget(endpoint, delivery, failed, changed)
 
-        await self._store.write(command, then=then, must=True)
+        await self._store.write(command, on_commit=on_commit, retry_when_full=True)
         return failed.decision
 
     def _judge(self, endpoint: Endpoint, delivery: QueuedDelivery, outcome: Outcome, now_ms: int) -> _Failed:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import Endpoint, Workspace
 from webhookd.rules.plans import Plans
 
 
-class Directory:
+class Registry:
     """Workspaces by id, endpoints by number and by id.  Deleted ones are gone from here at once."""
 
     def __init__(self, plans: Callable[[], Plans]) -> None:
@@ -46,7 +46,9 @@ class Directory:
         """The workspace with this id; Refusal `not_found` if there is none."""
         workspace = self._workspaces.get(workspace_id)
         if workspace is None:
-            raise Refusal("not_found", f"There is no workspace {workspace_id!r}. `webhookd workspace list` shows them.")
+            raise ApiError(
+                "not_found", f"There is no workspace {workspace_id!r}. `webhookd workspace list` shows them."
+            )
         return workspace
 
     def paused(self, workspace_id: str) -> bool:
@@ -80,7 +82,7 @@ class Directory:
         self.workspace(workspace_id)
         endpoint = self._by_id.get(endpoint_id)
         if endpoint is None or endpoint.workspace != workspace_id:
-            raise Refusal(
+            raise ApiError(
                 "not_found",
                 f"There is no endpoint {endpoint_id!r} in workspace {workspace_id!r}. "
                 "`webhookd endpoint list` shows them.",

@@ -7,8 +7,8 @@ from dataclasses import replace
 from webhookd import log
 from webhookd.clock import Clock
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.registry import Directory
-from webhookd.errors import Refusal
+from webhookd.delivery.registry import Registry
+from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, DeliveryView, QueuedDelivery
 from webhookd.rules.ids import delivery_id
 from webhookd.store import deliveries, delivery_log
@@ -23,9 +23,9 @@ _WAITING = (DeliveryState.PENDING, DeliveryState.HELD)
 class Replays:
     """Replays deliveries; only finished ones, only to active endpoints."""
 
-    def __init__(self, store: Store, directory: Directory, dispatcher: Dispatcher, clock: Clock) -> None:
+    def __init__(self, store: Store, registry: Registry, dispatcher: Dispatcher, clock: Clock) -> None:
         self._store = store
-        self._directory = directory
+        self._directory = registry
         self._dispatcher = dispatcher
         self._clock = clock
 
@@ -37,16 +37,18 @@ class Replays:
         """
         endpoint = self._directory.get(delivery.endpoint_seq)
         if delivery.state in _WAITING:
-            raise Refusal("delivery_not_finished", "This delivery still waits; it will go out by itself.")
+            raise ApiError("delivery_not_finished", "This delivery still waits; it will go out by itself.")
         if endpoint is None:
-            raise Refusal("endpoint_gone", f"Endpoint {delivery.endpoint_id} was deleted; there is nowhere to send to.")
+            raise ApiError(
+                "endpoint_gone", f"Endpoint {delivery.endpoint_id} was deleted; there is nowhere to send to."
+            )
         if not self._directory.runs(endpoint):
-            raise Refusal("endpoint_not_active", f"Endpoint {endpoint.id} is not active. Enable it first.")
+            raise ApiError("endpoint_not_active", f"Endpoint {endpoint.id} is not active. Enable it first.")
         if delivery.is_test:
-            raise Refusal("not_found", "A test is not replayed: send another one.")
+            raise ApiError("not_found", "A test is not replayed: send another one.")
         queued = await self._replay([delivery.seq])
         if not queued:
-            raise Refusal("not_found", "The body of this event was pruned; it can't be sent again.")
+            raise ApiError("not_found", "The body of this event was pruned; it can't be sent again.")
         log.emit(
             "delivery.replayed",
             workspace=workspace_id,
@@ -64,9 +66,9 @@ class Replays:
         if wanted.endpoint_seq is not None:
             endpoint = self._directory.get(wanted.endpoint_seq)
             if endpoint is None or not self._directory.runs(endpoint):
-                raise Refusal("endpoint_not_active", "The endpoint is not active. Enable it first.")
+                raise ApiError("endpoint_not_active", "The endpoint is not active. Enable it first.")
         if self._directory.paused(workspace_id):
-            raise Refusal("endpoint_not_active", "The workspace's plan has no webhooks, so none of them is active.")
+            raise ApiError("endpoint_not_active", "The workspace's plan has no webhooks, so none of them is active.")
         wanted = replace(wanted, upto_seq=await self._store.read(deliveries.newest_seq))
         total = after_seq = 0
         while True:
@@ -87,4 +89,4 @@ class Replays:
         def command(db: Db) -> list[QueuedDelivery]:
             return deliveries.replay(db, seqs, now_ms)
 
-        return await self._store.add(now_ms, command, then=self._dispatcher.offer)
+        return await self._store.add(now_ms, command, on_commit=self._dispatcher.offer)

@@ -10,8 +10,8 @@ import orjson
 from webhookd import log
 from webhookd.clock import Clock
 from webhookd.delivery.attempt_record import attempt_record
-from webhookd.delivery.live_feed import Happenings
-from webhookd.delivery.registry import Directory
+from webhookd.delivery.live_feed import LiveFeed
+from webhookd.delivery.registry import Registry
 from webhookd.delivery.turns import Turns
 from webhookd.models import EVERY_TYPE, DeliveryState, DeliveryView, Endpoint, Json, Outcome
 from webhookd.rules.event_types import Catalogue
@@ -24,26 +24,26 @@ from webhookd.store import deliveries
 from webhookd.store.store import Db, Store
 
 
-class Tester:
+class TestEvents:
     """Sends tests, one at a time per endpoint."""
 
     def __init__(
         self,
         store: Store,
-        directory: Directory,
+        registry: Registry,
         transport: Transport,
         catalogue: Callable[[], Catalogue],
         plans: Callable[[], Plans],
         clock: Clock,
-        happenings: Happenings,
+        live_feed: LiveFeed,
     ) -> None:
         self._store = store
-        self._directory = directory
+        self._directory = registry
         self._transport = transport
         self._catalogue = catalogue
         self._plans = plans
         self._clock = clock
-        self._happenings = happenings
+        self._happenings = live_feed
         self._turns = Turns()
 
     async def send(self, workspace_id: str, endpoint_id: str, event_type: str | None = None) -> Json:

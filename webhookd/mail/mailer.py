@@ -31,7 +31,7 @@ from typing import Any
 from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import Config, Mail
-from webhookd.errors import Fatal, Refusal
+from webhookd.errors import ApiError, FatalError
 from webhookd.mail.messages import letter, mailbox, trial_letter
 from webhookd.mail.smtp import STEP_SECONDS, Conversation, Receipt, ServerAway, conversation
 from webhookd.models import Json
@@ -135,11 +135,11 @@ class Mailer:
         settings = self._settings()
         mail = settings.mail
         if not mail.host:
-            raise Refusal(
+            raise ApiError(
                 "mail_disabled", "No mail server is set: give mail.host (and mail.port) in the configuration."
             )
         if not to:
-            raise Refusal("mail_disabled", "Nobody to send it to: give an address, or set mail.notify.")
+            raise ApiError("mail_disabled", "Nobody to send it to: give an address, or set mail.notify.")
         sender, recipients = mailbox(mail.sender), tuple(map(mailbox, to))
         message = trial_letter(
             settings, sender=sender, to=recipients, message_id=_message_id(sender), now_ms=self._clock.wall_ms()
@@ -148,10 +148,10 @@ class Mailer:
             async with self._conversation(mail) as talk:
                 receipt = await talk.send(Envelope(sender, recipients, message))
         except ServerAway as away:
-            raise Refusal("mail_failed", f"The mail server didn't take the mail. {away}") from away
+            raise ApiError("mail_failed", f"The mail server didn't take the mail. {away}") from away
         if receipt.error:
             taken = f" (It took it for {', '.join(receipt.taken)}.)" if receipt.taken else ""
-            raise Refusal("mail_failed", f"The mail server refused the mail. {receipt.error}{taken}")
+            raise ApiError("mail_failed", f"The mail server refused the mail. {receipt.error}{taken}")
 
     # One round: what is due goes out, and how long until the next
 
@@ -221,14 +221,14 @@ class Mailer:
             log.throttled("mail.failed", key=str(away), error=str(away), attempt=self._server.failures)
             if not reached:
                 error, seqs = str(away), [each.first_seq for each in due]
-                await self._store.write(lambda db: outbox.failed(db, seqs, error), must=True)
+                await self._store.write(lambda db: outbox.failed(db, seqs, error), retry_when_full=True)
 
     # One digest
 
     async def _deliver(self, talk: Conversation, digest: Digest) -> None:
         try:
             ready = await self._prepare(digest)
-        except Fatal:
+        except FatalError:
             raise
         except Exception as error:  # noqa: BLE001 - one that can't be written must not keep the others back
             log.throttled("mail.failed", key=digest.first_seq, error=f"it can't be written: {error!r}")
@@ -249,7 +249,7 @@ class Mailer:
         """The sealed mail and the notices in it; None when there is nobody to send it to, which closes it."""
         first_seq = digest.first_seq
         if not digest.claimed:
-            await self._store.write(lambda db: outbox.claim(db, digest), must=True)
+            await self._store.write(lambda db: outbox.claim(db, digest), retry_when_full=True)
         notices, sealed = await self._store.read(
             lambda db: (outbox.notices(db, first_seq), outbox.envelope(db, first_seq))
         )
@@ -261,7 +261,7 @@ class Mailer:
             await self._close(digest, error)
             log.emit("mail.failed", **_named(notices), error=error, count=len(notices))
             return None
-        await self._store.write(lambda db: outbox.seal(db, first_seq, envelope), must=True)
+        await self._store.write(lambda db: outbox.seal(db, first_seq, envelope), retry_when_full=True)
         return _Ready(digest, notices, envelope, fresh=True)
 
     def _written(self, digest: Digest, notices: Sequence[Notice]) -> Envelope | None:
@@ -294,18 +294,20 @@ class Mailer:
         await self._keep_failure(digest, receipt.error, undo if ready.fresh else None)
 
     async def _keep_failure(
-        self, digest: Digest, error: str | None, then: Callable[[Any, int], None] | None = None
+        self, digest: Digest, error: str | None, on_commit: Callable[[Any, int], None] | None = None
     ) -> None:
         def command(db: Any) -> None:
             outbox.failed(db, [digest.first_seq], error or "")
-            if then is not None:
-                then(db, digest.first_seq)
+            if on_commit is not None:
+                on_commit(db, digest.first_seq)
 
-        await self._store.write(command, must=True)
+        await self._store.write(command, retry_when_full=True)
 
     async def _close(self, digest: Digest, error: str | None) -> None:
         now_ms = self._clock.wall_ms()
-        await self._store.write(lambda db: outbox.close(db, digest.first_seq, error=error, now_ms=now_ms), must=True)
+        await self._store.write(
+            lambda db: outbox.close(db, digest.first_seq, error=error, now_ms=now_ms), retry_when_full=True
+        )
 
     def _put_off(self, digest: Digest, longest_seconds: float) -> None:
         self._turns[digest.first_seq].after_failure(self._clock.monotonic(), longest_seconds)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from webhookd.errors import Refusal, did_you_mean
+from webhookd.errors import ApiError, did_you_mean
 from webhookd.models import EVERY_TYPE
 
 
@@ -61,7 +61,7 @@ class Catalogue:
             return known
         shown = name[:100]
         nearest = did_you_mean(name, self.names, cutoff=0.0)
-        raise Refusal(
+        raise ApiError(
             "unknown_event_type",
             f'The catalogue has no event type {shown!r}: did you mean "{nearest}"? (GET /v1/event-types lists all; '
             "the configuration can add types.)",
@@ -76,11 +76,11 @@ class Catalogue:
         distinct = tuple(dict.fromkeys(names))
         if not distinct:
             message = 'event_types is empty: name at least one, or ["*"] for all; to stop an endpoint, disable it.'
-            raise Refusal("invalid_field", message, details={"field": "event_types"})
+            raise ApiError("invalid_field", message, details={"field": "event_types"})
         if EVERY_TYPE in distinct:
             if len(distinct) > 1:
                 message = 'event_types: "*" means every type, so it stands alone; leave it or the others out.'
-                raise Refusal("invalid_field", message, details={"field": "event_types"})
+                raise ApiError("invalid_field", message, details={"field": "event_types"})
             return distinct
         return tuple(self.require(name).name for name in distinct)
 

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import NewEvent
 from webhookd.rules.event_types import Catalogue
 
@@ -51,7 +51,7 @@ def parse_event(raw: bytes, *, max_bytes: int, catalogue: Catalogue, new_id: Cal
         raise too_large(max_bytes)
     event = _load(body)
     if type(event) is not dict:
-        raise Refusal("invalid_event", 'An event is one JSON object, as {"event_type": …}; this is something else.')
+        raise ApiError("invalid_event", 'An event is one JSON object, as {"event_type": …}; this is something else.')
     if _may_repeat(body):
         _refuse_repeated(body)
     event_type = _event_type(event, catalogue)
@@ -61,9 +61,9 @@ def parse_event(raw: bytes, *, max_bytes: int, catalogue: Catalogue, new_id: Cal
     return NewEvent(_event_id(event["event_id"]), event_type, body)
 
 
-def too_large(max_bytes: int) -> Refusal:
+def too_large(max_bytes: int) -> ApiError:
     """The refusal of an event of more than `max_bytes`."""
-    return Refusal(
+    return ApiError(
         "payload_too_large",
         f"The event is larger than {max_bytes} bytes (delivery.max_body_kb): send a reference to what is large.",
         details={"max_bytes": max_bytes},
@@ -75,16 +75,16 @@ def _event_type(event: dict[str, Any], catalogue: Catalogue) -> str:
         event_type = event["event_type"]
     except KeyError:
         message = 'The event has no "event_type": add one of the catalogue\'s names (GET /v1/event-types lists them).'
-        raise Refusal("missing_event_type", message) from None
+        raise ApiError("missing_event_type", message) from None
     if not isinstance(event_type, str):
-        raise Refusal("unknown_event_type", "event_type must be a string, one of the catalogue's names.")
+        raise ApiError("unknown_event_type", "event_type must be a string, one of the catalogue's names.")
     return catalogue.require(event_type).name
 
 
 def _event_id(event_id: object) -> str:
     if not isinstance(event_id, str) or not _EVENT_ID.fullmatch(event_id):
         message = "event_id must be a string of 1 to 64 of A-Z a-z 0-9 _ - (or leave it out, and webhookd makes one)."
-        raise Refusal("invalid_event_id", message)
+        raise ApiError("invalid_event_id", message)
     return event_id
 
 
@@ -121,23 +121,23 @@ def _shorten_huge_integers(body: bytes) -> bytes:
     return _STRING_OR_HUGE_INTEGER.sub(shorten, body)
 
 
-def _not_json(body: bytes, error: orjson.JSONDecodeError) -> Refusal:
+def _not_json(body: bytes, error: orjson.JSONDecodeError) -> ApiError:
     refusal = _not_utf8(body)
     if refusal is not None:
         return refusal
-    return Refusal(
+    return ApiError(
         "invalid_json",
         f"The event is not JSON: {error.msg}, at line {error.lineno}, column {error.colno}.",
         details={"line": error.lineno, "column": error.colno},
     )
 
 
-def _not_utf8(body: bytes) -> Refusal | None:
+def _not_utf8(body: bytes) -> ApiError | None:
     try:
         body.decode()
     except UnicodeDecodeError as error:
         message = f"The body is not UTF-8: byte {error.start} (0x{body[error.start]:02x}): {error.reason}."
-        return Refusal("invalid_json", message, details={"byte": error.start})
+        return ApiError("invalid_json", message, details={"byte": error.start})
     return None
 
 
@@ -170,10 +170,12 @@ def _refuse_repeated(body: bytes) -> None:
     try:
         names = [name.text for name in _MEMBERS.decode(body)]
     except RecursionError:  # at about 990 levels; orjson goes to 1,024
-        raise Refusal("invalid_json", "The event is not JSON that webhookd takes: nested too deeply.") from None
+        raise ApiError("invalid_json", "The event is not JSON that webhookd takes: nested too deeply.") from None
     for name in ("event_type", "event_id"):
         if names.count(name) > 1:
-            raise Refusal("invalid_event", f'The event has "{name}" twice: which one is meant?', details={"name": name})
+            raise ApiError(
+                "invalid_event", f'The event has "{name}" twice: which one is meant?', details={"name": name}
+            )
 
 
 # A list of msgspec.Raw would hold millions of objects for 8 MiB of "[0,0,0…" before anybody could count them; a struct
@@ -205,13 +207,13 @@ def split_array(raw: bytes) -> list[bytes]:
         elements = msgspec.structs.astuple(_MANY.decode(raw))
     except msgspec.ValidationError:
         if raw.lstrip(_WHITE_SPACE)[:1] != b"[":
-            raise Refusal("invalid_event", "Several events are one JSON array; this is something else.") from None
+            raise ApiError("invalid_event", "Several events are one JSON array; this is something else.") from None
         message = f"An array holds at most {MAX_ARRAY_EVENTS} events: send several, or lines (application/x-ndjson)."
-        raise Refusal("payload_too_large", message, details={"max_events": MAX_ARRAY_EVENTS}) from None
+        raise ApiError("payload_too_large", message, details={"max_events": MAX_ARRAY_EVENTS}) from None
     except msgspec.DecodeError as error:
-        raise Refusal("invalid_json", f"The array is not JSON: {_place(error, len(raw))}.") from None
+        raise ApiError("invalid_json", f"The array is not JSON: {_place(error, len(raw))}.") from None
     except RecursionError:
-        raise Refusal("invalid_json", "The array is not JSON that webhookd takes: nested too deeply.") from None
+        raise ApiError("invalid_json", "The array is not JSON that webhookd takes: nested too deeply.") from None
     return [element for element in map(bytes, elements) if element]  # a place left empty is no element
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from webhookd.errors import Refusal, did_you_mean
+from webhookd.errors import ApiError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Plans:
             return plan
         nearest = did_you_mean(plan, self.order)
         hint = f", did you mean {nearest!r}?" if nearest else "."
-        raise Refusal(
+        raise ApiError(
             "invalid_field",
             f"There is no plan {plan!r}{hint} The plans are {', '.join(self.order)} (plans.order).",
             details={"field": "plan"},
@@ -38,7 +38,7 @@ class Plans:
     def require(self, plan: str, doing: str) -> None:
         """Refusal `plan_required` unless `plan` has webhooks; `doing` names what was asked for."""
         if not self.has_webhooks(plan):
-            raise Refusal(
+            raise ApiError(
                 "plan_required",
                 f"{doing} needs the plan {self.webhooks_from!r} or above; this workspace is on {plan!r}.",
                 details={"plan": plan, "required": self.webhooks_from},

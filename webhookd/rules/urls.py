@@ -20,7 +20,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NoReturn
 from urllib.parse import quote
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.rules.ip_policy import (
     Address,
     Network,
@@ -270,12 +270,12 @@ def _check_header_value(name: str, value: str) -> None:
 
 
 def _invalid(message: str) -> NoReturn:
-    raise Refusal("invalid_url", message, details={"field": "url"})
+    raise ApiError("invalid_url", message, details={"field": "url"})
 
 
 def _blocked(message: str) -> NoReturn:
-    raise Refusal("blocked_address", message, details={"field": "url"})
+    raise ApiError("blocked_address", message, details={"field": "url"})
 
 
 def _invalid_header(message: str) -> NoReturn:
-    raise Refusal("invalid_field", message, details={"field": "headers"})
+    raise ApiError("invalid_field", message, details={"field": "headers"})

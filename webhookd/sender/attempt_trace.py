@@ -41,7 +41,7 @@ class EgressFailure(OSError):
 
 
 @dataclass(slots=True)
-class Exchange:
+class AttemptTrace:
     """One try of one attempt.
 
     `peer` is the address dialled last; `failure` what a gate refused, which outweighs everything else; `connection`
@@ -60,7 +60,7 @@ class Exchange:
     truncated: bool = False
 
 
-CURRENT: ContextVar[Exchange] = ContextVar("exchange")
+CURRENT: ContextVar[AttemptTrace] = ContextVar("exchange")
 
 
 def host_and_port(host: str, port: int) -> str:

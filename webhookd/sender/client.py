@@ -19,9 +19,9 @@ from typing import Protocol
 from yarl import URL
 
 from webhookd.clock import Clock
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import Outcome, Reason, Request
-from webhookd.sender.attempt_trace import CURRENT, Exchange
+from webhookd.sender.attempt_trace import CURRENT, AttemptTrace
 from webhookd.sender.egress import Egress
 from webhookd.sender.failure_reasons import Fault, cut_short, ended_unanswered, explain, late
 from webhookd.sender.posting import READ_BYTES, Poster, Target, target_of
@@ -63,22 +63,20 @@ class HttpSender:
     async def post(self, request: Request) -> Outcome:
         """See `Transport.post`.  `duration_ms` is monotonic; `started_at_ms` is wall clock."""
         started_at_ms, started = self._clock.wall_ms(), self._clock.monotonic()
-        exchange, retried, fault = await self._attempt(request)
-        reason, detail = fault if fault is not None else _judge(exchange, request)
-        exchange.connection = (
-            None  # they know each other by way of the context: what is over would wait for the collector
-        )
+        trace, retried, fault = await self._attempt(request)
+        reason, detail = fault if fault is not None else _judge(trace, request)
+        trace.connection = None  # they know each other by way of the context: what is over would wait for the collector
         kept = KEPT_OF_SUCCESS_BYTES if reason is None else READ_BYTES
         return Outcome(
             started_at_ms=started_at_ms,
             duration_ms=round((self._clock.monotonic() - started) * 1000, 1),
             reason=reason,
-            status=exchange.status,
+            status=trace.status,
             detail=detail,
             connection_retried=retried,
-            response_headers=exchange.headers,
-            response_body=bytes(exchange.body[:kept]),
-            truncated=exchange.truncated or len(exchange.body) > kept,
+            response_headers=trace.headers,
+            response_body=bytes(trace.body[:kept]),
+            truncated=trace.truncated or len(trace.body) > kept,
         )
 
     async def close(self) -> None:
@@ -87,37 +85,37 @@ class HttpSender:
         await self._fresh.close()
         await self._egress.close()
 
-    async def _attempt(self, request: Request) -> tuple[Exchange, bool, Fault | None]:
+    async def _attempt(self, request: Request) -> tuple[AttemptTrace, bool, Fault | None]:
         """The exchange that counts, whether it was the repeated one, and its fault if it failed before a verdict."""
-        exchange, retried = _begin(), False
+        trace, retried = _begin(), False
         deadline = asyncio.timeout(self._timeout_seconds)
         try:
             async with deadline:
                 target = self._target(request.url)
                 try:
-                    await self._poster.post(target, request, exchange)
+                    await self._poster.post(target, request, trace)
                 except Exception as error:
-                    if not ended_unanswered(error, exchange):
+                    if not ended_unanswered(error, trace):
                         raise
-                    retried, exchange = True, _begin()
-                    await self._fresh.post(target, request, exchange)
-        except Refusal as refusal:
-            return exchange, retried, (Reason.BLOCKED_ADDRESS, refusal.message)
+                    retried, trace = True, _begin()
+                    await self._fresh.post(target, request, trace)
+        except ApiError as refusal:
+            return trace, retried, (Reason.BLOCKED_ADDRESS, refusal.message)
         except Exception as error:  # noqa: BLE001  whatever a receiver causes is an outcome, not a crash of the consumer
             if isinstance(error, TimeoutError) and deadline.expired():
-                fault = late(exchange, self._timeout_seconds, _overdue_seconds(deadline))
+                fault = late(trace, self._timeout_seconds, _overdue_seconds(deadline))
             else:
-                fault = explain(error, exchange)
+                fault = explain(error, trace)
             _forget_frames(error)
-            return exchange, retried, fault
-        return exchange, retried, cut_short(exchange)
+            return trace, retried, fault
+        return trace, retried, cut_short(trace)
 
     def _build_target(self, url: str) -> Target:
         """Where requests for `url` go, as it is; Refusal by the first gate, or if yarl reads another host in it."""
         parts = self._egress.check_url(url)
         read = URL(parts.text, encoded=True)
         if (read.scheme, read.raw_host, read.port) != (parts.scheme, parts.host, parts.port):
-            raise Refusal("invalid_url", "two parsers read different hosts in the URL")
+            raise ApiError("invalid_url", "two parsers read different hosts in the URL")
         return target_of(read)
 
 
@@ -135,10 +133,10 @@ def _overdue_seconds(deadline: asyncio.Timeout) -> float:
     return 0.0 if when is None else asyncio.get_running_loop().time() - when
 
 
-def _begin() -> Exchange:
-    exchange = Exchange()
-    CURRENT.set(exchange)
-    return exchange
+def _begin() -> AttemptTrace:
+    trace = AttemptTrace()
+    CURRENT.set(trace)
+    return trace
 
 
 def _forget_frames(error: BaseException | None) -> None:
@@ -148,11 +146,11 @@ def _forget_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _judge(exchange: Exchange, request: Request) -> tuple[Reason | None, str]:
+def _judge(trace: AttemptTrace, request: Request) -> tuple[Reason | None, str]:
     """The success rule, for an answer that was read without a fault."""
-    status = exchange.status
+    status = trace.status
     if status is None or not 100 <= status <= 599:
-        exchange.status = None
+        trace.status = None
         return Reason.PROTOCOL, f"answered with the status {status}, which HTTP doesn't have"
     if status == 200 or (request.accept_any_2xx and 200 <= status <= 299):
         return None, f"answered {status}"

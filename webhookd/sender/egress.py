@@ -28,7 +28,7 @@ from webhookd.rules.ip_policy import (
     verdict,
 )
 from webhookd.rules.urls import UrlParts, judge_url, parse_url
-from webhookd.sender.attempt_trace import CURRENT, EgressFailure, Exchange, Stage, host_and_port
+from webhookd.sender.attempt_trace import CURRENT, AttemptTrace, EgressFailure, Stage, host_and_port
 from webhookd.sender.resolver import Resolver
 
 # A name may have a thousand addresses that all refuse; each family gets this many tries of the attempt's time.
@@ -72,19 +72,19 @@ class Egress:
     def open_socket(self, target: AddrInfoType) -> socket.socket:
         """The third gate and the last word: a socket for `target`, which is dialled next; EgressFailure if denied."""
         family, kind, protocol, _, where = target
-        exchange = CURRENT.get()
-        exchange.stage = Stage.CONNECT
-        exchange.peer = host_and_port(str(where[0]), int(where[1]))
+        trace = CURRENT.get()
+        trace.stage = Stage.CONNECT
+        trace.peer = host_and_port(str(where[0]), int(where[1]))
         try:
             self._admit(_parse(str(where[0])), int(where[1]))
         except EgressFailure as failure:
-            exchange.failure = failure  # kept: of several addresses dialled, aiohttp tells of one
+            trace.failure = failure  # kept: of several addresses dialled, aiohttp tells of one
             raise
         opened = socket.socket(family, kind, protocol)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         return opened
 
-    def check_peer(self, peer: tuple[str, int], exchange: Exchange) -> bool:
+    def check_peer(self, peer: tuple[str, int], trace: AttemptTrace) -> bool:
         """Whether the address that a fresh connection *did* reach is one to send to; notes the failure if not.
 
         It differs from the address dialled where the system redirects: towards 0.0.0.0 it reaches 127.0.0.1.
@@ -92,8 +92,8 @@ class Egress:
         try:
             self._admit(_parse(peer[0]), peer[1])
         except EgressFailure as failure:
-            exchange.failure = failure
-        return exchange.failure is None
+            trace.failure = failure
+        return trace.failure is None
 
     async def close(self) -> None:
         """Close the resolver."""
@@ -132,12 +132,12 @@ class GatedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """The addresses of `host` that may be dialled; EgressFailure, noted in the exchange."""
-        exchange = CURRENT.get()
-        exchange.stage = Stage.RESOLVE
+        trace = CURRENT.get()
+        trace.stage = Stage.RESOLVE
         try:
             addresses = await self._egress.resolve(host, port)
         except EgressFailure as failure:
-            exchange.failure = failure
+            trace.failure = failure
             raise
         return [
             ResolveResult(

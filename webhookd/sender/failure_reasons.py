@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from webhookd.models import Reason
 from webhookd.sender import host
-from webhookd.sender.attempt_trace import Exchange, Stage
+from webhookd.sender.attempt_trace import AttemptTrace, Stage
 
 Fault = tuple[Reason, str]
 
@@ -28,7 +28,7 @@ STOOD_STILL_SECONDS = 1.0
 _QUOTED = re.compile(r"\n|\bb['\"]|\bbytearray\(")
 
 
-def late(exchange: Exchange, timeout_seconds: float, overdue_seconds: float = 0.0) -> Fault:
+def late(trace: AttemptTrace, timeout_seconds: float, overdue_seconds: float = 0.0) -> Fault:
     """The deadline of the attempt has passed; a silent name server is a failure of DNS.
 
     Noticed long after (`overdue_seconds`), it tells nothing of the receiver, whose answer may lie in our own socket.
@@ -36,22 +36,22 @@ def late(exchange: Exchange, timeout_seconds: float, overdue_seconds: float = 0.
     if overdue_seconds > STOOD_STILL_SECONDS:
         return Reason.LOCAL, f"this machine stood still: the deadline was noticed {overdue_seconds:.1f} s late"
     within = f"within {timeout_seconds:g} s"
-    if exchange.stage is Stage.RESOLVE:
+    if trace.stage is Stage.RESOLVE:
         return Reason.DNS, f"DNS: no name server answered {within}"
-    if exchange.stage is Stage.CONNECT:
-        return Reason.TIMEOUT, f"no connection to {exchange.peer} {within}"
-    if exchange.stage is Stage.BODY:
-        return Reason.TIMEOUT, f"answered {exchange.status}, but the body was not complete {within}"
-    if exchange.connection is not None and exchange.connection.answered:
+    if trace.stage is Stage.CONNECT:
+        return Reason.TIMEOUT, f"no connection to {trace.peer} {within}"
+    if trace.stage is Stage.BODY:
+        return Reason.TIMEOUT, f"answered {trace.status}, but the body was not complete {within}"
+    if trace.connection is not None and trace.connection.answered:
         return Reason.TIMEOUT, f"the answer began, but its head was not complete {within}"
     return Reason.TIMEOUT, f"no answer {within}"
 
 
-def explain(error: Exception, exchange: Exchange) -> Fault:
+def explain(error: Exception, trace: AttemptTrace) -> Fault:
     """The fault behind `error`, with what `exchange` knows beside it."""
-    if exchange.failure is not None:
-        return exchange.failure.reason, exchange.failure.detail
-    lost = None if exchange.connection is None else exchange.connection.lost
+    if trace.failure is not None:
+        return trace.failure.reason, trace.failure.detail
+    lost = None if trace.connection is None else trace.connection.lost
     # aiohttp's own TLS errors are SSLErrors too, but only what they wrap says what was wrong.
     for cause in (getattr(error, "certificate_error", None), getattr(error, "os_error", None), error, lost):
         if isinstance(cause, ssl.SSLError):
@@ -59,19 +59,19 @@ def explain(error: Exception, exchange: Exchange) -> Fault:
     if isinstance(error, ClientConnectorError):
         if isinstance(error.os_error, ConnectionResetError) and error.os_error.errno is None:
             return Reason.TLS, "TLS: the connection was closed during the handshake"  # asyncio's word for that
-        return _of_system(error.os_error, exchange)
+        return _of_system(error.os_error, trace)
     if isinstance(error, HttpProcessingError | ClientPayloadError | ServerDisconnectedError):
-        return _of_answer(error, exchange)
+        return _of_answer(error, trace)
     if isinstance(error, OSError):
-        return _of_system(error, exchange)
+        return _of_system(error, trace)
     if isinstance(error, MemoryError):
         return Reason.LOCAL, "this machine is out of memory"
     return Reason.PROTOCOL, f"the exchange failed: {type(error).__name__}"
 
 
-def _of_answer(error: HttpProcessingError | ClientPayloadError | ServerDisconnectedError, exchange: Exchange) -> Fault:
+def _of_answer(error: HttpProcessingError | ClientPayloadError | ServerDisconnectedError, trace: AttemptTrace) -> Fault:
     """A connection that stood, and an answer that didn't come, or not whole, or not as HTTP."""
-    connection = exchange.connection
+    connection = trace.connection
     if isinstance(error, HttpProcessingError):
         return Reason.PROTOCOL, f"the answer is not valid HTTP/1.1: {_printable(error.message)}"
     if connection is not None and isinstance(connection.lost, OSError):
@@ -83,23 +83,23 @@ def _of_answer(error: HttpProcessingError | ClientPayloadError | ServerDisconnec
     return Reason.RESET, "the connection was closed without an answer"
 
 
-def cut_short(exchange: Exchange) -> Fault | None:
+def cut_short(trace: AttemptTrace) -> Fault | None:
     """The fault of an answer that aiohttp took for complete: its body ended with the connection, by a reset."""
-    if exchange.connection is None or not isinstance(exchange.connection.lost, OSError):
+    if trace.connection is None or not isinstance(trace.connection.lost, OSError):
         return None
-    framed = any(name.lower() in ("content-length", "transfer-encoding") for name, _ in exchange.headers)
+    framed = any(name.lower() in ("content-length", "transfer-encoding") for name, _ in trace.headers)
     return None if framed else (Reason.RESET, "the connection was reset before the answer was complete")
 
 
-def ended_unanswered(error: Exception, exchange: Exchange) -> bool:
+def ended_unanswered(error: Exception, trace: AttemptTrace) -> bool:
     """Whether a *reused* connection ended before any byte of an answer: the one case in which a request is repeated.
 
     A receiver that closes an idle connection crosses the request on its way; it can't have acted on what it hadn't
     read.  A fresh connection that ends without an answer is a failed attempt.
     """
-    if exchange.failure is not None or exchange.stage is not Stage.ANSWER:
+    if trace.failure is not None or trace.stage is not Stage.ANSWER:
         return False
-    if not exchange.reused or exchange.connection is None or exchange.connection.answered:
+    if not trace.reused or trace.connection is None or trace.connection.answered:
         return False
     if isinstance(error, ServerDisconnectedError):
         return True
@@ -112,8 +112,8 @@ def _of_tls(error: ssl.SSLError) -> str:
     return f"TLS: {_printable(error.reason or str(error))}"
 
 
-def _of_system(error: OSError, exchange: Exchange) -> Fault:
-    code, peer = error.errno, exchange.peer
+def _of_system(error: OSError, trace: AttemptTrace) -> Fault:
+    code, peer = error.errno, trace.peer
     text = os.strerror(code) if code else _printable(str(error))
     if code in host.SHORTAGES and not (code == errno.EADDRNOTAVAIL and peer.startswith("[")):
         return Reason.LOCAL, f"this machine could not open a connection: {text}"

@@ -34,7 +34,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import BadHttpMessage
 
 from webhookd.models import Reason
-from webhookd.sender.attempt_trace import CURRENT, EgressFailure, Exchange, Stage
+from webhookd.sender.attempt_trace import CURRENT, AttemptTrace, EgressFailure, Stage
 from webhookd.sender.egress import Egress, GatedResolver
 
 HEAD_LIMIT_BYTES = 32 * 1024
@@ -44,7 +44,7 @@ _KEEP_ALIVE_SECONDS = 15.0
 
 sslproto.SSLProtocol.max_size = _PIECE_BYTES
 
-PeerCheck = Callable[[tuple[str, int], Exchange], bool]
+PeerCheck = Callable[[tuple[str, int], AttemptTrace], bool]
 
 
 class Connection(ResponseHandler):
@@ -65,12 +65,12 @@ class Connection(ResponseHandler):
         self._received_bytes = 0
         self._head_done = False
         self.answered = False
-        exchange = CURRENT.get()
-        exchange.connection = self
-        exchange.reused = self._requests > 1
-        exchange.stage = Stage.ANSWER
+        trace = CURRENT.get()
+        trace.connection = self
+        trace.reused = self._requests > 1
+        trace.stage = Stage.ANSWER
         super().set_response_params(**params)
-        if self._requests == 1 and (exchange.failure is not None or not self._peer_is_good(exchange)):
+        if self._requests == 1 and (trace.failure is not None or not self._peer_is_good(trace)):
             self.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -117,12 +117,12 @@ class Connection(ResponseHandler):
         """Close at once, whatever is buffered."""
         self.abort()
 
-    def _peer_is_good(self, exchange: Exchange) -> bool:
+    def _peer_is_good(self, trace: AttemptTrace) -> bool:
         peer = None if self.transport is None else self.transport.get_extra_info("peername")
         if peer is None:  # the kernel has forgotten it: the connection is over already
-            exchange.failure = EgressFailure(Reason.RESET, f"the connection to {exchange.peer} was reset")
+            trace.failure = EgressFailure(Reason.RESET, f"the connection to {trace.peer} was reset")
             return False
-        return self._check_peer(peer[:2], exchange)
+        return self._check_peer(peer[:2], trace)
 
     def _refuse(self, complaint: str) -> None:
         self.set_exception(BadHttpMessage(complaint))

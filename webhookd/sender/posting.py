@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from webhookd.models import Request
-from webhookd.sender.attempt_trace import Exchange, Stage
+from webhookd.sender.attempt_trace import AttemptTrace, Stage
 from webhookd.sender.egress import Egress
 from webhookd.sender.http1 import GatedConnector
 
@@ -54,7 +54,7 @@ class Poster:
         self._keep_alive = keep_alive
         self._loop = asyncio.get_running_loop()
 
-    async def post(self, target: Target, request: Request, exchange: Exchange) -> None:
+    async def post(self, target: Target, request: Request, trace: AttemptTrace) -> None:
         """Send `request`, and read what is to be read of the answer into `exchange`."""
         connection = await self._connector.connect(target.dial, [], _NO_TIMEOUT)
         complete = False
@@ -62,11 +62,11 @@ class Poster:
             assert connection.protocol is not None
             await self._send(connection.protocol, target, request)
             message, content = await _answer(connection.protocol)
-            exchange.status = message.code
-            exchange.headers = tuple((_text(name), _text(value)) for name, value in message.raw_headers)
-            exchange.stage = Stage.BODY
-            await _read(content, exchange)
-            complete = not exchange.truncated
+            trace.status = message.code
+            trace.headers = tuple((_text(name), _text(value)) for name, value in message.raw_headers)
+            trace.stage = Stage.BODY
+            await _read(content, trace)
+            complete = not trace.truncated
         finally:
             _let_go(connection, keep=complete)
 
@@ -103,14 +103,14 @@ async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, Stream
             return message, content
 
 
-async def _read(content: StreamReader, exchange: Exchange) -> None:
-    body = exchange.body
+async def _read(content: StreamReader, trace: AttemptTrace) -> None:
+    body = trace.body
     while len(body) < READ_BYTES and not content.at_eof():
         read = await content.read(READ_BYTES - len(body))
         if not read:
             break
         body += read
-    exchange.truncated = not content.at_eof()
+    trace.truncated = not content.at_eof()
 
 
 def _let_go(connection: aiohttp.connector.Connection, *, keep: bool) -> None:

@@ -26,13 +26,13 @@ class Command(Generic[T]):
     """What a caller submitted: `run` or, of a kind of which many may come, `item`; `size` in rows."""
 
     run: Callable[[sqlite3.Connection], T]
-    then: Callable[[T], None] | None
-    must: bool
+    on_commit: Callable[[T], None] | None
+    retry_when_full: bool
     future: asyncio.Future[T]
     bulk: Bulk[Any, T] | None = None
     item: Any = None
     size: int = 1
-    alone: bool = False
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,8 @@ def _run_all(db: sqlite3.Connection, crowds: Crowds | None, group: list[Command[
     if crowds is None:
         return [_run_one(db, command) for command in group]
     results: list[Any] = []
-    for is_bulk, stretch in groupby(group, lambda command: command.bulk is not None):
-        commands = list(stretch)
+    for is_bulk, time_range in groupby(group, lambda command: command.bulk is not None):
+        commands = list(time_range)
         results += _run_crowd(db, crowds, commands) if is_bulk else [_run_one(db, command) for command in commands]
     return results
 

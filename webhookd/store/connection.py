@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import aiosqlite
 
-from webhookd.errors import AlreadyRunning, Fatal, StoreFailed, StoreUnusable
+from webhookd.errors import AlreadyRunning, FatalError, StoreFailed, StoreUnusable
 from webhookd.store import preflight, wal_recovery
 
 T = TypeVar("T")
@@ -191,7 +191,7 @@ def _run_script(db: sqlite3.Connection, script: str) -> None:
     db.executescript(script)
 
 
-def fatal_error(error: sqlite3.Error, path: Path | str = "the database") -> Fatal:
+def fatal_error(error: sqlite3.Error, path: Path | str = "the database") -> FatalError:
     """What a SQLite error that can't be answered with a refusal means for the daemon.
 
     CORRUPT and NOTADB: a restart won't mend it (exit 78).  Anything else: only a fresh start can tell what is durable.

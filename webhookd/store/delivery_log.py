@@ -91,7 +91,7 @@ class LogFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class _TimeRange:
     """Rows of one endpoint in one of the table's states, their numbers between two others (both excluded).
 
     All of them read as the same state.
@@ -184,11 +184,11 @@ def _finished_between(
     db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, limit: int
 ) -> list[int]:
     found: list[int] = []
-    for stretch in _stretches(db, wanted, after_seq, before_seq, "AND state = 'active' AND deleted_at IS NULL"):
-        if stretch.reads_as in WAITING:
+    for time_range in _stretches(db, wanted, after_seq, before_seq, "AND state = 'active' AND deleted_at IS NULL"):
+        if time_range.reads_as in WAITING:
             continue
-        before = min(stretch.before_seq, found[-1]) if len(found) == limit else stretch.before_seq
-        rows = _of_stretch(db, wanted, stretch, stretch.after_seq, before, f"{_REPLAYABLE} ORDER BY d.seq", limit)
+        before = min(time_range.before_seq, found[-1]) if len(found) == limit else time_range.before_seq
+        rows = _of_stretch(db, wanted, time_range, time_range.after_seq, before, f"{_REPLAYABLE} ORDER BY d.seq", limit)
         found = sorted(found + rows)[:limit]
     return found
 
@@ -200,9 +200,9 @@ def _newest(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_se
         lowest = max(after_seq, before_seq - 1 - NEWEST_ROWS)
         found = _scan(db, wanted, "d.seq > :after_seq", {"after_seq": lowest}, before_seq, limit)
         before_seq = lowest + 1
-    for stretch in _stretches(db, wanted, after_seq, before_seq) if len(found) < limit else ():
-        after = max(stretch.after_seq, found[-1]) if len(found) == limit else stretch.after_seq
-        rows = _of_stretch(db, wanted, stretch, after, stretch.before_seq, "1 ORDER BY d.seq DESC", limit)
+    for time_range in _stretches(db, wanted, after_seq, before_seq) if len(found) < limit else ():
+        after = max(time_range.after_seq, found[-1]) if len(found) == limit else time_range.after_seq
+        rows = _of_stretch(db, wanted, time_range, after, time_range.before_seq, "1 ORDER BY d.seq DESC", limit)
         found = sorted(found + rows, reverse=True)[:limit]
     return found
 
@@ -234,7 +234,7 @@ def _scan(
 
 def _stretches(
     db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, which: str = ""
-) -> Iterator[_Stretch]:
+) -> Iterator[_TimeRange]:
     """Where the deliveries of the filter can be, as far as workspace, endpoint and state tell."""
     own = "" if wanted.endpoint_seq is None else "AND seq = :endpoint_seq"
     rows = db.execute(
@@ -245,26 +245,32 @@ def _stretches(
     for seq, active, skipped_upto, deleted in rows:
         for state, reads_as in _READS_AS.items():
             if wanted.state in (None, reads_as):
-                yield _Stretch(seq, state, reads_as, after_seq, before_seq)
+                yield _TimeRange(seq, state, reads_as, after_seq, before_seq)
         waits = DeliveryState.PENDING if active and not wanted.paused else DeliveryState.HELD
         if deleted:
             waits = DeliveryState.CANCELLED
         if wanted.state in (None, DeliveryState.SKIPPED) and skipped_upto > after_seq:
-            yield _Stretch(seq, PENDING, DeliveryState.SKIPPED, after_seq, min(before_seq, skipped_upto + 1))
+            yield _TimeRange(seq, PENDING, DeliveryState.SKIPPED, after_seq, min(before_seq, skipped_upto + 1))
         if wanted.state in (None, waits):
-            yield _Stretch(seq, PENDING, waits, max(after_seq, skipped_upto), before_seq)
+            yield _TimeRange(seq, PENDING, waits, max(after_seq, skipped_upto), before_seq)
 
 
 def _of_stretch(
-    db: sqlite3.Connection, wanted: LogFilter, stretch: _Stretch, after_seq: int, before_seq: int, tail: str, limit: int
+    db: sqlite3.Connection,
+    wanted: LogFilter,
+    time_range: _TimeRange,
+    after_seq: int,
+    before_seq: int,
+    tail: str,
+    limit: int,
 ) -> list[int]:
     conditions, values = _conditions(wanted)
-    values |= {"endpoint_seq": stretch.endpoint_seq, "state": stretch.state, "limit": limit}
+    values |= {"endpoint_seq": time_range.endpoint_seq, "state": time_range.state, "limit": limit}
     values |= {"after_seq": after_seq, "before_seq": before_seq}
     # The comparison with 0 tells SQLite that the partial index serves.
     index = (
         "INDEXED BY deliveries_waiting WHERE d.state = 0"
-        if stretch.state == PENDING
+        if time_range.state == PENDING
         else "INDEXED BY deliveries_log WHERE d.state = :state AND d.state <> 0"
     )
     sql = (

@@ -35,7 +35,7 @@ _OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL)
 
 
-class Room:
+class DiskSpace:
     """What is left for the database at `database`, of which `min_free_mb` is kept for outcomes, the reserve included.
 
     Space is a fact of the machine, and so its time is the machine's, not the injected clock's.

@@ -13,8 +13,8 @@ from webhookd import log
 from webhookd.store import deliveries, events, time_index
 from webhookd.store.bulk import Bulk, Crowds
 from webhookd.store.connection import Connection, fatal_error, is_broken, open_reader, open_writer
-from webhookd.store.disk_space import Room
-from webhookd.store.time_index import Timeline
+from webhookd.store.disk_space import DiskSpace
+from webhookd.store.time_index import TimeIndex
 from webhookd.store.writer import Writer
 
 I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
@@ -34,16 +34,22 @@ class Store:
     """The open database.  `writer.run` has to run for commands to be carried out."""
 
     def __init__(
-        self, path: Path, room: Room, connection: Connection, carrier: Connection, asker: Connection, newest_ms: int
+        self,
+        path: Path,
+        disk_space: DiskSpace,
+        connection: Connection,
+        carrier: Connection,
+        asker: Connection,
+        newest_ms: int,
     ) -> None:
         self.path = path
-        self.room = room
+        self.disk_space = disk_space
         self._connection = connection
         # Two readers, so that a long question about the log never keeps a consumer from its next page.
         self._carrier = carrier
         self._asker = asker
-        self._timeline = Timeline(newest_ms)
-        self.writer = Writer(connection, CROWDS, room)
+        self._timeline = TimeIndex(newest_ms)
+        self.writer = Writer(connection, CROWDS, disk_space)
         self.submit = self.writer.submit
         self.write = self.writer.write
         self.write_item = self.writer.write_item
@@ -52,8 +58,8 @@ class Store:
     async def open(cls, path: Path, min_free_mb: float = 0) -> Store:
         """Open or make the database at `path`, keeping `min_free_mb` of its disk; StoreUnusable when it is not fit."""
         began = time.monotonic()
-        room = Room(path, min_free_mb)
-        room.prepare()
+        disk_space = DiskSpace(path, min_free_mb)
+        disk_space.prepare()
         connection, before, now = await open_writer(path)
         opened = [connection]
         try:
@@ -65,8 +71,8 @@ class Store:
             for each in opened:
                 await each.close()
             raise
-        room.take()
-        store = cls(path, room, connection, opened[0], opened[1], newest_ms)
+        disk_space.take()
+        store = cls(path, disk_space, connection, opened[0], opened[1], newest_ms)
         if 0 < before < now:
             log.emit("store.migrated", from_version=before, to_version=now)
         log.emit(
@@ -80,21 +86,23 @@ class Store:
         return store
 
     async def add(
-        self, at_ms: int, run: Callable[[sqlite3.Connection], T], *, then: Callable[[T], None] | None = None
+        self, at_ms: int, run: Callable[[sqlite3.Connection], T], *, on_commit: Callable[[T], None] | None = None
     ) -> T:
         """`write` for a command that adds events or deliveries dated `at_ms` (milliseconds since 1970)."""
         if not self._timeline.goes_back(at_ms):
-            return await self.write(run, then=then)
-        return await self._begin_stretch(at_ms, run, then)
+            return await self.write(run, on_commit=on_commit)
+        return await self._begin_stretch(at_ms, run, on_commit)
 
-    async def add_item(self, at_ms: int, bulk: Bulk[I, T], item: I, *, then: Callable[[T], None] | None = None) -> T:
+    async def add_item(
+        self, at_ms: int, bulk: Bulk[I, T], item: I, *, on_commit: Callable[[T], None] | None = None
+    ) -> T:
         """`add` for an item of a kind of which many may come."""
         if not self._timeline.goes_back(at_ms):
-            return await self.write_item(bulk, item, then=then)
-        return await self._begin_stretch(at_ms, lambda db: bulk.one(db, item), then)
+            return await self.write_item(bulk, item, on_commit=on_commit)
+        return await self._begin_stretch(at_ms, lambda db: bulk.one(db, item), on_commit)
 
     async def _begin_stretch(
-        self, at_ms: int, run: Callable[[sqlite3.Connection], T], then: Callable[[T], None] | None
+        self, at_ms: int, run: Callable[[sqlite3.Connection], T], on_commit: Callable[[T], None] | None
     ) -> T:
         def begins(db: sqlite3.Connection) -> T:
             time_index.begin(db)
@@ -102,10 +110,10 @@ class Store:
 
         def began(result: T) -> None:
             self._timeline.began(at_ms)
-            if then is not None:
-                then(result)
+            if on_commit is not None:
+                on_commit(result)
 
-        return await self.write(begins, then=began)
+        return await self.write(begins, on_commit=began)
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run a question of a person or program; it sees everything committed before."""
@@ -140,8 +148,8 @@ class Store:
         tidied_at = time.monotonic()
         while True:
             await asyncio.sleep(KEEP_SECONDS)
-            await asyncio.to_thread(self.room.refill)
-            due = self.room.short() and time.monotonic() - tidied_at >= TIDY_SECONDS
+            await asyncio.to_thread(self.disk_space.refill)
+            due = self.disk_space.short() and time.monotonic() - tidied_at >= TIDY_SECONDS
             if due or self.writer.adapts:
                 tidied_at = time.monotonic()
                 await self.writer.tidy()

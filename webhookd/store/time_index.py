@@ -20,7 +20,7 @@ _END = 2**63 - 1
 _TABLES = {"deliveries": "delivery_seq", "events": "event_seq"}
 
 
-class Timeline:
+class TimeIndex:
     """Tells when rows to be added are dated before those that are there.  Times are milliseconds since 1970."""
 
     def __init__(self, newest_ms: int) -> None:

@@ -48,8 +48,8 @@ def secure(path: Path) -> int:
             begin, end = _doubtful(file, os.pread(index_file, 2 * INDEX_HEADER_BYTES, 0))
             if begin < end:
                 _write_again(file, begin, end)
-                with _opened(path.parent, os.O_RDONLY) as directory:  # the log may be new
-                    os.fsync(directory)
+                with _opened(path.parent, os.O_RDONLY) as registry:  # the log may be new
+                    os.fsync(registry)
     return end - begin
 
 

@@ -30,12 +30,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from webhookd import log
-from webhookd.errors import Fatal, Refusal
+from webhookd.errors import ApiError, FatalError
 from webhookd.metrics import Histogram
 from webhookd.store.batch import Command, Crowd, Refused, lost_sight, run_group
 from webhookd.store.bulk import Bulk, Crowds
 from webhookd.store.connection import CHECKPOINT_PAGES, Connection, bound_log, fatal_error, is_full, may_be_full
-from webhookd.store.disk_space import Room
+from webhookd.store.disk_space import DiskSpace
 
 I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
 T = TypeVar("T")
@@ -53,16 +53,16 @@ FULL_RETRY_SECONDS = 0.5
 class Writer:
     """Owns the connection that writes; `run` is a root task of the daemon."""
 
-    def __init__(self, connection: Connection, crowds: Crowds, room: Room) -> None:
+    def __init__(self, connection: Connection, crowds: Crowds, disk_space: DiskSpace) -> None:
         self._connection = connection
         self._crowds = crowds
-        self._room = room
+        self._room = disk_space
         self._log_pages = CHECKPOINT_PAGES
         self._waiting: deque[Command[Any]] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._failed: Fatal | None = None
+        self._failed: FatalError | None = None
         self.full = False
         self.commits = 0
         self.commit_seconds = Histogram()
@@ -73,31 +73,35 @@ class Writer:
         self,
         run: Callable[[sqlite3.Connection], T],
         *,
-        then: Callable[[T], None] | None = None,
-        must: bool = False,
+        on_commit: Callable[[T], None] | None = None,
+        retry_when_full: bool = False,
     ) -> asyncio.Future[T]:
         """Queue a command; the future has its result once it is durable, or its exception.
 
         `then` is called with the result right after the commit, before any later command's, on the event loop.
         """
-        return self._queue(Command(run, then, must, asyncio.get_running_loop().create_future()))
+        return self._queue(Command(run, on_commit, retry_when_full, asyncio.get_running_loop().create_future()))
 
     def submit_item(
         self,
         bulk: Bulk[I, T],
         item: I,
         *,
-        then: Callable[[T], None] | None = None,
-        must: bool = False,
+        on_commit: Callable[[T], None] | None = None,
+        retry_when_full: bool = False,
     ) -> asyncio.Future[T]:
         """`submit` for an item of a kind of which many may come."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        return self._queue(Command(lambda db: bulk.one(db, item), then, must, future, bulk, item, bulk.size(item)))
+        return self._queue(
+            Command(lambda db: bulk.one(db, item), on_commit, retry_when_full, future, bulk, item, bulk.size(item))
+        )
 
     async def checkpoint(self) -> float:
         """Bring what the log holds into the database file, as far as no reader keeps it; returns how long it took."""
         future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(self._queue(Command(_checkpoint, None, must=False, future=future, alone=True)))
+        return await asyncio.shield(
+            self._queue(Command(_checkpoint, None, retry_when_full=False, future=future, exclusive=True))
+        )
 
     def _queue(self, command: Command[T]) -> asyncio.Future[T]:
         if self._failed is not None:
@@ -112,17 +116,17 @@ class Writer:
         self,
         run: Callable[[sqlite3.Connection], T],
         *,
-        then: Callable[[T], None] | None = None,
-        must: bool = False,
+        on_commit: Callable[[T], None] | None = None,
+        retry_when_full: bool = False,
     ) -> T:
         """`submit` and wait.  A cancelled caller cancels its future, not the command."""
-        return await self.submit(run, then=then, must=must)
+        return await self.submit(run, on_commit=on_commit, retry_when_full=retry_when_full)
 
     async def answer(self) -> None:
         """Return once the writer came by and its connection began and ended a transaction; a full disk lets it."""
         try:
             await self.write(_nothing)
-        except Refusal as refusal:
+        except ApiError as refusal:
             if refusal.code != "storage_full":
                 raise
 
@@ -131,11 +135,11 @@ class Writer:
         bulk: Bulk[I, T],
         item: I,
         *,
-        then: Callable[[T], None] | None = None,
-        must: bool = False,
+        on_commit: Callable[[T], None] | None = None,
+        retry_when_full: bool = False,
     ) -> T:
         """`submit_item` and wait; as `write`."""
-        return await self.submit_item(bulk, item, then=then, must=must)
+        return await self.submit_item(bulk, item, on_commit=on_commit, retry_when_full=retry_when_full)
 
     async def flushed(self) -> None:
         """Return when nothing waits to be written."""
@@ -154,15 +158,15 @@ class Writer:
     async def tidy(self) -> None:
         """Carry the write-ahead log over into the file now, as far as that has room."""
         self._log_pages = 0
-        with contextlib.suppress(Refusal):
+        with contextlib.suppress(ApiError):
             await self.answer()
 
     @property
-    def failed(self) -> Fatal | None:
+    def failed(self) -> FatalError | None:
         """Why nothing is written any more, or None."""
         return self._failed
 
-    def end(self, error: Fatal) -> None:
+    def end(self, error: FatalError) -> None:
         """A reader found that the store can't be trusted any more: `run` raises this."""
         self._failed = self._failed or error
         self._wake.set()
@@ -216,17 +220,17 @@ class Writer:
                 raise
             await self._after_full(group)
             return
-        if not group[0].alone:
+        if not group[0].exclusive:
             self._committed(group)
         for command, result in zip(group, results, strict=True):
-            if command.then is not None and not isinstance(result, Refused):
-                command.then(result)
+            if command.on_commit is not None and not isinstance(result, Refused):
+                command.on_commit(result)
         for command, result in zip(group, results, strict=True):
             _answer(command, result)
 
     async def _carry_out(self, group: list[Command[Any]]) -> list[Any]:
         """The results of a group, once it is committed."""
-        if group[0].alone:
+        if group[0].exclusive:
             return [await self._run(group[0].run)]
         crowds: Crowds | None = self._crowds
         if all(command.bulk is not None for command in group):
@@ -258,7 +262,7 @@ class Writer:
         half = len(self._waiting) // 2
         group = [self._waiting.popleft()]
         size = group[0].size
-        while not group[0].alone and self._waiting and size < GROUP_SIZE and not self._waiting[0].alone:
+        while not group[0].exclusive and self._waiting and size < GROUP_SIZE and not self._waiting[0].exclusive:
             if size >= WORTHWHILE_SIZE and len(group) >= half:
                 break
             group.append(self._waiting.popleft())
@@ -270,18 +274,18 @@ class Writer:
         self._put_back(group, Refused(storage_full()))
         if self._room.give_back():
             self._log_pages = 0  # with this piece the log can be carried over
-        elif self._waiting and self._waiting[0].must:
+        elif self._waiting and self._waiting[0].retry_when_full:
             await asyncio.sleep(FULL_RETRY_SECONDS)
 
     def _put_back(self, group: list[Command[Any]], refused: Refused) -> None:
         """Refuse what may be refused and keep the rest at the head of the queue, in order."""
-        kept = [command for command in group if command.must]
+        kept = [command for command in group if command.retry_when_full]
         for command in group:
-            if not command.must:
+            if not command.retry_when_full:
                 _answer(command, refused)
         self._waiting.extendleft(reversed(kept))
 
-    def _give_up(self, error: Fatal) -> Fatal:
+    def _give_up(self, error: FatalError) -> FatalError:
         self._failed = error
         while self._waiting:
             _answer(self._waiting.popleft(), Refused(_unavailable()))
@@ -289,21 +293,21 @@ class Writer:
         return error
 
 
-def storage_full() -> Refusal:
+def storage_full() -> ApiError:
     """The refusal for a disk that is (nearly) full."""
-    return Refusal(
+    return ApiError(
         "storage_full",
         "The disk is nearly full, so nothing was accepted. Free some space (store.min_free_mb) and send it again.",
         retry_after_seconds=10,
     )
 
 
-def _no_memory() -> Refusal:
-    return Refusal("unavailable", "There is no memory for this now. Try again in a moment.", retry_after_seconds=2)
+def _no_memory() -> ApiError:
+    return ApiError("unavailable", "There is no memory for this now. Try again in a moment.", retry_after_seconds=2)
 
 
-def _unavailable() -> Refusal:
-    return Refusal("unavailable", "webhookd's database failed; it restarts. Send it again.", retry_after_seconds=2)
+def _unavailable() -> ApiError:
+    return ApiError("unavailable", "webhookd's database failed; it restarts. Send it again.", retry_after_seconds=2)
 
 
 def _nothing(db: sqlite3.Connection) -> None:

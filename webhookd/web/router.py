@@ -12,8 +12,8 @@ from webhookd.web.api.batch_ingest import REFUSALS
 from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.api.openapi import document, paths_of
 from webhookd.web.server.guard import GUARD, Guard, expect
-from webhookd.web.server.memory_limit import HOLDING, Holding
-from webhookd.web.server.requests import PATIENCE, SERVICES, Patience, Route
+from webhookd.web.server.memory_limit import HOLDING, MemoryLimit
+from webhookd.web.server.requests import PATIENCE, SERVICES, RequestTimeouts, Route
 from webhookd.web.services import Services
 from webhookd.web.ui import sign_in
 from webhookd.web.ui.routes import add_pages
@@ -30,14 +30,14 @@ ROUTES: list[Route] = [
 ]
 
 
-def make_app(services: Services, *, patience: Patience | None = None) -> web.Application:
+def make_app(services: Services, *, timeouts: RequestTimeouts | None = None) -> web.Application:
     """The application on these services; `patience` bounds how long callers may take."""
     guard = Guard(services)
     app = web.Application(client_max_size=events.BODY_MAX_BYTES)
     app[SERVICES] = services
     app[GUARD] = guard
-    app[PATIENCE] = patience or Patience()
-    app[HOLDING] = Holding()
+    app[PATIENCE] = timeouts or RequestTimeouts()
+    app[HOLDING] = MemoryLimit()
     app[REFUSALS] = Counter()
     app[STREAMS] = set()
     app[operations.COPYING] = asyncio.Lock()

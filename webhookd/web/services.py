@@ -14,11 +14,11 @@ from webhookd.config import Config
 from webhookd.delivery.budgets import Budgets
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.ingest import Ingest
-from webhookd.delivery.live_feed import Happenings
+from webhookd.delivery.live_feed import LiveFeed
 from webhookd.delivery.recorder import Recorder
-from webhookd.delivery.registry import Directory
+from webhookd.delivery.registry import Registry
 from webhookd.delivery.replay import Replays
-from webhookd.delivery.test_event import Tester
+from webhookd.delivery.test_event import TestEvents
 from webhookd.models import Json
 from webhookd.rules.event_types import Catalogue
 from webhookd.store.store import Store
@@ -32,16 +32,16 @@ class Services:
     catalogue: Callable[[], Catalogue]
     clock: Clock
     store: Store
-    directory: Directory
+    registry: Registry
     dispatcher: Dispatcher
     ingest: Ingest
     endpoints: Endpoints
     workspaces: Workspaces
     replays: Replays
-    tester: Tester
+    test_events: TestEvents
     recorder: Recorder
     budgets: Budgets
-    happenings: Happenings
+    live_feed: LiveFeed
     access: Access
     sessions: Sessions
     status: Callable[[str | None], Awaitable[Json]]  # of one workspace alone, if it is named

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from tests.crash.simulation.loop import SimulatedLoop
 from webhookd.store import connection, time_index
-from webhookd.store.disk_space import Room
+from webhookd.store.disk_space import DiskSpace
 from webhookd.store.store import Store
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ def _fail(future: Future[Any], error: Exception) -> None:
         future.set_exception(error)
 
 
-class PlentyOfRoom(Room):
+class PlentyOfRoom(DiskSpace):
     """A disk that never fills: the machine's own is no part of this."""
 
     def __init__(self) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from tests.crash.simulation.script import Action
-from webhookd.app import House
-from webhookd.errors import Refusal
+from webhookd.app import App
+from webhookd.errors import ApiError
 from webhookd.models import NewEvent
 from webhookd.store import delivery_log
 from webhookd.store.delivery_log import LogFilter
@@ -15,64 +15,64 @@ from webhookd.store.delivery_log import LogFilter
 if TYPE_CHECKING:
     from tests.crash.simulation.world import World
 
-Deed = Callable[["World", House, Action], Awaitable[None]]
+Deed = Callable[["World", App, Action], Awaitable[None]]
 
 
-def _workspace_seq(house: House, workspace: str) -> int:
-    return house.directory.workspace(workspace).seq
+def _workspace_seq(app: App, workspace: str) -> int:
+    return app.registry.workspace(workspace).seq
 
 
-def _endpoint_id(world: World, house: House, action: Action) -> tuple[str, str, int]:
+def _endpoint_id(world: World, app: App, action: Action) -> tuple[str, str, int]:
     """The workspace, the id and the number of the endpoint that an action is about; Refusal if it was deleted."""
     url = world.script.hooks[action.hook].url
-    for endpoint in house.directory.endpoints():
+    for endpoint in app.registry.endpoints():
         if endpoint.url == url:
             return endpoint.workspace, endpoint.id, endpoint.seq
-    raise Refusal("not_found", "It was deleted.")
+    raise ApiError("not_found", "It was deleted.")
 
 
-async def _create(world: World, house: House, action: Action) -> None:
+async def _create(world: World, app: App, action: Action) -> None:
     hook = world.script.hooks[action.hook]
-    if hook.workspace not in [each.id for each in house.directory.workspaces()]:
-        await house.services.workspaces.create(hook.workspace)
-    await house.services.endpoints.create(hook.workspace, url=hook.url, event_types=list(hook.types))
+    if hook.workspace not in [each.id for each in app.registry.workspaces()]:
+        await app.services.workspaces.create(hook.workspace)
+    await app.services.endpoints.create(hook.workspace, url=hook.url, event_types=list(hook.types))
 
 
-async def _send(world: World, house: House, action: Action) -> None:
-    seq = _workspace_seq(house, action.workspace)
+async def _send(world: World, app: App, action: Action) -> None:
+    seq = _workspace_seq(app, action.workspace)
     bodies = {i: f'{{"event_type":"{action.event_type}","event_id":"{i}","n":"{i * 9}"}}'.encode() for i in action.ids}
     world.judge.sending(seq, bodies, world.loop.time())
     new = [NewEvent(event_id, action.event_type, body) for event_id, body in bodies.items()]
-    results = await house.services.ingest.accept(action.workspace, new)
+    results = await app.services.ingest.accept(action.workspace, new)
     world.judge.answered(seq, results, world.loop.time())
 
 
-async def _disable(world: World, house: House, action: Action) -> None:
-    workspace, endpoint_id, _ = _endpoint_id(world, house, action)
-    await house.services.endpoints.disable(workspace, endpoint_id)
+async def _disable(world: World, app: App, action: Action) -> None:
+    workspace, endpoint_id, _ = _endpoint_id(world, app, action)
+    await app.services.endpoints.disable(workspace, endpoint_id)
 
 
-async def _enable(world: World, house: House, action: Action) -> None:
-    workspace, endpoint_id, seq = _endpoint_id(world, house, action)
-    await house.services.endpoints.enable(workspace, endpoint_id, skip_held=action.flag)
+async def _enable(world: World, app: App, action: Action) -> None:
+    workspace, endpoint_id, seq = _endpoint_id(world, app, action)
+    await app.services.endpoints.enable(workspace, endpoint_id, skip_held=action.flag)
     world.judge.forgotten(seq)
 
 
-async def _off_and_on(world: World, house: House, action: Action) -> None:
-    await _disable(world, house, action)
-    await _enable(world, house, action)
+async def _off_and_on(world: World, app: App, action: Action) -> None:
+    await _disable(world, app, action)
+    await _enable(world, app, action)
 
 
-async def _delete(world: World, house: House, action: Action) -> None:
-    workspace, endpoint_id, seq = _endpoint_id(world, house, action)
-    await house.services.endpoints.delete(workspace, endpoint_id)
+async def _delete(world: World, app: App, action: Action) -> None:
+    workspace, endpoint_id, seq = _endpoint_id(world, app, action)
+    await app.services.endpoints.delete(workspace, endpoint_id)
     world.judge.forgotten(seq)
 
 
-async def _plan(world: World, house: House, action: Action) -> None:
-    seq = _workspace_seq(house, action.workspace)
+async def _plan(world: World, app: App, action: Action) -> None:
+    seq = _workspace_seq(app, action.workspace)
     world.judge.changing_plan[seq] += 1
-    await house.services.workspaces.change(action.workspace, plan=action.text)
+    await app.services.workspaces.change(action.workspace, plan=action.text)
     world.judge.changing_plan[seq] -= 1
     world.judge.plan_settled_at[seq] = world.loop.time()
     for hook in world.judge.hooks.values():
@@ -80,40 +80,40 @@ async def _plan(world: World, house: House, action: Action) -> None:
             hook.moved_at = max(hook.moved_at, world.loop.time())
 
 
-async def _types(world: World, house: House, action: Action) -> None:
-    workspace, endpoint_id, _ = _endpoint_id(world, house, action)
-    await house.services.endpoints.change(workspace, endpoint_id, {"event_types": [action.text]})
+async def _types(world: World, app: App, action: Action) -> None:
+    workspace, endpoint_id, _ = _endpoint_id(world, app, action)
+    await app.services.endpoints.change(workspace, endpoint_id, {"event_types": [action.text]})
 
 
-async def _replay(world: World, house: House, action: Action) -> None:
-    workspace, _, seq = _endpoint_id(world, house, action)
+async def _replay(world: World, app: App, action: Action) -> None:
+    workspace, _, seq = _endpoint_id(world, app, action)
     finished = [each for each in world.judge.deliveries.values() if each.hook == seq and each.state]
     if finished:
         chosen = world.rng.choice(finished).seq
-        paused = house.directory.paused(workspace)
-        workspace_seq = _workspace_seq(house, workspace)
-        view = await house.store.read(lambda db: delivery_log.get(db, workspace_seq, chosen, paused=paused))
+        paused = app.registry.paused(workspace)
+        workspace_seq = _workspace_seq(app, workspace)
+        view = await app.store.read(lambda db: delivery_log.get(db, workspace_seq, chosen, paused=paused))
         if view is not None:
-            await house.services.replays.one(workspace, view)
+            await app.services.replays.one(workspace, view)
 
 
-async def _replay_all(world: World, house: House, action: Action) -> None:
-    seq = _workspace_seq(house, action.workspace)
-    hook = _endpoint_id(world, house, action)[2] if action.flag else None
-    wanted = LogFilter(workspace_seq=seq, paused=house.directory.paused(action.workspace), endpoint_seq=hook)
-    await house.services.replays.many(wanted, action.workspace, dry_run=False)
+async def _replay_all(world: World, app: App, action: Action) -> None:
+    seq = _workspace_seq(app, action.workspace)
+    hook = _endpoint_id(world, app, action)[2] if action.flag else None
+    wanted = LogFilter(workspace_seq=seq, paused=app.registry.paused(action.workspace), endpoint_seq=hook)
+    await app.services.replays.many(wanted, action.workspace, dry_run=False)
 
 
-async def _test(world: World, house: House, action: Action) -> None:
-    workspace, endpoint_id, _ = _endpoint_id(world, house, action)
-    await house.services.tester.send(workspace, endpoint_id)
+async def _test(world: World, app: App, action: Action) -> None:
+    workspace, endpoint_id, _ = _endpoint_id(world, app, action)
+    await app.services.test_events.send(workspace, endpoint_id)
 
 
-async def _mode(world: World, house: House, action: Action) -> None:
+async def _mode(world: World, app: App, action: Action) -> None:
     world.modes[world.script.hooks[action.hook].url] = action.text
 
 
-async def _clock(world: World, house: House, action: Action) -> None:
+async def _clock(world: World, app: App, action: Action) -> None:
     world.wall.offset_seconds += action.seconds
     world.judge.stepped_at = world.loop.time()
 

@@ -24,14 +24,14 @@ from tests.crash.simulation.loop import SimulatedClock, SimulatedLoop, Wall
 from tests.crash.simulation.network import NoSender, SimulatedNetwork
 from tests.crash.simulation.operations import DEEDS
 from tests.crash.simulation.script import Action, Script, write
-from webhookd.app import House
-from webhookd.errors import Refusal
+from webhookd.app import App
+from webhookd.errors import ApiError
 from webhookd.store import endpoints, workspaces
 
 DRAIN_SECONDS = 4000.0
 
 
-class SimulatedHouse(House):
+class SimulatedHouse(App):
     """The house without its doors: no tokens, no mail under way, no heartbeat."""
 
     restored_at_ms = 0  # the wall clock when it looked for the failures that still count
@@ -39,13 +39,13 @@ class SimulatedHouse(House):
     async def start(self, environ: Mapping[str, str]) -> None:
         """As `House.start`, for the core."""
         self._writing = self.tasks.start("writer", self.store.writer.run)
-        self.directory.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
+        self.registry.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
         await self.services.workspaces.ensure_default()
         self.restored_at_ms = self._clock.wall_ms()
         await self.budgets.restore(self.store)
         await self.dispatcher.start()
         self.tasks.start("dispatcher", self.dispatcher.run)
-        self.tasks.start("keeper", self.keeper.run)
+        self.tasks.start("held_events", self.held_events.run)
         self.tasks.start("watchdog", self.watchdog.run)
         if self.settings().retention.max_age_days < 1:  # else it looks, for hours, at what it doesn't touch
             self.tasks.start("retention", self._prune)
@@ -53,7 +53,7 @@ class SimulatedHouse(House):
     async def _prune(self) -> None:
         """As `Retention.run`, a dozen times in a schedule."""
         while True:
-            with suppress(Refusal):
+            with suppress(ApiError):
                 await self.retention.sweep()
             await asyncio.sleep(self.settings().retention.max_age_days * 86_400 / 4)
 
@@ -93,7 +93,7 @@ class World:
         self._steps_to_live: int | None = None
         self._actions = [self._making(number) for number in range(len(script.hooks))] + script.actions
         self._unanswered: list[Action] = []
-        self._house: House | None = None
+        self._house: App | None = None
         self._pending: set[asyncio.Task[None]] = set()
         self._broken: BaseException | None = None
         self._wants_restart = False
@@ -159,26 +159,26 @@ class World:
     async def _live(self) -> None:
         store = SimulatedStore(self.disk, self.loop, self.passed)
         clock = self.clock
-        house = self._house = SimulatedHouse(self.script.config, Path("."), store, clock, SimulatedNetwork(self))
-        watching = asyncio.create_task(self._watch(house))
-        await house.start({})
-        self.judge.started(self._still_counted(house.restored_at_ms), self.loop.time())
+        app = self._house = SimulatedHouse(self.script.config, Path("."), store, clock, SimulatedNetwork(self))
+        watching = asyncio.create_task(self._watch(app))
+        await app.start({})
+        self.judge.started(self._still_counted(app.restored_at_ms), self.loop.time())
         self.note("started")
-        await self._act(house)
+        await self._act(app)
         if not self._wants_restart:
-            await self._settle(house)
+            await self._settle(app)
         watching.cancel()
         await asyncio.wait([watching])
-        house.wind_down()
+        app.wind_down()
         for task in list(self._pending):  # callers are answered before the house stops
             await task
         self._pending.clear()  # the loop may end before it calls who takes them out
-        await house.stop()
+        await app.stop()
         self.note("stopped")
 
-    async def _watch(self, house: House) -> None:
+    async def _watch(self, app: App) -> None:
         """A root task of the house that ends is a fault."""
-        end = await house.tasks.run_until_stopped(asyncio.Event())
+        end = await app.tasks.run_until_stopped(asyncio.Event())
         self.break_(Broken(f"the daemon ended: {end} ({end.__cause__ if end else None!r})"))
 
     def _still_counted(self, restored_at_ms: int) -> dict[int, list[Failure]]:
@@ -205,11 +205,11 @@ class World:
 
     # What happens
 
-    async def _act(self, house: House) -> None:
+    async def _act(self, app: App) -> None:
         """Do what the script says at its times; what had no answer before a kill is sent again first."""
         again, self._unanswered = self._unanswered, []
         for action in again:
-            self._begin(house, action)
+            self._begin(app, action)
         while self._actions and not self._wants_restart:
             wait_seconds = self._actions[0].at - self.loop.time()
             if wait_seconds > 0:
@@ -218,22 +218,22 @@ class World:
             if action.what == "restart":
                 self._wants_restart = True
             elif action.what == "create":
-                await self._do(house, action)
+                await self._do(app, action)
             else:
-                self._begin(house, action)
+                self._begin(app, action)
 
-    def _begin(self, house: House, action: Action) -> None:
-        task = asyncio.get_running_loop().create_task(self._do(house, action))
+    def _begin(self, app: App, action: Action) -> None:
+        task = asyncio.get_running_loop().create_task(self._do(app, action))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 
-    async def _do(self, house: House, action: Action) -> None:
+    async def _do(self, app: App, action: Action) -> None:
         try:
             if action.what in ("send", "create"):
                 self._unanswered.append(action)
             self.note(action.what, action.hook, action.workspace, *action.ids, action.text)
-            await DEEDS[action.what](self, house, action)
-        except Refusal as refusal:
+            await DEEDS[action.what](self, app, action)
+        except ApiError as refusal:
             self.note("refused", action.what, refusal.code)
             if refusal.code == "unavailable" and action in self._unanswered:
                 return
@@ -244,28 +244,28 @@ class World:
         if action in self._unanswered:
             self._unanswered.remove(action)
 
-    async def _settle(self, house: House) -> None:
+    async def _settle(self, app: App) -> None:
         """Let everybody be well again, wait until everything went where it belongs, and look at the books."""
         self._settling = True
         self._steps_to_live = None
-        await self._all_answered(house)
+        await self._all_answered(app)
         for url in self.modes:
             self.modes[url] = "ok"
-        for workspace in house.directory.workspaces():
-            await self._do(house, Action(0, "plan", workspace=workspace.id, text="advanced"))
+        for workspace in app.registry.workspaces():
+            await self._do(app, Action(0, "plan", workspace=workspace.id, text="advanced"))
         if self.rng.random() < 0.7:
             for number in range(len(self.script.hooks)):
-                await self._do(house, Action(0, "enable", hook=number))
+                await self._do(app, Action(0, "enable", hook=number))
         until = self.loop.time() + DRAIN_SECONDS + 2 * self.script.until / 40
         while self.judge.unfinished():
             if self.loop.time() > until:
                 raise Broken(f"it doesn't get done: {self.judge.unfinished()}")
             await asyncio.sleep(10.0)
-        await house.keeper.look()
-        await house.store.writer.flushed()  # what is committed has been told
-        self._check_books(house)
+        await app.supervisor.look()
+        await app.store.writer.flushed()  # what is committed has been told
+        self._check_books(app)
 
-    async def _all_answered(self, house: House) -> None:
+    async def _all_answered(self, app: App) -> None:
         """Wait for the calls under way; what was refused in passing is sent again."""
         until = self.loop.time() + DRAIN_SECONDS
         while self._pending or self._unanswered:
@@ -273,22 +273,22 @@ class World:
                 raise Broken(f"no answer comes to {self._pending or self._unanswered}")
             for action in list(self._unanswered):
                 if not self._pending:
-                    self._begin(house, action)
+                    self._begin(app, action)
             await asyncio.sleep(1.0)
 
-    def _check_books(self, house: House) -> None:
+    def _check_books(self, app: App) -> None:
         """What the house shows is what the table's own notes add up to."""
         self.judge.check_order_of_acceptance()
         for hook in self.judge.hooks.values():
-            if not hook.deleted and house.dispatcher.view(hook.seq).waiting != self.judge.waiting(hook.seq):
-                shown = house.dispatcher.view(hook.seq).waiting
+            if not hook.deleted and app.dispatcher.view(hook.seq).waiting != self.judge.waiting(hook.seq):
+                shown = app.dispatcher.view(hook.seq).waiting
                 raise Broken(f"endpoint {hook.seq} shows {shown} waiting, there are {self.judge.waiting(hook.seq)}")
-        for workspace in house.directory.workspaces():
-            waiting = sum(house.dispatcher.view(e.seq).waiting for e in house.directory.endpoints(workspace.id))
-            if house.dispatcher.backlog(workspace.seq).waiting != waiting:
-                raise Broken(f"{workspace.id} shows a backlog of {house.dispatcher.backlog(workspace.seq)}")
+        for workspace in app.registry.workspaces():
+            waiting = sum(app.dispatcher.view(e.seq).waiting for e in app.registry.endpoints(workspace.id))
+            if app.dispatcher.backlog(workspace.seq).waiting != waiting:
+                raise Broken(f"{workspace.id} shows a backlog of {app.dispatcher.backlog(workspace.seq)}")
             least, most = self.judge.spent(workspace.seq, self.loop.time())
-            shown = house.budgets.view(workspace.id, str).failures
+            shown = app.budgets.view(workspace.id, str).failures
             if not least <= shown <= most:
                 raise Broken(f"{workspace.id} shows {shown} failures, there are {least} to {most}")
         self._check_lost()

@@ -256,7 +256,7 @@ async def test_a_pruned_event_is_only_an_id(tmp_path: Path) -> None:
     """`payload` is null, and the list no longer has it."""
     async with running_api(tmp_path) as api:
         await api.engine.send("a", "b")
-        await api.house.store.write(
+        await api.app.store.write(
             lambda db: db.execute("UPDATE events SET body = NULL, body_sha256 = x'00' WHERE id = 'a'").fetchall()
         )
         shown = (await api.get("/v1/events/a")).json

@@ -12,10 +12,10 @@ import pytest
 
 from tests.support.api import Api, Wire, head, running_api, wire
 from webhookd.config import Config, Delivery, Limits
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.store import events
 from webhookd.web.api import event_stream
-from webhookd.web.server.requests import Patience
+from webhookd.web.server.requests import RequestTimeouts
 
 HOOK = "https://hooks.example/in"
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -41,7 +41,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 def accepted(api: Api) -> int:
-    return api.house.services.ingest.accepted_count
+    return api.app.services.ingest.accepted_count
 
 
 async def test_lines_are_accepted_in_their_order(tmp_path: Path) -> None:
@@ -100,15 +100,15 @@ async def test_a_long_pipe_is_accepted_whole(tmp_path: Path) -> None:
     """10,000 lines in one request, in order, in far fewer commits."""
     async with running_api(tmp_path) as api:
         await api.engine.endpoint(HOOK)
-        before = api.house.store.writer.commits
+        before = api.app.store.writer.commits
         body = b"\n".join(line_of(f"e{number}") for number in range(10_000))
         answer = await api.post("/v1/events", data=body, headers=NDJSON)
         assert (202, 10_000) == (answer.status, answer.json["accepted"])
-        known = await api.house.store.read(
+        known = await api.app.store.read(
             lambda db: events.page(db, 1, event_type=None, since_ms=None, until_ms=None, before_seq=None, limit=10_000)
         )
         assert [f"e{number}" for number in reversed(range(10_000))] == [event.id for event in known]
-        assert api.house.store.writer.commits - before < 10_000
+        assert api.app.store.writer.commits - before < 10_000
 
 
 async def test_each_line_is_committed_as_it_arrives(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ async def test_a_cut_connection_discards_the_unfinished_line_alone(tmp_path: Pat
 
 async def test_a_begun_line_has_to_end_in_time(tmp_path: Path) -> None:
     """408 tells how far it came; the lines before stand."""
-    patience = Patience(line_seconds=0.1, idle_seconds=15)
-    async with running_api(tmp_path, patience=patience) as api, wire(api.port) as line:
+    timeouts = RequestTimeouts(line_seconds=0.1, idle_seconds=15)
+    async with running_api(tmp_path, timeouts=timeouts) as api, wire(api.port) as line:
         begin(api, line)
         line.chunk(line_of("a") + b"\n{")
         status, told = await line.json()
@@ -156,8 +156,8 @@ async def test_a_begun_line_has_to_end_in_time(tmp_path: Path) -> None:
 
 async def test_a_line_that_trickles_is_late_as_well(tmp_path: Path) -> None:
     """The line's time counts from its first byte, not from its last."""
-    patience = Patience(line_seconds=0.15, idle_seconds=15)
-    async with running_api(tmp_path, patience=patience) as api, wire(api.port) as line:
+    timeouts = RequestTimeouts(line_seconds=0.15, idle_seconds=15)
+    async with running_api(tmp_path, timeouts=timeouts) as api, wire(api.port) as line:
         begin(api, line)
         answering = asyncio.create_task(line.json())
         for _ in range(200):
@@ -171,8 +171,8 @@ async def test_a_line_that_trickles_is_late_as_well(tmp_path: Path) -> None:
 
 async def test_between_lines_a_stream_may_idle_only_so_long(tmp_path: Path) -> None:
     """408 after the idle time, which is another than a line's."""
-    patience = Patience(line_seconds=15, idle_seconds=0.1)
-    async with running_api(tmp_path, patience=patience) as api, wire(api.port) as line:
+    timeouts = RequestTimeouts(line_seconds=15, idle_seconds=0.1)
+    async with running_api(tmp_path, timeouts=timeouts) as api, wire(api.port) as line:
         begin(api, line)
         line.chunk(line_of("a") + b"\n")
         status, told = await line.json()
@@ -185,7 +185,7 @@ async def test_a_stopping_daemon_ends_the_stream_and_says_where(tmp_path: Path) 
         begin(api, line)
         line.chunk(line_of("a") + b"\nnonsense\n" + line_of("b") + b"\n" + line_of("c"))
         await until(lambda: accepted(api) == 2)
-        await api.app.shutdown()
+        await api.application.shutdown()
         status, headers, body = await line.answer()
         told = orjson.loads(body)
         assert (503, "2", "unavailable") == (status, headers["retry-after"], told["error"]["code"])
@@ -216,10 +216,10 @@ async def test_a_full_disk_stops_the_stream(tmp_path: Path, monkeypatch: pytest.
         begin(api, line)
         line.chunk(line_of("a") + b"\n")
         await until(lambda: accepted(api) == 1)
-        ingest = api.house.services.ingest
+        ingest = api.app.services.ingest
 
         async def full(workspace_id: str, new: object) -> None:
-            raise Refusal("storage_full", "The disk is nearly full.", retry_after_seconds=10)
+            raise ApiError("storage_full", "The disk is nearly full.", retry_after_seconds=10)
 
         monkeypatch.setattr(type(ingest), "accept", lambda self, workspace_id, new: full(workspace_id, new))
         line.chunk(line_of("b") + b"\n" + line_of("c") + b"\n")
@@ -230,7 +230,7 @@ async def test_a_full_disk_stops_the_stream(tmp_path: Path, monkeypatch: pytest.
 async def test_batches_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is handed over only when the one before is durable, however much has come meanwhile."""
     async with running_api(tmp_path) as api, wire(api.port) as line:
-        ingest = api.house.services.ingest
+        ingest = api.app.services.ingest
         real, gate = ingest.accept, asyncio.Event()
         under_way, most = 0, 0
 
@@ -259,7 +259,7 @@ async def test_the_socket_is_not_read_while_too_much_is_uncommitted(
 ) -> None:
     """With commits held up, a flood of 40 MiB is left in the socket: only about 4 MiB are taken in."""
     async with running_api(tmp_path) as api, wire(api.port) as line:
-        ingest = api.house.services.ingest
+        ingest = api.app.services.ingest
         real, gate = ingest.accept, asyncio.Event()
 
         async def held(self: object, workspace_id: str, new: list[object]) -> object:
@@ -273,7 +273,7 @@ async def test_the_socket_is_not_read_while_too_much_is_uncommitted(
         line.chunk(b"")
         stream = None
         for _ in range(POLLS):
-            stream = next(iter(api.app[event_stream.STREAMS]), None)
+            stream = next(iter(api.application[event_stream.STREAMS]), None)
             if stream is not None and stream.uncommitted_bytes > 3_500_000:
                 break
             await asyncio.sleep(0.001)

@@ -12,8 +12,8 @@ import pytest
 from tests.support.api import Api, head, running_api, wire
 from webhookd.config import Config, Delivery, Limits, Listen
 from webhookd.rules.parsing import Line
-from webhookd.web.api.batch_ingest import REFUSALS, Intake
-from webhookd.web.server.requests import Patience
+from webhookd.web.api.batch_ingest import REFUSALS, BatchIngest
+from webhookd.web.server.requests import RequestTimeouts
 
 HOOK = "https://hooks.example/in"
 ONE = b'{"event_type":"message.received","event_id":"a"}'
@@ -102,7 +102,7 @@ async def test_a_faulty_event_is_refused_with_its_code(tmp_path: Path, body: byt
         answer = await api.post("/v1/events", data=body, headers=JSON)
         assert (status, code) == (answer.status, answer.code)
         assert {"code", "message", "details"} == answer.json["error"].keys()
-        assert 0 == api.house.services.ingest.accepted_count
+        assert 0 == api.app.services.ingest.accepted_count
 
 
 async def test_the_limit_of_an_event_is_exact(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ async def test_a_syntax_error_refuses_the_whole_array(tmp_path: Path) -> None:
         for body in (b"[" + ONE + b",", b"[" + ONE + b"] x", b"[" + ONE + b',{"a":}]', b"[" + ONE + b',"\xff"]'):
             answer = await api.post("/v1/events", data=body, headers=JSON)
             assert (400, "invalid_json") == (answer.status, answer.code)
-        assert 0 == api.house.services.ingest.accepted_count
+        assert 0 == api.app.services.ingest.accepted_count
 
 
 async def test_an_empty_array_is_nothing_to_do(tmp_path: Path) -> None:
@@ -250,11 +250,11 @@ async def test_a_thousand_events_leave_the_loop_to_others(tmp_path: Path) -> Non
                 turns += 1
 
         element = b'{"event_type":"message.received","x":"\\u0065%b"}' % (b"\\u0041" * 1300)  # slow to check
-        intake = Intake(api.house.services, "default", api.app[REFUSALS])
+        batch_ingest = BatchIngest(api.app.services, "default", api.application[REFUSALS])
         counting = asyncio.create_task(count_turns())
         await asyncio.sleep(0)
         before = turns
-        checked = await intake.check([Line(index, element) for index in range(1000)])
+        checked = await batch_ingest.check([Line(index, element) for index in range(1000)])
         counting.cancel()
         assert 1000 == len(checked)
         assert turns - before >= 2
@@ -278,7 +278,7 @@ async def test_a_workspace_too_far_behind_is_told_when_to_come_back(tmp_path: Pa
 async def test_a_daemon_that_stops_takes_nothing(tmp_path: Path) -> None:
     """503 `unavailable` with Retry-After."""
     async with running_api(tmp_path) as api:
-        api.house.services.ingest.close()
+        api.app.services.ingest.close()
         answer = await api.post("/v1/events", data=ONE, headers=JSON)
         assert (503, "unavailable", "2") == (answer.status, answer.code, answer.headers["Retry-After"])
 
@@ -288,7 +288,7 @@ async def test_a_daemon_that_stops_takes_nothing(tmp_path: Path) -> None:
 
 async def test_a_body_that_never_ends_is_given_up(tmp_path: Path) -> None:
     """Chunked without end, byte by byte: 408 once the patience is over."""
-    async with running_api(tmp_path, patience=Patience(body_seconds=0.15)) as api, wire(api.port) as line:
+    async with running_api(tmp_path, timeouts=RequestTimeouts(body_seconds=0.15)) as api, wire(api.port) as line:
         line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/json"))
         line.chunk(b"[")
         status, told = await line.json()
@@ -333,7 +333,7 @@ async def test_a_connection_cut_in_the_body_leaves_nothing(tmp_path: Path) -> No
             await line.sent()
             line.reset()
         assert 202 == (await api.post("/v1/events", data=ONE, headers=JSON)).status
-        assert 1 == api.house.services.ingest.accepted_count
+        assert 1 == api.app.services.ingest.accepted_count
 
 
 async def test_expect_continue_is_answered(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from tests.support.api import Api, running_api, wire
 from tests.support.clock import ManualClock
 from webhookd.config import Config, Delivery
 from webhookd.delivery import live_feed
-from webhookd.delivery.live_feed import Happenings
-from webhookd.errors import Refusal
+from webhookd.delivery.live_feed import LiveFeed
+from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, DeliveryView
 from webhookd.web.api import live
 from webhookd.web.api.schemas import DeliveryShown
@@ -161,7 +161,7 @@ async def test_only_what_is_asked_for_is_told(tmp_path: Path, query: str, expect
             await api.engine.quiet()
             await api.engine.send("b", event_type="contact.created")
             await api.engine.quiet()
-            api.house.close_doors()  # so that the stream has an end
+            api.app.close_doors()  # so that the stream has an end
             found = []
             while event := await stream.event():
                 found.append(orjson.loads(event["data"])["event_id"])
@@ -268,7 +268,7 @@ async def test_silence_is_broken_by_a_heartbeat(tmp_path: Path, monkeypatch: pyt
                 assert {"", "id"} == frame.keys()
                 if frame["id"] != before:
                     break
-            assert api.house.happenings.now_id == stream.last_id != before
+            assert api.app.live_feed.now_id == stream.last_id != before
 
 
 @pytest.mark.parametrize("ending", ["token", "workspace"])
@@ -277,12 +277,12 @@ async def test_it_ends_with_what_allowed_it(tmp_path: Path, ending: str, monkeyp
     monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.05)
     async with running_api(tmp_path) as api:
         await api.post("/v1/workspaces", {"id": "acme"})
-        token, secret = await api.house.services.access.add("admin", None if ending == "workspace" else "acme")
+        token, secret = await api.app.services.access.add("admin", None if ending == "workspace" else "acme")
         path = "/v1/workspaces/acme/deliveries/stream"
         async with listening(api, path=path, token=secret) as stream:
             await begun(stream)
             if ending == "token":
-                await api.house.services.access.revoke(token.id)
+                await api.app.services.access.revoke(token.id)
             else:
                 await api.call("DELETE", "/v1/workspaces/acme")
             assert {} == await stream.event()
@@ -295,7 +295,7 @@ async def test_it_ends_when_the_daemon_stops(tmp_path: Path) -> None:
         async with listening(api) as stream:
             await api.engine.send("a")
             await api.engine.quiet()
-            api.house.close_doors()
+            api.app.close_doors()
             assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
             assert {} == await stream.event()
         async with listening(api) as late:
@@ -308,7 +308,7 @@ async def test_whoever_reads_nothing_is_cut_off(tmp_path: Path, monkeypatch: pyt
     async with running_api(tmp_path) as api, wire(api.port) as deaf:
         deaf.send(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.admin_token}\r\n\r\n")
         await deaf.sent()
-        told = api.house.happenings
+        told = api.app.live_feed
         async with asyncio.timeout(SOON):
             while not told.wanted:
                 await asyncio.sleep(0.01)
@@ -324,7 +324,7 @@ async def test_whoever_reads_nothing_is_cut_off(tmp_path: Path, monkeypatch: pyt
 async def listens(api: Api) -> bool:
     """Whether anybody still listens, those apart who may come back."""
     await api.engine.clock.advance(live_feed.LINGER_SECONDS + 1)
-    return api.house.happenings.wanted
+    return api.app.live_feed.wanted
 
 
 async def test_there_are_so_many_streams_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +369,7 @@ def a_view(event_id: str = "a", last_attempt: dict[str, Any] | None = None) -> D
 async def test_nothing_is_wanted_while_nobody_listens() -> None:
     """Only a listener makes it wanted, and a while after the last one left it isn't any more."""
     clock = ManualClock()
-    told = Happenings(clock)
+    told = LiveFeed(clock)
     assert not told.wanted
     listener = told.listen()
     assert told.wanted
@@ -382,7 +382,7 @@ async def test_nothing_is_wanted_while_nobody_listens() -> None:
 async def test_a_ring_with_a_gap_is_forgotten() -> None:
     """What happened unheard is missing in it, so it must not answer."""
     clock = ManualClock()
-    told = Happenings(clock)
+    told = LiveFeed(clock)
     listener = told.listen()
     told.publish("delivery.accepted", a_view())
     (first,) = await listener.some()
@@ -396,7 +396,7 @@ async def test_a_ring_with_a_gap_is_forgotten() -> None:
 async def test_ids_never_go_back() -> None:
     """Whatever the wall clock does."""
     clock = ManualClock()
-    told = Happenings(clock)
+    told = LiveFeed(clock)
     listener = told.listen()
     told.publish("delivery.accepted", a_view())
     clock.jump_wall(-3600)
@@ -408,7 +408,7 @@ async def test_ids_never_go_back() -> None:
 async def test_one_who_falls_behind_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given what it had been handed, in order, and then the end; the others go on."""
     monkeypatch.setattr(live_feed, "LISTENER_BEHIND", 3)
-    told = Happenings(ManualClock())
+    told = LiveFeed(ManualClock())
     slow, quick = told.listen(), told.listen()
     seen = []
     for number in range(5):
@@ -422,7 +422,7 @@ async def test_one_who_falls_behind_is_cut_off(monkeypatch: pytest.MonkeyPatch) 
 async def test_the_end_reaches_listeners_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """One who waits, one who has something to read yet, one who is full, one who comes late."""
     monkeypatch.setattr(live_feed, "LISTENER_BEHIND", 1)
-    told = Happenings(ManualClock())
+    told = LiveFeed(ManualClock())
     full = told.listen()
     told.publish("delivery.accepted", a_view())
     waiting = told.listen()
@@ -439,10 +439,10 @@ async def test_the_end_reaches_listeners_of_every_kind(monkeypatch: pytest.Monke
 async def test_too_many_listeners_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """And there is room again when one has left."""
     monkeypatch.setattr(live_feed, "MAX_LISTENERS", 2)
-    told = Happenings(ManualClock())
+    told = LiveFeed(ManualClock())
     told.listen()
     second = told.listen()
-    with pytest.raises(Refusal, match="live streams"):
+    with pytest.raises(ApiError, match="live streams"):
         told.listen()
     told.leave(second)
     told.listen()

@@ -37,7 +37,7 @@ async def test_what_is_served_and_what_is_described_are_the_same(tmp_path: Path)
     async with running_api(tmp_path) as api:
         served = {
             (resource.canonical, route.method)
-            for route in api.app.router.routes()
+            for route in api.application.router.routes()
             if (resource := route.resource) is not None
             and (resource.canonical.startswith("/v1") or resource.canonical in DOCUMENT["paths"])
             and route.method != "HEAD"

@@ -48,7 +48,7 @@ async def test_a_probe_says_what_is_missing(tmp_path: Path) -> None:
     async with running_api(tmp_path) as api:
         assert {"status": "ok"} == (await api.get("/healthz", token=None)).json
         assert {"status": "ready"} == (await api.get("/readyz", token=None)).json
-        api.house.services.ingest.close()
+        api.app.services.ingest.close()
         answer = await api.get("/readyz", token=None)
         assert (503, "unavailable") == (answer.status, answer.code)
         assert "1" == answer.headers["Retry-After"]
@@ -62,7 +62,7 @@ async def test_the_metrics_tell_what_happened(tmp_path: Path) -> None:
         await api.engine.endpoint(HOOK)
         await api.engine.endpoint(DEAD)
         stopped = await api.engine.endpoint("https://stopped.example/in")
-        await api.house.services.endpoints.disable("default", stopped.id)
+        await api.app.services.endpoints.disable("default", stopped.id)
         await api.post("/v1/events", [send_event("a"), send_event("b"), {}])
         await api.engine.quiet()
         await api.engine.clock.advance(7)
@@ -83,7 +83,7 @@ async def test_the_metrics_tell_what_happened(tmp_path: Path) -> None:
         assert {("default",): 4} == found["webhookd_deliveries_waiting"]
         assert {("default",): 2} == found["webhookd_deliveries_held"]
         assert {("default",): 7} == found["webhookd_oldest_waiting_seconds"]
-        dead = api.house.directory.endpoints()[1].id
+        dead = api.app.registry.endpoints()[1].id
         listed = {("default", dead, "active"): 2, ("default", stopped.id, "disabled"): 2}
         assert listed == found["webhookd_endpoint_waiting"]
         assert dict.fromkeys(listed, 7) == found["webhookd_endpoint_oldest_seconds"]
@@ -103,14 +103,14 @@ async def test_the_metrics_name_the_disabled_and_never_too_many(
         bad = await api.engine.endpoint(DEAD, ["comment.created"])
         await api.engine.send("x", event_type="comment.created")
         await api.engine.advance(31)
-        await api.house.services.endpoints.enable("default", bad.id, skip_held=True)
+        await api.app.services.endpoints.enable("default", bad.id, skip_held=True)
         await api.engine.send("y", event_type="comment.created")
         await api.engine.advance(31)
-        assert "auto_disabled" == api.house.directory.endpoint("default", bad.id).state
+        assert "auto_disabled" == api.app.registry.endpoint("default", bad.id).state
         one = await api.engine.endpoint(HOOK, ["message.received"])
         both = await api.engine.endpoint("https://both.example/", ["message.received", "message.sent"])
         for each in (one, both):
-            await api.house.services.endpoints.disable("default", each.id)
+            await api.app.services.endpoints.disable("default", each.id)
         await api.engine.send("a")
         await api.engine.send("b", event_type="message.sent")
         found = await scraped(api)
@@ -204,7 +204,7 @@ async def test_a_test_mail_goes_to_whom_is_named(tmp_path: Path) -> None:
         async def send(to: Sequence[str]) -> None:
             sent.append(list(to))
 
-        object.__setattr__(api.house.services, "send_test_mail", send)
+        object.__setattr__(api.app.services, "send_test_mail", send)
         assert {"to": ["ops@example.com"]} == (await api.post("/v1/mail/test")).json
         assert {"to": ["a@example.com"]} == (await api.post("/v1/mail/test", {"to": ["a@example.com"]})).json
         assert [["ops@example.com"], ["a@example.com"]] == sent

@@ -20,7 +20,7 @@ from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.router import make_app
 from webhookd.web.server.guard import _is_loopback_address, host_check
 from webhookd.web.server.http_server import Runner
-from webhookd.web.server.requests import FIELDS_MAX_BYTES, Patience
+from webhookd.web.server.requests import FIELDS_MAX_BYTES, RequestTimeouts
 
 ONE = b'{"event_type":"message.received"}'
 
@@ -33,7 +33,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 async def make_token(api: Api, scope: str, workspace: str | None = None) -> str:
     """The secret of a new token."""
-    _, secret = await api.house.services.access.add(scope, workspace)
+    _, secret = await api.app.services.access.add(scope, workspace)
     return secret
 
 
@@ -99,8 +99,8 @@ async def test_scopes(api: Api) -> None:
 
 async def test_a_bound_token_sees_its_workspace_alone(api: Api) -> None:
     """403 for another workspace, for `default` and for what concerns the whole daemon."""
-    await api.house.services.workspaces.create("acme")
-    await api.house.services.workspaces.create("other")
+    await api.app.services.workspaces.create("acme")
+    await api.app.services.workspaces.create("other")
     admin, ingest = await make_token(api, "admin", "acme"), await make_token(api, "ingest", "acme")
     assert 200 == (await api.get("/v1/workspaces/acme/endpoints", token=admin)).status
     assert 202 == (await api.post("/v1/workspaces/acme/events", data=ONE, token=ingest)).status
@@ -123,7 +123,7 @@ async def test_a_bound_token_sees_its_workspace_alone(api: Api) -> None:
 @pytest.mark.parametrize("scope", ["observe", "admin"])
 async def test_a_bound_token_observes_its_workspace_alone(api: Api, scope: str) -> None:
     """Figures and status of acme, without a word of another workspace or of the whole daemon."""
-    await api.house.services.workspaces.create("acme")
+    await api.app.services.workspaces.create("acme")
     await api.engine.endpoint("https://acme.example/hook", workspace="acme")
     await api.engine.endpoint("https://default.example/hook")
     await api.engine.send("one")
@@ -296,7 +296,7 @@ async def test_a_fault_of_ours_tells_the_caller_a_number_alone(tmp_path: Path) -
         async def broken(workspace: str | None) -> dict[str, object]:
             raise RuntimeError("a secret detail")
 
-        object.__setattr__(api.house.services, "status", broken)
+        object.__setattr__(api.app.services, "status", broken)
         first, second = await api.get("/v1/status"), await api.get("/v1/status")
         assert (500, "internal_error") == (first.status, first.code)
         assert b"secret detail" not in first.body and b"Traceback" not in first.body
@@ -323,7 +323,7 @@ async def test_a_shortage_of_the_machine_is_no_fault(api: Api, fault: Exception,
     async def failing(workspace: str | None) -> dict[str, object]:
         raise fault
 
-    object.__setattr__(api.house.services, "status", failing)
+    object.__setattr__(api.app.services, "status", failing)
     answer = await api.get("/v1/status")
     assert (status, status == 503) == (answer.status, "Retry-After" in answer.headers)
 
@@ -342,7 +342,7 @@ async def test_a_caller_that_has_gone_is_no_fault(api: Api, caplog: pytest.LogCa
     async def gone(workspace: str | None) -> dict[str, object]:
         raise ConnectionResetError
 
-    object.__setattr__(api.house.services, "status", gone)
+    object.__setattr__(api.app.services, "status", gone)
     with pytest.raises(ClientError):
         await api.get("/v1/status")
     assert [] == caplog.records
@@ -367,7 +367,7 @@ async def test_expect_is_understood(api: Api) -> None:
 async def test_local_programs_can_be_trusted_to_post_events(tmp_path: Path) -> None:
     """`trust_local_ingest`: over loopback and the unix socket; to post events alone, and never through a proxy."""
     async with running_api(tmp_path, Config(listen=Listen(trust_local_ingest=True))) as api:
-        runner = Runner(make_app(api.house.services), shutdown_seconds=0.2)
+        runner = Runner(make_app(api.app.services), shutdown_seconds=0.2)
         await runner.setup()
         await runner.listen_unix(tmp_path / "socket")
         try:
@@ -487,7 +487,7 @@ async def test_parameters_are_checked(api: Api, query: str, status: int, code: s
 
 async def test_a_slow_body_of_fields_is_given_up(tmp_path: Path) -> None:
     """408 once the patience is over, also where bytes keep coming."""
-    async with running_api(tmp_path, patience=Patience(body_seconds=0.15)) as api, wire(api.port) as line:
+    async with running_api(tmp_path, timeouts=RequestTimeouts(body_seconds=0.15)) as api, wire(api.port) as line:
         line.send(head(api, "POST", "/v1/tokens", Authorization=f"Bearer {api.admin_token}", Content_Length="1000"))
         answering = asyncio.create_task(line.json())
         for _ in range(200):
@@ -527,7 +527,7 @@ async def test_a_caller_that_ends_before_it_has_said_all_is_not_waited_for(api: 
                 await line.answer()
             line.end()
             await line.ended()
-    assert 1 == api.house.services.ingest.accepted_count
+    assert 1 == api.app.services.ingest.accepted_count
 
 
 async def test_many_idle_connections_leave_room(api: Api) -> None:
@@ -566,7 +566,7 @@ async def test_a_connection_too_many_is_refused_where_all_others_are_busy(
         for line in (one, two):
             line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/x-ndjson"))
         async with asyncio.timeout(10):
-            while len(api.app[STREAMS]) < 2:
+            while len(api.application[STREAMS]) < 2:
                 await asyncio.sleep(0.001)
         for asks in (True, False):
             async with wire(api.port) as three:

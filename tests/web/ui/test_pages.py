@@ -96,7 +96,7 @@ async def test_adding_shows_the_key_once(api: Api, browser: Browser) -> None:
         "headers": "X-Tenant: acme\r\n\r\nX-Team:  blue ",
     }
     answer = await browser.send_form("/webhooks/new", fields, "/webhooks/new")
-    (endpoint,) = api.house.directory.endpoints()
+    (endpoint,) = api.app.registry.endpoints()
     assert ("https://example.com/hook", "Orders", "2xx") == (endpoint.url, endpoint.description, endpoint.success)
     assert ("message.received", "order.paid") == endpoint.event_types
     assert (("X-Tenant", "acme"), ("X-Team", "blue")) == endpoint.headers
@@ -126,7 +126,7 @@ async def test_rotating_shows_the_new_key_and_both_sign(api: Api, browser: Brows
     """*Make a new key*: another one is shown, the one before lasts for a day."""
     endpoint = await api.engine.endpoint("https://example.com/hook")
     answer = await browser.send_form(f"/webhooks/{endpoint.id}/rotate-key", {}, f"/webhooks/{endpoint.id}/key")
-    rotated = api.house.directory.endpoint("default", endpoint.id)
+    rotated = api.app.registry.endpoint("default", endpoint.id)
     assert rotated.signing_key in html.unescape(answer.body.decode())
     assert (True, endpoint.signing_key) == (rotated.signing_key != endpoint.signing_key, rotated.previous_key)
 
@@ -159,12 +159,12 @@ async def test_a_mistake_is_said_beside_its_field_and_nothing_typed_is_lost(
     fault = re.search(rf'id="{field}-fault"><bdi>(.*?)</bdi>', body)
     assert fault is not None and words in html.unescape(fault[1])
     assert f'value="{html.escape(str(sent["description"]))}"' in body
-    assert 1 == len(api.house.directory.endpoints())
+    assert 1 == len(api.app.registry.endpoints())
 
 
 async def test_editing_keeps_masked_header_values(api: Api, browser: Browser) -> None:
     """The form shows *** for a header's value and leaves it as it was; a new value replaces it."""
-    endpoint = await api.house.services.endpoints.create(
+    endpoint = await api.app.services.endpoints.create(
         "default", url="https://example.com/", event_types=["*"], headers={"X-Key": "secret", "X-Old": "1"}
     )
     path = f"/webhooks/{endpoint.id}/edit"
@@ -172,7 +172,7 @@ async def test_editing_keeps_masked_header_values(api: Api, browser: Browser) ->
     fields = {"url": endpoint.url, "every_type": "yes", "success": "200", "headers": "X-Key: ***\nX-New: 2"}
     answer = await browser.send_form(path, fields, path)
     assert (303, f"/webhooks/{endpoint.id}?said=changed") == (answer.status, answer.headers["Location"])
-    changed = api.house.directory.endpoint("default", endpoint.id)
+    changed = api.app.registry.endpoint("default", endpoint.id)
     assert ((("X-Key", "secret"), ("X-New", "2")), ("*",)) == (changed.headers, changed.event_types)
 
 
@@ -308,7 +308,7 @@ async def test_a_deleted_webhook_can_still_be_searched_for(api: Api, browser: Br
     await api.engine.endpoint("https://example.com/other")
     await api.engine.send("e1")
     await api.engine.quiet()
-    await api.engine.house.services.endpoints.delete("default", endpoint.id)
+    await api.engine.app.services.endpoints.delete("default", endpoint.id)
     shown = (await browser.get(f"/log?endpoint={endpoint.id}")).body.decode()
     assert re.search(rf'<optgroup label="Deleted webhooks">\s*<option value="{endpoint.id}" selected>', shown)
     assert 1 == shown.count('<bdi class="id">e1</bdi>')
@@ -377,7 +377,7 @@ async def test_the_language_switch_is_remembered(browser: Browser) -> None:
 
 async def test_the_address_in_a_mail_leads_to_the_webhook(api: Api, browser: Browser) -> None:
     """`/workspaces/acme/endpoints/ep_…`, as the notice names it."""
-    await api.house.services.workspaces.create("acme", name="Acme")
+    await api.app.services.workspaces.create("acme", name="Acme")
     endpoint = await api.engine.endpoint("https://example.com/hook", workspace="acme")
     answer = await browser.get(f"/workspaces/acme/endpoints/{endpoint.id}")
     assert f"/webhooks/{endpoint.id}?workspace=acme" == answer.headers["Location"]
@@ -386,7 +386,7 @@ async def test_the_address_in_a_mail_leads_to_the_webhook(api: Api, browser: Bro
 async def test_a_plan_without_webhooks_is_said(api: Api, browser: Browser) -> None:
     """Below the plan: the table says that nothing goes out, adding is refused beside the form."""
     await api.engine.endpoint("https://example.com/hook")
-    await api.house.services.workspaces.change("default", plan="starter")
+    await api.app.services.workspaces.change("default", plan="starter")
     shown = await text_of(browser, "/webhooks")
     assert "This workspace's plan has no webhooks" in shown and "Paused by plan" in shown
     fields = {"url": "https://other.example/", "every_type": "yes", "success": "200"}

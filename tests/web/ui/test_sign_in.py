@@ -67,14 +67,14 @@ async def test_a_link_is_for_admins_alone(api: Api) -> None:
     """No token, no link; an ingest token, no link; and neither it nor an observe token signs in."""
     assert 401 == (await api.post("/v1/sign-in-links", token=None)).status
     assert 403 == (await api.post("/v1/sign-in-links", token="ingest")).status
-    _, observe = await api.house.services.access.add("observe", None)
+    _, observe = await api.app.services.access.add("observe", None)
     for secret in (api.ingest_token, observe, "", "x" * 2000):
         assert 403 == (await Browser(api).sign_in(secret)).status
 
 
 async def test_a_session_ends_after_twelve_hours_with_its_token_and_at_sign_out(api: Api) -> None:
     """Each of the three ends it; the cookie alone is worth nothing then."""
-    token, secret = await api.house.services.access.add("admin", None)
+    token, secret = await api.app.services.access.add("admin", None)
     revoked, aged, left = Browser(api), Browser(api), Browser(api)
     await revoked.sign_in(secret)
     await aged.sign_in(api.admin_token)
@@ -83,7 +83,7 @@ async def test_a_session_ends_after_twelve_hours_with_its_token_and_at_sign_out(
     await left.send_form("/sign-out", {}, "/webhooks")
     left.cookies["webhookd_session"] = cookie
     assert 303 == (await left.get("/webhooks")).status
-    await api.house.services.access.revoke(token.id)
+    await api.app.services.access.revoke(token.id)
     assert 303 == (await revoked.get("/webhooks")).status
     assert 200 == (await aged.get("/webhooks")).status
     await api.engine.clock.advance(SESSION_MS / 1000)
@@ -103,10 +103,10 @@ async def test_a_session_outlives_a_restart_and_is_kept_hashed(tmp_path: Path) -
 
 async def test_a_bound_token_sees_its_workspace_alone(api: Api) -> None:
     """Signed in with acme's token: acme, whatever the address says; no switch; others' endpoints are not found."""
-    await api.house.services.workspaces.create("acme", name="Acme")
+    await api.app.services.workspaces.create("acme", name="Acme")
     mine = await api.engine.endpoint("https://acme.example/hook", workspace="acme")
     other = await api.engine.endpoint("https://default.example/hook")
-    _, secret = await api.house.services.access.add("admin", "acme")
+    _, secret = await api.app.services.access.add("admin", "acme")
     link = (await api.post("/v1/sign-in-links", token=secret)).json["url"]
     browser = Browser(api)
     await browser.sign_in(code_of(link))
@@ -124,7 +124,7 @@ async def test_a_switch_appears_with_the_second_workspace(api: Api) -> None:
     browser = Browser(api)
     await browser.sign_in(api.admin_token)
     assert b'id="workspace"' not in (await browser.get("/webhooks")).body
-    await api.house.services.workspaces.create("acme", name="Acme")
+    await api.app.services.workspaces.create("acme", name="Acme")
     shown = (await browser.get("/webhooks?workspace=acme")).body.decode()
     assert '<option value="acme" selected>' in shown and "/webhooks/new?workspace=acme" in shown
     assert 404 == (await browser.get("/webhooks?workspace=nobody")).status
@@ -157,7 +157,7 @@ async def test_a_change_from_elsewhere_is_not_made(api: Api, headers: dict[str, 
     await browser.sign_in(api.admin_token)
     answer = await browser.send_form(f"/webhooks/{endpoint.id}/disable", {}, "/webhooks", **headers)
     assert 403 == answer.status
-    assert api.house.directory.endpoint("default", endpoint.id).active
+    assert api.app.registry.endpoint("default", endpoint.id).active
 
 
 async def test_a_change_without_its_proof_is_not_made(api: Api) -> None:
@@ -172,7 +172,7 @@ async def test_a_change_without_its_proof_is_not_made(api: Api) -> None:
     for fields in ({}, {"proof": "0" * 64}, {"proof": others}, {"proof": "é"}):
         assert 403 == (await browser.post(path, fields)).status
     assert 415 == (await browser.post(path, {}, Content_Type="application/json")).status
-    assert api.house.directory.endpoint("default", endpoint.id).active
+    assert api.app.registry.endpoint("default", endpoint.id).active
 
 
 async def test_nothing_is_shown_or_done_without_a_session(api: Api) -> None:
@@ -214,10 +214,10 @@ async def test_pages_say_what_a_browser_may_do_with_them(api: Api) -> None:
 
 async def test_the_live_stream_is_the_sessions(api: Api) -> None:
     """Signed in, what happens comes as it happens, of the own workspace alone; without a session, nothing."""
-    await api.house.services.workspaces.create("acme", name="Acme")
+    await api.app.services.workspaces.create("acme", name="Acme")
     await api.engine.endpoint("https://example.com/hook")
     await api.engine.endpoint("https://acme.example/hook", workspace="acme")
-    _, secret = await api.house.services.access.add("admin", "acme")
+    _, secret = await api.app.services.access.add("admin", "acme")
     browser = Browser(api)
     await browser.sign_in(secret)
     headers = {"Cookie": f"webhookd_session={browser.cookies['webhookd_session']}"}

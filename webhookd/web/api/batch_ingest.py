@@ -13,7 +13,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from webhookd import log
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import Accepted, Json, NewEvent
 from webhookd.rules.ids import RANDOM_BYTES, uuid7
 from webhookd.rules.parsing import Line, parse_event, too_large
@@ -31,11 +31,11 @@ class Checked(NamedTuple):
     """One event of many: its place, and the event, or why it is refused."""
 
     place: int
-    event: NewEvent | Refusal
+    event: NewEvent | ApiError
 
 
 @dataclass(slots=True)
-class Tally:
+class Summary:
     """What became of many events.  `next_index` is the first that nothing became of."""
 
     accepted: int = 0
@@ -54,11 +54,11 @@ class Tally:
         return told | {"rejected_count": self.rejected_count} if self.rejected_count else told
 
 
-class Intake:
+class BatchIngest:
     """The events of one request, on their way into one workspace."""
 
     def __init__(self, services: Services, workspace_id: str, refusals: Counter[str]) -> None:
-        self.tally = Tally()
+        self.summary = Summary()
         self._services = services
         self._workspace_id = workspace_id
         self._refusals = refusals
@@ -88,36 +88,36 @@ class Intake:
         results = iter(await self._services.ingest.accept(self._workspace_id, good) if good else ())
         refused: Counter[str] = Counter()
         for place, event in batch:
-            refusal = event if isinstance(event, Refusal) else self._enter(next(results))
+            refusal = event if isinstance(event, ApiError) else self._enter(next(results))
             if refusal is not None:
                 refused[refusal.code] += 1
                 self._reject(place, refusal)
         for code, count in refused.items():
             note_refusal(self._refusals, self._workspace_id, code, count)
         if batch:
-            self.tally.next_index = batch[-1].place + 1
+            self.summary.next_index = batch[-1].place + 1
 
-    def _check_one(self, raw: bytes | None) -> NewEvent | Refusal:
+    def _check_one(self, raw: bytes | None) -> NewEvent | ApiError:
         try:
             if raw is None:
                 raise too_large(self.max_bytes)
             return check_event(self._services, raw)
-        except Refusal as refusal:
+        except ApiError as refusal:
             return refusal.with_traceback(None)  # which would keep the frames, and with them the bytes, of each
 
-    def _enter(self, result: Accepted) -> Refusal | None:
+    def _enter(self, result: Accepted) -> ApiError | None:
         if result.conflict:
             return conflict(result.event_id)
         if result.duplicate:
-            self.tally.duplicates += 1
+            self.summary.duplicates += 1
         else:
-            self.tally.accepted += 1
+            self.summary.accepted += 1
         return None
 
-    def _reject(self, place: int, refusal: Refusal) -> None:
-        self.tally.rejected_count += 1
-        if len(self.tally.rejected) < LISTED_REJECTIONS:
-            self.tally.rejected.append({"index": place, **refusal.body()})
+    def _reject(self, place: int, refusal: ApiError) -> None:
+        self.summary.rejected_count += 1
+        if len(self.summary.rejected) < LISTED_REJECTIONS:
+            self.summary.rejected.append({"index": place, **refusal.body()})
 
 
 def check_event(services: Services, raw: bytes) -> NewEvent:
@@ -134,9 +134,9 @@ def max_event_bytes(services: Services) -> int:
     return int(services.settings().delivery.max_body_kb * 1024)
 
 
-def conflict(event_id: str) -> Refusal:
+def conflict(event_id: str) -> ApiError:
     """The refusal of an id that was accepted with another body."""
-    return Refusal(
+    return ApiError(
         "event_id_conflict",
         f"event_id {event_id!r} was accepted before with another body. Each event needs an id of its own; the same "
         "event sent again needs the same bytes.",

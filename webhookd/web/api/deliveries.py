@@ -9,7 +9,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from webhookd.admin.tokens import Scope
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, DeliveryView, EventView, Json, Workspace
 from webhookd.rules.ids import delivery_seq
 from webhookd.store import attempts, delivery_log, endpoints, events
@@ -37,7 +37,7 @@ from webhookd.web.server.requests import (
     list_response,
     read_fields,
     read_query,
-    services,
+    services_of,
     workspace_id,
 )
 from webhookd.web.services import Services
@@ -113,8 +113,8 @@ class Replayed(Shape):
 async def list_events(request: web.Request) -> web.Response:
     """The events of a workspace, newest first."""
     query = read_query(request, EventQuery)
-    house = services(request)
-    workspace = house.directory.workspace(workspace_id(request))
+    services = services_of(request)
+    workspace = services.registry.workspace(workspace_id(request))
 
     def question(db: Db) -> list[EventView]:
         return events.page(
@@ -127,7 +127,7 @@ async def list_events(request: web.Request) -> web.Response:
             limit=query.limit + 1,
         )
 
-    found = await house.store.read(question)
+    found = await services.store.read(question)
     page = found[: query.limit]
     return list_response([show_event(view) for view in page], page[-1].seq if len(found) > len(page) else None)
 
@@ -135,9 +135,9 @@ async def list_events(request: web.Request) -> web.Response:
 async def get_event(request: web.Request) -> web.Response:
     """One event: its payload, byte for byte, and its deliveries."""
     event_id = request.match_info["event"]
-    house = services(request)
-    workspace = house.directory.workspace(workspace_id(request))
-    wanted = LogFilter(workspace.seq, house.directory.paused(workspace.id), event_id=event_id)
+    services = services_of(request)
+    workspace = services.registry.workspace(workspace_id(request))
+    wanted = LogFilter(workspace.seq, services.registry.paused(workspace.id), event_id=event_id)
 
     def question(db: Db) -> tuple[EventView | None, list[DeliveryView]]:
         with delivery_log.one_moment(db):
@@ -145,9 +145,9 @@ async def get_event(request: web.Request) -> web.Response:
             return event, delivery_log.page(db, wanted, before_seq=None, limit=DELIVERIES_OF_EVENT)
 
     known = _EVENT_ID.fullmatch(event_id) is not None
-    event, found = await house.store.read(question) if known else (None, [])
+    event, found = await services.store.read(question) if known else (None, [])
     if event is None:
-        raise Refusal("not_found", f"There is no event {event_id[:100]!r} in the log of workspace {workspace.id!r}.")
+        raise ApiError("not_found", f"There is no event {event_id[:100]!r} in the log of workspace {workspace.id!r}.")
     answer = show_event(event)
     answer |= {"payload": show_payload(event), "deliveries": [show_delivery(view) for view in found]}
     return json_response(answer)
@@ -156,10 +156,10 @@ async def get_event(request: web.Request) -> web.Response:
 async def list_deliveries(request: web.Request) -> web.Response:
     """The deliveries of a workspace, newest first."""
     query = read_query(request, DeliveryQuery)
-    house = services(request)
-    wanted = await wanted_of(house, workspace_id(request), query)
+    services = services_of(request)
+    wanted = await wanted_of(services, workspace_id(request), query)
     before_seq = None if query.cursor is None else query.cursor.seq
-    found = await house.store.read(
+    found = await services.store.read(
         lambda db: delivery_log.page(db, wanted, before_seq=before_seq, limit=query.limit + 1)
     )
     page = found[: query.limit]
@@ -168,25 +168,25 @@ async def list_deliveries(request: web.Request) -> web.Response:
 
 async def get_delivery(request: web.Request) -> web.Response:
     """One delivery with each of its attempts."""
-    house = services(request)
-    workspace = house.directory.workspace(workspace_id(request))
-    seq, paused = _seq(request, workspace), house.directory.paused(workspace.id)
+    services = services_of(request)
+    workspace = services.registry.workspace(workspace_id(request))
+    seq, paused = _seq(request, workspace), services.registry.paused(workspace.id)
 
     def question(db: Db) -> tuple[DeliveryView | None, list[Json]]:
         with delivery_log.one_moment(db):
             return delivery_log.get(db, workspace.seq, seq, paused=paused), attempts.of_delivery(db, seq)
 
-    view, made = await house.store.read(question)
+    view, made = await services.store.read(question)
     return json_response({**show_delivery(_found(view, request, workspace)), "attempts": made})
 
 
 async def replay_delivery(request: web.Request) -> web.Response:
     """Send a finished delivery again, as a new one at the end of the queue."""
     await read_fields(request, NoFields)
-    house = services(request)
-    workspace = house.directory.workspace(workspace_id(request))
-    past = _found(await _look(house, workspace, _seq(request, workspace)), request, workspace)
-    made = await _look(house, workspace, await house.replays.one(workspace.id, past))
+    services = services_of(request)
+    workspace = services.registry.workspace(workspace_id(request))
+    past = _found(await _look(services, workspace, _seq(request, workspace)), request, workspace)
+    made = await _look(services, workspace, await services.replays.one(workspace.id, past))
     return json_response(show_delivery(_found(made, request, workspace)), 201)
 
 
@@ -194,31 +194,31 @@ async def replay_deliveries(request: web.Request) -> web.Response:
     """Send all finished deliveries of a filter again, oldest first."""
     fields = await read_fields(request, Replaying)
     if fields.endpoint is None and fields.since is None:
-        raise Refusal(
+        raise ApiError(
             "invalid_field",
             "Which deliveries? Name an endpoint or since, so that nobody sends a whole log again by accident.",
             details={"field": "endpoint"},
         )
     if fields.state in WAITING:
         raise invalid_field("state", f"is {fields.state.value!r}, and these go out by themselves: name a finished one")
-    house, workspace = services(request), workspace_id(request)
+    services, workspace = services_of(request), workspace_id(request)
     wanted = await wanted_of(
-        house,
+        services,
         workspace,
         DeliveryFilter(endpoint=fields.endpoint, state=fields.state, since=fields.since, until=fields.until),
     )
-    if wanted.endpoint_seq is not None and house.directory.get(wanted.endpoint_seq) is None:
-        raise Refusal("endpoint_gone", f"Endpoint {fields.endpoint} was deleted; there is nowhere to send to.")
-    return json_response({"replayed": await house.replays.many(wanted, workspace, dry_run=fields.dry_run)})
+    if wanted.endpoint_seq is not None and services.registry.get(wanted.endpoint_seq) is None:
+        raise ApiError("endpoint_gone", f"Endpoint {fields.endpoint} was deleted; there is nowhere to send to.")
+    return json_response({"replayed": await services.replays.many(wanted, workspace, dry_run=fields.dry_run)})
 
 
-async def wanted_of(house: Services, workspace: str, asked: DeliveryFilter) -> LogFilter:
+async def wanted_of(services: Services, workspace: str, asked: DeliveryFilter) -> LogFilter:
     """What a caller asks for, as the store takes it.  Refusal `not_found` (the workspace, the endpoint)."""
-    own = house.directory.workspace(workspace)
+    own = services.registry.workspace(workspace)
     return LogFilter(
         own.seq,
-        house.directory.paused(own.id),
-        endpoint_seq=None if asked.endpoint is None else await _endpoint_seq(house, own, asked.endpoint),
+        services.registry.paused(own.id),
+        endpoint_seq=None if asked.endpoint is None else await _endpoint_seq(services, own, asked.endpoint),
         event_type=asked.event_type,
         state=asked.state,
         event_id=asked.event_id,
@@ -227,13 +227,13 @@ async def wanted_of(house: Services, workspace: str, asked: DeliveryFilter) -> L
     )
 
 
-async def _endpoint_seq(house: Services, workspace: Workspace, endpoint_id: str) -> int:
+async def _endpoint_seq(services: Services, workspace: Workspace, endpoint_id: str) -> int:
     """The number of an endpoint; its log can be searched after it was deleted too."""
     if _ENDPOINT_ID.fullmatch(endpoint_id):
-        seq = await house.store.read(lambda db: endpoints.seq_of_id(db, workspace.seq, endpoint_id))
+        seq = await services.store.read(lambda db: endpoints.seq_of_id(db, workspace.seq, endpoint_id))
         if seq is not None:
             return seq
-    return house.directory.endpoint(workspace.id, endpoint_id[:100]).seq  # which says that there is none
+    return services.registry.endpoint(workspace.id, endpoint_id[:100]).seq  # which says that there is none
 
 
 def _seq(request: web.Request, workspace: Workspace) -> int:
@@ -243,9 +243,9 @@ def _seq(request: web.Request, workspace: Workspace) -> int:
     return seq
 
 
-async def _look(house: Services, workspace: Workspace, seq: int) -> DeliveryView | None:
-    paused = house.directory.paused(workspace.id)
-    return await house.store.read(lambda db: delivery_log.get(db, workspace.seq, seq, paused=paused))
+async def _look(services: Services, workspace: Workspace, seq: int) -> DeliveryView | None:
+    paused = services.registry.paused(workspace.id)
+    return await services.store.read(lambda db: delivery_log.get(db, workspace.seq, seq, paused=paused))
 
 
 def _found(view: DeliveryView | None, request: web.Request, workspace: Workspace) -> DeliveryView:
@@ -254,9 +254,9 @@ def _found(view: DeliveryView | None, request: web.Request, workspace: Workspace
     return view
 
 
-def _no_delivery(request: web.Request, workspace: Workspace) -> Refusal:
+def _no_delivery(request: web.Request, workspace: Workspace) -> ApiError:
     named = request.match_info["delivery"][:100]
-    return Refusal("not_found", f"There is no delivery {named!r} in the log of workspace {workspace.id!r}.")
+    return ApiError("not_found", f"There is no delivery {named!r} in the log of workspace {workspace.id!r}.")
 
 
 ROUTES = [

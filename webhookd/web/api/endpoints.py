@@ -33,7 +33,7 @@ from webhookd.web.server.requests import (
     no_content,
     read_fields,
     read_query,
-    services,
+    services_of,
     workspace_id,
 )
 from webhookd.web.services import Services
@@ -150,82 +150,82 @@ class SigningKeys(Shape):
 async def list_endpoints(request: web.Request) -> web.Response:
     """The endpoints of a workspace, oldest first."""
     query = read_query(request, Paging)
-    house = services(request)
-    workspace = house.directory.workspace(workspace_id(request))
+    services = services_of(request)
+    workspace = services.registry.workspace(workspace_id(request))
     after_seq = 0 if query.cursor is None else query.cursor.seq
-    found = [each for each in house.directory.endpoints(workspace.id) if each.seq > after_seq]
+    found = [each for each in services.registry.endpoints(workspace.id) if each.seq > after_seq]
     found.sort(key=lambda endpoint: endpoint.seq)
     page = found[: query.limit]
-    return list_response(await show_endpoints(house, page), page[-1].seq if len(found) > len(page) else None)
+    return list_response(await show_endpoints(services, page), page[-1].seq if len(found) > len(page) else None)
 
 
 async def make_endpoint(request: web.Request) -> web.Response:
     """Make an endpoint; the answer has its signing key."""
     fields = await read_fields(request, NewEndpoint)
-    house = services(request)
-    endpoint = await house.endpoints.create(workspace_id(request), **_given(fields))
-    return json_response({**await show_endpoint(house, endpoint), "signing_key": endpoint.signing_key}, 201)
+    services = services_of(request)
+    endpoint = await services.endpoints.create(workspace_id(request), **_given(fields))
+    return json_response({**await show_endpoint(services, endpoint), "signing_key": endpoint.signing_key}, 201)
 
 
 async def get_endpoint(request: web.Request) -> web.Response:
     """One endpoint."""
-    house = services(request)
-    return json_response(await show_endpoint(house, house.directory.endpoint(*_names(request))))
+    services = services_of(request)
+    return json_response(await show_endpoint(services, services.registry.endpoint(*_names(request))))
 
 
 async def change_endpoint(request: web.Request) -> web.Response:
     """Change what is given; what is in flight ends as it was."""
     changes = _given(await read_fields(request, EndpointChanges))
-    house = services(request)
-    endpoint = house.directory.endpoint(*_names(request))
+    services = services_of(request)
+    endpoint = services.registry.endpoint(*_names(request))
     if changes:
-        endpoint = await house.endpoints.change(*_names(request), changes)
-    return json_response(await show_endpoint(house, endpoint))
+        endpoint = await services.endpoints.change(*_names(request), changes)
+    return json_response(await show_endpoint(services, endpoint))
 
 
 async def delete_endpoint(request: web.Request) -> web.Response:
     """Delete an endpoint; what waits for it is cancelled, its log stays."""
-    await services(request).endpoints.delete(*_names(request))
+    await services_of(request).endpoints.delete(*_names(request))
     return no_content()
 
 
 async def enable_endpoint(request: web.Request) -> web.Response:
     """Start an endpoint again; says so if the failure budget is still spent."""
     fields = await read_fields(request, Enabling)
-    house = services(request)
-    endpoint = await house.endpoints.enable(*_names(request), skip_held=fields.skip_held)
-    answer = await show_endpoint(house, endpoint)
-    spent = _budget_spent(house, endpoint.workspace)
+    services = services_of(request)
+    endpoint = await services.endpoints.enable(*_names(request), skip_held=fields.skip_held)
+    answer = await show_endpoint(services, endpoint)
+    spent = _budget_spent(services, endpoint.workspace)
     return json_response(answer if spent is None else {**answer, "budget": spent})
 
 
 async def disable_endpoint(request: web.Request) -> web.Response:
     """Stop an endpoint: its events are held."""
     await read_fields(request, NoFields)
-    house = services(request)
-    return json_response(await show_endpoint(house, await house.endpoints.disable(*_names(request))))
+    services = services_of(request)
+    return json_response(await show_endpoint(services, await services.endpoints.disable(*_names(request))))
 
 
 async def test_endpoint(request: web.Request) -> web.Response:
     """Send a test, beside the queue; answers with the attempt."""
     fields = await read_fields(request, Testing)
-    return json_response(await services(request).tester.send(*_names(request), fields.event_type))
+    return json_response(await services_of(request).test_events.send(*_names(request), fields.event_type))
 
 
 async def rotate_key(request: web.Request) -> web.Response:
     """Give an endpoint a new signing key; the one before it signs too for a while."""
     fields = await read_fields(request, Rotating)
-    house = services(request)
-    endpoint = await house.endpoints.rotate_key(*_names(request), fields.overlap_seconds)
-    return json_response(await show_endpoint(house, endpoint))
+    services = services_of(request)
+    endpoint = await services.endpoints.rotate_key(*_names(request), fields.overlap_seconds)
+    return json_response(await show_endpoint(services, endpoint))
 
 
 async def reveal_signing_key(request: web.Request) -> web.Response:
     """Show the signing key; that somebody looked is logged."""
-    house = services(request)
-    endpoint = house.directory.endpoint(*_names(request))
+    services = services_of(request)
+    endpoint = services.registry.endpoint(*_names(request))
     until_ms = endpoint.previous_key_until_ms
-    overlaps = until_ms is not None and house.clock.wall_ms() < until_ms
+    overlaps = until_ms is not None and services.clock.wall_ms() < until_ms
     who = caller(request)
     log.emit(
         "key.revealed",
@@ -250,11 +250,11 @@ def _given(fields: Struct) -> Json:
     return {name: value for name, value in structs.asdict(fields).items() if value is not UNSET}
 
 
-def _budget_spent(house: Services, workspace: str) -> Json | None:
-    until_ms = house.budgets.spent_until_ms(workspace)
+def _budget_spent(services: Services, workspace: str) -> Json | None:
+    until_ms = services.budgets.spent_until_ms(workspace)
     if until_ms is None:
         return None
-    budget = show_budget(house, workspace)
+    budget = show_budget(services, workspace)
     clock_time = f"{datetime.fromtimestamp(until_ms / 1000, UTC):%H:%M} UTC"
     return {
         "spent_until": show_time(until_ms),

@@ -16,16 +16,16 @@ from collections import Counter, deque
 
 from aiohttp import web
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.rules.parsing import Line, LineSplitter
-from webhookd.web.api.batch_ingest import Checked, Intake, note_refusal
+from webhookd.web.api.batch_ingest import BatchIngest, Checked, note_refusal
 from webhookd.web.server.memory_limit import HOLDING
 from webhookd.web.server.requests import (
     PATIENCE,
     json_response,
     read_arrived,
     read_some,
-    services,
+    services_of,
     workspace_id,
 )
 
@@ -46,7 +46,7 @@ class IngestStream:
         self._refusals = refusals
         self._patience = request.app[PATIENCE]
         self._holding = request.app[HOLDING]
-        self._intake = Intake(services(request), workspace_id(request), refusals)
+        self._intake = BatchIngest(services_of(request), workspace_id(request), refusals)
         self._line_max = self._intake.max_bytes + WHITE_SPACE_BYTES
         self._splitter = LineSplitter(self._line_max)
         self._uncommitted_max = max(UNCOMMITTED_BYTES - self._intake.max_bytes, SPLIT_BYTES)
@@ -58,10 +58,10 @@ class IngestStream:
         self._all_read = False
         self._news = asyncio.Event()  # something has come, the end has, or a stop
         self._room = asyncio.Event()
-        self._reading_failed: Refusal | None = None
-        self._stopped: Refusal | None = None
+        self._reading_failed: ApiError | None = None
+        self._stopped: ApiError | None = None
 
-    def stop(self, why: Refusal) -> None:
+    def stop(self, why: ApiError) -> None:
         """Take no further line: what is being committed is the last."""
         self._stopped = self._stopped or why
         self._news.set()
@@ -81,14 +81,14 @@ class IngestStream:
             reading.result()
         return self._answer(self._stopped or self._reading_failed)
 
-    def _answer(self, refusal: Refusal | None) -> web.Response:
-        tally = self._intake.tally
+    def _answer(self, refusal: ApiError | None) -> web.Response:
+        summary = self._intake.summary
         if refusal is None:
-            return json_response(tally.body(), tally.status())
+            return json_response(summary.body(), summary.status())
         note_refusal(self._refusals, workspace_id(self._request), refusal.code)
         after = refusal.retry_after_seconds
         return json_response(
-            {**refusal.body(), **tally.body(), "next_index": tally.next_index},
+            {**refusal.body(), **summary.body(), "next_index": summary.next_index},
             refusal.status,
             {} if after is None else {"Retry-After": str(after)},
         )
@@ -98,7 +98,7 @@ class IngestStream:
     async def _read(self) -> None:
         try:
             await self._read_pieces()
-        except Refusal as refusal:
+        except ApiError as refusal:
             self._reading_failed = refusal
         finally:
             self._all_read = True
@@ -119,12 +119,12 @@ class IngestStream:
         except TimeoutError:
             raise self._too_late() from None
 
-    def _too_late(self) -> Refusal:
+    def _too_late(self) -> ApiError:
         if self._line_due is None:
             what = f"No line came for {self._patience.idle_seconds:g} seconds"
         else:
             what = f"A line was begun and not ended within {self._patience.line_seconds:g} seconds"
-        return Refusal("request_timeout", f"{what}; the lines up to next_index stand. Go on from there.")
+        return ApiError("request_timeout", f"{what}; the lines up to next_index stand. Go on from there.")
 
     def _take(self, piece: bytes) -> None:
         if piece:
@@ -209,7 +209,7 @@ class IngestStream:
     async def _accept(self, batch: list[Checked], size: int) -> None:
         try:
             await self._intake.accept(batch)
-        except Refusal as refusal:
+        except ApiError as refusal:
             self.stop(refusal)
             return
         self._release(size)

@@ -8,9 +8,9 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from webhookd.admin.tokens import Scope
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.rules.parsing import Line, split_array
-from webhookd.web.api.batch_ingest import LISTED_REJECTIONS, REFUSALS, Intake, check_event, conflict, note_refusal
+from webhookd.web.api.batch_ingest import LISTED_REJECTIONS, REFUSALS, BatchIngest, check_event, conflict, note_refusal
 from webhookd.web.api.event_stream import STREAMS, IngestStream
 from webhookd.web.server.requests import (
     Error,
@@ -20,7 +20,7 @@ from webhookd.web.server.requests import (
     media_type,
     media_type_refused,
     read_body,
-    services,
+    services_of,
     workspace_id,
 )
 from webhookd.web.server.responses import ReadyResponse
@@ -64,8 +64,8 @@ class NewEventFields(Struct):
 
 async def post_events(request: web.Request) -> web.StreamResponse:
     """Accept what the body holds."""
-    house, workspace = services(request), workspace_id(request)
-    house.directory.workspace(workspace)
+    services, workspace = services_of(request), workspace_id(request)
+    services.registry.workspace(workspace)
     check_encoding(request)
     kind = media_type(request)
     if kind == NDJSON:
@@ -76,11 +76,11 @@ async def post_events(request: web.Request) -> web.StreamResponse:
         body = await read_body(request, BODY_MAX_BYTES)
         if body.lstrip()[:1] == b"[":
             return await _array(request, body)
-        event = check_event(house, body)
-        result = (await house.ingest.accept(workspace, (event,)))[0]
+        event = check_event(services, body)
+        result = (await services.ingest.accept(workspace, (event,)))[0]
         if result.conflict:
             raise conflict(result.event_id)
-    except Refusal as refusal:
+    except ApiError as refusal:
         note_refusal(request.app[REFUSALS], workspace, refusal.code)
         raise
     return ReadyResponse(
@@ -89,10 +89,10 @@ async def post_events(request: web.Request) -> web.StreamResponse:
 
 
 async def _array(request: web.Request, body: bytes) -> web.Response:
-    intake = Intake(services(request), workspace_id(request), request.app[REFUSALS])
+    batch_ingest = BatchIngest(services_of(request), workspace_id(request), request.app[REFUSALS])
     lines = [Line(index, raw) for index, raw in enumerate(split_array(body))]
-    await intake.accept(await intake.check(lines))
-    return ReadyResponse(intake.tally.body(), intake.tally.status())
+    await batch_ingest.accept(await batch_ingest.check(lines))
+    return ReadyResponse(batch_ingest.summary.body(), batch_ingest.summary.status())
 
 
 async def _stream(request: web.Request) -> web.Response:
@@ -107,7 +107,7 @@ async def _stream(request: web.Request) -> web.Response:
 
 async def end_streams(app: web.Application) -> None:
     """The daemon stops: each stream takes nothing more and answers how far it came."""
-    why = Refusal("unavailable", "webhookd is stopping. Go on from next_index in a moment.", retry_after_seconds=2)
+    why = ApiError("unavailable", "webhookd is stopping. Go on from next_index in a moment.", retry_after_seconds=2)
     for stream in app[STREAMS]:
         stream.stop(why)
 

@@ -19,13 +19,13 @@ import orjson
 from aiohttp import web
 
 from webhookd.admin.tokens import Scope
-from webhookd.delivery.live_feed import Happening, Listener
+from webhookd.delivery.live_feed import FeedEvent, Listener
 from webhookd.models import DeliveryView, Json
 from webhookd.store import changes
 from webhookd.store.delivery_log import LogFilter
 from webhookd.web.api.deliveries import DeliveryFilter, wanted_of
 from webhookd.web.api.schemas import show_delivery
-from webhookd.web.server.requests import SECURITY_HEADERS, Route, caller, read_query, services, workspace_id
+from webhookd.web.server.requests import SECURITY_HEADERS, Route, caller, read_query, services_of, workspace_id
 from webhookd.web.services import Services
 
 HEARTBEAT_SECONDS = 15.0
@@ -42,37 +42,37 @@ _RESET = {"reason": "More happened than can be told one by one. Read the list ag
 
 async def stream_deliveries(request: web.Request) -> web.StreamResponse:
     """What happens to the deliveries of a filter."""
-    house, workspace = services(request), workspace_id(request)
-    wanted = await wanted_of(house, workspace, read_query(request, DeliveryFilter))
+    services, workspace = services_of(request), workspace_id(request)
+    wanted = await wanted_of(services, workspace, read_query(request, DeliveryFilter))
     token = caller(request)
 
     def allowed() -> bool:
-        known = {each.id for each in house.access.list()}
+        known = {each.id for each in services.access.list()}
         return token is None or token.id in known
 
-    return await stream(request, house, workspace, wanted, allowed)
+    return await stream(request, services, workspace, wanted, allowed)
 
 
 async def stream(
-    request: web.Request, house: Services, workspace: str, wanted: LogFilter, allowed: Callable[[], bool]
+    request: web.Request, services: Services, workspace: str, wanted: LogFilter, allowed: Callable[[], bool]
 ) -> web.StreamResponse:
     """Answer with the live stream until the client leaves, is too slow, or the daemon stops.
 
     `allowed` is asked with each heartbeat: the stream ends with whatever allowed it, and with its workspace.
     """
-    listener = house.happenings.listen()
+    listener = services.live_feed.listen()
     try:
         response = web.StreamResponse(
             headers={**SECURITY_HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
         )
         await response.prepare(request)
         with suppress(ConnectionError):  # the client has gone, which is how most streams end
-            await _Telling(response, house, workspace, wanted, allowed).tell(listener, _last_id(request))
+            await _Telling(response, services, workspace, wanted, allowed).tell(listener, _last_id(request))
     except TimeoutError:  # it reads nothing: nothing more can be said to it
         if request.transport is not None:
             request.transport.abort()
     finally:
-        house.happenings.leave(listener)
+        services.live_feed.leave(listener)
     return response
 
 
@@ -82,13 +82,13 @@ class _Telling:
     def __init__(
         self,
         response: web.StreamResponse,
-        house: Services,
+        services: Services,
         workspace: str,
         wanted: LogFilter,
         allowed: Callable[[], bool],
     ) -> None:
         self._response = response
-        self._house = house
+        self._house = services
         self._workspace = workspace
         self._wanted = wanted
         self._allowed = allowed
@@ -113,8 +113,8 @@ class _Telling:
 
     async def _begin(self, last_id: str) -> None:
         # Whoever listens already is handed what comes, so nothing falls between these and the first look at that.
-        self._seen_id = self._house.happenings.now_id
-        missed = self._house.happenings.since(last_id) if last_id else []
+        self._seen_id = self._house.live_feed.now_id
+        missed = self._house.live_feed.since(last_id) if last_id else []
         frames = [f"retry: {RETRY_MS}\n\n".encode()]
         if missed is not None:
             frames += self._frames(missed)
@@ -134,7 +134,7 @@ class _Telling:
         # They have no ids of their own: a client that loses the connection amidst them begins again where it was.
         return [_frame(kind=_kind(view), data=show_delivery(view)) for view in views]
 
-    def _frames(self, happened: Iterable[Happening]) -> list[bytes]:
+    def _frames(self, happened: Iterable[FeedEvent]) -> list[bytes]:
         return [
             _frame(id=each.id, kind=each.kind, data=show_delivery(each.delivery))
             for each in happened
@@ -142,7 +142,7 @@ class _Telling:
         ]
 
     def _exists(self) -> bool:
-        return any(each.seq == self._wanted.workspace_seq for each in self._house.directory.workspaces())
+        return any(each.seq == self._wanted.workspace_seq for each in self._house.registry.workspaces())
 
     async def _write(self, frames: Iterable[bytes]) -> None:
         """Write frames in pieces; TimeoutError if the client takes none of it for `WRITE_SECONDS`."""

@@ -27,19 +27,19 @@ class _Queue:
     oldest_seconds: float
 
 
-async def figures(house: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
+async def figures(services: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
     """The value of every metric of `metrics.METRICS`, as they are now; only those of one workspace, if it is named."""
-    values = await _all(house, refusals, workspace)
+    values = await _all(services, refusals, workspace)
     if workspace is None:
         return values
     own = {name: rows for name, rows in values.items() if METRICS[name].labels[:1] == ("workspace",)}
     return {name: {row: value for row, value in rows.items() if row[0] == workspace} for name, rows in own.items()}
 
 
-async def _all(house: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
-    look = await house.status(None)
+async def _all(services: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
+    look = await services.status(None)
     totals, database = look["totals"], look["database"]
-    queues = await _queues(house, workspace)
+    queues = await _queues(services, workspace)
     return {
         "webhookd_info": {(look["version"],): 1},
         "webhookd_uptime_seconds": {(): look["uptime_seconds"]},
@@ -47,25 +47,25 @@ async def _all(house: Services, refusals: Counter[str], workspace: str | None) -
         "webhookd_events_refused_total": {(code,): refusals[code] for code in {*_WATCHED_REFUSALS, *refusals}},
         "webhookd_attempts_total": _attempts(look),
         "webhookd_attempt_seconds": {
-            ("delivered",): house.recorder.delivered_seconds,
-            ("failed",): house.recorder.failed_seconds,
+            ("delivered",): services.recorder.delivered_seconds,
+            ("failed",): services.recorder.failed_seconds,
         },
         "webhookd_deliveries_dropped_total": {(): totals["dropped"]},
         "webhookd_deliveries_expired_total": {(): totals["expired"]},
-        **_by_workspace(house, queues),
+        **_by_workspace(services, queues),
         "webhookd_deliveries_in_flight": {(): look["backlog"]["in_flight"]},
         **_by_endpoint(queues),
-        "webhookd_endpoints": _endpoints(house),
-        "webhookd_budget_failures": _budgets(house),
-        "webhookd_budget_limit": {(): house.settings().budget.limit},
+        "webhookd_endpoints": _endpoints(services),
+        "webhookd_budget_failures": _budgets(services),
+        "webhookd_budget_limit": {(): services.settings().budget.limit},
         "webhookd_mail_unsent": {(): look["unsent_mail"]["count"]},
         "webhookd_database_bytes": {(): database["size_bytes"]},
         "webhookd_wal_bytes": {(): database["wal_bytes"]},
         "webhookd_disk_free_bytes": {(): database["free_bytes"]},
-        "webhookd_disk_reserved_bytes": {(): house.settings().store.min_free_mb * 1024**2},
+        "webhookd_disk_reserved_bytes": {(): services.settings().store.min_free_mb * 1024**2},
         "webhookd_store_full": {(): int(database["full"])},
-        "webhookd_commits_total": {(): house.store.writer.commits},
-        "webhookd_commit_seconds": {(): house.store.writer.commit_seconds},
+        "webhookd_commits_total": {(): services.store.writer.commits},
+        "webhookd_commit_seconds": {(): services.store.writer.commit_seconds},
         "webhookd_loop_lag_seconds": {(): look["loop_lag_ms"] / 1000},
     }
 
@@ -76,17 +76,17 @@ def _attempts(look: Json) -> Values:
     return {("delivered", ""): look["totals"]["delivered"], **failed}
 
 
-async def _queues(house: Services, workspace: str | None) -> list[_Queue]:
+async def _queues(services: Services, workspace: str | None) -> list[_Queue]:
     """The endpoints for which anything waits, and those that the budget disabled."""
-    views = [(each, house.dispatcher.view(each.seq)) for each in house.directory.endpoints(workspace)]
+    views = [(each, services.dispatcher.view(each.seq)) for each in services.registry.endpoints(workspace)]
     wanted = [(each, view) for each, view in views if view.waiting or each.state == "auto_disabled"]
-    oldest = await house.store.read(lambda db: _oldest(db, [each for each, view in wanted if view.waiting]))
-    now_ms = house.clock.wall_ms()
+    oldest = await services.store.read(lambda db: _oldest(db, [each for each, view in wanted if view.waiting]))
+    now_ms = services.clock.wall_ms()
     return [
         _Queue(
             each,
-            "paused" if each.active and not house.directory.runs(each) else each.state.value,
-            house.directory.runs(each),
+            "paused" if each.active and not services.registry.runs(each) else each.state.value,
+            services.registry.runs(each),
             view.waiting,
             view.waiting_bytes,
             max(0, now_ms - oldest.get(each.seq, now_ms)) / 1000,
@@ -101,11 +101,11 @@ def _oldest(db: Db, endpoints: list[Endpoint]) -> dict[int, int]:
     return {seq: oldest[1] for seq, oldest in found.items() if oldest is not None}
 
 
-def _by_workspace(house: Services, queues: list[_Queue]) -> dict[str, Values]:
+def _by_workspace(services: Services, queues: list[_Queue]) -> dict[str, Values]:
     names = ("deliveries_waiting", "deliveries_waiting_bytes", "deliveries_held", "oldest_waiting_seconds")
     found = {f"webhookd_{name}": defaultdict[tuple[str, ...], float](float) for name in names}
     waiting, size, held, oldest = found.values()
-    for workspace in house.directory.workspaces():  # each is there, also with nothing that waits
+    for workspace in services.registry.workspaces():  # each is there, also with nothing that waits
         for values in found.values():
             values[workspace.id,] = 0
     for queue in queues:
@@ -130,12 +130,12 @@ def _by_endpoint(queues: list[_Queue]) -> dict[str, Values]:
     }
 
 
-def _endpoints(house: Services) -> Values:
-    return Counter((endpoint.workspace, endpoint.state.value) for endpoint in house.directory.endpoints())
+def _endpoints(services: Services) -> Values:
+    return Counter((endpoint.workspace, endpoint.state.value) for endpoint in services.registry.endpoints())
 
 
-def _budgets(house: Services) -> Values:
+def _budgets(services: Services) -> Values:
     return {
-        (workspace.id,): house.budgets.view(workspace.id, house.directory.endpoint_id).failures
-        for workspace in house.directory.workspaces()
+        (workspace.id,): services.budgets.view(workspace.id, services.registry.endpoint_id).failures
+        for workspace in services.registry.workspaces()
     }

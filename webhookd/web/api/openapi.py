@@ -15,7 +15,7 @@ import orjson
 
 import webhookd
 from webhookd.admin.tokens import Scope
-from webhookd.errors import ERRORS, Refusal
+from webhookd.errors import ERRORS, ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Json
 from webhookd.web.server.requests import Cursor, Error, Moment, Route
 
@@ -207,7 +207,7 @@ def _codes(route: Route) -> Iterator[str]:
 
 def _refusal(status: int, codes: list[str]) -> Json:
     said = " ".join(f"`{code}`: {ERRORS[code].meaning}" for code in codes)
-    examples = {code: {"value": Refusal(code, ERRORS[code].meaning).body()} for code in codes}
+    examples = {code: {"value": ApiError(code, ERRORS[code].meaning).body()} for code in codes}
     content = {_JSON: {"schema": {"$ref": _REF.format(name="Error")}, "examples": examples}}
     answer: Json = {"description": said, "content": content}
     if status in (503, 507):

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from webhookd import log, metrics
 from webhookd.admin.tokens import Scope
 from webhookd.config import is_mail_address
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import Json
 from webhookd.rules.event_types import EventType
 from webhookd.store.writer import storage_full
@@ -32,7 +32,7 @@ from webhookd.web.server.requests import (
     list_response,
     read_fields,
     read_query,
-    services,
+    services_of,
 )
 
 READY_RETRY_SECONDS = 1
@@ -99,22 +99,22 @@ async def healthz(request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """The database answers and the consumers move; else 503 says what doesn't."""
-    house = services(request)
-    trouble = "it is stopping" if house.ingest.closed else await house.ready()
+    services = services_of(request)
+    trouble = "it is stopping" if services.ingest.closed else await services.ready()
     if trouble:
-        raise Refusal("unavailable", f"Not ready: {trouble}.", retry_after_seconds=READY_RETRY_SECONDS)
+        raise ApiError("unavailable", f"Not ready: {trouble}.", retry_after_seconds=READY_RETRY_SECONDS)
     return json_response({"status": "ready"})
 
 
 async def show_status(request: web.Request) -> web.Response:
     """The whole daemon at one look, or the caller's own workspace."""
-    return json_response(await services(request).status(_own_workspace(request)))
+    return json_response(await services_of(request).status(_own_workspace(request)))
 
 
 async def show_metrics(request: web.Request) -> web.Response:
     """The metrics as Prometheus reads them."""
     workspace = _own_workspace(request)
-    values = await figures(services(request), request.app[REFUSALS], workspace)
+    values = await figures(services_of(request), request.app[REFUSALS], workspace)
     text = metrics.render(values, process=workspace is None)
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
@@ -133,7 +133,7 @@ async def show_openapi(request: web.Request) -> web.Response:
 async def list_event_types(request: web.Request) -> web.Response:
     """The catalogue, in its own order."""
     query = read_query(request, Paging)
-    catalogue = services(request).catalogue()
+    catalogue = services_of(request).catalogue()
     begin = 0 if query.cursor is None else query.cursor.seq
     names = catalogue.names[begin : begin + query.limit]
     end = begin + len(names)
@@ -153,22 +153,22 @@ def _shown(event_type: EventType) -> Json:
 
 async def send_test_mail(request: web.Request) -> web.Response:
     """Send a test mail now and say whether the mail server took it."""
-    house = services(request)
+    services = services_of(request)
     fields = await read_fields(request, TestMail)
-    to = list(house.settings().mail.notify) if fields.to is UNSET else fields.to
+    to = list(services.settings().mail.notify) if fields.to is UNSET else fields.to
     for address in to:
         if not is_mail_address(address):
             message = f"{address!r} is not a mail address like ops@example.com."
-            raise Refusal("invalid_field", message, details={"field": "to"})
-    await house.send_test_mail(to)
+            raise ApiError("invalid_field", message, details={"field": "to"})
+    await services.send_test_mail(to)
     return json_response({"to": to})
 
 
 async def make_backup(request: web.Request) -> web.StreamResponse:
     """Stream a consistent copy of the database; one at a time."""
-    house = services(request)
+    services = services_of(request)
     began = time.monotonic()
-    async with request.app[COPYING], _copy(house.store.path.parent, request) as (file, size_bytes):
+    async with request.app[COPYING], _copy(services.store.path.parent, request) as (file, size_bytes):
         response = web.StreamResponse(
             headers={
                 **SECURITY_HEADERS,
@@ -187,19 +187,19 @@ async def make_backup(request: web.Request) -> web.StreamResponse:
 
 
 @asynccontextmanager
-async def _copy(directory: Path, request: web.Request) -> AsyncIterator[tuple[int, int]]:
+async def _copy(registry: Path, request: web.Request) -> AsyncIterator[tuple[int, int]]:
     """A copy of the database, opened: its descriptor and its size.  It has no name any more once it is open."""
-    house = services(request)
-    for left in _left_over(directory):
+    services = services_of(request)
+    for left in _left_over(registry):
         left.unlink(missing_ok=True)
-    needed = house.store.size_bytes() + house.store.wal_bytes()
-    if house.store.room.spare_bytes() < needed:
+    needed = services.store.size_bytes() + services.store.wal_bytes()
+    if services.store.disk_space.spare_bytes() < needed:
         raise storage_full()
-    path = directory / f"{COPY_PREFIX}{secrets.token_hex(8)}"
+    path = registry / f"{COPY_PREFIX}{secrets.token_hex(8)}"
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
-            await house.store.backup(path)
+            await services.store.backup(path)
         finally:
             path.unlink(missing_ok=True)
         yield file, os.fstat(file).st_size
@@ -207,9 +207,9 @@ async def _copy(directory: Path, request: web.Request) -> AsyncIterator[tuple[in
         os.close(file)
 
 
-def _left_over(directory: Path) -> Iterator[Path]:
+def _left_over(registry: Path) -> Iterator[Path]:
     """Copies that a kill kept from being removed."""
-    return directory.glob(f"{COPY_PREFIX}*")
+    return registry.glob(f"{COPY_PREFIX}*")
 
 
 ROUTES = [

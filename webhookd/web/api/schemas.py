@@ -217,7 +217,7 @@ def _show_endpoint(services: Services, endpoint: Endpoint, standing: _Standing) 
         "success": endpoint.success,
         "headers": dict(endpoint.headers),
         "state": endpoint.state,
-        "paused_by": "plan" if services.directory.paused(endpoint.workspace) else None,
+        "paused_by": "plan" if services.registry.paused(endpoint.workspace) else None,
         "disabled": _show_stopped(endpoint),
         "created_at": rfc3339(endpoint.created_at_ms),
         "updated_at": rfc3339(endpoint.updated_at_ms),
@@ -238,7 +238,7 @@ def _show_stopped(endpoint: Endpoint) -> Json | None:
 
 def _show_queue(services: Services, endpoint: Endpoint, oldest_at_ms: int | None) -> Json:
     queue = services.dispatcher.view(endpoint.seq)
-    runs = services.directory.runs(endpoint)
+    runs = services.registry.runs(endpoint)
     return {
         "waiting": queue.waiting,
         "held": 0 if runs else queue.waiting,
@@ -281,7 +281,7 @@ def show_workspace(services: Services, workspace: Workspace) -> Json:
         "id": workspace.id,
         "name": workspace.name,
         "plan": workspace.plan,
-        "webhooks": not services.directory.paused(workspace.id),
+        "webhooks": not services.registry.paused(workspace.id),
         "notify": workspace.notify,
         "created_at": rfc3339(workspace.created_at_ms),
     }
@@ -289,7 +289,7 @@ def show_workspace(services: Services, workspace: Workspace) -> Json:
 
 def show_budget(services: Services, workspace_id: str) -> Json:
     """The failure budget of a workspace, now."""
-    view = services.budgets.view(workspace_id, services.directory.endpoint_id)
+    view = services.budgets.view(workspace_id, services.registry.endpoint_id)
     expires = view.oldest_expires_in_seconds
     seconds = view.window_seconds
     return {

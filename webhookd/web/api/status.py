@@ -11,10 +11,10 @@ from webhookd._version import __version__
 from webhookd.clock import Clock, rfc3339
 from webhookd.delivery.budgets import Budgets
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.held_events import Keeper
+from webhookd.delivery.held_events import HeldEvents
 from webhookd.delivery.ingest import Ingest
 from webhookd.delivery.recorder import Recorder
-from webhookd.delivery.registry import Directory
+from webhookd.delivery.registry import Registry
 from webhookd.mail.mailer import Mailer
 from webhookd.models import Endpoint, Json
 from webhookd.store.store import SQLITE_VERSION, Store
@@ -40,11 +40,11 @@ class Parts:
     """The parts that are looked at."""
 
     store: Store
-    directory: Directory
+    registry: Registry
     dispatcher: Dispatcher
     ingest: Ingest
     recorder: Recorder
-    keeper: Keeper
+    held_events: HeldEvents
     budgets: Budgets
     mailer: Mailer
 
@@ -75,7 +75,7 @@ class Status:
 
     async def show(self, workspace: str | None = None) -> Json:
         """The look, as JSON; of one workspace alone, without what concerns the whole daemon, if it is named."""
-        endpoints = self._parts.directory.endpoints()
+        endpoints = self._parts.registry.endpoints()
         if workspace is None:
             return {**self._of(endpoints, None), **await self._of_the_daemon()}
         return self._of([each for each in endpoints if each.workspace == workspace], workspace)
@@ -87,16 +87,16 @@ class Status:
             "version": __version__,
             "started_at": rfc3339(self._started_ms),
             "uptime_seconds": round(self._clock.monotonic() - self._started, 1),
-            "workspaces": len(parts.directory.workspaces()) if workspace is None else 1,
+            "workspaces": len(parts.registry.workspaces()) if workspace is None else 1,
             "endpoints": {
                 "total": len(endpoints),
-                "active": sum(1 for each in endpoints if parts.directory.runs(each)),
+                "active": sum(1 for each in endpoints if parts.registry.runs(each)),
                 "auto_disabled": sum(1 for each in endpoints if each.state == "auto_disabled"),
             },
             "backlog": {
                 "waiting": sum(view.waiting for view in views.values()),
                 "waiting_bytes": sum(view.waiting_bytes for view in views.values()),
-                "held": sum(views[each.seq].waiting for each in endpoints if not parts.directory.runs(each)),
+                "held": sum(views[each.seq].waiting for each in endpoints if not parts.registry.runs(each)),
                 "in_flight": sum(1 for view in views.values() if view.in_flight),
             },
             "slowest_endpoints": self._slowest(endpoints),
@@ -112,16 +112,16 @@ class Status:
                 "delivered": parts.recorder.delivered_count,
                 "failed": parts.recorder.failed_count,
                 "dropped": parts.recorder.dropped_count,
-                "expired": parts.keeper.expired_count,
+                "expired": parts.held_events.expired_count,
             },
             "failures_by_reason": {str(reason): count for reason, count in parts.recorder.failures_by_reason.items()},
             "rates_per_second": self._rates(),
             "loop_lag_ms": round(max((each.lag_seconds for each in self._samples), default=0.0) * 1000, 1),
             "database": {
-                "full": parts.store.room.short(),
+                "full": parts.store.disk_space.short(),
                 "size_bytes": parts.store.size_bytes(),
                 "wal_bytes": parts.store.wal_bytes(),
-                "free_bytes": parts.store.room.free_bytes(),
+                "free_bytes": parts.store.disk_space.free_bytes(),
             },
             "unsent_mail": await parts.mailer.unsent(),
             "last_errors": [_shown(error) for error in log.recent_errors()],
@@ -150,10 +150,10 @@ class Status:
     def _budgets(self, only: str | None) -> list[Json]:
         """The workspaces that have spent any of their budget."""
         shown = []
-        for workspace in self._parts.directory.workspaces():
+        for workspace in self._parts.registry.workspaces():
             if only is not None and workspace.id != only:
                 continue
-            view = self._parts.budgets.view(workspace.id, self._parts.directory.endpoint_id)
+            view = self._parts.budgets.view(workspace.id, self._parts.registry.endpoint_id)
             if view.failures:
                 shown.append({"workspace": workspace.id, "failures": view.failures, "limit": view.limit})
         return shown

@@ -19,7 +19,7 @@ from webhookd.web.server.requests import (
     no_content,
     read_fields,
     read_query,
-    services,
+    services_of,
     workspace_id,
 )
 
@@ -60,56 +60,58 @@ class WorkspaceList(Shape):
 async def list_workspaces(request: web.Request) -> web.Response:
     """All workspaces that the caller may see, oldest first."""
     query = read_query(request, Paging)
-    house, who = services(request), caller(request)
+    services, who = services_of(request), caller(request)
     own = None if who is None else who.workspace
     after_seq = 0 if query.cursor is None else query.cursor.seq
-    found = [each for each in house.directory.workspaces() if each.seq > after_seq and (own is None or each.id == own)]
+    found = [
+        each for each in services.registry.workspaces() if each.seq > after_seq and (own is None or each.id == own)
+    ]
     page = found[: query.limit]
-    shown = [show_workspace(house, each) for each in page]
+    shown = [show_workspace(services, each) for each in page]
     return list_response(shown, page[-1].seq if len(found) > len(page) else None)
 
 
 async def make_workspace(request: web.Request) -> web.Response:
     """Make a workspace."""
     fields = await read_fields(request, NewWorkspace)
-    house = services(request)
-    made = await house.workspaces.create(fields.id, name=fields.name, plan=fields.plan, notify=tuple(fields.notify))
-    return json_response(show_workspace(house, made), 201)
+    services = services_of(request)
+    made = await services.workspaces.create(fields.id, name=fields.name, plan=fields.plan, notify=tuple(fields.notify))
+    return json_response(show_workspace(services, made), 201)
 
 
 async def get_workspace(request: web.Request) -> web.Response:
     """One workspace."""
-    house = services(request)
-    return json_response(show_workspace(house, house.directory.workspace(workspace_id(request))))
+    services = services_of(request)
+    return json_response(show_workspace(services, services.registry.workspace(workspace_id(request))))
 
 
 async def change_workspace(request: web.Request) -> web.Response:
     """Change what is given; a plan without webhooks stops delivery, one with them starts it again."""
     fields = await read_fields(request, WorkspaceChanges)
-    house = services(request)
-    changed = house.directory.workspace(workspace_id(request))
+    services = services_of(request)
+    changed = services.registry.workspace(workspace_id(request))
     if (fields.name, fields.plan, fields.notify) != (UNSET, UNSET, UNSET):
-        changed = await house.workspaces.change(
+        changed = await services.workspaces.change(
             changed.id,
             name=None if fields.name is UNSET else fields.name,
             plan=None if fields.plan is UNSET else fields.plan,
             notify=None if fields.notify is UNSET else tuple(fields.notify),
         )
-    return json_response(show_workspace(house, changed))
+    return json_response(show_workspace(services, changed))
 
 
 async def delete_workspace(request: web.Request) -> web.Response:
     """Delete a workspace that has no endpoints, and its tokens with it."""
-    house = services(request)
-    await house.workspaces.delete(workspace_id(request))
-    await house.access.forget_workspace()
+    services = services_of(request)
+    await services.workspaces.delete(workspace_id(request))
+    await services.access.forget_workspace()
     return no_content()
 
 
 async def get_budget(request: web.Request) -> web.Response:
     """How much of the failure budget is spent, and by whom."""
-    house = services(request)
-    return json_response(show_budget(house, house.directory.workspace(workspace_id(request)).id))
+    services = services_of(request)
+    return json_response(show_budget(services, services.registry.workspace(workspace_id(request)).id))
 
 
 ROUTES = [

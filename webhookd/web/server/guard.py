@@ -19,7 +19,7 @@ from aiohttp import hdrs, web
 from webhookd import log
 from webhookd.admin.tokens import Scope
 from webhookd.config import Listen, is_loopback
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import Token
 from webhookd.sender.host import SHORTAGES
 from webhookd.web.server.memory_limit import let_go
@@ -70,7 +70,7 @@ class Guard:
         try:
             self._check_host(request)
             response = await handle(request)
-        except Refusal as refusal:
+        except ApiError as refusal:
             response = refused(refusal)
         except web.HTTPException as error:
             response = self._of_aiohttp(request, error)
@@ -118,7 +118,7 @@ class Guard:
         if header is None:
             if trusts_local and _is_local_program(request):
                 return None
-            raise Refusal(
+            raise ApiError(
                 "unauthorized",
                 "This call needs a token: send it as `Authorization: Bearer …`. The first ones are in the files "
                 "admin-token and ingest-token of webhookd's state directory.",
@@ -126,7 +126,7 @@ class Guard:
         scheme, _, secret = header.partition(" ")
         token = self._check(secret.strip()) if scheme.lower() == "bearer" else None
         if token is None:
-            raise Refusal(
+            raise ApiError(
                 "unauthorized", "webhookd doesn't know this token. `webhookd token list` shows those that there are."
             )
         return token
@@ -138,8 +138,8 @@ class Guard:
         if len(hosts) == 1 and self._knows_host(hosts[0]):
             return
         if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
-            raise Refusal("invalid_request", "The request needs one Host header with a name and, maybe, a port.")
-        raise Refusal(
+            raise ApiError("invalid_request", "The request needs one Host header with a name and, maybe, a port.")
+        raise ApiError(
             "wrong_host",
             f"The Host header names {hosts[0][:100]!r}, which is none of webhookd's own names. Add it to "
             "listen.allowed_hosts if it is meant.",
@@ -149,14 +149,14 @@ class Guard:
         if error.status in (404, 405) and request.path.startswith("/v1/"):
             try:
                 self._caller(request, trusts_local=False)  # what there is under /v1 is told to callers alone
-            except Refusal as refusal:
+            except ApiError as refusal:
                 return refused(refusal)
         if isinstance(error, web.HTTPMethodNotAllowed):
             allowed = ", ".join(sorted(error.allowed_methods))
             message = f"{request.method[:20]} is not possible here; {allowed} is."
-            return refused(Refusal("method_not_allowed", message), {"Allow": allowed})
+            return refused(ApiError("method_not_allowed", message), {"Allow": allowed})
         code, message = _OF_AIOHTTP.get(error.status, ("invalid_request", "The request is malformed."))
-        return refused(Refusal(code, message))
+        return refused(ApiError(code, message))
 
 
 GUARD = web.AppKey("guard", Guard)
@@ -178,7 +178,7 @@ def host_check(listen: Listen) -> Callable[[str], bool]:
     return knows
 
 
-def refused(refusal: Refusal, headers: Mapping[str, str] | None = None) -> web.Response:
+def refused(refusal: ApiError, headers: Mapping[str, str] | None = None) -> web.Response:
     """The answer that says a refusal."""
     extra = dict(headers or {})
     if refusal.retry_after_seconds is not None:
@@ -197,14 +197,14 @@ def whole(answer: web.Response) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def failure(method: str, path: str, error: BaseException) -> Refusal:
+def failure(method: str, path: str, error: BaseException) -> ApiError:
     """The refusal for a fault of our own, which is logged in full; the same fault has the same incident number.
 
     That the machine has no descriptor, memory or thread left is none: the caller is to come back (`unavailable`).
     """
     if is_shortage(error):
         log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")
-        return Refusal(
+        return ApiError(
             "unavailable",
             "The machine has no descriptor, memory or thread left for this. Try again in a moment.",
             retry_after_seconds=SHORTAGE_RETRY_SECONDS,
@@ -213,7 +213,7 @@ def failure(method: str, path: str, error: BaseException) -> Refusal:
     places = [f"{each.filename}:{each.lineno}" for each in traceback.extract_tb(error.__traceback__)]
     incident = hashlib.sha256("\n".join([type(error).__name__, *places]).encode()).hexdigest()[:12]
     log.throttled("request.failed", key=incident, incident=incident, method=method, path=path, status=500, error=text)
-    return Refusal(
+    return ApiError(
         "internal_error",
         f"webhookd failed at this, which is a fault of its own. Its log has it as incident {incident}.",
         details={"incident": incident},
@@ -230,7 +230,7 @@ def is_shortage(error: BaseException) -> bool:
 async def expect(request: web.Request) -> web.StreamResponse | None:
     """`Expect: 100-continue`, the only one there is (RFC 9110, section 10.1.1); any other is refused."""
     if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
-        return refused(Refusal("invalid_request", "Of Expect, only 100-continue is understood."))
+        return refused(ApiError("invalid_request", "Of Expect, only 100-continue is understood."))
     if request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # it is no part of the answer
@@ -242,8 +242,8 @@ def _bare_name(host: str) -> str:
     return host.lower().strip("[]").rstrip(".")
 
 
-def _wrong_scope(token: Token, needed: Scope) -> Refusal:
-    return Refusal(
+def _wrong_scope(token: Token, needed: Scope) -> ApiError:
+    return ApiError(
         "forbidden",
         f"A token of scope {token.scope!r} is not good for this; it needs {needed.value!r}"
         + ("." if needed is Scope.ADMIN else " or 'admin'."),
@@ -254,13 +254,13 @@ def _wrong_scope(token: Token, needed: Scope) -> Refusal:
 def _check_workspace(request: web.Request, token: Token, route: Route, *, names_workspace: bool) -> None:
     """A token bound to a workspace is good for that workspace alone."""
     if route.unbound:
-        raise Refusal(
+        raise ApiError(
             "forbidden",
             f"This token is bound to workspace {token.workspace!r}, and this call concerns the whole of webhookd.",
             details={"workspace": token.workspace},
         )
     if names_workspace and workspace_id(request) != token.workspace:
-        raise Refusal(
+        raise ApiError(
             "forbidden",
             f"This token is bound to workspace {token.workspace!r}: call /v1/workspaces/{token.workspace}/….",
             details={"workspace": token.workspace},

@@ -16,7 +16,7 @@ from typing import Any, cast
 from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.web.server.guard import GUARD, Handler, failure, refused, whole
 from webhookd.web.server.listener import Site, listen_tcp, listen_unix
 from webhookd.web.server.memory_limit import refuse_if_memory_is_short
@@ -135,7 +135,9 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
             raise ConnectionResetError("the answer had begun")
         if status == 400:
             text = (message or "").strip().splitlines()
-            answer = refused(Refusal("invalid_request", f"This is not HTTP as it should be: {text[0] if text else ''}"))
+            answer = refused(
+                ApiError("invalid_request", f"This is not HTTP as it should be: {text[0] if text else ''}")
+            )
         else:
             answer = refused(failure(request.method, request.path, exc or RuntimeError(f"status {status}")))
         answer.headers.update(SECURITY_HEADERS)  # the guard never saw it

@@ -20,7 +20,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from webhookd import log
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.web.server.guard import SHORTAGE_RETRY_SECONDS, is_shortage, refused, whole
 
 BACKLOG = 1024
@@ -41,14 +41,14 @@ class Door:
     """One listening socket.  It looks like the part of `asyncio.Server` that aiohttp's sites ask for."""
 
     def __init__(
-        self, listening: socket.socket, make: Callable[[], asyncio.Protocol], room: Callable[[], bool]
+        self, listening: socket.socket, make: Callable[[], asyncio.Protocol], disk_space: Callable[[], bool]
     ) -> None:
         listening.setblocking(False)
         listening.listen(BACKLOG)
         self.sockets = (listening,)
         self._listening = listening
         self._make = make
-        self._room = room
+        self._room = disk_space
         self._loop = asyncio.get_running_loop()
         self._spares = [*_spares(SPARES)]
         self._arriving: set[asyncio.Task[Any]] = set()
@@ -107,7 +107,7 @@ class Door:
     def _turn_away(self, taken: socket.socket, gone: Callable[[], None]) -> None:
         self._turned_away += 1
         hurried = self._turned_away > TURNED_AWAY_MAX
-        self._arrive(taken, lambda: TurnedAway(gone, hurried=hurried), gone)
+        self._arrive(taken, lambda: OverloadResponse(gone, hurried=hurried), gone)
 
     def _gone(self) -> None:
         self._turned_away -= 1
@@ -156,7 +156,7 @@ class Door:
             self._spares.extend(_spares(missing))
 
 
-class TurnedAway(asyncio.Protocol):
+class OverloadResponse(asyncio.Protocol):
     """A connection that there is no room for: whatever is asked, the answer is 503, and then it ends.
 
     What the caller sends is read, so that the answer isn't lost to a reset; and nothing of it is kept.
@@ -211,10 +211,10 @@ class Site(web.BaseSite):
 
     __slots__ = ("_listening", "_room")
 
-    def __init__(self, runner: web.BaseRunner, listening: socket.socket, room: Callable[[], bool]) -> None:
+    def __init__(self, runner: web.BaseRunner, listening: socket.socket, disk_space: Callable[[], bool]) -> None:
         super().__init__(runner)
         self._listening = listening
-        self._room = room
+        self._room = disk_space
 
     @property
     def name(self) -> str:
@@ -238,7 +238,7 @@ def no_room() -> bytes:
     """The answer to a caller that there is no room for, whole."""
     return whole(
         refused(
-            Refusal(
+            ApiError(
                 "unavailable",
                 "webhookd has no room for another connection just now; nothing was done. Try again in a moment.",
                 retry_after_seconds=SHORTAGE_RETRY_SECONDS,

@@ -17,7 +17,7 @@ import resource
 
 from aiohttp import web
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 
 FULL_BYTES = 64 * 1024 * 1024
 CRAMMED_BYTES = 2 * FULL_BYTES
@@ -27,7 +27,7 @@ RETRY_AFTER_SECONDS = 1
 HEADROOM_BYTES = 24 * 1024 * 1024
 
 
-class Holding:
+class MemoryLimit:
     """The bytes of bodies that are held now."""
 
     __slots__ = ("byte_count",)
@@ -47,7 +47,7 @@ class Holding:
         """
         self.byte_count += byte_count
         if self.byte_count > (FULL_BYTES if own_bytes > SMALL_BODY_BYTES else CRAMMED_BYTES):
-            raise Refusal(
+            raise ApiError(
                 "unavailable",
                 "webhookd holds as much of other callers' requests as it may: nothing more was taken. Try again in a "
                 "moment.",
@@ -69,7 +69,7 @@ def refuse_if_memory_is_short(byte_count: int = 0) -> None:
         raise MemoryError("the address space that the process may have is nearly used up") from error
 
 
-HOLDING = web.AppKey("holding", Holding)
+HOLDING = web.AppKey("holding", MemoryLimit)
 HELD_BYTES = web.RequestKey("held_bytes", int)
 
 

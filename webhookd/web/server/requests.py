@@ -23,7 +23,7 @@ from msgspec import Meta, Struct
 
 from webhookd.admin.tokens import Scope
 from webhookd.clock import parse_rfc3339
-from webhookd.errors import Refusal, did_you_mean
+from webhookd.errors import ApiError, did_you_mean
 from webhookd.models import DEFAULT_WORKSPACE, Json, Token
 from webhookd.rules.parsing import raise_if_memory_ran_out
 from webhookd.web.server.memory_limit import hold
@@ -52,7 +52,7 @@ _MAX_SEQ = 2**63 - 1  # SQLite's largest rowid; a larger number must not reach a
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RequestTimeouts:
     """How long a caller may take, in seconds: a whole body, one begun line of a stream, the pause between two lines."""
 
     body_seconds: float = 30.0
@@ -60,7 +60,7 @@ class Patience:
     idle_seconds: float = 300.0
 
 
-PATIENCE = web.AppKey("patience", Patience)
+PATIENCE = web.AppKey("patience", RequestTimeouts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class NoFields(Struct, frozen=True, kw_only=True):
     """A body or a query that has nothing to say."""
 
 
-def services(request: web.Request) -> Services:
+def services_of(request: web.Request) -> Services:
     """The parts of the house."""
     return request.app[SERVICES]
 
@@ -198,13 +198,13 @@ async def read_fields(request: web.Request, struct_type: type[S]) -> S:
         fields = orjson.loads(body) if body.strip() else {}
     except orjson.JSONDecodeError as error:
         raise_if_memory_ran_out(error)
-        raise Refusal(
+        raise ApiError(
             "invalid_json",
             f"The body is not JSON: {error.msg}, at line {error.lineno}, column {error.colno}.",
             details={"line": error.lineno, "column": error.colno},
         ) from None
     if not isinstance(fields, dict):
-        raise Refusal("invalid_field", "The body must be one JSON object.", details={"field": ""})
+        raise ApiError("invalid_field", "The body must be one JSON object.", details={"field": ""})
     _refuse_unknown(fields, struct_type, "field")
     return _convert(fields, struct_type, strict=True)
 
@@ -213,7 +213,7 @@ def check_encoding(request: web.Request) -> None:
     """Refuse a body that is compressed: what is signed and kept is the text itself, and a bomb can't be sent."""
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
-        raise Refusal(
+        raise ApiError(
             "unsupported_media_type",
             f"Content-Encoding {encoding[:40]!r} is not taken: send the body as it is.",
         )
@@ -229,10 +229,10 @@ def media_type(request: web.Request) -> str:
     return request.content_type
 
 
-def media_type_refused(request: web.Request, *takes: str) -> Refusal:
+def media_type_refused(request: web.Request, *takes: str) -> ApiError:
     """The refusal of a body of another type than those that the path takes."""
     given = request.headers.get("Content-Type", "")[:100]
-    return Refusal(
+    return ApiError(
         "unsupported_media_type",
         f"Content-Type {given!r} is not taken here: send {' or '.join(takes)}, in UTF-8.",
         details={"takes": list(takes)},
@@ -250,8 +250,8 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
             raise request_too_large(max_bytes)
         hold(request, len(body))
         return body
-    patience = request.app[PATIENCE].body_seconds
-    until = asyncio.get_running_loop().time() + patience
+    timeouts = request.app[PATIENCE].body_seconds
+    until = asyncio.get_running_loop().time() + timeouts
     parts = bytearray()
     try:
         while chunk := await read_some(request, until - asyncio.get_running_loop().time()):
@@ -260,8 +260,8 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
             hold(request, len(chunk))
             parts += chunk
     except TimeoutError:
-        message = f"The body did not arrive within {patience:g} seconds; nothing was done."
-        raise Refusal("request_timeout", message) from None
+        message = f"The body did not arrive within {timeouts:g} seconds; nothing was done."
+        raise ApiError("request_timeout", message) from None
     return bytes(parts)
 
 
@@ -276,7 +276,7 @@ async def read_some(request: web.Request, seconds: float) -> bytes:
     except _BROKEN as error:
         if limit.expired() and isinstance(error, TimeoutError):
             raise
-        raise Refusal("invalid_request", "The body broke off, or its framing is wrong.") from None
+        raise ApiError("invalid_request", "The body broke off, or its framing is wrong.") from None
 
 
 def read_arrived(request: web.Request) -> bytes:
@@ -287,16 +287,16 @@ def read_arrived(request: web.Request) -> bytes:
         return b""
 
 
-def request_too_large(max_bytes: int) -> Refusal:
+def request_too_large(max_bytes: int) -> ApiError:
     """The refusal of a request of more than `max_bytes`."""
-    return Refusal(
+    return ApiError(
         "payload_too_large", f"The request is larger than {max_bytes} bytes.", details={"max_bytes": max_bytes}
     )
 
 
-def invalid_field(name: str, fault: str) -> Refusal:
+def invalid_field(name: str, fault: str) -> ApiError:
     """The refusal of a field or a parameter: `fault` goes on from its name."""
-    return Refusal("invalid_field", f"{name} {fault}.", details={"field": name})
+    return ApiError("invalid_field", f"{name} {fault}.", details={"field": name})
 
 
 def _refuse_unknown(given: Mapping[str, Any], struct_type: type[Struct], kind: str) -> None:
@@ -308,7 +308,7 @@ def _refuse_unknown(given: Mapping[str, Any], struct_type: type[Struct], kind: s
     nearest = did_you_mean(shown[0], known)
     advice = f'did you mean "{nearest}"?' if nearest else f"known are: {', '.join(known) or 'none'}."
     plural = "s" if len(unknown) > 1 else ""
-    raise Refusal(
+    raise ApiError(
         "unknown_field", f"Unknown {kind}{plural} {', '.join(map(repr, shown))}: {advice}", details={"fields": shown}
     )
 
@@ -333,7 +333,7 @@ def _decode_own(wanted: type, value: Any) -> Any:
     raise NotImplementedError(wanted)
 
 
-def _as_refusal(fault: str) -> Refusal:
+def _as_refusal(fault: str) -> ApiError:
     """msgspec's one sentence about a fault (`… - at `$.name``), said of the field that it names."""
     missing = re.fullmatch(r"Object missing required field `(.+)`", fault)
     if missing:
@@ -359,5 +359,5 @@ def _decode_cursor(cursor: str) -> str:
     return text
 
 
-def _bad_cursor() -> Refusal:
-    return Refusal("invalid_request", "The cursor is none of this list's: take `next` of the page before, as it is.")
+def _bad_cursor() -> ApiError:
+    return ApiError("invalid_request", "The cursor is none of this list's: take `next` of the page before, as it is.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, Json, Reason
 from webhookd.rules.ids import delivery_id, delivery_seq
 from webhookd.store import attempts, delivery_log, endpoints, events
@@ -44,7 +44,7 @@ async def show_log(page: Page) -> web.StreamResponse:
     """A page of the log, newest first."""
     try:
         wanted = await _wanted(page)
-    except Refusal as refusal:
+    except ApiError as refusal:
         everything = Wanted({}, LogFilter(page.workspace.seq, _paused(page)))
         return await _list(page, everything, None, refusal)
     cursor = page.asked("cursor")
@@ -52,7 +52,7 @@ async def show_log(page: Page) -> web.StreamResponse:
     return await _list(page, wanted, before_seq, None)
 
 
-async def _list(page: Page, wanted: Wanted, before_seq: int | None, fault: Refusal | None) -> web.Response:
+async def _list(page: Page, wanted: Wanted, before_seq: int | None, fault: ApiError | None) -> web.Response:
     def question(db: Db) -> tuple[list[DeliveryView], int | None, list[Endpoint]]:
         found, stopped_at = delivery_log.search(
             db, wanted.filter, before_seq=before_seq, limit=PAGE_ROWS + 1, patience_seconds=PATIENCE_SECONDS
@@ -95,7 +95,7 @@ async def show_delivery(page: Page) -> web.StreamResponse:
         return attempts.of_delivery(db, delivery.seq), event.body if event else None
 
     found, body = await services.store.read(question)
-    endpoint = services.directory.get(delivery.endpoint_seq)
+    endpoint = services.registry.get(delivery.endpoint_seq)
     return page.show(
         "delivery.html",
         delivery=delivery,
@@ -118,7 +118,7 @@ def _replayable(page: Page, delivery: DeliveryView, endpoint: Endpoint | None, b
         return "waiting"
     if endpoint is None:
         return "gone"
-    if not page.services.directory.runs(endpoint):
+    if not page.services.registry.runs(endpoint):
         return "not_active"
     return "" if body is not None else "pruned"
 
@@ -159,11 +159,11 @@ async def replay_one(page: Page) -> web.StreamResponse:
 async def show_replay(page: Page) -> web.StreamResponse:
     """How many a replay of the filter would send again, before anything is sent."""
     wanted = await _replayed(page)
-    fault: Refusal | None = None
+    fault: ApiError | None = None
     count = 0
     try:
         count = await page.services.replays.many(wanted.filter, page.workspace.id, dry_run=True)
-    except Refusal as refusal:
+    except ApiError as refusal:
         fault = refusal
     return page.show(
         "replay.html",
@@ -171,7 +171,7 @@ async def show_replay(page: Page) -> web.StreamResponse:
         wanted=wanted,
         count=count,
         fault=fault,
-        endpoint=page.services.directory.get(wanted.filter.endpoint_seq or 0),
+        endpoint=page.services.registry.get(wanted.filter.endpoint_seq or 0),
         kind=lambda name: show_type(page, name),
     )
 
@@ -250,11 +250,11 @@ def _moment(page: Page, fields: Mapping[str, str], name: str) -> int | None:
 
 
 def _paused(page: Page) -> bool:
-    return page.services.directory.paused(page.workspace.id)
+    return page.services.registry.paused(page.workspace.id)
 
 
 def _by_seq(page: Page) -> dict[int, Endpoint]:
-    return {each.seq: each for each in page.services.directory.endpoints(page.workspace.id)}
+    return {each.seq: each for each in page.services.registry.endpoints(page.workspace.id)}
 
 
 async def _delivery(page: Page) -> DeliveryView:

@@ -24,12 +24,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import webhookd
 from webhookd.admin.sessions import Session, form_proof, from_own_page, proves
 from webhookd.clock import rfc3339
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Workspace
 from webhookd.rules.ids import delivery_id
 from webhookd.web.server.guard import failure
-from webhookd.web.server.requests import media_type, media_type_refused, read_body
-from webhookd.web.server.requests import services as services_of
+from webhookd.web.server.requests import media_type, media_type_refused, read_body, services_of
 from webhookd.web.services import Services
 from webhookd.web.ui import text
 from webhookd.web.ui.texts import LANGUAGES, Texts, choose, texts
@@ -58,7 +57,7 @@ _HEADERS = {
 _STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
-class Translated(Refusal):
+class Translated(ApiError):
     """A refusal of the page's own, whose message is in the reader's language; those of the house are in English."""
 
 
@@ -108,7 +107,7 @@ class Page:
     @property
     def workspaces(self) -> list[Workspace]:
         """The workspaces to switch between."""
-        return self.services.directory.workspaces() if self.chooses else []
+        return self.services.registry.workspaces() if self.chooses else []
 
     def url(self, path: str, **parameters: object) -> str:
         """The address of a page of this workspace; parameters that are None or "" are left out."""
@@ -168,7 +167,7 @@ def page(handler: Handler, *, open_to_all: bool = False) -> Answering:
         made = await _begin(request)
         try:
             response = await _answer(made, handler, open_to_all=open_to_all)
-        except Refusal as refusal:
+        except ApiError as refusal:
             response = made.show("error.html", refusal.status, refusal=refusal)
         except (web.HTTPException, ConnectionError):
             raise
@@ -188,7 +187,7 @@ async def _begin(request: web.Request) -> Page:
     session = await services.sessions.find(request.cookies.get(SESSION_COOKIE, ""))
     visitor = request.cookies.get(VISITOR_COOKIE, "") or secrets.token_urlsafe(16)
     bound = session.token.workspace if session else None
-    default = services.directory.workspace(bound or DEFAULT_WORKSPACE)
+    default = services.registry.workspace(bound or DEFAULT_WORKSPACE)
     return Page(request, services, texts(language), session, default, visitor)
 
 
@@ -200,7 +199,7 @@ async def _answer(made: Page, handler: Handler, *, open_to_all: bool) -> web.Str
         then = made.here if request.method != "POST" and request.path != "/" else None
         return made.go("/sign-in", then=then)
     if made.chooses:
-        made.workspace = made.services.directory.workspace(made.asked("workspace") or DEFAULT_WORKSPACE)
+        made.workspace = made.services.registry.workspace(made.asked("workspace") or DEFAULT_WORKSPACE)
     return await handler(made)
 
 
@@ -223,7 +222,7 @@ async def static(request: web.Request) -> web.Response:
     """A file of the page's own; its address carries its version, so it may be kept."""
     found = static_files().get(request.match_info["name"])
     if found is None:
-        raise Refusal("not_found", f"There is no file {request.path[:200]!r}.")
+        raise ApiError("not_found", f"There is no file {request.path[:200]!r}.")
     body, media = found
     headers = {
         "Cache-Control": "public, max-age=31536000, immutable",

@@ -8,8 +8,8 @@ from aiohttp import web
 from msgspec import Struct
 
 from webhookd.admin.tokens import Scope
-from webhookd.errors import Refusal
-from webhookd.web.server.requests import Route, caller, json_response, services
+from webhookd.errors import ApiError
+from webhookd.web.server.requests import Route, caller, json_response, services_of
 from webhookd.web.ui.pages import (
     LANGUAGE_COOKIE,
     LANGUAGE_SECONDS,
@@ -64,7 +64,7 @@ async def set_language(page: Page) -> web.StreamResponse:
     """Remember the language in a cookie."""
     language, then = page.field("language"), page.field("then")
     if language not in LANGUAGES:
-        raise Refusal("invalid_field", f"language is one of {', '.join(LANGUAGES)}.", details={"field": "language"})
+        raise ApiError("invalid_field", f"language is one of {', '.join(LANGUAGES)}.", details={"field": "language"})
     response = web.Response(status=303, headers={"Location": then if is_own_path(then) else "/"})
     page.set_cookie(response, LANGUAGE_COOKIE, language, LANGUAGE_SECONDS)
     return response
@@ -74,9 +74,9 @@ async def make_link(request: web.Request) -> web.StreamResponse:
     """`POST /v1/sign-in-links`: a link that signs in once, as the token that asks for it."""
     token = caller(request)
     assert token is not None
-    link = services(request).sessions.link(_page_url(request), token.id)
+    link = services_of(request).sessions.link(_page_url(request), token.id)
     if link is None:
-        raise Refusal("unauthorized", "This token was revoked just now.")
+        raise ApiError("unauthorized", "This token was revoked just now.")
     return json_response({"url": link}, 201)
 
 
@@ -92,7 +92,7 @@ def is_own_path(path: str) -> bool:
 
 
 def _page_url(request: web.Request) -> str:
-    listen = services(request).settings().listen
+    listen = services_of(request).settings().listen
     if listen.public_url:
         return listen.public_url.rstrip("/")
     sockname = request.get_extra_info("sockname")

@@ -82,8 +82,8 @@ async def show_endpoints(services: Services, workspace: Workspace, endpoints: Se
         ]
 
     found = await services.store.read(question)
-    spent = services.budgets.view(workspace.id, services.directory.endpoint_id).by_endpoint
-    paused = services.directory.paused(workspace.id)
+    spent = services.budgets.view(workspace.id, services.registry.endpoint_id).by_endpoint
+    paused = services.registry.paused(workspace.id)
     return [
         _shown(services, each, oldest, last, spent.get(each.id, 0), paused=paused)
         for each, (oldest, last) in zip(endpoints, found, strict=True)
@@ -115,8 +115,8 @@ def _shown(
 def show_gauge(page: Page) -> Gauge:
     """The budget of the page's workspace."""
     services, workspace = page.services, page.workspace.id
-    view = services.budgets.view(workspace, services.directory.endpoint_id)
-    by_id = {each.id: each for each in services.directory.endpoints(workspace)}
+    view = services.budgets.view(workspace, services.registry.endpoint_id)
+    by_id = {each.id: each for each in services.registry.endpoints(workspace)}
     expires = view.oldest_expires_in_seconds
     return Gauge(
         view=view,

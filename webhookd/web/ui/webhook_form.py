@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webhookd.delivery.attempt_record import MASK
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import EVERY_TYPE, Endpoint
 from webhookd.web.ui.pages import Page, Translated
 
@@ -83,5 +83,5 @@ def given(page: Page, endpoint: Endpoint | None = None) -> WebhookForm:
     )
 
 
-def _bad_header(message: str) -> Refusal:
+def _bad_header(message: str) -> ApiError:
     return Translated("invalid_field", message, details={"field": "headers"})

@@ -8,7 +8,7 @@ from functools import cache
 from aiohttp import web
 
 from webhookd import log
-from webhookd.errors import Refusal
+from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, Endpoint
 from webhookd.rules.ids import delivery_id
 from webhookd.store import delivery_log, endpoint_stats
@@ -52,7 +52,7 @@ async def show_webhooks(page: Page) -> web.StreamResponse:
         tones=TONES,
         kinds={kind.name: kind for kind in show_types(page)},
         limit=services.settings().limits.endpoints,
-        paused=services.directory.paused(page.workspace.id),
+        paused=services.registry.paused(page.workspace.id),
     )
 
 
@@ -60,7 +60,7 @@ async def show_webhook(page: Page) -> web.StreamResponse:
     """One webhook: how it stands, how it did, what it got last, what can be done."""
     services, endpoint = page.services, _endpoint(page)
     hour, day = await _plots(page, endpoint)
-    paused = services.directory.paused(page.workspace.id)
+    paused = services.registry.paused(page.workspace.id)
     wanted = delivery_log.LogFilter(page.workspace.seq, paused, endpoint.seq)
     recent = await services.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=RECENT))
     kinds = show_types(page)
@@ -101,7 +101,7 @@ async def create(page: Page) -> web.StreamResponse:
     form = given(page)
     try:
         endpoint = await page.services.endpoints.create(page.workspace.id, **form.fields(page))
-    except Refusal as refusal:
+    except ApiError as refusal:
         return _again(page, form, refusal, None)
     return _show_key(page, endpoint, fresh=True)
 
@@ -118,13 +118,13 @@ async def edit(page: Page) -> web.StreamResponse:
     form = given(page, endpoint)
     try:
         await page.services.endpoints.change(page.workspace.id, endpoint.id, form.fields(page))
-    except Refusal as refusal:
+    except ApiError as refusal:
         return _again(page, form, refusal, endpoint)
     return page.go(f"/webhooks/{endpoint.id}", said="changed")
 
 
 def _form(
-    page: Page, form: object, endpoint: Endpoint | None = None, fault: Refusal | None = None, status: int = 200
+    page: Page, form: object, endpoint: Endpoint | None = None, fault: ApiError | None = None, status: int = 200
 ) -> web.Response:
     return page.show(
         "webhook_form.html",
@@ -138,14 +138,14 @@ def _form(
     )
 
 
-def _again(page: Page, form: object, refusal: Refusal, endpoint: Endpoint | None) -> web.Response:
+def _again(page: Page, form: object, refusal: ApiError, endpoint: Endpoint | None) -> web.Response:
     """The form once more, with what is wrong beside the field."""
     if refusal.code not in _FORM_ERRORS:
         raise refusal
     return _form(page, form, endpoint, refusal, refusal.status)
 
 
-def _field_of(fault: Refusal | None) -> str:
+def _field_of(fault: ApiError | None) -> str:
     """The field of the form that a refusal is about, "" for the form as a whole."""
     if fault is None:
         return ""
@@ -220,7 +220,7 @@ async def disable(page: Page) -> web.StreamResponse:
 async def send_test(page: Page) -> web.StreamResponse:
     """Send a test and show what came of it, in the log."""
     endpoint, services = _endpoint(page), page.services
-    attempt = await services.tester.send(page.workspace.id, endpoint.id, page.field("event_type") or None)
+    attempt = await services.test_events.send(page.workspace.id, endpoint.id, page.field("event_type") or None)
     wanted = delivery_log.LogFilter(
         page.workspace.seq, paused=False, event_id=attempt["request"]["headers"]["webhook-id"]
     )
@@ -247,16 +247,16 @@ async def from_mail(page: Page) -> web.StreamResponse:
     """The address that a mail names an endpoint by leads to its page."""
     endpoint_id = page.request.match_info["endpoint"]
     if page.chooses:
-        page.workspace = page.services.directory.workspace(page.request.match_info["workspace"])
-    return page.go(f"/webhooks/{page.services.directory.endpoint(page.workspace.id, endpoint_id).id}")
+        page.workspace = page.services.registry.workspace(page.request.match_info["workspace"])
+    return page.go(f"/webhooks/{page.services.registry.endpoint(page.workspace.id, endpoint_id).id}")
 
 
 def _endpoints(page: Page) -> list[Endpoint]:
-    return page.services.directory.endpoints(page.workspace.id)
+    return page.services.registry.endpoints(page.workspace.id)
 
 
 def _endpoint(page: Page) -> Endpoint:
-    return page.services.directory.endpoint(page.workspace.id, page.request.match_info["endpoint"])
+    return page.services.registry.endpoint(page.workspace.id, page.request.match_info["endpoint"])
 
 
 async def _shown(page: Page, endpoint: Endpoint) -> Shown:
