@@ -203,39 +203,6 @@ def test_long_texts_are_cut() -> None:
     assert 20_000 > len(written(disabled(endpoint=endpoint)).as_string())
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("a\tb\r\n c", "a b c"),
-        ("\x1b[31mred", "\\x1b[31mred"),
-        ("\u202eabc", "\\u202eabc"),
-        ("\ud800", "\\ud800"),
-        ("👩\u200d🔬", "👩\u200d🔬"),
-        (None, ""),
-        ("x" * 500, "x" * 400 + "…"),
-    ],
-)
-def test_clear(value: object, expected: str) -> None:
-    """One line; what can't be seen is written out."""
-    assert expected == messages.clear(value)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (1800, "30 minutes"),
-        (3600, "1 hour"),
-        (90, "90 seconds"),
-        (1.5, "1.5 seconds"),
-        (1, "1 second"),
-        (86_400, "24 hours"),
-    ],
-)
-def test_durations_read_as_said(seconds: float, expected: str) -> None:
-    """Whole hours and minutes as such."""
-    assert expected == messages._duration(seconds)
-
-
 def test_the_trial_letter_says_what_it_is() -> None:
     """`webhookd mail test`: a mail that explains itself."""
     text = messages.trial_letter(

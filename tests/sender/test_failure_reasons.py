@@ -83,7 +83,7 @@ def test_what_a_gate_refused_outweighs_everything() -> None:
         ),
         (
             HttpProcessingError(message="\x1b[31m" + "ä" * 300),
-            (Reason.PROTOCOL, "the answer is not valid HTTP/1.1: ?[31m" + "?" * 95),
+            (Reason.PROTOCOL, "the answer is not valid HTTP/1.1: \\x1b[31m" + "ä" * 95 + "…"),
         ),
     ],
 )

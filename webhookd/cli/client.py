@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import click
 
 from webhookd._version import __version__
-from webhookd.cli.output import plain
+from webhookd.text import escape
 
 EXIT_REFUSED = 1
 EXIT_UNREACHABLE = 3
@@ -40,7 +40,7 @@ class ApiRefused(click.ClickException):
         self.code = str(error.get("code", ""))
         self.details: dict[str, Any] = error.get("details") or {}
         message = error.get("message") or f"{status} {reason}: this is not an answer of webhookd's API."
-        super().__init__(plain(message) + (f"\n{hint}" if hint else ""))
+        super().__init__(escape(message) + (f"\n{hint}" if hint else ""))
 
 
 class Unreachable(click.ClickException):
@@ -156,7 +156,7 @@ class Client:
         if not 200 <= answer.status < 300:
             raise self.refused(answer)
         if answer.body is None and answer.status != HTTPStatus.NO_CONTENT:
-            raise Unreachable(f"what answers at {plain(self.address)} is not webhookd's API.")
+            raise Unreachable(f"what answers at {escape(self.address)} is not webhookd's API.")
         return answer.body
 
     def exchange(
@@ -237,7 +237,7 @@ class Client:
                 self._place = place
                 return connection
         raise Unreachable(
-            f"webhookd can't be reached at {plain('; '.join(failures))}.\n"
+            f"webhookd can't be reached at {escape('; '.join(failures))}.\n"
             "Is it running? If it listens elsewhere, say so with --config, --state-dir or WEBHOOKD_URL."
         )
 
@@ -283,9 +283,9 @@ def _losing(address: str) -> Iterator[None]:
         # RemoteDisconnected is one too: nothing came at all
         ended = isinstance(error, http.client.RemoteDisconnected)
         why = "the connection ended before the answer" if ended else "what answers there doesn't speak HTTP"
-        raise Unreachable(f"lost webhookd at {plain(address)}: {why}.") from error
+        raise Unreachable(f"lost webhookd at {escape(address)}: {why}.") from error
     except (OSError, http.client.HTTPException) as error:
-        raise Unreachable(f"lost webhookd at {plain(address)}: {plain(_spoken(error))}.") from error
+        raise Unreachable(f"lost webhookd at {escape(address)}: {escape(_spoken(error))}.") from error
 
 
 def _parsed(raw: bytes) -> Any:

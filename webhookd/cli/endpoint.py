@@ -12,19 +12,18 @@ from webhookd.cli.options import Call, common, examples, in_workspace
 from webhookd.cli.output import (
     ago,
     count,
-    duration,
     failure_words,
     fields,
     given,
     local_time,
     outcome_words,
-    plain,
     print_body,
     print_json,
     said,
     state,
     table,
 )
+from webhookd.text import duration, escape
 
 # A test may take as long as the longest `delivery.timeout_seconds`, and some time for the answer.
 _TEST_TIMEOUT_SECONDS = 75.0
@@ -59,7 +58,7 @@ def find(call: Call, which: str) -> str:
     where = f"workspace {call.workspace or 'default'}"
     if not found:
         raise click.ClickException(
-            f"no endpoint of {where} has the URL {plain(which)}. `webhookd endpoint list` shows them."
+            f"no endpoint of {where} has the URL {escape(which)}. `webhookd endpoint list` shows them."
         )
     raise click.UsageError(f"several endpoints of {where} have this URL: name one by its id: {', '.join(found)}.")
 
@@ -131,9 +130,9 @@ def add(
     made = call.client().post(call.path("endpoints"), body)
     if call.as_json:
         return print_json(made)
-    click.echo(f"Added {plain(made['id'])}: {plain(made['url'])} gets {plain(', '.join(made['event_types']))}.")
-    click.echo(f"Its signing key, for the receiver: {plain(made['signing_key'])}")
-    return click.echo(f"Try it: webhookd endpoint test {plain(made['id'])}{_workspace_words(call)}")
+    click.echo(f"Added {escape(made['id'])}: {escape(made['url'])} gets {escape(', '.join(made['event_types']))}.")
+    click.echo(f"Its signing key, for the receiver: {escape(made['signing_key'])}")
+    return click.echo(f"Try it: webhookd endpoint test {escape(made['id'])}{_workspace_words(call)}")
 
 
 def _workspace_words(call: Call) -> str:
@@ -298,9 +297,9 @@ def enable(call: Call, which: str, *, skip_held: bool) -> None:
     one = client.post(call.path("endpoints", find(call, which), "enable"), {"skip_held": skip_held})
     if call.as_json:
         return print_json(one)
-    click.echo(f"{plain(one['id'])} is {state(plain(one['state']))}. Waiting: {_waiting_words(one['queue'])}.")
+    click.echo(f"{escape(one['id'])} is {state(escape(one['state']))}. Waiting: {_waiting_words(one['queue'])}.")
     if one.get("budget"):  # spent: the next failure disables again, and whoever enables should know
-        click.echo(plain(one["budget"]["message"]), err=True)
+        click.echo(escape(one["budget"]["message"]), err=True)
     return None
 
 
@@ -314,8 +313,8 @@ def disable(call: Call, which: str) -> None:
     one = call.client().post(call.path("endpoints", find(call, which), "disable"))
     if call.as_json:
         return print_json(one)
-    click.echo(f"{plain(one['id'])} is {state(plain(one['state']))}; its events are held.")
-    return click.echo(f"To start it again: webhookd endpoint enable {plain(one['id'])}{_workspace_words(call)}")
+    click.echo(f"{escape(one['id'])} is {state(escape(one['state']))}; its events are held.")
+    return click.echo(f"To start it again: webhookd endpoint enable {escape(one['id'])}{_workspace_words(call)}")
 
 
 @endpoint.command(
@@ -333,7 +332,7 @@ def delete(call: Call, which: str, *, yes: bool) -> None:
     if not yes and sys.stdin.isatty():
         one = client.get(path)
         click.confirm(
-            f"Delete {plain(one['url'])} ({count(one['queue']['waiting'], 'waiting event')} will be cancelled)?",
+            f"Delete {escape(one['url'])} ({count(one['queue']['waiting'], 'waiting event')} will be cancelled)?",
             abort=True,
             err=True,
         )
@@ -370,7 +369,7 @@ def test(call: Call, which: str, event_type: str | None) -> None:
         if attempt["outcome"] == "delivered":
             click.echo(f"Delivered: {attempt['status']} {took}.")
         else:
-            click.echo(f"Failed: {plain(failure_words(attempt))}, {took}.")
+            click.echo(f"Failed: {escape(failure_words(attempt))}, {took}.")
         print_body((attempt.get("response") or {}).get("body"))
     if attempt["outcome"] != "delivered":
         click.get_current_context().exit(1)
@@ -395,7 +394,7 @@ def rotate_key(call: Call, which: str, overlap_seconds: int | None) -> None:
     one |= client.get(f"{path}/signing-key")
     if call.as_json:
         return print_json(one)
-    click.echo(f"The new signing key of {plain(one['id'])}: {plain(one['signing_key'])}")
+    click.echo(f"The new signing key of {escape(one['id'])}: {escape(one['signing_key'])}")
     overlap = 86400 if overlap_seconds is None else overlap_seconds
     return click.echo(
         f"The old one signs too for {duration(overlap)}: give the receiver the new one before that."

@@ -14,7 +14,8 @@ import click
 
 from webhookd.cli.options import Call, examples
 from webhookd.cli.options import common as common_options
-from webhookd.cli.output import plain, plain_text, print_json_line
+from webhookd.cli.output import print_json_line
+from webhookd.text import escape, escape_lines
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -134,9 +135,9 @@ def line_of(received: Received, status: int) -> str:
     )
     parts = [
         f"{received.at:%H:%M:%S}.{received.at.microsecond // 1000:03d}",
-        f"{plain(received.event_type) or '(no event_type)':<25}",
-        plain(received.event_id) or "(no webhook-id)",
-        f"attempt {plain(received.attempt) or '?'}" + "".join(f", {mark}" for mark in marks),
+        f"{escape(received.event_type) or '(no event_type)':<25}",
+        escape(received.event_id) or "(no webhook-id)",
+        f"attempt {escape(received.attempt) or '?'}" + "".join(f", {mark}" for mark in marks),
         verdict,
         f"→ {status}",
     ]
@@ -242,7 +243,7 @@ def listen(
             return print_json_line(_json_of(received, answered))
         click.echo(line_of(received, answered))
         if body:
-            for line in plain_text(received.body.decode("utf-8", "replace")).splitlines():
+            for line in escape_lines(received.body.decode("utf-8", "replace")).splitlines():
                 click.echo(f"    {line}")
         return None
 
@@ -270,7 +271,7 @@ async def serving(receiver: Receiver, host: str, port: int, show: Show) -> Async
             await site.start()
         except OSError as error:
             raise click.ClickException(
-                f"can't listen on {plain(host)}:{port}: {error.strerror or error}. --port 0 takes a free one."
+                f"can't listen on {escape(host)}:{port}: {error.strerror or error}. --port 0 takes a free one."
             ) from error
         bound = runner.addresses[0][1]
         yield f"http://{f'[{host}]' if ':' in host else host}:{bound}/"

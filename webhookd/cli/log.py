@@ -21,14 +21,13 @@ from webhookd.cli.output import (
     local_time,
     moment,
     outcome_words,
-    plain,
-    plain_text,
     print_body,
     print_json,
     print_json_line,
     state,
     table,
 )
+from webhookd.text import escape, escape_lines
 
 _STATES = click.Choice(["pending", "held", "delivered", "dropped", "expired", "skipped", "cancelled"])
 _BEFORE_FOLLOWING = 10
@@ -185,8 +184,8 @@ def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
 def _print_line(one: dict[str, Any], urls: _Urls) -> None:
     last = one.get("last_attempt")
     at = one.get("finished_at") or (last and last["started_at"]) or one["accepted_at"]
-    words = (local_time(at), state(plain(one["state"])), *map(plain, (one["id"], one["event_type"], one["event_id"])))
-    click.echo("  ".join([*words, plain(_attempt_words(one)), plain(urls.of(one["endpoint_id"]))]))
+    words = (local_time(at), state(escape(one["state"])), *map(escape, (one["id"], one["event_type"], one["event_id"])))
+    click.echo("  ".join([*words, escape(_attempt_words(one)), escape(urls.of(one["endpoint_id"]))]))
 
 
 def _told(call: Call, query: dict[str, Any], *, when_open: Callable[[], None]) -> Iterator[dict[str, Any] | None]:
@@ -287,14 +286,14 @@ def _print_attempt(attempt: dict[str, Any]) -> None:
     click.echo()
     click.echo(
         f"Attempt {attempt['number']}, {local_time(attempt['started_at'], millis=True)}, "
-        f"{attempt['duration_ms']:.1f} ms: " + plain(", ".join(filter(None, [f"{words}{status}", *marks])))
+        f"{attempt['duration_ms']:.1f} ms: " + escape(", ".join(filter(None, [f"{words}{status}", *marks])))
     )
     for arrow, part in ((">", attempt.get("request")), ("<", attempt.get("response"))):
         for name, value in _pairs((part or {}).get("headers")):
-            click.echo(f"  {arrow} {plain(name)}: {plain(value)}")
+            click.echo(f"  {arrow} {escape(name)}: {escape(value)}")
         if part and part.get("body"):
             click.echo(f"  {arrow}")
-            print_body(plain_text(part["body"]), indent=f"  {arrow} ")
+            print_body(escape_lines(part["body"]), indent=f"  {arrow} ")
         if part and part.get("truncated"):
             click.echo(f"  {arrow} … (cut here)")
 
@@ -342,7 +341,7 @@ def replay(
         if endpoint or of_state or since or until or dry_run:
             raise click.UsageError("name one delivery, or a filter, not both.")
         made = call.client().post(call.path("deliveries", delivery, "replay"))
-        return print_json(made) if call.as_json else click.echo(f"{plain(delivery)} goes out again.")
+        return print_json(made) if call.as_json else click.echo(f"{escape(delivery)} goes out again.")
     if not endpoint and not since:
         raise click.UsageError("which? Name a DELIVERY, or --endpoint, or --since.")
     body = given(endpoint=_endpoint_id(call, endpoint), state=of_state, since=since, until=until)

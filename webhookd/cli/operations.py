@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from webhookd.cli.options import Call, common, examples, in_workspace
-from webhookd.cli.output import ago, bar, duration, given, local_time, plain, print_json, said, size, table
+from webhookd.cli.output import ago, bar, given, local_time, print_json, said, size, table
+from webhookd.text import duration, escape
 
 if TYPE_CHECKING:
     from webhookd.cli.client import Client
@@ -38,7 +39,7 @@ def budget(call: Call) -> None:
     if view["by_endpoint"]:
         urls = {one["id"]: one["url"] for one in client.pages(call.path("endpoints"))}
         for endpoint_id, spent in sorted(view["by_endpoint"].items(), key=lambda pair: -pair[1]):
-            click.echo(f"{spent:>5}  {plain(endpoint_id)}  {plain(urls.get(endpoint_id, '(deleted)'))}")
+            click.echo(f"{spent:>5}  {escape(endpoint_id)}  {escape(urls.get(endpoint_id, '(deleted)'))}")
     if view.get("oldest_expires_at"):
         leaves = view["oldest_expires_at"]
         click.echo(f"The oldest failure leaves the count at {local_time(leaves)} ({ago(leaves)}).")
@@ -58,7 +59,7 @@ def budget(call: Call) -> None:
 def open_(call: Call) -> None:
     """Print a link that signs you in to the page; it works once, for 10 minutes."""
     link = call.client().post("/v1/sign-in-links")
-    return print_json(link) if call.as_json else click.echo(plain(link["url"]))
+    return print_json(link) if call.as_json else click.echo(escape(link["url"]))
 
 
 @click.group(epilog=examples("webhookd mail test", "webhookd mail test --to ops@example.com"))
@@ -74,7 +75,7 @@ def mail() -> None:
 def mail_test(call: Call, to: tuple[str, ...]) -> None:
     """Send a test mail, now; what the mail server has against it is said."""
     answer = call.client().post("/v1/mail/test", given(to=list(to) or None), timeout_seconds=_MAIL_TIMEOUT_SECONDS)
-    said(call, answer, f"The mail server took a test mail to {plain(', '.join(answer['to']))}.")
+    said(call, answer, f"The mail server took a test mail to {escape(', '.join(answer['to']))}.")
 
 
 @click.command(
@@ -106,9 +107,9 @@ def check_config(call: Call, file: str | None) -> None:
         print_json({"ok": not mistakes, "mistakes": named, "differences": [asdict(each) for each in changed]})
     elif mistakes:
         for mistake in mistakes:
-            click.echo(plain(mistake), err=True)
+            click.echo(escape(mistake), err=True)
     else:
-        _print_differences(plain(path) if path else "The defaults and the environment", changed)
+        _print_differences(escape(path) if path else "The defaults and the environment", changed)
     if mistakes:
         click.get_current_context().exit(1)
 
@@ -145,13 +146,13 @@ def backup(call: Call, file: Path, *, force: bool) -> None:
     webhookd.db (without the files -wal and -shm beside it), start the daemon.
     """
     if not force and os.path.lexists(file):
-        raise click.UsageError(f"{plain(file)} is there already: --force replaces it.")
+        raise click.UsageError(f"{escape(file)} is there already: --force replaces it.")
     client = call.client()
     try:
         written = _receive(client, file)
     except OSError as error:  # the connection's own errors are said by the client
-        raise click.ClickException(f"{plain(file)} can't be written: {error.strerror or error}.") from error
-    said(call, {"file": str(file), "bytes": written}, f"{plain(file)}: {size(written)}.")
+        raise click.ClickException(f"{escape(file)} can't be written: {error.strerror or error}.") from error
+    said(call, {"file": str(file), "bytes": written}, f"{escape(file)}: {size(written)}.")
 
 
 def _receive(client: Client, file: Path) -> int:

@@ -1,8 +1,6 @@
 """How things look on a terminal: tables, times, states, and strings that strangers wrote.
 
-Whatever was stored is hostile until shown otherwise: a description, a response's body or a contact's name may hold
-escape sequences that move the cursor or marks that turn the text around.  Everything goes through `plain` (or, as
-JSON, through `json_text`) before it is printed.
+Everything that was stored goes through `text.escape` (or, as JSON, through `json_text`) before it is printed.
 """
 
 from __future__ import annotations
@@ -18,19 +16,8 @@ from typing import Any
 import click
 
 from webhookd.cli.options import Call
+from webhookd.text import duration, escape, escape_json, escape_lines
 
-_UNSAFE = "".join(
-    (
-        "\x00-\x1f\x7f-\x9f",  # controls: C0, DEL, C1
-        "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069",  # the marks and overrides of bidirectional text (UAX 9)
-        "\u2028\u2029",  # line and paragraph separators
-        "\u00ad\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb",  # takes no room, can't be seen
-        "\U000e0000-\U000e007f",  # tags
-        "\ud800-\udfff",  # halves of surrogate pairs
-    )
-)
-_UNSAFE_INLINE = re.compile(f"[{_UNSAFE}]")
-_UNSAFE_IN_TEXT = re.compile(f"(?![\n\t])[{_UNSAFE}]")
 _RELATIVE = re.compile(r"(?:\d+[smhdw])+")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _STATE_COLOURS = {
@@ -46,30 +33,9 @@ _STATE_COLOURS = {
 }
 
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def _escape_json(found: re.Match[str]) -> str:
-    return json.dumps(found.group())[1:-1] if ord(found.group()) != 0x7F else "\\u007f"
-
-
-def plain(value: object) -> str:
-    """`value` as one line that can't steer a terminal: controls and bidi marks are written out."""
-    return "" if value is None else _UNSAFE_INLINE.sub(_escape, str(value))
-
-
-def plain_text(value: str) -> str:
-    """The same for a text of several lines: newlines and tabs stay."""
-    return _UNSAFE_IN_TEXT.sub(_escape, value.replace("\r\n", "\n"))
-
-
 def json_text(value: Any, *, indent: int | None = 2) -> str:
     """`value` as JSON that reads the same to a program and can't steer a terminal."""
-    return _UNSAFE_IN_TEXT.sub(_escape_json, json.dumps(value, indent=indent, ensure_ascii=False))
+    return escape_json(json.dumps(value, indent=indent, ensure_ascii=False))
 
 
 def print_json(value: Any) -> None:
@@ -103,7 +69,7 @@ def width(text: str) -> int:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """Print a table; the columns named in `right` are numbers and stand to the right."""
-    cells = [[plain(value) for value in row] for row in rows]
+    cells = [[escape(value) for value in row] for row in rows]
     widths = [max([width(name), *(width(row[n]) for row in cells)]) for n, name in enumerate(header)]
     click.echo(_line(header, header, widths, right).upper())
     for row in cells:
@@ -131,7 +97,7 @@ def state(name: str) -> str:
 
 def fields(pairs: Iterable[tuple[str, object]]) -> None:
     """Print names and values below each other; values that are None or empty are left out."""
-    shown = [(name, plain(value)) for name, value in pairs if value not in (None, "", [], {})]
+    shown = [(name, escape(value)) for name, value in pairs if value not in (None, "", [], {})]
     columns = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         click.echo(f"{name:<{columns}}  {state(value)}")
@@ -153,7 +119,7 @@ def failure_words(attempt: dict[str, Any]) -> str:
 
 def print_body(body: str | None, *, indent: str = "  ") -> None:
     """Print what a receiver answered, harmless and indented."""
-    for line in plain_text(body or "").splitlines():
+    for line in escape_lines(body or "").splitlines():
         click.echo(indent + line)
 
 
@@ -164,7 +130,7 @@ def local_time(stamp: str | None, *, millis: bool = False) -> str:
     try:
         moment = datetime.fromisoformat(stamp).astimezone()
     except ValueError:
-        return plain(stamp)
+        return escape(stamp)
     return moment.strftime("%Y-%m-%d %H:%M:%S") + (f".{moment.microsecond // 1000:03d}" if millis else "")
 
 
@@ -175,20 +141,8 @@ def ago(stamp: str | None) -> str:
     try:
         seconds = time.time() - datetime.fromisoformat(stamp).timestamp()
     except ValueError:
-        return plain(stamp)
+        return escape(stamp)
     return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, as a person says them: `45s`, `3m 20s`, `5h 12m`, `3d 4h`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    for size, name, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            rest = whole % size // smaller_size
-            return f"{whole // size}{name} {rest}{smaller}" if rest else f"{whole // size}{name}"
-    return f"{whole}s"
 
 
 def size(byte_count: float) -> str:

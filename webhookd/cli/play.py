@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webhookd.cli.listen import Received, Receiver, serving
-from webhookd.cli.output import plain, state
+from webhookd.cli.output import state
+from webhookd.text import escape
 
 if TYPE_CHECKING:
     from webhookd.cli.client import Client
@@ -84,12 +85,12 @@ async def _story(*, stay: bool) -> None:
         except TimeoutError:
             raise _Failed(f"not everything arrived within {_DEADLINE_SECONDS:.0f} s.\n{_last_words(folder)}") from None
         if not stay:
-            click.echo(f"\nThe page: {plain(client.address)}  (until now: it stays up on a terminal, without --once)")
+            click.echo(f"\nThe page: {escape(client.address)}  (until now: it stays up on a terminal, without --once)")
         else:
             link = (await asyncio.to_thread(client.post, "/v1/sign-in-links"))["url"]
-            click.echo(f"\nThe page: {plain(client.address)}  (sign in with {plain(link)})")
-            click.echo(f"It stays up until Ctrl-C. From another terminal: WEBHOOKD_URL={plain(client.address)} \\")
-            click.echo(f"  WEBHOOKD_TOKEN={plain(client.token)} webhookd log")
+            click.echo(f"\nThe page: {escape(client.address)}  (sign in with {escape(link)})")
+            click.echo(f"It stays up until Ctrl-C. From another terminal: WEBHOOKD_URL={escape(client.address)} \\")
+            click.echo(f"  WEBHOOKD_TOKEN={escape(client.token)} webhookd log")
             await asyncio.Event().wait()
 
 
@@ -132,7 +133,7 @@ async def _daemon(folder: Path) -> AsyncIterator[Client]:
 def _last_words(folder: Path) -> str:
     """The end of the daemon's log, for the one who has to find out why."""
     lines = (folder / "log").read_text("utf-8", "replace").splitlines()
-    return "\n".join(plain(line) for line in lines[-10:])
+    return "\n".join(escape(line) for line in lines[-10:])
 
 
 class _Play:

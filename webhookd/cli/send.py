@@ -20,7 +20,8 @@ import click
 from webhookd.cli.ndjson import MAX_LINE_BYTES, Line, batches, new_id, with_id
 from webhookd.cli.options import Call, examples, in_workspace
 from webhookd.cli.options import common as common_options
-from webhookd.cli.output import count, plain, print_json
+from webhookd.cli.output import count, print_json
+from webhookd.text import escape
 
 if TYPE_CHECKING:
     from webhookd.cli.client import Answer, Client
@@ -162,7 +163,7 @@ class Sender:
     def _refuse(self, number: int, error: dict[str, Any]) -> None:
         if len(self.summary.listed) < _LISTED:
             self.summary.listed.append({"line": number, "error": error})
-        self._complain(f"line {number}: {plain(error.get('message'))}")
+        self._complain(f"line {number}: {escape(error.get('message'))}")
 
     def _wait(self, why: click.ClickException, seconds: float | None, *, progress: bool) -> None:
         """Wait for the next try, and say once why; raises `why` when the patience is over."""
@@ -248,7 +249,7 @@ def _opened(file: str) -> int:
     try:
         return os.open(file, os.O_RDONLY)
     except OSError as error:
-        raise click.BadParameter(f"{plain(file)} can't be read: {error.strerror}", param_hint="FILE") from error
+        raise click.BadParameter(f"{escape(file)} can't be read: {error.strerror}", param_hint="FILE") from error
 
 
 def _unfinished(summary: Summary) -> str:

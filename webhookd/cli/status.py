@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webhookd.cli.options import Call, common, examples
-from webhookd.cli.output import ago, bar, count, duration, fields, json_text, local_time, plain, print_json, size, table
+from webhookd.cli.output import ago, bar, count, fields, json_text, local_time, print_json, size, table
+from webhookd.text import duration, escape
 
 if TYPE_CHECKING:
     from webhookd.cli.client import Client
@@ -33,7 +34,9 @@ def status(call: Call) -> None:
     look = client.get("/v1/status")
     if call.as_json:
         return print_json(look)
-    click.echo(f"webhookd {plain(look['version'])} at {plain(client.address)}, up {duration(look['uptime_seconds'])}\n")
+    click.echo(
+        f"webhookd {escape(look['version'])} at {escape(client.address)}, up {duration(look['uptime_seconds'])}\n"
+    )
     fields(_lines(look))
     _print_disabled(client, look)
     _print_slowest(look["slowest_endpoints"])
@@ -54,7 +57,7 @@ def _advice(look: dict[str, Any]) -> Iterator[str]:
         yield "mend the receivers of the auto-disabled endpoints, then webhookd endpoint enable ID."
     for budget in look["budgets"]:
         if budget["failures"] >= budget["limit"] * _BUDGET_ALARMING:
-            where = f" --workspace {plain(budget['workspace'])}" if budget["workspace"] != "default" else ""
+            where = f" --workspace {escape(budget['workspace'])}" if budget["workspace"] != "default" else ""
             yield f"see who spends the failure budget before it disables: webhookd budget{where}"
     if mail.get("count") and mail.get("last_error"):
         yield "mend the mail, so that people are told: webhookd mail test"
@@ -140,4 +143,4 @@ def _print_errors(errors: list[dict[str, Any]]) -> None:
         return
     click.echo("\nLast errors:")
     for error in errors[-_ERRORS_SHOWN:]:
-        click.echo(f"{local_time(error['at'])}  {plain(error['event'])}  {json_text(error['fields'], indent=None)}")
+        click.echo(f"{local_time(error['at'])}  {escape(error['event'])}  {json_text(error['fields'], indent=None)}")

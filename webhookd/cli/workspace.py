@@ -9,7 +9,8 @@ import click
 
 from webhookd.cli import completion
 from webhookd.cli.options import Call, bound_to_workspace, common, examples
-from webhookd.cli.output import fields, given, local_time, plain, print_json, said, table
+from webhookd.cli.output import fields, given, local_time, print_json, said, table
+from webhookd.text import escape
 
 _ID = click.argument("workspace_id", metavar="ID", shell_complete=completion.workspaces)
 _NAME = click.option("--name", metavar="TEXT", help="What people call it.")
@@ -96,9 +97,9 @@ def delete(call: Call, workspace_id: str, *, yes: bool) -> None:
     """Delete a workspace that has no endpoints."""
     client = call.client()
     if not yes and sys.stdin.isatty():
-        click.confirm(f"Delete the workspace {plain(workspace_id)}?", abort=True, err=True)
+        click.confirm(f"Delete the workspace {escape(workspace_id)}?", abort=True, err=True)
     client.delete(_path(workspace_id))
-    said(call, {"deleted": workspace_id}, f"Deleted {plain(workspace_id)}.")
+    said(call, {"deleted": workspace_id}, f"Deleted {escape(workspace_id)}.")
 
 
 @click.group(epilog=examples("webhookd token add --scope observe --note Prometheus", "webhookd token list"))
@@ -131,9 +132,9 @@ def add_token(call: Call, scope: str, note: str | None) -> None:
     made = call.client().post("/v1/tokens", {"scope": scope, **given(workspace=call.workspace, note=note)})
     if call.as_json:
         return print_json(made)
-    click.echo(plain(made["secret"]))
+    click.echo(escape(made["secret"]))
     return click.echo(
-        f"This is the only time it is shown. To end it: webhookd token revoke {plain(made['id'])}", err=True
+        f"This is the only time it is shown. To end it: webhookd token revoke {escape(made['id'])}", err=True
     )
 
 
@@ -161,4 +162,4 @@ def revoke(call: Call, token_id: str) -> None:
     from urllib.parse import quote
 
     call.client().delete(f"/v1/tokens/{quote(token_id, safe='')}")
-    said(call, {"revoked": token_id}, f"Revoked {plain(token_id)}.")
+    said(call, {"revoked": token_id}, f"Revoked {escape(token_id)}.")

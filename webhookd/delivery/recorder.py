@@ -37,6 +37,7 @@ from webhookd.rules.ids import delivery_id
 from webhookd.rules.retry import Decision, Delivered, Dropped, RetryIn, RetrySchedule, decide
 from webhookd.store import attempts, deliveries, endpoints
 from webhookd.store.store import Db, Store
+from webhookd.text import duration_words
 
 DURATION_WEIGHT = 0.2
 
@@ -165,7 +166,7 @@ class Recorder:
         if not verdict.exceeded:
             return _Failed(decision, verdict, next_ms, warning=warning)
         message = (
-            f"{verdict.count} failed attempts in {_duration(settings.budget.window_seconds)} in this workspace, "
+            f"{verdict.count} failed attempts in {duration_words(settings.budget.window_seconds)} in this workspace, "
             f"{settings.budget.limit} are allowed; the last one: {outcome.detail or outcome.reason}."
         )
         everyone = settings.budget.disables == "all"
@@ -321,10 +322,3 @@ def _view(
         attempt_count=attempt_count,
         last_attempt=last_attempt,
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds % 60 == 0:
-        minutes = round(seconds / 60)
-        return f"{minutes} minute{'s' if minutes != 1 else ''}"
-    return f"{seconds:g} seconds"

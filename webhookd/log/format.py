@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 import structlog
 
+from webhookd.text import escape, escape_json
+
 LINE_BYTES = 16 * 1024
 CONSOLE_CHARACTERS = 1000
 LEADING = ("workspace", "endpoint_id", "event_id", "delivery_id", "attempt", "status", "reason", "duration_ms")
 FREE_TEXTS = ("error", "message", "detail")
 
-_NOT_IN_CLEAR = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
-_NOT_ON_A_TERMINAL = re.compile(f"[\x00-\x1f]|{_NOT_IN_CLEAR.pattern}")
 _QUERY = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#'\"<>]*)[?#][^\s'\"<>]*")
 
 Record = MutableMapping[str, Any]
@@ -83,7 +83,7 @@ def _dumped(record: Record) -> bytes:
     line = orjson.dumps(record, default=_plain, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
     if line.isascii() and b"\x7f" not in line:
         return line
-    return _NOT_IN_CLEAR.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
+    return escape_json(line.decode()).encode()
 
 
 def _shortened(record: Record) -> bytes:
@@ -147,8 +147,4 @@ def _harmless(value: Any) -> Any:
     value = _flat(value)
     if not isinstance(value, str):
         return value
-    return _NOT_ON_A_TERMINAL.sub(_escaped, _cut(value, CONSOLE_CHARACTERS))
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+    return escape(_cut(value, CONSOLE_CHARACTERS))

@@ -9,7 +9,6 @@ leads to an endpoint.  The link to the page signs nobody in.
 from __future__ import annotations
 
 import shlex
-import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -23,11 +22,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from webhookd.config import Config
 from webhookd.models import DEFAULT_WORKSPACE, Json, Reason
 from webhookd.store.outbox import Notice
+from webhookd.text import duration_words, one_line
 
 TOLD_IN_FULL = 20
 _LONGEST_TEXT = 400
 _HOSTS_IN_SUBJECT = 2
-_JOINERS = "\u200c\u200d"  # invisible, but letters of some scripts and many emoji need them
 
 _REASONS = {
     Reason.STATUS: "the answer was not a success",
@@ -63,8 +62,8 @@ def letter(notices: Sequence[Notice], settings: Config, *, sender: str, to: Sequ
         "disabled": disabled[:TOLD_IN_FULL],
         "more_disabled": disabled[TOLD_IN_FULL:],
         "warned": warned,
-        "timeout": _duration(settings.delivery.timeout_seconds),
-        "hold": f"{_duration(settings.hold.max_age_hours * 3600)} and {settings.hold.max_events:,} events",
+        "timeout": duration_words(settings.delivery.timeout_seconds),
+        "hold": f"{duration_words(settings.hold.max_age_hours * 3600)} and {settings.hold.max_events:,} events",
         "page": clear(settings.listen.public_url),
     }
     subject = _subject(disabled, warned)
@@ -89,16 +88,7 @@ def mailbox(address: str) -> str:
 
 def clear(value: object, longest: int = _LONGEST_TEXT) -> str:
     """`value` as one harmless line: what can't be seen is written out (`\\x1b`, `\\u202e`), white space is a space."""
-    text = " ".join(("" if value is None else str(value)).split())
-    if len(text) > longest:
-        text = f"{text[:longest]}…"
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    # Controls, formats (bidi marks among them), halves of surrogate pairs, private and unassigned ones, separators.
-    hidden = unicodedata.category(character)[0] == "C" or unicodedata.category(character) in ("Zl", "Zp")
-    return ascii(character)[1:-1] if hidden and character not in _JOINERS else character
+    return one_line(value, longest)
 
 
 # The facts, as the templates take them
@@ -110,7 +100,7 @@ def _disabled(payload: Json, settings: Config) -> dict[str, Any]:
     waiting = int(payload.get("waiting") or 0)
     spent_until = _parsed(payload.get("spent_until"))
     where = "" if workspace == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(clear(workspace))}"
-    too_many = f"more than {payload['limit']} failures in {_duration(payload['window_seconds'])}"
+    too_many = f"more than {payload['limit']} failures in {duration_words(payload['window_seconds'])}"
     return {
         "url": _without_query(endpoint["url"]),
         "host": _host(endpoint["url"]),
@@ -146,7 +136,7 @@ def _warned(payload: Json) -> dict[str, Any]:
         "share": share,
         "failures": int(payload["failures"]),
         "limit": int(payload["limit"]),
-        "window": _duration(payload["window_seconds"]),
+        "window": duration_words(payload["window_seconds"]),
         "by_endpoint": [
             {"failures": int(each["failures"]), "url": _without_query(each["url"]), "id": clear(each["id"])}
             for each in payload.get("by_endpoint") or ()
@@ -192,14 +182,6 @@ def _host(url: object) -> str:
         return clear(urlsplit(str(url)).hostname or url, 100)
     except ValueError:
         return clear(url, 100)
-
-
-def _duration(seconds: float) -> str:
-    size, name = next(
-        (unit for unit in ((3600, "hour"), (60, "minute")) if seconds >= unit[0] and seconds % unit[0] == 0),
-        (1, "second"),
-    )
-    return f"{seconds / size:g} {name}{'' if seconds == size else 's'}"
 
 
 def _time(stamp: object) -> str:

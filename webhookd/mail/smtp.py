@@ -18,6 +18,7 @@ import aiosmtplib
 
 from webhookd import config
 from webhookd.store.outbox import Envelope
+from webhookd.text import one_line
 
 STEP_SECONDS = 30.0
 QUIT_SECONDS = 2.0
@@ -48,7 +49,7 @@ class Receipt:
     def add_refusal(self, recipients: Sequence[str], code: int, message: str) -> None:
         """Note a refusal, in the server's own words."""
         (self.refused if code >= 500 else self.deferred).extend(recipients)
-        self.said.append(f"{', '.join(recipients)}: {_one_line(f'{code} {message}')}")
+        self.said.append(f"{', '.join(recipients)}: {one_line(f'{code} {message}', _LONGEST_WORDS)}")
 
     @property
     def error(self) -> str | None:
@@ -156,10 +157,5 @@ def _own_name(mail: config.Mail) -> str:
 def _words(where: str, error: Exception) -> str:
     """What went wrong, with the server's own words where it had any."""
     if isinstance(error, aiosmtplib.SMTPResponseException):
-        return _one_line(f"{where}: {error.code} {error.message}")
-    return _one_line(f"{where}: {error}" if str(error) else f"{where}: no answer in time")
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_WORDS else f"{line[:_LONGEST_WORDS]}…"
+        return one_line(f"{where}: {error.code} {error.message}", _LONGEST_WORDS)
+    return one_line(f"{where}: {error}" if str(error) else f"{where}: no answer in time", _LONGEST_WORDS)

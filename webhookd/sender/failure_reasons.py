@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from webhookd.models import Reason
 from webhookd.sender import host
 from webhookd.sender.attempt_trace import AttemptTrace, Stage
+from webhookd.text import one_line
 
 Fault = tuple[Reason, str]
 
@@ -131,6 +132,5 @@ def _of_system(error: OSError, trace: AttemptTrace) -> Fault:
 
 
 def _printable(text: str) -> str:
-    """What `text` complains of, printable ASCII only, short, and without the bytes that the parser quotes after it."""
-    first = _QUOTED.split(text.strip(), maxsplit=1)[0].rstrip(": ")
-    return re.sub(r"[^\x20-\x7e]", "?", first)[:_COMPLAINT_CHARACTERS]
+    """A library's complaint as one short line, without the receiver's bytes that the parser quotes after it."""
+    return one_line(_QUOTED.split(text.strip(), maxsplit=1)[0].rstrip(": "), _COMPLAINT_CHARACTERS)

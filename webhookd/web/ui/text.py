@@ -11,12 +11,8 @@ import re
 
 import orjson
 
-# Controls but tab and newline; soft hyphen, Arabic letter mark, zero-width and bidi marks, invisible operators, tags,
-# the byte order mark, line and paragraph separators, interlinear marks, surrogates.
-_UNSEEN = re.compile(
-    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff"
-    "\\ufff9-\\ufffb\\ud800-\\udfff\\U000e0000-\\U000e007f]"
-)
+from webhookd.text import escape_lines
+
 _JSON_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
 SHOWN_CHARACTERS = 100_000
 _DEEPEST = 40
@@ -25,7 +21,7 @@ _INDENT = "  "
 
 def visible(text: str) -> str:
     """`text` with what can't be seen shown as `‹U+202E›`; tabs and line ends stay."""
-    return _UNSEEN.sub(lambda found: f"‹U+{ord(found[0]):04X}›", text.replace("\r\n", "\n"))
+    return escape_lines(text, lambda character: f"‹U+{ord(character):04X}›")
 
 
 def one_line(text: str) -> str:

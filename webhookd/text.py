@@ -1,0 +1,66 @@
+"""Text that strangers wrote, made safe to show, and durations for people.
+
+A description, a response body or a contact's name may hold escape sequences that move a terminal's cursor, or marks
+that turn the direction of the text.  Such characters are written out (`\\x1b`, `\\u202e`), so that they neither act nor
+hide.  The two joiners U+200C and U+200D stay: some scripts and many emoji need them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+_UNSAFE = (
+    "\x00-\x1f\x7f-\x9f"  # controls: C0, DEL, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # the marks and overrides of bidirectional text (UAX #9)
+    "\u2028\u2029"  # line and paragraph separators
+    "\u00ad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb"  # no width, not visible
+    "\U000e0000-\U000e007f"  # tags
+    "\ud800-\udfff"  # surrogates
+)
+_UNSAFE_IN_LINE = re.compile(f"[{_UNSAFE}]")
+_UNSAFE_IN_LINES = re.compile(f"(?![\n\t])[{_UNSAFE}]")
+
+
+def escaped(character: str) -> str:
+    """One character as Python writes it: `\\n`, `\\x1b`, `\\u202e`."""
+    return ascii(character)[1:-1]
+
+
+def escape(value: object) -> str:
+    """`value` as one line: newlines and tabs are written out too; None is empty."""
+    return "" if value is None else _UNSAFE_IN_LINE.sub(lambda found: escaped(found[0]), str(value))
+
+
+def escape_lines(text: str, write: Callable[[str], str] = escaped) -> str:
+    """`text` over several lines: newlines and tabs stay, `write` writes out every other unsafe character."""
+    return _UNSAFE_IN_LINES.sub(lambda found: write(found[0]), text.replace("\r\n", "\n"))
+
+
+def escape_json(document: str) -> str:
+    """A JSON document with unsafe characters as JSON escapes: it parses to the same value."""
+    return _UNSAFE_IN_LINES.sub(lambda found: json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f"), document)
+
+
+def one_line(value: object, longest: int) -> str:
+    """`value` as one line of at most `longest` characters before escaping; each run of white space is one space."""
+    text = " ".join(("" if value is None else str(value)).split())
+    return escape(text if len(text) <= longest else f"{text[:longest]}…")
+
+
+def duration(seconds: float) -> str:
+    """A measured time, in its two largest units: `45s`, `3m 20s`, `5h 12m`, `3d 4h`."""
+    whole = round(seconds)
+    for size, name, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller_size
+            return f"{whole // size}{name} {rest}{smaller}" if rest else f"{whole // size}{name}"
+    return f"{whole}s"
+
+
+def duration_words(seconds: float) -> str:
+    """A configured time, exactly: `1 hour`, `30 minutes`, `90 seconds`."""
+    units = ((3600, "hour"), (60, "minute"))
+    size, name = next((unit for unit in units if seconds >= unit[0] and seconds % unit[0] == 0), (1, "second"))
+    return f"{seconds / size:g} {name}{'' if seconds == size else 's'}"
