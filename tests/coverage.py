@@ -16,7 +16,6 @@ COMPLETE = (
     "webhookd/rules/*.py",
     "webhookd/sender/egress.py",
     "webhookd/sender/attempt_trace.py",
-    "webhookd/sender/resolver.py",
     "webhookd/web/server/guard.py",
     "webhookd/web/server/memory_limit.py",
 )

@@ -35,8 +35,7 @@ from webhookd.retention import Retention
 from webhookd.rules.event_types import Catalogue
 from webhookd.rules.failure_budget import FailureBudget
 from webhookd.rules.plans import Plans
-from webhookd.sender.client import Transport
-from webhookd.sender.network import Network
+from webhookd.sender.client import Client, Transport
 from webhookd.store import endpoints, workspaces
 from webhookd.store.store import Store
 from webhookd.systemd import Heartbeat
@@ -63,8 +62,8 @@ class App:
         self.registry = Registry(lambda: self._plans)
         self.budgets = Budgets(_budget_of(config), clock)
         self.live_feed = LiveFeed(clock)
-        self.network = Network(config, clock)
-        self.transport: Transport = transport or self.network
+        self.client = Client(config, clock)
+        self.transport: Transport = transport or self.client
         notices = Notices(self.registry, self.budgets, self._waiting_of, clock, self.settings)
         self.recorder = Recorder(store, self.registry, self.budgets, self.live_feed, notices, clock, self.settings)
         self.dispatcher = Dispatcher(
@@ -133,15 +132,15 @@ class App:
             log.emit("task.ended", task="dispatcher", error="attempts in flight did not end in time")
         await self.tasks.cancel_all()
         await self.transport.close()
-        if self.transport is not self.network:
-            await self.network.close()
+        if self.transport is not self.client:
+            await self.client.close()
         await self.store.close()
 
     def reload(self, config: Config) -> None:
         """Take another configuration while running; the caller knows which keys may change."""
         self._take_settings(config)
         self.budgets.replace(_budget_of(config))
-        self.network.configure(config)
+        self.client.configure(config)
         self.dispatcher.review(self.registry.endpoints())
         self.mailer.wake()
 
@@ -185,7 +184,7 @@ class App:
         self._catalogue = Catalogue({name: (extra.label, extra.description) for name, extra in config.events.items()})
 
     def _services(self) -> Services:
-        rules = Rules(lambda: self._catalogue, lambda: self._plans, self.network.check_url)
+        rules = Rules(lambda: self._catalogue, lambda: self._plans, self.client.check_url)
         store, registry, dispatcher, clock = self.store, self.registry, self.dispatcher, self._clock
         ingest = Ingest(store, registry, dispatcher, clock, self.settings)
         parts = Parts(store, registry, dispatcher, ingest, self.recorder, self.held_events, self.budgets, self.mailer)

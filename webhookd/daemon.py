@@ -158,7 +158,7 @@ async def _open_doors(app: App, config: Config, state_dir: Path, environ: Mappin
         await runner.cleanup()
         raise _cannot_listen(error, f"{listen.host}:{listen.port}") from error
     addresses = [address for address in runner.addresses if isinstance(address, tuple)]
-    app.network.set_own(OwnAddress(ip_address(host.partition("%")[0]), port) for host, port, *_ in addresses)
+    app.client.set_own(OwnAddress(ip_address(host.partition("%")[0]), port) for host, port, *_ in addresses)
     host, port = addresses[0][:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     aside = state_dir / f"{ADDRESS_FILE}.new"

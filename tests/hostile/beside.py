@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tests.support.bad_receiver_server import Tormentor
+from tests.support.bad_receiver_server import ScriptedReceiver
 from tests.support.bad_receivers import ALL, healthy
 from tests.support.probed import Lag, read_lags
 from tests.support.process import ROOT, Daemon, start
@@ -180,7 +180,7 @@ class Run:
 
     def _event(self, number: int) -> dict[str, Any]:
         each = self.hostile[number]
-        return {"event_type": f"torment.n{number}", "text": "x" * ALL[each.scheme][each.name].body_bytes}
+        return {"event_type": f"bad.n{number}", "text": "x" * ALL[each.scheme][each.name].body_bytes}
 
 
 async def measure(
@@ -188,10 +188,10 @@ async def measure(
 ) -> Figures:
     """The figures of one run: `seconds` one by one, `seconds` in bursts."""
     with tempfile.TemporaryDirectory(prefix="webhookd-beside-") as folder:
-        async with _receivers() as (ports, authority), Tormentor(healthy) as receiver:
+        async with _receivers() as (ports, authority), ScriptedReceiver(healthy) as receiver:
             Path(folder, "authority.pem").write_text(authority)
             hostile = choose(ports, number, turn)
-            types = "".join(f'[events."torment.n{at}"]\nlabel = "Torment {at}"\n' for at in range(len(hostile)))
+            types = "".join(f'[events."bad.n{at}"]\nlabel = "Bad receiver {at}"\n' for at in range(len(hostile)))
             daemon = await _start(Path(folder), CONFIG.format(timeout_seconds=timeout_seconds) + types)
             try:
                 return await _measure(Run(daemon, hostile), receiver.url, Path(folder), seconds, timeout_seconds)
@@ -215,7 +215,7 @@ async def _measure(run: Run, healthy_url: str, folder: Path, seconds: float, tim
     well = await d.call("POST", "/v1/endpoints", {"url": healthy_url, "event_types": ["message.received"]}, expect=201)
     names = {}
     for at, each in enumerate(run.hostile):
-        fields = {"url": each.url, "event_types": [f"torment.n{at}"]}
+        fields = {"url": each.url, "event_types": [f"bad.n{at}"]}
         names[(await d.call("POST", "/v1/endpoints", fields, expect=201))["id"]] = each
     await run.warm_up(min(seconds, 2.0), well["id"])
     before_bytes, began_ms = d.resident_bytes(), time.time() * 1000

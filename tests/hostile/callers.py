@@ -1,4 +1,4 @@
-"""Hostile callers, class by class, as hostile.md has them: what is sent, byte for byte, and the verdict expected.
+"""Hostile callers, class by class: what is sent, byte for byte, and the verdict expected.
 
 Each is one request on a connection of its own.  `{TOKEN}` in it stands for an ingest token, `{ADMIN}` for an admin's.
 A verdict is the status with the code of the error, "" for an answer of success; or `ENDED`: no answer, for none is due.

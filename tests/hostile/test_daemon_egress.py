@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.hostile.urls import CASES, NAMES, OWN_PORT, Saved, Sent
-from tests.support.bad_receiver_server import Tormentor
+from tests.support.bad_receiver_server import ScriptedReceiver
 from tests.support.bad_receivers import healthy
 from tests.support.nameserver import NameServer, Silence
 from tests.support.process import Daemon, start
@@ -93,8 +93,8 @@ async def test_a_daemon_full_of_hostile_endpoints_dials_the_allowed_one_alone(tm
     answers = {name.name: name.answer for name in NAMES} | {"canary.test": (CANARY,)}
     async with AsyncExitStack() as stack:
         names = await stack.enter_async_context(NameServer(answers))
-        receiver = await stack.enter_async_context(Tormentor(healthy))
-        canary = await stack.enter_async_context(Tormentor(healthy, host=CANARY))
+        receiver = await stack.enter_async_context(ScriptedReceiver(healthy))
+        canary = await stack.enter_async_context(ScriptedReceiver(healthy, host=CANARY))
         # Silence has a test of its own below; noise goes on until the deadline, too.
         denied = [name for name in NAMES if name.opened is not None and not isinstance(name.answer, type)]
         d = await _start(state_dir, names, timeout_seconds=4)
@@ -123,7 +123,7 @@ async def test_a_daemon_full_of_hostile_endpoints_dials_the_allowed_one_alone(tm
 async def test_two_hundred_silent_names_slow_no_other_endpoint(tmp_path: Path) -> None:
     """Fifty events for a healthy endpoint are all delivered while the 200 others still wait for their names."""
     answers = {f"silent{number}.test": Silence for number in range(200)} | {"good.test": ("127.0.0.1",)}
-    async with NameServer(answers) as names, Tormentor(healthy) as receiver:
+    async with NameServer(answers) as names, ScriptedReceiver(healthy) as receiver:
         d = await _start(tmp_path / "state", names, timeout_seconds=4)
         for name in answers:
             kind = "message.received" if name == "good.test" else "message.sent"

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.support.bad_receiver_server import OK, Line, Script, Tormentor
+from tests.support.bad_receiver_server import OK, Peer, Script, ScriptedReceiver
 from tests.support.bad_receivers import contexts
 from tests.support.process import daemon
 from webhookd.clock import SystemClock
 from webhookd.models import Outcome, Reason, Request
 from webhookd.sender.client import HttpSender, default_ssl_context
-from webhookd.sender.egress import Egress
-from webhookd.sender.resolver import DnsResolver
+from webhookd.sender.egress import DnsResolver, Egress
 
 CONFIG = '[egress]\nallow = ["127.0.0.0/8"]\n'
 EVENTS = 12
@@ -52,47 +51,47 @@ async def _post(sender: HttpSender, url: str, body: bytes = b"{}") -> Outcome:
 # Each answers the first request of a connection; what it does then is its name.
 
 
-async def closes(line: Line) -> None:
+async def closes(peer: Peer) -> None:
     """Hang up as the next request arrives."""
-    await line.request()
-    await line.send(OK)
-    await line.reader.read(1)
-    line.writer.close()
+    await peer.request()
+    await peer.send(OK)
+    await peer.reader.read(1)
+    peer.writer.close()
 
 
-async def resets(line: Line) -> None:
+async def resets(peer: Peer) -> None:
     """RST as the next request arrives."""
-    await line.request()
-    await line.send(OK)
-    await line.reader.read(1)
-    line.reset()
+    await peer.request()
+    await peer.send(OK)
+    await peer.reader.read(1)
+    peer.reset()
 
 
-async def reads_all_and_closes(line: Line) -> None:
+async def reads_all_and_closes(peer: Peer) -> None:
     """Take the whole next request and hang up without a word."""
-    await line.request()
-    await line.send(OK)
-    await line.request()
-    line.requests.pop()
-    line.writer.close()
+    await peer.request()
+    await peer.send(OK)
+    await peer.request()
+    peer.requests.pop()
+    peer.writer.close()
 
 
-async def half_closes(line: Line) -> None:
+async def half_closes(peer: Peer) -> None:
     """End what it sends as the next request arrives, and go on listening."""
-    await line.request()
-    await line.send(OK)
-    await line.reader.read(1)
-    line.half_close()
-    await line.stay()
+    await peer.request()
+    await peer.send(OK)
+    await peer.reader.read(1)
+    peer.half_close()
+    await peer.stay()
 
 
-async def closes_unread(line: Line) -> None:
+async def closes_unread(peer: Peer) -> None:
     """Hang up with the next request unread in the kernel: it answers with RST."""
-    await line.request()
-    await line.send(OK)
-    line.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await peer.request()
+    await peer.send(OK)
+    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
     await asyncio.sleep(0.05)
-    line.writer.transport.abort()
+    peer.writer.transport.abort()
 
 
 AS_IT_ARRIVES = [closes, resets, reads_all_and_closes, half_closes, closes_unread]
@@ -104,7 +103,7 @@ async def test_a_connection_that_ends_as_the_next_request_arrives_costs_nothing(
     sender: HttpSender, tls: ssl.SSLContext | None, script: Script, body: bytes
 ) -> None:
     """The same attempt goes on over a fresh connection, is delivered, and says `connection_retried`."""
-    async with Tormentor(script, tls=tls) as receiver:
+    async with ScriptedReceiver(script, tls=tls) as receiver:
         outcomes = [await _post(sender, receiver.url, body) for _ in range(3)]
         assert [None] * 3 == [outcome.reason for outcome in outcomes], outcomes
         # The repeat's connection isn't kept, so every second request goes out over one that is.
@@ -119,19 +118,19 @@ async def test_a_connection_that_ends_at_some_moment_while_idle_costs_nothing(
     """Before, while or after the next request goes out: whoever comes first, every attempt is delivered."""
     moments = [0.0, 0.0005, 0.001, 0.002, 0.005] * 4
 
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.send(OK)
-        await asyncio.sleep(moments[line.number % len(moments)])
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await asyncio.sleep(moments[peer.number % len(moments)])
         if how == "close":
-            line.writer.close()
+            peer.writer.close()
         elif how == "reset":
-            line.reset()
+            peer.reset()
         else:
-            line.half_close()
-            await line.stay()
+            peer.half_close()
+            await peer.stay()
 
-    async with Tormentor(script, tls=tls) as receiver:
+    async with ScriptedReceiver(script, tls=tls) as receiver:
         outcomes = []
         for seconds in moments:
             outcomes.append(await _post(sender, receiver.url))
@@ -145,21 +144,21 @@ async def test_a_byte_of_an_answer_makes_it_a_failed_attempt(
 ) -> None:
     """The receiver has begun to answer the request, so it is not sent again."""
 
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.send(OK)
-        await line.request()
-        await line.send(b"H")
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        await peer.send(b"H")
         await asyncio.sleep(0.05)
         if then == "reset":
-            line.reset()
+            peer.reset()
         elif then == "close":
-            line.writer.close()
+            peer.writer.close()
         else:
-            line.half_close()
-            await line.stay()
+            peer.half_close()
+            await peer.stay()
 
-    async with Tormentor(script, tls=tls) as receiver:
+    async with ScriptedReceiver(script, tls=tls) as receiver:
         assert (await _post(sender, receiver.url)).delivered
         outcome = await _post(sender, receiver.url)
         assert (False, 2, 1) == (outcome.connection_retried, len(receiver.requests), receiver.connections)
@@ -172,19 +171,19 @@ async def test_a_fresh_connection_without_an_answer_is_a_failed_attempt(
 ) -> None:
     """Nothing says that the receiver didn't act on it."""
 
-    async def script(line: Line) -> None:
-        await line.request()
+    async def script(peer: Peer) -> None:
+        await peer.request()
         if then == "reset":
-            line.reset()
+            peer.reset()
 
-    async with Tormentor(script, tls=tls) as receiver:
+    async with ScriptedReceiver(script, tls=tls) as receiver:
         outcome = await _post(sender, receiver.url)
         assert (Reason.RESET, False, 1) == (outcome.reason, outcome.connection_retried, receiver.connections)
 
 
 async def test_in_a_daemon_it_takes_nothing_from_the_budget(tmp_path: Path) -> None:
     """A receiver that does it all the time: each event arrives once, at its first attempt, in order."""
-    async with Tormentor(resets) as receiver, daemon(tmp_path / "state", CONFIG) as d:
+    async with ScriptedReceiver(resets) as receiver, daemon(tmp_path / "state", CONFIG) as d:
         await d.call("POST", "/v1/endpoints", {"url": receiver.url, "event_types": ["*"]}, expect=201)
         for number in range(EVENTS):
             event = {"event_type": "message.sent", "event_id": f"e{number}"}

@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from tests.hostile.urls import NAMES, Name
-from tests.support.bad_receiver_server import OK, Line, Tormentor
+from tests.support.bad_receiver_server import OK, Peer, ScriptedReceiver
 from tests.support.bad_receivers import healthy
 from tests.support.nameserver import Alias, Answer, NameServer, Silence
 from tests.support.watch import watch
@@ -18,8 +18,7 @@ from webhookd.models import Outcome, Reason, Request
 from webhookd.rules.ip_policy import Address, Network
 from webhookd.rules.urls import check_url
 from webhookd.sender.client import HttpSender, default_ssl_context
-from webhookd.sender.egress import Egress
-from webhookd.sender.resolver import DnsResolver
+from webhookd.sender.egress import DnsResolver, Egress
 
 NOTHING: list[Network] = []
 LOOPBACK: list[Network] = [ip_network("127.0.0.1")]
@@ -49,7 +48,7 @@ def test_saved(name: Name) -> None:
 @EACH
 async def test_resolved(name: Name) -> None:
     """Denied if a single answer is; dialled is what was judged and nothing else."""
-    async with NameServer({name.name: name.answer}) as names, Tormentor(healthy) as receiver:
+    async with NameServer({name.name: name.answer}) as names, ScriptedReceiver(healthy) as receiver:
         for allowed, expected in ((NOTHING, name.closed), (LOOPBACK, name.opened)):
             seconds = SILENT_SECONDS if isinstance(name.answer, type) else 5.0
             sender = _sender(names, allowed, timeout_seconds=seconds)
@@ -63,7 +62,7 @@ async def test_resolved(name: Name) -> None:
 @EACH
 async def test_connected(name: Name, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the second gate lets every answer through, the socket factory keeps the denied ones from being dialled."""
-    async with NameServer({}) as names, Tormentor(healthy) as receiver:
+    async with NameServer({}) as names, ScriptedReceiver(healthy) as receiver:
         for allowed in (NOTHING, LOOPBACK):
             sender = _sender(names, allowed)
 
@@ -108,12 +107,12 @@ class _Rebinding(Mapping[str, Answer]):
 async def test_a_name_that_is_bound_anew_between_check_and_connect_gains_nothing() -> None:
     """Public first, private at the next question: each attempt dials the answer that it judged, or nothing."""
 
-    async def once(line: Line) -> None:
-        await line.request()
-        await line.send(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))
+    async def once(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))
 
     answers = _Rebinding()
-    async with NameServer(answers) as names, Tormentor(once) as receiver:
+    async with NameServer(answers) as names, ScriptedReceiver(once) as receiver:
         sender = _sender(names, LOOPBACK)
         with watch(through=True) as watching:
             outcomes = [await _post(sender, f"http://rebinding.test:{receiver.port}/") for _ in range(20)]
@@ -128,11 +127,11 @@ async def test_two_hundred_silent_names_slow_nobody() -> None:
     """Fifty deliveries, each after a lookup of its own, are done while all the others still wait for their name."""
     answers = {"good.test": ("127.0.0.1",)} | {f"silent{number}.test": Silence for number in range(200)}
 
-    async def once(line: Line) -> None:
-        await line.request()
-        await line.send(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))
+    async def once(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))
 
-    async with NameServer(answers) as names, Tormentor(once) as receiver:
+    async with NameServer(answers) as names, ScriptedReceiver(once) as receiver:
         sender = _sender(names, LOOPBACK, timeout_seconds=4.0)
         silent = [asyncio.create_task(_post(sender, f"http://silent{number}.test/")) for number in range(200)]
         await asyncio.sleep(0)

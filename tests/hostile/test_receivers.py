@@ -1,4 +1,4 @@
-"""Every receiver of hostile.md, over http and https: each ends in time with its own reason, and disturbs no other."""
+"""Every bad receiver, over http and https: each ends in time with its own reason, and disturbs no other."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bad_receivers import ALL, GZIP_BOMB, KINDS, TORMENTS
+from tests.support.bad_receivers import ALL, BAD_RECEIVERS, GZIP_BOMB, KINDS
 from webhookd.clock import SystemClock
 from webhookd.models import Outcome, Reason, Request
 from webhookd.sender.client import KEPT_OF_SUCCESS_BYTES, READ_BYTES, HttpSender
-from webhookd.sender.egress import Egress
-from webhookd.sender.resolver import DnsResolver
+from webhookd.sender.egress import DnsResolver, Egress
 
 # Only those that can't but be late get the short time: what the others do takes as long as the machine takes.
 TIMEOUT_SECONDS = {True: 2.0, False: 5.0}
@@ -28,7 +27,7 @@ SLACK_SECONDS = 0.25
 AT_ONCE = {True: 24, False: 8}
 TRIES = 3
 ROOT = Path(__file__).parents[2]
-FLOODS = [name for name in TORMENTS if name.endswith("without end") and "slowly" not in name]
+FLOODS = [name for name in BAD_RECEIVERS if name.endswith("without end") and "slowly" not in name]
 FLOODS += ["300 MB", "gzip bomb", "enormous header"]
 EACH = [
     pytest.param(scheme, name, id=f"{kind} | {scheme}, {name}")
@@ -52,7 +51,7 @@ class Receivers:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of one torment."""
+    """What one bad receiver led to."""
 
     outcome: Outcome
     seconds: float
@@ -61,7 +60,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Everything:
-    """All torments by scheme and name, and what a healthy endpoint got meanwhile."""
+    """All bad receivers by scheme and name, and what a healthy endpoint got meanwhile."""
 
     bad_receivers: dict[tuple[str, str], Run]
     beside: list[Outcome]
@@ -83,7 +82,7 @@ def receivers() -> Iterator[Receivers]:
 
 @pytest.fixture(scope="module")
 def everything(receivers: Receivers) -> Everything:
-    """All torments, a few at once, beside a healthy endpoint."""
+    """All bad receivers, a few at once, beside a healthy endpoint."""
     return asyncio.run(_run_all(receivers))
 
 
@@ -145,8 +144,8 @@ async def _run(sender: HttpSender, receivers: Receivers, scheme: str, name: str)
 @pytest.mark.parametrize(("scheme", "name"), EACH)
 def test_each_receiver_leads_to_its_own_outcome(runs: dict[tuple[str, str], Run], scheme: str, name: str) -> None:
     """The reason and the status are the expected ones, and the attempt ends within its deadline."""
-    run, torment = runs[scheme, name], ALL[scheme][name]
-    assert (torment.reason, torment.status) == (run.outcome.reason, run.outcome.status), run.outcome
+    run, bad_receiver = runs[scheme, name], ALL[scheme][name]
+    assert (bad_receiver.reason, bad_receiver.status) == (run.outcome.reason, run.outcome.status), run.outcome
     assert run.seconds < run.allowed_seconds
 
 

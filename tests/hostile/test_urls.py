@@ -28,9 +28,8 @@ from webhookd.models import Outcome, Reason, Request
 from webhookd.rules.ip_policy import Address, Network, OwnAddress
 from webhookd.sender.attempt_trace import CURRENT, AttemptTrace
 from webhookd.sender.client import HttpSender, default_ssl_context
-from webhookd.sender.egress import Egress
+from webhookd.sender.egress import DnsResolver, Egress
 from webhookd.sender.http1 import GatedConnector
-from webhookd.sender.resolver import DnsResolver
 
 OWN = OwnAddress(ip_address("127.0.0.1"), OWN_PORT)
 NOTHING: list[Network] = []
@@ -55,7 +54,7 @@ async def apis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[
 async def _api(state_dir: Path, allow: Sequence[str]) -> AsyncIterator[Api]:
     settings = Config(egress=EgressSettings(allow=tuple(allow)), limits=Limits(endpoints=10_000))
     async with running_api(state_dir, settings) as api:
-        api.app.network.set_own([OWN])
+        api.app.client.set_own([OWN])
         yield api
 
 

@@ -1,4 +1,4 @@
-"""The hostile endpoint URLs of hostile.md, class by class, each with the verdict expected; and more of their kind.
+"""Hostile endpoint URLs, class by class, each with the verdict expected; and more of their kind.
 
 What a URL *says* is judged when it is saved, and there its spelling counts.  Where it *leads* is judged again when a
 name is resolved and when a socket is connected, and there the address alone counts; so each case has both.

@@ -25,15 +25,14 @@ import pytest
 import trustme
 from aiohttp.connector import AddrInfoType
 
-from tests.support.bad_receiver_server import OK, Line, Script, Tormentor
+from tests.support.bad_receiver_server import OK, Peer, Script, ScriptedReceiver
 from tests.support.bad_receivers import deaf, head, healthy
 from tests.support.clock import START_WALL_MS, ManualClock
 from webhookd.clock import SystemClock
 from webhookd.models import Outcome, Reason, Request
 from webhookd.sender.client import HttpSender, default_ssl_context
-from webhookd.sender.egress import Egress
+from webhookd.sender.egress import DnsResolver, Egress
 from webhookd.sender.http1 import Connection
-from webhookd.sender.resolver import DnsResolver
 
 TIMEOUT_SECONDS = 2.0
 LATE_SECONDS = 0.3
@@ -83,10 +82,10 @@ def request(url: str, *, body: bytes = BODY, accept_any_2xx: bool = False) -> Re
 def answering(data: bytes) -> Script:
     """A script that gives `data` to every request of a connection."""
 
-    async def script(line: Line) -> None:
+    async def script(peer: Peer) -> None:
         while True:
-            await line.request()
-            await line.send(data)
+            await peer.request()
+            await peer.send(data)
 
     return script
 
@@ -96,7 +95,7 @@ def answering(data: bytes) -> Script:
 
 async def test_the_request_goes_out_as_it_is(sender: HttpSender) -> None:
     """Path and query byte for byte, the given headers in their order, the body byte for byte, nothing compressed."""
-    async with Tormentor(healthy) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         outcome = await sender.post(request(f"{receiver.url}/a/../b;c?d={{1}}&e=%2f%zz|\"'", body=b'{"x": "\xc3\xb6"}'))
     assert outcome.delivered
     sent, _, body = receiver.requests[0].partition(b"\r\n\r\n")
@@ -117,7 +116,7 @@ async def test_the_request_goes_out_as_it_is(sender: HttpSender) -> None:
 )
 async def test_the_target_is_the_urls(sender: HttpSender, ending: str, target: str) -> None:
     """What stands after the host is what is asked for."""
-    async with Tormentor(healthy) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         await sender.post(request(f"http://127.0.0.1:{receiver.port}{ending}"))
     assert f"POST {target} HTTP/1.1" == receiver.requests[0].split(b"\r\n")[0].decode()
 
@@ -126,14 +125,14 @@ async def test_the_target_is_the_urls(sender: HttpSender, ending: str, target: s
 async def test_bodies_of_every_size_arrive_whole(sender: HttpSender, size: int) -> None:
     """Up to the largest that can be configured."""
     body = b'"' + os.urandom((size - 2) // 2).hex().encode() + b'"'
-    async with Tormentor(healthy) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         outcome = await sender.post(request(receiver.url, body=body))
     assert (True, body) == (outcome.delivered, receiver.requests[0].partition(b"\r\n\r\n")[2])
 
 
 async def test_cookies_are_not_kept(sender: HttpSender) -> None:
     """What a receiver sets is not sent back."""
-    async with Tormentor(answering(head("Set-Cookie: a=b", "Content-Length: 0"))) as receiver:
+    async with ScriptedReceiver(answering(head("Set-Cookie: a=b", "Content-Length: 0"))) as receiver:
         for _ in range(2):
             await sender.post(request(receiver.url))
     assert not any(b"cookie" in sent.lower() for sent in receiver.requests)
@@ -141,7 +140,7 @@ async def test_cookies_are_not_kept(sender: HttpSender) -> None:
 
 async def test_the_environments_proxy_is_ignored(sender: HttpSender, monkeypatch: pytest.MonkeyPatch) -> None:
     """http_proxy would lead around the gates."""
-    async with Tormentor(healthy) as proxy, Tormentor(healthy) as receiver:
+    async with ScriptedReceiver(healthy) as proxy, ScriptedReceiver(healthy) as receiver:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         assert (await sender.post(request(receiver.url))).delivered
@@ -150,7 +149,7 @@ async def test_the_environments_proxy_is_ignored(sender: HttpSender, monkeypatch
 
 async def test_ipv6_is_reached(sender: HttpSender) -> None:
     """An IPv6 literal, with its brackets in Host."""
-    async with Tormentor(healthy, host="::1") as receiver:
+    async with ScriptedReceiver(healthy, host="::1") as receiver:
         assert (await sender.post(request(receiver.url))).delivered
     assert f"Host: [::1]:{receiver.port}".encode() in receiver.requests[0]
 
@@ -167,7 +166,7 @@ async def test_the_success_rule(
     sender: HttpSender, status: int, exactly_200: Reason | None, any_2xx: Reason | None
 ) -> None:
     """Exactly 200, or any 2xx where the endpoint says so."""
-    async with Tormentor(answering(head("Content-Length: 0", status=f"{status} X"))) as receiver:
+    async with ScriptedReceiver(answering(head("Content-Length: 0", status=f"{status} X"))) as receiver:
         outcomes = [
             await sender.post(request(receiver.url, accept_any_2xx=accept_any_2xx)) for accept_any_2xx in (False, True)
         ]
@@ -202,13 +201,13 @@ async def test_how_much_of_a_body_is_kept(
         "close": head("Connection: close", status=status) + body,
     }[framing]
 
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.send(data)
-        line.half_close()
-        await line.stay()
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(data)
+        peer.half_close()
+        await peer.stay()
 
-    async with Tormentor(script) as receiver:
+    async with ScriptedReceiver(script) as receiver:
         outcome = await sender.post(request(receiver.url))
     assert (b"a" * kept, truncated) == (outcome.response_body, outcome.truncated)
 
@@ -216,7 +215,7 @@ async def test_how_much_of_a_body_is_kept(
 async def test_headers_are_kept_as_they_came(sender: HttpSender) -> None:
     """In their order, twice where they came twice, and readable whatever their bytes."""
     data = head("X-A: 1", "x-a: 2", "X-Bytes: \xff\xfe", "Content-Length: 0")
-    async with Tormentor(answering(data)) as receiver:
+    async with ScriptedReceiver(answering(data)) as receiver:
         outcome = await sender.post(request(receiver.url))
     expected = (("X-A", "1"), ("x-a", "2"), ("X-Bytes", "\ufffd\ufffd"), ("Content-Length", "0"))
     assert expected == outcome.response_headers
@@ -227,13 +226,13 @@ async def test_an_outcome_has_both_times(make_sender: MakeSender) -> None:
     """The start by the wall clock, the duration by the monotonic one."""
     clock = ManualClock()
 
-    async def script(line: Line) -> None:
-        await line.request()
+    async def script(peer: Peer) -> None:
+        await peer.request()
         await clock.advance(0.0417)
         clock.jump_wall(-3600)
-        await line.send(OK)
+        await peer.send(OK)
 
-    async with Tormentor(script) as receiver:
+    async with ScriptedReceiver(script) as receiver:
         outcome = await make_sender(clock=clock).post(request(receiver.url))
     assert (START_WALL_MS, 41.7) == (outcome.started_at_ms, outcome.duration_ms)
 
@@ -243,43 +242,43 @@ async def test_an_outcome_has_both_times(make_sender: MakeSender) -> None:
 
 async def test_a_connection_is_used_again(sender: HttpSender) -> None:
     """Attempts of an endpoint go over one keep-alive connection."""
-    async with Tormentor(healthy) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         outcomes = [await sender.post(request(receiver.url)) for _ in range(5)]
         assert (1, 5) == (receiver.connections, len(receiver.requests))
     assert not any(outcome.connection_retried for outcome in outcomes)
 
 
-async def _closes_as_the_next_request_comes(line: Line) -> None:
+async def _closes_as_the_next_request_comes(peer: Peer) -> None:
     """Answer one request, and hang up when the next begins to arrive: it crossed the close on its way."""
-    await line.request()
-    await line.send(OK)
-    await line.reader.read(1)
+    await peer.request()
+    await peer.send(OK)
+    await peer.reader.read(1)
 
 
-async def _resets_as_the_next_request_comes(line: Line) -> None:
-    await _closes_as_the_next_request_comes(line)
-    line.reset()
+async def _resets_as_the_next_request_comes(peer: Peer) -> None:
+    await _closes_as_the_next_request_comes(peer)
+    peer.reset()
 
 
-async def _says_408_to_the_next(line: Line) -> None:
-    await line.request()
-    await line.send(OK)
-    await line.request()
-    await line.send(head("Content-Length: 0", "Connection: close", status="408 Request Timeout"))
+async def _says_408_to_the_next(peer: Peer) -> None:
+    await peer.request()
+    await peer.send(OK)
+    await peer.request()
+    await peer.send(head("Content-Length: 0", "Connection: close", status="408 Request Timeout"))
 
 
-async def _begins_the_next_answer(line: Line) -> None:
-    await line.request()
-    await line.send(OK)
-    await line.request()
-    await line.send(b"H")
-    line.writer.close()
+async def _begins_the_next_answer(peer: Peer) -> None:
+    await peer.request()
+    await peer.send(OK)
+    await peer.request()
+    await peer.send(b"H")
+    peer.writer.close()
 
 
-async def _silent_to_the_next(line: Line) -> None:
-    await line.request()
-    await line.send(OK)
-    await line.stay()
+async def _silent_to_the_next(peer: Peer) -> None:
+    await peer.request()
+    await peer.send(OK)
+    await peer.stay()
 
 
 @pytest.mark.parametrize("script", [_closes_as_the_next_request_comes, _resets_as_the_next_request_comes])
@@ -288,7 +287,7 @@ async def test_a_reused_connection_that_ends_unanswered_is_replaced_once(
     sender: HttpSender, authority: trustme.CA, script: Script, tls: bool
 ) -> None:
     """The request goes once more, over a fresh connection, in the same attempt; the record says so."""
-    async with Tormentor(script, tls=_server_context(authority) if tls else None) as receiver:
+    async with ScriptedReceiver(script, tls=_server_context(authority) if tls else None) as receiver:
         first, second = [await sender.post(request(receiver.url)) for _ in range(2)]
         assert 2 == receiver.connections
     assert [(None, False), (None, True)] == [(o.reason, o.connection_retried) for o in (first, second)]
@@ -298,7 +297,7 @@ async def test_a_reused_connection_that_ends_unanswered_is_replaced_once(
 async def test_the_repeat_takes_a_fresh_connection_though_others_are_idle(sender: HttpSender) -> None:
     """Another idle connection may be as dead as the first: it isn't tried."""
     script = _closes_as_the_next_request_comes
-    async with Tormentor(script) as receiver:
+    async with ScriptedReceiver(script) as receiver:
         await asyncio.gather(*(sender.post(request(receiver.url)) for _ in range(3)))
         assert 3 == receiver.connections
         outcome = await sender.post(request(receiver.url))
@@ -308,14 +307,14 @@ async def test_the_repeat_takes_a_fresh_connection_though_others_are_idle(sender
 async def test_a_request_is_repeated_once_at_most(sender: HttpSender) -> None:
     """If the fresh connection ends without an answer as well, the attempt has failed."""
 
-    async def script(line: Line) -> None:
-        if line.number == 1:
-            await _closes_as_the_next_request_comes(line)
+    async def script(peer: Peer) -> None:
+        if peer.number == 1:
+            await _closes_as_the_next_request_comes(peer)
         else:
-            await line.request()
-            line.writer.close()
+            await peer.request()
+            peer.writer.close()
 
-    async with Tormentor(script) as receiver:
+    async with ScriptedReceiver(script) as receiver:
         await sender.post(request(receiver.url))
         outcome = await sender.post(request(receiver.url))
         assert (Reason.RESET, True, 2) == (outcome.reason, outcome.connection_retried, receiver.connections)
@@ -324,17 +323,17 @@ async def test_a_request_is_repeated_once_at_most(sender: HttpSender) -> None:
 async def test_the_repeat_has_no_time_of_its_own(make_sender: MakeSender) -> None:
     """Both tries together end at the attempt's deadline."""
 
-    async def script(line: Line) -> None:
-        if line.number == 1:
-            await line.request()
-            await line.send(OK)
-            await line.reader.read(1)
+    async def script(peer: Peer) -> None:
+        if peer.number == 1:
+            await peer.request()
+            await peer.send(OK)
+            await peer.reader.read(1)
             await asyncio.sleep(LATE_SECONDS / 2)
         else:
-            await line.stay()
+            await peer.stay()
 
     sender = make_sender(LATE_SECONDS)
-    async with Tormentor(script) as receiver:
+    async with ScriptedReceiver(script) as receiver:
         await sender.post(request(receiver.url))
         started = time.monotonic()
         outcome = await sender.post(request(receiver.url))
@@ -342,8 +341,8 @@ async def test_the_repeat_has_no_time_of_its_own(make_sender: MakeSender) -> Non
     assert (Reason.TIMEOUT, True) == (outcome.reason, outcome.connection_retried)
 
 
-async def _ends_unanswered(line: Line) -> None:
-    await line.request()
+async def _ends_unanswered(peer: Peer) -> None:
+    await peer.request()
 
 
 @pytest.mark.parametrize(
@@ -360,7 +359,7 @@ async def test_nothing_else_is_repeated(
 ) -> None:
     """Not a fresh connection, not after a byte of an answer, not what is merely late."""
     sender = make_sender(LATE_SECONDS)
-    async with Tormentor(script) as receiver:
+    async with ScriptedReceiver(script) as receiver:
         if warm_up:
             assert (await sender.post(request(receiver.url))).delivered
         outcome = await sender.post(request(receiver.url))
@@ -372,17 +371,17 @@ async def test_nothing_else_is_repeated(
 async def test_what_comes_unasked_is_no_answer(sender: HttpSender, unasked: bytes) -> None:
     """Bytes on an idle connection end it; the next request gets a fresh one and its own answer."""
 
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.send(OK)
-        if line.number == 1:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        if peer.number == 1:
             await asyncio.sleep(0.05)
-            await line.send(unasked)
-        await line.stay()
+            await peer.send(unasked)
+        await peer.stay()
         gone.set()
 
     gone = asyncio.Event()
-    async with Tormentor(script) as receiver:
+    async with ScriptedReceiver(script) as receiver:
         await sender.post(request(receiver.url))
         async with asyncio.timeout(5):
             await gone.wait()
@@ -398,7 +397,7 @@ async def test_what_comes_unasked_is_no_answer(sender: HttpSender, unasked: byte
 async def test_a_receiver_that_never_reads_is_hung_up_on(make_sender: MakeSender) -> None:
     """After the deadline neither socket nor buffer is left behind, though most of the request was never taken."""
     sender = make_sender(LATE_SECONDS)
-    async with Tormentor(deaf, receive_buffer_bytes=4096) as receiver:
+    async with ScriptedReceiver(deaf, receive_buffer_bytes=4096) as receiver:
         outcome = await sender.post(request(receiver.url, body=b"x" * 32_000_000))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -408,14 +407,14 @@ async def test_a_receiver_that_never_reads_is_hung_up_on(make_sender: MakeSender
 async def test_closing_ends_what_is_under_way(make_sender: MakeSender) -> None:
     """Whoever waits in post gets a failed outcome, and so does whoever comes after."""
 
-    async def script(line: Line) -> None:
-        await line.request()
+    async def script(peer: Peer) -> None:
+        await peer.request()
         reached.set()
-        await line.stay()
+        await peer.stay()
 
     reached = asyncio.Event()
     sender = make_sender(10.0)
-    async with Tormentor(script) as receiver, asyncio.timeout(5):
+    async with ScriptedReceiver(script) as receiver, asyncio.timeout(5):
         waiting = asyncio.create_task(sender.post(request(receiver.url)))
         await reached.wait()
         await sender.close()
@@ -426,14 +425,14 @@ async def test_closing_ends_what_is_under_way(make_sender: MakeSender) -> None:
 async def test_cancelling_is_passed_on(sender: HttpSender) -> None:
     """CancelledError alone comes out of post, and the connection is closed."""
 
-    async def script(line: Line) -> None:
-        await line.request()
+    async def script(peer: Peer) -> None:
+        await peer.request()
         reached.set()
-        await line.stay()
+        await peer.stay()
         gone.set()
 
     reached, gone = asyncio.Event(), asyncio.Event()
-    async with Tormentor(script) as receiver, asyncio.timeout(5):
+    async with ScriptedReceiver(script) as receiver, asyncio.timeout(5):
         waiting = asyncio.create_task(sender.post(request(receiver.url)))
         await reached.wait()
         waiting.cancel()
@@ -479,7 +478,7 @@ async def test_bad_tls_is_a_failure_and_nothing_is_sent(
     sender: HttpSender, authority: trustme.CA, context: Callable[[trustme.CA], ssl.SSLContext], said: str
 ) -> None:
     """Never repeated insecurely: one connection, no request, and the reason for a person."""
-    async with Tormentor(healthy, tls=context(authority)) as receiver:
+    async with ScriptedReceiver(healthy, tls=context(authority)) as receiver:
         outcome = await sender.post(request(receiver.url))
         assert (Reason.TLS, None, []) == (outcome.reason, outcome.status, receiver.requests)
         assert receiver.connections <= 1
@@ -494,7 +493,7 @@ async def test_good_tls_is_delivered_over_and_kept_alive(
     """TLS 1.2 and 1.3, verified, one handshake for several attempts."""
     context = _server_context(authority)
     context.minimum_version = context.maximum_version = version
-    async with Tormentor(healthy, tls=context) as receiver:
+    async with ScriptedReceiver(healthy, tls=context) as receiver:
         outcomes = [await sender.post(request(receiver.url)) for _ in range(3)]
         assert ([True] * 3, 1) == ([outcome.delivered for outcome in outcomes], receiver.connections)
 
@@ -502,33 +501,33 @@ async def test_good_tls_is_delivered_over_and_kept_alive(
 async def test_a_self_signed_certificate_is_refused_by_default(make_sender: MakeSender, authority: trustme.CA) -> None:
     """Without a context of the tests' own, the system's authorities decide."""
     sender = make_sender(ssl_context=None)
-    async with Tormentor(healthy, tls=_server_context(authority)) as receiver:
+    async with ScriptedReceiver(healthy, tls=_server_context(authority)) as receiver:
         outcome = await sender.post(request(receiver.url))
     assert (Reason.TLS, []) == (outcome.reason, receiver.requests)
 
 
-async def _stall(line: Line) -> None:
-    await line.stay()
+async def _stall(peer: Peer) -> None:
+    await peer.stay()
 
 
-async def _speak_plainly(line: Line) -> None:
-    await line.reader.read(1)
-    await line.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nplain HTTP here\r\n")
-    await line.stay()
+async def _speak_plainly(peer: Peer) -> None:
+    await peer.reader.read(1)
+    await peer.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nplain HTTP here\r\n")
+    await peer.stay()
 
 
-async def _hang_up(line: Line) -> None:
-    await line.reader.read(1024)
-    line.writer.close()
+async def _hang_up(peer: Peer) -> None:
+    await peer.reader.read(1024)
+    peer.writer.close()
 
 
-async def _reset(line: Line) -> None:
-    await line.reader.read(1)
-    line.reset()
+async def _reset(peer: Peer) -> None:
+    await peer.reader.read(1)
+    peer.reset()
 
 
-async def _drip_a_handshake(line: Line) -> None:
-    await line.drip(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc" + b"\0" * 1000, seconds=0.02)
+async def _drip_a_handshake(peer: Peer) -> None:
+    await peer.drip(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc" + b"\0" * 1000, seconds=0.02)
 
 
 @pytest.mark.parametrize(
@@ -542,11 +541,11 @@ async def _drip_a_handshake(line: Line) -> None:
     ],
 )
 async def test_a_handshake_that_goes_wrong(
-    make_sender: MakeSender, script: Callable[[Line], Awaitable[None]], reason: Reason
+    make_sender: MakeSender, script: Callable[[Peer], Awaitable[None]], reason: Reason
 ) -> None:
     """Stalled, one byte at a time, not TLS at all, ended: in time, each with its reason."""
     sender = make_sender(LATE_SECONDS)
-    async with Tormentor(script) as receiver:
+    async with ScriptedReceiver(script) as receiver:
         started = time.monotonic()
         outcome = await sender.post(request(f"https://127.0.0.1:{receiver.port}/"))
         assert time.monotonic() - started < LATE_SECONDS + 0.25
@@ -558,7 +557,7 @@ async def test_a_handshake_that_goes_wrong(
 
 async def test_a_closed_port_refuses(sender: HttpSender) -> None:
     """The address is named, the query is not."""
-    async with Tormentor(healthy) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         port = receiver.port
     outcome = await sender.post(request(f"http://127.0.0.1:{port}/x?token=secret"))
     assert (Reason.REFUSED, f"connection refused by 127.0.0.1:{port}") == (outcome.reason, outcome.detail)
@@ -576,7 +575,7 @@ async def test_a_full_queue_of_connections_is_a_timeout(make_sender: MakeSender)
 async def test_no_descriptors_left_is_this_machines_fault(sender: HttpSender) -> None:
     """EMFILE is `local`; with descriptors again, the next attempt goes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    async with Tormentor(healthy) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
             short = await sender.post(request(receiver.url))
@@ -590,8 +589,7 @@ _WITHOUT_NETWORK = """
 import asyncio, ipaddress, json
 from webhookd.clock import SystemClock
 from webhookd.sender.http1 import Connection
-from webhookd.sender.egress import Egress
-from webhookd.sender.resolver import DnsResolver
+from webhookd.sender.egress import DnsResolver, Egress
 from webhookd.sender.client import HttpSender
 from webhookd.models import Request
 
@@ -628,12 +626,12 @@ def test_a_machine_without_network_blames_itself() -> None:
 async def test_three_hundred_megabytes_leave_no_trace_in_memory(sender: HttpSender) -> None:
     """A receiver that sends at full speed is cut off; ten of them at once cost next to nothing."""
 
-    async def script(line: Line) -> None:
-        await line.request()
-        await line.send(head("Content-Length: 300000000"))
-        await line.flood(b"a" * 1000, at_most=300_000_000)
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(head("Content-Length: 300000000"))
+        await peer.flood(b"a" * 1000, at_most=300_000_000)
 
-    async with Tormentor(script) as receiver:
+    async with ScriptedReceiver(script) as receiver:
         await sender.post(request(receiver.url))
         before = _peak_memory_kib()
         outcomes: list[Outcome] = []
@@ -656,7 +654,7 @@ async def test_a_failed_attempt_leaves_nothing_to_the_collector(
 ) -> None:
     """Its connection is gone with it: no error, frame or context that holds it and is held by it."""
     sender = make_sender(LATE_SECONDS)
-    async with Tormentor(script, tls=_server_context(authority)) as receiver:
+    async with ScriptedReceiver(script, tls=_server_context(authority)) as receiver:
         gc.collect()
         gc.disable()
         try:
@@ -671,7 +669,7 @@ async def test_a_failed_attempt_leaves_nothing_to_the_collector(
 
 async def test_a_kept_tls_connection_holds_a_small_buffer(sender: HttpSender, authority: trustme.CA) -> None:
     """Not asyncio's 256 KiB: a thousand kept connections would be 256 MiB."""
-    async with Tormentor(healthy, tls=_server_context(authority)) as receiver:
+    async with ScriptedReceiver(healthy, tls=_server_context(authority)) as receiver:
         assert (await sender.post(request(receiver.url))).delivered
         found = [each for each in gc.get_objects() if isinstance(each, SSLProtocol)]
         assert found
@@ -692,7 +690,7 @@ async def test_a_connection_that_the_kernel_has_forgotten_was_reset(authority: t
 
     egress = Forgetful([ip_network("127.0.0.0/8")], allow_http=True, resolver=DnsResolver())
     sender = HttpSender(egress, timeout_seconds=TIMEOUT_SECONDS, clock=SystemClock())
-    async with Tormentor(healthy) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         outcome = await sender.post(request(receiver.url))
         await sender.close()
         assert (Reason.RESET, []) == (outcome.reason, receiver.requests)

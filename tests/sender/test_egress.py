@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.bad_receiver_server import OK, Line, Tormentor
+from tests.support.bad_receiver_server import OK, Peer, ScriptedReceiver
 from tests.support.nameserver import NXDOMAIN, SERVFAIL, Alias, NameServer, Silence
 from tests.support.watch import watch
 from webhookd.clock import SystemClock
@@ -19,9 +19,8 @@ from webhookd.models import Outcome, Reason, Request
 from webhookd.rules.ip_policy import OwnAddress
 from webhookd.sender.attempt_trace import CURRENT, AttemptTrace, EgressFailure
 from webhookd.sender.client import HttpSender, default_ssl_context
-from webhookd.sender.egress import Egress
+from webhookd.sender.egress import DnsResolver, Egress
 from webhookd.sender.http1 import GatedConnector
-from webhookd.sender.resolver import DnsResolver
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 EVERYTHING = [ip_network("0.0.0.0/0"), ip_network("::/0")]
@@ -56,17 +55,17 @@ async def names() -> AsyncIterator[NameServer]:
         yield server
 
 
-async def serve(line: Line) -> None:
+async def serve(peer: Peer) -> None:
     """Answer 200 to every request."""
     while True:
-        await line.request()
-        await line.send(OK)
+        await peer.request()
+        await peer.send(OK)
 
 
-async def serve_once(line: Line) -> None:
+async def serve_once(peer: Peer) -> None:
     """Answer 200 to one request, and say that it was the last."""
-    await line.request()
-    await line.send(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))
+    await peer.request()
+    await peer.send(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))
 
 
 async def post(egress: Egress, url: str, *, timeout_seconds: float = 2.0) -> Outcome:
@@ -88,7 +87,7 @@ async def test_a_name_with_allowed_addresses_is_delivered_to(
     names: NameServer, dialled: list[tuple[str, int]], name: str
 ) -> None:
     """The address that was judged is the one dialled."""
-    async with Tormentor(serve) as receiver:
+    async with ScriptedReceiver(serve) as receiver:
         outcome = await post(gates(names), f"http://{name}:{receiver.port}/")
     assert (None, [("127.0.0.1", receiver.port)]) == (outcome.reason, dialled)
 
@@ -110,7 +109,7 @@ async def test_one_denied_answer_blocks_the_attempt(
     names: NameServer, dialled: list[tuple[str, int]], name: str
 ) -> None:
     """If any answer of the name is denied, nothing is dialled at all."""
-    async with Tormentor(serve) as receiver:
+    async with ScriptedReceiver(serve) as receiver:
         outcome = await post(gates(names), f"http://{name}:{receiver.port}/")
         assert (Reason.BLOCKED_ADDRESS, [], 0) == (outcome.reason, dialled, receiver.connections)
     assert name in outcome.detail
@@ -137,7 +136,7 @@ async def test_a_name_without_answer_is_a_failure_of_dns(
 async def test_silent_names_leave_a_healthy_endpoint_alone(names: NameServer) -> None:
     """200 attempts that wait for DNS, and one beside them that is delivered long before they end."""
     sender = HttpSender(gates(names), timeout_seconds=1.5, clock=SystemClock())
-    async with Tormentor(serve) as receiver:
+    async with ScriptedReceiver(serve) as receiver:
         silent = [
             asyncio.create_task(sender.post(Request("http://silent.test/", (), b"{}", False))) for _ in range(200)
         ]
@@ -151,7 +150,7 @@ async def test_silent_names_leave_a_healthy_endpoint_alone(names: NameServer) ->
 async def test_an_answer_that_changes_is_judged_again(names: NameServer, dialled: list[tuple[str, int]]) -> None:
     """A name that was allowed and now is private: the next connection is blocked."""
     egress = gates(names)
-    async with Tormentor(serve_once) as receiver:
+    async with ScriptedReceiver(serve_once) as receiver:
         sender = HttpSender(egress, timeout_seconds=2.0, clock=SystemClock())
         request = Request(f"http://good.test:{receiver.port}/", (), b"{}", False)
         first = await sender.post(request)
@@ -165,7 +164,7 @@ async def test_an_answer_that_changes_is_judged_again(names: NameServer, dialled
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "foo.localhost"])
 async def test_localhost_is_this_machine_by_rule(names: NameServer, dialled: list[tuple[str, int]], host: str) -> None:
     """Delivered over the allowed loopback address, without asking anybody; blocked where none is allowed."""
-    async with Tormentor(serve) as receiver:
+    async with ScriptedReceiver(serve) as receiver:
         url = f"http://{host}:{receiver.port}/"
         allowed, denied = await post(gates(names), url), await post(gates(names, []), url)
     assert [None, Reason.BLOCKED_ADDRESS] == [allowed.reason, denied.reason]
@@ -236,7 +235,7 @@ async def test_a_resolver_that_lies_meets_the_last_gate(
 ) -> None:
     """Even if the second gate let a denied address through among good ones, nothing is sent."""
     egress = gates(names)
-    async with Tormentor(serve) as receiver:
+    async with ScriptedReceiver(serve) as receiver:
 
         async def lie(name: str, port: int) -> list[Any]:
             return [ip_address("10.0.0.1"), ip_address("127.0.0.1")]
@@ -261,7 +260,7 @@ async def test_an_error_in_the_check_is_a_refusal(names: NameServer, dialled: li
 
 async def test_the_peer_that_was_reached_is_judged_too(names: NameServer) -> None:
     """Towards 0.0.0.0 the system connects to 127.0.0.1: allowed by its name, denied by where it leads."""
-    async with Tormentor(serve) as receiver:
+    async with ScriptedReceiver(serve) as receiver:
         egress = gates(names, [ip_network("0.0.0.0/32")])
         trace, error = await _connect_through_the_last_gate(egress, f"http://0.0.0.0:{receiver.port}/")
     assert error is not None
@@ -279,7 +278,7 @@ async def test_webhookds_own_socket_is_never_dialled(
     names: NameServer, dialled: list[tuple[str, int]], own: str, host: str
 ) -> None:
     """By number and by name, though loopback is allowed; another port of the same address is not webhookd."""
-    async with Tormentor(serve) as webhookd, Tormentor(serve) as receiver:
+    async with ScriptedReceiver(serve) as webhookd, ScriptedReceiver(serve) as receiver:
         outcomes = []
         for port in (webhookd.port, receiver.port):
             egress = gates(names)

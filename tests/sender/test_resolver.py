@@ -12,7 +12,7 @@ from tests.support.nameserver import NXDOMAIN, REFUSED, SERVFAIL, Alias, Answer,
 from webhookd.models import Reason
 from webhookd.sender import host
 from webhookd.sender.attempt_trace import EgressFailure
-from webhookd.sender.resolver import DnsResolver
+from webhookd.sender.egress import DnsResolver
 
 ANSWERS = {
     "one.test": ("192.0.2.1",),

@@ -15,7 +15,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 @dataclass(slots=True)
-class Line:
+class Peer:
     """One connection as a script sees it.  `number` counts the connections of the receiver, from 1."""
 
     reader: asyncio.StreamReader
@@ -78,12 +78,12 @@ class Line:
         self.writer.transport.abort()
 
 
-Script = Callable[[Line], Awaitable[None]]
+Script = Callable[[Peer], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Tormentor:
-    """The receiver: `async with Tormentor(script) as receiver`; `receiver.url` is where it is.
+class ScriptedReceiver:
+    """The receiver: `async with ScriptedReceiver(script) as receiver`; `receiver.url` is where it is.
 
     `requests` holds the whole requests that scripts have read, `connections` counts.  `receive_buffer_bytes` bounds
     what the kernel takes for a script that doesn't read.
@@ -104,7 +104,7 @@ class Tormentor:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}/hook"
 
-    async def __aenter__(self) -> Tormentor:
+    async def __aenter__(self) -> ScriptedReceiver:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         sock = socket.socket(family)
         if self.receive_buffer_bytes:
@@ -133,7 +133,7 @@ class Tormentor:
         with contextlib.suppress(OSError, AttributeError):  # it may be gone already
             writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            await self.script(Line(reader, writer, self.connections, self.requests))
+            await self.script(Peer(reader, writer, self.connections, self.requests))
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, TimeoutError):
             pass
         except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""The receivers of hostile.md, each a script with the outcome that it must lead to; and a process that plays them all.
+"""Bad receivers, each a script with the outcome that it must lead to; and a process that runs them all.
 
 `python -m tests.support.bad_receivers` listens with every script over HTTP and HTTPS, says on which ports in a line of
 JSON, and ends with its stdin.  A process of its own, so that a flood costs the sender's loop what it costs in truth.
@@ -19,7 +19,7 @@ from functools import partial
 
 import trustme
 
-from tests.support.bad_receiver_server import OK, Line, Script, Tormentor
+from tests.support.bad_receiver_server import OK, Peer, Script, ScriptedReceiver
 from webhookd.models import Reason
 
 FLOOD_BYTES = 300_000_000
@@ -27,7 +27,7 @@ GZIP_BOMB = gzip.compress(b"\0" * 20_000_000, 1, mtime=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Torment:
+class BadReceiver:
     """A script, and the outcome: its reason (None is success) and the status that goes into the record.
 
     `tls` names the context of an https receiver, one of `contexts`; "none" speaks no TLS by itself.
@@ -46,110 +46,110 @@ def head(*lines: str, status: str = "200 OK") -> bytes:
     return "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status}", *lines, "")).encode("latin-1")
 
 
-async def answer(line: Line, *, data: bytes, after: str = "stay", hear: bool = True) -> None:
+async def answer(peer: Peer, *, data: bytes, after: str = "stay", hear: bool = True) -> None:
     """Read the request (or not), send `data`, and then stay (for the next request), close, half_close or reset."""
     if hear:
-        await line.request()
-    await line.send(data)
+        await peer.request()
+    await peer.send(data)
     if after == "stay":
         while True:
-            await line.request()
-            await line.send(data)
+            await peer.request()
+            await peer.send(data)
     elif after == "half_close":
-        line.half_close()
-        await line.stay()
+        peer.half_close()
+        await peer.stay()
     elif after == "reset":
         await asyncio.sleep(0.05)
-        line.reset()
+        peer.reset()
     else:
-        line.writer.close()
-        await line.writer.wait_closed()
+        peer.writer.close()
+        await peer.writer.wait_closed()
 
 
-async def drip(line: Line, *, start: bytes = b"", data: bytes = b"", seconds: float = 0.05) -> None:
+async def drip(peer: Peer, *, start: bytes = b"", data: bytes = b"", seconds: float = 0.05) -> None:
     """Read the request, send `start` at once, then `data` one byte at a time, then stay."""
-    await line.request()
-    await line.send(start)
-    await line.drip(data, seconds=seconds)
-    await line.stay()
+    await peer.request()
+    await peer.send(start)
+    await peer.drip(data, seconds=seconds)
+    await peer.stay()
 
 
-async def flood(line: Line, *, start: bytes, data: bytes, pause_seconds: float = 0.05) -> None:
+async def flood(peer: Peer, *, start: bytes, data: bytes, pause_seconds: float = 0.05) -> None:
     """Read the request, send `start`, let it arrive and be read, then send `data` without end at full speed."""
-    await line.request()
-    await line.send(start)
+    await peer.request()
+    await peer.send(start)
     await asyncio.sleep(pause_seconds)
-    await line.flood(data, at_most=FLOOD_BYTES)
-    await line.stay()
+    await peer.flood(data, at_most=FLOOD_BYTES)
+    await peer.stay()
 
 
-async def pulse(line: Line, *, data: bytes, start: bytes = b"") -> None:
+async def pulse(peer: Peer, *, data: bytes, start: bytes = b"") -> None:
     """Read the request, send `start`, then `data` every 50 ms without end."""
-    await line.request()
-    await line.send(start)
+    await peer.request()
+    await peer.send(start)
     for _ in range(10_000):
-        await line.send(data)
+        await peer.send(data)
         await asyncio.sleep(0.05)
 
 
-async def deaf(line: Line) -> None:
+async def deaf(peer: Peer) -> None:
     """Never read the request."""
-    await line.freeze()
+    await peer.freeze()
 
 
-async def closed_at_once(line: Line) -> None:
+async def closed_at_once(peer: Peer) -> None:
     """Close before the request is read: with bytes unread that is a RST, and which comes first is the kernel's."""
-    line.writer.close()
+    peer.writer.close()
 
 
-async def stall_handshake(line: Line) -> None:
+async def stall_handshake(peer: Peer) -> None:
     """Take what comes and say nothing."""
-    await line.stay()
+    await peer.stay()
 
 
-async def drip_handshake(line: Line) -> None:
+async def drip_handshake(peer: Peer) -> None:
     """Begin a server's handshake, one byte at a time."""
-    await line.drip(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc" + b"\0" * 1000, seconds=0.05)
-    await line.stay()
+    await peer.drip(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc" + b"\0" * 1000, seconds=0.05)
+    await peer.stay()
 
 
-async def flood_handshake(line: Line) -> None:
+async def flood_handshake(peer: Peer) -> None:
     """Send handshake records without end: a message that never is complete."""
-    await line.reader.read(1)
-    await line.send(b"\x16\x03\x03\x00\x04\x02\xff\xff\xff")
-    await line.flood(b"\x16\x03\x03\x40\x00" + b"\0" * 16384, at_most=FLOOD_BYTES)
-    await line.stay()
+    await peer.reader.read(1)
+    await peer.send(b"\x16\x03\x03\x00\x04\x02\xff\xff\xff")
+    await peer.flood(b"\x16\x03\x03\x40\x00" + b"\0" * 16384, at_most=FLOOD_BYTES)
+    await peer.stay()
 
 
-async def flood_warnings(line: Line) -> None:
+async def flood_warnings(peer: Peer) -> None:
     """Send TLS warnings without end."""
-    await line.reader.read(1)
-    await line.flood(b"\x15\x03\x03\x00\x02\x01\x5a", at_most=FLOOD_BYTES)
-    await line.stay()
+    await peer.reader.read(1)
+    await peer.flood(b"\x15\x03\x03\x00\x02\x01\x5a", at_most=FLOOD_BYTES)
+    await peer.stay()
 
 
 def _greets(data: bytes, *, after: str = "stay") -> Script:
-    async def script(line: Line) -> None:
+    async def script(peer: Peer) -> None:
         """Answer the first bytes of a handshake with `data`."""
-        await line.reader.read(1)
-        await line.send(data)
-        await (line.stay() if after == "stay" else asyncio.sleep(0.02))
+        await peer.reader.read(1)
+        await peer.send(data)
+        await (peer.stay() if after == "stay" else asyncio.sleep(0.02))
         if after == "reset":
-            line.reset()
+            peer.reset()
 
     return script
 
 
-async def healthy(line: Line) -> None:
+async def healthy(peer: Peer) -> None:
     """Answer 200 to one request after the other."""
     while True:
-        await line.request()
-        await line.send(OK)
+        await peer.request()
+        await peer.send(OK)
 
 
-async def reset_at_once(line: Line) -> None:
+async def reset_at_once(peer: Peer) -> None:
     """Reset before the request is read."""
-    line.reset()
+    peer.reset()
 
 
 def _answers(data: bytes, after: str = "stay", *, hear: bool = True) -> Script:
@@ -162,75 +162,79 @@ LENGTH_100 = head("Content-Length: 100")
 NO_LENGTH = head("Connection: close")
 
 
-def _late() -> dict[str, Torment]:
+def _late() -> dict[str, BadReceiver]:
     return {
-        "no answer": Torment(_answers(b""), _T),
-        "never reads a large request": Torment(deaf, _T, body_bytes=256_000, receive_buffer_bytes=8192),
-        "partial status line": Torment(_answers(b"HTTP/1.1 20"), _T),
-        "one byte": Torment(_answers(b"H"), _T),
-        "status line, then silence": Torment(_answers(b"HTTP/1.1 200 OK\r\n"), _T),
-        "head one byte at a time": Torment(partial(drip, data=head("X: " + "a" * 500)), _T),
-        "headers slowly, without end": Torment(partial(pulse, start=b"HTTP/1.1 200 OK\r\n", data=b"X: y\r\n"), _T),
-        "1xx slowly, without end": Torment(partial(pulse, data=head(status="102 Processing")), _T),
-        "body one byte at a time": Torment(partial(drip, start=LENGTH_100, data=b"a" * 100), _T, 200),
-        "chunks one byte at a time": Torment(partial(drip, start=CHUNKED, data=b"1\r\na\r\n" * 99), _T, 200),
-        "body until close, never closed": Torment(_answers(NO_LENGTH + b"ok"), _T, 200),
-        "body without its end": Torment(_answers(LENGTH_100 + b"a" * 99), _T, 200),
-        "failure without its end": Torment(_answers(head("Content-Length: 9", status="500 Oops")), _T, 500),
-        "answer before the request, then silence": Torment(_answers(b"HTTP/1.1 200 OK\r\nX: ", hear=False), _T),
-        "100, then silence": Torment(_answers(head(status="100 Continue")), _T),
-        "newlines slowly, without end": Torment(partial(pulse, data=b"\r\n"), _T),
-        "trailers slowly, without end": Torment(partial(pulse, start=CHUNKED + b"0\r\n", data=b"X: y\r\n"), _T, 200),
-        "zeros of a chunk size, slowly": Torment(partial(pulse, start=CHUNKED, data=b"0"), _T, 200),
-        "never reads, answers nothing": Torment(deaf, _T),
-        "chunks without the last": Torment(_answers(CHUNKED + b"2\r\nok\r\n"), _T, 200),
-        "endless chunk extension, slowly": Torment(partial(drip, start=CHUNKED + b"2;", data=b"x" * 500), _T, 200),
+        "no answer": BadReceiver(_answers(b""), _T),
+        "never reads a large request": BadReceiver(deaf, _T, body_bytes=256_000, receive_buffer_bytes=8192),
+        "partial status line": BadReceiver(_answers(b"HTTP/1.1 20"), _T),
+        "one byte": BadReceiver(_answers(b"H"), _T),
+        "status line, then silence": BadReceiver(_answers(b"HTTP/1.1 200 OK\r\n"), _T),
+        "head one byte at a time": BadReceiver(partial(drip, data=head("X: " + "a" * 500)), _T),
+        "headers slowly, without end": BadReceiver(partial(pulse, start=b"HTTP/1.1 200 OK\r\n", data=b"X: y\r\n"), _T),
+        "1xx slowly, without end": BadReceiver(partial(pulse, data=head(status="102 Processing")), _T),
+        "body one byte at a time": BadReceiver(partial(drip, start=LENGTH_100, data=b"a" * 100), _T, 200),
+        "chunks one byte at a time": BadReceiver(partial(drip, start=CHUNKED, data=b"1\r\na\r\n" * 99), _T, 200),
+        "body until close, never closed": BadReceiver(_answers(NO_LENGTH + b"ok"), _T, 200),
+        "body without its end": BadReceiver(_answers(LENGTH_100 + b"a" * 99), _T, 200),
+        "failure without its end": BadReceiver(_answers(head("Content-Length: 9", status="500 Oops")), _T, 500),
+        "answer before the request, then silence": BadReceiver(_answers(b"HTTP/1.1 200 OK\r\nX: ", hear=False), _T),
+        "100, then silence": BadReceiver(_answers(head(status="100 Continue")), _T),
+        "newlines slowly, without end": BadReceiver(partial(pulse, data=b"\r\n"), _T),
+        "trailers slowly, without end": BadReceiver(
+            partial(pulse, start=CHUNKED + b"0\r\n", data=b"X: y\r\n"), _T, 200
+        ),
+        "zeros of a chunk size, slowly": BadReceiver(partial(pulse, start=CHUNKED, data=b"0"), _T, 200),
+        "never reads, answers nothing": BadReceiver(deaf, _T),
+        "chunks without the last": BadReceiver(_answers(CHUNKED + b"2\r\nok\r\n"), _T, 200),
+        "endless chunk extension, slowly": BadReceiver(partial(drip, start=CHUNKED + b"2;", data=b"x" * 500), _T, 200),
     }
 
 
-def _endless() -> dict[str, Torment]:
+def _endless() -> dict[str, BadReceiver]:
     one_byte_chunks = partial(flood, start=CHUNKED, data=b"1\r\na\r\n")
     return {
-        "headers without end": Torment(partial(flood, start=b"HTTP/1.1 200 OK\r\n", data=b"X: y\r\n"), _P),
-        "a header line without end": Torment(partial(flood, start=b"HTTP/1.1 200 OK\r\nX: ", data=b"y"), _P),
-        "a header name without end": Torment(partial(flood, start=b"HTTP/1.1 200 OK\r\n", data=b"y"), _P),
-        "a status line without end": Torment(partial(flood, start=b"HTTP/1.1 200 ", data=b"y"), _P),
-        "1xx without end": Torment(partial(flood, start=b"", data=head(status="100 Continue")), _P),
-        "newlines without end": Torment(partial(flood, start=b"", data=b"\r\n"), _P),
-        "body without end": Torment(partial(flood, start=NO_LENGTH, data=b"a" * 999), None, 200),
-        "failure's body without end": Torment(partial(flood, start=head(status="503 Busy"), data=b"a" * 999), _S, 503),
-        "1-byte chunks without end": Torment(one_byte_chunks, None, 200),
-        "trailers without end": Torment(
+        "headers without end": BadReceiver(partial(flood, start=b"HTTP/1.1 200 OK\r\n", data=b"X: y\r\n"), _P),
+        "a header line without end": BadReceiver(partial(flood, start=b"HTTP/1.1 200 OK\r\nX: ", data=b"y"), _P),
+        "a header name without end": BadReceiver(partial(flood, start=b"HTTP/1.1 200 OK\r\n", data=b"y"), _P),
+        "a status line without end": BadReceiver(partial(flood, start=b"HTTP/1.1 200 ", data=b"y"), _P),
+        "1xx without end": BadReceiver(partial(flood, start=b"", data=head(status="100 Continue")), _P),
+        "newlines without end": BadReceiver(partial(flood, start=b"", data=b"\r\n"), _P),
+        "body without end": BadReceiver(partial(flood, start=NO_LENGTH, data=b"a" * 999), None, 200),
+        "failure's body without end": BadReceiver(
+            partial(flood, start=head(status="503 Busy"), data=b"a" * 999), _S, 503
+        ),
+        "1-byte chunks without end": BadReceiver(one_byte_chunks, None, 200),
+        "trailers without end": BadReceiver(
             partial(flood, start=CHUNKED + b"0\r\n", data=b"X: y\r\n", pause_seconds=0.5), _P, 200
         ),
-        "chunk extension without end": Torment(
+        "chunk extension without end": BadReceiver(
             partial(flood, start=CHUNKED + b"2;", data=b"x", pause_seconds=0.5), _P, 200
         ),
-        "300 MB": Torment(partial(flood, start=head("Content-Length: 300000000"), data=b"a" * 1000), None, 200),
-        "gzip bomb": Torment(
+        "300 MB": BadReceiver(partial(flood, start=head("Content-Length: 300000000"), data=b"a" * 1000), None, 200),
+        "gzip bomb": BadReceiver(
             _answers(head("Content-Encoding: gzip", f"Content-Length: {len(GZIP_BOMB)}") + GZIP_BOMB), None, 200
         ),
-        "zeros of a chunk size without end": Torment(
+        "zeros of a chunk size without end": BadReceiver(
             partial(flood, start=CHUNKED, data=b"0", pause_seconds=0.5), _P, 200
         ),
-        "spaces in the status line without end": Torment(partial(flood, start=b"HTTP/1.1 200", data=b" "), _P),
-        "answers without end": Torment(partial(flood, start=OK, data=OK), None, 200),
-        "failures without end": Torment(
+        "spaces in the status line without end": BadReceiver(partial(flood, start=b"HTTP/1.1 200", data=b" "), _P),
+        "answers without end": BadReceiver(partial(flood, start=OK, data=OK), None, 200),
+        "failures without end": BadReceiver(
             partial(flood, start=b"", data=head("Content-Length: 0", status="500 X")), _S, 500
         ),
-        "deflate bomb, chunked": Torment(
+        "deflate bomb, chunked": BadReceiver(
             _answers(head("Content-Encoding: deflate", "Transfer-Encoding: chunked") + _chunked(GZIP_BOMB)), None, 200
         ),
-        "16 KiB, then silence": Torment(_answers(head("Content-Length: 99999") + b"a" * 16384), None, 200),
-        "a long reason": Torment(_answers(head("Content-Length: 0", status="200 " + "a" * 9000)), _P),
-        "90 cookies": Torment(
+        "16 KiB, then silence": BadReceiver(_answers(head("Content-Length: 99999") + b"a" * 16384), None, 200),
+        "a long reason": BadReceiver(_answers(head("Content-Length: 0", status="200 " + "a" * 9000)), _P),
+        "90 cookies": BadReceiver(
             _answers(head(*[f"Set-Cookie: a{n}=b" for n in range(90)], "Content-Length: 0")), None, 200
         ),
-        "fifty interim answers, then 200": Torment(_answers(head(status="103 Early Hints") * 50 + OK), None, 200),
-        "enormous header": Torment(_answers(head("X: " + "a" * 1_000_000, "Content-Length: 0")), _P),
-        "9 KB in one header": Torment(_answers(head("X: " + "a" * 9_000, "Content-Length: 0")), _P),
-        "too many headers": Torment(_answers(head(*["X: y"] * 101, "Content-Length: 0")), _P),
-        "48 KB of headers": Torment(_answers(head(*["X: " + "a" * 600] * 80, "Content-Length: 0")), _P),
+        "fifty interim answers, then 200": BadReceiver(_answers(head(status="103 Early Hints") * 50 + OK), None, 200),
+        "enormous header": BadReceiver(_answers(head("X: " + "a" * 1_000_000, "Content-Length: 0")), _P),
+        "9 KB in one header": BadReceiver(_answers(head("X: " + "a" * 9_000, "Content-Length: 0")), _P),
+        "too many headers": BadReceiver(_answers(head(*["X: y"] * 101, "Content-Length: 0")), _P),
+        "48 KB of headers": BadReceiver(_answers(head(*["X: " + "a" * 600] * 80, "Content-Length: 0")), _P),
     }
 
 
@@ -238,7 +242,7 @@ def _chunked(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
-def _malformed() -> dict[str, Torment]:
+def _malformed() -> dict[str, BadReceiver]:
     broken = {
         "HTTP/0.9": b"<html>hello</html>",
         "HTTP/2": b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x64",
@@ -279,45 +283,45 @@ def _malformed() -> dict[str, Torment]:
         "chunk size in front of nothing": CHUNKED + b"\r\nok\r\n",
     }
     return {
-        **{name: Torment(_answers(data), _P) for name, data in broken.items()},
-        **{name: Torment(_answers(data), _P) for name, data in statuses.items()},
-        **{name: Torment(_answers(data), _P) for name, data in bodies.items()},
-        "length and chunks": Torment(
+        **{name: BadReceiver(_answers(data), _P) for name, data in broken.items()},
+        **{name: BadReceiver(_answers(data), _P) for name, data in statuses.items()},
+        **{name: BadReceiver(_answers(data), _P) for name, data in bodies.items()},
+        "length and chunks": BadReceiver(
             _answers(head("Content-Length: 2", "Transfer-Encoding: chunked") + b"2\r\nok\r\n0\r\n\r\n", "close"),
             _P,
         ),
     }
 
 
-def _ended() -> dict[str, Torment]:
+def _ended() -> dict[str, BadReceiver]:
     return {
-        "reset at once": Torment(reset_at_once, _R),
-        "closed at once": Torment(closed_at_once, _R),
-        "reset in the status line": Torment(_answers(b"HTT", "reset"), _R),
-        "reset after an interim answer": Torment(_answers(head(status="100 Continue"), "reset"), _R),
-        "closed after an interim answer": Torment(_answers(head(status="100 Continue"), "close"), _P),
-        "half-closed in the head": Torment(_answers(b"HTTP/1.1 200 OK\r\nX:", "half_close"), _P),
-        "reset after a failure": Torment(_answers(head("Content-Length: 0", status="500 X"), "reset"), _S, 500),
-        "reset after the request": Torment(_answers(b"", "reset"), _R),
-        "reset in the head": Torment(_answers(b"HTTP/1.1 200 OK\r\nX:", "reset"), _R),
-        "reset in the body": Torment(_answers(LENGTH_100 + b"abc", "reset"), _R, 200),
-        "reset in the chunks": Torment(_answers(CHUNKED + b"2\r\nok\r\n", "reset"), _R, 200),
-        "reset for the end of the body": Torment(_answers(NO_LENGTH + b"abc", "reset"), _R, 200),
-        "reset after the answer": Torment(_answers(OK, "reset"), None, 200),
-        "closed after the request": Torment(_answers(b"", "close"), _R),
-        "half-closed after the request": Torment(_answers(b"", "half_close"), _R),
-        "closed in the head": Torment(_answers(b"HTTP/1.1 200 OK\r\nX:", "close"), _P),
-        "closed in the status line": Torment(_answers(b"HTT", "close"), _P),
-        "short body": Torment(_answers(LENGTH_100 + b"abc", "close"), _P, 200),
-        "short chunks": Torment(_answers(CHUNKED + b"2\r\nok\r\n", "close"), _P, 200),
-        "half-closed in the body": Torment(_answers(LENGTH_100 + b"abc", "half_close"), _P, 200),
-        "body until close": Torment(_answers(NO_LENGTH + b"abc", "close"), None, 200),
-        "body until half-close": Torment(_answers(NO_LENGTH + b"abc", "half_close"), None, 200),
-        "closed after the answer": Torment(_answers(OK, "close"), None, 200),
+        "reset at once": BadReceiver(reset_at_once, _R),
+        "closed at once": BadReceiver(closed_at_once, _R),
+        "reset in the status line": BadReceiver(_answers(b"HTT", "reset"), _R),
+        "reset after an interim answer": BadReceiver(_answers(head(status="100 Continue"), "reset"), _R),
+        "closed after an interim answer": BadReceiver(_answers(head(status="100 Continue"), "close"), _P),
+        "half-closed in the head": BadReceiver(_answers(b"HTTP/1.1 200 OK\r\nX:", "half_close"), _P),
+        "reset after a failure": BadReceiver(_answers(head("Content-Length: 0", status="500 X"), "reset"), _S, 500),
+        "reset after the request": BadReceiver(_answers(b"", "reset"), _R),
+        "reset in the head": BadReceiver(_answers(b"HTTP/1.1 200 OK\r\nX:", "reset"), _R),
+        "reset in the body": BadReceiver(_answers(LENGTH_100 + b"abc", "reset"), _R, 200),
+        "reset in the chunks": BadReceiver(_answers(CHUNKED + b"2\r\nok\r\n", "reset"), _R, 200),
+        "reset for the end of the body": BadReceiver(_answers(NO_LENGTH + b"abc", "reset"), _R, 200),
+        "reset after the answer": BadReceiver(_answers(OK, "reset"), None, 200),
+        "closed after the request": BadReceiver(_answers(b"", "close"), _R),
+        "half-closed after the request": BadReceiver(_answers(b"", "half_close"), _R),
+        "closed in the head": BadReceiver(_answers(b"HTTP/1.1 200 OK\r\nX:", "close"), _P),
+        "closed in the status line": BadReceiver(_answers(b"HTT", "close"), _P),
+        "short body": BadReceiver(_answers(LENGTH_100 + b"abc", "close"), _P, 200),
+        "short chunks": BadReceiver(_answers(CHUNKED + b"2\r\nok\r\n", "close"), _P, 200),
+        "half-closed in the body": BadReceiver(_answers(LENGTH_100 + b"abc", "half_close"), _P, 200),
+        "body until close": BadReceiver(_answers(NO_LENGTH + b"abc", "close"), None, 200),
+        "body until half-close": BadReceiver(_answers(NO_LENGTH + b"abc", "half_close"), None, 200),
+        "closed after the answer": BadReceiver(_answers(OK, "close"), None, 200),
     }
 
 
-def _statuses() -> dict[str, Torment]:
+def _statuses() -> dict[str, BadReceiver]:
     codes = (
         201,
         202,
@@ -345,7 +349,7 @@ def _statuses() -> dict[str, Torment]:
     elsewhere = ("http://127.0.0.1:1/", "http://169.254.169.254/", "//x", "javascript:alert(1)", "/hook", "")
     return {
         **{
-            f"status {code}": Torment(
+            f"status {code}": BadReceiver(
                 _answers(
                     head("Retry-After: 1", *(() if code in (204, 304) else ("Content-Length: 0",)), status=f"{code} X")
                 ),
@@ -355,28 +359,28 @@ def _statuses() -> dict[str, Torment]:
             for code in codes
         },
         **{
-            f"redirect {code}": Torment(
+            f"redirect {code}": BadReceiver(
                 _answers(head(f"Location: {where}", "Content-Length: 0", status=f"{code} X")), _S, code
             )
             for code, where in zip((301, 302, 303, 305, 307, 308), elsewhere, strict=True)
         },
-        "switching protocols": Torment(
+        "switching protocols": BadReceiver(
             _answers(head("Connection: upgrade", "Upgrade: websocket", status="101 Switching Protocols")), _S, 101
         ),
-        "101 without upgrade": Torment(_answers(head(status="101 Switching Protocols")), _S, 101),
-        "early hints, then 200": Torment(_answers(head("Link: <x>", status="103 Early Hints") + OK), None, 200),
-        "100, then 200": Torment(_answers(head(status="100 Continue") + OK), None, 200),
-        "newline, then 200": Torment(_answers(b"\r\n" + OK), None, 200),
-        "bare LF": Torment(_answers(OK.replace(b"\r\n", b"\n")), None, 200),
-        "HTTP/1.0": Torment(_answers(b"HTTP/1.0 200 OK\r\n\r\nok", "close"), None, 200),
-        "no reason phrase": Torment(_answers(b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n"), None, 200),
-        "healthy": Torment(healthy, None, 200),
-        "two answers": Torment(_answers(OK + OK), None, 200),
-        "200 before the request is read": Torment(_answers(OK, hear=False), None, 200, body_bytes=256_000),
+        "101 without upgrade": BadReceiver(_answers(head(status="101 Switching Protocols")), _S, 101),
+        "early hints, then 200": BadReceiver(_answers(head("Link: <x>", status="103 Early Hints") + OK), None, 200),
+        "100, then 200": BadReceiver(_answers(head(status="100 Continue") + OK), None, 200),
+        "newline, then 200": BadReceiver(_answers(b"\r\n" + OK), None, 200),
+        "bare LF": BadReceiver(_answers(OK.replace(b"\r\n", b"\n")), None, 200),
+        "HTTP/1.0": BadReceiver(_answers(b"HTTP/1.0 200 OK\r\n\r\nok", "close"), None, 200),
+        "no reason phrase": BadReceiver(_answers(b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n"), None, 200),
+        "healthy": BadReceiver(healthy, None, 200),
+        "two answers": BadReceiver(_answers(OK + OK), None, 200),
+        "200 before the request is read": BadReceiver(_answers(OK, hear=False), None, 200, body_bytes=256_000),
     }
 
 
-def _handshakes() -> dict[str, Torment]:
+def _handshakes() -> dict[str, BadReceiver]:
     """What goes wrong before HTTP: https alone."""
     tls = Reason.TLS
     plain = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nplain HTTP here\r\n"
@@ -393,15 +397,15 @@ def _handshakes() -> dict[str, Torment]:
     }
     contexts = ("expired", "not yet valid", "wrong host", "self-signed", "another authority", "TLS 1.0", "TLS 1.1")
     return {
-        **{name: Torment(script, reason, tls="none") for name, (script, reason) in scripts.items()},
-        **{name: Torment(healthy, tls, tls=name) for name in contexts},
+        **{name: BadReceiver(script, reason, tls="none") for name, (script, reason) in scripts.items()},
+        **{name: BadReceiver(healthy, tls, tls=name) for name in contexts},
         # In TLS 1.3 the client's part of the handshake is over by then.
-        "a client's certificate is demanded": Torment(healthy, _R, tls="client certificate"),
+        "a client's certificate is demanded": BadReceiver(healthy, _R, tls="client certificate"),
     }
 
 
 # By what they do, and so by how they are counted in the README.
-KINDS: dict[str, dict[str, Torment]] = {
+KINDS: dict[str, dict[str, BadReceiver]] = {
     "late": _late(),
     "endless, enormous": _endless(),
     "not HTTP": _malformed(),
@@ -410,8 +414,8 @@ KINDS: dict[str, dict[str, Torment]] = {
     "handshakes": _handshakes(),
 }
 HANDSHAKES = KINDS["handshakes"]
-TORMENTS = {name: each for kind, found in KINDS.items() if kind != "handshakes" for name, each in found.items()}
-ALL: dict[str, dict[str, Torment]] = {"http": TORMENTS, "https": {**TORMENTS, **HANDSHAKES}}
+BAD_RECEIVERS = {name: each for kind, found in KINDS.items() if kind != "handshakes" for name, each in found.items()}
+ALL: dict[str, dict[str, BadReceiver]] = {"http": BAD_RECEIVERS, "https": {**BAD_RECEIVERS, **HANDSHAKES}}
 
 
 async def play() -> None:
@@ -421,9 +425,11 @@ async def play() -> None:
     async with AsyncExitStack() as stack:
         ports: dict[str, dict[str, int]] = {"http": {}, "https": {}}
         for scheme, bad_receivers in ALL.items():
-            for name, torment in bad_receivers.items():
-                tls = known.get(torment.tls) if scheme == "https" else None
-                receiver = Tormentor(torment.script, tls=tls, receive_buffer_bytes=torment.receive_buffer_bytes)
+            for name, bad_receiver in bad_receivers.items():
+                tls = known.get(bad_receiver.tls) if scheme == "https" else None
+                receiver = ScriptedReceiver(
+                    bad_receiver.script, tls=tls, receive_buffer_bytes=bad_receiver.receive_buffer_bytes
+                )
                 await stack.enter_async_context(receiver)
                 ports[scheme][name] = receiver.port
         print(json.dumps({"ports": ports, "authority": authority.cert_pem.bytes().decode()}), flush=True)

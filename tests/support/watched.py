@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 from webhookd.cli import main
-from webhookd.sender import network
-from webhookd.sender.resolver import DnsResolver
+from webhookd.sender import client
+from webhookd.sender.egress import DnsResolver
 
 
 def run(nameserver: str, file: str) -> None:
@@ -30,7 +30,7 @@ def run(nameserver: str, file: str) -> None:
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "a test dials nothing beside loopback")
 
     sys.addaudithook(audit)
-    network.DnsResolver = partial(DnsResolver, [nameserver])  # type: ignore[assignment,misc]
+    client.DnsResolver = partial(DnsResolver, [nameserver])  # type: ignore[assignment,misc]
     main()
 
 

@@ -1,6 +1,6 @@
 """One HTTP attempt: a request goes out, an `Outcome` comes back, and nothing that a receiver does gets any further.
 
-The rules of behaviour.md, "Delivery":
+The rules (manual/behaviour.md, "Delivery"):
 
 - The whole exchange (DNS, connect, TLS, request, headers, body) has one deadline.
 - At most 16 KiB of the answer's body are read.  If there is more, the connection is closed and the status decides.
@@ -14,17 +14,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from yarl import URL
 
 from webhookd.clock import Clock
+from webhookd.config import Config
 from webhookd.errors import ApiError
 from webhookd.models import Outcome, Reason, Request
+from webhookd.rules.ip_policy import OwnAddress
 from webhookd.sender.attempt_trace import CURRENT, AttemptTrace
-from webhookd.sender.egress import Egress
+from webhookd.sender.egress import DnsResolver, Egress
 from webhookd.sender.failure_reasons import Fault, cut_short, ended_unanswered, explain, late
-from webhookd.sender.posting import READ_BYTES, Poster, Target, target_of
+from webhookd.sender.http1 import READ_BYTES, Poster, Target, target_of
 
 KEPT_OF_SUCCESS_BYTES = 1024
 _KEPT_URLS = 4096
@@ -117,6 +121,78 @@ class HttpSender:
         if (read.scheme, read.raw_host, read.port) != (parts.scheme, parts.host, parts.port):
             raise ApiError("invalid_url", "two parsers read different hosts in the URL")
         return target_of(read)
+
+
+@dataclass(slots=True, eq=False)
+class _Configured:
+    """A sender with the gates and the timeout that it was made with, and how many attempts it has under way."""
+
+    sender: HttpSender
+    egress: Egress
+    in_flight: int = 0
+
+
+class Client:
+    """The transport of all consumers, as configured now.
+
+    When settings change, attempts under way end with those that they began with.
+    """
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self._clock = clock
+        self._own: tuple[OwnAddress, ...] = ()
+        self._config = config
+        self._current = self._open(config)
+        self._retired: list[_Configured] = []
+
+    async def post(self, request: Request) -> Outcome:
+        """Make one attempt; see `Transport`."""
+        current = self._current
+        current.in_flight += 1
+        try:
+            return await current.sender.post(request)
+        finally:
+            current.in_flight -= 1
+            if self._retired:
+                await self._close_idle()
+
+    def check_url(self, url: str) -> str:
+        """The first gate: `url` as it is kept; Refusal `invalid_url` or `blocked_address` if nothing is sent there."""
+        return self._current.egress.check_url(url).text
+
+    def set_own(self, addresses: Iterable[OwnAddress]) -> None:
+        """Set the sockets that webhookd listens on: nothing is sent there."""
+        self._own = tuple(addresses)
+        self._current.egress.set_own(self._own)
+
+    def configure(self, config: Config) -> None:
+        """Use other settings from the next attempt on."""
+        changed = (config.egress, config.delivery.timeout_seconds) != (
+            self._config.egress,
+            self._config.delivery.timeout_seconds,
+        )
+        self._config = config
+        if changed:
+            self._retired.append(self._current)
+            self._current = self._open(config)
+
+    async def close(self) -> None:
+        """End all connections."""
+        for each in (self._current, *self._retired):
+            await each.sender.close()
+
+    async def _close_idle(self) -> None:
+        """Close the retired senders without an attempt under way, those included that were idle when they retired."""
+        for each in [retired for retired in self._retired if not retired.in_flight]:
+            self._retired.remove(each)
+            await each.sender.close()
+
+    def _open(self, config: Config) -> _Configured:
+        egress = Egress(config.egress.networks, allow_http=config.egress.allow_http, resolver=DnsResolver())
+        egress.set_own(self._own)
+        return _Configured(
+            HttpSender(egress, timeout_seconds=config.delivery.timeout_seconds, clock=self._clock), egress
+        )
 
 
 def default_ssl_context() -> ssl.SSLContext:

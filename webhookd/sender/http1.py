@@ -27,20 +27,30 @@ import functools
 import ssl
 from asyncio import sslproto
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import ClientPayloadError, TCPConnector
+import aiohttp.connector
+from aiohttp import ClientPayloadError, ClientRequest, ClientTimeout, TCPConnector
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.streams import StreamReader
+from multidict import CIMultiDict
+from yarl import URL
 
-from webhookd.models import Reason
+from webhookd.models import Reason, Request
 from webhookd.sender.attempt_trace import CURRENT, AttemptTrace, EgressFailure, Stage
 from webhookd.sender.egress import Egress, GatedResolver
 
+READ_BYTES = 16 * 1024
 HEAD_LIMIT_BYTES = 32 * 1024
 ANSWER_LIMIT_BYTES = 256 * 1024  # 16 KiB of body in 1-byte chunks are 96 KiB
 _PIECE_BYTES = 4 * 1024
 _KEEP_ALIVE_SECONDS = 15.0
+
+# The deadline is the client's, around everything; aiohttp sets none of its own.
+_NO_TIMEOUT = ClientTimeout(total=None)
 
 sslproto.SSLProtocol.max_size = _PIECE_BYTES
 
@@ -152,3 +162,96 @@ class GatedConnector(TCPConnector):
             keepalive_timeout=_KEEP_ALIVE_SECONDS if keep_alive else None,
         )
         self._factory = functools.partial(Connection, check_peer=egress.check_peer, loop=self._loop)  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go: how to dial it, and what each request to it begins with."""
+
+    dial: ClientRequest
+    line: str
+    host: str
+
+
+def target_of(url: URL) -> Target:
+    """The target for an absolute `url`, which is sent as it is."""
+    dial = ClientRequest("POST", url, loop=asyncio.get_running_loop())
+    return Target(dial, f"POST {url.raw_path_qs} HTTP/1.1", dial.headers["Host"])
+
+
+class Poster:
+    """Posts over connections of its own: kept for the next request, or opened and closed for each."""
+
+    def __init__(self, egress: Egress, ssl_context: ssl.SSLContext, *, keep_alive: bool) -> None:
+        self._connector = GatedConnector(egress, ssl_context, keep_alive=keep_alive)
+        self._keep_alive = keep_alive
+        self._loop = asyncio.get_running_loop()
+
+    async def post(self, target: Target, request: Request, trace: AttemptTrace) -> None:
+        """Send `request`, and read what is to be read of the answer into `exchange`."""
+        connection = await self._connector.connect(target.dial, [], _NO_TIMEOUT)
+        complete = False
+        try:
+            assert connection.protocol is not None
+            await self._send(connection.protocol, target, request)
+            message, content = await _answer(connection.protocol)
+            trace.status = message.code
+            trace.headers = tuple((_text(name), _text(value)) for name, value in message.raw_headers)
+            trace.stage = Stage.BODY
+            await _read(content, trace)
+            complete = not trace.truncated
+        finally:
+            _let_go(connection, keep=complete)
+
+    async def close(self) -> None:
+        """End all connections at once."""
+        await self._connector.close()
+
+    async def _send(self, protocol: ResponseHandler, target: Target, request: Request) -> None:
+        """Write the whole request.  What the socket doesn't take at once waits in the transport, at most one event."""
+        protocol.set_response_params(
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=READ_BYTES,
+            max_line_size=8190,
+            max_field_size=8190,
+            max_headers=100,
+        )
+        headers = CIMultiDict({"Host": target.host})
+        headers.extend(request.headers)
+        headers.setdefault("Accept", "*/*")  # without Accept-Encoding: answers are kept as they come
+        headers["Content-Length"] = str(len(request.body))
+        if not self._keep_alive:
+            headers["Connection"] = "close"
+        writer = StreamWriter(protocol, self._loop)
+        await writer.write_headers(target.line, headers)
+        await writer.write_eof(request.body)
+
+
+async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, StreamReader]:
+    """The head of the answer, past interim ones, and its body as it comes."""
+    while True:
+        message, content = await protocol.read()
+        if message.code == 101 or not 100 <= message.code <= 199:
+            return message, content
+
+
+async def _read(content: StreamReader, trace: AttemptTrace) -> None:
+    body = trace.body
+    while len(body) < READ_BYTES and not content.at_eof():
+        read = await content.read(READ_BYTES - len(body))
+        if not read:
+            break
+        body += read
+    trace.truncated = not content.at_eof()
+
+
+def _let_go(connection: aiohttp.connector.Connection, *, keep: bool) -> None:
+    if keep:
+        connection.release()  # which closes it where the answer wants that
+    else:
+        connection.close()
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""What goes on the wire for a delivery: built once per endpoint, filled in per attempt (api.md, "The request")."""
+"""What goes on the wire for a delivery (manual/api.md): built once per endpoint, filled in per attempt."""
 
 from __future__ import annotations
 

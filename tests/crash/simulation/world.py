@@ -354,7 +354,7 @@ def constants(values: Mapping[str, Any]) -> Iterator[None]:
 def play(seed: int, *, traced: bool = False) -> Report:
     """Play the schedule of a seed; what was broken, if anything was, stands in the report."""
     script = write(seed)
-    stand_ins = {"webhookd.sender.network.HttpSender": NoSender, "webhookd.store.writer.time": NoTime}
+    stand_ins = {"webhookd.sender.client.HttpSender": NoSender, "webhookd.store.writer.time": NoTime}
     with constants(script.constants | stand_ins):
         world = World(script, traced=traced)
         try:

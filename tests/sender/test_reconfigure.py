@@ -1,4 +1,4 @@
-"""The network over changes of its settings: nothing of the old ones stays open."""
+"""The client over changes of its settings: nothing of the old ones stays open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.receiver import receiver
 from webhookd.clock import SystemClock
 from webhookd.config import Config, Delivery, Egress
 from webhookd.models import Request
-from webhookd.sender.network import Network
+from webhookd.sender.client import Client
 
 
 def settings(timeout_seconds: float) -> Config:
@@ -20,14 +20,14 @@ def settings(timeout_seconds: float) -> Config:
 async def test_a_reload_leaves_no_descriptor_behind() -> None:
     """Also where nothing was under way: neither the idle connections nor the resolver of the settings before."""
     async with receiver() as where:
-        network = Network(settings(5), SystemClock())
+        client = Client(settings(5), SystemClock())
         url = f"http://localhost:{urlsplit(where.url).port}/hook"
         request = Request(url, (("webhook-id", "a"), ("Content-Length", "2")), b"{}", accept_any_2xx=False)
         counts = []
         for number in range(6):
-            outcome = await network.post(request)
+            outcome = await client.post(request)
             assert outcome.delivered, outcome.detail
             counts.append(len(os.listdir("/proc/self/fd")))
-            network.configure(settings(6 + number))
-        await network.close()
+            client.configure(settings(6 + number))
+        await client.close()
     assert max(counts[2:]) <= counts[1] + 1, counts
