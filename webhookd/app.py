@@ -101,7 +101,7 @@ class App:
         self.tasks.start("watchdog", self.watchdog.run)
         self.tasks.start("mailer", self.mailer.run)
         self.tasks.start("retention", self.retention.run)
-        self.tasks.start("disk_space", self.store.keep_room)
+        self.tasks.start("disk_space", self.store.watch_disk_space)
         self.tasks.start("heartbeat", self.heartbeat.run)
 
     async def _take_up(self, environ: Mapping[str, str]) -> None:

@@ -237,7 +237,7 @@ class Retention:
         def on_commit(_: T) -> None:
             nonlocal took_seconds
             took_seconds = clock.monotonic() - began
-            pace.took(writer.held_seconds)
+            pace.took(writer.batch_seconds)
 
         result = await self._store.write(command, on_commit=on_commit)
         await clock.wait(self._never, took_seconds * REST)

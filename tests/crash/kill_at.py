@@ -43,7 +43,7 @@ class MortalConnection:
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
         """Carry out a statement, or die."""
         assert self.db is not None
-        whole = sql.startswith("INSERT INTO crowd") and not self.db.in_transaction  # a transaction by itself
+        whole = sql.startswith("INSERT INTO batch") and not self.db.in_transaction  # a transaction by itself
         if (whole or sql.startswith("BEGIN")) and self._note("commit") and self._when == "before":
             die()
         if sql.startswith("INSERT INTO attempts") and self._note("failure") and self._when == "before":

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from tests.support.stores import accept, add_endpoint, add_workspace, open_store
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, QueuedDelivery, Workspace
-from webhookd.store import attempts, changes, deliveries, delivery_log, endpoints
+from webhookd.store import attempts, deliveries, delivery_log, endpoints
 from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Store
 
@@ -68,7 +68,9 @@ class Table:
     async def changed(self, since_ms: int, limit: int = 100, **wanted: Any) -> list[str] | None:
         """The events of what changed since a moment, allowing nothing for the time of a commit."""
         asked = replace(LogFilter(self.workspace.seq, paused=False), **wanted)
-        found = await self.store.read(lambda db: changes.since(db, asked, since_ms + changes.COMMIT_MS, limit))
+        found = await self.store.read(
+            lambda db: delivery_log.changed_since(db, asked, since_ms + delivery_log.COMMIT_MS, limit)
+        )
         return None if found is None else [view.event_id for view in found]
 
 

@@ -122,7 +122,7 @@ async def test_a_search_of_little_patience_says_where_to_go_on(tmp_path: Path, m
             for _ in range(200):
                 rows, stopped_at = await store.read(
                     lambda db, w=rare, b=before_seq: delivery_log.search(  # type: ignore[misc]
-                        db, w, before_seq=b, limit=7, patience_seconds=0
+                        db, w, before_seq=b, limit=7, timeout_seconds=0
                     )
                 )
                 found += [view.seq for view in rows]

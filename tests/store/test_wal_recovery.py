@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from webhookd.store import wal_recovery
+from webhookd.store.preflight import recover_wal
 
 HEADER_BYTES = 32
 FRAME_BYTES = 24 + 8192
@@ -53,7 +53,7 @@ def test_only_what_came_after_the_last_sync_is_written_again(writer: sqlite3.Con
     commit(writer, "as well")
     path = take(tmp_path, "-wal")
     before = contents(path)
-    assert 2 * FRAME_BYTES == wal_recovery.secure(path)
+    assert 2 * FRAME_BYTES == recover_wal(path)
     assert before == contents(path)
 
 
@@ -69,17 +69,17 @@ def test_nothing_is_written_while_another_program_has_it_open(writer: sqlite3.Co
         assert other.stdout is not None
         other.stdout.readline()
         index.write_bytes(bytes(index.stat().st_size))  # as if it counted nothing
-        assert 0 == wal_recovery.secure(path)
+        assert 0 == recover_wal(path)
         other.communicate(b"\n")
 
 
 def test_nothing_is_written_where_all_was_synced(writer: sqlite3.Connection, tmp_path: Path) -> None:
     """After a kill at rest, after an orderly end, and where there was nothing yet."""
     commit(writer, "synced")
-    assert 0 == wal_recovery.secure(take(tmp_path, "", "-wal", "-shm"))
+    assert 0 == recover_wal(take(tmp_path, "", "-wal", "-shm"))
     writer.close()
-    assert 0 == wal_recovery.secure(tmp_path / "live.db")
-    assert 0 == wal_recovery.secure(tmp_path / "new.db")
+    assert 0 == recover_wal(tmp_path / "live.db")
+    assert 0 == recover_wal(tmp_path / "new.db")
 
 
 @pytest.mark.parametrize("fault", ["missing", "torn", "short"])
@@ -94,7 +94,7 @@ def test_without_its_index_the_whole_log_is_in_doubt(writer: sqlite3.Connection,
         whole = bytearray(index.read_bytes())
         whole[16] += 1
         index.write_bytes(whole[:10] if fault == "short" else whole)
-    assert len(contents(path)) == wal_recovery.secure(path)
+    assert len(contents(path)) == recover_wal(path)
 
 
 def test_a_log_that_began_anew_is_in_doubt_from_its_header_on(writer: sqlite3.Connection, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_log_that_began_anew_is_in_doubt_from_its_header_on(writer: sqlite3.Co
     commit(writer, "anew")
     path = take(tmp_path, "", "-wal")
     assert len(contents(path)) > HEADER_BYTES + FRAME_BYTES
-    assert HEADER_BYTES + FRAME_BYTES == wal_recovery.secure(path)
+    assert HEADER_BYTES + FRAME_BYTES == recover_wal(path)
 
 
 def test_a_frame_that_was_cut_off_is_no_trouble(writer: sqlite3.Connection, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_frame_that_was_cut_off_is_no_trouble(writer: sqlite3.Connection, tmp_
     path = take(tmp_path, "-wal")
     log = path.with_name("left.db-wal")
     log.write_bytes(contents(path)[:-100])
-    assert FRAME_BYTES - 100 == wal_recovery.secure(path)
+    assert FRAME_BYTES - 100 == recover_wal(path)
     for nothing in (contents(path)[:20], bytes(100)):
         log.write_bytes(nothing)
-        assert 0 == wal_recovery.secure(path)
+        assert 0 == recover_wal(path)

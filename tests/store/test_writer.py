@@ -40,10 +40,10 @@ async def test_a_checkpoint_has_its_turn_to_itself(tmp_path: Path) -> None:
             await store.writer.checkpoint()
             in_transaction.append(("checkpoint", False))
 
-        first = [store.submit(noting(name)) for name in ("a", "b")]
+        first = [store.write(noting(name)) for name in ("a", "b")]
         between = asyncio.create_task(checkpoint())
         await asyncio.sleep(0)  # it is in the queue now
-        last = store.submit(noting("c"))
+        last = store.write(noting("c"))
         await asyncio.gather(*first, between, last)
         assert [("a", True), ("b", True)] == in_transaction[:2]
         assert {("c", True), ("checkpoint", False)} == set(in_transaction[2:])
@@ -70,7 +70,7 @@ async def test_without_memory_what_may_be_refused_is_and_the_rest_is_written_lat
 
             return run
 
-        writes = [store.submit(note(name), retry_when_full=name in "ac") for name in "abc"]
+        writes = [store.write(note(name), retry_when_full=name in "ac") for name in "abc"]
         await asyncio.gather(writes[0], writes[2])
         with pytest.raises(ApiError, match="no memory") as refused:
             await writes[1]

@@ -22,7 +22,7 @@ from aiohttp import web
 from webhookd.admin.tokens import Access, Scope
 from webhookd.clock import Clock
 from webhookd.models import Token
-from webhookd.store import sessions
+from webhookd.store import credentials
 from webhookd.store.store import Store
 
 SESSION_MS = 12 * 3600 * 1000
@@ -91,7 +91,7 @@ class Sessions:
         now_ms = self._clock.wall_ms()
         session = Session(secrets.token_urlsafe(32), token, token_sha256, now_ms + SESSION_MS)
         await self._store.write(
-            lambda db: sessions.put(
+            lambda db: credentials.put_session(
                 db,
                 secret_sha256=digest_of(session.secret),
                 token_sha256=token_sha256,
@@ -106,7 +106,7 @@ class Sessions:
         if not secret:
             return None
         digest, now_ms = digest_of(secret), self._clock.wall_ms()
-        found = await self._store.read(lambda db: sessions.find(db, digest, now_ms))
+        found = await self._store.read(lambda db: credentials.find_session(db, digest, now_ms))
         if found is None:
             return None
         token_sha256, expires_at_ms = found
@@ -127,7 +127,7 @@ class Sessions:
         self._signed_out[digest] = None
         if len(self._signed_out) > SIGNED_OUT_MAX:
             self._signed_out.pop(next(iter(self._signed_out)))
-        await self._store.write(lambda db: sessions.delete(db, digest))
+        await self._store.write(lambda db: credentials.delete_session(db, digest))
 
     # Guessing
 

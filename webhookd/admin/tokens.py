@@ -16,7 +16,7 @@ from webhookd.delivery.registry import Registry
 from webhookd.errors import ApiError, ConfigError
 from webhookd.models import Token
 from webhookd.rules.ids import sortable_id
-from webhookd.store import tokens
+from webhookd.store import credentials
 from webhookd.store.store import Db, Store
 
 NOTE_CHARACTERS = 200
@@ -101,7 +101,7 @@ class Access:
             raise ApiError(
                 "forbidden", "This token lives in a file: replace the file and restart webhookd to change it."
             )
-        if not await self._store.write(lambda db: tokens.delete(db, token_id)):
+        if not await self._store.write(lambda db: credentials.delete_token(db, token_id)):
             raise ApiError("not_found", f"There is no token {token_id!r}. `webhookd token list` shows them.")
         await self._load()
         log.emit("token.revoked", token_id=token_id)
@@ -114,7 +114,7 @@ class Access:
         now_ms = self._clock.wall_ms()
 
         def command(db: Db) -> None:
-            tokens.put(
+            credentials.put_token(
                 db,
                 token_id=token_id,
                 scope=scope,
@@ -127,7 +127,7 @@ class Access:
         await self._store.write(command)
 
     async def _load(self) -> None:
-        self._by_hash = await self._store.read(tokens.by_secret)
+        self._by_hash = await self._store.read(credentials.tokens_by_secret)
 
 
 def _new_secret(scope: Scope) -> str:

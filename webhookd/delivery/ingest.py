@@ -62,7 +62,7 @@ class Ingest:
 
         now_ms = self._clock.wall_ms()
         ingested = Ingested(workspace.seq, new, deliver, now_ms)
-        results = await self._store.add_item(now_ms, ACCEPT, ingested, on_commit=on_commit)
+        results = await self._store.add(now_ms, ACCEPT.of(ingested), on_commit=on_commit)
         self._log(workspace_id, results)
         return results
 

@@ -109,7 +109,7 @@ class Recorder:
         def on_commit(waited: bool) -> None:  # noqa: FBT001 - the command's result
             self._tell(endpoint, delivery, record, outcome, DeliveryState.DELIVERED, waited=waited, now_ms=now_ms)
 
-        await self._store.write_item(deliveries.RECORD_SUCCESS, success, on_commit=on_commit, retry_when_full=True)
+        await self._store.write(deliveries.RECORD_SUCCESS.of(success), on_commit=on_commit, retry_when_full=True)
         return Delivered()
 
     async def _failed(

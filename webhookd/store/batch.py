@@ -1,38 +1,83 @@
-"""How a group of commands is carried out: as one statement where that goes, else in one transaction, one by one.
+"""How the writer carries out a batch of commands: as one statement where that is possible, else in one transaction.
 
-What has no need of SQLite is done on the event loop's thread (`Crowd`): while both threads are at work, each wait
-for the interpreter's lock costs more than most statements.
+Every statement that Python's `sqlite3` runs gives up the interpreter's lock several times, and each time has to win it
+back from a busy event loop, which costs more than most statements do.  So commands of a `BatchKind` (accepted events,
+recorded successes) go to SQLite as one statement: the rows of each kind as one JSON array, with all their bodies in one
+blob beside it, inserted into a temporary view whose triggers do the work.  A statement is a transaction by itself, so
+one call begins, does and commits everything, on the second core.  What needs no SQLite (packing, results) runs on the
+event loop's thread.  `manual/decisions.md` has the figures.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Generic, TypeVar
 
 import orjson
 
-from webhookd.store.bulk import Bulk, Crowds
 from webhookd.store.connection import concerns_command_only
 
+I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
+
+# A row with a larger body counts as several, so that a batch of rows bounds the bytes as well.
+ROW_BYTES = 10 * 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchKind(Generic[I, T]):
+    """A kind of command of which many go together: `one` carries out a single item, `sql` all of them, alike.
+
+    `pack` makes `(rows, blobs)` of the items, which `sql` finds as `NEW.{name}_rows` and `NEW.{name}_blobs` (see
+    `packed`).  Where they can't be packed, or `sql` ends in a constraint's error (a known id, say), each item gets its
+    `one` instead.  `read` then fetches what `results` needs besides the items.  `size` is an item's work, in rows.
+
+    Kinds have to be indifferent to the order among different kinds; within a kind the order is kept.
+    """
+
+    name: str
+    one: Callable[[sqlite3.Connection, I], T]
+    pack: Callable[[Sequence[I]], tuple[str, bytes]]
+    sql: str
+    read: Callable[[sqlite3.Connection, Sequence[I]], Any]
+    results: Callable[[Sequence[I], Any], list[T]]
+    size: Callable[[I], int] = lambda item: 1
+
+    def of(self, item: I) -> BatchItem[T]:
+        """The command for one item."""
+        return BatchItem(self, item)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchItem(Generic[T]):
+    """A command of a kind; alone it runs like any other command."""
+
+    kind: BatchKind[Any, T]
+    item: Any
+
+    def __call__(self, db: sqlite3.Connection) -> T:
+        """Carry out this item by itself."""
+        return self.kind.one(db, self.item)
 
 
 @dataclass(slots=True, eq=False)
 class Command(Generic[T]):
-    """What a caller submitted: `run` or, of a kind of which many may come, `item`; `size` in rows."""
+    """What a caller submitted to the writer."""
 
     run: Callable[[sqlite3.Connection], T]
     on_commit: Callable[[T], None] | None
     retry_when_full: bool
+    exclusive: bool
     future: asyncio.Future[T]
-    bulk: Bulk[Any, T] | None = None
-    item: Any = None
-    size: int = 1
-    exclusive: bool = False
+
+    def size(self) -> int:
+        """Its work, in rows."""
+        return self.run.kind.size(self.run.item) if isinstance(self.run, BatchItem) else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,50 +87,108 @@ class Refused:
     error: Exception
 
 
-class Crowd:
-    """Bulk commands that go to SQLite as one statement: packed here, carried out there, answered here again."""
+class BatchStatement:
+    """The statement that carries out items of all kinds."""
 
-    def __init__(self, crowds: Crowds, commands: list[Command[Any]]) -> None:
-        self._crowds = crowds
-        self._commands = commands
-        self._items: dict[Bulk[Any, Any], list[Any]] = {}
-        for command in commands:
-            assert command.bulk is not None
-            self._items.setdefault(command.bulk, []).append(command.item)
+    def __init__(self, kinds: Sequence[BatchKind[Any, Any]]) -> None:
+        self._kinds = kinds
+        self._insert = f"INSERT INTO batch VALUES ({', '.join('?' for _ in kinds for _ in range(2))})"
+
+    def prepare(self, db: sqlite3.Connection) -> None:
+        """Make the view and its triggers, for this connection alone."""
+        columns = ", ".join(f"NULL AS {kind.name}_rows, NULL AS {kind.name}_blobs" for kind in self._kinds)
+        db.execute(f"CREATE TEMP VIEW batch AS SELECT {columns}")
+        for kind in self._kinds:
+            db.execute(
+                f"CREATE TEMP TRIGGER batch_{kind.name} INSTEAD OF INSERT ON batch "
+                f"WHEN NEW.{kind.name}_rows IS NOT NULL BEGIN {kind.sql}; END"
+            )
+
+    def pack(self, items: Mapping[BatchKind[Any, Any], Sequence[Any]]) -> list[str | bytes | None]:
+        """The statement's values for `items`."""
+        values: list[str | bytes | None] = []
+        for kind in self._kinds:
+            values += kind.pack(items[kind]) if kind in items else (None, None)
+        return values
+
+    def insert(self, db: sqlite3.Connection, values: Sequence[str | bytes | None]) -> None:
+        """Carry out what was packed, all or nothing; sqlite3.Error where that fails."""
+        db.execute(self._insert, values)
+
+
+class PackedBatch:
+    """Items for one statement: packed and answered on the event loop's thread, run on SQLite's."""
+
+    def __init__(self, statement: BatchStatement, items: Sequence[BatchItem[Any]]) -> None:
+        self._statement = statement
+        self._order = [each.kind for each in items]
+        self._items: dict[BatchKind[Any, Any], list[Any]] = {}
+        for each in items:
+            self._items.setdefault(each.kind, []).append(each.item)
         self._values: list[str | bytes | None] | None
         try:
-            self._values = crowds.pack(self._items)
-        except orjson.JSONEncodeError:  # text that isn't UTF-8, a number beyond 64 bits: of one, not of its neighbours
+            self._values = statement.pack(self._items)
+        except orjson.JSONEncodeError:  # one has text that isn't UTF-8, or a number beyond 64 bits
             self._values = None
+        self._read: dict[BatchKind[Any, Any], Any] = {}
+        self._is_committed = False
 
-    def run(self, db: sqlite3.Connection) -> dict[Bulk[Any, Any], Any] | None:
-        """Carry all out and read what it came to; None, and nothing is done, where that doesn't go."""
+    def run(self, db: sqlite3.Connection) -> bool:
+        """Carry all out; False, and nothing is done, where they have to go one by one."""
         if self._values is None:
-            return None
+            return False
         try:
-            self._crowds.insert(db, self._values)
+            self._statement.insert(db, self._values)
         except sqlite3.Error as error:
             if not concerns_command_only(error):
                 raise
-            return None
+            return False
+        self._is_committed = not db.in_transaction
+        with self._memory_needed():
+            self._read = {kind: kind.read(db, items) for kind, items in self._items.items()}
+        return True
+
+    def results(self) -> list[Any]:
+        """What came of each item, in their order."""
+        with self._memory_needed():
+            results = {kind: iter(kind.results(items, self._read[kind])) for kind, items in self._items.items()}
+            return [next(results[kind]) for kind in self._order]
+
+    @contextmanager
+    def _memory_needed(self) -> Iterator[None]:
+        """After the commit a caller can't be refused any more: only a new start knows what is durable."""
         try:
-            return {bulk: bulk.read(db, items) for bulk, items in self._items.items()}
+            yield
         except MemoryError as error:
-            if db.in_transaction:
-                raise  # it can be undone
-            raise lost_sight() from error
-
-    def results(self, read: dict[Bulk[Any, Any], Any]) -> list[Any]:
-        """What came of each command, in their order."""
-        results = {bulk: iter(bulk.results(items, read[bulk])) for bulk, items in self._items.items()}
-        return [next(results[command.bulk]) for command in self._commands if command.bulk is not None]
+            if self._is_committed:
+                raise sqlite3.InternalError("there was no memory to read what was committed") from error
+            raise
 
 
-def run_group(db: sqlite3.Connection, crowds: Crowds | None, group: list[Command[Any]]) -> list[Any]:
-    """All of `group` in one transaction, or none of it; without `crowds` bulk commands go one by one as well."""
+def packed(rows: Iterable[tuple[tuple[Any, ...], bytes]]) -> tuple[str, bytes]:
+    """`rows`, each with its blob: their JSON array, and their blobs in one, for `json_each` and `substr`.
+
+    A row becomes `[*fields, offset, length]`, the offset counted from 1 as `substr` does.
+    """
+    fields: list[tuple[Any, ...]] = []
+    blobs: list[bytes] = []
+    offset = 1
+    for row, blob in rows:
+        fields.append((*row, offset, len(blob)))
+        blobs.append(blob)
+        offset += len(blob)
+    return orjson.dumps(fields).decode(), b"".join(blobs)
+
+
+def run_batch(db: sqlite3.Connection, statement: BatchStatement | None, batch: Sequence[Command[Any]]) -> list[Any]:
+    """All of `batch` in one transaction, or none of it; without `statement` items go one by one as well."""
     db.execute("BEGIN IMMEDIATE")
     try:
-        results = _run_all(db, crowds, group)
+        results: list[Any] = []
+        for is_item, part in groupby((command.run for command in batch), lambda run: isinstance(run, BatchItem)):
+            runs: list[Any] = list(part)
+            together = PackedBatch(statement, runs) if is_item and statement is not None else None
+            results += together.results() if together and together.run(db) else [_run_one(db, run) for run in runs]
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:  # some errors, SQLITE_FULL among them, roll back by themselves
@@ -94,45 +197,16 @@ def run_group(db: sqlite3.Connection, crowds: Crowds | None, group: list[Command
     return results
 
 
-def _run_all(db: sqlite3.Connection, crowds: Crowds | None, group: list[Command[Any]]) -> list[Any]:
-    if crowds is None:
-        return [_run_one(db, command) for command in group]
-    results: list[Any] = []
-    for is_bulk, time_range in groupby(group, lambda command: command.bulk is not None):
-        commands = list(time_range)
-        results += _run_crowd(db, crowds, commands) if is_bulk else [_run_one(db, command) for command in commands]
-    return results
-
-
-def _run_crowd(db: sqlite3.Connection, crowds: Crowds, commands: list[Command[Any]]) -> list[Any]:
-    """Run bulk commands together, or, where that doesn't go, one by one."""
-    crowd = Crowd(crowds, commands)
-    read = crowd.run(db)
-    return [_run_one(db, command) for command in commands] if read is None else crowd.results(read)
-
-
-def _run_one(db: sqlite3.Connection, command: Command[Any]) -> Any:
+def _run_one(db: sqlite3.Connection, run: Callable[[sqlite3.Connection], Any]) -> Any:
     db.execute("SAVEPOINT command")
     try:
-        result = command.run(db)
-    except sqlite3.Error as error:
-        if concerns_command_only(error):
-            return _undo(db, error)
-        raise  # the disk's or the file's fault concerns the whole group
+        result = run(db)
     except MemoryError:
-        raise  # the machine's too
-    except Exception as error:  # noqa: BLE001 - it belongs to the caller, who gets it from the future
-        return _undo(db, error)
+        raise  # this concerns the whole batch, as does a fault of the disk or of the file
+    except Exception as error:
+        if isinstance(error, sqlite3.Error) and not concerns_command_only(error):
+            raise
+        db.execute("ROLLBACK TO command")
+        result = Refused(error)
     db.execute("RELEASE command")
     return result
-
-
-def _undo(db: sqlite3.Connection, error: Exception) -> Refused:
-    db.execute("ROLLBACK TO command")
-    db.execute("RELEASE command")
-    return Refused(error)
-
-
-def lost_sight() -> sqlite3.Error:
-    """After a commit nobody may be told that nothing was done: only a new start knows what was."""
-    return sqlite3.InternalError("there was no memory to read what was committed")

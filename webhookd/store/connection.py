@@ -1,6 +1,6 @@
 """Open the database: the lock, the pragmas, the migrations, and what SQLite's errors mean here.
 
-Each pragma is a measured choice (design/facts.md): only `synchronous=FULL` survives power loss in WAL mode; a page of
+Each pragma is a measured choice: only `synchronous=FULL` survives power loss in WAL mode; a page of
 8 KiB and a checkpoint every 8,000 pages keep the checkpoint off the path of the commit.  One connection writes and
 checkpoints, because SQLite before 3.51.3 can corrupt a WAL when two do; readers are `query_only`.
 """
@@ -20,7 +20,7 @@ from typing import TypeVar
 import aiosqlite
 
 from webhookd.errors import AlreadyRunning, FatalError, StoreFailed, StoreUnusable
-from webhookd.store import preflight, wal_recovery
+from webhookd.store import preflight
 
 T = TypeVar("T")
 
@@ -50,19 +50,15 @@ PRAGMA wal_autocheckpoint = 0;
 
 
 class Connection:
-    """An aiosqlite connection on which whole functions run, not single statements.
-
-    A hop to the connection's thread costs more than most statements; so a caller hands over a function of the plain
-    `sqlite3.Connection`, and it runs there in one go.
-    """
+    """An aiosqlite connection that runs whole functions on its thread: a hop there costs more than most statements."""
 
     def __init__(self, raw: aiosqlite.Connection) -> None:
         self._raw = raw
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run `function` on the connection's own thread and return its result; its exceptions pass through."""
-        # aiosqlite has no public call that takes a function; this private one is what all its public ones call, and
-        # the version is pinned to one minor for it.
+        # aiosqlite has no public call that takes a function.  All its public ones call this private one; pyproject.toml
+        # pins aiosqlite below the next minor version for it, and nothing else here uses a private part.
         result: T = await self._raw._execute(function, self._raw._conn)  # type: ignore[no-untyped-call]
         return result
 
@@ -91,7 +87,7 @@ class StateLock:
                     "stop it, or give this one its own --state-dir"
                 )
             await asyncio.sleep(0.05)
-        with suppress(OSError):  # it only tells people who has it; on a full disk nobody is told
+        with suppress(OSError):  # only for people to read, and the disk may be full
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
@@ -120,7 +116,7 @@ async def open_writer(path: Path) -> tuple[Connection, int, int]:
     try:
         await asyncio.to_thread(preflight.examine, path, APPLICATION_ID, len(_migrations()))
         _tighten(path)
-        await asyncio.to_thread(wal_recovery.secure, path)
+        await asyncio.to_thread(preflight.recover_wal, path)
     except sqlite3.DatabaseError as error:
         raise fatal_error(error, path) from error
     except OSError as error:
@@ -138,7 +134,7 @@ async def open_reader(path: Path) -> Connection:
 
 
 async def _connect(path: Path, begin: Callable[[sqlite3.Connection], T]) -> tuple[Connection, T]:
-    """Connect and run `begin`; where SQLite fails, the connection is closed and the error becomes a Fatal."""
+    """Connect and run `begin`; where SQLite fails, the connection is closed and the error becomes a FatalError."""
     try:
         connection = Connection(await aiosqlite.connect(path, isolation_level=None, cached_statements=256))
     except sqlite3.DatabaseError as error:
@@ -194,7 +190,7 @@ def _run_script(db: sqlite3.Connection, script: str) -> None:
 def fatal_error(error: sqlite3.Error, path: Path | str = "the database") -> FatalError:
     """What a SQLite error that can't be answered with a refusal means for the daemon.
 
-    CORRUPT and NOTADB: a restart won't mend it (exit 78).  Anything else: only a fresh start can tell what is durable.
+    CORRUPT and NOTADB: a restart doesn't help (exit 78).  Anything else: only a new start knows what is durable.
     """
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
@@ -214,17 +210,17 @@ def is_full(error: sqlite3.Error) -> bool:
 
 
 def may_be_full(error: sqlite3.Error) -> bool:
-    """Whether it is one of the errors by which SQLite tells of a full quota, or of no room for the WAL's index.
+    """Whether it is an error that SQLite raises for a full quota, and for no room for the WAL's index.
 
-    It tells of a broken disk by the same; only another write shows which it is (`Room.exhausted`).
+    A broken disk raises the same; only another write shows which it is (`DiskSpace.exhausted`).
     """
     return (getattr(error, "sqlite_errorname", None) or "") in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
 
 
-def bound_log(db: sqlite3.Connection, pages: int) -> None:
-    """Carry the write-ahead log over into the file now, if that has room to grow, and from now on after `pages`."""
+def limit_wal(db: sqlite3.Connection, pages: int) -> None:
+    """Checkpoint now, if the file has room to grow, and from now on after `pages` of the write-ahead log."""
     db.execute(f"PRAGMA wal_autocheckpoint = {pages}").fetchall()
-    with suppress(sqlite3.OperationalError):  # FULL is no news; a disk that fails will say so at the next commit
+    with suppress(sqlite3.OperationalError):  # a disk that is full or fails shows at the next commit
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 

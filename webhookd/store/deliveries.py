@@ -11,9 +11,9 @@ from typing import Any
 from msgspec import Struct
 
 from webhookd.models import QueuedDelivery
-from webhookd.store.bulk import Bulk, packed
+from webhookd.store.batch import BatchKind, packed
 
-# The table's numbers for the states that are written; `held` is derived (`log`).
+# The table's numbers for the states that are written; `held` is derived (`delivery_log`).
 PENDING, DELIVERED, DROPPED, EXPIRED, SKIPPED, CANCELLED = range(6)
 # The table's numbers for where a delivery comes from.
 ORDINARY, REPLAY, TEST = range(3)
@@ -163,7 +163,7 @@ def _all_waited(items: Sequence[Success], _read: None) -> list[bool]:
     return [True] * len(items)
 
 
-RECORD_SUCCESS = Bulk("delivered", _delivered_one, _pack, _DELIVERED_TOGETHER, _nothing, _all_waited)
+RECORD_SUCCESS = BatchKind("delivered", _delivered_one, _pack, _DELIVERED_TOGETHER, _nothing, _all_waited)
 
 
 def failed(

@@ -4,18 +4,23 @@ What a delivery's state *reads* as is derived here and nowhere else: a row that 
 gets nothing, and `skipped` or `cancelled` from the moment of the mark, before the row itself has followed.
 
 A search runs in two steps.  The first finds numbers: it looks through the newest rows, which nearly always fill the
-page, and then takes up the *stretches* that are left, each the rows of one endpoint in one of the table's states, which
-an index holds in order together with everything that is searched by.  So a search that finds next to nothing among a
-million deliveries walks through narrow index entries and nothing else; and where the asker's patience is limited it
-stops and says how far it came.  The second step reads the rows of one page.
+page, and then through one *range* after the other: the rows of one endpoint in one of the table's states, which an
+index holds in order together with everything that is searched by.  So a search that finds next to nothing among a
+million deliveries reads narrow index entries and nothing else; with a timeout it stops and returns how far it came.
+The second step reads the rows of one page.
+
+`changed_since` finds what changed since a moment.  Each kind of change has an order in the table by which it is found
+from its newest end: deliveries are numbered as they are accepted, failed attempts as they are recorded, and an
+endpoint's successes come in the order of its queue.  So it looks back only as far as the moment.  It is complete unless
+the wall clock was set back meanwhile.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +30,15 @@ from webhookd.models import DeliveryState, DeliveryView
 from webhookd.store import time_index
 from webhookd.store.deliveries import CANCELLED, DELIVERED, DROPPED, EXPIRED, PENDING, SKIPPED, TEST
 
-# How many of the newest rows are looked through before the stretches are: a millisecond's worth.
+# How many of the newest rows are looked through before the ranges are: a millisecond's worth.
 NEWEST_ROWS = 2000
 _BEFORE_ALL, _AFTER_ALL = 0, 2**63 - 1
-# How many numbers a search of limited patience looks through before it looks at the time: some milliseconds' worth.
+# How many numbers a search with a timeout looks through before it looks at the time: some milliseconds' worth.
 WINDOW_ROWS = 100_000
+# What is written at a moment was dated before it, by as long as its commit took.
+COMMIT_MS = 5_000
+# A quiet workspace may have to look past the rows of busy ones.
+ROWS_PER_CHANGE = 20
 
 _MARKED = "d.state = 0 AND (e.deleted_at IS NOT NULL OR d.seq <= e.skipped_upto)"
 _STATE = (
@@ -49,6 +58,15 @@ _SELECT = (
 )
 _SCAN = f"SELECT d.seq, {_STATE} AS reads_as FROM deliveries d CROSS JOIN endpoints e ON e.seq = d.endpoint_seq"
 _REPLAYABLE = f"d.kind <> {TEST} AND EXISTS (SELECT 1 FROM events v WHERE v.seq = d.event_seq AND v.body IS NOT NULL)"
+_CHANGED_ACCEPTED = (  # a test is dated by its start, but is in the log from its end on
+    f"SELECT d.seq, CASE WHEN d.kind = {TEST} THEN d.finished_at ELSE d.accepted_at END, e.workspace_seq "
+    "FROM deliveries d CROSS JOIN endpoints e ON e.seq = d.endpoint_seq ORDER BY d.seq DESC"
+)
+_CHANGED_FAILED = "SELECT delivery_seq, ended_at, workspace_seq FROM attempts ORDER BY seq DESC"
+_CHANGED_SUCCEEDED = (
+    "SELECT seq, finished_at, ? FROM deliveries INDEXED BY deliveries_log "
+    f"WHERE endpoint_seq = ? AND state = {DELIVERED} AND state <> 0 AND kind <> {TEST} ORDER BY seq DESC"
+)
 WAITING = (DeliveryState.PENDING, DeliveryState.HELD)
 # What each of the table's finished states reads as.
 _READS_AS = {
@@ -91,7 +109,7 @@ class LogFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class _TimeRange:
+class _Range:
     """Rows of one endpoint in one of the table's states, their numbers between two others (both excluded).
 
     All of them read as the same state.
@@ -105,27 +123,27 @@ class _TimeRange:
 
 
 @contextmanager
-def one_moment(db: sqlite3.Connection) -> Iterator[None]:
-    """Let all reads see the same state of the table, so that a row found as one thing isn't shown as another."""
-    db.execute("SAVEPOINT one_moment")
+def snapshot(db: sqlite3.Connection) -> Iterator[None]:
+    """Let all reads see the same state of the table, so that a row doesn't change between search and display."""
+    db.execute("SAVEPOINT snapshot")
     try:
         yield
     finally:
-        db.execute("RELEASE one_moment")
+        db.execute("RELEASE snapshot")
 
 
 def page(db: sqlite3.Connection, wanted: LogFilter, *, before_seq: int | None, limit: int) -> list[DeliveryView]:
     """Up to `limit` deliveries, newest first, older than `before_seq`, however long the search takes."""
-    return search(db, wanted, before_seq=before_seq, limit=limit, patience_seconds=None)[0]
+    return search(db, wanted, before_seq=before_seq, limit=limit, timeout_seconds=None)[0]
 
 
 def search(
-    db: sqlite3.Connection, wanted: LogFilter, *, before_seq: int | None, limit: int, patience_seconds: float | None
+    db: sqlite3.Connection, wanted: LogFilter, *, before_seq: int | None, limit: int, timeout_seconds: float | None
 ) -> tuple[list[DeliveryView], int | None]:
-    """`page`, given up after `patience_seconds`; with the number before which a given-up search has to go on."""
-    deadline = None if patience_seconds is None else time.monotonic() + patience_seconds
+    """`page` with a timeout; returns as well the number before which a search that ran into it has to go on."""
+    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     before = _AFTER_ALL if before_seq is None else before_seq
-    with one_moment(db):
+    with snapshot(db):
         if wanted.event_id is not None:
             return views(db, _of_event(db, wanted, before, limit), paused=wanted.paused), None
         found: list[int] = []
@@ -143,7 +161,7 @@ def search(
 def _windows(
     db: sqlite3.Connection, wanted: LogFilter, before_seq: int, deadline: float | None
 ) -> Iterator[tuple[int, int]]:
-    """Where to look, newest first: numbers, both excluded; in small windows where there is a deadline to be kept."""
+    """Where to look, newest first: numbers, both excluded; in small windows where there is a deadline."""
     newest = db.execute("SELECT max(seq) FROM deliveries WHERE seq < ?", (before_seq,)).fetchall()[0][0] or 0
     for after, before in time_index.between(db, "deliveries", wanted.since_ms, wanted.until_ms):
         upto = min(before, newest + 1)
@@ -173,7 +191,7 @@ def finished_matching(db: sqlite3.Connection, wanted: LogFilter, *, after_seq: i
     Only those of endpoints that are active, tests left out.
     """
     found: list[int] = []
-    with one_moment(db):
+    with snapshot(db):
         for after, before in reversed(time_index.between(db, "deliveries", wanted.since_ms, wanted.until_ms)):
             if len(found) < limit:
                 found += _finished_between(db, wanted, max(after, after_seq), before, limit - len(found))
@@ -184,11 +202,11 @@ def _finished_between(
     db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, limit: int
 ) -> list[int]:
     found: list[int] = []
-    for time_range in _stretches(db, wanted, after_seq, before_seq, "AND state = 'active' AND deleted_at IS NULL"):
-        if time_range.reads_as in WAITING:
+    for each in _ranges(db, wanted, after_seq, before_seq, "AND state = 'active' AND deleted_at IS NULL"):
+        if each.reads_as in WAITING:
             continue
-        before = min(time_range.before_seq, found[-1]) if len(found) == limit else time_range.before_seq
-        rows = _of_stretch(db, wanted, time_range, time_range.after_seq, before, f"{_REPLAYABLE} ORDER BY d.seq", limit)
+        before = min(each.before_seq, found[-1]) if len(found) == limit else each.before_seq
+        rows = _in_range(db, wanted, each, each.after_seq, before, f"{_REPLAYABLE} ORDER BY d.seq", limit)
         found = sorted(found + rows)[:limit]
     return found
 
@@ -200,9 +218,9 @@ def _newest(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_se
         lowest = max(after_seq, before_seq - 1 - NEWEST_ROWS)
         found = _scan(db, wanted, "d.seq > :after_seq", {"after_seq": lowest}, before_seq, limit)
         before_seq = lowest + 1
-    for time_range in _stretches(db, wanted, after_seq, before_seq) if len(found) < limit else ():
-        after = max(time_range.after_seq, found[-1]) if len(found) == limit else time_range.after_seq
-        rows = _of_stretch(db, wanted, time_range, after, time_range.before_seq, "1 ORDER BY d.seq DESC", limit)
+    for each in _ranges(db, wanted, after_seq, before_seq) if len(found) < limit else ():
+        after = max(each.after_seq, found[-1]) if len(found) == limit else each.after_seq
+        rows = _in_range(db, wanted, each, after, each.before_seq, "1 ORDER BY d.seq DESC", limit)
         found = sorted(found + rows, reverse=True)[:limit]
     return found
 
@@ -232,10 +250,10 @@ def _scan(
     return [row[0] for row in db.execute(sql, common | values | {"limit": limit}).fetchall()]
 
 
-def _stretches(
+def _ranges(
     db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, which: str = ""
-) -> Iterator[_TimeRange]:
-    """Where the deliveries of the filter can be, as far as workspace, endpoint and state tell."""
+) -> Iterator[_Range]:
+    """Where the deliveries of the filter can be, by workspace, endpoint and state."""
     own = "" if wanted.endpoint_seq is None else "AND seq = :endpoint_seq"
     rows = db.execute(
         "SELECT seq, state = 'active', skipped_upto, deleted_at IS NOT NULL FROM endpoints "
@@ -245,32 +263,32 @@ def _stretches(
     for seq, active, skipped_upto, deleted in rows:
         for state, reads_as in _READS_AS.items():
             if wanted.state in (None, reads_as):
-                yield _TimeRange(seq, state, reads_as, after_seq, before_seq)
+                yield _Range(seq, state, reads_as, after_seq, before_seq)
         waits = DeliveryState.PENDING if active and not wanted.paused else DeliveryState.HELD
         if deleted:
             waits = DeliveryState.CANCELLED
         if wanted.state in (None, DeliveryState.SKIPPED) and skipped_upto > after_seq:
-            yield _TimeRange(seq, PENDING, DeliveryState.SKIPPED, after_seq, min(before_seq, skipped_upto + 1))
+            yield _Range(seq, PENDING, DeliveryState.SKIPPED, after_seq, min(before_seq, skipped_upto + 1))
         if wanted.state in (None, waits):
-            yield _TimeRange(seq, PENDING, waits, max(after_seq, skipped_upto), before_seq)
+            yield _Range(seq, PENDING, waits, max(after_seq, skipped_upto), before_seq)
 
 
-def _of_stretch(
+def _in_range(
     db: sqlite3.Connection,
     wanted: LogFilter,
-    time_range: _TimeRange,
+    range_: _Range,
     after_seq: int,
     before_seq: int,
     tail: str,
     limit: int,
 ) -> list[int]:
     conditions, values = _conditions(wanted)
-    values |= {"endpoint_seq": time_range.endpoint_seq, "state": time_range.state, "limit": limit}
+    values |= {"endpoint_seq": range_.endpoint_seq, "state": range_.state, "limit": limit}
     values |= {"after_seq": after_seq, "before_seq": before_seq}
-    # The comparison with 0 tells SQLite that the partial index serves.
+    # SQLite uses the partial index only with the comparison with 0.
     index = (
         "INDEXED BY deliveries_waiting WHERE d.state = 0"
-        if time_range.state == PENDING
+        if range_.state == PENDING
         else "INDEXED BY deliveries_log WHERE d.state = :state AND d.state <> 0"
     )
     sql = (
@@ -294,6 +312,41 @@ def _conditions(wanted: LogFilter) -> tuple[list[str], dict[str, Any]]:
             conditions.append(condition)
             values[name] = value
     return conditions, values
+
+
+def changed_since(db: sqlite3.Connection, wanted: LogFilter, since_ms: int, limit: int) -> list[DeliveryView] | None:
+    """The deliveries of the filter that changed at `since_ms` or later, in the order of their acceptance.
+
+    None if that is too much to look through: more than `limit` deliveries, or `ROWS_PER_CHANGE` times as many rows.
+    """
+    changed: set[int] = set()
+    with snapshot(db), closing(_changed(db, wanted.workspace_seq, since_ms - COMMIT_MS)) as rows:
+        for number, (seq, of_workspace) in enumerate(rows):
+            if of_workspace == wanted.workspace_seq:
+                changed.add(seq)
+            if len(changed) > limit or number >= limit * ROWS_PER_CHANGE:
+                return None
+        found = views(db, sorted(changed), paused=wanted.paused)
+    return [view for view in reversed(found) if wanted.matches(view)]
+
+
+def _changed(db: sqlite3.Connection, workspace_seq: int, since_ms: int) -> Generator[tuple[int, int], None, None]:
+    """The number and the workspace of each delivery that changed, more than once if it changed more than once."""
+    for sql in (_CHANGED_ACCEPTED, _CHANGED_FAILED):
+        yield from _newest_changes(db, sql, (), since_ms)
+    endpoints = db.execute("SELECT seq FROM endpoints WHERE workspace_seq = ?", (workspace_seq,)).fetchall()
+    for (endpoint_seq,) in endpoints:
+        yield from _newest_changes(db, _CHANGED_SUCCEEDED, (workspace_seq, endpoint_seq), since_ms)
+
+
+def _newest_changes(
+    db: sqlite3.Connection, sql: str, values: tuple[int, ...], since_ms: int
+) -> Generator[tuple[int, int], None, None]:
+    with closing(db.execute(sql, values)) as rows:
+        for seq, at_ms, of_workspace in rows:  # each row is looked up when its turn comes
+            if at_ms < since_ms:
+                return
+            yield seq, of_workspace
 
 
 def _view(row: tuple[Any, ...]) -> DeliveryView:

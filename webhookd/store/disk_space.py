@@ -1,12 +1,12 @@
-"""The room on the database's disk, and a reserve in it that no other program can take.
+"""The room on the database's disk, and a reserve in it that no other program can use.
 
-On a full disk SQLite can't write anything, not even a DELETE or a checkpoint (design/facts.md).  So long before that
-events are refused (`store.min_free_mb`), and a quarter of that room is held by a file beside the database,
-`webhookd.db-reserve`.  When another program fills the disk to the last byte all the same, the file is given back,
-piece by piece, so that the outcomes of attempts are still recorded; no event is taken until it is whole again.
+On a full disk SQLite can't write anything, not even a DELETE or a checkpoint.  So webhookd refuses events long before
+that (`store.min_free_mb`), and a file beside the database, `webhookd.db-reserve`, keeps a quarter of that room.  When
+another program fills the disk to the last byte all the same, webhookd releases the file piece by piece, so that it can
+still record the outcomes of attempts; it accepts no event until the reserve is whole again.
 
-A piece that is given back may be snatched by whoever fills the disk.  Then outcomes wait in memory, and with them
-their endpoints, until there is room.
+Another program may use up a released piece.  Then outcomes wait in memory, and with them their endpoints, until there
+is room.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from webhookd.store.connection import CHECKPOINT_PAGES, PAGE_BYTES
 MIB = 1024 * 1024
 RESERVED_SHARE = 0.25
 RESERVE_MAX_BYTES = 256 * MIB
-# In so many pieces it is given back: who snatches one has not got all of it.
+# It is released in so many pieces: a program that uses up one has not got all of it.
 PIECES = 4
-# Less than this counts as none at all: the next commit may need it.
+# Less than this counts as a full disk: the next commit may need it.
 ENOUGH_BYTES = MIB
 # How long a look at the free space holds: a call to the kernel per event would be felt.
 LOOK_SECONDS = 0.25
-LOG_PAGES_WHEN_SHORT = 128
+WAL_PAGES_WHEN_SHORT = 128
 _OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -38,7 +38,7 @@ _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL)
 class DiskSpace:
     """What is left for the database at `database`, of which `min_free_mb` is kept for outcomes, the reserve included.
 
-    Space is a fact of the machine, and so its time is the machine's, not the injected clock's.
+    Times are the machine's, not the injected clock's, as the space is.
     """
 
     def __init__(self, database: Path, min_free_mb: float) -> None:
@@ -46,7 +46,7 @@ class DiskSpace:
         self._reserve = database.with_name(f"{database.name}-reserve")
         self._kept_bytes = round(min_free_mb * MIB)
         self._wanted_bytes = min(round(self._kept_bytes * RESERVED_SHARE), RESERVE_MAX_BYTES)
-        self._given_back = False
+        self._released = False
         self._looked_at = float("-inf")
         self._short = False
 
@@ -62,7 +62,7 @@ class DiskSpace:
 
     def spare_bytes(self) -> int:
         """What may be used for other things than outcomes; negative when there is too little even for these."""
-        return self.free_bytes() + self._held_bytes() - self._kept_bytes
+        return self.free_bytes() + self._reserved_bytes() - self._kept_bytes
 
     def short(self) -> bool:
         """Whether there is too little room to take events; the reserve has to be whole as well."""
@@ -73,46 +73,46 @@ class DiskSpace:
         return self._short
 
     def prepare(self) -> None:
-        """Before the database is opened: on a full disk even that needs a little of the reserve."""
+        """Before the database is opened: on a full disk that needs a piece of the reserve."""
         if self.free_bytes() < ENOUGH_BYTES:
-            self.give_back()
+            self.release()
 
-    def take(self) -> None:
-        """Once it is open: make the reserve, and see how things stand."""
+    def acquire(self) -> None:
+        """After the database is opened: make the reserve."""
         self.refill()
         self._settle()
 
-    def log_pages(self) -> int:
+    def wal_limit_pages(self) -> int:
         """After how many pages the write-ahead log is to be carried over into the file.
 
         That may take as much room again, so the log is never larger than what is kept; and where room is short, what is
         left is for the file to grow by.
         """
         if self.short():
-            return LOG_PAGES_WHEN_SHORT
+            return WAL_PAGES_WHEN_SHORT
         return min(CHECKPOINT_PAGES, self._kept_bytes // PAGE_BYTES) or CHECKPOINT_PAGES
 
     def refill(self) -> None:
         """Make the reserve whole, if there is room for it beside what else is kept."""
-        if not self._given_back and self._is_whole():
+        if not self._released and self._is_whole():
             return
-        if self.spare_bytes() < 0 or self.free_bytes() + self._held_bytes() < ENOUGH_BYTES:
+        if self.spare_bytes() < 0 or self.free_bytes() + self._reserved_bytes() < ENOUGH_BYTES:
             return
         try:
             if not self._is_whole():
                 _allocate(self._reserve, self._wanted_bytes)
         except OSError:
-            return  # a quota, or somebody was quicker
-        self._given_back = False
+            return  # a quota, or another program was quicker
+        self._released = False
 
-    def give_back(self) -> bool:
-        """The disk is full: free a piece of the reserve, and take no events from now on; False if nothing is left."""
-        self._given_back = True
+    def release(self) -> bool:
+        """The disk is full: release a piece of the reserve, and accept no events; False if nothing is left of it."""
+        self._released = True
         self._settle()
-        held_bytes = self._held_bytes()
+        reserved_bytes = self._reserved_bytes()
         with suppress(OSError):
-            os.truncate(self._reserve, max(0, held_bytes - math.ceil(self._wanted_bytes / PIECES)))
-        return self._held_bytes() < held_bytes
+            os.truncate(self._reserve, max(0, reserved_bytes - math.ceil(self._wanted_bytes / PIECES)))
+        return self._reserved_bytes() < reserved_bytes
 
     def exhausted(self) -> bool:
         """Whether a file can't grow here: tells a disk or a quota that is full from one that fails."""
@@ -127,15 +127,15 @@ class DiskSpace:
         return False
 
     def _settle(self) -> None:
-        short = self._given_back or not self._is_whole() or self.spare_bytes() < 0
+        short = self._released or not self._is_whole() or self.spare_bytes() < 0
         if short != self._short:
             self._short = short
             log.emit("store.full" if short else "store.recovered")
 
     def _is_whole(self) -> bool:
-        return self._held_bytes() >= self._wanted_bytes
+        return self._reserved_bytes() >= self._wanted_bytes
 
-    def _held_bytes(self) -> int:
+    def _reserved_bytes(self) -> int:
         try:
             return self._reserve.stat().st_size
         except OSError:

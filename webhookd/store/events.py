@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from webhookd.models import Accepted, EventView, NewEvent, QueuedDelivery
 from webhookd.store import time_index
-from webhookd.store.bulk import ROW_BYTES, Bulk, packed
+from webhookd.store.batch import ROW_BYTES, BatchKind, packed
 
 _INSERT_EVENT = (
     "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?) "
@@ -123,7 +123,7 @@ def _size(item: Ingested) -> int:
     return len(item.events) + sum(len(event.body) // ROW_BYTES for event in item.events)
 
 
-ACCEPT = Bulk("accepted", _accept_ingested, _pack, _TOGETHER, _added, _accepted, _size)
+ACCEPT = BatchKind("accepted", _accept_ingested, _pack, _TOGETHER, _added, _accepted, _size)
 
 
 def _known(db: sqlite3.Connection, workspace_seq: int, event: NewEvent) -> Accepted:

@@ -1,16 +1,32 @@
-"""Whether a file is a database that webhookd may open, found out without touching anything.
+"""Before the database is opened: whether webhookd may open the file (`examine`), and WAL recovery (`recover_wal`).
 
-SQLite changes a file by opening it: a write-ahead log is rolled in at the close, its index is made anew.  So a file
-that is not fit is looked at through SQLite's eyes, but with a connection that can't write, takes no locks and keeps the
-index of the log in memory (the VFS `unix-none` and `locking_mode=EXCLUSIVE`).  The state directory's lock keeps other
-daemons away; who replicates the file may write meanwhile, so what looks wrong is looked at twice.
+SQLite changes a file by opening it: it rolls a write-ahead log in at the close and makes the log's index anew.  So
+`examine` uses a connection that can't write, takes no locks and keeps the index of the log in memory (the VFS
+`unix-none` and `locking_mode=EXCLUSIVE`), and leaves a file that is not fit as it was.  The state directory's lock
+keeps other daemons away; a program that replicates the file may write meanwhile, so `examine` looks twice at what is
+wrong.
+
+WAL recovery brings to the disk what a daemon that ended early left in the write-ahead log.  A commit writes its frames
+into the log and then syncs them.  If a kill comes between the two, or the sync fails, the frames may be in the kernel's
+memory alone; yet the next daemon would read them from there, answer "duplicate" for an event in them, and lose it when
+the power fails.  Another sync is not enough: after one that failed Linux takes the pages for clean, and the next
+reports success without writing them.  They have to be written again.  Nor would a checkpoint do: with a hole in the log
+on the disk, a power cut would leave a mix of old and new pages.
+
+The index of the log (`-shm`) has which frames these are: SQLite counts a commit there only after its sync, and the
+index is gone when the kernel's memory is.  When SQLite opens the database it makes the index anew and counts every
+frame; so recovery comes before that.  The formats: https://sqlite.org/walformat.html and fileformat2.html#walformat.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
+import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from webhookd.errors import StoreUnusable
@@ -23,11 +39,19 @@ JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 RECOVERY = "it was left as it is. Restore a backup (README, «Recovery»)"
 _ANEW = "or move it away, with the files beside it, to start anew"
 
+LOG_HEADER_BYTES = 32
+LOG_MAGIC = bytes.fromhex("377f06")
+FRAME_HEADER_BYTES = 24
+INDEX_HEADER_BYTES = 48  # there are two of them, the same unless it was being written
+# Who has the database open holds a shared lock on this byte of the index; the first to open it, an exclusive one.
+OPEN_LOCK_AT = 128
+PIECE_BYTES = 1024 * 1024
+
 
 def examine(path: Path, application_id: int, newest_version: int) -> None:
     """Return if `path` is webhookd's own, whole and not newer than `newest_version`, or isn't there yet.
 
-    Else StoreUnusable.  OSError and sqlite3.DatabaseError when it can't be read, or where SQLite has the words.
+    Else StoreUnusable; OSError and sqlite3.DatabaseError when it can't be read.
     """
     try:
         if _is_new(path) or _never_committed(path):
@@ -50,7 +74,7 @@ def _bytes_of(path: Path, suffix: str) -> int:
 
 
 def _is_new(path: Path) -> bool:
-    """Whether there is nothing yet.  Where there was something, an empty file is a loss, and nothing new begins."""
+    """Whether there is nothing yet; StoreUnusable where there was something, because an empty file is a loss then."""
     if path.exists() and path.stat().st_size:
         return False
     log_bytes = _bytes_of(path, "-wal")
@@ -65,9 +89,9 @@ def _is_new(path: Path) -> bool:
 
 
 def _never_committed(path: Path) -> bool:
-    """Whether the first transaction ever was cut off: SQLite will roll it back to an empty file (fileformat2, §3).
+    """Whether the first transaction ever was cut off: SQLite will roll it back to an empty file.
 
-    Its journal tells: it begins with a magic number and, at 16, has the number of pages before the transaction.
+    Its journal begins with a magic number and has, at 16, the number of pages before (sqlite.org/fileformat2.html, §3).
     """
     try:
         with path.with_name(f"{path.name}-journal").open("rb") as file:
@@ -115,3 +139,72 @@ def _look_inside(path: Path, newest_version: int) -> None:
             problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
                 raise StoreUnusable(f"{path} is corrupt ({problem}); {RECOVERY}.")
+
+
+def recover_wal(path: Path) -> int:
+    """Write again and sync what the log of the database at `path` holds beyond its last sync; how many bytes.
+
+    Call it before SQLite opens the database in this process, whose locks it would end.  Where another program (one that
+    replicates the file) has it open, the index stays, without those frames, and nothing is done.  OSError when the disk
+    fails.
+    """
+    log, index = (path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm"))
+    if not log.exists():
+        return 0
+    with _opened(index, os.O_RDWR | os.O_CREAT) as index_file:
+        try:
+            fcntl.lockf(index_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, OPEN_LOCK_AT)
+        except BlockingIOError:
+            return 0
+        with _opened(log, os.O_RDWR) as file:
+            begin, end = _doubtful(file, os.pread(index_file, 2 * INDEX_HEADER_BYTES, 0))
+            if begin < end:
+                _write_again(file, begin, end)
+                with _opened(path.parent, os.O_RDONLY) as directory:  # the log may be new
+                    os.fsync(directory)
+    return end - begin
+
+
+def _doubtful(file: int, index: bytes) -> tuple[int, int]:
+    """From where to where the frames reach that belong to the log and aren't counted in its index."""
+    header = os.pread(file, LOG_HEADER_BYTES, 0)
+    if len(header) < LOG_HEADER_BYTES or not header.startswith(LOG_MAGIC):
+        return 0, 0  # SQLite doesn't read it either
+    salts = header[16:24]  # a frame with others is of an earlier time, and only hasn't been overwritten yet
+    frame_bytes = FRAME_HEADER_BYTES + int.from_bytes(header[8:12], "big")
+    synced = _synced_frames(index, salts)
+    begin = end = LOG_HEADER_BYTES + synced * frame_bytes
+    while os.pread(file, FRAME_HEADER_BYTES, end)[8:16] == salts:
+        end += frame_bytes
+    if end == begin:
+        return 0, 0
+    return (begin if synced else 0), min(end, os.fstat(file).st_size)
+
+
+def _synced_frames(index: bytes, salts: bytes) -> int:
+    """How many frames of the log with these salts are certainly on the disk."""
+    header = index[:INDEX_HEADER_BYTES]
+    if header != index[INDEX_HEADER_BYTES:] or header[32:40] != salts:
+        return 0
+    return int.from_bytes(header[16:20], sys.byteorder)
+
+
+def _write_again(file: int, begin: int, end: int) -> None:
+    for offset in range(begin, end, PIECE_BYTES):
+        _write(file, os.pread(file, min(PIECE_BYTES, end - offset), offset), offset)
+    os.fdatasync(file)
+
+
+def _write(file: int, piece: bytes, offset: int) -> None:
+    while piece:
+        written = os.pwrite(file, piece, offset)
+        piece, offset = piece[written:], offset + written
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The store as the rest of the house sees it: commands go to the one writer, questions to readers of their own."""
+"""The store as the rest of webhookd uses it: commands go to the one writer, questions to readers of their own."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from typing import TypeVar
 
 from webhookd import log
 from webhookd.store import deliveries, events, time_index
-from webhookd.store.bulk import Bulk, Crowds
+from webhookd.store.batch import BatchStatement
 from webhookd.store.connection import Connection, fatal_error, is_broken, open_reader, open_writer
 from webhookd.store.disk_space import DiskSpace
 from webhookd.store.time_index import TimeIndex
 from webhookd.store.writer import Writer
 
-I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
 T = TypeVar("T")
 
-KEEP_SECONDS = 1.0
-# A file that became smaller does so with a checkpoint that no reader was in the way of.
-TIDY_SECONDS = 5.0
+DISK_LOOK_SECONDS = 1.0
+# While the disk is short: the file shrinks with a checkpoint that no reader was in the way of.
+SHRINK_SECONDS = 5.0
 
 # What a command or a question is given: passed on to the store's functions, never used by others itself.
 Db = sqlite3.Connection
 SQLITE_VERSION = sqlite3.sqlite_version
-CROWDS = Crowds([events.ACCEPT, deliveries.RECORD_SUCCESS])
+BATCH = BatchStatement([events.ACCEPT, deliveries.RECORD_SUCCESS])
 
 
 class Store:
@@ -38,21 +37,19 @@ class Store:
         path: Path,
         disk_space: DiskSpace,
         connection: Connection,
-        carrier: Connection,
-        asker: Connection,
+        delivery_reader: Connection,
+        reader: Connection,
         newest_ms: int,
     ) -> None:
         self.path = path
         self.disk_space = disk_space
         self._connection = connection
         # Two readers, so that a long question about the log never keeps a consumer from its next page.
-        self._carrier = carrier
-        self._asker = asker
-        self._timeline = TimeIndex(newest_ms)
-        self.writer = Writer(connection, CROWDS, disk_space)
-        self.submit = self.writer.submit
+        self._delivery_reader = delivery_reader
+        self._reader = reader
+        self._time_index = TimeIndex(newest_ms)
+        self.writer = Writer(connection, BATCH, disk_space)
         self.write = self.writer.write
-        self.write_item = self.writer.write_item
 
     @classmethod
     async def open(cls, path: Path, min_free_mb: float = 0) -> Store:
@@ -64,14 +61,14 @@ class Store:
         opened = [connection]
         try:
             newest_ms = await connection.run(time_index.newest_ms)
-            await connection.run(CROWDS.prepare)
+            await connection.run(BATCH.prepare)
             for _ in range(2):
                 opened.insert(0, await open_reader(path))
         except BaseException:
             for each in opened:
                 await each.close()
             raise
-        disk_space.take()
+        disk_space.acquire()
         store = cls(path, disk_space, connection, opened[0], opened[1], newest_ms)
         if 0 < before < now:
             log.emit("store.migrated", from_version=before, to_version=now)
@@ -89,43 +86,31 @@ class Store:
         self, at_ms: int, run: Callable[[sqlite3.Connection], T], *, on_commit: Callable[[T], None] | None = None
     ) -> T:
         """`write` for a command that adds events or deliveries dated `at_ms` (milliseconds since 1970)."""
-        if not self._timeline.goes_back(at_ms):
+        if not self._time_index.goes_back(at_ms):
             return await self.write(run, on_commit=on_commit)
-        return await self._begin_stretch(at_ms, run, on_commit)
 
-    async def add_item(
-        self, at_ms: int, bulk: Bulk[I, T], item: I, *, on_commit: Callable[[T], None] | None = None
-    ) -> T:
-        """`add` for an item of a kind of which many may come."""
-        if not self._timeline.goes_back(at_ms):
-            return await self.write_item(bulk, item, on_commit=on_commit)
-        return await self._begin_stretch(at_ms, lambda db: bulk.one(db, item), on_commit)
-
-    async def _begin_stretch(
-        self, at_ms: int, run: Callable[[sqlite3.Connection], T], on_commit: Callable[[T], None] | None
-    ) -> T:
-        def begins(db: sqlite3.Connection) -> T:
-            time_index.begin(db)
+        def run_after_step(db: sqlite3.Connection) -> T:
+            time_index.add_clock_step(db)
             return run(db)
 
-        def began(result: T) -> None:
-            self._timeline.began(at_ms)
+        def step_committed(result: T) -> None:
+            self._time_index.stepped_back(at_ms)
             if on_commit is not None:
                 on_commit(result)
 
-        return await self.write(begins, on_commit=began)
+        return await self.write(run_after_step, on_commit=step_committed)
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run a question of a person or program; it sees everything committed before."""
-        return await self._ask(self._asker, question)
+        return await self._ask(self._reader, question)
 
     async def read_for_delivery(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a question of the delivery itself: short, and never behind somebody's search of the log."""
-        return await self._ask(self._carrier, question)
+        """Run a question of the delivery itself: short, and never behind a search of the log."""
+        return await self._ask(self._delivery_reader, question)
 
     async def backup(self, target: Path) -> None:
         """Write a consistent copy to `target` (a file that isn't there or is empty), while everything goes on."""
-        # A reader of its own: a copy takes seconds, and nobody's question should wait for it.
+        # A reader of its own: a copy takes seconds, and no question should wait for it.
         connection = await open_reader(self.path)
         try:
             await self._ask(connection, lambda db: _copy(db, target))
@@ -133,7 +118,7 @@ class Store:
             await connection.close()
 
     async def _ask(self, connection: Connection, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a question; a file or a disk that is found to be broken ends the daemon, whoever asked."""
+        """Run a question; a broken file or disk ends the daemon, whatever the question was."""
         try:
             return await connection.run(question)
         except sqlite3.DatabaseError as error:
@@ -143,16 +128,16 @@ class Store:
             self.writer.end(fatal)
             raise fatal from error
 
-    async def keep_room(self) -> None:
-        """A root task: sees to it that all goes on by itself when room returns, and that what isn't needed is freed."""
-        tidied_at = time.monotonic()
+    async def watch_disk_space(self) -> None:
+        """A root task: keeps the reserve whole, and the write-ahead log as small as the room on the disk asks for."""
+        shrunk_at = time.monotonic()
         while True:
-            await asyncio.sleep(KEEP_SECONDS)
+            await asyncio.sleep(DISK_LOOK_SECONDS)
             await asyncio.to_thread(self.disk_space.refill)
-            due = self.disk_space.short() and time.monotonic() - tidied_at >= TIDY_SECONDS
-            if due or self.writer.adapts:
-                tidied_at = time.monotonic()
-                await self.writer.tidy()
+            due = self.disk_space.short() and time.monotonic() - shrunk_at >= SHRINK_SECONDS
+            if due or self.writer.wal_limit_changed:
+                shrunk_at = time.monotonic()
+                await self.writer.shrink_wal()
 
     def size_bytes(self) -> int:
         """The database file's size, its write-ahead log apart."""
@@ -165,8 +150,8 @@ class Store:
 
     async def close(self) -> None:
         """Close the readers first: the last to close checkpoints, and only the writer may."""
-        await self._carrier.close()
-        await self._asker.close()
+        await self._delivery_reader.close()
+        await self._reader.close()
         await self._connection.close()
 
 

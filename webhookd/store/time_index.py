@@ -1,12 +1,12 @@
 """Where a time lies among the numbers of the log.
 
-Events and deliveries are numbered as they come, so their times go forward with their numbers, and where a time begins
-is found by bisection: a handful of looks instead of a walk through a million rows.  Only the machine's clock can break
-that, by being set back.  So whoever adds rows says what they are dated, and when that lies before what was there
-already, the row that follows begins a new *stretch* of the log, which `clock_steps` remembers.
+Events and deliveries are numbered as they come, so their times go forward with their numbers, and a bisection finds
+where a time begins: a handful of look-ups instead of a walk through a million rows.  Only a machine's clock that is set
+back breaks that.  So `Store.add` knows how rows to be added are dated; where that lies before what was there already,
+they begin a new *segment* of the log, and `clock_steps` has the numbers after which it begins.
 
-Dates may lag a little behind within a stretch (a test is dated by its start and written at its end): by `SLACK_MS`.
-The bisection is that much wider on both sides, and the search itself looks at every row's own time.
+Within a segment a date may be up to `SLACK_MS` behind (a test is dated by its start and written at its end).  The
+bisection is that much wider on both sides, and the search itself compares every row's own time.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Callable
 
 SLACK_MS = 30_000
 _END = 2**63 - 1
-# The tables that are dated, and where a stretch begins in each.
+# The dated tables, and the column that has where a segment begins in each.
 _TABLES = {"deliveries": "delivery_seq", "events": "event_seq"}
 
 
 class TimeIndex:
-    """Tells when rows to be added are dated before those that are there.  Times are milliseconds since 1970."""
+    """Knows whether rows to be added are dated before those that are there.  Times are milliseconds since 1970."""
 
     def __init__(self, newest_ms: int) -> None:
         """`newest_ms`: how the newest row is dated; any before it may be dated up to the slack later."""
@@ -29,15 +29,15 @@ class TimeIndex:
         self._last_ms = newest_ms
 
     def goes_back(self, at_ms: int) -> bool:
-        """Whether rows dated `at_ms` begin a new stretch: then `begin` belongs into their transaction."""
+        """Whether rows dated `at_ms` begin a new segment: then `add_clock_step` belongs into their transaction."""
         self._last_ms = at_ms
         if at_ms < self._latest_ms - SLACK_MS:
             return True
         self._latest_ms = max(self._latest_ms, at_ms)
         return False
 
-    def began(self, at_ms: int) -> None:
-        """A new stretch that begins with `at_ms` is durable."""
+    def stepped_back(self, at_ms: int) -> None:
+        """The new segment that begins with `at_ms` is durable."""
         self._latest_ms = max(at_ms, self._last_ms)
 
 
@@ -47,13 +47,13 @@ def newest_ms(db: sqlite3.Connection) -> int:
     return max((found[0][0] for found in rows if found), default=0)
 
 
-def begin(db: sqlite3.Connection) -> None:
-    """Rows to come are dated earlier than those that are there: a new stretch begins after these."""
+def add_clock_step(db: sqlite3.Connection) -> None:
+    """Rows to come are dated earlier than those that are there: begin a new segment after these."""
     db.execute(
         "INSERT INTO clock_steps SELECT (SELECT coalesce(max(seq), 0) FROM deliveries), "
         "(SELECT coalesce(max(seq), 0) FROM events)"
     )
-    # Stretches of which nothing is left are forgotten, so that a clock that is always set back can't fill the table.
+    # Remove segments of which nothing is left, so that a clock that is always set back can't fill the table.
     db.execute(
         "DELETE FROM clock_steps WHERE rowid < (SELECT max(rowid) FROM clock_steps "
         "WHERE delivery_seq < (SELECT coalesce(min(seq), 0) FROM deliveries) "
@@ -62,9 +62,10 @@ def begin(db: sqlite3.Connection) -> None:
 
 
 def between(db: sqlite3.Connection, table: str, since_ms: int | None, until_ms: int | None) -> list[tuple[int, int]]:
-    """Where rows of `deliveries` or `events` dated in the span can be, newest first: numbers, both excluded.
+    """Where rows of `deliveries` or `events` in the time range can be, newest first: numbers, both excluded.
 
-    None is an open end.  Rows dated otherwise may be among them, by the slack and by what is unsure.
+    None is an open end.  Rows outside of the range may be among them: by the slack, and where the table is older than
+    `clock_steps`.
     """
     if since_ms is None and until_ms is None:
         return [(0, _END)]
@@ -76,21 +77,21 @@ def between(db: sqlite3.Connection, table: str, since_ms: int | None, until_ms: 
         return rows[0] if rows else None
 
     steps = [row[0] for row in db.execute(f"SELECT {_TABLES[table]} FROM clock_steps ORDER BY rowid").fetchall()]
-    spans = [(0, steps[0] + 1)] if steps[0] else []
+    ranges = [(0, steps[0] + 1)] if steps[0] else []
     for after, upto in zip(steps, [*steps[1:], None], strict=True):
         before = _END if upto is None else upto + 1
         beyond = _beyond(db, table, before)
         first = after if since_ms is None else first_since(look, since_ms - SLACK_MS, after + 1, beyond) - 1
         last = before if until_ms is None else first_since(look, until_ms + SLACK_MS, after + 1, beyond)
         if first + 1 < last:
-            spans.append((first, last))
-    return spans[::-1]
+            ranges.append((first, last))
+    return ranges[::-1]
 
 
 def first_since(look: Callable[[int], tuple[int, int] | None], at_ms: int, low: int, high: int) -> int:
     """The number from which on rows are dated `at_ms` or later, between `low` and `high`, where all are.
 
-    `look` tells the number and the date of the first row from a number on, None if there is none.
+    `look` returns the number and the date of the first row from a number on, None if there is none.
     """
     while low < high:
         middle = (low + high) // 2

@@ -1,22 +1,19 @@
-"""The one writer: whatever waits becomes one transaction, and callers hear of it only after the commit.
+"""The one writer: commands that wait go to SQLite as one batch, and callers get their results after the commit.
 
-A caller submits a *command*, a function of the connection.  The writer takes commands that wait or are on their way
-(`_gather`, `_take_group`), runs them in order as one transaction, each in a savepoint of its own so that one that is
-refused doesn't take its neighbours along, and after the commit calls each command's `then` and answers its future,
-again in order.  So the order of submission is the order of the table and the order in which the rest of the process
-hears of it.
+A *command* is a function of the connection.  The writer takes commands in order (`_gather`, `_next_batch`) and runs
+them in one transaction, each in a savepoint of its own, so that a refused one leaves its neighbours alone; commands of
+a `BatchKind` that follow each other go in one statement.  After the commit it calls each command's `on_commit` and
+resolves its future, again in order.  So the order of submission is the order of the table and the order in which the
+rest of the process sees the results.
 
-Commands that come in crowds (accepted events, recorded successes) are submitted as items of a kind (`bulk`): those
-between two other commands are carried out together, in one statement.
+Commands are not cancelled: the command of a caller that goes away runs all the same.
 
-Commands are not cancelled: a caller that goes away leaves its command behind, which is run all the same.
+A checkpoint is queued like a command and runs by itself, between two transactions (`checkpoint`): SQLite makes one on
+its own only when the write-ahead log has become long, and whoever commits then waits for all of it.
 
-A checkpoint is asked for like a command and runs by itself, between two transactions (`checkpoint`): SQLite makes
-one on its own only when the log has become long, and whoever commits then waits for all of it.
-
-A full disk refuses commands, except those submitted with `must=True` (outcomes of attempts): these are tried again,
-with pieces of the reserve (`store.room`), until there is room.  So does a lack of memory, which SQLite rolls back
-from.  Any other failure of SQLite ends the daemon, because what is durable is no longer known.
+A full disk refuses commands, except those submitted with `retry_when_full` (outcomes of attempts): the writer tries
+these again, with pieces of the reserve (`store.disk_space`), until there is room.  So does a lack of memory, which
+SQLite rolls back from.  Any other failure of SQLite ends the daemon, because what is durable is no longer known.
 """
 
 from __future__ import annotations
@@ -32,17 +29,15 @@ from typing import Any, TypeVar
 from webhookd import log
 from webhookd.errors import ApiError, FatalError
 from webhookd.metrics import Histogram
-from webhookd.store.batch import Command, Crowd, Refused, lost_sight, run_group
-from webhookd.store.bulk import Bulk, Crowds
-from webhookd.store.connection import CHECKPOINT_PAGES, Connection, bound_log, fatal_error, is_full, may_be_full
+from webhookd.store.batch import BatchItem, BatchStatement, Command, PackedBatch, Refused, run_batch
+from webhookd.store.connection import CHECKPOINT_PAGES, Connection, fatal_error, is_full, limit_wal, may_be_full
 from webhookd.store.disk_space import DiskSpace
 
-I = TypeVar("I")  # noqa: E741 - an item of a bulk kind
 T = TypeVar("T")
 
-# Few enough that a group stays in the milliseconds.
-GROUP_SIZE = 400
-# Enough to make the sync cheap per row.  More than these are shared with the next group: while one is being written,
+# Rows: few enough that a batch stays in the milliseconds.
+BATCH_SIZE = 400
+# Enough to make the sync cheap per row.  More than these are shared with the next batch: while one is being written,
 # the event loop works on the others.  All in one, loop and SQLite would wait for each other by turns.
 WORTHWHILE_SIZE = 48
 # A request takes a few turns of the event loop from the socket to its command; after so many without one, none is near.
@@ -53,11 +48,11 @@ FULL_RETRY_SECONDS = 0.5
 class Writer:
     """Owns the connection that writes; `run` is a root task of the daemon."""
 
-    def __init__(self, connection: Connection, crowds: Crowds, disk_space: DiskSpace) -> None:
+    def __init__(self, connection: Connection, statement: BatchStatement, disk_space: DiskSpace) -> None:
         self._connection = connection
-        self._crowds = crowds
-        self._room = disk_space
-        self._log_pages = CHECKPOINT_PAGES
+        self._statement = statement
+        self._disk_space = disk_space
+        self._wal_limit_pages = CHECKPOINT_PAGES
         self._waiting: deque[Command[Any]] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -66,80 +61,42 @@ class Writer:
         self.full = False
         self.commits = 0
         self.commit_seconds = Histogram()
-        # How long the last group kept everybody else waiting, its commit included; `then` may read it for its own.
-        self.held_seconds = 0.0
+        # How long the last batch took, its commit included; its own `on_commit` may read it.
+        self.batch_seconds = 0.0
 
-    def submit(
+    def write(
         self,
         run: Callable[[sqlite3.Connection], T],
         *,
         on_commit: Callable[[T], None] | None = None,
         retry_when_full: bool = False,
+        exclusive: bool = False,
     ) -> asyncio.Future[T]:
         """Queue a command; the future has its result once it is durable, or its exception.
 
-        `then` is called with the result right after the commit, before any later command's, on the event loop.
+        `on_commit` is called with the result right after the commit, before any later command's, on the event loop.
+        `exclusive`: it runs alone and outside a transaction.  A cancelled caller cancels its future, not the command.
         """
-        return self._queue(Command(run, on_commit, retry_when_full, asyncio.get_running_loop().create_future()))
-
-    def submit_item(
-        self,
-        bulk: Bulk[I, T],
-        item: I,
-        *,
-        on_commit: Callable[[T], None] | None = None,
-        retry_when_full: bool = False,
-    ) -> asyncio.Future[T]:
-        """`submit` for an item of a kind of which many may come."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        return self._queue(
-            Command(lambda db: bulk.one(db, item), on_commit, retry_when_full, future, bulk, item, bulk.size(item))
-        )
+        if self._failed is not None:
+            future.set_exception(_unavailable())
+        else:
+            self._waiting.append(Command(run, on_commit, retry_when_full, exclusive, future))
+            self._idle.clear()
+            self._wake.set()
+        return future
 
     async def checkpoint(self) -> float:
         """Bring what the log holds into the database file, as far as no reader keeps it; returns how long it took."""
-        future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        return await asyncio.shield(
-            self._queue(Command(_checkpoint, None, retry_when_full=False, future=future, exclusive=True))
-        )
-
-    def _queue(self, command: Command[T]) -> asyncio.Future[T]:
-        if self._failed is not None:
-            command.future.set_exception(_unavailable())
-        else:
-            self._waiting.append(command)
-            self._idle.clear()
-            self._wake.set()
-        return command.future
-
-    async def write(
-        self,
-        run: Callable[[sqlite3.Connection], T],
-        *,
-        on_commit: Callable[[T], None] | None = None,
-        retry_when_full: bool = False,
-    ) -> T:
-        """`submit` and wait.  A cancelled caller cancels its future, not the command."""
-        return await self.submit(run, on_commit=on_commit, retry_when_full=retry_when_full)
+        return await asyncio.shield(self.write(_checkpoint, exclusive=True))
 
     async def answer(self) -> None:
-        """Return once the writer came by and its connection began and ended a transaction; a full disk lets it."""
+        """Return once an empty transaction went through; a full disk lets it.  ApiError where the store failed."""
         try:
-            await self.write(_nothing)
-        except ApiError as refusal:
-            if refusal.code != "storage_full":
+            await self.write(_do_nothing)
+        except ApiError as error:
+            if error.code != "storage_full":
                 raise
-
-    async def write_item(
-        self,
-        bulk: Bulk[I, T],
-        item: I,
-        *,
-        on_commit: Callable[[T], None] | None = None,
-        retry_when_full: bool = False,
-    ) -> T:
-        """`submit_item` and wait; as `write`."""
-        return await self.submit_item(bulk, item, on_commit=on_commit, retry_when_full=retry_when_full)
 
     async def flushed(self) -> None:
         """Return when nothing waits to be written."""
@@ -151,13 +108,13 @@ class Writer:
         return self._idle.is_set()
 
     @property
-    def adapts(self) -> bool:
-        """Whether the next group begins with the write-ahead log bounded anew."""
-        return self._room.log_pages() != self._log_pages
+    def wal_limit_changed(self) -> bool:
+        """Whether the room on the disk asks for another limit of the write-ahead log than the one in force."""
+        return self._disk_space.wal_limit_pages() != self._wal_limit_pages
 
-    async def tidy(self) -> None:
+    async def shrink_wal(self) -> None:
         """Carry the write-ahead log over into the file now, as far as that has room."""
-        self._log_pages = 0
+        self._wal_limit_pages = 0
         with contextlib.suppress(ApiError):
             await self.answer()
 
@@ -172,27 +129,22 @@ class Writer:
         self._wake.set()
 
     async def run(self) -> None:
-        """Write until cancelled; raises Fatal when the store can't be trusted any more."""
+        """Write until cancelled; raises FatalError when the store can't be trusted any more."""
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._waiting and self._failed is None:
                     await self._gather()
-                    await self._write_group()
+                    await self._write_batch()
                 if self._failed is not None:
                     raise self._give_up(self._failed)
                 self._idle.set()
         except sqlite3.Error as error:
             raise self._give_up(fatal_error(error)) from error
 
-    async def _adapt(self) -> None:
-        """Keep the write-ahead log as small as the room on the disk asks for."""
-        self._log_pages = pages = self._room.log_pages()
-        await self._connection.run(lambda db: bound_log(db, pages))
-
     async def _gather(self) -> None:
-        """Let more commands come, up to a worthwhile group, as long as the turns of the event loop bring any.
+        """Let more commands come, up to a worthwhile batch, as long as the turns of the event loop bring any.
 
         That is no wait for a time: an idle loop makes these turns in a tenth of a commit's time.
         """
@@ -202,88 +154,82 @@ class Writer:
             idle_turns = idle_turns + 1 if count == len(self._waiting) else 0
             count = len(self._waiting)
 
-    async def _write_group(self) -> None:
-        if self.adapts:
-            await self._adapt()
-        group = self._take_group()
+    async def _write_batch(self) -> None:
+        if self.wal_limit_changed:
+            self._wal_limit_pages = pages = self._disk_space.wal_limit_pages()
+            await self._connection.run(lambda db: limit_wal(db, pages))
+        batch = self._next_batch()
         try:
-            results = await self._carry_out(group)
+            results = await self._carry_out(batch)
         except MemoryError as error:
             log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")
-            self._put_back(group, Refused(_no_memory()))
+            self._put_back(batch, Refused(_no_memory()))
             await asyncio.sleep(FULL_RETRY_SECONDS)
             return
         except sqlite3.Error as error:
-            if not is_full(error) and not (may_be_full(error) and await asyncio.to_thread(self._room.exhausted)):
-                for command in group:
+            if not is_full(error) and not (may_be_full(error) and await asyncio.to_thread(self._disk_space.exhausted)):
+                for command in batch:
                     _answer(command, Refused(_unavailable()))
                 raise
-            await self._after_full(group)
+            await self._after_full(batch)
             return
-        if not group[0].exclusive:
-            self._committed(group)
-        for command, result in zip(group, results, strict=True):
+        if not batch[0].exclusive:
+            self._count_commit(batch)
+        for command, result in zip(batch, results, strict=True):
             if command.on_commit is not None and not isinstance(result, Refused):
                 command.on_commit(result)
-        for command, result in zip(group, results, strict=True):
+        for command, result in zip(batch, results, strict=True):
             _answer(command, result)
 
-    async def _carry_out(self, group: list[Command[Any]]) -> list[Any]:
-        """The results of a group, once it is committed."""
-        if group[0].exclusive:
-            return [await self._run(group[0].run)]
-        crowds: Crowds | None = self._crowds
-        if all(command.bulk is not None for command in group):
-            crowd = Crowd(self._crowds, group)
-            read = await self._run(crowd.run)  # one statement, which is a transaction by itself
-            if read is not None:
-                try:
-                    return crowd.results(read)
-                except MemoryError as error:
-                    raise lost_sight() from error
-            crowds = None  # they don't go together, and needn't be tried again
-        return await self._run(lambda db: run_group(db, crowds, group))
+    def _next_batch(self) -> list[Command[Any]]:
+        """The commands for the next transaction: half of those that wait, if that is worthwhile."""
+        half = len(self._waiting) // 2
+        batch = [self._waiting.popleft()]
+        size = batch[0].size()
+        while not batch[0].exclusive and self._waiting and size < BATCH_SIZE and not self._waiting[0].exclusive:
+            if size >= WORTHWHILE_SIZE and len(batch) >= half:
+                break
+            batch.append(self._waiting.popleft())
+            size += batch[-1].size()
+        return batch
+
+    async def _carry_out(self, batch: list[Command[Any]]) -> list[Any]:
+        """The results of a batch, once it is committed."""
+        if batch[0].exclusive:
+            return [await self._run(batch[0].run)]
+        statement: BatchStatement | None = self._statement
+        items = [command.run for command in batch if isinstance(command.run, BatchItem)]
+        if len(items) == len(batch):
+            packed = PackedBatch(self._statement, items)
+            if await self._run(packed.run):  # one statement, which is a transaction by itself
+                return packed.results()
+            statement = None  # they don't go together, and needn't be tried again
+        return await self._run(lambda db: run_batch(db, statement, batch))
 
     async def _run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        result, self.held_seconds = await self._connection.run(lambda db: _timed(db, function))
+        result, self.batch_seconds = await self._connection.run(lambda db: _timed(db, function))
         return result
 
-    def _committed(self, group: list[Command[Any]]) -> None:
+    def _count_commit(self, batch: list[Command[Any]]) -> None:
         self.commits += 1
-        self.commit_seconds.observe(self.held_seconds)
+        self.commit_seconds.observe(self.batch_seconds)
         # An empty transaction goes through on a full disk as well.
-        self.full = self.full and all(command.run is _nothing for command in group)
+        self.full = self.full and all(command.run is _do_nothing for command in batch)
 
-    def _take_group(self) -> list[Command[Any]]:
-        """The commands for the next transaction: half of those that wait, if that is worthwhile.
-
-        One that is `alone` has it to itself.
-        """
-        half = len(self._waiting) // 2
-        group = [self._waiting.popleft()]
-        size = group[0].size
-        while not group[0].exclusive and self._waiting and size < GROUP_SIZE and not self._waiting[0].exclusive:
-            if size >= WORTHWHILE_SIZE and len(group) >= half:
-                break
-            group.append(self._waiting.popleft())
-            size += group[-1].size
-        return group
-
-    async def _after_full(self, group: list[Command[Any]]) -> None:
+    async def _after_full(self, batch: list[Command[Any]]) -> None:
         self.full = True
-        self._put_back(group, Refused(storage_full()))
-        if self._room.give_back():
-            self._log_pages = 0  # with this piece the log can be carried over
+        self._put_back(batch, Refused(storage_full()))
+        if self._disk_space.release():
+            self._wal_limit_pages = 0  # with this piece the log can be carried over
         elif self._waiting and self._waiting[0].retry_when_full:
             await asyncio.sleep(FULL_RETRY_SECONDS)
 
-    def _put_back(self, group: list[Command[Any]], refused: Refused) -> None:
+    def _put_back(self, batch: list[Command[Any]], refused: Refused) -> None:
         """Refuse what may be refused and keep the rest at the head of the queue, in order."""
-        kept = [command for command in group if command.retry_when_full]
-        for command in group:
+        for command in batch:
             if not command.retry_when_full:
                 _answer(command, refused)
-        self._waiting.extendleft(reversed(kept))
+        self._waiting.extendleft(command for command in reversed(batch) if command.retry_when_full)
 
     def _give_up(self, error: FatalError) -> FatalError:
         self._failed = error
@@ -310,8 +256,8 @@ def _unavailable() -> ApiError:
     return ApiError("unavailable", "webhookd's database failed; it restarts. Send it again.", retry_after_seconds=2)
 
 
-def _nothing(db: sqlite3.Connection) -> None:
-    """A command that only wants to come back."""
+def _do_nothing(db: sqlite3.Connection) -> None:
+    """A no-op, used as a health probe."""
 
 
 def _answer(command: Command[Any], result: Any) -> None:

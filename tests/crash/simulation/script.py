@@ -79,7 +79,7 @@ def write(seed: int) -> Script:
         "webhookd.delivery.queue.QUEUE_EVENTS": rng.choice((64, 64, 2, 3)),
         "webhookd.delivery.queue.INLINE_BYTES": rng.choice((8192, 8192, 70)),
         "webhookd.delivery.queue.SHARED_BYTES": rng.choice((2**25, 2**25, 200)),
-        "webhookd.store.writer.GROUP_SIZE": rng.choice((400, 400, 1, 2)),
+        "webhookd.store.writer.BATCH_SIZE": rng.choice((400, 400, 1, 2)),
         # 1: nothing is gathered.  By dice of its own, so that the rest of a kept seed stays as it was.
         "webhookd.store.writer.WORTHWHILE_SIZE": Random(~seed).choice((48, 1)),
         "webhookd.delivery.held_events.STEP_ROWS": rng.choice((500, 1, 2)),

@@ -1,4 +1,4 @@
--- Of the rows whose numbers lie after these, up to the next pair's, the times only go forward (`store/timeline.py`).  What
+-- Of the rows whose numbers lie after these, up to the next pair's, the times only go forward (`store/time_index.py`).  What
 -- was there before this migration stays as unsure as it was: the log looks through those rows one by one.
 CREATE TABLE clock_steps (
   delivery_seq  INTEGER NOT NULL,

@@ -140,7 +140,7 @@ async def get_event(request: web.Request) -> web.Response:
     wanted = LogFilter(workspace.seq, services.registry.paused(workspace.id), event_id=event_id)
 
     def question(db: Db) -> tuple[EventView | None, list[DeliveryView]]:
-        with delivery_log.one_moment(db):
+        with delivery_log.snapshot(db):
             event = events.get(db, workspace.seq, event_id)
             return event, delivery_log.page(db, wanted, before_seq=None, limit=DELIVERIES_OF_EVENT)
 
@@ -173,7 +173,7 @@ async def get_delivery(request: web.Request) -> web.Response:
     seq, paused = _seq(request, workspace), services.registry.paused(workspace.id)
 
     def question(db: Db) -> tuple[DeliveryView | None, list[Json]]:
-        with delivery_log.one_moment(db):
+        with delivery_log.snapshot(db):
             return delivery_log.get(db, workspace.seq, seq, paused=paused), attempts.of_delivery(db, seq)
 
     view, made = await services.store.read(question)

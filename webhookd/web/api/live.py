@@ -21,7 +21,7 @@ from aiohttp import web
 from webhookd.admin.tokens import Scope
 from webhookd.delivery.live_feed import FeedEvent, Listener
 from webhookd.models import DeliveryView, Json
-from webhookd.store import changes
+from webhookd.store import delivery_log
 from webhookd.store.delivery_log import LogFilter
 from webhookd.web.api.deliveries import DeliveryFilter, wanted_of
 from webhookd.web.api.schemas import show_delivery
@@ -128,7 +128,9 @@ class _Telling:
         since_ms = int(found[1]) if found is not None else None
         views: list[DeliveryView] | None = None
         if since_ms is not None and since_ms <= self._house.clock.wall_ms():
-            views = await self._house.store.read(lambda db: changes.since(db, self._wanted, since_ms, MISSED))
+            views = await self._house.store.read(
+                lambda db: delivery_log.changed_since(db, self._wanted, since_ms, MISSED)
+            )
         if views is None:
             return [_frame(kind="reset", data=_RESET)]
         # They have no ids of their own: a client that loses the connection amidst them begins again where it was.

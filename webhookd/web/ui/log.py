@@ -55,7 +55,7 @@ async def show_log(page: Page) -> web.StreamResponse:
 async def _list(page: Page, wanted: Wanted, before_seq: int | None, fault: ApiError | None) -> web.Response:
     def question(db: Db) -> tuple[list[DeliveryView], int | None, list[Endpoint]]:
         found, stopped_at = delivery_log.search(
-            db, wanted.filter, before_seq=before_seq, limit=PAGE_ROWS + 1, patience_seconds=PATIENCE_SECONDS
+            db, wanted.filter, before_seq=before_seq, limit=PAGE_ROWS + 1, timeout_seconds=PATIENCE_SECONDS
         )
         return found, stopped_at, endpoints.deleted(db, page.workspace.seq, DELETED_SHOWN)
 
