@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
-from webhookd.errors import EXIT_CONFIG, StoreFailed, StoreUnusable
-from webhookd.tasks import TaskEnded, TaskOwner
+from tests.support.engine import engine
+from webhookd.errors import EXIT_CONFIG, ApiError, StoreFailed, StoreUnusable
+from webhookd.tasks import KeyedLocks, TaskEnded, TaskOwner
 
-PATIENCE_SECONDS = 20.0
+LIMIT_SECONDS = 20.0
 
 
 @pytest.fixture
 async def owner() -> AsyncIterator[TaskOwner]:
     owner = TaskOwner()
     yield owner
-    await owner.cancel_all(PATIENCE_SECONDS)
+    await owner.cancel_all(LIMIT_SECONDS)
 
 
 async def forever() -> None:
@@ -25,7 +27,7 @@ async def forever() -> None:
 
 
 async def ended(owner: TaskOwner, stop: asyncio.Event | None = None) -> TaskEnded | None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(LIMIT_SECONDS):
         return await owner.run_until_stopped(stop or asyncio.Event())
 
 
@@ -151,7 +153,7 @@ async def test_cancelling_ends_every_task_and_says_which_failed() -> None:
 
     tasks = [owner.start("forever", forever), owner.start("sore", fails_at_the_end)]
     await asyncio.sleep(0)
-    failures = await owner.cancel_all(PATIENCE_SECONDS)
+    failures = await owner.cancel_all(LIMIT_SECONDS)
     assert ["the task 'sore' failed: OSError: can't close"] == [str(failure) for failure in failures]
     assert all(task.done() for task in tasks)
     assert [] == await owner.cancel_all()
@@ -195,3 +197,34 @@ async def test_who_watches_can_be_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await watching
     assert before == asyncio.all_tasks()
+
+
+# Locks by key
+
+
+async def test_a_key_s_lock_goes_to_its_tasks_in_order() -> None:
+    """Another key's lock doesn't wait for it, and nothing is kept afterwards."""
+    locks, seen = KeyedLocks(), []
+
+    async def acquire(key: str, name: str) -> None:
+        async with locks.of(key):
+            seen.append(f"{name} begins")
+            await asyncio.sleep(0)
+            seen.append(f"{name} ends")
+
+    await asyncio.gather(acquire("a", "first"), acquire("a", "second"), acquire("b", "other"))
+    assert ["first begins", "other begins", "first ends", "other ends", "second begins", "second ends"] == seen
+    assert 0 == len(locks)
+
+
+async def test_ids_of_no_endpoint_leave_no_lock(tmp_path: Path) -> None:
+    """Whatever ids are asked for, and however many endpoints come and go."""
+    async with engine(tmp_path) as e:
+        service = e.app.services.endpoints
+        for number in range(20):
+            with pytest.raises(ApiError):
+                await service.enable("default", f"ep_{number}")
+            made = await e.endpoint(f"https://{number}.example/hook")
+            await service.disable("default", made.id)
+            await service.delete("default", made.id)
+        assert 0 == len(service._locks)

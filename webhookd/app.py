@@ -1,6 +1,6 @@
-"""The house, wired: every part built once, started in order, stopped in the opposite one.
+"""The composed daemon: every part is built once, started in order and stopped in reverse.
 
-`daemon` puts a process around it (sockets, signals, the lock); tests put a clock and a network of their own into it.
+`daemon` puts the process around it (sockets, signals, the lock); tests give it a clock and a network of their own.
 """
 
 from __future__ import annotations
@@ -10,30 +10,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from webhookd import log
-from webhookd.admin.endpoints import Endpoints, Rules
+from webhookd.admin.endpoints import Endpoints
 from webhookd.admin.sessions import Sessions
-from webhookd.admin.tokens import Access
+from webhookd.admin.tokens import Tokens
 from webhookd.admin.workspaces import Workspaces
 from webhookd.clock import Clock
 from webhookd.config import Config
-from webhookd.delivery.budgets import Budgets
-from webhookd.delivery.consumer import Surroundings
+from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.held_events import HeldEvents
 from webhookd.delivery.ingest import Ingest
 from webhookd.delivery.live_feed import LiveFeed
-from webhookd.delivery.notices import Notices
-from webhookd.delivery.recorder import Listeners, Recorder
+from webhookd.delivery.recorder import Recorder
 from webhookd.delivery.registry import Registry
-from webhookd.delivery.replay import Replays
+from webhookd.delivery.replay import Replayer
 from webhookd.delivery.test_event import TestEvents
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.errors import ApiError, TemporaryFailure
 from webhookd.mail.mailer import Mailer
-from webhookd.models import Endpoint
+from webhookd.models import QueuedDelivery
 from webhookd.retention import Retention
 from webhookd.rules.event_types import Catalogue
-from webhookd.rules.failure_budget import FailureBudget
 from webhookd.rules.plans import Plans
 from webhookd.sender.client import Client, Transport
 from webhookd.store import endpoints, workspaces
@@ -54,25 +51,26 @@ class App:
         self, config: Config, state_dir: Path, store: Store, clock: Clock, transport: Transport | None
     ) -> None:
         self._state_dir = state_dir
-        self._clock = clock
         self._writing: asyncio.Task[None] | None = None
-        self.tasks = TaskOwner()
         self._take_settings(config)
+        self.tasks = TaskOwner()
         self.store = store
         self.registry = Registry(lambda: self._plans)
-        self.budgets = Budgets(_budget_of(config), clock)
+        self.deps = Deps(store, self.registry, clock, self.settings, lambda: self._plans, lambda: self._catalogue)
         self.live_feed = LiveFeed(clock)
         self.client = Client(config, clock)
         self.transport: Transport = transport or self.client
-        notices = Notices(self.registry, self.budgets, self._waiting_of, clock, self.settings)
-        self.recorder = Recorder(store, self.registry, self.budgets, self.live_feed, notices, clock, self.settings)
-        self.dispatcher = Dispatcher(
-            Surroundings(store, self.registry, self.recorder, self.transport, clock, self.settings)
-        )
         self.mailer = Mailer(store, clock, self.settings, self._recipients_of)
-        self.watchdog = Watchdog(self.mailer.wake, self.settings)
-        self.recorder.listeners = Listeners(self.dispatcher.settled, self._on_disabled, self.watchdog.spent)
-        self.held_events = HeldEvents(store, self.registry, self.dispatcher, clock, self.settings)
+        # The dispatcher needs the recorder, which reports to it what was committed: by callbacks, as it comes later.
+        self.watchdog = Watchdog(
+            self.deps,
+            waiting=lambda endpoint_seq: self.dispatcher.view(endpoint_seq).waiting,
+            stop_consumer=lambda endpoint_seq: self.dispatcher.stop_consumer(endpoint_seq),
+            wake_mail=self.mailer.wake,
+        )
+        self.recorder = Recorder(self.deps, self.watchdog, self.live_feed, self._on_finished)
+        self.dispatcher = Dispatcher(self.deps, self.recorder, self.transport)
+        self.held_events = HeldEvents(self.deps, self.dispatcher)
         self.retention = Retention(store, clock, self.settings)
         self.services = self._services()
 
@@ -87,15 +85,15 @@ class App:
         return self._config
 
     async def start(self, environ: Mapping[str, str]) -> None:
-        """Take up everything where it was: after this, events are accepted and delivered.
+        """Load what the database has and start every task: after this, events are accepted and delivered.
 
-        Raises StoreFailed or StoreUnusable when the store fails meanwhile, NotYet when it has no room.
+        Raises StoreFailed or StoreUnusable when the store fails meanwhile, TemporaryFailure when it has no room.
         """
         self._writing = self.tasks.start("writer", self.store.writer.run)
         try:
-            await self._take_up(environ)
-        except ApiError as refusal:
-            raise self.store.writer.failed or TemporaryFailure(f"webhookd can't start: {refusal.message}") from refusal
+            await self._load(environ)
+        except ApiError as error:
+            raise self.store.writer.failed or TemporaryFailure(f"webhookd can't start: {error.message}") from error
         self.tasks.start("dispatcher", self.dispatcher.run)
         self.tasks.start("held_events", self.held_events.run)
         self.tasks.start("watchdog", self.watchdog.run)
@@ -104,25 +102,25 @@ class App:
         self.tasks.start("disk_space", self.store.watch_disk_space)
         self.tasks.start("heartbeat", self.heartbeat.run)
 
-    async def _take_up(self, environ: Mapping[str, str]) -> None:
+    async def _load(self, environ: Mapping[str, str]) -> None:
         self.registry.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
         await self.services.workspaces.ensure_default()
-        await self.services.access.start(self._state_dir, self._config.listen.ingest_token_file, environ)
-        await self.budgets.restore(self.store)
+        await self.services.tokens.start(self._state_dir, self._config.listen.ingest_token_file, environ)
+        await self.watchdog.restore()
         await self.dispatcher.start()
 
-    def wind_down(self) -> None:
+    def stop_delivering(self) -> None:
         """Start no further attempt; events are still accepted, for the next start."""
         self.dispatcher.halt()
 
-    def close_doors(self) -> None:
-        """Accept nothing any more and tell whoever listens; what is in flight goes on."""
+    def stop_accepting(self) -> None:
+        """Accept no further event and end the live feed; attempts in flight go on."""
         self.services.ingest.close()
         self.live_feed.end()
 
     async def stop(self) -> None:
         """Let attempts in flight end and be recorded, write what waits, close the store."""
-        self.close_doors()
+        self.stop_accepting()
         try:
             async with asyncio.timeout(self._config.delivery.timeout_seconds + STOP_SECONDS):
                 await self.dispatcher.stop()
@@ -139,37 +137,31 @@ class App:
     def reload(self, config: Config) -> None:
         """Take another configuration while running; the caller knows which keys may change."""
         self._take_settings(config)
-        self.budgets.replace(_budget_of(config))
+        self.watchdog.reload()
         self.client.configure(config)
         self.dispatcher.review(self.registry.endpoints())
         self.mailer.wake()
 
     async def trouble(self) -> str:
-        """What keeps the house from doing its work: "" when the database answers and the consumers move.
+        """What keeps the daemon from its work: "" when the database answers and the consumers move.
 
-        A full disk is none: it is told elsewhere, no restart mends it, and outcomes that can't be recorded keep their
-        consumers where they are.
+        A full disk doesn't count: the status shows it, a restart doesn't help, and consumers wait for room.
         """
         if self._writing is None or self._writing.done():
             return "the writer does not run"
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                # The delivery's own reader: on the other one somebody's question may take its time.
+                # The delivery's own reader: on the other one a search of the log may take long.
                 await self.store.read_for_delivery(lambda db: db.execute("SELECT 1").fetchall())
                 await self.store.writer.answer()
         except TimeoutError:
             return f"the database did not answer within {ANSWER_SECONDS:g} s"
-        except ApiError as refusal:
-            return refusal.message
+        except ApiError as error:
+            return error.message
         return "" if self.store.writer.full else self.dispatcher.stuck()
 
-    def _waiting_of(self, endpoint_seq: int) -> int:
-        return self.dispatcher.view(endpoint_seq).waiting
-
-    def _on_disabled(self, changed: list[Endpoint]) -> None:
-        for each in changed:
-            self.dispatcher.stop_consumer(each.seq)
-        self.mailer.wake()
+    def _on_finished(self, delivery: QueuedDelivery) -> None:
+        self.dispatcher.settle(delivery.endpoint_seq, 1, delivery.size)
 
     def _recipients_of(self, workspace_seq: int) -> tuple[str, ...]:
         """The notice addresses of a workspace, else those of the configuration."""
@@ -184,38 +176,30 @@ class App:
         self._catalogue = Catalogue({name: (extra.label, extra.description) for name, extra in config.events.items()})
 
     def _services(self) -> Services:
-        rules = Rules(lambda: self._catalogue, lambda: self._plans, self.client.check_url)
-        store, registry, dispatcher, clock = self.store, self.registry, self.dispatcher, self._clock
-        ingest = Ingest(store, registry, dispatcher, clock, self.settings)
-        parts = Parts(store, registry, dispatcher, ingest, self.recorder, self.held_events, self.budgets, self.mailer)
-        status = Status(parts, clock)
-        self.heartbeat = status.heartbeat = Heartbeat(self.trouble, status.beat)
-        access = Access(store, registry, clock)
+        deps, store, dispatcher, watchdog = self.deps, self.store, self.dispatcher, self.watchdog
+        ingest = Ingest(deps, dispatcher)
+        parts = Parts(store, self.registry, dispatcher, ingest, self.recorder, self.held_events, watchdog, self.mailer)
+        status = Status(parts, deps.clock)
+        self.heartbeat = Heartbeat(self.trouble, status.beat)
+        tokens = Tokens(deps)
         return Services(
             settings=self.settings,
-            catalogue=rules.catalogue,
-            clock=clock,
+            catalogue=deps.catalogue,
+            clock=deps.clock,
             store=store,
-            registry=registry,
+            registry=self.registry,
             dispatcher=dispatcher,
             ingest=ingest,
-            endpoints=Endpoints(store, registry, dispatcher, self.budgets, rules, clock, self.settings),
-            workspaces=Workspaces(store, registry, dispatcher, clock, rules.plans),
-            replays=Replays(store, registry, dispatcher, clock),
-            test_events=TestEvents(
-                store, registry, self.transport, rules.catalogue, rules.plans, clock, self.live_feed
-            ),
+            endpoints=Endpoints(deps, dispatcher, watchdog, self.client.check_url),
+            workspaces=Workspaces(deps, dispatcher),
+            replayer=Replayer(deps, dispatcher),
+            test_events=TestEvents(deps, self.transport, self.live_feed),
             recorder=self.recorder,
-            budgets=self.budgets,
+            watchdog=watchdog,
             live_feed=self.live_feed,
-            access=access,
-            sessions=Sessions(store, access, clock),
+            tokens=tokens,
+            sessions=Sessions(deps, tokens),
             status=status.show,
             ready=self.trouble,
             send_test_mail=self.mailer.send_test,
         )
-
-
-def _budget_of(config: Config) -> FailureBudget:
-    budget = config.budget
-    return FailureBudget(budget.limit, budget.window_seconds, tuple(budget.warn_at))

@@ -25,14 +25,13 @@ from webhookd.clock import SystemClock
 from webhookd.config import NEED_RESTART, Config, Listen, reloadable
 from webhookd.errors import ConfigError, FatalError, TemporaryFailure
 from webhookd.rules.ip_policy import OwnAddress
-from webhookd.socket_activation import sockets_handed_over
 from webhookd.store.connection import StateLock
-from webhookd.systemd import notify, taking_time
+from webhookd.systemd import activated_sockets, extend_timeout, notify
 from webhookd.web.router import make_app
 from webhookd.web.server.http_server import Runner
 
 ADDRESS_FILE = "address"
-# Requests under way when the daemon stops: streams are told at once, the rest is short.
+# For requests under way when the daemon stops: live streams end at once, the rest is short.
 SHUTDOWN_SECONDS = 3.0
 
 
@@ -83,28 +82,28 @@ async def _serve(
     lock = StateLock(state_dir)
     await lock.acquire()
     try:
-        async with taking_time(environ):  # a migration of millions of events
+        async with extend_timeout(environ):  # a migration of millions of events
             app = await App.open(config, state_dir, clock=SystemClock())
         try:
             _watch_signals(app, stop, reload)
-            async with taking_time(environ):  # everything that waits is counted
+            async with extend_timeout(environ):  # everything that waits is counted
                 await app.start(environ)
-            _calm_collector()
-            doors = await _open_doors(app, config, state_dir, environ)
+            _tune_garbage_collector()
+            listeners = await _listen(app, config, state_dir, environ)
             try:
-                _say_ready(app, doors, began, ready, state_dir, environ)
+                _announce(app, listeners, began, ready, state_dir, environ)
                 ended = await app.tasks.run_until_stopped(stop)
                 if ended is not None:
                     log.emit("task.ended", task=ended.name, error=str(ended))
                 notify("STOPPING=1", environ)
                 log.emit("daemon.stopping", reason="a task ended" if ended else "it was told to")
-                app.wind_down()
-                await doors.runner.part()
+                app.stop_delivering()
+                await listeners.runner.part()
                 app.live_feed.end()  # live streams have no end of their own
             finally:
-                await doors.close()
+                await listeners.runner.cleanup()
         finally:
-            async with taking_time(environ):
+            async with extend_timeout(environ):
                 await app.stop()
         if ended is not None:
             raise ended
@@ -132,24 +131,20 @@ def prepare_state_dir(state_dir: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Doors:
-    """The listening sockets."""
+class _Listeners:
+    """The listening sockets, and how to reach them."""
 
     runner: Runner
     url: str
     unix_socket: str
 
-    async def close(self) -> None:
-        """Take no new connection, let requests under way end."""
-        await self.runner.cleanup()
 
-
-async def _open_doors(app: App, config: Config, state_dir: Path, environ: Mapping[str, str]) -> _Doors:
+async def _listen(app: App, config: Config, state_dir: Path, environ: Mapping[str, str]) -> _Listeners:
     listen = config.listen
     runner = Runner(make_app(app.services), shutdown_seconds=SHUTDOWN_SECONDS)
     await runner.setup()
     try:
-        families = await _take_over(runner, listen, environ)
+        families = await _listen_on_activated(runner, listen, environ)
         if families.isdisjoint({socket.AF_INET, socket.AF_INET6}):
             await runner.listen_tcp(listen.host, listen.port)
         if listen.unix_socket and socket.AF_UNIX not in families:
@@ -163,21 +158,21 @@ async def _open_doors(app: App, config: Config, state_dir: Path, environ: Mappin
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     aside = state_dir / f"{ADDRESS_FILE}.new"
     aside.write_text(url + "\n", "ascii")
-    aside.rename(state_dir / ADDRESS_FILE)  # whoever reads it reads all of it
+    aside.rename(state_dir / ADDRESS_FILE)  # a reader sees all of it or nothing
     unix_sockets = [os.fsdecode(address) for address in runner.addresses if isinstance(address, str | bytes)]
-    return _Doors(runner, url, ", ".join(unix_sockets))
+    return _Listeners(runner, url, ", ".join(unix_sockets))
 
 
-async def _take_over(runner: Runner, listen: Listen, environ: Mapping[str, str]) -> set[socket.AddressFamily]:
-    """Serve on what systemd listens on for us; its sockets take the place of the configured one of their kind."""
-    handed_over = sockets_handed_over(environ, insecure_public=listen.insecure_public)
-    for each in handed_over:
+async def _listen_on_activated(runner: Runner, listen: Listen, environ: Mapping[str, str]) -> set[socket.AddressFamily]:
+    """Serve on the sockets that systemd opened; they take the place of the configured one of their family."""
+    sockets = activated_sockets(environ, insecure_public=listen.insecure_public)
+    for each in sockets:
         await runner.listen_on(each)
-    return {each.family for each in handed_over}
+    return {each.family for each in sockets}
 
 
 def _cannot_listen(error: OSError | ConfigError, where: str) -> FatalError:
-    """An address that is taken, or not there yet, may be free in a moment; anything else a restart won't mend."""
+    """An address that is taken, or not there yet, may be free in a moment; a restart helps with nothing else."""
     if isinstance(error, ConfigError):
         return error
     why = os.strerror(error.errno) if error.errno else str(error)
@@ -203,32 +198,32 @@ async def _open_unix_socket(runner: Runner, path: Path, group: str) -> None:
             ) from error
 
 
-def _say_ready(
+def _announce(
     app: App,
-    doors: _Doors,
+    listeners: _Listeners,
     began: float,
     ready: Callable[[DaemonInfo], None] | None,
     state_dir: Path,
     environ: Mapping[str, str],
 ) -> None:
-    notify("READY=1\nSTATUS=taking events at " + doors.url, environ)
+    notify("READY=1\nSTATUS=taking events at " + listeners.url, environ)
     waiting = sum(app.dispatcher.view(endpoint.seq).waiting for endpoint in app.registry.endpoints())
     log.emit(
         "daemon.ready",
-        address=doors.url,
-        unix_socket=doors.unix_socket or None,
+        address=listeners.url,
+        unix_socket=listeners.unix_socket or None,
         waiting=waiting,
         duration_ms=round((time.monotonic() - began) * 1000, 1),
     )
     if ready is not None:
-        page = app.settings().listen.public_url.rstrip("/") or doors.url
-        ready(DaemonInfo(doors.url, state_dir, lambda: app.services.sessions.link(page)))
+        page = app.settings().listen.public_url.rstrip("/") or listeners.url
+        ready(DaemonInfo(listeners.url, state_dir, lambda: app.services.sessions.link(page)))
 
 
-def _calm_collector() -> None:
+def _tune_garbage_collector() -> None:
     """Leave what lives as long as the daemon out of the garbage collector's rounds, and make these rarer.
 
-    Each full round stops the event loop for as long as everything that lives takes to be looked at (facts.md).
+    Each full round blocks the event loop for as long as it takes to traverse everything that lives.
     """
     gc.collect()
     gc.freeze()
@@ -244,7 +239,7 @@ def _watch_signals(app: App, stop: asyncio.Event, reload: Callable[[], Config] |
 
 
 def _reload(app: App, reload: Callable[[], Config]) -> None:
-    """SIGHUP: take what may change while running, say what may not; a mistake changes nothing."""
+    """SIGHUP: take what may change while running, log what may not; with a mistake in it nothing changes."""
     try:
         config = reload()
     except ConfigError as error:

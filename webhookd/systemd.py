@@ -1,9 +1,11 @@
-"""The heartbeat: how late the event loop is, and a word to systemd as long as everything that matters is alive.
+"""What webhookd and systemd exchange: notifications, the watchdog heartbeat, listening sockets.
 
-The protocol is sd_notify's: datagrams of `NAME=value` lines to the socket that `$NOTIFY_SOCKET` names
-(sd_notify(3)).  `WATCHDOG=1` goes out every third of `$WATCHDOG_USEC`, and only if the daemon's own check is clean:
-then loop, writer and consumers are alive.  When it isn't, or when no beat comes at all, the log says why before
-systemd ends the process; of a loop that stands still a thread tells.
+- Notifications (sd_notify(3)): datagrams of `NAME=value` lines to the socket that `$NOTIFY_SOCKET` names.
+- The heartbeat: `WATCHDOG=1` every third of `$WATCHDOG_USEC`, only while the daemon's own check is clean (event loop,
+  writer and consumers are alive).  Otherwise the log has the reason before systemd ends the process; a thread logs it
+  when the event loop itself is blocked.
+- Socket activation (sd_listen_fds(3)): `$LISTEN_PID` names the process that the sockets are meant for, `$LISTEN_FDS`
+  how many there are; the first is descriptor 3.  They stay open over a restart, which thus refuses no connection.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from webhookd import log
+from webhookd.config import is_loopback
+from webhookd.errors import ConfigError
 
 BEAT_SECONDS = 1.0
-# A loop that stands still for so long is told of: well before systemd's WatchdogSec=30, or a part of a shorter one.
+# A loop that is blocked for so long is logged: well before systemd's WatchdogSec=30, or a part of a shorter one.
 STILL_SECONDS = 10.0
 STACK_DEPTH = 8
+FIRST_FD = 3
 SEND_SECONDS = 0.5
 # While it starts or stops, systemd is asked again and again for this much more time.
 EXTENSION_SECONDS = 30.0
@@ -33,14 +38,13 @@ EXTENDED_MAX_SECONDS = 3600.0
 
 
 class Heartbeat:
-    """A root task.  `alive` answers "" or what is wrong; `on_beat` is called at each beat."""
+    """A root task.  `alive` answers "" or what is wrong; `on_beat` gets at each beat how late it is, in seconds."""
 
-    def __init__(self, alive: Callable[[], Awaitable[str]], on_beat: Callable[[], None]) -> None:
+    def __init__(self, alive: Callable[[], Awaitable[str]], on_beat: Callable[[float], None]) -> None:
         self._alive = alive
         self._on_beat = on_beat
         self._beat_at = 0.0
         self._trouble = ""
-        self.lag_seconds = 0.0
 
     async def run(self, environ: Mapping[str, str] = os.environ) -> None:
         """Beat for ever."""
@@ -57,9 +61,8 @@ class Heartbeat:
             while True:
                 due = loop.time() + interval_seconds
                 await asyncio.sleep(interval_seconds)
-                self.lag_seconds = max(0.0, loop.time() - due)
                 self._beat_at = time.monotonic()
-                self._on_beat()
+                self._on_beat(max(0.0, loop.time() - due))
                 await self._beat(environ)
         finally:
             ended.set()
@@ -75,7 +78,7 @@ class Heartbeat:
         self._trouble = trouble
 
     def _watch(self, loop_thread: int, still_seconds: float, ended: threading.Event) -> None:
-        """On a thread of its own: tell where the event loop stands still."""
+        """On a thread of its own: log where the event loop is blocked."""
         while not ended.wait(still_seconds / 4):
             silent_seconds = time.monotonic() - self._beat_at
             if silent_seconds > still_seconds:
@@ -92,9 +95,9 @@ def _stack_of(thread: int) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def taking_time(environ: Mapping[str, str]) -> AsyncIterator[None]:
+async def extend_timeout(environ: Mapping[str, str]) -> AsyncIterator[None]:
     """While this is open, systemd waits for the start, or the stop, beyond its own limit (EXTEND_TIMEOUT_USEC)."""
-    asking = asyncio.create_task(_ask_for_time(environ))
+    asking = asyncio.create_task(_keep_extending(environ))
     try:
         yield
     finally:
@@ -102,7 +105,7 @@ async def taking_time(environ: Mapping[str, str]) -> AsyncIterator[None]:
         await asyncio.wait([asking])
 
 
-async def _ask_for_time(environ: Mapping[str, str]) -> None:
+async def _keep_extending(environ: Mapping[str, str]) -> None:
     asked = 0.0
     while asked < EXTENDED_MAX_SECONDS:
         notify(f"EXTEND_TIMEOUT_USEC={round(EXTENSION_SECONDS * 1_000_000)}", environ)
@@ -123,3 +126,35 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
             channel.sendto(state.encode(), target)
         except OSError:
             return  # systemd has gone, or its buffer stays full: the next beat comes soon
+
+
+def activated_sockets(environ: Mapping[str, str], *, insecure_public: bool) -> list[socket.socket]:
+    """The sockets that are meant for this process, TCP or unix, in their order; [] when there are none.
+
+    Raises ConfigError for one that webhookd can't serve on, or may not: beside loopback only if `insecure_public`.
+    """
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = environ.get("LISTEN_FDS", "")
+    if not count.isdecimal():
+        raise ConfigError(f"LISTEN_FDS is {count!r}; expected the number of sockets that are handed over")
+    return [_activated_socket(fd, insecure_public=insecure_public) for fd in range(FIRST_FD, FIRST_FD + int(count))]
+
+
+def _activated_socket(fd: int, *, insecure_public: bool) -> socket.socket:
+    try:
+        found = socket.socket(fileno=fd)
+        listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise ConfigError(f"descriptor {fd}, handed over by LISTEN_FDS, is no socket ({error.strerror})") from error
+    if not listens or found.type != socket.SOCK_STREAM:
+        raise ConfigError(f"socket {fd}, handed over by systemd, doesn't listen for streams: use ListenStream=")
+    if found.family != socket.AF_UNIX:
+        host = found.getsockname()[0]
+        if not is_loopback(host) and not insecure_public:
+            raise ConfigError(
+                f'"{host}", which systemd listens on for webhookd, can be reached from other machines, in clear text: '
+                "give webhookd.socket a loopback address, or set listen.insecure_public = true"
+            )
+    found.set_inheritable(False)
+    return found

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
+from weakref import WeakValueDictionary
 
 from webhookd.errors import FatalError
 
 
 class TaskEnded(FatalError):
-    """A task that must not end ended.  `exit_code` is its cause's where that is a `Fatal`, else 1."""
+    """A task that must not end ended.  `exit_code` is its cause's where that is a `FatalError`, else 1."""
 
     def __init__(self, name: str, cause: BaseException | None, how: str = "") -> None:
         super().__init__(f"the task {name!r} {how or f'failed: {_said(cause)}'}")
@@ -82,6 +83,23 @@ class TaskOwner:
         if not self._cancelling:
             self._ended.append(name)
             self._one_ended.set()
+
+
+class KeyedLocks:
+    """A lock for each key, kept only as long as a task has it or waits for it: deleted keys leave nothing behind."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self._locks)
+
+    def of(self, key: str) -> asyncio.Lock:
+        """The lock of `key`.  Tasks get it in the order in which they ask."""
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
 
 
 def _end_of(name: str, task: asyncio.Task[Any]) -> TaskEnded:

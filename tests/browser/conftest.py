@@ -124,7 +124,7 @@ async def site(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Site]:
         await app.start({})
         async with listening(Runner(make_app(app.services), shutdown_seconds=0.2)) as url:
             yield Site(app, url, receiver, (tmp_path / "admin-token").read_text().strip())
-            app.close_doors()
+            app.stop_accepting()
     finally:
         await app.stop()
 

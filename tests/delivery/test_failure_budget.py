@@ -181,7 +181,7 @@ async def test_enabled_again_the_held_go_out_in_order_across_a_restart(tmp_path:
         await e.quiet()
         assert ["a", "a", "a", "a", "b", "c", "d"] == network.ids(ONE)
         assert 4 == network.posted[3].number
-        assert 0 == e.app.budgets.view("default", str).failures
+        assert 0 == e.app.watchdog.view("default").failures
 
 
 async def test_a_fresh_schedule_after_enable(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ async def test_local_failures_are_recorded_not_counted_and_never_drop(tmp_path: 
         await e.advance(3600)
         assert 121 == len(e.network.posted)
         assert EndpointState.ACTIVE == await state_of(e, one)
-        assert 0 == e.app.budgets.view("default", str).failures
+        assert 0 == e.app.watchdog.view("default").failures
         e.network.answer = failing
         await e.advance(30 + 180)
         assert {"dropped": 1} == await states(e, one)

@@ -218,7 +218,7 @@ class History(RuleBasedStateMachine):
             endpoint = self.e.app.registry.endpoint("default", endpoint_id)
             assert self.model.hooks[number].state == endpoint.state
             assert self.model.states(number) == self.runner.run(self._states(endpoint.seq))
-        assert self.model.spent() == self.e.app.budgets.view("default", str).failures
+        assert self.model.spent() == self.e.app.watchdog.view("default").failures
 
     async def _states(self, endpoint_seq: int) -> list[tuple[str, str]]:
         wanted = LogFilter(workspace_seq=1, paused=False, endpoint_seq=endpoint_seq)

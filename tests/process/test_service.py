@@ -29,8 +29,7 @@ from tests.support.stuck import EXTENSION_SECONDS as EXTENDED_SECONDS
 from webhookd import application, daemon
 from webhookd.config import Delivery
 from webhookd.errors import EXIT_CONFIG, ConfigError
-from webhookd.socket_activation import sockets_handed_over
-from webhookd.systemd import EXTENSION_SECONDS
+from webhookd.systemd import EXTENSION_SECONDS, activated_sockets
 
 SERVICE = handed.UNIT
 SOCKET = SERVICE.with_suffix(".socket")
@@ -399,15 +398,15 @@ async def test_what_is_no_listening_stream_socket_is_refused(tmp_path: Path) -> 
 def test_sockets_of_another_process_are_not_taken() -> None:
     """The environment is inherited, its meaning is not: `$LISTEN_PID` decides."""
     for pid in ("1", ""):
-        assert [] == sockets_handed_over({"LISTEN_PID": pid, "LISTEN_FDS": "1"}, insecure_public=False)
-    assert [] == sockets_handed_over({}, insecure_public=False)
+        assert [] == activated_sockets({"LISTEN_PID": pid, "LISTEN_FDS": "1"}, insecure_public=False)
+    assert [] == activated_sockets({}, insecure_public=False)
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1"])
 def test_a_count_that_is_none_is_told(count: str) -> None:
     """A broken environment is no reason to listen elsewhere in silence."""
     with pytest.raises(ConfigError, match="LISTEN_FDS"):
-        sockets_handed_over({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}, insecure_public=False)
+        activated_sockets({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}, insecure_public=False)
 
 
 async def all_events(d: Daemon) -> set[str]:

@@ -109,7 +109,7 @@ async def running_api(
             ) as session:
                 yield Api(running, f"http://127.0.0.1:{port}", port, application, session, admin, ingest)
         finally:
-            running.app.close_doors()
+            running.app.stop_accepting()
             await runner.cleanup()
 
 

@@ -4,61 +4,40 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from webhookd import log
-from webhookd.clock import Clock
-from webhookd.config import Config
-from webhookd.delivery.budgets import Budgets
+from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.registry import Registry
-from webhookd.delivery.turns import Turns
+from webhookd.delivery.watchdog import Watchdog
 from webhookd.errors import ApiError
 from webhookd.models import Endpoint, EndpointState
 from webhookd.rules import signing
-from webhookd.rules.event_types import Catalogue
 from webhookd.rules.ids import sortable_id
-from webhookd.rules.plans import Plans
 from webhookd.rules.urls import check_headers
 from webhookd.store import endpoints
-from webhookd.store.store import Db, Store
+from webhookd.store.store import Db
+from webhookd.tasks import KeyedLocks
 
 DESCRIPTION_CHARACTERS = 500
 OVERLAP_SECONDS_MAX = 30 * 86400
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What an endpoint's fields are checked with; each may be replaced when settings are reloaded."""
-
-    catalogue: Callable[[], Catalogue]
-    plans: Callable[[], Plans]
-    check_url: Callable[[str], str]
-
-
 class Endpoints:
-    """Everything a person or program can do to endpoints."""
+    """Everything a person or program can do to endpoints.
 
-    def __init__(
-        self,
-        store: Store,
-        registry: Registry,
-        dispatcher: Dispatcher,
-        budgets: Budgets,
-        rules: Rules,
-        clock: Clock,
-        settings: Callable[[], Config],
-    ) -> None:
-        self._store = store
-        self._directory = registry
+    `check_url` returns a URL in its normal form, or raises ApiError for one that can't be an endpoint's.
+    """
+
+    def __init__(self, deps: Deps, dispatcher: Dispatcher, watchdog: Watchdog, check_url: Callable[[str], str]) -> None:
+        self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
+        self._plans, self._catalogue = deps.plans, deps.catalogue
         self._dispatcher = dispatcher
-        self._budgets = budgets
-        self._rules = rules
-        self._clock = clock
-        self._settings = settings
+        self._watchdog = watchdog
+        self._check_url = check_url
         # One change of an endpoint at a time: each reads, decides and writes.
-        self._turns = Turns()
+        self._locks = KeyedLocks()
 
     async def create(
         self,
@@ -76,8 +55,8 @@ class Endpoints:
         Raises Refusal: `plan_required`, `invalid_url`, `blocked_address`, `unknown_event_type`, `invalid_field`,
         `endpoint_exists`, `too_many_endpoints`.
         """
-        workspace = self._directory.workspace(workspace_id)
-        self._rules.plans().require(workspace.plan, "Adding an endpoint")
+        workspace = self._registry.workspace(workspace_id)
+        self._plans().require(workspace.plan, "Adding an endpoint")
         key = secrets.token_bytes(signing.KEY_BYTES) if signing_key is None else b""
         now_ms = self._clock.wall_ms()
         fields = self._checked(
@@ -120,7 +99,7 @@ class Endpoints:
                 )
             return endpoints.insert(db, endpoint)
 
-        created = await self._store.write(command, on_commit=self._directory.put)
+        created = await self._store.write(command, on_commit=self._registry.put)
         log.emit("endpoint.created", **_named(created), event_types=created.event_types)
         return created
 
@@ -129,8 +108,8 @@ class Endpoints:
 
         `changes` may have `url`, `event_types`, `description`, `success`, `headers`, `signing_key`.
         """
-        async with self._turns.of(endpoint_id):
-            endpoint = self._directory.endpoint(workspace_id, endpoint_id)
+        async with self._locks.of(endpoint_id):
+            endpoint = self._registry.endpoint(workspace_id, endpoint_id)
             fields = self._checked(dict(changes))
             if "signing_key" in changes:
                 # A key that is set, not rotated, holds at once and alone.
@@ -143,7 +122,7 @@ class Endpoints:
                     self._check_free(db, changed)
                 return endpoints.update(db, changed)
 
-            changed = await self._store.write(command, on_commit=self._directory.put)
+            changed = await self._store.write(command, on_commit=self._registry.put)
         log.emit("endpoint.changed", **_named(changed), fields=sorted(changes))
         return changed
 
@@ -155,8 +134,8 @@ class Endpoints:
                 f"overlap_seconds is a number from 0 to {OVERLAP_SECONDS_MAX} (30 days).",
                 details={"field": "overlap_seconds"},
             )
-        async with self._turns.of(endpoint_id):
-            endpoint = self._directory.endpoint(workspace_id, endpoint_id)
+        async with self._locks.of(endpoint_id):
+            endpoint = self._registry.endpoint(workspace_id, endpoint_id)
             now_ms = self._clock.wall_ms()
             rotated = replace(
                 endpoint,
@@ -165,14 +144,14 @@ class Endpoints:
                 previous_key_until_ms=now_ms + round(overlap_seconds * 1000) if overlap_seconds else None,
                 updated_at_ms=now_ms,
             )
-            rotated = await self._store.write(lambda db: endpoints.update(db, rotated), on_commit=self._directory.put)
+            rotated = await self._store.write(lambda db: endpoints.update(db, rotated), on_commit=self._registry.put)
         log.emit("key.rotated", workspace=workspace_id, endpoint_id=endpoint_id, overlap_seconds=overlap_seconds)
         return rotated
 
     async def disable(self, workspace_id: str, endpoint_id: str) -> Endpoint:
         """Stop it by a person's word: no further attempt starts, its events are held.  On a disabled one: nothing."""
-        async with self._turns.of(endpoint_id):
-            endpoint = self._directory.endpoint(workspace_id, endpoint_id)
+        async with self._locks.of(endpoint_id):
+            endpoint = self._registry.endpoint(workspace_id, endpoint_id)
             if endpoint.state is EndpointState.DISABLED:
                 return endpoint
             self._dispatcher.hold(endpoint.seq)
@@ -180,7 +159,7 @@ class Endpoints:
 
             def on_commit(changed: list[Endpoint]) -> None:
                 for each in changed:
-                    self._directory.put(each)
+                    self._registry.put(each)
 
             try:
                 await self._store.write(
@@ -197,17 +176,17 @@ class Endpoints:
             finally:
                 self._dispatcher.release(endpoint.seq)
         log.emit("endpoint.disabled", **_named(endpoint))
-        return self._directory.endpoint(workspace_id, endpoint_id)
+        return self._registry.endpoint(workspace_id, endpoint_id)
 
     async def enable(self, workspace_id: str, endpoint_id: str, *, skip_held: bool = False) -> Endpoint:
         """Start it again: its held events go out in order, or are skipped; its failures are forgiven.
 
         On an active one nothing changes.  Refusal `plan_required` below the plan that has webhooks.
         """
-        async with self._turns.of(endpoint_id):
-            workspace = self._directory.workspace(workspace_id)
-            endpoint = self._directory.endpoint(workspace_id, endpoint_id)
-            self._rules.plans().require(workspace.plan, "Enabling an endpoint")
+        async with self._locks.of(endpoint_id):
+            workspace = self._registry.workspace(workspace_id)
+            endpoint = self._registry.endpoint(workspace_id, endpoint_id)
+            self._plans().require(workspace.plan, "Enabling an endpoint")
             if endpoint.active:
                 return endpoint
             await self._dispatcher.quiet(endpoint.seq)
@@ -215,8 +194,8 @@ class Endpoints:
             waiting = self._dispatcher.view(endpoint.seq).waiting
 
             def on_commit(enabled: Endpoint) -> None:
-                self._directory.put(enabled)
-                self._budgets.forget(workspace_id, enabled.seq)
+                self._registry.put(enabled)
+                self._watchdog.forget(workspace_id, enabled.seq)
                 if skip_held:
                     self._dispatcher.emptied(enabled.seq)
                 self._dispatcher.wake(enabled.seq)
@@ -235,14 +214,14 @@ class Endpoints:
 
     async def delete(self, workspace_id: str, endpoint_id: str) -> None:
         """Delete it: what waits is cancelled, an attempt in flight ends and is recorded, the log stays."""
-        async with self._turns.of(endpoint_id):
-            endpoint = self._directory.endpoint(workspace_id, endpoint_id)
+        async with self._locks.of(endpoint_id):
+            endpoint = self._registry.endpoint(workspace_id, endpoint_id)
             self._dispatcher.hold(endpoint.seq)
             now_ms = self._clock.wall_ms()
 
             def on_commit(_: None) -> None:
-                self._directory.remove(endpoint)
-                self._budgets.forget(workspace_id, endpoint.seq)
+                self._registry.remove(endpoint)
+                self._watchdog.forget(workspace_id, endpoint.seq)
                 self._dispatcher.forget(endpoint.seq)
 
             try:
@@ -255,9 +234,9 @@ class Endpoints:
         """The fields that are given, checked and in the form of the model."""
         checked: dict[str, Any] = {}
         if "url" in fields:
-            checked["url"] = self._rules.check_url(fields["url"])
+            checked["url"] = self._check_url(fields["url"])
         if "event_types" in fields:
-            checked["event_types"] = self._rules.catalogue().check_types(list(fields["event_types"]))
+            checked["event_types"] = self._catalogue().check_types(list(fields["event_types"]))
         if "description" in fields:
             checked["description"] = _checked_description(fields["description"])
         if "success" in fields:

@@ -19,11 +19,10 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from webhookd.admin.tokens import Access, Scope
-from webhookd.clock import Clock
+from webhookd.admin.tokens import Scope, Tokens
+from webhookd.delivery.deps import Deps
 from webhookd.models import Token
 from webhookd.store import credentials
-from webhookd.store.store import Store
 
 SESSION_MS = 12 * 3600 * 1000
 CODE_SECONDS = 600.0
@@ -58,10 +57,9 @@ class _Code:
 class Sessions:
     """Signs in and out, and makes links that sign in."""
 
-    def __init__(self, store: Store, access: Access, clock: Clock) -> None:
-        self._store = store
-        self._access = access
-        self._clock = clock
+    def __init__(self, deps: Deps, tokens: Tokens) -> None:
+        self._store, self._clock = deps.store, deps.clock
+        self._tokens = tokens
         self._codes: dict[bytes, _Code] = {}
         self._wrong: dict[str, deque[float]] = {}
         self._signed_out: dict[bytes, None] = {}  # in order; only streams that are still open ask for these
@@ -71,7 +69,7 @@ class Sessions:
 
         `base_url` is where the page is, without a slash at its end.
         """
-        token_sha256 = self._access.digest_of(token_id)
+        token_sha256 = self._tokens.digest_of(token_id)
         if token_sha256 is None:
             return None
         now = self._clock.monotonic()
@@ -85,7 +83,7 @@ class Sessions:
     async def sign_in(self, secret: str) -> Session | None:
         """Sign in with an admin token or a code, which is spent by it; None if it is neither."""
         token_sha256 = self._spent(secret)
-        token = self._access.holder(token_sha256)
+        token = self._tokens.holder(token_sha256)
         if token is None or token.scope != Scope.ADMIN:
             return None
         now_ms = self._clock.wall_ms()
@@ -110,14 +108,14 @@ class Sessions:
         if found is None:
             return None
         token_sha256, expires_at_ms = found
-        token = self._access.holder(token_sha256)
+        token = self._tokens.holder(token_sha256)
         return Session(secret, token, token_sha256, expires_at_ms) if token else None
 
     def lasts(self, session: Session) -> bool:
         """Whether a session that was found earlier, for a stream that is still open, has not ended since."""
         return (
             self._clock.wall_ms() < session.expires_at_ms
-            and self._access.holder(session.token_sha256) is not None
+            and self._tokens.holder(session.token_sha256) is not None
             and digest_of(session.secret) not in self._signed_out
         )
 

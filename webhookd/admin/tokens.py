@@ -10,14 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from webhookd import log
-from webhookd.clock import Clock
 from webhookd.config import credential
-from webhookd.delivery.registry import Registry
+from webhookd.delivery.deps import Deps
 from webhookd.errors import ApiError, ConfigError
 from webhookd.models import Token
 from webhookd.rules.ids import sortable_id
 from webhookd.store import credentials
-from webhookd.store.store import Db, Store
+from webhookd.store.store import Db
 
 NOTE_CHARACTERS = 200
 
@@ -34,13 +33,11 @@ class Scope(StrEnum):
 _FIRST = ((Scope.ADMIN, "admin-token"), (Scope.INGEST, "ingest-token"))
 
 
-class Access:
+class Tokens:
     """Knows all tokens, hashed, in memory; the table has them too."""
 
-    def __init__(self, store: Store, registry: Registry, clock: Clock) -> None:
-        self._store = store
-        self._directory = registry
-        self._clock = clock
+    def __init__(self, deps: Deps) -> None:
+        self._store, self._registry, self._clock = deps.store, deps.registry, deps.clock
         self._by_hash: dict[bytes, Token] = {}
 
     async def start(self, state_dir: Path, ingest_token_file: str, environ: Mapping[str, str]) -> None:
@@ -85,7 +82,7 @@ class Access:
             raise ApiError(
                 "invalid_field", f"A note has at most {NOTE_CHARACTERS} characters.", details={"field": "note"}
             )
-        workspace_seq = None if workspace_id is None else self._directory.workspace(workspace_id).seq
+        workspace_seq = None if workspace_id is None else self._registry.workspace(workspace_id).seq
         secret = _new_secret(Scope(scope))
         token_id = sortable_id("tok", self._clock.wall_ms(), secrets.token_bytes(10))
         await self._put(token_id, scope, workspace_seq, secret, note)

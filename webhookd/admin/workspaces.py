@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 from webhookd import log
-from webhookd.clock import Clock
 from webhookd.config import is_mail_address
+from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.registry import Registry
 from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Workspace
-from webhookd.rules.plans import Plans
 from webhookd.store import endpoints, workspaces
-from webhookd.store.store import Db, Store
+from webhookd.store.store import Db
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 NAME_CHARACTERS = 200
@@ -26,19 +23,14 @@ NOTIFY_ADDRESSES = 20
 class Workspaces:
     """Makes, changes and deletes workspaces."""
 
-    def __init__(
-        self, store: Store, registry: Registry, dispatcher: Dispatcher, clock: Clock, plans: Callable[[], Plans]
-    ) -> None:
-        self._store = store
-        self._directory = registry
+    def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
+        self._store, self._registry, self._clock, self._plans = deps.store, deps.registry, deps.clock, deps.plans
         self._dispatcher = dispatcher
-        self._clock = clock
-        self._plans = plans
-        self._turn = asyncio.Lock()  # a change reads, decides and writes: one at a time
+        self._lock = asyncio.Lock()  # a change reads, decides and writes: one at a time
 
     async def ensure_default(self) -> None:
         """Make the workspace `default` at the first start, so that nobody has to think of workspaces."""
-        if not any(workspace.id == DEFAULT_WORKSPACE for workspace in self._directory.workspaces()):
+        if not any(workspace.id == DEFAULT_WORKSPACE for workspace in self._registry.workspaces()):
             await self.create(DEFAULT_WORKSPACE, name="Default")
 
     async def create(
@@ -61,7 +53,7 @@ class Workspaces:
                 raise ApiError("workspace_exists", f"There is a workspace {workspace_id!r} already.")
             return workspaces.insert(db, workspace_id=workspace_id, name=name, plan=plan, notify=notify, now_ms=now_ms)
 
-        workspace = await self._store.write(command, on_commit=self._directory.put_workspace)
+        workspace = await self._store.write(command, on_commit=self._registry.put_workspace)
         log.emit("workspace.created", workspace=workspace_id, plan=workspace.plan)
         return workspace
 
@@ -74,14 +66,14 @@ class Workspaces:
         notify: tuple[str, ...] | None = None,
     ) -> Workspace:
         """Change what is given.  A plan without webhooks stops delivery, one with them starts it again."""
-        async with self._turn:
-            workspace = self._directory.workspace(workspace_id)
+        async with self._lock:
+            workspace = self._registry.workspace(workspace_id)
             if name is not None:
                 workspace = replace(workspace, name=_checked_name(name))
             if notify is not None:
                 workspace = replace(workspace, notify=_checked_notify(notify))
             if plan is not None and plan != workspace.plan:
-                plans, paused_before = self._plans(), self._directory.paused(workspace_id)
+                plans, paused_before = self._plans(), self._registry.paused(workspace_id)
                 workspace = replace(workspace, plan=plans.check(plan))
                 if (
                     plans.has_webhooks(plan) is paused_before
@@ -89,8 +81,8 @@ class Workspaces:
                     workspace = replace(workspace, plan_changed_at_ms=self._clock.wall_ms())
 
             def on_commit(changed: Workspace) -> None:
-                self._directory.put_workspace(changed)
-                self._dispatcher.review(self._directory.endpoints(workspace_id))
+                self._registry.put_workspace(changed)
+                self._dispatcher.review(self._registry.endpoints(workspace_id))
 
             workspace = await self._store.write(lambda db: workspaces.update(db, workspace), on_commit=on_commit)
         fields = [field for field, value in (("name", name), ("notify", notify), ("plan", plan)) if value is not None]
@@ -99,7 +91,7 @@ class Workspaces:
 
     async def delete(self, workspace_id: str) -> None:
         """Delete a workspace without endpoints; `default` stays for ever.  Refusal `workspace_in_use` otherwise."""
-        workspace = self._directory.workspace(workspace_id)
+        workspace = self._registry.workspace(workspace_id)
         if workspace_id == DEFAULT_WORKSPACE:
             raise ApiError("workspace_in_use", "The workspace `default` can't be deleted.")
         now_ms = self._clock.wall_ms()
@@ -109,7 +101,7 @@ class Workspaces:
                 raise ApiError("workspace_in_use", f"Workspace {workspace_id!r} has endpoints: delete them first.")
             workspaces.delete(db, workspace.seq, now_ms)
 
-        await self._store.write(command, on_commit=lambda _: self._directory.remove_workspace(workspace_id))
+        await self._store.write(command, on_commit=lambda _: self._registry.remove_workspace(workspace_id))
         log.emit("workspace.deleted", workspace=workspace_id)
 
 

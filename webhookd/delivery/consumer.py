@@ -10,49 +10,32 @@ active, wherever it stands, except in the middle of an attempt, which ends and i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from webhookd.clock import Clock
-from webhookd.config import Config
+from webhookd.delivery.deps import Deps
 from webhookd.delivery.queue import EndpointQueue
 from webhookd.delivery.recorder import Recorder
-from webhookd.delivery.registry import Registry
 from webhookd.models import Endpoint, QueuedDelivery
 from webhookd.rules.retry import Decision, RetryIn, RetrySchedule, remaining_wait
 from webhookd.sender import request_builder
 from webhookd.sender.client import Transport
 from webhookd.sender.request_builder import RequestBuilder
 from webhookd.store import deliveries
-from webhookd.store.store import Store
 
 # What a step may take beyond its own time (an attempt's timeout, a wait's length) before the consumer counts as stuck:
 # reading a page, recording an outcome, a machine that is busy.
 STEP_MARGIN_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every consumer needs: the same for all of them."""
-
-    store: Store
-    registry: Registry
-    recorder: Recorder
-    transport: Transport
-    clock: Clock
-    settings: Callable[[], Config]
-
-
 class Consumer:
     """Carries the deliveries of one endpoint until it is told to stop or has nothing left."""
 
-    __slots__ = ("_around", "_builder", "_queue", "_stopping", "due_at", "in_flight", "next_attempt_at_ms")
-
-    def __init__(self, queue: EndpointQueue, around: Surroundings) -> None:
+    def __init__(self, queue: EndpointQueue, deps: Deps, recorder: Recorder, transport: Transport) -> None:
         self._queue = queue
-        self._around = around
+        self._deps = deps
+        self._recorder = recorder
+        self._transport = transport
         self._stopping = asyncio.Event()
         self._builder: RequestBuilder | None = None
         self.in_flight = False
@@ -87,8 +70,8 @@ class Consumer:
         while True:
             if wait_seconds > 0 and not await self._waited(wait_seconds):
                 return False
-            endpoint = self._around.registry.get(delivery.endpoint_seq)
-            if self.stopped or endpoint is None or not self._around.registry.runs(endpoint):
+            endpoint = self._deps.registry.get(delivery.endpoint_seq)
+            if self.stopped or endpoint is None or not self._deps.registry.runs(endpoint):
                 return False
             if delivery.body is None:
                 delivery = await self._with_body(delivery)
@@ -103,8 +86,7 @@ class Consumer:
 
     async def _attempt(self, endpoint: Endpoint, delivery: QueuedDelivery) -> Decision:
         assert delivery.body is not None
-        around = self._around
-        now_ms = around.clock.wall_ms()
+        now_ms = self._deps.clock.wall_ms()
         if self._builder is None or not self._builder.fits(endpoint, now_ms):
             self._builder = RequestBuilder(endpoint, now_ms)
         request = self._builder.build(
@@ -115,29 +97,29 @@ class Consumer:
             marks=request_builder.REPLAY if delivery.replay_of is not None else (),
         )
         self.in_flight = True
-        self._expect(around.settings().delivery.timeout_seconds)
+        self._expect(self._deps.settings().delivery.timeout_seconds)
         try:
-            outcome = await around.transport.post(request)
-            return await around.recorder.record(endpoint, delivery, request, outcome)
+            outcome = await self._transport.post(request)
+            return await self._recorder.record(endpoint, delivery, request, outcome)
         finally:
             self.in_flight = False
 
     async def _waited(self, seconds: float) -> bool:
         """Wait for the next attempt; False if told to stop before."""
-        self.next_attempt_at_ms = self._around.clock.wall_ms() + round(seconds * 1000)
+        self.next_attempt_at_ms = self._deps.clock.wall_ms() + round(seconds * 1000)
         self._expect(seconds)
         try:
-            return not await self._around.clock.wait(self._stopping, seconds)
+            return not await self._deps.clock.wait(self._stopping, seconds)
         finally:
             self.next_attempt_at_ms = None
 
     def _restored_wait(self, delivery: QueuedDelivery) -> float:
         if delivery.next_attempt_at_ms is None:
             return 0.0
-        schedule = RetrySchedule(self._around.settings().delivery.retry_seconds)
+        schedule = RetrySchedule(self._deps.settings().delivery.retry_seconds)
         return remaining_wait(
             delivery.next_attempt_at_ms,
-            self._around.clock.wall_ms(),
+            self._deps.clock.wall_ms(),
             delivery.tries,
             schedule,
             after_local_failure=delivery.after_local_failure,
@@ -145,16 +127,16 @@ class Consumer:
 
     def _expect(self, seconds: float) -> None:
         """A step begins that takes so long at most, by its own rules."""
-        self.due_at = self._around.clock.monotonic() + seconds + STEP_MARGIN_SECONDS
+        self.due_at = self._deps.clock.monotonic() + seconds + STEP_MARGIN_SECONDS
 
     async def _with_body(self, delivery: QueuedDelivery) -> QueuedDelivery:
         self._expect(0)
-        body = await self._around.store.read_for_delivery(lambda db: deliveries.body(db, delivery.seq))
+        body = await self._deps.store.read_for_delivery(lambda db: deliveries.body(db, delivery.seq))
         return replace(delivery, body=body)
 
     async def _refill(self, endpoint_seq: int, after_seq: int, limit: int, inline_bytes: int) -> list[QueuedDelivery]:
-        endpoint = self._around.registry.get(endpoint_seq)
+        endpoint = self._deps.registry.get(endpoint_seq)
         after_seq = max(after_seq, endpoint.skipped_upto if endpoint else 0)
-        return await self._around.store.read_for_delivery(
+        return await self._deps.store.read_for_delivery(
             lambda db: deliveries.page(db, endpoint_seq, after_seq, limit, inline_bytes)
         )

@@ -10,9 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from webhookd.delivery.consumer import STEP_MARGIN_SECONDS, Consumer, Surroundings
+from webhookd.delivery.consumer import STEP_MARGIN_SECONDS, Consumer
+from webhookd.delivery.deps import Deps
 from webhookd.delivery.queue import Backlog, EndpointQueue, QueuedBytes
+from webhookd.delivery.recorder import Recorder
 from webhookd.models import Endpoint, QueuedDelivery
+from webhookd.sender.client import Transport
 from webhookd.store import deliveries
 
 
@@ -29,9 +32,11 @@ class QueueView:
 class Dispatcher:
     """Offers new deliveries to the endpoints' queues and keeps consumers alive where there is work."""
 
-    def __init__(self, around: Surroundings) -> None:
-        self._around = around
-        self._directory = around.registry
+    def __init__(self, deps: Deps, recorder: Recorder, transport: Transport) -> None:
+        self._deps = deps
+        self._registry = deps.registry
+        self._recorder = recorder
+        self._transport = transport
         self._queues: dict[int, EndpointQueue] = {}
         self._backlogs: defaultdict[int, Backlog] = defaultdict(Backlog)
         self._shared = QueuedBytes()
@@ -44,7 +49,7 @@ class Dispatcher:
 
     async def start(self) -> None:
         """Take up everything that waits in the table, each queue from its beginning."""
-        for found in await self._around.store.read_for_delivery(deliveries.waiting):
+        for found in await self._deps.store.read_for_delivery(deliveries.waiting):
             self._queue(found.endpoint_seq).restore(found.count, found.size, found.newest_seq)
         self._running = True
         for endpoint_seq in list(self._queues):
@@ -71,7 +76,7 @@ class Dispatcher:
     def offer(self, new: Iterable[QueuedDelivery]) -> None:
         """Take deliveries that were just committed, in commit order."""
         for delivery in new:
-            endpoint = self._directory.get(delivery.endpoint_seq)
+            endpoint = self._registry.get(delivery.endpoint_seq)
             if endpoint is None:
                 continue  # deleted in the meantime; its row is cancelled by the mark
             queue = self._queue(delivery.endpoint_seq)
@@ -79,13 +84,9 @@ class Dispatcher:
             if starts:
                 queue.open()  # so that it takes this very delivery, and the consumer needn't look it up in the table
             queue.offer(delivery)
-            self._around.recorder.accepted(endpoint, delivery)
+            self._recorder.publish_accepted(endpoint, delivery)
             if starts:
                 self._start(endpoint, queue)
-
-    def settled(self, delivery: QueuedDelivery) -> None:
-        """A delivery was recorded as finished."""
-        self.settle(delivery.endpoint_seq, 1, delivery.size)
 
     def settle(self, endpoint_seq: int, count: int, size: int) -> None:
         """`count` deliveries of an endpoint, of together `size` bytes, no longer wait."""
@@ -104,7 +105,7 @@ class Dispatcher:
         self.stop_consumer(endpoint_seq)
         self.emptied(endpoint_seq)
         self._queues.pop(endpoint_seq, None)
-        self._around.recorder.forget(endpoint_seq)
+        self._recorder.forget(endpoint_seq)
 
     # Consumers live and leave
 
@@ -112,7 +113,7 @@ class Dispatcher:
         """Let a consumer live if there is work, the endpoint may be sent to and none lives yet."""
         if not self._running or not self._lacks_consumer(endpoint_seq):
             return
-        endpoint = self._directory.get(endpoint_seq)
+        endpoint = self._registry.get(endpoint_seq)
         assert endpoint is not None
         self._start(endpoint, self._queues[endpoint_seq])
 
@@ -144,7 +145,7 @@ class Dispatcher:
     def review(self, endpoints: Iterable[Endpoint]) -> None:
         """Start or stop consumers as the endpoints' states and plans now say."""
         for endpoint in endpoints:
-            if self._directory.runs(endpoint):
+            if self._registry.runs(endpoint):
                 self.wake(endpoint.seq)
             else:
                 self.stop_consumer(endpoint.seq)
@@ -172,7 +173,7 @@ class Dispatcher:
         A consumer is always in a step that has an end (an attempt, a wait for the next one, a look at the table), and
         there is one wherever work waits.  To be asked about once a second: a missing one counts from the second look.
         """
-        now = self._around.clock.monotonic()
+        now = self._deps.clock.monotonic()
         for endpoint_seq, consumer in self._consumers.items():
             if now > consumer.due_at:
                 late = now - consumer.due_at + STEP_MARGIN_SECONDS
@@ -191,28 +192,28 @@ class Dispatcher:
 
     def _lacks_consumer(self, endpoint_seq: int) -> bool:
         """Whether there is work, the endpoint may be sent to, and no consumer lives."""
-        queue, endpoint = self._queues.get(endpoint_seq), self._directory.get(endpoint_seq)
+        queue, endpoint = self._queues.get(endpoint_seq), self._registry.get(endpoint_seq)
         return queue is not None and queue.waiting > 0 and endpoint is not None and self._may_start(endpoint)
 
     def _may_start(self, endpoint: Endpoint) -> bool:
         """Whether an endpoint may be sent to, and no consumer lives that does."""
-        return endpoint.seq not in self._tasks and endpoint.seq not in self._held and self._directory.runs(endpoint)
+        return endpoint.seq not in self._tasks and endpoint.seq not in self._held and self._registry.runs(endpoint)
 
     def _start(self, endpoint: Endpoint, queue: EndpointQueue) -> None:
         queue.open()
-        consumer = self._consumers[endpoint.seq] = Consumer(queue, self._around)
+        consumer = self._consumers[endpoint.seq] = Consumer(queue, self._deps, self._recorder, self._transport)
         self._tasks[endpoint.seq] = asyncio.create_task(
             self._live(endpoint.seq, queue, consumer), name=f"consumer {endpoint.id}"
         )
 
     def _named(self, endpoint_seq: int) -> str:
-        endpoint = self._directory.get(endpoint_seq)
+        endpoint = self._registry.get(endpoint_seq)
         return "a deleted endpoint" if endpoint is None else endpoint.id
 
     def _queue(self, endpoint_seq: int) -> EndpointQueue:
         queue = self._queues.get(endpoint_seq)
         if queue is None:
-            endpoint = self._directory.get(endpoint_seq)
+            endpoint = self._registry.get(endpoint_seq)
             assert endpoint is not None
             backlog = self._backlogs[endpoint.workspace_seq]
             queue = self._queues[endpoint_seq] = EndpointQueue(endpoint_seq, backlog, self._shared)

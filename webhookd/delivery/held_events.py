@@ -13,14 +13,12 @@ from collections import Counter
 from collections.abc import Callable
 
 from webhookd import log
-from webhookd.clock import Clock
-from webhookd.config import Config
+from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.registry import Registry
 from webhookd.errors import ApiError
 from webhookd.models import Endpoint
 from webhookd.store import deliveries, endpoints
-from webhookd.store.store import Db, Store
+from webhookd.store.store import Db
 
 STEP_ROWS = 500
 LOOK_SECONDS = 1.0
@@ -30,21 +28,11 @@ _EVERYTHING = 2**63 - 1
 class HeldEvents:
     """A root task: `run` looks once a second, and at once after `wake`."""
 
-    def __init__(
-        self,
-        store: Store,
-        registry: Registry,
-        dispatcher: Dispatcher,
-        clock: Clock,
-        settings: Callable[[], Config],
-    ) -> None:
-        self._store = store
-        self._directory = registry
+    def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
+        self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
         self._dispatcher = dispatcher
-        self._clock = clock
-        self._settings = settings
         self._stopping = asyncio.Event()
-        self._began_ms = clock.wall_ms() - clock.monotonic() * 1000
+        self._began_ms = self._clock.wall_ms() - self._clock.monotonic() * 1000
         self.expired_count = 0
 
     async def run(self) -> None:
@@ -59,8 +47,8 @@ class HeldEvents:
         """Bring everything in line that is due now."""
         for endpoint_seq, upto_seq, state in await self._store.read(deliveries.marked):
             await self._follow(endpoint_seq, upto_seq, state)
-        for endpoint in self._directory.endpoints():
-            if self._dispatcher.view(endpoint.seq).waiting and not self._directory.runs(endpoint):
+        for endpoint in self._registry.endpoints():
+            if self._dispatcher.view(endpoint.seq).waiting and not self._registry.runs(endpoint):
                 await self._expire(endpoint)
 
     async def _follow(self, endpoint_seq: int, upto_seq: int, state: int) -> None:
@@ -111,7 +99,7 @@ class HeldEvents:
         """How many of the oldest held events have to go now, one step's worth at most, and past which limit."""
         hold = self._settings().hold
         held = self._dispatcher.view(endpoint.seq)
-        if not self._same_stop(self._directory.get(endpoint.seq), endpoint):
+        if not self._same_stop(self._registry.get(endpoint.seq), endpoint):
             return 0, ""
         if held.waiting > hold.max_events:
             return min(STEP_ROWS, held.waiting - hold.max_events), "max_events"
@@ -143,8 +131,8 @@ class HeldEvents:
 
     def _held_since_ms(self, endpoint: Endpoint) -> int:
         since = [] if endpoint.disabled_at_ms is None else [endpoint.disabled_at_ms]
-        if self._directory.paused(endpoint.workspace):
-            since.append(self._directory.workspace(endpoint.workspace).plan_changed_at_ms)
+        if self._registry.paused(endpoint.workspace):
+            since.append(self._registry.workspace(endpoint.workspace).plan_changed_at_ms)
         return min(since, default=self._clock.wall_ms())
 
     async def _finish(
@@ -177,6 +165,6 @@ class HeldEvents:
         return (
             now is not None
             and now.deleted_at_ms is None
-            and not self._directory.runs(now)
+            and not self._registry.runs(now)
             and (now.disabled_at_ms, now.skipped_upto) == (before.disabled_at_ms, before.skipped_upto)
         )

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from webhookd import log
-from webhookd.clock import Clock
-from webhookd.config import Config
+from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.registry import Registry
 from webhookd.errors import ApiError
 from webhookd.models import Accepted, NewEvent, Workspace
 from webhookd.store.events import ACCEPT, Ingested
-from webhookd.store.store import Store
 from webhookd.store.writer import storage_full
 
 TRY_AGAIN_SECONDS = 30
@@ -21,19 +18,9 @@ TRY_AGAIN_SECONDS = 30
 class Ingest:
     """The one way in for events."""
 
-    def __init__(
-        self,
-        store: Store,
-        registry: Registry,
-        dispatcher: Dispatcher,
-        clock: Clock,
-        settings: Callable[[], Config],
-    ) -> None:
-        self._store = store
-        self._directory = registry
+    def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
+        self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
         self._dispatcher = dispatcher
-        self._clock = clock
-        self._settings = settings
         self._open = True
         self.accepted_count = 0
 
@@ -51,9 +38,9 @@ class Ingest:
 
         Raises Refusal, and then nothing was accepted: `not_found`, `unavailable`, `storage_full`, `too_far_behind`.
         """
-        workspace = self._directory.workspace(workspace_id)
+        workspace = self._registry.workspace(workspace_id)
         self._check_room(workspace)
-        deliver = not self._directory.paused(workspace_id)
+        deliver = not self._registry.paused(workspace_id)
 
         def on_commit(results: list[Accepted]) -> None:
             for result in results:

@@ -1,6 +1,6 @@
 """The workspaces and endpoints as they stand committed, in memory: what every path looks up and none has to wait for.
 
-The table is the truth; this is changed only by the `then` of the command that changed the table, in commit order.
+The table is the truth; this is changed only by the `on_commit` of the command that changed the table, in commit order.
 """
 
 from __future__ import annotations

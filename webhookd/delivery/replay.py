@@ -5,29 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 
 from webhookd import log
-from webhookd.clock import Clock
+from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.delivery.registry import Registry
 from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, DeliveryView, QueuedDelivery
 from webhookd.rules.ids import delivery_id
 from webhookd.store import deliveries, delivery_log
 from webhookd.store.delivery_log import LogFilter
-from webhookd.store.store import Db, Store
+from webhookd.store.store import Db
 
 # One transaction's worth: a replay of a million goes in steps that nobody feels.
 STEP = 500
 _WAITING = (DeliveryState.PENDING, DeliveryState.HELD)
 
 
-class Replays:
+class Replayer:
     """Replays deliveries; only finished ones, only to active endpoints."""
 
-    def __init__(self, store: Store, registry: Registry, dispatcher: Dispatcher, clock: Clock) -> None:
-        self._store = store
-        self._directory = registry
+    def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
+        self._store, self._registry, self._clock = deps.store, deps.registry, deps.clock
         self._dispatcher = dispatcher
-        self._clock = clock
 
     async def one(self, workspace_id: str, delivery: DeliveryView) -> int:
         """Replay one delivery; returns the number of the new one.
@@ -35,14 +32,14 @@ class Replays:
         Raises Refusal: `delivery_not_finished`, `endpoint_gone`, `endpoint_not_active`, `not_found` (its body was
         pruned, or it was a test).
         """
-        endpoint = self._directory.get(delivery.endpoint_seq)
+        endpoint = self._registry.get(delivery.endpoint_seq)
         if delivery.state in _WAITING:
             raise ApiError("delivery_not_finished", "This delivery still waits; it will go out by itself.")
         if endpoint is None:
             raise ApiError(
                 "endpoint_gone", f"Endpoint {delivery.endpoint_id} was deleted; there is nowhere to send to."
             )
-        if not self._directory.runs(endpoint):
+        if not self._registry.runs(endpoint):
             raise ApiError("endpoint_not_active", f"Endpoint {endpoint.id} is not active. Enable it first.")
         if delivery.is_test:
             raise ApiError("not_found", "A test is not replayed: send another one.")
@@ -64,10 +61,10 @@ class Replays:
         What becomes finished while it runs, its own replays among them, is not replayed.
         """
         if wanted.endpoint_seq is not None:
-            endpoint = self._directory.get(wanted.endpoint_seq)
-            if endpoint is None or not self._directory.runs(endpoint):
+            endpoint = self._registry.get(wanted.endpoint_seq)
+            if endpoint is None or not self._registry.runs(endpoint):
                 raise ApiError("endpoint_not_active", "The endpoint is not active. Enable it first.")
-        if self._directory.paused(workspace_id):
+        if self._registry.paused(workspace_id):
             raise ApiError("endpoint_not_active", "The workspace's plan has no webhooks, so none of them is active.")
         wanted = replace(wanted, upto_seq=await self._store.read(deliveries.newest_seq))
         total = after_seq = 0

@@ -3,59 +3,43 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 
 import orjson
 
 from webhookd import log
-from webhookd.clock import Clock
 from webhookd.delivery.attempt_record import attempt_record
+from webhookd.delivery.deps import Deps
 from webhookd.delivery.live_feed import LiveFeed
-from webhookd.delivery.registry import Registry
-from webhookd.delivery.turns import Turns
 from webhookd.models import EVERY_TYPE, DeliveryState, DeliveryView, Endpoint, Json, Outcome
-from webhookd.rules.event_types import Catalogue
 from webhookd.rules.ids import delivery_id, uuid7
-from webhookd.rules.plans import Plans
 from webhookd.sender import request_builder
 from webhookd.sender.client import Transport
 from webhookd.sender.request_builder import RequestBuilder
 from webhookd.store import deliveries
-from webhookd.store.store import Db, Store
+from webhookd.store.store import Db
+from webhookd.tasks import KeyedLocks
 
 
 class TestEvents:
     """Sends tests, one at a time per endpoint."""
 
-    def __init__(
-        self,
-        store: Store,
-        registry: Registry,
-        transport: Transport,
-        catalogue: Callable[[], Catalogue],
-        plans: Callable[[], Plans],
-        clock: Clock,
-        live_feed: LiveFeed,
-    ) -> None:
-        self._store = store
-        self._directory = registry
+    def __init__(self, deps: Deps, transport: Transport, live_feed: LiveFeed) -> None:
+        self._store, self._registry, self._clock = deps.store, deps.registry, deps.clock
+        self._plans, self._catalogue = deps.plans, deps.catalogue
         self._transport = transport
-        self._catalogue = catalogue
-        self._plans = plans
-        self._clock = clock
-        self._happenings = live_feed
-        self._turns = Turns()
+        self._live_feed = live_feed
+        self._locks = KeyedLocks()
 
     async def send(self, workspace_id: str, endpoint_id: str, event_type: str | None = None) -> Json:
         """Send the sample of `event_type` (or of the first type the endpoint wants); returns the attempt.
 
         Raises Refusal: `not_found`, `unknown_event_type`, `plan_required`.
         """
-        endpoint = self._directory.endpoint(workspace_id, endpoint_id)
-        self._plans().require(self._directory.workspace(workspace_id).plan, "Sending a test")
+        endpoint = self._registry.endpoint(workspace_id, endpoint_id)
+        self._plans().require(self._registry.workspace(workspace_id).plan, "Sending a test")
         catalogue = self._catalogue()
         kind = catalogue.require(event_type or self._first_type(endpoint))
-        async with self._turns.of(endpoint_id):
+        async with self._locks.of(endpoint_id):
             now_ms = self._clock.wall_ms()
             event_id = f"test_{uuid7(now_ms, secrets.token_bytes(10))}"
             body = orjson.dumps({**kind.sample, "event_type": kind.name, "event_id": event_id})
@@ -87,7 +71,7 @@ class TestEvents:
             )
 
         seq = await self._store.add(outcome.started_at_ms, command)
-        if self._happenings.wanted:
+        if self._live_feed.wanted:
             view = DeliveryView(
                 seq=seq,
                 workspace=endpoint.workspace,
@@ -104,7 +88,7 @@ class TestEvents:
                 attempt_count=1,
                 last_attempt=record,
             )
-            self._happenings.publish("delivery.attempted", view)
+            self._live_feed.publish("delivery.attempted", view)
         log.emit(
             "endpoint.tested",
             workspace=endpoint.workspace,

@@ -1,36 +1,73 @@
-"""The watchdog of the failure budget: sees every counted failure after its commit and warns before anybody is stopped.
+"""The watchdog of the shared failure budget: all of the budget but its pure rule (`rules.failure_budget`).
 
-What disables is decided with the failure and committed with it (`delivery.recorder`); the watchdog only watches, so
-nothing is lost if it is killed at the wrong moment.
+A failed attempt passes through here in three steps, called by `delivery.recorder`:
+
+1. `judge`, before its transaction: enters the failure into its workspace's window and decides whether it disables an
+   endpoint (the 31st in 30 minutes does) or crosses a threshold to warn of.  The failure is entered in the moment its
+   record is submitted to the writer, so the order of the decisions is the order of the commits.
+2. `disable`, inside the transaction that records the failure: disables, and puts the notices into the outbox.  So all
+   of it is durable or none, whenever the process is killed.
+3. `committed`, after the commit: logs, stops consumers, and hands warnings to the coroutine `run`.
+
+After a start `restore` rebuilds the windows from the recorded attempts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from webhookd import log
-from webhookd.config import Config
-from webhookd.rules.failure_budget import Verdict
+from webhookd.clock import rfc3339
+from webhookd.delivery.deps import Deps
+from webhookd.models import BudgetView, Endpoint, EndpointState, Failure, Json, Outcome, QueuedDelivery, Reason
+from webhookd.rules.failure_budget import FailureBudget, Ledger, Verdict
+from webhookd.rules.ids import delivery_id
+from webhookd.store import attempts, endpoints, outbox
+from webhookd.store.store import Db
+from webhookd.text import duration_words
+
+LAST_FAILURES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a failure means for the budget.  `verdict` is None for one that doesn't count."""
+
+    verdict: Verdict | None = None
+    message: str = ""
+    disabling: tuple[tuple[Endpoint, Json], ...] = ()  # each endpoint with the facts of its notice
+    warning: Json | None = None
 
 
 class Watchdog:
-    """A root task; `spent` tells it of a failure that counts, `wake_mail` starts the outbox."""
+    """Tracks the budgets of all workspaces; `run` is a root task.
 
-    def __init__(self, wake_mail: Callable[[], None], settings: Callable[[], Config]) -> None:
+    `waiting` says how many events wait for an endpoint (by its number), `stop_consumer` lets no further attempt of one
+    start, `wake_mail` starts the outbox.
+    """
+
+    def __init__(
+        self,
+        deps: Deps,
+        *,
+        waiting: Callable[[int], int],
+        stop_consumer: Callable[[int], None],
+        wake_mail: Callable[[], None],
+    ) -> None:
+        self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
+        self._waiting = waiting
+        self._stop_consumer = stop_consumer
         self._wake_mail = wake_mail
-        self._settings = settings
-        self._news: asyncio.Queue[tuple[str, Verdict]] = asyncio.Queue()
-
-    def spent(self, workspace_id: str, verdict: Verdict) -> None:
-        """A failure of this workspace was counted and is committed."""
-        if verdict.crossed or verdict.exceeded:
-            self._news.put_nowait((workspace_id, verdict))
+        self._ledgers: dict[str, Ledger] = {}  # by workspace
+        self._verdicts: asyncio.Queue[tuple[str, Verdict]] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Warn once per upward crossing, for ever."""
+        """Log a warning once per upward crossing of a threshold, and wake the mail, for ever."""
         while True:
-            workspace_id, verdict = await self._news.get()
+            workspace_id, verdict = await self._verdicts.get()
             budget = self._settings().budget
             for share in verdict.crossed:
                 log.emit(
@@ -42,3 +79,164 @@ class Watchdog:
                     window_seconds=budget.window_seconds,
                 )
             self._wake_mail()
+
+    # The windows
+
+    async def restore(self) -> None:
+        """Rebuild every window from the recorded attempts.  Stamps of the future count as expired."""
+        now, now_ms = self._clock.monotonic(), self._clock.wall_ms()
+        since_ms = now_ms - round(self._settings().budget.window_seconds * 1000)
+        failures: dict[str, list[Failure]] = {}
+        for recorded in await self._store.read_for_delivery(lambda db: attempts.counted_since(db, since_ms, now_ms)):
+            failure = Failure(recorded.endpoint_seq, now - (now_ms - recorded.ended_at_ms) / 1000)
+            failures.setdefault(recorded.workspace, []).append(failure)
+        self._ledgers.clear()
+        for workspace_id, of_workspace in failures.items():
+            self._ledger(workspace_id).restore(of_workspace)
+
+    def reload(self) -> None:
+        """The settings changed.  What was counted stays counted."""
+        budget = self._budget()
+        for ledger in self._ledgers.values():
+            ledger.budget = budget
+
+    def forget(self, workspace_id: str, endpoint_seq: int) -> None:
+        """The endpoint was enabled or deleted: its failures no longer count."""
+        self._ledger(workspace_id).forget(endpoint_seq)
+
+    def view(self, workspace_id: str) -> BudgetView:
+        """How much of a workspace's budget is spent now, and by which endpoints (by id)."""
+        return self._ledger(workspace_id).view(self._clock.monotonic(), self._registry.endpoint_id)
+
+    def spent_until_ms(self, workspace_id: str) -> int | None:
+        """Until when one more failure would disable its endpoint (wall clock), or None if it wouldn't."""
+        now = self._clock.monotonic()
+        until = self._ledger(workspace_id).spent_until(now)
+        return None if until is None else self._clock.wall_ms() + round((until - now) * 1000)
+
+    def _budget(self) -> FailureBudget:
+        budget = self._settings().budget
+        return FailureBudget(budget.limit, budget.window_seconds, tuple(budget.warn_at))
+
+    def _ledger(self, workspace_id: str) -> Ledger:
+        ledger = self._ledgers.get(workspace_id)
+        if ledger is None:
+            ledger = self._ledgers[workspace_id] = Ledger(self._budget())
+        return ledger
+
+    # A failure, step by step
+
+    def judge(self, endpoint: Endpoint, outcome: Outcome) -> Judgement:
+        """Enter a failed attempt that began with `endpoint` as it was then, and decide what follows from it.
+
+        A local failure doesn't count, nor one whose endpoint was enabled or deleted since the attempt began.
+        """
+        now = self._registry.get(endpoint.seq)
+        forgiven = now is None or now.forgiven_upto != endpoint.forgiven_upto
+        if forgiven or outcome.reason is Reason.LOCAL:
+            return Judgement()
+        verdict = self._ledger(endpoint.workspace).fail(endpoint.seq, self._clock.monotonic())
+        warning = self._warning(endpoint.workspace, verdict)
+        if not verdict.exceeded:
+            return Judgement(verdict, warning=warning)
+        budget = self._settings().budget
+        message = (
+            f"{verdict.count} failed attempts in {duration_words(budget.window_seconds)} in this workspace, "
+            f"{budget.limit} are allowed; the last one: {outcome.detail or outcome.reason}."
+        )
+        disabling = tuple(
+            (each, self._facts(each, message))
+            for each in self._registry.endpoints(endpoint.workspace)
+            if each.active and (budget.disables == "all" or each.seq == endpoint.seq)
+        )
+        return Judgement(verdict, message, disabling, warning)
+
+    def disable(self, db: Db, endpoint: Endpoint, judgement: Judgement, now_ms: int) -> list[Endpoint]:
+        """The budget's part of the failure's transaction; returns the endpoints that it disabled."""
+        if judgement.warning is not None:
+            self._add_notice(db, endpoint.workspace_seq, "budget_warned", judgement.warning, now_ms)
+        disabled = endpoints.disable(
+            db,
+            [each.seq for each, _ in judgement.disabling],
+            state=EndpointState.AUTO_DISABLED,
+            reason="failure_budget",
+            message=judgement.message,
+            now_ms=now_ms,
+        )
+        facts = {each.seq: facts for each, facts in judgement.disabling}
+        for each in disabled:
+            failures = [
+                {name: value for name, value in failure.items() if name not in ("request", "response")}
+                for failure in attempts.recent_failures(db, each.seq, LAST_FAILURES)
+            ]
+            payload = {**facts[each.seq], "failures": failures}
+            self._add_notice(db, each.workspace_seq, "auto_disabled", payload, now_ms)
+        return disabled
+
+    def committed(
+        self, endpoint: Endpoint, delivery: QueuedDelivery, judgement: Judgement, disabled: list[Endpoint]
+    ) -> None:
+        """The failure of `delivery` is committed, and the registry knows the endpoints that it disabled."""
+        verdict = judgement.verdict
+        if verdict is None:
+            return
+        facts = {each.seq: facts for each, facts in judgement.disabling}
+        for each in disabled:
+            log.emit(
+                "endpoint.auto_disabled",
+                workspace=each.workspace,
+                endpoint_id=each.id,
+                url=log.loggable_url(each.url),
+                event_id=delivery.event_id,  # of the failure that did it, which another endpoint may have had
+                delivery_id=delivery_id(delivery.seq),
+                reason=each.disabled_reason,
+                message=judgement.message,
+                failures=verdict.count,
+                limit=facts[each.seq]["limit"],
+                window_seconds=facts[each.seq]["window_seconds"],
+                waiting=facts[each.seq]["waiting"],
+            )
+            self._stop_consumer(each.seq)
+        if verdict.crossed or verdict.exceeded:
+            self._verdicts.put_nowait((endpoint.workspace, verdict))
+
+    # Notices
+
+    def _facts(self, endpoint: Endpoint, message: str) -> Json:
+        """What the event loop knows of a disabling; `disable` adds what the table knows."""
+        budget = self._settings().budget
+        spent_until_ms = self.spent_until_ms(endpoint.workspace)
+        return {
+            "workspace": endpoint.workspace,
+            "endpoint": {"id": endpoint.id, "url": endpoint.url, "description": endpoint.description},
+            "at": rfc3339(self._clock.wall_ms()),
+            "message": message,
+            "waiting": self._waiting(endpoint.seq),
+            "spent_until": None if spent_until_ms is None else rfc3339(spent_until_ms),
+            "limit": budget.limit,
+            "window_seconds": budget.window_seconds,
+        }
+
+    def _warning(self, workspace_id: str, verdict: Verdict) -> Json | None:
+        """The facts of a warning, if this failure crossed a threshold and warnings go by mail."""
+        budget = self._settings().budget
+        if not verdict.crossed or not budget.warn_by_mail:
+            return None
+        urls = {each.id: each.url for each in self._registry.endpoints(workspace_id)}
+        spent = self.view(workspace_id).by_endpoint
+        return {
+            "workspace": workspace_id,
+            "at": rfc3339(self._clock.wall_ms()),
+            "fraction": verdict.crossed[-1],
+            "failures": verdict.count,
+            "limit": budget.limit,
+            "window_seconds": budget.window_seconds,
+            "by_endpoint": [{"id": id_, "url": urls[id_], "failures": spent[id_]} for id_ in spent if id_ in urls],
+        }
+
+    def _add_notice(self, db: Db, workspace_seq: int, kind: str, payload: Json, now_ms: int) -> None:
+        mail = self._settings().mail
+        if not mail.host:
+            return
+        message_id = f"<{secrets.token_hex(16)}@{mail.from_.rpartition('@')[2].strip('>') or 'webhookd.localhost'}>"
+        outbox.insert(db, workspace_seq=workspace_seq, kind=kind, message_id=message_id, payload=payload, now_ms=now_ms)

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from webhookd.admin.endpoints import Endpoints
 from webhookd.admin.sessions import Sessions
-from webhookd.admin.tokens import Access
+from webhookd.admin.tokens import Tokens
 from webhookd.admin.workspaces import Workspaces
 from webhookd.clock import Clock
 from webhookd.config import Config
-from webhookd.delivery.budgets import Budgets
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.ingest import Ingest
 from webhookd.delivery.live_feed import LiveFeed
 from webhookd.delivery.recorder import Recorder
 from webhookd.delivery.registry import Registry
-from webhookd.delivery.replay import Replays
+from webhookd.delivery.replay import Replayer
 from webhookd.delivery.test_event import TestEvents
+from webhookd.delivery.watchdog import Watchdog
 from webhookd.models import Json
 from webhookd.rules.event_types import Catalogue
 from webhookd.store.store import Store
@@ -37,12 +37,12 @@ class Services:
     ingest: Ingest
     endpoints: Endpoints
     workspaces: Workspaces
-    replays: Replays
+    replayer: Replayer
     test_events: TestEvents
     recorder: Recorder
-    budgets: Budgets
+    watchdog: Watchdog
     live_feed: LiveFeed
-    access: Access
+    tokens: Tokens
     sessions: Sessions
     status: Callable[[str | None], Awaitable[Json]]  # of one workspace alone, if it is named
     ready: Callable[[], Awaitable[str]]  # "" when ready, else what it waits for

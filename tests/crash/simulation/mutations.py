@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from webhookd.delivery import consumer
-from webhookd.delivery.budgets import Budgets
 from webhookd.delivery.consumer import Consumer
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.ingest import Ingest
 from webhookd.delivery.queue import EndpointQueue
 from webhookd.delivery.recorder import Recorder
+from webhookd.delivery.watchdog import Watchdog
 from webhookd.models import Accepted
 from webhookd.rules.failure_budget import Ledger
 from webhookd.rules.retry import RetryIn, RetrySchedule, decide
@@ -92,19 +92,19 @@ def _the_budget_is_one_more() -> Change:
 def _a_restart_forgets_the_budget() -> Change:
     """The window is empty after a start."""
 
-    async def forgetful(self: Budgets, store: Any) -> None:
+    async def forgetful(self: Watchdog) -> None:
         self._ledgers.clear()
 
-    return {(Budgets, "restore"): forgetful}
+    return {(Watchdog, "restore"): forgetful}
 
 
 def _enable_gives_nothing_back() -> Change:
     """An endpoint that is enabled keeps its failures."""
 
-    def stingy(self: Budgets, workspace: str, endpoint_seq: int) -> None:
+    def stingy(self: Watchdog, workspace: str, endpoint_seq: int) -> None:
         """Forget nothing."""
 
-    return {(Budgets, "forget"): stingy}
+    return {(Watchdog, "forget"): stingy}
 
 
 def _the_budget_stops_nobody_now() -> Change:

@@ -42,7 +42,7 @@ class SimulatedHouse(App):
         self.registry.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
         await self.services.workspaces.ensure_default()
         self.restored_at_ms = self._clock.wall_ms()
-        await self.budgets.restore(self.store)
+        await self.watchdog.restore()
         await self.dispatcher.start()
         self.tasks.start("dispatcher", self.dispatcher.run)
         self.tasks.start("held_events", self.held_events.run)
@@ -169,7 +169,7 @@ class World:
             await self._settle(app)
         watching.cancel()
         await asyncio.wait([watching])
-        app.wind_down()
+        app.stop_delivering()
         for task in list(self._pending):  # callers are answered before the house stops
             await task
         self._pending.clear()  # the loop may end before it calls who takes them out
@@ -288,7 +288,7 @@ class World:
             if app.dispatcher.backlog(workspace.seq).waiting != waiting:
                 raise Broken(f"{workspace.id} shows a backlog of {app.dispatcher.backlog(workspace.seq)}")
             least, most = self.judge.spent(workspace.seq, self.loop.time())
-            shown = app.budgets.view(workspace.id, str).failures
+            shown = app.watchdog.view(workspace.id).failures
             if not least <= shown <= most:
                 raise Broken(f"{workspace.id} shows {shown} failures, there are {least} to {most}")
         self._check_lost()

@@ -490,7 +490,7 @@ async def test_a_token_of_a_workspace_sees_that_workspace_alone(tmp_path: Path) 
     async with running_api(tmp_path) as api:
         made = await make(api)
         await api.post("/v1/workspaces", {"id": "acme"})
-        _, secret = await api.app.services.access.add("admin", "acme")
+        _, secret = await api.app.services.tokens.add("admin", "acme")
         own = await make(api, "/v1/workspaces/acme/endpoints")
         base = "/v1/workspaces/acme/endpoints"
         assert [own["id"]] == [one["id"] for one in (await api.get(base, token=secret)).json["data"]]

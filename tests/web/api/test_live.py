@@ -161,7 +161,7 @@ async def test_only_what_is_asked_for_is_told(tmp_path: Path, query: str, expect
             await api.engine.quiet()
             await api.engine.send("b", event_type="contact.created")
             await api.engine.quiet()
-            api.app.close_doors()  # so that the stream has an end
+            api.app.stop_accepting()  # so that the stream has an end
             found = []
             while event := await stream.event():
                 found.append(orjson.loads(event["data"])["event_id"])
@@ -277,12 +277,12 @@ async def test_it_ends_with_what_allowed_it(tmp_path: Path, ending: str, monkeyp
     monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.05)
     async with running_api(tmp_path) as api:
         await api.post("/v1/workspaces", {"id": "acme"})
-        token, secret = await api.app.services.access.add("admin", None if ending == "workspace" else "acme")
+        token, secret = await api.app.services.tokens.add("admin", None if ending == "workspace" else "acme")
         path = "/v1/workspaces/acme/deliveries/stream"
         async with listening(api, path=path, token=secret) as stream:
             await begun(stream)
             if ending == "token":
-                await api.app.services.access.revoke(token.id)
+                await api.app.services.tokens.revoke(token.id)
             else:
                 await api.call("DELETE", "/v1/workspaces/acme")
             assert {} == await stream.event()
@@ -295,7 +295,7 @@ async def test_it_ends_when_the_daemon_stops(tmp_path: Path) -> None:
         async with listening(api) as stream:
             await api.engine.send("a")
             await api.engine.quiet()
-            api.app.close_doors()
+            api.app.stop_accepting()
             assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
             assert {} == await stream.event()
         async with listening(api) as late:

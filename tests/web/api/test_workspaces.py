@@ -148,7 +148,7 @@ async def test_a_token_of_a_workspace_sees_and_changes_that_alone(tmp_path: Path
     """It lists its own, may change it, makes and deletes none; it ends with its workspace."""
     async with running_api(tmp_path) as api:
         await api.post("/v1/workspaces", {"id": "acme"})
-        _, secret = await api.app.services.access.add("admin", "acme")
+        _, secret = await api.app.services.tokens.add("admin", "acme")
         assert ["acme"] == [one["id"] for one in (await api.get("/v1/workspaces", token=secret)).json["data"]]
         assert 200 == (await api.get("/v1/workspaces/acme", token=secret)).status
         changed = await api.call("PATCH", "/v1/workspaces/acme", {"name": "A"}, token=secret)

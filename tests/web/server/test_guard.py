@@ -33,7 +33,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 async def make_token(api: Api, scope: str, workspace: str | None = None) -> str:
     """The secret of a new token."""
-    _, secret = await api.app.services.access.add(scope, workspace)
+    _, secret = await api.app.services.tokens.add(scope, workspace)
     return secret
 
 

@@ -67,14 +67,14 @@ async def test_a_link_is_for_admins_alone(api: Api) -> None:
     """No token, no link; an ingest token, no link; and neither it nor an observe token signs in."""
     assert 401 == (await api.post("/v1/sign-in-links", token=None)).status
     assert 403 == (await api.post("/v1/sign-in-links", token="ingest")).status
-    _, observe = await api.app.services.access.add("observe", None)
+    _, observe = await api.app.services.tokens.add("observe", None)
     for secret in (api.ingest_token, observe, "", "x" * 2000):
         assert 403 == (await Browser(api).sign_in(secret)).status
 
 
 async def test_a_session_ends_after_twelve_hours_with_its_token_and_at_sign_out(api: Api) -> None:
     """Each of the three ends it; the cookie alone is worth nothing then."""
-    token, secret = await api.app.services.access.add("admin", None)
+    token, secret = await api.app.services.tokens.add("admin", None)
     revoked, aged, left = Browser(api), Browser(api), Browser(api)
     await revoked.sign_in(secret)
     await aged.sign_in(api.admin_token)
@@ -83,7 +83,7 @@ async def test_a_session_ends_after_twelve_hours_with_its_token_and_at_sign_out(
     await left.send_form("/sign-out", {}, "/webhooks")
     left.cookies["webhookd_session"] = cookie
     assert 303 == (await left.get("/webhooks")).status
-    await api.app.services.access.revoke(token.id)
+    await api.app.services.tokens.revoke(token.id)
     assert 303 == (await revoked.get("/webhooks")).status
     assert 200 == (await aged.get("/webhooks")).status
     await api.engine.clock.advance(SESSION_MS / 1000)
@@ -106,7 +106,7 @@ async def test_a_bound_token_sees_its_workspace_alone(api: Api) -> None:
     await api.app.services.workspaces.create("acme", name="Acme")
     mine = await api.engine.endpoint("https://acme.example/hook", workspace="acme")
     other = await api.engine.endpoint("https://default.example/hook")
-    _, secret = await api.app.services.access.add("admin", "acme")
+    _, secret = await api.app.services.tokens.add("admin", "acme")
     link = (await api.post("/v1/sign-in-links", token=secret)).json["url"]
     browser = Browser(api)
     await browser.sign_in(code_of(link))
@@ -217,7 +217,7 @@ async def test_the_live_stream_is_the_sessions(api: Api) -> None:
     await api.app.services.workspaces.create("acme", name="Acme")
     await api.engine.endpoint("https://example.com/hook")
     await api.engine.endpoint("https://acme.example/hook", workspace="acme")
-    _, secret = await api.app.services.access.add("admin", "acme")
+    _, secret = await api.app.services.tokens.add("admin", "acme")
     browser = Browser(api)
     await browser.sign_in(secret)
     headers = {"Cookie": f"webhookd_session={browser.cookies['webhookd_session']}"}

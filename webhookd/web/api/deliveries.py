@@ -186,7 +186,7 @@ async def replay_delivery(request: web.Request) -> web.Response:
     services = services_of(request)
     workspace = services.registry.workspace(workspace_id(request))
     past = _found(await _look(services, workspace, _seq(request, workspace)), request, workspace)
-    made = await _look(services, workspace, await services.replays.one(workspace.id, past))
+    made = await _look(services, workspace, await services.replayer.one(workspace.id, past))
     return json_response(show_delivery(_found(made, request, workspace)), 201)
 
 
@@ -209,7 +209,7 @@ async def replay_deliveries(request: web.Request) -> web.Response:
     )
     if wanted.endpoint_seq is not None and services.registry.get(wanted.endpoint_seq) is None:
         raise ApiError("endpoint_gone", f"Endpoint {fields.endpoint} was deleted; there is nowhere to send to.")
-    return json_response({"replayed": await services.replays.many(wanted, workspace, dry_run=fields.dry_run)})
+    return json_response({"replayed": await services.replayer.many(wanted, workspace, dry_run=fields.dry_run)})
 
 
 async def wanted_of(services: Services, workspace: str, asked: DeliveryFilter) -> LogFilter:

@@ -251,7 +251,7 @@ def _given(fields: Struct) -> Json:
 
 
 def _budget_spent(services: Services, workspace: str) -> Json | None:
-    until_ms = services.budgets.spent_until_ms(workspace)
+    until_ms = services.watchdog.spent_until_ms(workspace)
     if until_ms is None:
         return None
     budget = show_budget(services, workspace)

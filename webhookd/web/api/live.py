@@ -47,7 +47,7 @@ async def stream_deliveries(request: web.Request) -> web.StreamResponse:
     token = caller(request)
 
     def allowed() -> bool:
-        known = {each.id for each in services.access.list()}
+        known = {each.id for each in services.tokens.list()}
         return token is None or token.id in known
 
     return await stream(request, services, workspace, wanted, allowed)

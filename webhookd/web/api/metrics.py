@@ -136,6 +136,5 @@ def _endpoints(services: Services) -> Values:
 
 def _budgets(services: Services) -> Values:
     return {
-        (workspace.id,): services.budgets.view(workspace.id, services.registry.endpoint_id).failures
-        for workspace in services.registry.workspaces()
+        (workspace.id,): services.watchdog.view(workspace.id).failures for workspace in services.registry.workspaces()
     }

@@ -289,7 +289,7 @@ def show_workspace(services: Services, workspace: Workspace) -> Json:
 
 def show_budget(services: Services, workspace_id: str) -> Json:
     """The failure budget of a workspace, now."""
-    view = services.budgets.view(workspace_id, services.registry.endpoint_id)
+    view = services.watchdog.view(workspace_id)
     expires = view.oldest_expires_in_seconds
     seconds = view.window_seconds
     return {
@@ -298,7 +298,7 @@ def show_budget(services: Services, workspace_id: str) -> Json:
         "failures": view.failures,
         "by_endpoint": view.by_endpoint,
         "oldest_expires_at": None if expires is None else rfc3339(services.clock.wall_ms() + round(expires * 1000)),
-        "spent_until": show_time(services.budgets.spent_until_ms(workspace_id)),
+        "spent_until": show_time(services.watchdog.spent_until_ms(workspace_id)),
     }
 
 

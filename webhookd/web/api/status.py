@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from webhookd import log
 from webhookd._version import __version__
 from webhookd.clock import Clock, rfc3339
-from webhookd.delivery.budgets import Budgets
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.held_events import HeldEvents
 from webhookd.delivery.ingest import Ingest
 from webhookd.delivery.recorder import Recorder
 from webhookd.delivery.registry import Registry
+from webhookd.delivery.watchdog import Watchdog
 from webhookd.mail.mailer import Mailer
 from webhookd.models import Endpoint, Json
 from webhookd.store.store import SQLITE_VERSION, Store
-from webhookd.systemd import Heartbeat
 
 RATE_BEATS = 60
 SLOWEST = 5
@@ -45,7 +44,7 @@ class Parts:
     ingest: Ingest
     recorder: Recorder
     held_events: HeldEvents
-    budgets: Budgets
+    watchdog: Watchdog
     mailer: Mailer
 
 
@@ -58,15 +57,14 @@ class Status:
         self._started_ms = clock.wall_ms()
         self._started = clock.monotonic()
         self._samples: deque[Sample] = deque(maxlen=RATE_BEATS)
-        self.heartbeat: Heartbeat | None = None
 
-    def beat(self) -> None:
+    def beat(self, lag_seconds: float) -> None:
         """Take a sample of the counters."""
         parts = self._parts
         self._samples.append(
             Sample(
                 self._clock.monotonic(),
-                self.heartbeat.lag_seconds if self.heartbeat else 0.0,
+                lag_seconds,
                 parts.ingest.accepted_count,
                 parts.recorder.delivered_count,
                 parts.recorder.failed_count,
@@ -153,7 +151,7 @@ class Status:
         for workspace in self._parts.registry.workspaces():
             if only is not None and workspace.id != only:
                 continue
-            view = self._parts.budgets.view(workspace.id, self._parts.registry.endpoint_id)
+            view = self._parts.watchdog.view(workspace.id)
             if view.failures:
                 shown.append({"workspace": workspace.id, "failures": view.failures, "limit": view.limit})
         return shown

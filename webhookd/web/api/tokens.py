@@ -58,7 +58,7 @@ class TokenList(Struct):
 async def list_tokens(request: web.Request) -> web.Response:
     """All tokens in the order of their ids, which is that of time."""
     query = read_query(request, Paging)
-    found = sorted(services_of(request).access.list(), key=lambda token: token.id)
+    found = sorted(services_of(request).tokens.list(), key=lambda token: token.id)
     after = [token for token in found if query.cursor is None or token.id > query.cursor]
     page = after[: query.limit]
     return list_response([_shown(token) for token in page], page[-1].id if len(after) > len(page) else None)
@@ -67,13 +67,13 @@ async def list_tokens(request: web.Request) -> web.Response:
 async def make_token(request: web.Request) -> web.Response:
     """Make a token and tell its secret, this once."""
     fields = await read_fields(request, NewToken)
-    token, secret = await services_of(request).access.add(fields.scope, fields.workspace, fields.note)
+    token, secret = await services_of(request).tokens.add(fields.scope, fields.workspace, fields.note)
     return json_response({**_shown(token), "secret": secret}, 201)
 
 
 async def revoke_token(request: web.Request) -> web.Response:
     """Make a token worthless, at once."""
-    await services_of(request).access.revoke(request.match_info["token"])
+    await services_of(request).tokens.revoke(request.match_info["token"])
     return no_content()
 
 

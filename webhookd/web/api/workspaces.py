@@ -104,7 +104,7 @@ async def delete_workspace(request: web.Request) -> web.Response:
     """Delete a workspace that has no endpoints, and its tokens with it."""
     services = services_of(request)
     await services.workspaces.delete(workspace_id(request))
-    await services.access.forget_workspace()
+    await services.tokens.forget_workspace()
     return no_content()
 
 

@@ -58,7 +58,7 @@ class Guard:
 
     def __init__(self, services: Services) -> None:
         listen = services.settings().listen
-        self._check = services.access.check
+        self._check = services.tokens.check
         self._trusts_local = listen.trust_local_ingest
         self._knows_host = lru_cache(1024)(host_check(listen))
 

@@ -152,7 +152,7 @@ async def stream(page: Page) -> web.StreamResponse:
 
 async def replay_one(page: Page) -> web.StreamResponse:
     """Send a past delivery again; the answer leads to the new one."""
-    seq = await page.services.replays.one(page.workspace.id, await _delivery(page))
+    seq = await page.services.replayer.one(page.workspace.id, await _delivery(page))
     return page.go(f"/log/{delivery_id(seq)}", said="replayed_one")
 
 
@@ -162,7 +162,7 @@ async def show_replay(page: Page) -> web.StreamResponse:
     fault: ApiError | None = None
     count = 0
     try:
-        count = await page.services.replays.many(wanted.filter, page.workspace.id, dry_run=True)
+        count = await page.services.replayer.many(wanted.filter, page.workspace.id, dry_run=True)
     except ApiError as refusal:
         fault = refusal
     return page.show(
@@ -179,7 +179,7 @@ async def show_replay(page: Page) -> web.StreamResponse:
 async def replay(page: Page) -> web.StreamResponse:
     """Replay all of the filter."""
     wanted = await _replayed(page)
-    count = await page.services.replays.many(wanted.filter, page.workspace.id, dry_run=False)
+    count = await page.services.replayer.many(wanted.filter, page.workspace.id, dry_run=False)
     return page.go("/log", endpoint=wanted.fields.get("endpoint"), said="replayed", n=count)
 
 

@@ -82,7 +82,7 @@ async def show_endpoints(services: Services, workspace: Workspace, endpoints: Se
         ]
 
     found = await services.store.read(question)
-    spent = services.budgets.view(workspace.id, services.registry.endpoint_id).by_endpoint
+    spent = services.watchdog.view(workspace.id).by_endpoint
     paused = services.registry.paused(workspace.id)
     return [
         _shown(services, each, oldest, last, spent.get(each.id, 0), paused=paused)
@@ -115,12 +115,12 @@ def _shown(
 def show_gauge(page: Page) -> Gauge:
     """The budget of the page's workspace."""
     services, workspace = page.services, page.workspace.id
-    view = services.budgets.view(workspace, services.registry.endpoint_id)
+    view = services.watchdog.view(workspace)
     by_id = {each.id: each for each in services.registry.endpoints(workspace)}
     expires = view.oldest_expires_in_seconds
     return Gauge(
         view=view,
-        spent_until_ms=services.budgets.spent_until_ms(workspace),
+        spent_until_ms=services.watchdog.spent_until_ms(workspace),
         oldest_expires_at_ms=None if expires is None else services.clock.wall_ms() + round(expires * 1000),
         spenders=tuple((by_id[id_], count) for id_, count in view.by_endpoint.items() if id_ in by_id),
     )
