@@ -11,9 +11,8 @@ import click
 import pytest
 from aiohttp import web
 
-from webhookd.cli.client import Place
-from webhookd.cli.discovery import find_daemon, place_of
-from webhookd.cli.options import Call
+from webhookd.cli.client import Address
+from webhookd.cli.discovery import find_daemon, parse_address
 
 BUDGET = {
     "limit": 30,
@@ -136,7 +135,7 @@ async def test_ingest_token_sends(api: Any, run: Any, state_dir: Path) -> None:
 @pytest.mark.parametrize(("url", "taken"), [("http://127.0.0.1:1", True), ("http://192.0.2.1:8780", False)])
 def test_files_tokens_stay_on_this_machine(api: Any, state_dir: Path, url: str, taken: bool) -> None:
     """A token read from a file isn't sent to another machine that `WEBHOOKD_URL` names."""
-    client = find_daemon(Call(state_dir=str(state_dir), environ={"WEBHOOKD_URL": url}))
+    client = find_daemon(None, str(state_dir), {"WEBHOOKD_URL": url})
 
     assert (api.token if taken else None) == client.token
 
@@ -207,21 +206,21 @@ async def test_refusals_are_harmless(api: Any, ask: Any) -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("http://127.0.0.1:8780", Place("http", "127.0.0.1", 8780)),
-        ("http://127.0.0.1:8780/", Place("http", "127.0.0.1", 8780)),
-        ("https://hooks.example.com/webhookd/", Place("https", "hooks.example.com", 443, "/webhookd")),
-        ("http://[::1]:8780", Place("http", "::1", 8780)),
-        ("unix:/run/webhookd/socket", Place("unix", "/run/webhookd/socket")),
-        ("unix:///run/webhookd/socket", Place("unix", "/run/webhookd/socket")),
+        ("http://127.0.0.1:8780", Address("http", "127.0.0.1", 8780)),
+        ("http://127.0.0.1:8780/", Address("http", "127.0.0.1", 8780)),
+        ("https://hooks.example.com/webhookd/", Address("https", "hooks.example.com", 443, "/webhookd")),
+        ("http://[::1]:8780", Address("http", "::1", 8780)),
+        ("unix:/run/webhookd/socket", Address("unix", "/run/webhookd/socket")),
+        ("unix:///run/webhookd/socket", Address("unix", "/run/webhookd/socket")),
     ],
 )
-def test_place_of(url: str, expected: Place) -> None:
+def test_parse_address(url: str, expected: Address) -> None:
     """What `WEBHOOKD_URL` may hold."""
-    assert expected == place_of(url)
+    assert expected == parse_address(url)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8780", "ftp://x/", "http://", "http://h:port", "http://[::1"])
-def test_place_of_nothing(url: str) -> None:
+def test_parse_address_nothing(url: str) -> None:
     """What it may not hold is a usage error that shows the right form."""
     with pytest.raises(click.UsageError, match=r"write it as http://127\.0\.0\.1:8780"):
-        place_of(url)
+        parse_address(url)

@@ -9,11 +9,11 @@ import time
 import orjson
 import pytest
 
-from webhookd.cli.ndjson import Batch, Cutter, Line, batches, new_id, objects_of, with_id
+from webhookd.cli.ndjson import Batch, Line, LineSplitter, batches, ensure_id, new_id, split_objects
 
 
 def cut(*chunks: bytes, max_line_bytes: int = 1000) -> list[Line]:
-    cutter = Cutter(max_line_bytes)
+    cutter = LineSplitter(max_line_bytes)
     found = [line for chunk in chunks for line in cutter.feed(chunk)]
     return found + list(cutter.finish())
 
@@ -52,7 +52,7 @@ def test_too_long_a_line() -> None:
 )
 def test_objects_of(line: bytes, expected: list[bytes]) -> None:
     """Files joined without a newline between them are events all the same; anything else stays as it is."""
-    assert expected == objects_of(line)
+    assert expected == split_objects(line)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ def test_objects_of(line: bytes, expected: list[bytes]) -> None:
 )
 def test_with_id_leaves_alone(line: bytes) -> None:
     """A line that has an id, or is no event, goes out as it came."""
-    assert (line, False) == with_id(line, lambda: "made")
+    assert (line, False) == ensure_id(line, lambda: "made")
 
 
 def test_with_id_splices() -> None:
     """An id is spliced in as the first member; no other byte changes."""
     line = b'{ "event_type":"x", "n":1.00,"nested":{"event_id":"inner"}}'
 
-    spliced, made = with_id(line, lambda: "made")
+    spliced, made = ensure_id(line, lambda: "made")
 
     assert made
     assert b'{"event_id":"made", "event_type":"x", "n":1.00,"nested":{"event_id":"inner"}}' == spliced

@@ -1,7 +1,7 @@
 """The HTTP client of the API, on the standard library: small, quick to import, and it speaks to a unix socket.
 
-Each request has a connection of its own.  On loopback that costs a tenth of a millisecond, and a connection that the
-daemon closed while a person was thinking about a question can't spoil the next request.
+Each request has a connection of its own: on loopback that costs a tenth of a millisecond, and no request meets a
+connection that the daemon has closed meanwhile.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_LINE_BYTES = 8 << 20
 
 
 class ApiRefused(click.ClickException):
-    """The API said no: its status, its code, and its message for the person (exit code 1)."""
+    """The API's error: its status, its code, and its message for a person (exit code 1)."""
 
     exit_code = EXIT_REFUSED
 
@@ -50,7 +50,7 @@ class Unreachable(click.ClickException):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Address:
     """An address where the daemon may listen: `scheme` is http, https or unix (then `host` is the socket's path)."""
 
     scheme: str
@@ -98,20 +98,20 @@ class Answer:
 
 @dataclass(slots=True)
 class Client:
-    """Talks to one daemon.  `places` are tried in turn until one takes the connection; that one then stays.
+    """Talks to one daemon, at the first of `addresses` that accepts a connection.
 
-    `token_story` tells where the token came from, or where none was found, for the message after a 401.
+    `token_source` says where the token came from, or where none was found, for the message after a 401.
     """
 
-    places: Sequence[Place]
+    addresses: Sequence[Address]
     token: str | None
-    token_story: str = ""
-    _place: Place | None = field(default=None, init=False)
+    token_source: str = ""
+    _connected: Address | None = field(default=None, init=False)
 
     @property
     def address(self) -> str:
-        """Where the daemon answered, or where it was looked for first."""
-        return str(self._place or self.places[0])
+        """Where the daemon answered, or the first address to try."""
+        return str(self._connected or self.addresses[0])
 
     def get(self, path: str, **query: object) -> Any:
         """GET; raises `ApiRefused` or `Unreachable`, as all that follow do."""
@@ -191,8 +191,8 @@ class Client:
             yield reply
 
     def refused(self, answer: Answer) -> ApiRefused:
-        """The error that says what an answer refused."""
-        hint = self.token_story if answer.status == HTTPStatus.UNAUTHORIZED else ""
+        """The error for an answer that isn't a success."""
+        hint = self.token_source if answer.status == HTTPStatus.UNAUTHORIZED else ""
         return ApiRefused(answer.status, answer.body, answer.reason, hint=hint)
 
     @contextmanager
@@ -208,14 +208,13 @@ class Client:
         """A request sent, and its answer with the body still to read."""
         connection = self._connect(timeout_seconds)
         given = {name: str(value) for name, value in (query or {}).items() if value is not None}
-        target = (self._place.prefix if self._place else "") + path + (f"?{urlencode(given)}" if given else "")
+        target = (self._connected.prefix if self._connected else "") + path + (f"?{urlencode(given)}" if given else "")
         sent = {"User-Agent": f"webhookd-cli/{__version__}", "Accept": "application/json", **headers}
         if self.token:
             sent["Authorization"] = f"Bearer {self.token}"
         try:
-            with _losing(self.address):
-                # A connection that ends while the body goes out may have answered before: a refusal of a body that
-                # the daemon didn't care to read.
+            with _unreachable_on_error(self.address):
+                # The daemon may answer before it has read the whole body (413), and then close the connection.
                 with suppress(BrokenPipeError, ConnectionResetError):
                     connection.request(method, target, body=body, headers=sent)
                 response = connection.getresponse()
@@ -224,17 +223,17 @@ class Client:
             connection.close()
 
     def _connect(self, timeout_seconds: float) -> http.client.HTTPConnection:
-        """An open connection to the first place that takes one."""
+        """An open connection to the first address that accepts one."""
         failures = []
-        for place in [self._place] if self._place else self.places:
-            connection = place.connection(timeout_seconds)
+        for address in [self._connected] if self._connected else self.addresses:
+            connection = address.connection(timeout_seconds)
             try:
                 connection.connect()
             except (OSError, http.client.HTTPException, ValueError) as error:
                 connection.close()
-                failures.append(f"{place}: {_spoken(error)}")
+                failures.append(f"{address}: {_reason(error)}")
             else:
-                self._place = place
+                self._connected = address
                 return connection
         raise Unreachable(
             f"webhookd can't be reached at {escape('; '.join(failures))}.\n"
@@ -252,16 +251,16 @@ class Reply:
 
     def read(self, byte_count: int | None = None) -> bytes:
         """At most `byte_count` bytes, b"" at the end."""
-        with _losing(self._address):
+        with _unreachable_on_error(self._address):
             data = self._response.read(byte_count)
-            if not data and self._response.length:  # http.client itself lets a short body pass here
+            if not data and self._response.length:  # http.client doesn't report a short body here
                 raise http.client.IncompleteRead(b"", self._response.length)
             return data
 
     def lines(self) -> Iterator[bytes]:
         """The body's lines, each as soon as it is there."""
         while True:
-            with _losing(self._address):
+            with _unreachable_on_error(self._address):
                 line = self._response.readline(MAX_LINE_BYTES)
             if not line:
                 return
@@ -275,8 +274,8 @@ class Reply:
 
 
 @contextmanager
-def _losing(address: str) -> Iterator[None]:
-    """Say every failure of a connection in the words of a person."""
+def _unreachable_on_error(address: str) -> Iterator[None]:
+    """Turn every failure of a connection into `Unreachable` with a message for a person."""
     try:
         yield
     except http.client.BadStatusLine as error:
@@ -285,7 +284,7 @@ def _losing(address: str) -> Iterator[None]:
         why = "the connection ended before the answer" if ended else "what answers there doesn't speak HTTP"
         raise Unreachable(f"lost webhookd at {escape(address)}: {why}.") from error
     except (OSError, http.client.HTTPException) as error:
-        raise Unreachable(f"lost webhookd at {escape(address)}: {escape(_spoken(error))}.") from error
+        raise Unreachable(f"lost webhookd at {escape(address)}: {escape(_reason(error))}.") from error
 
 
 def _parsed(raw: bytes) -> Any:
@@ -295,7 +294,7 @@ def _parsed(raw: bytes) -> Any:
         return None
 
 
-def _spoken(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, http.client.IncompleteRead):

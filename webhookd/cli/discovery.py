@@ -1,55 +1,54 @@
-"""Finding the daemon as it finds itself: its address from the configuration, its tokens from the state directory.
+"""Finds the daemon: its address in the configuration, its tokens in the state directory.
 
-`WEBHOOKD_URL` and `WEBHOOKD_TOKEN` come before all of that.
+`WEBHOOKD_URL` and `WEBHOOKD_TOKEN` come first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
 
-from webhookd.cli.client import Client, Place, Unreachable
-from webhookd.cli.options import Call
+from webhookd.cli.client import Address, Client, Unreachable
 from webhookd.config import Config, find_config, find_state_dir
 from webhookd.config_loader import load
 from webhookd.errors import ConfigError
 
+_FROM_VARIABLE = "It came from WEBHOOKD_TOKEN."
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
 
 
-def find_daemon(call: Call, *, ingest: bool = False) -> Client:
-    """The client of the daemon that `call` means; with `ingest`, a token that may only post events will do.
+def find_daemon(
+    config_file: str | None, state_dir: str | None, environ: Mapping[str, str], *, ingest: bool = False
+) -> Client:
+    """A client of the daemon that the options and the environment name; with `ingest`, an ingest token is enough.
 
     Raises `click.UsageError` if the configuration or `WEBHOOKD_URL` can't be used.
     """
-    url = call.environ.get("WEBHOOKD_URL", "")
-    token = call.environ.get("WEBHOOKD_TOKEN", "")
+    url = environ.get("WEBHOOKD_URL", "")
+    token = environ.get("WEBHOOKD_TOKEN", "")
     if url:
-        places = [place_of(url)]
-        if token or not _is_here(places[0]):
-            story = (
-                "It came from WEBHOOKD_TOKEN."
-                if token
-                else "WEBHOOKD_TOKEN is not set, and the token of this machine goes nowhere else."
-            )
-            return Client(places, token or None, story)
-    config = _config(call)
-    state_dir = find_state_dir(call.state_dir, call.environ, of_running=True)
+        addresses = [parse_address(url)]
+        if token or not _is_local(addresses[0]):
+            unset = "WEBHOOKD_TOKEN is not set, and the token of this machine goes nowhere else."
+            return Client(addresses, token or None, _FROM_VARIABLE if token else unset)
+    config = _config(config_file, environ)
+    directory = find_state_dir(state_dir, environ, of_running=True)
     if not url:
-        places = _places(config, state_dir)
+        addresses = _addresses(config, directory)
     if token:
-        return Client(places, token, "It came from WEBHOOKD_TOKEN.")
-    found, story = _token(_token_files(config, state_dir, ingest=ingest))
-    return Client(places, found, story)
+        return Client(addresses, token, _FROM_VARIABLE)
+    found, source = _token(_token_files(config, directory, ingest=ingest))
+    return Client(addresses, found, source)
 
 
-def place_of(url: str) -> Place:
-    """The place that `WEBHOOKD_URL` names: `http://host:port`, `https://…`, or `unix:/path/of/the.sock`."""
+def parse_address(url: str) -> Address:
+    """The address in `WEBHOOKD_URL`: `http://host:port`, `https://…`, or `unix:/path/of/the.sock`."""
     if url.startswith("unix:"):
-        return Place("unix", "/" + url.removeprefix("unix:").lstrip("/"))
+        return Address("unix", "/" + url.removeprefix("unix:").lstrip("/"))
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -59,37 +58,39 @@ def place_of(url: str) -> Place:
         raise click.UsageError(
             f"WEBHOOKD_URL is {url!r}: write it as http://127.0.0.1:8780 or unix:/run/webhookd/webhookd.sock."
         )
-    return Place(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
+    return Address(
+        parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/")
+    )
 
 
-def _is_here(place: Place) -> bool:
-    return place.scheme == "unix" or place.host in _LOOPBACK_NAMES or place.host.startswith("127.")
+def _is_local(address: Address) -> bool:
+    return address.scheme == "unix" or address.host in _LOOPBACK_NAMES or address.host.startswith("127.")
 
 
-def _config(call: Call) -> Config:
+def _config(file: str | None, environ: Mapping[str, str]) -> Config:
     try:
-        return load(find_config(call.config, call.environ), call.environ)
+        return load(find_config(file, environ), environ)
     except ConfigError as error:
         raise click.UsageError(f"the configuration, which says where webhookd is, can't be used: {error}") from error
 
 
-def _places(config: Config, state_dir: Path) -> list[Place]:
-    """Where to look, best first: the configured address, the one that the daemon wrote down, its unix socket.
+def _addresses(config: Config, state_dir: Path) -> list[Address]:
+    """Where to look, best first: the configured address, the one in the file `address`, the unix socket.
 
-    With port 0, or a socket from systemd, only the daemon knows where it listens: it writes the file `address`.
+    With port 0, or a socket from systemd, only the daemon knows where it listens, and writes it to that file.
     """
     listen = config.listen
-    places = [Place("http", _EVERYWHERE.get(listen.host, listen.host), listen.port)] if listen.port else []
+    addresses = [Address("http", _EVERYWHERE.get(listen.host, listen.host), listen.port)] if listen.port else []
     try:
         written = (state_dir / "address").read_text("utf-8").strip()
-        places.append(place_of(written))
+        addresses.append(parse_address(written))
     except (OSError, ValueError, click.UsageError):
-        pass  # never started, not ours to read, or half written: the other places remain
+        pass  # never started, not readable for us, or half written: the other addresses remain
     if listen.unix_socket:
-        places.append(Place("unix", str(state_dir / listen.unix_socket)))
-    if not places:
+        addresses.append(Address("unix", str(state_dir / listen.unix_socket)))
+    if not addresses:
         raise Unreachable(f"webhookd can't be found: listen.port is 0, and no {state_dir / 'address'} tells the port.")
-    return list(dict.fromkeys(places))
+    return list(dict.fromkeys(addresses))
 
 
 def _token_files(config: Config, state_dir: Path, *, ingest: bool) -> list[Path]:

@@ -7,28 +7,27 @@ from typing import Any
 
 import click
 
-from webhookd.cli import completion
-from webhookd.cli.options import Call, common, examples, in_workspace
+from webhookd.cli.options import Call, common, complete_endpoint, complete_event_type, examples, in_workspace
 from webhookd.cli.output import (
     ago,
     count,
     failure_words,
     fields,
-    given,
     local_time,
     outcome_words,
     print_body,
+    print_done,
     print_json,
-    said,
     state,
     table,
+    without_none,
 )
 from webhookd.text import duration, escape
 
 # A test may take as long as the longest `delivery.timeout_seconds`, and some time for the answer.
 _TEST_TIMEOUT_SECONDS = 75.0
 
-_WHICH = click.argument("which", metavar="ENDPOINT", shell_complete=completion.endpoints)
+_WHICH = click.argument("which", metavar="ENDPOINT", shell_complete=complete_endpoint)
 
 
 @click.group(
@@ -80,7 +79,7 @@ _EVENT = click.option(
     "events",
     multiple=True,
     metavar="TYPE",
-    shell_complete=completion.event_types,
+    shell_complete=complete_event_type,
     help="An event type that it wants; '*' for all. Repeat it.",
 )
 _DESCRIPTION = click.option("--description", metavar="TEXT", help="What it is for.")
@@ -126,7 +125,7 @@ def add(
     body: dict[str, Any] = {"url": url, "event_types": list(events)}
     if headers:
         body["headers"] = _headers(headers)
-    body |= given(description=description, success=success, signing_key=signing_key)
+    body |= without_none(description=description, success=success, signing_key=signing_key)
     made = call.client().post(call.path("endpoints"), body)
     if call.as_json:
         return print_json(made)
@@ -153,7 +152,7 @@ def list_(call: Call) -> None:
             "No endpoints yet. Add one: webhookd endpoint add https://example.com/hook -e message.received"
         )
     rows = [
-        (one["id"], _state_words(one), one["queue"]["waiting"], _last_words(one), one["url"], _types_words(one))
+        (one["id"], _state_words(one), one["queue"]["waiting"], _last_answer(one), one["url"], _types_words(one))
         for one in found
     ]
     return table(("id", "state", "waiting", "last answer", "url", "events"), rows, right=("waiting",))
@@ -168,7 +167,7 @@ def _types_words(one: dict[str, Any]) -> str:
     return ", ".join(types) if len(types) <= 2 else f"{', '.join(types[:2])} and {len(types) - 2} more"
 
 
-def _last_words(one: dict[str, Any]) -> str:
+def _last_answer(one: dict[str, Any]) -> str:
     last = one.get("last_attempt")
     return f"{outcome_words(last)}, {ago(last['started_at'])}" if last else "none yet"
 
@@ -273,8 +272,8 @@ def edit(
     """Change an endpoint: what isn't named stays. -e and -H replace all of theirs."""
     if headers and no_headers:
         raise click.UsageError("--header sets headers and --no-headers takes them away: name one of them.")
-    changes = given(url=url, event_types=list(events) or None)
-    changes |= given(description=description, success=success, signing_key=signing_key)
+    changes = without_none(url=url, event_types=list(events) or None)
+    changes |= without_none(description=description, success=success, signing_key=signing_key)
     if headers or no_headers:
         changes["headers"] = _headers(headers)
     if not changes:
@@ -337,7 +336,7 @@ def delete(call: Call, which: str, *, yes: bool) -> None:
             err=True,
         )
     client.delete(path)
-    said(call, {"deleted": path.rsplit("/", 1)[1]}, "Deleted.")
+    print_done(call, {"deleted": path.rsplit("/", 1)[1]}, "Deleted.")
 
 
 @endpoint.command(
@@ -352,7 +351,7 @@ def delete(call: Call, which: str, *, yes: bool) -> None:
     "--event-type",
     "-e",
     metavar="TYPE",
-    shell_complete=completion.event_types,
+    shell_complete=complete_event_type,
     help="Which sample to send  [else the endpoint's first]",
 )
 @in_workspace
@@ -361,7 +360,7 @@ def delete(call: Call, which: str, *, yes: bool) -> None:
 def test(call: Call, which: str, event_type: str | None) -> None:
     """Send an endpoint a test event and show its answer. Exit code 1 if it didn't take it."""
     path = call.path("endpoints", find(call, which), "test")
-    attempt = call.client().post(path, given(event_type=event_type), timeout_seconds=_TEST_TIMEOUT_SECONDS)
+    attempt = call.client().post(path, without_none(event_type=event_type), timeout_seconds=_TEST_TIMEOUT_SECONDS)
     if call.as_json:
         print_json(attempt)
     else:
@@ -390,7 +389,7 @@ def rotate_key(call: Call, which: str, overlap_seconds: int | None) -> None:
     """Give an endpoint a new signing key. Both sign until the overlap ends."""
     client = call.client()
     path = call.path("endpoints", find(call, which))
-    one = client.post(f"{path}/rotate-key", given(overlap_seconds=overlap_seconds))
+    one = client.post(f"{path}/rotate-key", without_none(overlap_seconds=overlap_seconds))
     one |= client.get(f"{path}/signing-key")
     if call.as_json:
         return print_json(one)

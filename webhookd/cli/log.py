@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 import click
 
-from webhookd.cli import completion
 from webhookd.cli.endpoint import find
-from webhookd.cli.options import Call, common, examples, in_workspace
+from webhookd.cli.options import Call, common, complete_endpoint, complete_event_type, examples, in_workspace
 from webhookd.cli.output import (
     ago,
     count,
     failure_words,
     fields,
-    given,
     local_time,
     moment,
     outcome_words,
@@ -26,8 +24,9 @@ from webhookd.cli.output import (
     print_json_line,
     state,
     table,
+    without_none,
 )
-from webhookd.text import escape, escape_lines
+from webhookd.text import escape
 
 _STATES = click.Choice(["pending", "held", "delivered", "dropped", "expired", "skipped", "cancelled"])
 _BEFORE_FOLLOWING = 10
@@ -51,12 +50,12 @@ _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
 @click.option(
     "--endpoint",
     metavar="ENDPOINT",
-    shell_complete=completion.endpoints,
+    shell_complete=complete_endpoint,
     help="Only deliveries to this one (id or URL).",
 )
 @click.option("--state", "of_state", type=_STATES, help="Only those in this state.")
 @click.option(
-    "--type", "event_type", metavar="TYPE", shell_complete=completion.event_types, help="Only events of this type."
+    "--type", "event_type", metavar="TYPE", shell_complete=complete_event_type, help="Only events of this type."
 )
 @click.option("--event-id", metavar="ID", help="Only this event.")
 @click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
@@ -81,7 +80,7 @@ def log(
     if ctx.invoked_subcommand is not None:
         return
     call = ctx.ensure_object(Call)
-    query = given(
+    query = without_none(
         endpoint=_endpoint_id(call, endpoint),
         state=of_state,
         event_type=event_type,
@@ -92,7 +91,7 @@ def log(
     if follow:
         _follow(call, query, limit or _BEFORE_FOLLOWING)
     else:
-        _list(call, query | given(limit=limit))
+        _list(call, query | without_none(limit=limit))
 
 
 def _endpoint_id(call: Call, which: str | None) -> str | None:
@@ -171,7 +170,7 @@ def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
         for one in reversed(client.get(call.path("deliveries"), limit=how_many, **query)["data"]):
             show(one)
 
-    for told in _told(call, query, when_open=lambda: show_newest(limit)):
+    for told in _changes(call, query, when_open=lambda: show_newest(limit)):
         if told is None:
             click.echo("More happened than could be told one by one; the newest follow.", err=True)
             show_newest(_AFTER_RESET)
@@ -188,7 +187,7 @@ def _print_line(one: dict[str, Any], urls: _Urls) -> None:
     click.echo("  ".join([*words, escape(_attempt_words(one)), escape(urls.of(one["endpoint_id"]))]))
 
 
-def _told(call: Call, query: dict[str, Any], *, when_open: Callable[[], None]) -> Iterator[dict[str, Any] | None]:
+def _changes(call: Call, query: dict[str, Any], *, when_open: Callable[[], None]) -> Iterator[dict[str, Any] | None]:
     """What the stream tells, over lost connections: it is asked to go on after the last event that came.
 
     None means that too much was missed, and that the list has to be read again.
@@ -293,7 +292,7 @@ def _print_attempt(attempt: dict[str, Any]) -> None:
             click.echo(f"  {arrow} {escape(name)}: {escape(value)}")
         if part and part.get("body"):
             click.echo(f"  {arrow}")
-            print_body(escape_lines(part["body"]), indent=f"  {arrow} ")
+            print_body(part["body"], indent=f"  {arrow} ")
         if part and part.get("truncated"):
             click.echo(f"  {arrow} … (cut here)")
 
@@ -311,9 +310,7 @@ def _pairs(headers: Any) -> list[tuple[str, str]]:
     ),
 )
 @click.argument("delivery", metavar="[DELIVERY]", required=False)
-@click.option(
-    "--endpoint", metavar="ENDPOINT", shell_complete=completion.endpoints, help="All of this one (id or URL)."
-)
+@click.option("--endpoint", metavar="ENDPOINT", shell_complete=complete_endpoint, help="All of this one (id or URL).")
 @click.option(
     "--state",
     "of_state",
@@ -344,7 +341,7 @@ def replay(
         return print_json(made) if call.as_json else click.echo(f"{escape(delivery)} goes out again.")
     if not endpoint and not since:
         raise click.UsageError("which? Name a DELIVERY, or --endpoint, or --since.")
-    body = given(endpoint=_endpoint_id(call, endpoint), state=of_state, since=since, until=until)
+    body = without_none(endpoint=_endpoint_id(call, endpoint), state=of_state, since=since, until=until)
     answer = call.client().post(call.path("replay"), body | {"dry_run": dry_run})
     if call.as_json:
         return print_json(answer)

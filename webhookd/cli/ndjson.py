@@ -30,7 +30,7 @@ class Line:
     data: bytes | None
 
 
-class Cutter:
+class LineSplitter:
     """Cuts chunks of bytes into numbered lines; blank lines are counted, not given."""
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
@@ -56,7 +56,7 @@ class Cutter:
         if too_long:
             yield Line(self._number, None)
         elif whole:
-            for data in objects_of(whole):
+            for data in split_objects(whole):
                 yield Line(self._number, data)
 
     def _add(self, piece: bytes) -> None:
@@ -67,7 +67,7 @@ class Cutter:
             self._pieces.append(piece)
 
 
-def objects_of(line: bytes) -> list[bytes]:
+def split_objects(line: bytes) -> list[bytes]:
     """The events on a line: one, or several where files without a last newline were joined (`cat *.json`).
 
     A line that isn't objects one after the other is given as it is, for the daemon to say what is wrong with it.
@@ -86,7 +86,7 @@ def objects_of(line: bytes) -> list[bytes]:
     return found
 
 
-def with_id(line: bytes, new_id: Callable[[], str]) -> tuple[bytes, bool]:
+def ensure_id(line: bytes, new_id: Callable[[], str]) -> tuple[bytes, bool]:
     """The line with an `event_id` as its first member, and whether it had none; every other byte stays as it is."""
     import orjson
 
@@ -116,7 +116,7 @@ class Batch:
 
 def batches(descriptor: int, *, linger_seconds: float = LINGER_SECONDS) -> Iterator[Batch]:
     """The input in portions: as many lines as there are at once, none waiting longer than `linger_seconds`."""
-    cutter, waiting = Cutter(), list[Line]()
+    cutter, waiting = LineSplitter(), list[Line]()
     waiting_bytes = read_bytes = 0
     due: float | None = None
     while True:

@@ -1,4 +1,4 @@
-"""What every command shares: the options that say which daemon is meant, and the shape of the help.
+"""What every command shares: the options that name the daemon, shell completion, and the shape of the help.
 
 The options of `common` may stand before the command's name or after it: `webhookd --json status` and
 `webhookd status --json` are the same.  Both write into the one `Call` of the run.
@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from webhookd.cli.client import Client
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -23,7 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(slots=True)
 class Call:
-    """What one run was told: where the daemon is, whose workspace is meant, and how to print."""
+    """The shared options of one run: where the daemon is, which workspace, and how to print."""
 
     config: str | None = None
     state_dir: str | None = None
@@ -32,17 +31,17 @@ class Call:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def client(self, *, ingest: bool = False) -> Client:
-        """The client of the daemon that is meant; with `ingest`, a token that may only post events will do.
+        """A client of the daemon; with `ingest`, a token of scope ingest is enough.
 
         Raises `click.UsageError` (exit code 2) if the configuration that says where to look can't be used.
         """
         # Imported here, as everywhere in the CLI: help and usage errors shouldn't wait for an HTTP library.
         from webhookd.cli.discovery import find_daemon
 
-        return find_daemon(self, ingest=ingest)
+        return find_daemon(self.config, self.state_dir, self.environ, ingest=ingest)
 
     def path(self, *parts: str) -> str:
-        """The API's path of something in the workspace that is meant; `default` has the short paths (api.md)."""
+        """The API's path of something in the run's workspace; `default` has the short paths (manual/api.md)."""
         from urllib.parse import quote
 
         start = ("workspaces", self.workspace) if self.workspace else ()
@@ -50,7 +49,7 @@ class Call:
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    """Write an option into the run's `Call`; one that wasn't given leaves what stood before the command's name."""
+    """Write an option into the run's `Call`; one that is absent keeps the value given before the command's name."""
     call = ctx.ensure_object(Call)
     if value:
         assert param.name is not None
@@ -68,7 +67,7 @@ def common(command: Command) -> Command:
 
 def where(command: Command) -> Command:
     """Add `--config` and `--state-dir`: where the daemon is found."""
-    path = click.Path()  # for completion: whether it's good is said by whoever opens it
+    path = click.Path()  # for completion alone: it isn't checked here
     for name, text in (
         (
             "--state-dir",
@@ -81,25 +80,58 @@ def where(command: Command) -> Command:
 
 
 def in_workspace(command: Command) -> Command:
-    """Add `--workspace`; without it `default` is meant."""
+    """Add `--workspace`; `default` without it."""
     return _workspace(command, "Whose: the workspace's id  [else default]")
 
 
 def bound_to_workspace(command: Command) -> Command:
-    """Add `--workspace` to a command that without it means all of them."""
+    """Add `--workspace` to a command that concerns all of them without it."""
     return _workspace(command, "The only workspace that it is good for  [else every one]")
 
 
 def _workspace(command: Command, text: str) -> Command:
-    # The module asks the daemon, as commands do, and so imports this one.
-    def complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-        from webhookd.cli.completion import workspaces
-
-        return workspaces(context, parameter, begun)
-
     return click.option(
-        "--workspace", "-w", metavar="ID", expose_value=False, callback=_keep, shell_complete=complete, help=text
+        *("--workspace", "-w"),
+        metavar="ID",
+        expose_value=False,
+        callback=_keep,
+        shell_complete=complete_workspace,
+        help=text,
     )(command)
+
+
+def complete_workspace(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Shell completion: ids of workspaces, with their names."""
+    return _complete(context.ensure_object(Call), "/v1/workspaces", "id", "name", begun)
+
+
+def complete_endpoint(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Shell completion: ids of endpoints, with their URLs in shells that show a help text."""
+    call = context.ensure_object(Call)
+    return _complete(call, call.path("endpoints"), "id", "url", begun)
+
+
+def complete_event_type(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Shell completion: names of event types; the built-in ones where the daemon doesn't answer."""
+    from webhookd.rules.event_types import BUILT_IN
+
+    found = _complete(context.ensure_object(Call), "/v1/event-types", "name", "description", begun)
+    return found or [
+        CompletionItem(each.name, help=each.description) for each in BUILT_IN if each.name.startswith(begun)
+    ]
+
+
+def _complete(call: Call, path: str, value: str, help_: str, begun: str) -> list[CompletionItem]:
+    """The items of a list of the API whose `value` starts with `begun`; none where the daemon doesn't answer."""
+    try:
+        found = list(call.client().pages(path))
+    except (click.ClickException, click.exceptions.Exit):
+        return []
+    return [
+        CompletionItem(each[value], help=" ".join(str(each[help_]).split()))
+        for each in found
+        if each[value].startswith(begun)
+    ]
 
 
 def examples(*lines: str, exits: str = "0 done, 1 refused, 2 wrong usage, 3 the daemon can't be reached.") -> str:

@@ -48,12 +48,12 @@ def print_json_line(value: Any) -> None:
     click.echo(json_text(value, indent=None))
 
 
-def given(**values: Any) -> dict[str, Any]:
+def without_none(**values: Any) -> dict[str, Any]:
     """What of a request's fields was given: those that aren't None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
-def said(call: Call, value: dict[str, Any], words: str) -> None:
+def print_done(call: Call, value: dict[str, Any], words: str) -> None:
     """Say that something was done which has no answer of its own."""
     if call.as_json:
         return print_json(value)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from webhookd.cli.ndjson import MAX_LINE_BYTES, Line, batches, new_id, with_id
+from webhookd.cli.ndjson import MAX_LINE_BYTES, Line, batches, ensure_id, new_id
 from webhookd.cli.options import Call, examples, in_workspace
 from webhookd.cli.options import common as common_options
 from webhookd.cli.output import count, print_json
@@ -93,7 +93,7 @@ class Sender:
             if answer.status not in _LATER:
                 self._waiting_since = None
                 self._count(body, rest, counting=counting)
-                rest, counting = _unlisted(body, rest), False
+                rest, counting = _lines_to_ask_again(body, rest), False
             else:
                 taken = self._taken(body, rest, counting=counting)
                 rest = rest[taken:]
@@ -110,7 +110,7 @@ class Sender:
                 self._refuse(line.number, {"code": "payload_too_large", "message": message, "details": {}})
                 self.summary.rejected += 1
                 continue
-            data, made = with_id(line.data, new_id)
+            data, made = ensure_id(line.data, new_id)
             self.summary.without_id += made
             prepared.append((line.number, data))
         return prepared
@@ -180,7 +180,7 @@ class Sender:
         time.sleep(seconds)
 
 
-def _unlisted(body: dict[str, Any], rest: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+def _lines_to_ask_again(body: dict[str, Any], rest: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     """The lines to ask about again, because the answer listed only the first refusals.
 
     That is safe: what was accepted has its id and is recognised.
@@ -223,7 +223,7 @@ def send(call: Call, file: str, give_up_after: float | None) -> None:
     the others go on (exit code 1 in the end). While the daemon's disk is full, or it restarts, send waits and tries
     again. Running it again is safe for lines that bring their event_id: they are delivered once.
     """
-    descriptor = _opened(file)
+    descriptor = _open_input(file)
     if file == "-" and os.isatty(descriptor):
         click.echo("Reading events from the keyboard, one JSON object per line; Ctrl-D ends.", err=True)
     with _Progress(descriptor) as progress:
@@ -243,7 +243,7 @@ def send(call: Call, file: str, give_up_after: float | None) -> None:
     _end(call, sender.summary)
 
 
-def _opened(file: str) -> int:
+def _open_input(file: str) -> int:
     if file == "-":
         return sys.stdin.fileno()
     try:
@@ -268,11 +268,11 @@ def _end(call: Call, summary: Summary) -> NoReturn:
         print_json(summary.as_json())
     else:
         click.echo(f"{_summary(summary)}.")
-        click.echo(_again(summary), err=True)
+        click.echo(_repeat_advice(summary), err=True)
     click.get_current_context().exit(1 if summary.rejected else 0)
 
 
-def _again(summary: Summary) -> str:
+def _repeat_advice(summary: Summary) -> str:
     """Whether the same command may be run again."""
     words = "Running it again is safe: a line with an event_id is delivered once."
     if summary.without_id and (summary.accepted or summary.repeated):

@@ -1,18 +1,23 @@
-"""`webhookd serve`: the daemon itself."""
+"""`webhookd serve` runs the daemon, `check-config` validates its configuration, `demo` shows what it does."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from webhookd.cli.options import Call, examples, where
+from webhookd.cli.options import Call, common, examples, where
+from webhookd.cli.output import print_json, table
+from webhookd.text import escape
 
 if TYPE_CHECKING:
     import asyncio
+
+    from webhookd.config_loader import Difference
 
 
 @click.command(
@@ -71,3 +76,77 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return factory
+
+
+@click.command(
+    "check-config",
+    short_help="Validate the configuration.",
+    epilog=examples(
+        "webhookd check-config /etc/webhookd/webhookd.toml",
+        "webhookd check-config",
+        exits="0 no mistakes, 1 mistakes, 2 wrong usage.",
+    ),
+)
+@click.argument("file", type=click.Path(), required=False)
+@common
+@click.pass_obj
+def check_config(call: Call, file: str | None) -> None:
+    """Validate the configuration: print each mistake with its line and the right form.
+
+    Exit code 1 if there are mistakes. Without mistakes it lists what differs from the defaults, and which of that
+    needs a restart. The WEBHOOKD_… variables count too. Without FILE it checks what the daemon would read.
+    """
+    from webhookd.config import find_config
+    from webhookd.config_loader import check, differences
+
+    path = find_config(file or call.config, call.environ)
+    mistakes = check(path, call.environ)
+    changed = [] if mistakes else differences(path, call.environ)
+    if call.as_json:
+        named = [{"source": m.source, "line": m.line, "key": m.key, "what": m.what, "form": m.form} for m in mistakes]
+        print_json({"ok": not mistakes, "mistakes": named, "differences": [asdict(each) for each in changed]})
+    elif mistakes:
+        for mistake in mistakes:
+            click.echo(escape(mistake), err=True)
+    else:
+        _print_differences(escape(path) if path else "The defaults and the environment", changed)
+    if mistakes:
+        click.get_current_context().exit(1)
+
+
+def _print_differences(checked: str, changed: list[Difference]) -> None:
+    if not changed:
+        return click.echo(f"{checked}: no mistakes, and nothing differs from the defaults.")
+    click.echo(f"{checked}: no mistakes. What differs from the defaults:\n")
+    rows = [
+        (
+            each.key,
+            each.value,
+            each.default,
+            f"line {each.line}" if each.line else each.source,
+            "needs a restart" if each.needs_restart else "",
+        )
+        for each in changed
+    ]
+    return table(("key", "value", "default", "set by", ""), rows)
+
+
+@click.command(
+    short_help="See it work, in five seconds.",
+    epilog=examples(
+        "webhookd demo", "webhookd demo --once   exit when done", exits="0 all has arrived, 1 not all, 2 wrong usage."
+    ),
+)
+@click.option("--once", is_flag=True, help="Exit when everything has arrived, also on a terminal.")
+def demo(*, once: bool) -> None:
+    """See webhookd work: events, signatures, retries, a drop, a disabled endpoint, and its events in order after all.
+
+    It runs a daemon of its own on a temporary database and touches nothing of yours. On a terminal it stays up until
+    Ctrl-C, for a look at the page; otherwise it exits 0 after the last expected delivery, or 1 after 30 seconds.
+    """
+    import asyncio
+
+    from webhookd.cli.demo import run
+
+    code = asyncio.run(run(stay=sys.stdout.isatty() and not once))
+    click.get_current_context().exit(code)

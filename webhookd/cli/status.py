@@ -1,4 +1,4 @@
-"""`webhookd status`: one look, made for three in the morning."""
+"""`webhookd status` and `webhookd budget`: how the daemon stands, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from webhookd.cli.options import Call, common, examples
+from webhookd.cli.options import Call, common, examples, in_workspace
 from webhookd.cli.output import ago, bar, count, fields, json_text, local_time, print_json, size, table
 from webhookd.text import duration, escape
 
@@ -144,3 +144,28 @@ def _print_errors(errors: list[dict[str, Any]]) -> None:
     click.echo("\nLast errors:")
     for error in errors[-_ERRORS_SHOWN:]:
         click.echo(f"{local_time(error['at'])}  {escape(error['event'])}  {json_text(error['fields'], indent=None)}")
+
+
+@click.command(epilog=examples("webhookd budget", "webhookd budget --workspace acme --json"))
+@in_workspace
+@common
+@click.pass_obj
+def budget(call: Call) -> None:
+    """Show a workspace's failure budget and who spends it."""
+    client = call.client()
+    view = client.get(call.path("budget"))
+    if call.as_json:
+        return print_json(view)
+    failures, limit = view["failures"], view["limit"]
+    click.echo(f"{bar(failures, limit)}  {failures} of {limit} failures in {duration(view['window_seconds'])}")
+    if view["by_endpoint"]:
+        urls = {one["id"]: one["url"] for one in client.pages(call.path("endpoints"))}
+        for endpoint_id, spent in sorted(view["by_endpoint"].items(), key=lambda pair: -pair[1]):
+            click.echo(f"{spent:>5}  {escape(endpoint_id)}  {escape(urls.get(endpoint_id, '(deleted)'))}")
+    if view.get("oldest_expires_at"):
+        leaves = view["oldest_expires_at"]
+        click.echo(f"The oldest failure leaves the count at {local_time(leaves)} ({ago(leaves)}).")
+    if view["spent_until"]:
+        until = local_time(view["spent_until"])
+        click.echo(click.style(f"Spent until {until}: one more failure disables its endpoint.", fg="red"))
+    return None

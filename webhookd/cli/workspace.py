@@ -7,12 +7,11 @@ from typing import Any
 
 import click
 
-from webhookd.cli import completion
-from webhookd.cli.options import Call, bound_to_workspace, common, examples
-from webhookd.cli.output import fields, given, local_time, print_json, said, table
+from webhookd.cli.options import Call, bound_to_workspace, common, complete_workspace, examples
+from webhookd.cli.output import fields, local_time, print_done, print_json, table, without_none
 from webhookd.text import escape
 
-_ID = click.argument("workspace_id", metavar="ID", shell_complete=completion.workspaces)
+_ID = click.argument("workspace_id", metavar="ID", shell_complete=complete_workspace)
 _NAME = click.option("--name", metavar="TEXT", help="What people call it.")
 _PLAN = click.option("--plan", metavar="PLAN", help="Its plan, for instance starter, growth, advanced or enterprise.")
 _NOTIFY = click.option("--notify", multiple=True, metavar="ADDRESS", help="Who gets the notices by mail. Repeat it.")
@@ -36,7 +35,7 @@ def workspace() -> None:
 @click.pass_obj
 def add(call: Call, workspace_id: str, name: str | None, plan: str | None, notify: tuple[str, ...]) -> None:
     """Add a workspace."""
-    body = {"id": workspace_id, **given(name=name, plan=plan, notify=list(notify) or None)}
+    body = {"id": workspace_id, **without_none(name=name, plan=plan, notify=list(notify) or None)}
     _print(call, call.client().post("/v1/workspaces", body))
 
 
@@ -71,7 +70,7 @@ def edit(
     """Change a workspace: what isn't named stays. --notify replaces all addresses."""
     if notify and no_notify:
         raise click.UsageError("--notify sets addresses and --no-notify takes them away: name one of them.")
-    changes = given(name=name, plan=plan, notify=list(notify) if notify or no_notify else None)
+    changes = without_none(name=name, plan=plan, notify=list(notify) if notify or no_notify else None)
     if not changes:
         raise click.UsageError("nothing to change. See webhookd workspace edit --help.")
     _print(call, call.client().patch(_path(workspace_id), changes))
@@ -99,7 +98,7 @@ def delete(call: Call, workspace_id: str, *, yes: bool) -> None:
     if not yes and sys.stdin.isatty():
         click.confirm(f"Delete the workspace {escape(workspace_id)}?", abort=True, err=True)
     client.delete(_path(workspace_id))
-    said(call, {"deleted": workspace_id}, f"Deleted {escape(workspace_id)}.")
+    print_done(call, {"deleted": workspace_id}, f"Deleted {escape(workspace_id)}.")
 
 
 @click.group(epilog=examples("webhookd token add --scope observe --note Prometheus", "webhookd token list"))
@@ -129,7 +128,7 @@ def token() -> None:
 @click.pass_obj
 def add_token(call: Call, scope: str, note: str | None) -> None:
     """Make a token and print it, once. With --workspace it sees and changes that workspace alone."""
-    made = call.client().post("/v1/tokens", {"scope": scope, **given(workspace=call.workspace, note=note)})
+    made = call.client().post("/v1/tokens", {"scope": scope, **without_none(workspace=call.workspace, note=note)})
     if call.as_json:
         return print_json(made)
     click.echo(escape(made["secret"]))
@@ -162,4 +161,4 @@ def revoke(call: Call, token_id: str) -> None:
     from urllib.parse import quote
 
     call.client().delete(f"/v1/tokens/{quote(token_id, safe='')}")
-    said(call, {"revoked": token_id}, f"Revoked {escape(token_id)}.")
+    print_done(call, {"revoked": token_id}, f"Revoked {escape(token_id)}.")
