@@ -7,26 +7,39 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from webhookd.delivery.consumer import STEP_MARGIN_SECONDS, Consumer
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.queue import Backlog, EndpointQueue, QueuedBytes
 from webhookd.delivery.recorder import Recorder
-from webhookd.models import Endpoint, QueuedDelivery
+from webhookd.models import Endpoint, Json, QueuedDelivery
 from webhookd.sender.client import Transport
-from webhookd.store import deliveries
+from webhookd.store import attempts, deliveries
+from webhookd.store.store import Db
 
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """How an endpoint's queue stands: what waits, when the next attempt comes, whether one is under way."""
+    """An endpoint's queue: what waits (and of that, what is held), when a retry is due, whether one is in flight."""
 
     waiting: int
     waiting_bytes: int
+    held: int
     next_attempt_at_ms: int | None
     in_flight: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """What the API and the pages show of an endpoint beside its fields.  `paused`: its plan has no webhooks."""
+
+    endpoint: Endpoint
+    paused: bool
+    queue: QueueView
+    oldest_at_ms: int | None
+    last_attempt: Json | None
 
 
 class Dispatcher:
@@ -156,11 +169,34 @@ class Dispatcher:
         """How an endpoint's queue stands."""
         queue = self._queues.get(endpoint_seq)
         consumer = self._consumers.get(endpoint_seq)
+        endpoint = self._registry.get(endpoint_seq)
+        runs = endpoint is not None and self._registry.runs(endpoint)
+        waiting = queue.waiting if queue else 0
         return QueueView(
-            waiting=queue.waiting if queue else 0,
+            waiting=waiting,
             waiting_bytes=queue.waiting_bytes if queue else 0,
-            next_attempt_at_ms=consumer.next_attempt_at_ms if consumer else None,
+            held=0 if runs else waiting,
+            next_attempt_at_ms=consumer.next_attempt_at_ms if consumer and runs else None,
             in_flight=consumer.in_flight if consumer else False,
+        )
+
+    async def statuses(self, shown: Sequence[Endpoint]) -> list[EndpointStatus]:
+        """The status of each endpoint; one question to the table for all of them."""
+
+        def question(db: Db) -> list[EndpointStatus]:
+            return [self._status(db, each) for each in shown]
+
+        return await self._deps.store.read(question) if shown else []
+
+    def _status(self, db: Db, endpoint: Endpoint) -> EndpointStatus:
+        queue = self.view(endpoint.seq)
+        oldest = deliveries.oldest_waiting(db, endpoint.seq, endpoint.skipped_upto) if queue.waiting else None
+        return EndpointStatus(
+            endpoint,
+            paused=self._registry.paused(endpoint.workspace),
+            queue=queue,
+            oldest_at_ms=oldest[1] if oldest else None,
+            last_attempt=attempts.last_of_endpoint(db, endpoint.seq),
         )
 
     def backlog(self, workspace_seq: int) -> Backlog:

@@ -31,7 +31,7 @@ from webhookd.store import endpoints, workspaces
 DRAIN_SECONDS = 4000.0
 
 
-class SimulatedHouse(App):
+class SimulatedApp(App):
     """The house without its doors: no tokens, no mail under way, no heartbeat."""
 
     restored_at_ms = 0  # the wall clock when it looked for the failures that still count
@@ -41,7 +41,7 @@ class SimulatedHouse(App):
         self._writing = self.tasks.start("writer", self.store.writer.run)
         self.registry.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
         await self.services.workspaces.ensure_default()
-        self.restored_at_ms = self._clock.wall_ms()
+        self.restored_at_ms = self.deps.clock.wall_ms()
         await self.watchdog.restore()
         await self.dispatcher.start()
         self.tasks.start("dispatcher", self.dispatcher.run)
@@ -159,7 +159,7 @@ class World:
     async def _live(self) -> None:
         store = SimulatedStore(self.disk, self.loop, self.passed)
         clock = self.clock
-        app = self._house = SimulatedHouse(self.script.config, Path("."), store, clock, SimulatedNetwork(self))
+        app = self._house = SimulatedApp(self.script.config, Path("."), store, clock, SimulatedNetwork(self))
         watching = asyncio.create_task(self._watch(app))
         await app.start({})
         self.judge.started(self._still_counted(app.restored_at_ms), self.loop.time())

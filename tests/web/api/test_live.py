@@ -308,13 +308,13 @@ async def test_whoever_reads_nothing_is_cut_off(tmp_path: Path, monkeypatch: pyt
     async with running_api(tmp_path) as api, wire(api.port) as deaf:
         deaf.send(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.admin_token}\r\n\r\n")
         await deaf.sent()
-        told = api.app.live_feed
+        feed = api.app.live_feed
         async with asyncio.timeout(SOON):
-            while not told.wanted:
+            while not feed.wanted:
                 await asyncio.sleep(0.01)
         for _ in range(200):
             for _ in range(20):
-                told.publish("delivery.attempted", a_view(last_attempt={"body": "x" * 20_000}))
+                feed.publish("delivery.attempted", a_view(last_attempt={"body": "x" * 20_000}))
             await asyncio.sleep(0.01)
             if not await listens(api):
                 break
@@ -329,7 +329,7 @@ async def listens(api: Api) -> bool:
 
 async def test_there_are_so_many_streams_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """503 with `Retry-After`, until one ends."""
-    monkeypatch.setattr(live_feed, "MAX_LISTENERS", 1)
+    monkeypatch.setattr(live_feed, "MAX_SUBSCRIPTIONS", 1)
     async with running_api(tmp_path) as api, listening(api):
         refused = await api.get(PATH)
         assert (503, "unavailable", "30") == (refused.status, refused.code, refused.headers["Retry-After"])
@@ -367,82 +367,82 @@ def a_view(event_id: str = "a", last_attempt: dict[str, Any] | None = None) -> D
 
 
 async def test_nothing_is_wanted_while_nobody_listens() -> None:
-    """Only a listener makes it wanted, and a while after the last one left it isn't any more."""
+    """Only a subscription makes it wanted, and a while after the last one left it isn't any more."""
     clock = ManualClock()
-    told = LiveFeed(clock)
-    assert not told.wanted
-    listener = told.listen()
-    assert told.wanted
-    told.leave(listener)
-    assert told.wanted
+    feed = LiveFeed(clock)
+    assert not feed.wanted
+    subscription = feed.subscribe()
+    assert feed.wanted
+    feed.unsubscribe(subscription)
+    assert feed.wanted
     await clock.advance(live_feed.LINGER_SECONDS)
-    assert not told.wanted
+    assert not feed.wanted
 
 
 async def test_a_ring_with_a_gap_is_forgotten() -> None:
     """What happened unheard is missing in it, so it must not answer."""
     clock = ManualClock()
-    told = LiveFeed(clock)
-    listener = told.listen()
-    told.publish("delivery.accepted", a_view())
-    (first,) = await listener.some()
-    assert [] == told.since(first.id)
-    told.leave(listener)
+    feed = LiveFeed(clock)
+    subscription = feed.subscribe()
+    feed.publish("delivery.accepted", a_view())
+    (first,) = await subscription.next()
+    assert [] == feed.since(first.id)
+    feed.unsubscribe(subscription)
     await clock.advance(live_feed.LINGER_SECONDS)
-    assert not told.wanted
-    assert None is told.since(first.id)
+    assert not feed.wanted
+    assert None is feed.since(first.id)
 
 
 async def test_ids_never_go_back() -> None:
     """Whatever the wall clock does."""
     clock = ManualClock()
-    told = LiveFeed(clock)
-    listener = told.listen()
-    told.publish("delivery.accepted", a_view())
+    feed = LiveFeed(clock)
+    subscription = feed.subscribe()
+    feed.publish("delivery.accepted", a_view())
     clock.jump_wall(-3600)
-    told.publish("delivery.accepted", a_view())
-    first, second = await listener.some()
+    feed.publish("delivery.accepted", a_view())
+    first, second = await subscription.next()
     assert first.id.partition("-")[0] == second.id.partition("-")[0] and first.id < second.id
 
 
 async def test_one_who_falls_behind_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given what it had been handed, in order, and then the end; the others go on."""
-    monkeypatch.setattr(live_feed, "LISTENER_BEHIND", 3)
-    told = LiveFeed(ManualClock())
-    slow, quick = told.listen(), told.listen()
+    monkeypatch.setattr(live_feed, "SUBSCRIPTION_EVENTS", 3)
+    feed = LiveFeed(ManualClock())
+    slow, quick = feed.subscribe(), feed.subscribe()
     seen = []
     for number in range(5):
-        told.publish("delivery.accepted", a_view(str(number)))
-        seen += [happening.delivery.event_id for happening in await quick.some()]
+        feed.publish("delivery.accepted", a_view(str(number)))
+        seen += [happening.delivery.event_id for happening in await quick.next()]
     assert ["0", "1", "2", "3", "4"] == seen
-    assert ["0", "1", "2"] == [happening.delivery.event_id for happening in await slow.some()]
-    assert [] == await slow.some()
+    assert ["0", "1", "2"] == [happening.delivery.event_id for happening in await slow.next()]
+    assert [] == await slow.next()
 
 
 async def test_the_end_reaches_listeners_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """One who waits, one who has something to read yet, one who is full, one who comes late."""
-    monkeypatch.setattr(live_feed, "LISTENER_BEHIND", 1)
-    told = LiveFeed(ManualClock())
-    full = told.listen()
-    told.publish("delivery.accepted", a_view())
-    waiting = told.listen()
-    wait = asyncio.create_task(waiting.some())
+    monkeypatch.setattr(live_feed, "SUBSCRIPTION_EVENTS", 1)
+    feed = LiveFeed(ManualClock())
+    full = feed.subscribe()
+    feed.publish("delivery.accepted", a_view())
+    waiting = feed.subscribe()
+    wait = asyncio.create_task(waiting.next())
     await asyncio.sleep(0)
-    told.end()
+    feed.end()
     async with asyncio.timeout(SOON):
         assert [] == await wait
-        assert ["a"] == [happening.delivery.event_id for happening in await full.some()]
-        assert [] == await full.some()
-        assert [] == await told.listen().some()
+        assert ["a"] == [happening.delivery.event_id for happening in await full.next()]
+        assert [] == await full.next()
+        assert [] == await feed.subscribe().next()
 
 
 async def test_too_many_listeners_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """And there is room again when one has left."""
-    monkeypatch.setattr(live_feed, "MAX_LISTENERS", 2)
-    told = LiveFeed(ManualClock())
-    told.listen()
-    second = told.listen()
+    monkeypatch.setattr(live_feed, "MAX_SUBSCRIPTIONS", 2)
+    feed = LiveFeed(ManualClock())
+    feed.subscribe()
+    second = feed.subscribe()
     with pytest.raises(ApiError, match="live streams"):
-        told.listen()
-    told.leave(second)
-    told.listen()
+        feed.subscribe()
+    feed.unsubscribe(second)
+    feed.subscribe()

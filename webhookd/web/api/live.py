@@ -19,7 +19,7 @@ import orjson
 from aiohttp import web
 
 from webhookd.admin.tokens import Scope
-from webhookd.delivery.live_feed import FeedEvent, Listener
+from webhookd.delivery.live_feed import FeedEvent, Subscription
 from webhookd.models import DeliveryView, Json
 from webhookd.store import delivery_log
 from webhookd.store.delivery_log import LogFilter
@@ -60,19 +60,19 @@ async def stream(
 
     `allowed` is asked with each heartbeat: the stream ends with whatever allowed it, and with its workspace.
     """
-    listener = services.live_feed.listen()
+    subscription = services.live_feed.subscribe()
     try:
         response = web.StreamResponse(
             headers={**SECURITY_HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
         )
         await response.prepare(request)
         with suppress(ConnectionError):  # the client has gone, which is how most streams end
-            await _Telling(response, services, workspace, wanted, allowed).tell(listener, _last_id(request))
+            await _Telling(response, services, workspace, wanted, allowed).tell(subscription, _last_id(request))
     except TimeoutError:  # it reads nothing: nothing more can be said to it
         if request.transport is not None:
             request.transport.abort()
     finally:
-        services.live_feed.leave(listener)
+        services.live_feed.unsubscribe(subscription)
     return response
 
 
@@ -94,13 +94,13 @@ class _Telling:
         self._allowed = allowed
         self._seen_id = ""
 
-    async def tell(self, listener: Listener, last_id: str) -> None:
+    async def tell(self, subscription: Subscription, last_id: str) -> None:
         """Tell what was missed, then what comes."""
         await self._begin(last_id)
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    happened = await listener.some()
+                    happened = await subscription.next()
             except TimeoutError:
                 if not self._allowed() or not self._exists():
                     return

@@ -7,17 +7,15 @@ bytes that came in, so nothing is taken apart only to be put together again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import orjson
 from msgspec import Meta, Struct
 
 from webhookd.clock import rfc3339
+from webhookd.delivery.dispatcher import EndpointStatus
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, EventView, Json, Reason, Workspace
 from webhookd.rules.ids import delivery_id
-from webhookd.store import attempts, deliveries
-from webhookd.store.store import Db
 from webhookd.web.services import Services
 
 Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds", extra_json_schema={"format": "date-time"})]
@@ -178,22 +176,9 @@ class EndpointShown(Shape):
     last_attempt: AttemptShown | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    """What the table knows of an endpoint's queue: since when the oldest waits, what came of the last attempt."""
-
-    oldest_at_ms: int | None
-    last_attempt: Json | None
-
-
 async def show_endpoints(services: Services, shown: Sequence[Endpoint]) -> list[Json]:
-    """Endpoints with their queues; one question to the table for all of them."""
-
-    def question(db: Db) -> list[_Standing]:
-        return [_standing(services, db, each) for each in shown]
-
-    standings = await services.store.read(question) if shown else []
-    return [_show_endpoint(services, each, standing) for each, standing in zip(shown, standings, strict=True)]
+    """Endpoints with their queues."""
+    return [_show_endpoint(each) for each in await services.dispatcher.statuses(shown)]
 
 
 async def show_endpoint(services: Services, endpoint: Endpoint) -> Json:
@@ -201,13 +186,8 @@ async def show_endpoint(services: Services, endpoint: Endpoint) -> Json:
     return (await show_endpoints(services, [endpoint]))[0]
 
 
-def _standing(services: Services, db: Db, endpoint: Endpoint) -> _Standing:
-    waits = services.dispatcher.view(endpoint.seq).waiting > 0
-    oldest = deliveries.oldest_waiting(db, endpoint.seq, endpoint.skipped_upto) if waits else None
-    return _Standing(oldest[1] if oldest else None, attempts.last_of_endpoint(db, endpoint.seq))
-
-
-def _show_endpoint(services: Services, endpoint: Endpoint, standing: _Standing) -> Json:
+def _show_endpoint(status: EndpointStatus) -> Json:
+    endpoint, queue = status.endpoint, status.queue
     return {
         "id": endpoint.id,
         "workspace": endpoint.workspace,
@@ -217,12 +197,18 @@ def _show_endpoint(services: Services, endpoint: Endpoint, standing: _Standing) 
         "success": endpoint.success,
         "headers": dict(endpoint.headers),
         "state": endpoint.state,
-        "paused_by": "plan" if services.registry.paused(endpoint.workspace) else None,
+        "paused_by": "plan" if status.paused else None,
         "disabled": _show_stopped(endpoint),
         "created_at": rfc3339(endpoint.created_at_ms),
         "updated_at": rfc3339(endpoint.updated_at_ms),
-        "queue": _show_queue(services, endpoint, standing.oldest_at_ms),
-        "last_attempt": standing.last_attempt,
+        "queue": {
+            "waiting": queue.waiting,
+            "held": queue.held,
+            "oldest_at": show_time(status.oldest_at_ms),
+            "next_attempt_at": show_time(queue.next_attempt_at_ms),
+            "in_flight": queue.in_flight,
+        },
+        "last_attempt": status.last_attempt,
     }
 
 
@@ -233,18 +219,6 @@ def _show_stopped(endpoint: Endpoint) -> Json | None:
         "reason": endpoint.disabled_reason,
         "at": show_time(endpoint.disabled_at_ms),
         "message": endpoint.disabled_message,
-    }
-
-
-def _show_queue(services: Services, endpoint: Endpoint, oldest_at_ms: int | None) -> Json:
-    queue = services.dispatcher.view(endpoint.seq)
-    runs = services.registry.runs(endpoint)
-    return {
-        "waiting": queue.waiting,
-        "held": 0 if runs else queue.waiting,
-        "oldest_at": show_time(oldest_at_ms) if queue.waiting else None,
-        "next_attempt_at": show_time(queue.next_attempt_at_ms) if runs else None,
-        "in_flight": queue.in_flight,
     }
 
 

@@ -94,7 +94,7 @@ class Status:
             "backlog": {
                 "waiting": sum(view.waiting for view in views.values()),
                 "waiting_bytes": sum(view.waiting_bytes for view in views.values()),
-                "held": sum(views[each.seq].waiting for each in endpoints if not parts.registry.runs(each)),
+                "held": sum(view.held for view in views.values()),
                 "in_flight": sum(1 for view in views.values() if view.in_flight),
             },
             "slowest_endpoints": self._slowest(endpoints),

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from webhookd.delivery.dispatcher import QueueView
 from webhookd.models import BudgetView, DeliveryState, Endpoint, Json, Workspace
 from webhookd.rules.event_types import BUILT_IN
-from webhookd.store import attempts, deliveries
-from webhookd.store.store import Db
 from webhookd.web.services import Services
 from webhookd.web.ui.pages import Page
 
@@ -39,7 +37,6 @@ class Shown:
     state: str
     queue: QueueView
     oldest_at_ms: int | None
-    next_attempt_at_ms: int | None
     last: Json | None
     spent: int
 
@@ -70,46 +67,19 @@ class Gauge:
 
 
 async def show_endpoints(services: Services, workspace: Workspace, endpoints: Sequence[Endpoint]) -> list[Shown]:
-    """Endpoints of one workspace with how each stands; one question to the table for all of them."""
-
-    def question(db: Db) -> list[tuple[tuple[int, int, int | None] | None, Json | None]]:
-        return [
-            (
-                deliveries.oldest_waiting(db, each.seq, each.skipped_upto),
-                attempts.last_of_endpoint(db, each.seq),
-            )
-            for each in endpoints
-        ]
-
-    found = await services.store.read(question)
+    """Endpoints of one workspace, each with its status and its share of the budget."""
     spent = services.watchdog.view(workspace.id).by_endpoint
-    paused = services.registry.paused(workspace.id)
     return [
-        _shown(services, each, oldest, last, spent.get(each.id, 0), paused=paused)
-        for each, (oldest, last) in zip(endpoints, found, strict=True)
+        Shown(
+            endpoint=each.endpoint,
+            state="paused" if each.paused and each.endpoint.active else each.endpoint.state.value,
+            queue=each.queue,
+            oldest_at_ms=each.oldest_at_ms,
+            last=each.last_attempt,
+            spent=spent.get(each.endpoint.id, 0),
+        )
+        for each in await services.dispatcher.statuses(endpoints)
     ]
-
-
-def _shown(
-    services: Services,
-    endpoint: Endpoint,
-    oldest: tuple[int, int, int | None] | None,
-    last: Json | None,
-    spent: int,
-    *,
-    paused: bool,
-) -> Shown:
-    queue = services.dispatcher.view(endpoint.seq)
-    runs = endpoint.active and not paused
-    return Shown(
-        endpoint=endpoint,
-        state="paused" if paused and endpoint.active else endpoint.state.value,
-        queue=queue,
-        oldest_at_ms=oldest[1] if oldest and queue.waiting else None,
-        next_attempt_at_ms=queue.next_attempt_at_ms if runs else None,
-        last=last,
-        spent=spent,
-    )
 
 
 def show_gauge(page: Page) -> Gauge:
