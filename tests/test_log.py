@@ -22,6 +22,7 @@ import pytest
 from webhookd import log
 from webhookd.log import LOG_EVENTS, loggable_url
 from webhookd.log.format import LEADING, LINE_BYTES
+from webhookd.log.logger import Logger
 from webhookd.log.stream import LogStream
 from webhookd.log.throttle import KEYS_KEPT, Summary, Throttle
 
@@ -32,8 +33,8 @@ PATIENCE_SECONDS = 20.0
 @pytest.fixture(autouse=True)
 def journal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A log of the test's own; the process's stays silent."""
-    fresh = log._Journal()
-    monkeypatch.setattr(log, "_JOURNAL", fresh)
+    fresh = Logger()
+    monkeypatch.setattr(log, "_LOGGER", fresh)
     root = logging.getLogger()
     before, level = [*root.handlers], root.level
     yield
@@ -344,7 +345,7 @@ def test_a_reader_that_does_not_read_stops_nobody_and_is_told_what_it_missed() -
         for number in range(60_000):  # far more than pipe and memory hold
             log.emit("event.accepted", event_id=f"{number:0100d}")
         assert not log.flush(0.05)
-        stream = log._JOURNAL._stream
+        stream = log._LOGGER._stream
         assert stream is not None
         assert stream._waiting_bytes < 5 * 1024 * 1024
 
@@ -494,7 +495,7 @@ def test_what_a_minute_suppressed_is_told_though_nothing_follows() -> None:
     for error in ("first", "second", "last"):
         log.throttled("request.failed", error=error)
     clock.now += 60
-    stream = log._JOURNAL._stream
+    stream = log._LOGGER._stream
     assert stream is not None
     told = threading.Event()
     write = stream._write

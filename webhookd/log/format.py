@@ -1,14 +1,13 @@
 """What a log line looks like: the order of its fields, its JSON, its form on a terminal.
 
-What a line promises, whatever strangers put into its values: one line, valid JSON, valid UTF-8, at most 16 KiB, no
-control, bidi or line-separating character in clear (terminals and `splitlines` obey those), and no URL's query.
+Whatever strangers put into its values, a line is one line of valid JSON in UTF-8, at most 16 KiB, with every control
+and bidi character escaped, and without any URL's query.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import MutableMapping
 from functools import lru_cache
 from typing import Any
 
@@ -24,37 +23,37 @@ FREE_TEXTS = ("error", "message", "detail")
 
 _QUERY = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#'\"<>]*)[?#][^\s'\"<>]*")
 
-Record = MutableMapping[str, Any]
+Record = dict[str, Any]
 
 _second: tuple[int, str] = (0, "1970-01-01T00:00:00")
 
 
 def loggable_url(url: str) -> str:
-    """`url` without user, query and fragment: secrets like to live there."""
+    """`url` without user, query and fragment, which may hold secrets."""
     url = re.split("[?#]", url, maxsplit=1)[0]
     scheme, slashes, rest = url.partition("//")
     authority, slash, path = rest.partition("/")
     return scheme + slashes + authority.rpartition("@")[2] + slash + path
 
 
-def arrange(_logger: object, level: str, record: Record) -> Record:
-    """A structlog processor: `timestamp`, `level`, `event`, then `LEADING` as far as given, then the rest."""
-    arranged: Record = {"timestamp": timestamp(), "level": level}
-    for name in _order(tuple(record)):
-        arranged[name] = record[name]
-    if "url" in record:
-        arranged["url"] = loggable_url(str(_plain(record["url"])))
+def arrange(level: str, event: str, fields: Record) -> Record:
+    """`timestamp`, `level`, `event`, then `LEADING` as far as given, then the other fields."""
+    arranged: Record = {"timestamp": timestamp(), "level": level, "event": event}
+    for name in _order(tuple(fields)):
+        arranged[name] = fields[name]
+    if "url" in fields:
+        arranged["url"] = loggable_url(str(_plain(fields["url"])))
     for name in FREE_TEXTS:
-        value = record.get(name)
+        value = fields.get(name)
         if value is not None:
             text = value if type(value) is str and value.isascii() else str(_plain(value))
             arranged[name] = _QUERY.sub(r"\1", text) if "://" in text else text
     return arranged
 
 
-@lru_cache(256)  # an event has the same fields each time, or nearly
+@lru_cache(256)  # an event mostly has the same fields
 def _order(names: tuple[str, ...]) -> tuple[str, ...]:
-    first = ("event", *[name for name in LEADING if name in names])
+    first = [name for name in LEADING if name in names]
     return (*first, *[name for name in names if name not in first])
 
 
@@ -69,8 +68,8 @@ def timestamp() -> str:
     return f"{text}.{nanoseconds // 1_000_000:03d}Z"
 
 
-def json_line(_logger: object, _level: str, record: Record) -> bytes:
-    """A structlog processor, the last: the record as one line of JSON."""
+def json_line(record: Record) -> bytes:
+    """The record as one line of JSON."""
     try:
         line = _dumped(record)
     except (TypeError, ValueError, RecursionError):  # half a surrogate pair, an integer past 64 bits, nested too deeply
@@ -126,24 +125,24 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return [_plain(inner, depth + 1) for inner in value]
     try:
         return _plain(str(value), depth + 1)
-    except Exception:  # noqa: BLE001 - a value that can't even be shown must not end whoever logs it
+    except Exception:  # noqa: BLE001 - logging must not fail on a value whose __str__ does
         return f"<{type(value).__name__}>"
 
 
 class ConsoleLines:
-    """The last processor for a terminal: structlog's own renderer over values made harmless."""
+    """Lines for a terminal: structlog's renderer over escaped values."""
 
     def __init__(self, *, colours: bool) -> None:
         self._render = structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)
 
-    def __call__(self, logger: object, level: str, record: Record) -> bytes:
-        """The record as one line of text, without what there is nothing to say of: a reason of None reads like one."""
+    def __call__(self, record: Record) -> bytes:
+        """The record as one line of text, without the fields that are None."""
         harmless = {name: _harmless(value) for name, value in record.items() if value is not None}
-        return (self._render(logger, level, harmless) + "\n").encode()
+        return (self._render(None, record["level"], harmless) + "\n").encode()
 
 
 def _harmless(value: Any) -> Any:
-    """Texts with control and bidi characters escaped, and cut; nested values as such a text."""
+    """Texts escaped and cut; nested values as such a text."""
     value = _flat(value)
     if not isinstance(value, str):
         return value

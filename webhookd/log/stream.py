@@ -1,10 +1,10 @@
-"""Where finished log lines go out: a thread of its own, so that nobody who logs ever waits for whoever reads.
+"""Writes log lines in a thread of its own, so that logging never blocks the event loop.
 
-stdout is often a pipe, and a pipe that nobody reads blocks its writer once 64 KiB lie in it.  On the event loop that
-would stop every delivery, and `O_NONBLOCK` is no way out: it belongs to the open file, which the shell shares.  So
-lines are gathered, a thread writes them in one system call per batch, and what a blocked reader leaves is bounded:
-past `capacity_bytes` the newest lines are lost, counted, and told of when the reader comes back.  A closed pipe
-(EPIPE) or a full disk loses lines and nothing else; the next batch tries again.
+stdout is often a pipe, and writing to a pipe blocks once 64 KiB are unread.  On the event loop that would stop every
+delivery, and `O_NONBLOCK` is no way out: it belongs to the open file, which the shell shares.  So a thread writes the
+lines, one system call per batch.  Memory is bounded: past `capacity_bytes` the newest lines are lost, counted, and
+reported once the reader takes lines again.  A closed pipe (EPIPE) or a full disk loses lines and nothing else; the
+next batch tries again.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ CAPACITY_BYTES = 4 * 1024 * 1024
 
 
 class LogStream:
-    """Takes whole lines from any thread and never blocks, never raises.
+    """Takes whole lines from any thread; never blocks, never raises.
 
-    `on_idle` is called by the thread before it sleeps and returns after how many seconds it wants the next call (None:
-    not until something happens); `on_lost` is called with the number of lines lost, once lines go out again.
+    The thread calls `on_idle` before it sleeps, which returns the seconds until its next call (None: not before the
+    next line or `wake`), and `on_lost` with the number of lost lines once lines go out again.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class LogStream:
         self._linger_seconds = linger_seconds
         self._capacity_bytes = capacity_bytes
         self._lines: list[bytes] = []
-        self._waiting_bytes = 0  # gathered or being written
-        self._queued = self._settled = 0  # lines ever taken; lines ever written or given up
+        self._waiting_bytes = 0  # queued or being written
+        self._queued = self._settled = 0  # counts of all lines: ever queued; ever written or given up
         self._lost = 0
         self._torn = False
         self._closed = False
-        self._lock = threading.Lock()  # every figure above is changed under it
+        self._lock = threading.Lock()  # guards the fields above
         self._progress = threading.Condition(self._lock)
         self._work = threading.Event()
         self._urgent = threading.Event()
@@ -56,7 +56,7 @@ class LogStream:
         self._thread.start()
 
     def write(self, line: bytes, *, urgent: bool = False) -> None:
-        """Queue one line, its newline included; an urgent one goes out at once, others within `linger_seconds`."""
+        """Queue one line with its newline; an urgent one is written at once, others within `linger_seconds`."""
         with self._lock:
             if self._closed or self._waiting_bytes > self._capacity_bytes:
                 self._lost += 1
@@ -71,11 +71,11 @@ class LogStream:
             self._urgent.set()
 
     def wake(self) -> None:
-        """Have `on_idle` asked anew."""
+        """Call `on_idle` again."""
         self._work.set()
 
     def flush(self, timeout_seconds: float = 2.0) -> bool:
-        """Wait until everything queued so far went out; False when the reader didn't take it in time."""
+        """Wait until everything queued so far is written; False if the reader doesn't take it in time."""
         if threading.current_thread() is self._thread:
             return False
         with self._progress:
@@ -85,7 +85,7 @@ class LogStream:
             return self._progress.wait_for(lambda: self._settled >= goal, timeout_seconds)
 
     def close(self, timeout_seconds: float = 2.0) -> bool:
-        """`flush`, then take no more.  The thread ends by itself once the reader lets it."""
+        """`flush`, then accept no more lines.  The thread ends once its last write does."""
         flushed = self.flush(timeout_seconds)
         with self._lock:
             self._closed = True
@@ -121,8 +121,8 @@ class LogStream:
             self._on_lost(lost)
 
     def _put(self, batch: bytes) -> bool:
-        """Write it all; False when the stream took an error instead."""
-        # A line cut in its middle by an error must not run into the next one once the stream works again.
+        """Write it all; False on an error."""
+        # After an error in the middle of a line, the next line must start on a new one.
         whole = b"\n" + batch if self._torn else batch
         rest = memoryview(whole)
         while rest:

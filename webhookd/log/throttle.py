@@ -1,7 +1,7 @@
-"""A repeated log line at most once a minute, with its count: an error that comes a thousand times says so once.
+"""Limits a repeated log line to one a minute, with its count.
 
-The first of a kind is told at once.  Those of the minute after it are counted; the next one after that minute is told
-with the count, and where none comes, `over` tells the count by itself.
+The first of a kind is logged at once.  Those of the minute after it are counted; the next one after that minute is
+logged with the count, and where none comes, `over` returns the count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ KEYS_KEPT = 1000
 
 
 class Summary(NamedTuple):
-    """What was suppressed of one kind: the fields of its last line, and for how many lines it stands."""
+    """The suppressed lines of one kind: the fields of the last one, and how many they are."""
 
     event: str
     fields: dict[str, Any]
@@ -30,14 +30,14 @@ class _Kind:
 
 
 class Throttle:
-    """Times are monotonic seconds, given by the caller.  Safe to use from several threads."""
+    """Times are monotonic seconds, given by the caller.  Safe from several threads."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, object], _Kind] = {}  # in the order of `since`
         self._lock = threading.Lock()
 
     def admit(self, event: str, key: object, fields: dict[str, Any], now: float) -> int:
-        """For how many lines this one is to stand; 0: suppress it."""
+        """How many lines this one stands for; 0: suppress it."""
         with self._lock:
             kind = self._kinds.get((event, key))
             if kind is not None and now - kind.since < INTERVAL_SECONDS:
@@ -49,7 +49,7 @@ class Throttle:
             return 1 if kind is None else 1 + kind.suppressed
 
     def over(self, now: float) -> list[Summary]:
-        """What is due to be told: minutes that ended, and the oldest kinds where there are too many to remember."""
+        """What is due: kinds whose minute ended, and the oldest ones past `KEYS_KEPT`."""
         due: list[Summary] = []
         with self._lock:
             for (event, key), kind in [*self._kinds.items()]:
@@ -64,7 +64,7 @@ class Throttle:
         return due
 
     def suppressed(self) -> list[Summary]:
-        """Everything suppressed so far, whose minute is over or not: for the end of the process."""
+        """Everything suppressed so far, also in minutes that aren't over: for the end of the process."""
         with self._lock:
             kept = [(event, kind) for (event, _), kind in self._kinds.items() if kind.suppressed]
             summaries = [Summary(event, kind.fields, kind.suppressed) for event, kind in kept]

@@ -1,0 +1,138 @@
+"""Every log event: its level, its meaning and its fields.
+
+The manual's table is made from this one, and a test holds every call of `emit` and `throttled` against its row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """One row of the table: the level, what happened, and the fields that its lines may have."""
+
+    level: Literal["debug", "info", "warning", "error"]
+    meaning: str
+    fields: tuple[str, ...] = ()
+
+
+_ENDPOINT = ("workspace", "endpoint_id", "url")
+_DELIVERY = ("workspace", "endpoint_id", "event_id", "delivery_id", "event_type")
+
+LOG_EVENTS: dict[str, LogEvent] = {
+    "daemon.started": LogEvent("info", "The process began.", ("version", "pid", "state_dir")),
+    "daemon.ready": LogEvent(
+        "info", "It takes events and delivers.", ("address", "unix_socket", "waiting", "duration_ms")
+    ),
+    "daemon.stopping": LogEvent("info", "It was told to stop; attempts in flight end first.", ("reason",)),
+    "daemon.stopped": LogEvent("info", "Everything is recorded and closed."),
+    "daemon.failed": LogEvent("error", "It can't start or can't go on, and exits.", ("error", "exit_code")),
+    "heartbeat.missed": LogEvent(
+        "error",
+        "The event loop, the database or a consumer doesn't move; if that lasts, systemd starts webhookd again.",
+        ("reason", "stack", "count"),
+    ),
+    "config.reloaded": LogEvent("info", "SIGHUP: these keys changed.", ("changed",)),
+    "config.not_reloadable": LogEvent(
+        "warning", "SIGHUP: these keys need a restart, or are wrong.", ("changed", "error")
+    ),
+    "state.tightened": LogEvent("warning", "A file or directory of ours was open to others.", ("path", "mode")),
+    "token.created": LogEvent("info", "A token was made.", ("workspace", "token_id", "scope")),
+    "token.revoked": LogEvent("info", "A token ended.", ("token_id",)),
+    "key.revealed": LogEvent("info", "Somebody looked at a signing key.", ("workspace", "endpoint_id", "token_id")),
+    "key.rotated": LogEvent(
+        "info", "An endpoint has a new signing key.", ("workspace", "endpoint_id", "overlap_seconds")
+    ),
+    "workspace.created": LogEvent("info", "A workspace was made.", ("workspace", "plan")),
+    "workspace.changed": LogEvent("info", "A workspace was changed.", ("workspace", "plan", "fields")),
+    "workspace.deleted": LogEvent("info", "A workspace was deleted.", ("workspace",)),
+    "endpoint.created": LogEvent("info", "An endpoint was made.", (*_ENDPOINT, "event_types")),
+    "endpoint.changed": LogEvent("info", "An endpoint was changed: these fields.", (*_ENDPOINT, "fields")),
+    "endpoint.deleted": LogEvent("info", "An endpoint was deleted; what waited is cancelled.", _ENDPOINT),
+    "endpoint.enabled": LogEvent(
+        "info", "A person enabled an endpoint.", (*_ENDPOINT, "skip_held", "skipped", "waiting")
+    ),
+    "endpoint.disabled": LogEvent("info", "A person disabled an endpoint.", _ENDPOINT),
+    "endpoint.auto_disabled": LogEvent(
+        "warning",
+        "The failure budget disabled an endpoint.",
+        (*_ENDPOINT, "event_id", "delivery_id", "reason", "message", "failures", "limit", "window_seconds", "waiting"),
+    ),
+    "endpoint.tested": LogEvent(
+        "info", "A test was sent to an endpoint.", (*_DELIVERY, "attempt", "status", "reason", "duration_ms")
+    ),
+    "event.accepted": LogEvent(
+        "info",
+        "An event, or `count` of one request, is durable and queued.",
+        ("workspace", "event_id", "count", "deliveries"),
+    ),
+    "event.refused": LogEvent(
+        "debug", "An event, or `count` of one request, was not accepted.", ("workspace", "event_id", "reason", "count")
+    ),
+    "delivery.attempted": LogEvent(
+        "info",
+        "One request to an endpoint ended and is recorded.",
+        (
+            *_DELIVERY,
+            "attempt",
+            "status",
+            "reason",
+            "duration_ms",
+            "outcome",
+            "counted",
+            "connection_retried",
+            "detail",
+        ),
+    ),
+    "delivery.dropped": LogEvent(
+        "warning",
+        "The last retry failed; the delivery can be replayed.",
+        (*_DELIVERY, "attempt", "status", "reason", "duration_ms"),
+    ),
+    "delivery.expired": LogEvent(
+        "warning", "Held longer or more than `hold.*` allows.", ("workspace", "endpoint_id", "reason", "count")
+    ),
+    "delivery.skipped": LogEvent("info", "A person skipped held deliveries.", ("workspace", "endpoint_id", "count")),
+    "delivery.cancelled": LogEvent("info", "Ended with its endpoint.", ("workspace", "endpoint_id", "count")),
+    "delivery.replayed": LogEvent(
+        "info",
+        "Past deliveries were queued again.",
+        ("workspace", "endpoint_id", "event_id", "delivery_id", "replay_of", "count"),
+    ),
+    "budget.warned": LogEvent(
+        "warning",
+        "A share of the failure budget is spent.",
+        ("workspace", "failures", "limit", "share", "window_seconds"),
+    ),
+    "mail.sent": LogEvent("info", "The mail server took a notice.", ("workspace", "mail_id", "count", "recipients")),
+    "mail.failed": LogEvent(
+        "warning",
+        "The mail server didn't take a notice; tried again.",
+        ("workspace", "mail_id", "attempt", "error", "count"),
+    ),
+    "mail.disabled": LogEvent("info", "No `mail.host`: notices are logged and shown, not mailed."),
+    "store.opened": LogEvent(
+        "info", "The database is open.", ("duration_ms", "path", "sqlite_version", "schema_version", "size_bytes")
+    ),
+    "store.migrated": LogEvent("info", "The database has a newer schema.", ("from_version", "to_version")),
+    "store.pruned": LogEvent(
+        "info", "Retention removed finished events.", ("reason", "events", "deliveries", "duration_ms")
+    ),
+    "store.full": LogEvent("error", "The disk is nearly full: no events are taken."),
+    "store.recovered": LogEvent("info", "There is space again: events are taken."),
+    "backup.made": LogEvent("info", "A copy of the database was made.", ("duration_ms", "size_bytes")),
+    "resource.exhausted": LogEvent(
+        "warning", "No descriptor, memory or thread is left; callers are told 503, or wait.", ("error", "count")
+    ),
+    "request.failed": LogEvent(
+        "error", "A fault of webhookd's own, answered 500.", ("status", "incident", "method", "path", "error", "count")
+    ),
+    "task.ended": LogEvent("error", "A task that must not end ended; the daemon ends.", ("task", "error")),
+    "log.overflowed": LogEvent("warning", "Nobody read stdout; so many lines were lost.", ("count",)),
+    "library.warned": LogEvent("warning", "A library's own warning.", ("logger", "message", "error", "count")),
+    "library.failed": LogEvent("error", "A library's own error.", ("logger", "message", "error", "count")),
+}
