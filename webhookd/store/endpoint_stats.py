@@ -1,15 +1,14 @@
-"""How an endpoint did over the last while: how much it took, how often it failed, how long it needed.
+"""How an endpoint did over the last hour or day: deliveries, failed attempts and their durations, per span of time.
 
 A busy endpoint has millions of rows in a day, so they are not read.  An endpoint's deliveries finish in the order of
-their numbers, and attempts are numbered as they end; so where a span of time begins among the numbers is found by
-bisection, a handful of looks into an index each, and the rows between two such places are counted in the index alone.
-How long attempts took is in their records, of which the newest few of each span are read.
+their numbers, and attempts are numbered as they end; so a bisection in an index finds the number at which a span
+begins, and the rows between two such numbers are counted in the index alone.  Durations are in the attempts' records,
+of which the newest few of each span are read.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +68,9 @@ class _Series:
             return rows[0] if rows else None
 
         newest = db.execute(f"SELECT max(seq) {source}", self._values).fetchall()[0][0] or 0
-        self._cuts = _cuts(look, bounds_ms, 0, newest + 1)
+        self._cuts: list[int] = []
+        for at_ms in bounds_ms:
+            self._cuts.append(first_since(look, at_ms, self._cuts[-1] if self._cuts else 0, newest + 1))
 
     def count(self, number: int) -> int:
         """How many rows a span has."""
@@ -87,13 +88,3 @@ class _Series:
             return [(0,)] if not rest else []
         sql = f"{what} {self._source} AND seq >= :begin AND seq < :end {rest}"
         return self._db.execute(sql, {**self._values, "begin": begin, "end": end}).fetchall()
-
-
-def _cuts(look: Callable[[int], tuple[int, int] | None], bounds_ms: list[int], low: int, high: int) -> list[int]:
-    """Where each bound lies among the numbers.  The middle one is found first: it halves the way to all others."""
-    if not bounds_ms:
-        return []
-    middle = len(bounds_ms) // 2
-    cut = first_since(look, bounds_ms[middle], low, high)
-    before, after = bounds_ms[:middle], bounds_ms[middle + 1 :]
-    return [*_cuts(look, before, low, cut), cut, *_cuts(look, after, cut, high)]
