@@ -98,7 +98,7 @@ async def _serve(
                 notify("STOPPING=1", environ)
                 log.emit("daemon.stopping", reason="a task ended" if ended else "it was told to")
                 app.stop_delivering()
-                await listeners.runner.part()
+                await listeners.runner.drain()
                 app.live_feed.end()  # live streams have no end of their own
             finally:
                 await listeners.runner.cleanup()

@@ -12,7 +12,7 @@ from tests.support.api import Api, Wire, head, running_api, wire
 from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.server.requests import RequestTimeouts
 
-PATIENCE = RequestTimeouts(body_seconds=0.4, line_seconds=0.4, idle_seconds=0.4)
+REQUEST_TIMEOUTS = RequestTimeouts(body_seconds=0.4, line_seconds=0.4, idle_seconds=0.4)
 EVENT = b'{"event_type":"message.received"}'
 NDJSON = "application/x-ndjson"
 
@@ -35,7 +35,7 @@ SLOW: dict[str, tuple[dict[str, str], bytes, bytes]] = {
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path, timeouts=PATIENCE) as running:
+    async with running_api(tmp_path, timeouts=REQUEST_TIMEOUTS) as running:
         yield running
 
 
@@ -67,10 +67,9 @@ async def test_a_slow_caller_is_given_up(api: Api, name: str) -> None:
 
 
 @pytest.mark.parametrize("begun", [b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "])
-async def test_slow_headers_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
+async def test_slow_headers_are_given_up(tmp_path: Path, begun: bytes) -> None:
     """Nothing, a letter, or half a header of which more keeps coming: the connection ends."""
-    monkeypatch.setattr("webhookd.web.server.http_server.KEEP_ALIVE_SECONDS", 0.2)
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with running_api(tmp_path, keep_alive_seconds=0.2) as api, wire(api.port) as line:
         line.send(begun)
         ending = asyncio.create_task(line.ended())
         for _ in range(500):

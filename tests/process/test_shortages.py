@@ -93,7 +93,7 @@ def log_events(d: Daemon, levels: Sequence[str] = ("warning", "error")) -> list[
     return [line["event"] for line in lines if line["level"] in levels and line["event"] not in OF_THE_TEST]
 
 
-TURNED_AWAY = (503, "unavailable", True)
+OVERLOAD = (503, "unavailable", True)
 TAKEN = (202, "", False)
 
 
@@ -104,8 +104,8 @@ async def test_without_descriptors_callers_are_told_to_come_back(d: Daemon) -> N
         assert 202 == (await standing.answer())[0]
         held = await settled_descriptors(d)
         before = limit(d, resource.RLIMIT_NOFILE, held)
-        assert TURNED_AWAY == await post(d)
-        assert {TURNED_AWAY: 200} == await post_many(d, 200)
+        assert OVERLOAD == await post(d)
+        assert {OVERLOAD: 200} == await post_many(d, 200)
         standing.send(head_of(d, len(EVENT)) + EVENT)
         assert 202 == (await standing.answer())[0]
         limit(d, resource.RLIMIT_NOFILE, before[0])
@@ -122,7 +122,7 @@ async def test_without_descriptors_silent_callers_cost_no_processor_and_no_answe
         before = limit(d, resource.RLIMIT_NOFILE, await settled_descriptors(d))
         began = cpu_seconds([d.process.pid])
         silent = [await stack.enter_async_context(wire(port_of(d))) for _ in range(100)]
-        assert TURNED_AWAY == await post(d)
+        assert OVERLOAD == await post(d)
         for each in silent:
             assert 503 == (await each.answer())[0]
             assert b"" == await each.ended()
@@ -136,10 +136,10 @@ async def test_without_memory_callers_are_told_to_come_back(d: Daemon) -> None:
     """With 64 MiB of address space left: most arrays 503, single events taken; with none left: 503; then all again."""
     before = limit(d, resource.RLIMIT_AS, address_space(d) + 64 * MIB)
     arrays = await post_many(d, 12, ARRAY)
-    assert arrays[TURNED_AWAY] >= 6 and {TURNED_AWAY, TAKEN} >= set(arrays)
+    assert arrays[OVERLOAD] >= 6 and {OVERLOAD, TAKEN} >= set(arrays)
     assert {TAKEN: 60} == await post_many(d, 60)
     limit(d, resource.RLIMIT_AS, address_space(d) + 8 * MIB)
-    assert {TURNED_AWAY: 30} == await post_many(d, 30)
+    assert {OVERLOAD: 30} == await post_many(d, 30)
     limit(d, resource.RLIMIT_AS, before[0])
     assert {TAKEN: 1} == await post_many(d, 1, ARRAY)
     assert 0 == await d.stop()

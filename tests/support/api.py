@@ -18,7 +18,7 @@ from tests.support.engine import Engine, ScriptedNetwork, engine
 from webhookd.app import App
 from webhookd.config import Config
 from webhookd.web.router import make_app
-from webhookd.web.server.http_server import Runner
+from webhookd.web.server.http_server import KEEP_ALIVE_SECONDS, Runner
 from webhookd.web.server.requests import RequestTimeouts
 
 TIMEOUT_SECONDS = 20.0
@@ -93,12 +93,13 @@ async def running_api(
     config: Config | None = None,
     *,
     timeouts: RequestTimeouts | None = None,
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
     network: ScriptedNetwork | None = None,
 ) -> AsyncIterator[Api]:
     """A running API in `state_dir`."""
     async with engine(state_dir, config, network=network) as running:
         application = make_app(running.app.services, timeouts=timeouts)
-        runner = Runner(application, shutdown_seconds=0.5)
+        runner = Runner(application, shutdown_seconds=0.5, keep_alive_seconds=keep_alive_seconds)
         await runner.setup()
         try:
             await runner.listen_tcp("127.0.0.1", 0)

@@ -12,8 +12,8 @@ from webhookd.web.api.batch_ingest import REFUSALS
 from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.api.openapi import document, paths_of
 from webhookd.web.server.guard import GUARD, Guard, expect
-from webhookd.web.server.memory_limit import HOLDING, MemoryLimit
-from webhookd.web.server.requests import PATIENCE, SERVICES, RequestTimeouts, Route
+from webhookd.web.server.memory_limit import MEMORY_LIMIT, MemoryLimit
+from webhookd.web.server.requests import REQUEST_TIMEOUTS, SERVICES, RequestTimeouts, Route
 from webhookd.web.services import Services
 from webhookd.web.ui import sign_in
 from webhookd.web.ui.routes import add_pages
@@ -36,8 +36,8 @@ def make_app(services: Services, *, timeouts: RequestTimeouts | None = None) -> 
     app = web.Application(client_max_size=events.BODY_MAX_BYTES)
     app[SERVICES] = services
     app[GUARD] = guard
-    app[PATIENCE] = timeouts or RequestTimeouts()
-    app[HOLDING] = MemoryLimit()
+    app[REQUEST_TIMEOUTS] = timeouts or RequestTimeouts()
+    app[MEMORY_LIMIT] = MemoryLimit()
     app[REFUSALS] = Counter()
     app[STREAMS] = set()
     app[operations.COPYING] = asyncio.Lock()

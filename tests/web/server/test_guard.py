@@ -580,10 +580,9 @@ async def test_a_connection_too_many_is_refused_where_all_others_are_busy(
             assert 202 == (await line.answer())[0]
 
 
-async def test_slow_headers_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_headers_end(tmp_path: Path) -> None:
     """A connection whose headers don't end is closed once the keep-alive time is over."""
-    monkeypatch.setattr("webhookd.web.server.http_server.KEEP_ALIVE_SECONDS", 0.1)
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with running_api(tmp_path, keep_alive_seconds=0.1) as api, wire(api.port) as line:
         line.send("GET /healthz HTTP/1.1\r\nHost: lo")
         assert b"" == await line.ended()
 

@@ -13,7 +13,7 @@ import pytest
 from tests.support.api import Api, head, running_api, wire
 from webhookd.errors import ApiError
 from webhookd.web.server import memory_limit
-from webhookd.web.server.memory_limit import HOLDING, SMALL_BODY_BYTES, MemoryLimit
+from webhookd.web.server.memory_limit import MEMORY_LIMIT, SMALL_BODY_BYTES, MemoryLimit
 
 EVENT = b'{"event_type":"message.received"}'
 FULL, CRAMMED = 1_000_000, 2_000_000
@@ -22,10 +22,10 @@ FULL, CRAMMED = 1_000_000, 2_000_000
 @pytest.fixture
 async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
     monkeypatch.setattr(memory_limit, "FULL_BYTES", FULL)
-    monkeypatch.setattr(memory_limit, "CRAMMED_BYTES", CRAMMED)
+    monkeypatch.setattr(memory_limit, "SMALL_FULL_BYTES", CRAMMED)
     async with running_api(tmp_path) as running:
         yield running
-        assert 0 == running.application[HOLDING].byte_count
+        assert 0 == running.application[MEMORY_LIMIT].byte_count
 
 
 def array(byte_count: int) -> bytes:
@@ -35,7 +35,7 @@ def array(byte_count: int) -> bytes:
 
 async def test_large_bodies_are_refused_first(api: Api) -> None:
     """Past the first bound an array is 503 with Retry-After and one event is taken; past the second nothing is."""
-    held = api.application[HOLDING]
+    held = api.application[MEMORY_LIMIT]
     for others, of_array, of_event in ((0, 422, 202), (FULL, 503, 202), (CRAMMED, 503, 503)):
         held.byte_count += others
         large = await api.post("/v1/events", data=array(SMALL_BODY_BYTES + 1000))
@@ -49,7 +49,7 @@ async def test_large_bodies_are_refused_first(api: Api) -> None:
 
 async def test_a_stream_goes_on_as_far_as_it_is_committed(api: Api) -> None:
     """Past the first bound lines are still taken, no faster than they become durable."""
-    held = api.application[HOLDING]
+    held = api.application[MEMORY_LIMIT]
     held.byte_count += FULL
     lines = b"".join(b'{"event_type":"message.received","n":%d}\n' % number for number in range(3000))
     answer = await api.post("/v1/events", data=lines, headers={"Content-Type": "application/x-ndjson"})
@@ -65,13 +65,13 @@ async def test_a_stream_past_the_second_bound_is_told_where_to_go_on(api: Api) -
         async with asyncio.timeout(20):
             while not api.app.services.ingest.accepted_count:
                 await asyncio.sleep(0.001)
-        api.application[HOLDING].byte_count += CRAMMED
+        api.application[MEMORY_LIMIT].byte_count += CRAMMED
         line.chunk(EVENT + b"\n" + EVENT)
         status, headers, body = await line.answer()
         told = orjson.loads(body)
         assert (503, "1", "unavailable") == (status, headers["retry-after"], told["error"]["code"])
         assert told["accepted"] == told["next_index"] >= 1
-        api.application[HOLDING].byte_count -= CRAMMED
+        api.application[MEMORY_LIMIT].byte_count -= CRAMMED
 
 
 async def test_whatever_ends_a_request_gives_back_what_it_held(api: Api) -> None:
@@ -82,11 +82,11 @@ async def test_whatever_ends_a_request_gives_back_what_it_held(api: Api) -> None
         async with wire(api.port) as line:
             line.send(head(api, Content_Length="5000", Content_Type=kind) + "x" * 4000)
             async with asyncio.timeout(20):
-                while not api.application[HOLDING].byte_count:
+                while not api.application[MEMORY_LIMIT].byte_count:
                     await asyncio.sleep(0.001)
             line.reset()
         async with asyncio.timeout(20):
-            while api.application[HOLDING].byte_count:
+            while api.application[MEMORY_LIMIT].byte_count:
                 await asyncio.sleep(0.001)
 
 
@@ -106,12 +106,12 @@ def test_the_last_of_the_address_space_is_kept() -> None:
 def test_the_bounds() -> None:
     """A small body is refused past the second bound alone, a larger one past the first."""
     held = MemoryLimit()
-    held.take(memory_limit.FULL_BYTES, memory_limit.FULL_BYTES)
+    held.acquire(memory_limit.FULL_BYTES, memory_limit.FULL_BYTES)
     assert not held.full
-    held.take(1, 1)
+    held.acquire(1, 1)
     assert held.full
     with pytest.raises(ApiError, match="holds as much"):
-        held.take(1, SMALL_BODY_BYTES + 1)
-    held.take(memory_limit.CRAMMED_BYTES - held.byte_count, SMALL_BODY_BYTES)
+        held.acquire(1, SMALL_BODY_BYTES + 1)
+    held.acquire(memory_limit.SMALL_FULL_BYTES - held.byte_count, SMALL_BODY_BYTES)
     with pytest.raises(ApiError, match="Try again"):
-        held.take(1, 1)
+        held.acquire(1, 1)

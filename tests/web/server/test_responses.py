@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.api import Api, running_api
-from webhookd.web.server.requests import JSON_TYPE, SECURITY_HEADERS
+from webhookd.web.server.responses import JSON_TYPE, SECURITY_HEADERS
 
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path) as running:
+    async with running_api(tmp_path, keep_alive_seconds=1) as running:
         yield running
 
 

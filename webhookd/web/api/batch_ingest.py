@@ -82,7 +82,7 @@ class BatchIngest:
     async def accept(self, batch: Sequence[Checked]) -> None:
         """Accept the good ones together, in their order, and enter all in the tally.
 
-        Raises Refusal (`unavailable`, `storage_full`, `too_far_behind`, `not_found`), and then nothing became of any.
+        Raises ApiError (`unavailable`, `storage_full`, `too_far_behind`, `not_found`), and then nothing became of any.
         """
         good = [event for _, event in batch if isinstance(event, NewEvent)]
         results = iter(await self._services.ingest.accept(self._workspace_id, good) if good else ())
@@ -121,7 +121,7 @@ class BatchIngest:
 
 
 def check_event(services: Services, raw: bytes) -> NewEvent:
-    """One event, checked against the catalogue and the limits as they are now; Refusal as `parse_event` has it."""
+    """One event, checked against the catalogue and the limits as they are now; ApiError as `parse_event` has it."""
 
     def new_id() -> str:
         return uuid7(services.clock.wall_ms(), os.urandom(RANDOM_BYTES))

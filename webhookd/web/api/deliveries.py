@@ -33,13 +33,12 @@ from webhookd.web.server.requests import (
     Paging,
     Route,
     invalid_field,
-    json_response,
-    list_response,
     read_fields,
     read_query,
     services_of,
     workspace_id,
 )
+from webhookd.web.server.responses import json_response, list_response
 from webhookd.web.services import Services
 
 # An event has one delivery per endpoint and one more per replay; all of them are found with `deliveries?event_id=`.
@@ -213,7 +212,7 @@ async def replay_deliveries(request: web.Request) -> web.Response:
 
 
 async def wanted_of(services: Services, workspace: str, asked: DeliveryFilter) -> LogFilter:
-    """What a caller asks for, as the store takes it.  Refusal `not_found` (the workspace, the endpoint)."""
+    """What a caller asks for, as the store takes it.  ApiError `not_found` (the workspace, the endpoint)."""
     own = services.registry.workspace(workspace)
     return LogFilter(
         own.seq,

@@ -28,14 +28,12 @@ from webhookd.web.server.requests import (
     Paging,
     Route,
     caller,
-    json_response,
-    list_response,
-    no_content,
     read_fields,
     read_query,
     services_of,
     workspace_id,
 )
+from webhookd.web.server.responses import json_response, list_response, no_content
 from webhookd.web.services import Services
 
 ONE_DAY_SECONDS = 86_400

@@ -19,15 +19,9 @@ from aiohttp import web
 from webhookd.errors import ApiError
 from webhookd.rules.parsing import Line, LineSplitter
 from webhookd.web.api.batch_ingest import BatchIngest, Checked, note_refusal
-from webhookd.web.server.memory_limit import HOLDING
-from webhookd.web.server.requests import (
-    PATIENCE,
-    json_response,
-    read_arrived,
-    read_some,
-    services_of,
-    workspace_id,
-)
+from webhookd.web.server.memory_limit import MEMORY_LIMIT
+from webhookd.web.server.requests import REQUEST_TIMEOUTS, read_arrived, read_some, services_of, workspace_id
+from webhookd.web.server.responses import json_response
 
 UNCOMMITTED_BYTES = 4 * 1024 * 1024
 # Cut into lines at once: enough for a batch, and no more than milliseconds of work however short the lines are.
@@ -44,12 +38,12 @@ class IngestStream:
     def __init__(self, request: web.Request, refusals: Counter[str]) -> None:
         self._request = request
         self._refusals = refusals
-        self._patience = request.app[PATIENCE]
-        self._holding = request.app[HOLDING]
-        self._intake = BatchIngest(services_of(request), workspace_id(request), refusals)
-        self._line_max = self._intake.max_bytes + WHITE_SPACE_BYTES
+        self._timeouts = request.app[REQUEST_TIMEOUTS]
+        self._memory_limit = request.app[MEMORY_LIMIT]
+        self._batch_ingest = BatchIngest(services_of(request), workspace_id(request), refusals)
+        self._line_max = self._batch_ingest.max_bytes + WHITE_SPACE_BYTES
         self._splitter = LineSplitter(self._line_max)
-        self._uncommitted_max = max(UNCOMMITTED_BYTES - self._intake.max_bytes, SPLIT_BYTES)
+        self._uncommitted_max = max(UNCOMMITTED_BYTES - self._batch_ingest.max_bytes, SPLIT_BYTES)
         self._pieces: deque[bytes] = deque()  # as they came
         self._lines: deque[Line] = deque()  # cut, and not yet checked
         self.uncommitted_bytes = 0
@@ -76,13 +70,13 @@ class IngestStream:
         finally:
             reading.cancel()
             await asyncio.wait([reading])
-            self._holding.give_back(self.uncommitted_bytes)
+            self._memory_limit.release(self.uncommitted_bytes)
         if not reading.cancelled():
             reading.result()
         return self._answer(self._stopped or self._reading_failed)
 
     def _answer(self, refusal: ApiError | None) -> web.Response:
-        summary = self._intake.summary
+        summary = self._batch_ingest.summary
         if refusal is None:
             return json_response(summary.body(), summary.status())
         note_refusal(self._refusals, workspace_id(self._request), refusal.code)
@@ -115,38 +109,38 @@ class IngestStream:
     async def _read_some(self) -> bytes:
         due = self._line_due
         try:
-            return await read_some(self._request, self._patience.idle_seconds if due is None else due - self._now())
+            return await read_some(self._request, self._timeouts.idle_seconds if due is None else due - self._now())
         except TimeoutError:
             raise self._too_late() from None
 
     def _too_late(self) -> ApiError:
         if self._line_due is None:
-            what = f"No line came for {self._patience.idle_seconds:g} seconds"
+            what = f"No line came for {self._timeouts.idle_seconds:g} seconds"
         else:
-            what = f"A line was begun and not ended within {self._patience.line_seconds:g} seconds"
+            what = f"A line was begun and not ended within {self._timeouts.line_seconds:g} seconds"
         return ApiError("request_timeout", f"{what}; the lines up to next_index stand. Go on from there.")
 
     def _take(self, piece: bytes) -> None:
         if piece:
             self._pieces.extend(piece[begin : begin + SPLIT_BYTES] for begin in range(0, len(piece), SPLIT_BYTES))
             self.uncommitted_bytes += len(piece)
-            self._holding.byte_count += len(piece)
+            self._memory_limit.byte_count += len(piece)
             if piece.endswith(b"\n"):
                 self._line_due = None
             elif self._line_due is None or b"\n" in piece:  # another line is begun
-                self._line_due = self._now() + self._patience.line_seconds
+                self._line_due = self._now() + self._timeouts.line_seconds
             self._news.set()
 
     async def _wait_for_room(self) -> None:
         while self._has_enough():
             self._room.clear()
             await self._room.wait()
-        self._holding.take(0, 0)
+        self._memory_limit.acquire(0, 0)
 
     def _has_enough(self) -> bool:
         # A begun line is not counted: no commit makes room of it, only its own end does, which must be read.
         ended = self.uncommitted_bytes - self._splitter.pending_bytes
-        return ended > self._uncommitted_max or (ended > 0 and self._holding.full)
+        return ended > self._uncommitted_max or (ended > 0 and self._memory_limit.full)
 
     # Committing
 
@@ -156,7 +150,7 @@ class IngestStream:
             self._cut()
             if self._lines and self._stopped is None:
                 lines, size = self._next_lines()
-                batch = await self._intake.check(lines)
+                batch = await self._batch_ingest.check(lines)
                 if committing is not None:
                     await committing
                 if self._stopped is None:
@@ -203,12 +197,12 @@ class IngestStream:
 
     def _release(self, byte_count: int) -> None:
         self.uncommitted_bytes -= byte_count
-        self._holding.give_back(byte_count)
+        self._memory_limit.release(byte_count)
         self._room.set()
 
     async def _accept(self, batch: list[Checked], size: int) -> None:
         try:
-            await self._intake.accept(batch)
+            await self._batch_ingest.accept(batch)
         except ApiError as refusal:
             self.stop(refusal)
             return

@@ -12,18 +12,18 @@ from webhookd.errors import ApiError
 from webhookd.rules.parsing import Line, split_array
 from webhookd.web.api.batch_ingest import LISTED_REJECTIONS, REFUSALS, BatchIngest, check_event, conflict, note_refusal
 from webhookd.web.api.event_stream import STREAMS, IngestStream
+from webhookd.web.server.http_server import ReadyResponse
 from webhookd.web.server.requests import (
     Error,
     ErrorDetail,
     Route,
     check_encoding,
     media_type,
-    media_type_refused,
     read_body,
     services_of,
+    unsupported_media_type,
     workspace_id,
 )
-from webhookd.web.server.responses import ReadyResponse
 
 # Of an array in all.  The largest event that can be configured (delivery.max_body_kb) is as large.
 BODY_MAX_BYTES = 8 * 1024 * 1024
@@ -71,7 +71,7 @@ async def post_events(request: web.Request) -> web.StreamResponse:
     if kind == NDJSON:
         return await _stream(request)
     if kind != "application/json":
-        raise media_type_refused(request, "application/json", NDJSON)
+        raise unsupported_media_type(request, "application/json", NDJSON)
     try:
         body = await read_body(request, BODY_MAX_BYTES)
         if body.lstrip()[:1] == b"[":

@@ -25,7 +25,8 @@ from webhookd.store import delivery_log
 from webhookd.store.delivery_log import LogFilter
 from webhookd.web.api.deliveries import DeliveryFilter, wanted_of
 from webhookd.web.api.schemas import show_delivery
-from webhookd.web.server.requests import SECURITY_HEADERS, Route, caller, read_query, services_of, workspace_id
+from webhookd.web.server.requests import Route, caller, read_query, services_of, workspace_id
+from webhookd.web.server.responses import SECURITY_HEADERS
 from webhookd.web.services import Services
 
 HEARTBEAT_SECONDS = 15.0
@@ -88,7 +89,7 @@ class _Telling:
         allowed: Callable[[], bool],
     ) -> None:
         self._response = response
-        self._house = services
+        self._services = services
         self._workspace = workspace
         self._wanted = wanted
         self._allowed = allowed
@@ -113,8 +114,8 @@ class _Telling:
 
     async def _begin(self, last_id: str) -> None:
         # Whoever listens already is handed what comes, so nothing falls between these and the first look at that.
-        self._seen_id = self._house.live_feed.now_id
-        missed = self._house.live_feed.since(last_id) if last_id else []
+        self._seen_id = self._services.live_feed.now_id
+        missed = self._services.live_feed.since(last_id) if last_id else []
         frames = [f"retry: {RETRY_MS}\n\n".encode()]
         if missed is not None:
             frames += self._frames(missed)
@@ -127,8 +128,8 @@ class _Telling:
         found = _ID.fullmatch(last_id)
         since_ms = int(found[1]) if found is not None else None
         views: list[DeliveryView] | None = None
-        if since_ms is not None and since_ms <= self._house.clock.wall_ms():
-            views = await self._house.store.read(
+        if since_ms is not None and since_ms <= self._services.clock.wall_ms():
+            views = await self._services.store.read(
                 lambda db: delivery_log.changed_since(db, self._wanted, since_ms, MISSED)
             )
         if views is None:
@@ -144,7 +145,7 @@ class _Telling:
         ]
 
     def _exists(self) -> bool:
-        return any(each.seq == self._wanted.workspace_seq for each in self._house.registry.workspaces())
+        return any(each.seq == self._wanted.workspace_seq for each in self._services.registry.workspaces())
 
     async def _write(self, frames: Iterable[bytes]) -> None:
         """Write frames in pieces; TimeoutError if the client takes none of it for `WRITE_SECONDS`."""

@@ -23,17 +23,8 @@ from webhookd.rules.event_types import EventType
 from webhookd.store.writer import storage_full
 from webhookd.web.api.batch_ingest import REFUSALS
 from webhookd.web.api.metrics import figures
-from webhookd.web.server.requests import (
-    SECURITY_HEADERS,
-    Paging,
-    Route,
-    caller,
-    json_response,
-    list_response,
-    read_fields,
-    read_query,
-    services_of,
-)
+from webhookd.web.server.requests import Paging, Route, caller, read_fields, read_query, services_of
+from webhookd.web.server.responses import SECURITY_HEADERS, json_response, list_response
 
 READY_RETRY_SECONDS = 1
 COPY_PREFIX = ".backup-"

@@ -10,16 +10,8 @@ from msgspec import Meta, Struct
 from webhookd.admin.tokens import NOTE_CHARACTERS, Scope
 from webhookd.clock import rfc3339
 from webhookd.models import Json, Token
-from webhookd.web.server.requests import (
-    Paging,
-    Route,
-    json_response,
-    list_response,
-    no_content,
-    read_fields,
-    read_query,
-    services_of,
-)
+from webhookd.web.server.requests import Paging, Route, read_fields, read_query, services_of
+from webhookd.web.server.responses import json_response, list_response, no_content
 
 
 class NewToken(Struct, frozen=True, kw_only=True):

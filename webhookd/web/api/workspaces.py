@@ -10,18 +10,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from webhookd.admin.tokens import Scope
 from webhookd.admin.workspaces import NAME_CHARACTERS
 from webhookd.web.api.schemas import BudgetShown, Shape, WorkspaceShown, show_budget, show_workspace
-from webhookd.web.server.requests import (
-    Paging,
-    Route,
-    caller,
-    json_response,
-    list_response,
-    no_content,
-    read_fields,
-    read_query,
-    services_of,
-    workspace_id,
-)
+from webhookd.web.server.requests import Paging, Route, caller, read_fields, read_query, services_of, workspace_id
+from webhookd.web.server.responses import json_response, list_response, no_content
 
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARACTERS})]
 Addresses = Annotated[list[str], Meta(description="Who gets the notices; none: mail.notify of the configuration")]

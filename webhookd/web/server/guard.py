@@ -1,49 +1,37 @@
-"""Around every handler: whose name was called (Host), who may (token, scope, workspace), and how a refusal is said.
+"""Around every handler: the Host check, authentication (token, scope, workspace), and errors as JSON.
 
-What depends on the route alone is decided once, when the routes are registered (`Guard.protect`); what is left for
-each request is one look-up by a hash.
+What depends on the route alone is decided once, when the routes are registered (`Guard.protect`); each request then
+takes one look-up by a hash.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
-from webhookd import log
 from webhookd.admin.tokens import Scope
 from webhookd.config import Listen, is_loopback
 from webhookd.errors import ApiError
 from webhookd.models import Token
-from webhookd.sender.host import SHORTAGES
-from webhookd.web.server.memory_limit import let_go
-from webhookd.web.server.requests import (
-    CALLER,
-    SECURITY_HEADERS,
-    NoFields,
-    Route,
-    json_response,
-    read_query,
-    workspace_id,
-)
-from webhookd.web.server.responses import ReadyResponse
+from webhookd.web.server.memory_limit import release_memory
+from webhookd.web.server.requests import CALLER, NoFields, Route, read_query, workspace_id
+from webhookd.web.server.responses import SECURITY_HEADERS, error_response, internal_error
 from webhookd.web.services import Services
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SHORTAGE_RETRY_SECONDS = 2
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
-# A request with one of these was passed on by a proxy or sent by a page in a browser: it isn't a local program's own.
+# A request with one of these came through a proxy or from a page in a browser, not directly from a local program.
 _NOT_LOCAL = ("Forwarded", "Origin", "Sec-Fetch-Site")
 _NOT_LOCAL_PREFIX = "x-forwarded-"
 
-# aiohttp's own refusals, said in ours.
+# aiohttp's own errors, in our form.
 _OF_AIOHTTP = {
     400: ("invalid_request", "The request is malformed."),
     404: ("not_found", "There is nothing at this path. GET /openapi.json lists what there is."),
@@ -54,7 +42,7 @@ _OF_AIOHTTP = {
 
 
 class Guard:
-    """Decides who may call what.  `listen` can't change while running, so it is looked at once."""
+    """Decides who may call what.  The `listen` settings can't change while running, so they are read once."""
 
     def __init__(self, services: Services) -> None:
         listen = services.settings().listen
@@ -63,27 +51,27 @@ class Guard:
         self._knows_host = lru_cache(1024)(host_check(listen))
 
     async def answer(self, request: web.Request, handle: Handler) -> web.StreamResponse:
-        """Around the whole application: the Host header is checked, every failure becomes an answer.
+        """Around the whole application: check the Host header, turn every failure into an answer.
 
-        aiohttp's own middlewares and signals would do the same for a tenth of a small request's time.
+        aiohttp's own middlewares and signals would do the same in a tenth of a small request's time more.
         """
         try:
             self._check_host(request)
             response = await handle(request)
         except ApiError as refusal:
-            response = refused(refusal)
+            response = error_response(refusal)
         except web.HTTPException as error:
             response = self._of_aiohttp(request, error)
         except ConnectionError:
-            raise  # nobody is there any more; aiohttp ends quietly
+            raise  # the caller has gone; aiohttp closes the connection
         except Exception as error:
-            said = failure(request.method, request.path, error)
-            if request.writer.output_size > 0:  # no end of an answer is better than a wrong one
+            fault = internal_error(request.method, request.path, error)
+            if request.writer.output_size > 0:  # a broken answer is better than a wrong one
                 raise ConnectionResetError("the answer had begun") from error
-            response = refused(said)
+            response = error_response(fault)
         finally:
-            let_go(request)
-        if type(response) is not ReadyResponse and not response.prepared:
+            release_memory(request)
+        if not response.prepared:
             headers = response.headers
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
@@ -148,22 +136,22 @@ class Guard:
     def _of_aiohttp(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
         if error.status in (404, 405) and request.path.startswith("/v1/"):
             try:
-                self._caller(request, trusts_local=False)  # what there is under /v1 is told to callers alone
+                self._caller(request, trusts_local=False)  # only callers may learn which paths exist under /v1
             except ApiError as refusal:
-                return refused(refusal)
+                return error_response(refusal)
         if isinstance(error, web.HTTPMethodNotAllowed):
             allowed = ", ".join(sorted(error.allowed_methods))
             message = f"{request.method[:20]} is not possible here; {allowed} is."
-            return refused(ApiError("method_not_allowed", message), {"Allow": allowed})
+            return error_response(ApiError("method_not_allowed", message), {"Allow": allowed})
         code, message = _OF_AIOHTTP.get(error.status, ("invalid_request", "The request is malformed."))
-        return refused(ApiError(code, message))
+        return error_response(ApiError(code, message))
 
 
 GUARD = web.AppKey("guard", Guard)
 
 
 def host_check(listen: Listen) -> Callable[[str], bool]:
-    """A function that says whether a Host header names one of our own names, whatever the port."""
+    """A function that tells whether a Host header, of any port, is one of webhookd's own names."""
     own = {listen.host, *listen.allowed_hosts, urlsplit(listen.public_url).hostname or ""} - {""}
     names = frozenset(map(_bare_name, own))
 
@@ -172,73 +160,24 @@ def host_check(listen: Listen) -> Callable[[str], bool]:
         if found is None:
             return False
         name = _bare_name(found[1])
-        # *.localhost is loopback's (RFC 6761, section 6.3): nobody can have such a name elsewhere, so none rebinds.
+        # *.localhost is loopback (RFC 6761, section 6.3): no DNS can give such a name, so it can't be rebound.
         return name in names or is_loopback(name) or name.endswith(".localhost")
 
     return knows
 
 
-def refused(refusal: ApiError, headers: Mapping[str, str] | None = None) -> web.Response:
-    """The answer that says a refusal."""
-    extra = dict(headers or {})
-    if refusal.retry_after_seconds is not None:
-        extra["Retry-After"] = str(refusal.retry_after_seconds)
-    if refusal.status == 401:
-        extra["WWW-Authenticate"] = 'Bearer realm="webhookd"'
-    return json_response(refusal.body(), refusal.status, extra)
-
-
-def whole(answer: web.Response) -> bytes:
-    """A refusal as it goes over the wire where no request was read, with the end of the connection announced."""
-    body = answer.body
-    assert isinstance(body, bytes)
-    headers = {**SECURITY_HEADERS, **answer.headers, "Content-Length": str(len(body)), "Connection": "close"}
-    lines = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-def failure(method: str, path: str, error: BaseException) -> ApiError:
-    """The refusal for a fault of our own, which is logged in full; the same fault has the same incident number.
-
-    That the machine has no descriptor, memory or thread left is none: the caller is to come back (`unavailable`).
-    """
-    if is_shortage(error):
-        log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")
-        return ApiError(
-            "unavailable",
-            "The machine has no descriptor, memory or thread left for this. Try again in a moment.",
-            retry_after_seconds=SHORTAGE_RETRY_SECONDS,
-        )
-    text = "".join(traceback.format_exception(error))
-    places = [f"{each.filename}:{each.lineno}" for each in traceback.extract_tb(error.__traceback__)]
-    incident = hashlib.sha256("\n".join([type(error).__name__, *places]).encode()).hexdigest()[:12]
-    log.throttled("request.failed", key=incident, incident=incident, method=method, path=path, status=500, error=text)
-    return ApiError(
-        "internal_error",
-        f"webhookd failed at this, which is a fault of its own. Its log has it as incident {incident}.",
-        details={"incident": incident},
-    )
-
-
-def is_shortage(error: BaseException) -> bool:
-    """Whether a fault is the machine's, which ran out of something, and passes by itself."""
-    if isinstance(error, OSError):
-        return error.errno in SHORTAGES
-    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
-
-
 async def expect(request: web.Request) -> web.StreamResponse | None:
-    """`Expect: 100-continue`, the only one there is (RFC 9110, section 10.1.1); any other is refused."""
+    """Handle `Expect: 100-continue`, the only expectation there is (RFC 9110, section 10.1.1); refuse any other."""
     if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
-        return refused(ApiError("invalid_request", "Of Expect, only 100-continue is understood."))
+        return error_response(ApiError("invalid_request", "Of Expect, only 100-continue is understood."))
     if request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # it is no part of the answer
+        request.writer.output_size = 0  # this is not part of the answer
     return None
 
 
 def _bare_name(host: str) -> str:
-    """A host as it is compared: lower case, without brackets and the root's dot."""
+    """A host in the form used to compare: lower case, without brackets and the root's dot."""
     return host.lower().strip("[]").rstrip(".")
 
 
@@ -268,7 +207,7 @@ def _check_workspace(request: web.Request, token: Token, route: Route, *, names_
 
 
 def _is_local_program(request: web.Request) -> bool:
-    """Whether a program of this machine sent it by itself: over loopback or the unix socket, through no proxy."""
+    """Whether a program on this machine sent it: over loopback or the unix socket, and not through a proxy."""
     headers = request.headers
     if any(name in headers for name in _NOT_LOCAL) or any(
         name.lower().startswith(_NOT_LOCAL_PREFIX) for name in headers
@@ -277,7 +216,7 @@ def _is_local_program(request: web.Request) -> bool:
     peer, own = request.protocol.peername, request.protocol.sockname
     if isinstance(peer, tuple):
         return _is_loopback_address(str(peer[0]))
-    return isinstance(own, str | bytes)  # the unix socket; of a TCP connection that was reset the peer is unknown
+    return isinstance(own, str | bytes)  # the unix socket; a TCP connection that was reset has no peer name
 
 
 @lru_cache(256)

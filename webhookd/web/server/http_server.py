@@ -1,7 +1,7 @@
-"""aiohttp's server, with what it leaves to us: malformed requests are answered in our form, connections are bounded.
+"""aiohttp's server with what webhookd adds: one form for all errors, bounded connections, draining, ready responses.
 
-aiohttp answers what its parser refuses before any middleware runs, in plain text; `handle_error` is where that can be
-changed.  Its access log is off: every thing done has a line of its own (`log`).
+aiohttp's parser answers malformed requests in plain text, before any handler runs; `handle_error` changes that.  All
+use of aiohttp's private parts is in this module; `pyproject.toml` keeps aiohttp below the next untested minor version.
 """
 
 from __future__ import annotations
@@ -9,66 +9,116 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+from functools import lru_cache
+from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from aiohttp import StreamReader, web
+import orjson
+from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from webhookd.errors import ApiError
-from webhookd.web.server.guard import GUARD, Handler, failure, refused, whole
-from webhookd.web.server.listener import Site, listen_tcp, listen_unix
+from webhookd.web.server.guard import GUARD, Handler
+from webhookd.web.server.listener import Listener, listen_tcp, listen_unix
 from webhookd.web.server.memory_limit import refuse_if_memory_is_short
-from webhookd.web.server.requests import SECURITY_HEADERS
+from webhookd.web.server.responses import JSON_TYPE, SECURITY_HEADERS, error_response, internal_error, wire_bytes
 
-# Also how long a request's headers may take, counted from the connection's start or its last answer.
+# Also the limit for a request's headers, counted from the start of the connection or its last answer.
 KEEP_ALIVE_SECONDS = 75.0
 HEADER_BYTES = 8190
 HEADERS = 64
-# After an answer that didn't wait for the whole body: how long the rest is read and dropped, so that the caller, who
-# may still be writing, comes to read the answer.
+# After an answer that did not wait for the whole body: how long the rest is read and dropped, so that a caller that is
+# still sending gets to read the answer.
 LINGER_SECONDS = 5.0
-# How long a daemon that stops waits for a request on a connection that was just made: its caller had no answer yet,
-# and writes one even if the machine is busy.
-FRESH_SECONDS = 2.0
-# The same for one that was just answered: who goes on at once is told to come back on a new connection.  Who doesn't is
-# idle, and HTTP lets a server close what is idle; its caller has to be ready for that at any time.
-ANSWERED_SECONDS = 0.25
-PARTING_LOOK_SECONDS = 0.005
+# While draining: how long a new connection may take to send its first request.
+NEW_CONNECTION_SECONDS = 2.0
+# While draining: how long an answered connection may take to send the next request, which is answered with
+# `Connection: close`.  A connection that sends nothing for longer is idle, and HTTP lets a server close it.
+NEXT_REQUEST_SECONDS = 0.25
+DRAIN_POLL_SECONDS = 0.005
 CONNECTIONS_LOOKED_AT = 100
 READ_BYTES = 256 * 1024
+
+
+class ReadyResponse(web.Response):
+    """A JSON answer whose head is known beforehand, written at once: for what is answered thousands of times a second.
+
+    An aiohttp response takes 15 % of the processor time of a small request more.  This one becomes such a response
+    only where the connection is to end or the caller speaks HTTP/1.0.
+    """
+
+    def __init__(self, data: Any, status: int) -> None:
+        self._data = orjson.dumps(data)  # aiohttp's own part is made when it is needed
+        self._ready_status = status
+
+    @property
+    def prepared(self) -> bool:
+        """It has all headers: the guard adds none."""
+        return True
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write it, or become what aiohttp writes."""
+        body = self._data
+        if self._keep_alive is None and request.keep_alive and request.version == HttpVersion11:
+            self._keep_alive = self._eof_sent = True
+            head = b"%b%d\r\nDate: %b\r\n\r\n" % (
+                _head(self._ready_status),
+                len(body),
+                rfc822_formatted_time().encode(),
+            )
+            await request.writer.write(head + body)
+            return None
+        if not hasattr(self, "_headers"):
+            headers = {"Content-Type": JSON_TYPE, **SECURITY_HEADERS}
+            super().__init__(body=body, status=self._ready_status, headers=headers)
+        return await super().prepare(request)
+
+
+@lru_cache(8)
+def _head(status: int) -> bytes:
+    fixed = {"Content-Type": JSON_TYPE, **SECURITY_HEADERS}
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in fixed.items())]
+    return "\r\n".join([*lines, "Content-Length: "]).encode()
 
 
 class _Connection(RequestHandler, asyncio.BufferedProtocol):
     """One connection of a caller.
 
-    What comes is read into the one buffer of all connections and handed on from there at once: asyncio would make
-    256 KiB anew for each read, which fails, without a word to the caller, where memory is short.
+    All connections read into one buffer and pass the data on at once: asyncio's own reading allocates 256 KiB for each
+    read, which fails where memory is short, and then closes the connection without an answer.
     """
 
-    __slots__ = ("_buffer", "_newest", "said_all")
+    __slots__ = ("_buffer", "_newest", "half_closed")
 
     def __init__(self, *arguments: Any, buffer: memoryview, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._buffer = buffer
         self._newest: StreamReader | None = None  # the body of the request that came last
-        self.said_all = False
+        self.half_closed = False  # the caller sends nothing more and still waits for answers
 
-    def expected(self, now: float) -> bool:
-        """Whether its caller, to whom nothing is owed, most likely writes a request just now."""
+    def expects_request(self, now: float) -> bool:
+        """Whether the caller has all its answers and is likely to be sending a request just now."""
         if self._current_request is not None or self._close or self._force_close or self.transport is None:
             return False
-        # aiohttp dates this from when the connection was made or last answered, whichever is later.
-        silent_seconds = now - (self._next_keepalive_close_time - KEEP_ALIVE_SECONDS)
-        return silent_seconds < (ANSWERED_SECONDS if self._request_count else FRESH_SECONDS)
+        # aiohttp counts this from when the connection was made or last answered, whichever is later.
+        silent_seconds = now - (self._next_keepalive_close_time - self._keepalive_timeout)
+        return silent_seconds < (NEXT_REQUEST_SECONDS if self._request_count else NEW_CONNECTION_SECONDS)
+
+    @property
+    def is_last_answer(self) -> bool:
+        """Whether the answer being made is the last one that a half-closed connection gets."""
+        return self.half_closed and not self._messages
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where asyncio puts what comes."""
+        """Where asyncio puts received data."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """So much has come."""
+        """So many bytes were received."""
         try:
             refuse_if_memory_is_short()
             self.data_received(bytes(self._buffer[:nbytes]))
@@ -76,14 +126,14 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
             self._out_of_memory(error)
 
     def _out_of_memory(self, error: MemoryError) -> None:
-        """What came can't be held: whoever reads the body gives up, or else the caller is told; then it ends."""
-        refusal = failure("", "", error)
+        """The data can't be kept: fail the handler that reads the body, or else answer 503; then close."""
+        refusal = internal_error("", "", error)
         reading = self._current_request
         if reading is not None and not reading.content.is_eof():
             reading.content.set_exception(error)
             reading.content.feed_eof()
         elif (self._newest is None or self._is_idle()) and self.transport is not None:
-            self.transport.write(whole(refused(refusal)))
+            self.transport.write(wire_bytes(error_response(refusal)))
             self.force_close()
         self.close()
 
@@ -92,19 +142,19 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
         return self._waiter is not None and not self._waiter.done()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks for it; aiohttp never stays
-        """The caller sends nothing more; it still gets its answers if all of what they need has come (`nc -N`).
+        """The caller has closed its sending side; requests that arrived whole are still answered (`nc -N`).
 
-        One whose answer has begun is taken to be gone, as callers of a live stream are.
+        If an answer has begun, the caller counts as gone, as those of a live stream are.
         """
         asking = self._current_request
         answering = asking is not None and asking.writer.output_size > 0 and not self._messages
-        self.said_all = not (self._is_idle() or answering) and self._newest is not None and self._newest.is_eof()
-        if self.said_all and not self._messages:
-            self._close = True  # after the answer that is due, and without `close`, which is for one that waits
-        return self.said_all
+        self.half_closed = not (self._is_idle() or answering) and self._newest is not None and self._newest.is_eof()
+        if self.is_last_answer:
+            self._close = True  # after the answer that is due; `close` is for a connection that waits
+        return self.half_closed
 
     def data_received(self, data: bytes) -> None:
-        """Take what came.  Where that breaks a body's framing, aiohttp's parser doesn't tell who reads the body."""
+        """Parse received data.  Where it breaks a body's framing, aiohttp does not tell the body's reader."""
         super().data_received(data)
         if not self._messages:
             return
@@ -113,13 +163,8 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
             reading = self._current_request
             if reading is not None and not reading.content.is_eof():
                 reading.content.set_exception(web.RequestPayloadError("its framing is wrong"))
-                reading.content.feed_eof()  # nothing of it comes any more, so that aiohttp doesn't wait for it
+                reading.content.feed_eof()  # no more of it comes, so aiohttp need not wait for it
                 self.close()  # where the next request begins is unknown
-
-    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001 - aiohttp's own signature
-        """Go on where reading was paused.  aiohttp calls it for every body, and has its parser called each time."""
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
 
     def handle_error(
         self,
@@ -130,23 +175,24 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
     ) -> web.StreamResponse:
         """The answer to what never reached a handler, and to what escaped from one."""
         if isinstance(exc, ConnectionError):
-            raise exc  # nobody is there any more
+            raise exc  # the caller has gone
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer had begun")
         if status == 400:
             text = (message or "").strip().splitlines()
-            answer = refused(
+            answer = error_response(
                 ApiError("invalid_request", f"This is not HTTP as it should be: {text[0] if text else ''}")
             )
         else:
-            answer = refused(failure(request.method, request.path, exc or RuntimeError(f"status {status}")))
+            error = exc or RuntimeError(f"status {status}")
+            answer = error_response(internal_error(request.method, request.path, error))
         answer.headers.update(SECURITY_HEADERS)  # the guard never saw it
         answer.force_close()
         return answer
 
 
 class _Server(web.Server):
-    """Makes our kind of connection."""
+    """Makes `_Connection`s, and bounds their number."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -155,8 +201,8 @@ class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return _Connection(self, loop=self._loop, buffer=self._buffer, **self._kwargs)
 
-    def make_room(self) -> bool:
-        """Whether there is room for one more connection; one that asks for nothing makes some."""
+    def has_room(self) -> bool:
+        """Whether there is room for one more connection; at the bound, an idle one is closed to make room."""
         if len(self._connections) < _connections_max():
             return True
         idle = self._idlest()
@@ -165,7 +211,7 @@ class _Server(web.Server):
         return idle is not None
 
     def _idlest(self) -> RequestHandler | None:
-        """Of the oldest connections one that never asked for anything, or else one between two requests."""
+        """Of the oldest connections one that never sent a request, or else one between two requests."""
         oldest = [
             each
             for each in islice(self._connections, CONNECTIONS_LOOKED_AT)
@@ -173,20 +219,53 @@ class _Server(web.Server):
         ]
         return next((each for each in oldest if each._request_count == 0), oldest[0] if oldest else None)
 
+    def expects_requests(self, now: float) -> bool:
+        """Whether any connection is likely to be sending a request just now."""
+        return any(cast("_Connection", each).expects_request(now) for each in self._connections)
+
+
+class _Site(web.BaseSite):
+    """A `Listener` as one of the sites of aiohttp's runner."""
+
+    __slots__ = ("_listening",)
+
+    def __init__(self, runner: Runner, listening: socket.socket) -> None:
+        super().__init__(runner)
+        self._listening = listening
+
+    @property
+    def name(self) -> str:
+        """The address."""
+        return str(self._listening.getsockname())
+
+    async def start(self) -> None:
+        """Start accepting connections."""
+        await super().start()
+        server = cast("_Server", self._runner.server)
+        self._server = cast("Any", Listener(self._listening, server, server.has_room))
+
+    async def connected(self) -> None:
+        """Return once the server has every connection that was accepted."""
+        listener = cast("Listener | None", self._server)
+        if listener is not None:
+            await listener.connected()
+
 
 class Runner(web.AppRunner):
-    """Runs an application as webhookd wants it served: slow headers end, bodies stay as they were sent."""
+    """Runs an application: with limits on headers, without decompressing bodies, able to drain its connections."""
 
-    __slots__ = ("_parting",)
+    __slots__ = ("_draining",)
 
-    def __init__(self, app: web.Application, *, shutdown_seconds: float) -> None:
-        self._parting = False
+    def __init__(
+        self, app: web.Application, *, shutdown_seconds: float, keep_alive_seconds: float = KEEP_ALIVE_SECONDS
+    ) -> None:
+        self._draining = False
         super().__init__(
             app,
             access_log=None,
             handle_signals=False,
             shutdown_timeout=shutdown_seconds,
-            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            keepalive_timeout=keep_alive_seconds,
             lingering_time=LINGER_SECONDS,
             auto_decompress=False,
             max_line_size=HEADER_BYTES,
@@ -195,39 +274,36 @@ class Runner(web.AppRunner):
         )
 
     async def listen_tcp(self, host: str, port: int) -> None:
-        """Serve on every address of `host`; OSError where that can't be."""
+        """Serve on every address of `host`; OSError if one of them can't be bound."""
         for each in await listen_tcp(host, port):
             await self.listen_on(each)
 
     async def listen_unix(self, path: Path) -> None:
-        """Serve on a unix socket; OSError where that can't be."""
+        """Serve on a unix socket; OSError if it can't be bound."""
         await self.listen_on(listen_unix(path))
 
     async def listen_on(self, listening: socket.socket) -> None:
-        """Serve on a socket that is bound."""
-        await Site(self, listening, lambda: cast("_Server", self.server).make_room()).start()
+        """Serve on a bound socket."""
+        await _Site(self, listening).start()
 
-    async def part(self) -> None:
-        """Take no new connection; answer what is on its way, and tell each caller to come back on a new one.
+    async def drain(self) -> None:
+        """Accept no new connection; answer requests that are on their way, each with `Connection: close`.
 
-        Returns once nobody is expected to write any more, at most `FRESH_SECONDS` later.  Without this, a caller
-        whose connection was just taken, or who writes the next request on one that is kept, would get no answer.
+        Returns once no request is expected any more, after `NEW_CONNECTION_SECONDS` at most.  Otherwise callers whose
+        connection was just accepted, or who are sending the next request, would get no answer.
         """
-        self._parting = True
+        self._draining = True
         sites = self.sites
         for site in sites:
             await site.stop()
         for site in sites:
-            await cast("Site", site).arrived()
-        await asyncio.sleep(0)  # asyncio tells of a connection in the turn after it was made
-        for _ in range(round(FRESH_SECONDS / PARTING_LOOK_SECONDS)):
-            if not self._anybody_expected(asyncio.get_running_loop().time()):
+            await cast("_Site", site).connected()
+        await asyncio.sleep(0)  # asyncio calls `connection_made` in the next turn of the loop
+        for _ in range(round(NEW_CONNECTION_SECONDS / DRAIN_POLL_SECONDS)):
+            server = cast("_Server | None", self.server)
+            if server is None or not server.expects_requests(asyncio.get_running_loop().time()):
                 return
-            await asyncio.sleep(PARTING_LOOK_SECONDS)
-
-    def _anybody_expected(self, now: float) -> bool:
-        connections = self.server._connections if self.server is not None else ()
-        return any(cast("_Connection", each).expected(now) for each in connections)
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
@@ -235,8 +311,7 @@ class Runner(web.AppRunner):
 
         async def answer(request: web.Request) -> web.StreamResponse:
             response = await guard.answer(request, handle)
-            connection = request.protocol
-            if self._parting or (connection.said_all and not connection._messages):  # type: ignore[attr-defined]
+            if self._draining or cast("_Connection", request.protocol).is_last_answer:
                 response.force_close()
             return response
 

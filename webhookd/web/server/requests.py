@@ -1,8 +1,8 @@
-"""What every handler speaks: routes, bodies, queries, answers, pages of a list.
+"""Routes, and reading requests: bodies, queries, cursors.
 
-Requests are described by msgspec Structs, a body's fields and a query's parameters alike: the Struct is what a handler
-gets, what a caller's mistakes are judged by, and what the OpenAPI document shows.  Unknown names are refused, all of
-them at once, so that a typing mistake never passes for "left out".
+A msgspec Struct describes a body's fields or a query's parameters: a handler gets it, requests are validated against
+it, and the OpenAPI document shows it.  All unknown names are refused at once, so that a typing mistake never passes for
+"left out".
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from msgspec import Meta, Struct
 from webhookd.admin.tokens import Scope
 from webhookd.clock import parse_rfc3339
 from webhookd.errors import ApiError, did_you_mean
-from webhookd.models import DEFAULT_WORKSPACE, Json, Token
+from webhookd.models import DEFAULT_WORKSPACE, Token
 from webhookd.rules.parsing import raise_if_memory_ran_out
-from webhookd.web.server.memory_limit import hold
+from webhookd.web.server.memory_limit import acquire_memory
 from webhookd.web.services import Services
 
 S = TypeVar("S", bound=Struct)
@@ -34,19 +34,8 @@ S = TypeVar("S", bound=Struct)
 SERVICES = web.AppKey("services", Services)
 CALLER = web.RequestKey("caller", Token)
 
-# For every answer that doesn't say otherwise: it is data, not a page; it is nobody else's; it may not be kept.  And it
-# doesn't tell which Python and aiohttp made it.
-SECURITY_HEADERS = {
-    "Server": "webhookd",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-}
-
-JSON_TYPE = "application/json; charset=utf-8"
 FIELDS_MAX_BYTES = 256 * 1024
-# What aiohttp raises from reading a body whose connection or framing broke; RuntimeError where it did so beforehand.
+# What aiohttp raises on reading a body whose connection or framing broke; RuntimeError if it broke before.
 _BROKEN = (OSError, web.RequestPayloadError, HttpProcessingError, RuntimeError)
 _MAX_SEQ = 2**63 - 1  # SQLite's largest rowid; a larger number must not reach a query
 
@@ -60,17 +49,17 @@ class RequestTimeouts:
     idle_seconds: float = 300.0
 
 
-PATIENCE = web.AppKey("patience", RequestTimeouts)
+REQUEST_TIMEOUTS = web.AppKey("request_timeouts", RequestTimeouts)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One line of the table of routes: who may call what, and what comes back.
+    """One route: who may call it, and what it answers.
 
     `path` of a `workspaced` route begins below `/v1/workspaces/{workspace}` and below `/v1` (for `default`); any other
-    path is whole.  `scope` None means open to all.  `unbound` routes are refused to tokens bound to a workspace.
-    `answers` gives each status of success its form: a Struct or a type made of them, None for no body, or the media
-    type of what isn't JSON.  `errors` are the codes that callers of this route should expect beside the usual ones.
+    path is complete.  `scope` None means open to all.  `unbound` routes refuse tokens bound to a workspace.  `answers`
+    maps each success status to its schema: a Struct or a type made of them, None for no body, or the media type of
+    what isn't JSON.  `errors` are the codes of this route besides the usual ones.
     """
 
     method: str
@@ -85,7 +74,7 @@ class Route:
     workspaced: bool = False
     unbound: bool = False
     description: str = ""
-    media: Mapping[str, Any] = field(default_factory=dict)  # of a body that isn't one JSON object: type and form
+    media: Mapping[str, Any] = field(default_factory=dict)  # of a body that isn't one JSON object: type and schema
 
 
 class ErrorDetail(Struct):
@@ -107,13 +96,13 @@ class Moment(int):
 
 
 class Cursor(str):
-    """Where the next page of a list begins; opaque on the wire, the text that `list_response` was given in here."""
+    """Where the next page of a list begins: opaque on the wire, here the text that `list_response` got."""
 
     __slots__ = ()
 
     @property
     def seq(self) -> int:
-        """The cursor of a list that is in the order of a table's numbers; Refusal `invalid_request` if it isn't one."""
+        """The cursor of a list ordered by a table's numbers; ApiError `invalid_request` if it is none."""
         if not re.fullmatch(r"[0-9]{1,19}", self) or int(self) > _MAX_SEQ:
             raise _bad_cursor()
         return int(self)
@@ -130,16 +119,16 @@ class Paging(Struct, frozen=True, kw_only=True):
 
 
 class NoFields(Struct, frozen=True, kw_only=True):
-    """A body or a query that has nothing to say."""
+    """An empty body or query."""
 
 
 def services_of(request: web.Request) -> Services:
-    """The parts of the house."""
+    """The services of the application."""
     return request.app[SERVICES]
 
 
 def caller(request: web.Request) -> Token | None:
-    """The token that the caller showed; None where a route is open or local callers are trusted."""
+    """The caller's token; None where a route is open or local callers are trusted."""
     return request.get(CALLER)
 
 
@@ -148,25 +137,10 @@ def workspace_id(request: web.Request) -> str:
     return request.match_info.get("workspace", DEFAULT_WORKSPACE)
 
 
-def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An answer in JSON."""
-    return web.Response(body=orjson.dumps(data), status=status, headers={"Content-Type": JSON_TYPE, **(headers or {})})
-
-
-def list_response(data: Sequence[Json], next_cursor: str | int | None) -> web.Response:
-    """A page of a list; `next_cursor` is what `Paging.cursor` will hold for the next one, None at the end."""
-    return json_response({"data": data, "next": None if next_cursor is None else _encode_cursor(str(next_cursor))})
-
-
-def no_content() -> web.Response:
-    """The answer to DELETE."""
-    return web.Response(status=204)
-
-
 def read_query(request: web.Request, struct_type: type[S]) -> S:
-    """The query's parameters.  One that is there and empty counts as left out.
+    """The query's parameters.  An empty one counts as left out.
 
-    Raises Refusal: `unknown_field` (all of them), `invalid_field`, `invalid_request` (the cursor).
+    Raises ApiError: `unknown_field` (all of them), `invalid_field`, `invalid_request` (the cursor).
     """
     query = request.rel_url.query
     values: dict[str, str] = {}
@@ -178,7 +152,7 @@ def read_query(request: web.Request, struct_type: type[S]) -> S:
     given = {name: value for name, value in values.items() if value}
     read = _convert(given, struct_type, strict=False)
     for name, value in given.items():
-        if getattr(read, name) is None:  # msgspec takes the word null for None where a text isn't expected
+        if getattr(read, name) is None:  # msgspec reads the word null as None where it expects no string
             raise invalid_field(name, f"is not as it should be: {value!r}")
     return read
 
@@ -186,13 +160,13 @@ def read_query(request: web.Request, struct_type: type[S]) -> S:
 async def read_fields(request: web.Request, struct_type: type[S]) -> S:
     """The body's fields; no body counts as `{}`.
 
-    Raises Refusal: `unknown_field` (all of them), `invalid_field`, `invalid_json`, `unsupported_media_type`,
+    Raises ApiError: `unknown_field` (all of them), `invalid_field`, `invalid_json`, `unsupported_media_type`,
     `payload_too_large`, `request_timeout`.
     """
     if request.body_exists:
         check_encoding(request)
         if media_type(request) != "application/json":
-            raise media_type_refused(request, "application/json")
+            raise unsupported_media_type(request, "application/json")
     body = await read_body(request, FIELDS_MAX_BYTES)
     try:
         fields = orjson.loads(body) if body.strip() else {}
@@ -210,7 +184,7 @@ async def read_fields(request: web.Request, struct_type: type[S]) -> S:
 
 
 def check_encoding(request: web.Request) -> None:
-    """Refuse a body that is compressed: what is signed and kept is the text itself, and a bomb can't be sent."""
+    """Refuse a compressed body: webhookd signs and keeps the text itself, and this rules out decompression bombs."""
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
         raise ApiError(
@@ -220,7 +194,7 @@ def check_encoding(request: web.Request) -> None:
 
 
 def media_type(request: web.Request) -> str:
-    """The body's media type, lower case and bare; JSON where none is given, "" for text in another encoding."""
+    """The body's media type in lower case, without parameters; JSON if none is given, "" for a charset but UTF-8."""
     given = request.headers.get("Content-Type", "application/json")
     if given == "application/json":
         return given
@@ -229,8 +203,8 @@ def media_type(request: web.Request) -> str:
     return request.content_type
 
 
-def media_type_refused(request: web.Request, *takes: str) -> ApiError:
-    """The refusal of a body of another type than those that the path takes."""
+def unsupported_media_type(request: web.Request, *takes: str) -> ApiError:
+    """The error for a body of another media type than those that the path accepts."""
     given = request.headers.get("Content-Type", "")[:100]
     return ApiError(
         "unsupported_media_type",
@@ -240,35 +214,35 @@ def media_type_refused(request: web.Request, *takes: str) -> ApiError:
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
-    """The whole body.  Refusal `payload_too_large` before anything larger is held, `request_timeout`, `unavailable`."""
+    """The whole body.  ApiError `payload_too_large` before more is in memory, `request_timeout`, `unavailable`."""
     if (request.content_length or 0) > max_bytes:
         raise request_too_large(max_bytes)
     content = request.content
-    if content.is_eof() and content.exception() is None:  # it came in one piece with its headers: no waiting, no timer
+    if content.is_eof() and content.exception() is None:  # it came with its headers: no timer is needed
         body = content.read_nowait(-1)
         if len(body) > max_bytes:
             raise request_too_large(max_bytes)
-        hold(request, len(body))
+        acquire_memory(request, len(body))
         return body
-    timeouts = request.app[PATIENCE].body_seconds
-    until = asyncio.get_running_loop().time() + timeouts
+    timeout_seconds = request.app[REQUEST_TIMEOUTS].body_seconds
+    until = asyncio.get_running_loop().time() + timeout_seconds
     parts = bytearray()
     try:
         while chunk := await read_some(request, until - asyncio.get_running_loop().time()):
             if len(parts) + len(chunk) > max_bytes:
                 raise request_too_large(max_bytes)
-            hold(request, len(chunk))
+            acquire_memory(request, len(chunk))
             parts += chunk
     except TimeoutError:
-        message = f"The body did not arrive within {timeouts:g} seconds; nothing was done."
+        message = f"The body did not arrive within {timeout_seconds:g} seconds; nothing was done."
         raise ApiError("request_timeout", message) from None
     return bytes(parts)
 
 
 async def read_some(request: web.Request, seconds: float) -> bytes:
-    """What has come of the body as soon as anything has, b"" at its end.
+    """The next part of the body, as soon as there is any; b"" at its end.
 
-    Raises TimeoutError after `seconds`; Refusal `invalid_request` if the connection ended or the framing is wrong.
+    Raises TimeoutError after `seconds`; ApiError `invalid_request` if the connection ended or the framing is wrong.
     """
     try:
         async with asyncio.timeout(max(seconds, 0)) as limit:
@@ -280,7 +254,7 @@ async def read_some(request: web.Request, seconds: float) -> bytes:
 
 
 def read_arrived(request: web.Request) -> bytes:
-    """What has come of the body so far, without waiting."""
+    """The part of the body that has arrived, without waiting."""
     try:
         return request.content.read_nowait()
     except _BROKEN:
@@ -288,14 +262,14 @@ def read_arrived(request: web.Request) -> bytes:
 
 
 def request_too_large(max_bytes: int) -> ApiError:
-    """The refusal of a request of more than `max_bytes`."""
+    """The error for a request of more than `max_bytes`."""
     return ApiError(
         "payload_too_large", f"The request is larger than {max_bytes} bytes.", details={"max_bytes": max_bytes}
     )
 
 
 def invalid_field(name: str, fault: str) -> ApiError:
-    """The refusal of a field or a parameter: `fault` goes on from its name."""
+    """The error for a field or a parameter: `fault` follows its name in the message."""
     return ApiError("invalid_field", f"{name} {fault}.", details={"field": name})
 
 
@@ -317,7 +291,7 @@ def _convert(given: Mapping[str, Any], struct_type: type[S], *, strict: bool) ->
     try:
         return msgspec.convert(given, struct_type, strict=strict, dec_hook=_decode_own)
     except msgspec.ValidationError as error:
-        raise _as_refusal(str(error)) from None
+        raise _validation_error(str(error)) from None
 
 
 def _decode_own(wanted: type, value: Any) -> Any:
@@ -333,8 +307,8 @@ def _decode_own(wanted: type, value: Any) -> Any:
     raise NotImplementedError(wanted)
 
 
-def _as_refusal(fault: str) -> ApiError:
-    """msgspec's one sentence about a fault (`… - at `$.name``), said of the field that it names."""
+def _validation_error(fault: str) -> ApiError:
+    """The error for msgspec's message (`… - at `$.name``), with the field that it names."""
     missing = re.fullmatch(r"Object missing required field `(.+)`", fault)
     if missing:
         return invalid_field(missing[1], "is required")
@@ -343,10 +317,6 @@ def _as_refusal(fault: str) -> ApiError:
     name = re.split(r"[.\[]", path)[0]
     where = f" (at {path})" if path != name else ""
     return invalid_field(name, f"is not as it should be: {what[:1].lower()}{what[1:]}{where}".replace("`", ""))
-
-
-def _encode_cursor(text: str) -> str:
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _decode_cursor(cursor: str) -> str:

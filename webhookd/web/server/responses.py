@@ -1,50 +1,97 @@
-"""Answers given thousands of times a second."""
+"""Responses: JSON, lists, and every error in one form; also as bytes, where there is no request to answer."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from http import HTTPStatus
+import base64
+import hashlib
+import traceback
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from aiohttp import HttpVersion11, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.helpers import rfc822_formatted_time
+from aiohttp import web
 
-from webhookd.web.server.requests import JSON_TYPE, SECURITY_HEADERS
+from webhookd import log
+from webhookd.errors import ApiError
+from webhookd.models import Json
+from webhookd.sender.host import SHORTAGES
+
+# On every answer that does not set its own: data, not a page; private; not to be stored; no version of Python or
+# aiohttp.
+SECURITY_HEADERS = {
+    "Server": "webhookd",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+JSON_TYPE = "application/json; charset=utf-8"
+SHORTAGE_RETRY_SECONDS = 2
 
 
-class ReadyResponse(web.Response):
-    """An answer in JSON whose head is known beforehand, written at once.
+def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An answer in JSON."""
+    return web.Response(body=orjson.dumps(data), status=status, headers={"Content-Type": JSON_TYPE, **(headers or {})})
 
-    Measured, an aiohttp response costs as much as a sixth of a small request.  This one becomes such a response only
-    where the connection is to end or the caller speaks HTTP/1.0.
+
+def list_response(data: Sequence[Json], next_cursor: str | int | None) -> web.Response:
+    """A page of a list; `next_cursor` is the `Paging.cursor` of the next page, None at the end."""
+    return json_response({"data": data, "next": None if next_cursor is None else _encode_cursor(str(next_cursor))})
+
+
+def no_content() -> web.Response:
+    """The answer to DELETE."""
+    return web.Response(status=204)
+
+
+def error_response(refusal: ApiError, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An error as an answer."""
+    extra = dict(headers or {})
+    if refusal.retry_after_seconds is not None:
+        extra["Retry-After"] = str(refusal.retry_after_seconds)
+    if refusal.status == 401:
+        extra["WWW-Authenticate"] = 'Bearer realm="webhookd"'
+    return json_response(refusal.body(), refusal.status, extra)
+
+
+def wire_bytes(answer: web.Response) -> bytes:
+    """An answer as its bytes on the wire, for a connection on which no request was read; it closes the connection."""
+    body = answer.body
+    assert isinstance(body, bytes)
+    headers = {**SECURITY_HEADERS, **answer.headers, "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def internal_error(method: str, path: str, error: BaseException) -> ApiError:
+    """The error for an unexpected exception, which is logged in full; the same exception has the same incident number.
+
+    When the machine has no descriptor, memory or thread left, the caller may retry instead: `unavailable`.
     """
-
-    def __init__(self, data: Any, status: int) -> None:
-        self._data = orjson.dumps(data)  # aiohttp's own part is made when it is needed
-        self._ready_status = status
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write it, or become what aiohttp writes."""
-        body = self._data
-        if self._keep_alive is None and request.keep_alive and request.version == HttpVersion11:
-            self._keep_alive = self._eof_sent = True
-            head = b"%b%d\r\nDate: %b\r\n\r\n" % (
-                _head(self._ready_status),
-                len(body),
-                rfc822_formatted_time().encode(),
-            )
-            await request.writer.write(head + body)
-            return None
-        if not hasattr(self, "_headers"):
-            headers = {"Content-Type": JSON_TYPE, **SECURITY_HEADERS}
-            super().__init__(body=body, status=self._ready_status, headers=headers)
-        return await super().prepare(request)
+    if is_shortage(error):
+        log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")
+        return ApiError(
+            "unavailable",
+            "The machine has no descriptor, memory or thread left for this. Try again in a moment.",
+            retry_after_seconds=SHORTAGE_RETRY_SECONDS,
+        )
+    text = "".join(traceback.format_exception(error))
+    places = [f"{each.filename}:{each.lineno}" for each in traceback.extract_tb(error.__traceback__)]
+    incident = hashlib.sha256("\n".join([type(error).__name__, *places]).encode()).hexdigest()[:12]
+    log.throttled("request.failed", key=incident, incident=incident, method=method, path=path, status=500, error=text)
+    return ApiError(
+        "internal_error",
+        f"webhookd failed at this, which is a fault of its own. Its log has it as incident {incident}.",
+        details={"incident": incident},
+    )
 
 
-@lru_cache(8)
-def _head(status: int) -> bytes:
-    fixed = {"Content-Type": JSON_TYPE, **SECURITY_HEADERS}
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in fixed.items())]
-    return "\r\n".join([*lines, "Content-Length: "]).encode()
+def is_shortage(error: BaseException) -> bool:
+    """Whether the machine ran out of a resource, which passes by itself."""
+    if isinstance(error, OSError):
+        return error.errno in SHORTAGES
+    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
+
+
+def _encode_cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")

@@ -199,7 +199,7 @@ async def _replayed(page: Page) -> Wanted:
 async def _wanted(page: Page, *, state: DeliveryState | None = None) -> Wanted:
     """The filter that the address asks for; `state` where it names none.
 
-    Raises Refusal: `invalid_field`, `not_found` (the webhook).
+    Raises ApiError: `invalid_field`, `not_found` (the webhook).
     """
     names = ("endpoint", "event_type", "state", "event_id", "since", "until")
     fields = {name: value for name in names if (value := page.asked(name).strip())}

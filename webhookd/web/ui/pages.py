@@ -27,8 +27,8 @@ from webhookd.clock import rfc3339
 from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Workspace
 from webhookd.rules.ids import delivery_id
-from webhookd.web.server.guard import failure
-from webhookd.web.server.requests import media_type, media_type_refused, read_body, services_of
+from webhookd.web.server.requests import media_type, read_body, services_of, unsupported_media_type
+from webhookd.web.server.responses import internal_error
 from webhookd.web.services import Services
 from webhookd.web.ui import text
 from webhookd.web.ui.texts import LANGUAGES, Texts, choose, texts
@@ -172,7 +172,7 @@ def page(handler: Handler, *, open_to_all: bool = False) -> Answering:
         except (web.HTTPException, ConnectionError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets a page and no traceback
-            fault = failure(request.method, request.path, error)
+            fault = internal_error(request.method, request.path, error)
             response = made.show("error.html", fault.status, refusal=fault)
         if not response.prepared:
             response.headers.update(_HEADERS)
@@ -204,11 +204,11 @@ async def _answer(made: Page, handler: Handler, *, open_to_all: bool) -> web.Str
 
 
 async def _check_form(made: Page) -> None:
-    """Read the form of a change and make sure that it is one of ours; Refusal `forbidden` if not."""
+    """Read the form of a change and make sure that it is one of ours; ApiError `forbidden` if not."""
     if not from_own_page(made.request, made.services.settings().listen.public_url):
         raise Translated("forbidden", made.text("form.foreign"))
     if media_type(made.request) != "application/x-www-form-urlencoded":
-        raise media_type_refused(made.request, "application/x-www-form-urlencoded")
+        raise unsupported_media_type(made.request, "application/x-www-form-urlencoded")
     body = await read_body(made.request, FORM_MAX_BYTES)
     try:
         made.fields = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=1000)

@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from webhookd.admin.tokens import Scope
 from webhookd.errors import ApiError
-from webhookd.web.server.requests import Route, caller, json_response, services_of
+from webhookd.web.server.requests import Route, caller, services_of
+from webhookd.web.server.responses import json_response
 from webhookd.web.ui.pages import (
     LANGUAGE_COOKIE,
     LANGUAGE_SECONDS,

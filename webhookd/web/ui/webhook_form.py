@@ -26,7 +26,7 @@ class WebhookForm:
     kept_headers: tuple[tuple[str, str], ...] = ()
 
     def fields(self, page: Page) -> dict[str, Any]:
-        """The fields as the house takes them; Refusal `invalid_field` for a header line that isn't one."""
+        """The fields as the house takes them; ApiError `invalid_field` for a header line that isn't one."""
         return {
             "url": self.url,
             "description": self.description,
