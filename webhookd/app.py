@@ -30,7 +30,7 @@ from webhookd.errors import ApiError, TemporaryFailure
 from webhookd.mail.mailer import Mailer
 from webhookd.models import QueuedDelivery
 from webhookd.retention import Retention
-from webhookd.rules.event_types import Catalogue
+from webhookd.rules.event_types import EventTypes
 from webhookd.rules.plans import Plans
 from webhookd.sender.client import Client, Transport
 from webhookd.store import endpoints, workspaces
@@ -56,7 +56,7 @@ class App:
         self.tasks = TaskOwner()
         self.store = store
         self.registry = Registry(lambda: self._plans)
-        self.deps = Deps(store, self.registry, clock, self.settings, lambda: self._plans, lambda: self._catalogue)
+        self.deps = Deps(store, self.registry, clock, self.settings, lambda: self._plans, lambda: self._event_types)
         self.live_feed = LiveFeed(clock)
         self.client = Client(config, clock)
         self.transport: Transport = transport or self.client
@@ -173,7 +173,9 @@ class App:
     def _take_settings(self, config: Config) -> None:
         self._config = config
         self._plans = Plans(config.plans.order, config.plans.webhooks_from)
-        self._catalogue = Catalogue({name: (extra.label, extra.description) for name, extra in config.events.items()})
+        self._event_types = EventTypes(
+            {name: (extra.label, extra.description) for name, extra in config.events.items()}
+        )
 
     def _services(self) -> Services:
         deps, store, dispatcher, watchdog = self.deps, self.store, self.dispatcher, self.watchdog
@@ -184,7 +186,7 @@ class App:
         tokens = Tokens(deps)
         return Services(
             settings=self.settings,
-            catalogue=deps.catalogue,
+            event_types=deps.event_types,
             clock=deps.clock,
             store=store,
             registry=self.registry,

@@ -20,11 +20,11 @@ import atheris
 
 with atheris.instrument_imports(include=["webhookd.rules.parsing", "webhookd.rules.event_types"]):
     from webhookd.errors import ApiError
-    from webhookd.rules.event_types import Catalogue
+    from webhookd.rules.event_types import EventTypes
     from webhookd.rules.parsing import LineSplitter, parse_event, split_array
 
 MAX_BYTES = 2000
-CATALOGUE = Catalogue({})
+CATALOGUE = EventTypes({})
 SEEDS = [
     b'{"event_type":"message.received"}',
     b'{"event_type":"message.sent","event_id":"a","x":[1,2.5,-0,1e5,"\\u00e9\\ud83d\\ude00",null,true]}',
@@ -37,7 +37,7 @@ SEEDS = [
 def try_event(data: bytes) -> None:
     """One event."""
     try:
-        event = parse_event(data, max_bytes=MAX_BYTES, catalogue=CATALOGUE, new_id=lambda: "new")
+        event = parse_event(data, max_bytes=MAX_BYTES, event_types=CATALOGUE, new_id=lambda: "new")
     except ApiError:
         return
     trimmed = data.strip(b" \t\r\n")

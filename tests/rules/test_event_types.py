@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from webhookd.errors import ApiError
-from webhookd.rules.event_types import BUILT_IN, Catalogue, EventType
+from webhookd.rules.event_types import BUILT_IN, EventType, EventTypes
 
 SAMPLES = Path(__file__).parent / "samples"  # as shared/samples/ has them
-PLAIN = Catalogue()
-EXTENDED = Catalogue({"order.paid": ("Order Paid", "An order was paid."), "call.ended": ("Call Ended", "…")})
+PLAIN = EventTypes()
+EXTENDED = EventTypes({"order.paid": ("Order Paid", "An order was paid."), "call.ended": ("Call Ended", "…")})
 
 
 def test_the_nine_types_have_the_labels_of_the_page() -> None:
@@ -68,7 +68,7 @@ def test_the_configuration_adds_types() -> None:
 
 def test_a_built_in_type_can_be_given_a_products_own_words() -> None:
     """Its sample and its fields stay."""
-    renamed = Catalogue({"contact.created": ("New Lead", "A lead came in.")})
+    renamed = EventTypes({"contact.created": ("New Lead", "A lead came in.")})
     before, after = PLAIN.require("contact.created"), renamed.require("contact.created")
     assert PLAIN.names == renamed.names
     assert ("New Lead", "A lead came in.", before.fields, before.sample) == (

@@ -10,70 +10,70 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from webhookd.models import BudgetView, Failure
-from webhookd.rules.failure_budget import FailureBudget, Ledger, Verdict
+from webhookd.rules.failure_budget import FailureBudget, FailureWindow, Verdict
 
 THIRTY_IN_THIRTY = FailureBudget(30, 1800.0)
 
 
 def test_the_31st_failure_in_30_minutes_exceeds() -> None:
     """30 are in the budget; the next one is not."""
-    ledger = Ledger(THIRTY_IN_THIRTY)
-    verdicts = [ledger.fail(seq % 3, float(seq)) for seq in range(32)]
+    window = FailureWindow(THIRTY_IN_THIRTY)
+    verdicts = [window.fail(seq % 3, float(seq)) for seq in range(32)]
     assert [False] * 30 + [True] * 2 == [verdict.exceeded for verdict in verdicts]
     assert Verdict(30, 31, True, ()) == verdicts[30]
 
 
 def test_while_the_count_is_past_the_limit_each_failure_exceeds_for_its_own_endpoint() -> None:
     """Another endpoint's first failure disables it too, until the count has come down."""
-    ledger = Ledger(FailureBudget(2, 100.0))
-    assert [False, False, True, True] == [ledger.fail(seq, float(seq)).exceeded for seq in range(4)]
-    assert not ledger.fail(9, 102.5).exceeded  # those of 0, 1 and 2 are gone
+    window = FailureWindow(FailureBudget(2, 100.0))
+    assert [False, False, True, True] == [window.fail(seq, float(seq)).exceeded for seq in range(4)]
+    assert not window.fail(9, 102.5).exceeded  # those of 0, 1 and 2 are gone
 
 
 def test_a_failure_counts_until_exactly_one_window_has_passed() -> None:
     """`now - ended_at < window`: at the window's end it no longer does."""
-    ledger = Ledger(FailureBudget(1, 100.0))
-    ledger.fail(1, 0.0)
-    assert 1 == ledger.view(99.999).failures
-    assert 0 == ledger.view(100.0).failures
+    window = FailureWindow(FailureBudget(1, 100.0))
+    window.fail(1, 0.0)
+    assert 1 == window.view(99.999).failures
+    assert 0 == window.view(100.0).failures
 
 
 def test_an_endpoint_forgotten_leaves_the_count() -> None:
     """Enabled or deleted: its failures are gone, those of the others stay."""
-    ledger = Ledger(THIRTY_IN_THIRTY)
+    window = FailureWindow(THIRTY_IN_THIRTY)
     for seq in (1, 2, 1, 3, 1):
-        ledger.fail(seq, 10.0)
-    ledger.forget(1)
-    assert {"2": 1, "3": 1} == ledger.view(10.0).by_endpoint
-    assert Verdict(2, 3, False, ()) == ledger.fail(1, 11.0)
+        window.fail(seq, 10.0)
+    window.forget(1)
+    assert {"2": 1, "3": 1} == window.view(10.0).by_endpoint
+    assert Verdict(2, 3, False, ()) == window.fail(1, 11.0)
 
 
 def test_the_view_says_how_many_who_and_until_when() -> None:
     """The endpoint that spent most comes first, under the id that others see."""
-    ledger = Ledger(THIRTY_IN_THIRTY)
+    window = FailureWindow(THIRTY_IN_THIRTY)
     for seq, ended_at in ((7, 100.0), (8, 160.0), (8, 220.0)):
-        ledger.fail(seq, ended_at)
-    view = ledger.view(300.0, {7: "ep_a", 8: "ep_b"}.__getitem__)
+        window.fail(seq, ended_at)
+    view = window.view(300.0, {7: "ep_a", 8: "ep_b"}.__getitem__)
     assert BudgetView(30, 1800.0, 3, {"ep_b": 2, "ep_a": 1}, 1600.0) == view
     assert ["ep_b", "ep_a"] == list(view.by_endpoint)
 
 
 def test_an_empty_budget_has_nothing_that_expires() -> None:
     """Nothing failed yet."""
-    assert BudgetView(30, 1800.0, 0, {}, None) == Ledger(THIRTY_IN_THIRTY).view(5.0)
+    assert BudgetView(30, 1800.0, 0, {}, None) == FailureWindow(THIRTY_IN_THIRTY).view(5.0)
 
 
 def test_spent_until_is_when_one_more_failure_no_longer_disables() -> None:
     """Below the limit: None. At it or past it: when enough have aged out."""
-    ledger = Ledger(FailureBudget(2, 100.0))
-    ledger.fail(1, 10.0)
-    assert ledger.spent_until(10.0) is None
-    ledger.fail(1, 20.0)
-    assert 110.0 == ledger.spent_until(20.0)
-    ledger.fail(1, 30.0)
-    assert 120.0 == ledger.spent_until(30.0)
-    assert 120.0 == ledger.spent_until(115.0)
-    assert ledger.spent_until(120.0) is None
+    window = FailureWindow(FailureBudget(2, 100.0))
+    window.fail(1, 10.0)
+    assert window.spent_until(10.0) is None
+    window.fail(1, 20.0)
+    assert 110.0 == window.spent_until(20.0)
+    window.fail(1, 30.0)
+    assert 120.0 == window.spent_until(30.0)
+    assert 120.0 == window.spent_until(115.0)
+    assert window.spent_until(120.0) is None
 
 
 @pytest.mark.parametrize(
@@ -91,67 +91,67 @@ def test_a_threshold_is_crossed_once_on_the_way_up(
     limit: int, warn_at: tuple[float, ...], expected: dict[int, tuple[float, ...]]
 ) -> None:
     """By the failure that reaches the share of the limit, and by no other."""
-    ledger = Ledger(FailureBudget(limit, 1000.0, warn_at))
-    verdicts = [ledger.fail(1, float(at)) for at in range(limit + 5)]
+    window = FailureWindow(FailureBudget(limit, 1000.0, warn_at))
+    verdicts = [window.fail(1, float(at)) for at in range(limit + 5)]
     assert expected == {verdict.count: verdict.crossed for verdict in verdicts if verdict.crossed}
 
 
 def test_a_count_that_fell_and_climbs_again_crosses_again() -> None:
     """Once per upward crossing, not once for ever."""
-    ledger = Ledger(FailureBudget(4, 100.0, (0.5,)))
-    crossed = [ledger.fail(1, ended_at).crossed for ended_at in (0.0, 1.0, 2.0, 150.0, 151.0)]
+    window = FailureWindow(FailureBudget(4, 100.0, (0.5,)))
+    crossed = [window.fail(1, ended_at).crossed for ended_at in (0.0, 1.0, 2.0, 150.0, 151.0)]
     assert [(), (0.5,), (), (), (0.5,)] == crossed
 
 
 def test_a_failure_that_comes_late_is_counted_beside_those_that_overtook_it() -> None:
     """Its place in the window is by its end, not by its arrival."""
-    ledger = Ledger(FailureBudget(2, 100.0))
-    ledger.fail(1, 10.0)
-    ledger.fail(2, 12.0)
-    assert Verdict(2, 3, True, ()) == ledger.fail(3, 11.0)
-    assert 1.0 == ledger.view(109.0).oldest_expires_in_seconds
-    assert {"2": 1} == ledger.view(111.5).by_endpoint
+    window = FailureWindow(FailureBudget(2, 100.0))
+    window.fail(1, 10.0)
+    window.fail(2, 12.0)
+    assert Verdict(2, 3, True, ()) == window.fail(3, 11.0)
+    assert 1.0 == window.view(109.0).oldest_expires_in_seconds
+    assert {"2": 1} == window.view(111.5).by_endpoint
 
 
 def test_a_failure_older_than_the_window_does_not_count() -> None:
     """It aged out before it could be told of; the count is as it was."""
-    ledger = Ledger(FailureBudget(1, 100.0))
-    ledger.fail(1, 200.0)
-    assert Verdict(1, 1, False, ()) == ledger.fail(2, 100.0)
-    assert {"1": 1} == ledger.view(200.0).by_endpoint
+    window = FailureWindow(FailureBudget(1, 100.0))
+    window.fail(1, 200.0)
+    assert Verdict(1, 1, False, ()) == window.fail(2, 100.0)
+    assert {"1": 1} == window.view(200.0).by_endpoint
 
 
 def test_restored_failures_count_as_if_they_had_just_been_told() -> None:
     """In any order, in place of whatever was there."""
-    ledger = Ledger(FailureBudget(2, 100.0))
-    ledger.fail(9, -50.0)
-    ledger.restore([Failure(2, 30.0), Failure(1, 10.0), Failure(1, 20.0)])
-    assert {"1": 2, "2": 1} == ledger.view(40.0).by_endpoint
-    assert 120.0 == ledger.spent_until(40.0)
-    assert ledger.fail(3, 41.0).exceeded
+    window = FailureWindow(FailureBudget(2, 100.0))
+    window.fail(9, -50.0)
+    window.restore([Failure(2, 30.0), Failure(1, 10.0), Failure(1, 20.0)])
+    assert {"1": 2, "2": 1} == window.view(40.0).by_endpoint
+    assert 120.0 == window.spent_until(40.0)
+    assert window.fail(3, 41.0).exceeded
 
 
 def test_nothing_restored_is_an_empty_window() -> None:
     """The first start."""
-    ledger = Ledger(FailureBudget(2, 100.0))
-    ledger.fail(1, 0.0)
-    ledger.restore([])
-    assert 0 == ledger.view(0.0).failures
+    window = FailureWindow(FailureBudget(2, 100.0))
+    window.fail(1, 0.0)
+    window.restore([])
+    assert 0 == window.view(0.0).failures
 
 
 def test_a_budget_replaced_holds_from_the_next_failure_on() -> None:
     """A reload changes the limit, not the failures."""
-    ledger = Ledger(FailureBudget(1, 100.0))
-    ledger.fail(1, 0.0)
-    ledger.budget = FailureBudget(5, 100.0)
-    assert Verdict(1, 2, False, ()) == ledger.fail(1, 1.0)
+    window = FailureWindow(FailureBudget(1, 100.0))
+    window.fail(1, 0.0)
+    window.budget = FailureBudget(5, 100.0)
+    assert Verdict(1, 2, False, ()) == window.fail(1, 1.0)
 
 
 def test_the_window_does_not_outgrow_itself() -> None:
     """Memory is bounded by what one window holds, however long the daemon runs."""
-    ledger = Ledger(FailureBudget(30, 10.0))
-    counts = [ledger.fail(1, float(at)).count for at in range(1000)]
-    assert 10 == max(counts) == len(ledger._failures)
+    window = FailureWindow(FailureBudget(30, 10.0))
+    counts = [window.fail(1, float(at)).count for at in range(1000)]
+    assert 10 == max(counts) == len(window._failures)
 
 
 LIMIT, WINDOW = 4, 16.0
@@ -161,14 +161,14 @@ ENDPOINTS = st.integers(1, 4)
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Any history told to the ledger and to a list of all failures ever, out of which the rule is read each time."""
+    """Any history, given to the window and to a list of all failures, from which the rule is computed each time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger(FailureBudget(LIMIT, WINDOW))
+        self.window = FailureWindow(FailureBudget(LIMIT, WINDOW))
         self.failures: list[Failure] = []
         self.now = 0.0
-        self.ledger.view(self.now)
+        self.window.view(self.now)
 
     def counted(self, now: float | None = None) -> list[Failure]:
         now = self.now if now is None else now
@@ -182,17 +182,17 @@ class AnyHistory(RuleBasedStateMachine):
         self.failures.append(Failure(endpoint_seq, ended_at))
         after = len(self.counted())
         crossed = tuple(share for share in (0.5, 0.8) if before < math.ceil(share * LIMIT) <= after)
-        assert Verdict(before, after, after > LIMIT, crossed) == self.ledger.fail(endpoint_seq, ended_at)
+        assert Verdict(before, after, after > LIMIT, crossed) == self.window.fail(endpoint_seq, ended_at)
 
     @rule(endpoint_seq=ENDPOINTS)
     def forget(self, endpoint_seq: int) -> None:
         self.failures = [failure for failure in self.failures if failure.endpoint_seq != endpoint_seq]
-        self.ledger.forget(endpoint_seq)
+        self.window.forget(endpoint_seq)
 
     @rule(data=st.data())
     def restart(self, data: st.DataObject) -> None:
-        self.ledger = Ledger(FailureBudget(LIMIT, WINDOW))
-        self.ledger.restore(data.draw(st.permutations(self.failures)))
+        self.window = FailureWindow(FailureBudget(LIMIT, WINDOW))
+        self.window.restore(data.draw(st.permutations(self.failures)))
 
     @rule(step=STEPS)
     def wait(self, step: float) -> None:
@@ -201,7 +201,7 @@ class AnyHistory(RuleBasedStateMachine):
     @invariant()
     def views_agree(self) -> None:
         counted = self.counted()
-        view = self.ledger.view(self.now)
+        view = self.window.view(self.now)
         assert len(counted) == view.failures
         assert {str(f.endpoint_seq): [g.endpoint_seq for g in counted].count(f.endpoint_seq) for f in counted} == (
             view.by_endpoint
@@ -213,16 +213,16 @@ class AnyHistory(RuleBasedStateMachine):
     def spent_until_is_the_first_moment_below_the_limit(self) -> None:
         moments = sorted([self.now, *(failure.ended_at + WINDOW for failure in self.counted())])
         first = next(moment for moment in moments if len(self.counted(moment)) < LIMIT)
-        assert (None if first == self.now else first) == self.ledger.spent_until(self.now)
+        assert (None if first == self.now else first) == self.window.spent_until(self.now)
 
 
 TestAnyHistory = AnyHistory.TestCase
 
 
 @given(st.lists(st.tuples(ENDPOINTS, st.floats(0, 1e6)), max_size=60), st.floats(0.01, 1e5))
-def test_any_fractions_of_seconds_agree_with_the_rule(told: list[tuple[int, float]], window: float) -> None:
+def test_any_fractions_of_seconds_agree_with_the_rule(failures: list[tuple[int, float]], seconds: float) -> None:
     """Times as a clock gives them: the last count is that of the failures whose expiry is yet to come."""
-    ledger = Ledger(FailureBudget(3, window))
-    counts = [ledger.fail(*each).count for each in told]
-    latest = max((ended_at for _, ended_at in told), default=0.0)
-    assert sum(ended_at + window > latest for _, ended_at in told) == (counts[-1] if counts else 0)
+    window = FailureWindow(FailureBudget(3, seconds))
+    counts = [window.fail(*each).count for each in failures]
+    latest = max((ended_at for _, ended_at in failures), default=0.0)
+    assert sum(ended_at + seconds > latest for _, ended_at in failures) == (counts[-1] if counts else 0)

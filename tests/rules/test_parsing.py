@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from webhookd.errors import ApiError
 from webhookd.models import NewEvent
-from webhookd.rules.event_types import Catalogue
+from webhookd.rules.event_types import EventTypes
 from webhookd.rules.parsing import parse_event, too_large
 
-CATALOGUE = Catalogue({"order.paid": ("Order Paid", "An order was paid.")})
+CATALOGUE = EventTypes({"order.paid": ("Order Paid", "An order was paid.")})
 SAMPLES = sorted((Path(__file__).parent / "samples").glob("*.json"))
 SAMPLE = (Path(__file__).parent / "samples" / "message.received.json").read_bytes().strip()
 HEAD = b'{"event_type":"message.sent","event_id":"a"'
@@ -28,7 +28,7 @@ NEW_ID = "0190163d-8694-739b-aea5-966c26f8ad90"
 
 
 def parse(raw: bytes, max_bytes: int = 256 * 1024) -> NewEvent:
-    return parse_event(raw, max_bytes=max_bytes, catalogue=CATALOGUE, new_id=lambda: NEW_ID)
+    return parse_event(raw, max_bytes=max_bytes, event_types=CATALOGUE, new_id=lambda: NEW_ID)
 
 
 def refusal(raw: bytes, max_bytes: int = 256 * 1024) -> ApiError:
@@ -75,7 +75,7 @@ def test_an_id_that_is_there_asks_for_none() -> None:
     def never() -> str:
         raise AssertionError("not asked for")
 
-    assert "a" == parse_event(HEAD + b"}", max_bytes=99, catalogue=CATALOGUE, new_id=never).id
+    assert "a" == parse_event(HEAD + b"}", max_bytes=99, event_types=CATALOGUE, new_id=never).id
 
 
 @pytest.mark.parametrize("event_id", ["a", "_", "-", "A-Z_09", "x" * 64])

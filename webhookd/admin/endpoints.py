@@ -32,7 +32,7 @@ class Endpoints:
 
     def __init__(self, deps: Deps, dispatcher: Dispatcher, watchdog: Watchdog, check_url: Callable[[str], str]) -> None:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
-        self._plans, self._catalogue = deps.plans, deps.catalogue
+        self._plans, self._event_types = deps.plans, deps.event_types
         self._dispatcher = dispatcher
         self._watchdog = watchdog
         self._check_url = check_url
@@ -236,7 +236,7 @@ class Endpoints:
         if "url" in fields:
             checked["url"] = self._check_url(fields["url"])
         if "event_types" in fields:
-            checked["event_types"] = self._catalogue().check_types(list(fields["event_types"]))
+            checked["event_types"] = self._event_types().check_types(list(fields["event_types"]))
         if "description" in fields:
             checked["description"] = _checked_description(fields["description"])
         if "success" in fields:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.delivery.registry import Registry
-from webhookd.rules.event_types import Catalogue
+from webhookd.rules.event_types import EventTypes
 from webhookd.rules.plans import Plans
 from webhookd.store.store import Store
 
@@ -22,4 +22,4 @@ class Deps:
     clock: Clock
     settings: Callable[[], Config]
     plans: Callable[[], Plans]
-    catalogue: Callable[[], Catalogue]
+    event_types: Callable[[], EventTypes]

@@ -25,7 +25,7 @@ class TestEvents:
 
     def __init__(self, deps: Deps, transport: Transport, live_feed: LiveFeed) -> None:
         self._store, self._registry, self._clock = deps.store, deps.registry, deps.clock
-        self._plans, self._catalogue = deps.plans, deps.catalogue
+        self._plans, self._event_types = deps.plans, deps.event_types
         self._transport = transport
         self._live_feed = live_feed
         self._locks = KeyedLocks()
@@ -37,8 +37,8 @@ class TestEvents:
         """
         endpoint = self._registry.endpoint(workspace_id, endpoint_id)
         self._plans().require(self._registry.workspace(workspace_id).plan, "Sending a test")
-        catalogue = self._catalogue()
-        kind = catalogue.require(event_type or self._first_type(endpoint))
+        event_types = self._event_types()
+        kind = event_types.require(event_type or self._first_type(endpoint))
         async with self._locks.of(endpoint_id):
             now_ms = self._clock.wall_ms()
             event_id = f"test_{uuid7(now_ms, secrets.token_bytes(10))}"
@@ -102,4 +102,4 @@ class TestEvents:
 
     def _first_type(self, endpoint: Endpoint) -> str:
         first = endpoint.event_types[0]
-        return next(iter(self._catalogue().names)) if first == EVERY_TYPE else first
+        return next(iter(self._event_types().names)) if first == EVERY_TYPE else first

@@ -23,7 +23,7 @@ from webhookd import log
 from webhookd.clock import rfc3339
 from webhookd.delivery.deps import Deps
 from webhookd.models import BudgetView, Endpoint, EndpointState, Failure, Json, Outcome, QueuedDelivery, Reason
-from webhookd.rules.failure_budget import FailureBudget, Ledger, Verdict
+from webhookd.rules.failure_budget import FailureBudget, FailureWindow, Verdict
 from webhookd.rules.ids import delivery_id
 from webhookd.store import attempts, endpoints, outbox
 from webhookd.store.store import Db
@@ -61,7 +61,7 @@ class Watchdog:
         self._waiting = waiting
         self._stop_consumer = stop_consumer
         self._wake_mail = wake_mail
-        self._ledgers: dict[str, Ledger] = {}  # by workspace
+        self._windows: dict[str, FailureWindow] = {}  # by workspace
         self._verdicts: asyncio.Queue[tuple[str, Verdict]] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -90,39 +90,39 @@ class Watchdog:
         for recorded in await self._store.read_for_delivery(lambda db: attempts.counted_since(db, since_ms, now_ms)):
             failure = Failure(recorded.endpoint_seq, now - (now_ms - recorded.ended_at_ms) / 1000)
             failures.setdefault(recorded.workspace, []).append(failure)
-        self._ledgers.clear()
+        self._windows.clear()
         for workspace_id, of_workspace in failures.items():
-            self._ledger(workspace_id).restore(of_workspace)
+            self._window(workspace_id).restore(of_workspace)
 
     def reload(self) -> None:
         """The settings changed.  What was counted stays counted."""
         budget = self._budget()
-        for ledger in self._ledgers.values():
-            ledger.budget = budget
+        for window in self._windows.values():
+            window.budget = budget
 
     def forget(self, workspace_id: str, endpoint_seq: int) -> None:
         """The endpoint was enabled or deleted: its failures no longer count."""
-        self._ledger(workspace_id).forget(endpoint_seq)
+        self._window(workspace_id).forget(endpoint_seq)
 
     def view(self, workspace_id: str) -> BudgetView:
         """How much of a workspace's budget is spent now, and by which endpoints (by id)."""
-        return self._ledger(workspace_id).view(self._clock.monotonic(), self._registry.endpoint_id)
+        return self._window(workspace_id).view(self._clock.monotonic(), self._registry.endpoint_id)
 
     def spent_until_ms(self, workspace_id: str) -> int | None:
         """Until when one more failure would disable its endpoint (wall clock), or None if it wouldn't."""
         now = self._clock.monotonic()
-        until = self._ledger(workspace_id).spent_until(now)
+        until = self._window(workspace_id).spent_until(now)
         return None if until is None else self._clock.wall_ms() + round((until - now) * 1000)
 
     def _budget(self) -> FailureBudget:
         budget = self._settings().budget
         return FailureBudget(budget.limit, budget.window_seconds, tuple(budget.warn_at))
 
-    def _ledger(self, workspace_id: str) -> Ledger:
-        ledger = self._ledgers.get(workspace_id)
-        if ledger is None:
-            ledger = self._ledgers[workspace_id] = Ledger(self._budget())
-        return ledger
+    def _window(self, workspace_id: str) -> FailureWindow:
+        window = self._windows.get(workspace_id)
+        if window is None:
+            window = self._windows[workspace_id] = FailureWindow(self._budget())
+        return window
 
     # A failure, step by step
 
@@ -135,7 +135,7 @@ class Watchdog:
         forgiven = now is None or now.forgiven_upto != endpoint.forgiven_upto
         if forgiven or outcome.reason is Reason.LOCAL:
             return Judgement()
-        verdict = self._ledger(endpoint.workspace).fail(endpoint.seq, self._clock.monotonic())
+        verdict = self._window(endpoint.workspace).fail(endpoint.seq, self._clock.monotonic())
         warning = self._warning(endpoint.workspace, verdict)
         if not verdict.exceeded:
             return Judgement(verdict, warning=warning)

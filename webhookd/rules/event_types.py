@@ -1,10 +1,9 @@
-"""The catalogue: which event types there are, when each fires, and what its events hold.
+"""The event types: when each fires, and what its events hold.
 
-Nine types are built in; the configuration can add types of a product's own, which have a label and a description and
-nothing more that webhookd could know.  The samples are what *Send test* sends; every field of them is described, so
-that the page and `GET /v1/event-types` can say what a receiver will find.
+Nine types are built in; the configuration can add types of the product, with a label and a description.  *Send test*
+sends the samples; every field of theirs is described, for the page and `GET /v1/event-types`.
 
-A field's path is written as `contact.assignee.email`; `attachments[].url` is a field of each element of a list.
+A field's path reads `contact.assignee.email`; `attachments[].url` is a field of each element of a list.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from webhookd.models import EVERY_TYPE
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a payload: where it stands, its JSON type, what it means."""
+    """One field of a payload: its path, its JSON type, its meaning."""
 
     path: str
     type: str
@@ -28,7 +27,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """One event type: its name on the page, when it fires, what its events hold.  `sample` is not to be changed."""
+    """One event type: its label on the page, when it fires, what its events hold.  Never change `sample`."""
 
     name: str
     label: str
@@ -37,10 +36,10 @@ class EventType:
     sample: dict[str, Any]
 
 
-class Catalogue:
-    """The event types that are known: the nine built in and those that the configuration adds.
+class EventTypes:
+    """The catalogue: the nine built-in event types and those that the configuration adds.
 
-    `extra` gives each added type its label and its description; for a built-in type it replaces these two.
+    `extra` maps each added type to its label and description; for a built-in type it replaces these two.
     """
 
     def __init__(self, extra: Mapping[str, tuple[str, str]] | None = None) -> None:
@@ -51,11 +50,11 @@ class Catalogue:
         self.names: tuple[str, ...] = tuple(self._types)
 
     def get(self, name: str) -> EventType | None:
-        """The type of this name, if it is known."""
+        """The type of this name; None if there is none."""
         return self._types.get(name)
 
     def require(self, name: str) -> EventType:
-        """The type of this name; Refusal("unknown_event_type") names the nearest known one."""
+        """The type of this name; else ApiError `unknown_event_type`, naming the nearest one."""
         known = self._types.get(name)
         if known is not None:
             return known
@@ -69,9 +68,9 @@ class Catalogue:
         )
 
     def check_types(self, names: Sequence[str]) -> tuple[str, ...]:
-        """An endpoint's `event_types` as they are kept: each once, in the order given, or `("*",)` for every type.
+        """An endpoint's `event_types` as stored: each once, in the order given, or `("*",)` for every type.
 
-        Raises Refusal: invalid_field if there are none or `*` has company, unknown_event_type.
+        Raises ApiError: invalid_field if there are none or `*` isn't alone, unknown_event_type.
         """
         distinct = tuple(dict.fromkeys(names))
         if not distinct:

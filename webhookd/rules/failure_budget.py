@@ -1,4 +1,4 @@
-"""The failure budget: how many failed attempts a workspace may have before its failing endpoints are stopped.
+"""The failure budget: how many failed attempts a workspace may have before its failing endpoints are disabled.
 
 The rule
 --------
@@ -7,29 +7,25 @@ end of its attempt and counts while `now - ended_at < window`.  With the default
 in any 30 minutes *exceeds* the budget, and disables the endpoint that it belongs to; while the count stays past the
 limit, each further failure disables its own endpoint too.  Endpoints that don't fail stay active.
 
-What leaves the count: a failure that has aged out of the window, and all failures of an endpoint that is enabled or
-deleted (`Ledger.forget`).  Disabling takes nothing away.  Whether an attempt counts at all (a local failure doesn't,
-nor one whose endpoint was enabled or deleted since the attempt began) is settled by the caller, before it calls
-`Ledger.fail`.
+A failure leaves the count when it has aged out of the window, or when its endpoint is enabled or deleted (`forget`).
+Disabling removes nothing.  The caller decides whether an attempt counts at all: a local failure doesn't, nor one whose
+endpoint was enabled or deleted since the attempt began.
 
-The two questions
------------------
-*Exceeded* is about the failure at hand: with it, the count is past the limit.  *Spent* is about the next one: the count
-has reached the limit, so that one more failure will exceed it.  `Ledger.spent_until` answers the second, for the page,
-the mail and the answer to *enable*.
+*Exceeded* is about the present failure: with it, the count is past the limit.  *Spent* is about the next one: the
+count has reached the limit, and one more failure will exceed it (`spent_until`).
 
-Warnings are given once per upward crossing: a failure crosses a threshold if the count was below it before and isn't
-any more.  A count that falls by ageing and climbs again crosses again.
+A warning is due once per upward crossing: when the count was below a threshold before a failure and isn't any more.  A
+count that falls by ageing and rises again crosses again.
 
-The ledger
+The window
 ----------
-A ledger is the window of one workspace: its failures in the order of their ends.  Ends come nearly in order, so a new
-one is appended, or put a few places further left; ageing takes from the left.  Memory is bounded by the failures of one
-window.  The ledger's time never runs backwards: "now" is the latest time that it was ever given, so a failure that
-comes a little late is counted beside those that overtook it, and one that aged out has left for good.
+A window holds the failures of one workspace in the order of their ends.  Ends come nearly in order, so a new failure
+is appended, or inserted a few places further left; ageing removes from the left.  Memory is bounded by the failures of
+one window.  Its time never runs backwards: "now" is the latest time it was ever given, so a failure that arrives late
+is counted beside those that overtook it, and one that aged out never returns.
 
-All times are monotonic seconds, given by the caller; a ledger has no clock.  It is rebuilt from the recorded attempts
-(`Ledger.restore`) at the start of the daemon, and wherever a transaction that it was part of didn't become durable.
+All times are monotonic seconds, given by the caller.  A window is rebuilt from the recorded attempts (`restore`) when
+the daemon starts, and after a transaction that it took part in didn't become durable.
 """
 
 from __future__ import annotations
@@ -44,21 +40,21 @@ from webhookd.models import BudgetView, Failure
 
 @dataclass(frozen=True, slots=True)
 class FailureBudget:
-    """The settings: `limit` failures in `window_seconds`; `warn_at` are shares of the limit, as 0.5."""
+    """The settings: `limit` failures in `window_seconds`; `warn_at` are shares of the limit, such as 0.5."""
 
     limit: int
     window_seconds: float
     warn_at: tuple[float, ...] = (0.5, 0.8)
 
     def crossed(self, before: int, after: int) -> tuple[float, ...]:
-        """The thresholds that lie above the count `before` and not above the count `after`."""
-        # Rounded first: 0.07 * 100 is 7.000000000000001, and the seventh failure is what was meant.
+        """The thresholds above the count `before` and not above the count `after`."""
+        # Rounded first: 0.07 * 100 is 7.000000000000001, and the threshold is 7.
         return tuple(share for share in self.warn_at if before < math.ceil(round(share * self.limit, 6)) <= after)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one failure did to the count: `exceeded` disables its endpoint, `crossed` are the thresholds to warn of."""
+    """The effect of one failure: `exceeded` disables its endpoint, `crossed` are the thresholds to warn of."""
 
     count_before: int
     count: int
@@ -66,8 +62,8 @@ class Verdict:
     crossed: tuple[float, ...]
 
 
-class Ledger:
-    """The failures of one workspace that count at present.  `budget` may be replaced when settings are reloaded."""
+class FailureWindow:
+    """The failures of one workspace that count at present.  A reload of the settings may replace `budget`."""
 
     def __init__(self, budget: FailureBudget) -> None:
         self.budget = budget
@@ -75,7 +71,7 @@ class Ledger:
         self._now = -math.inf
 
     def fail(self, endpoint_seq: int, ended_at: float) -> Verdict:
-        """Count a failed attempt of an endpoint that ended at `ended_at` (monotonic seconds), and judge it."""
+        """Count a failed attempt of an endpoint that ended at `ended_at` (monotonic seconds)."""
         self._age(ended_at)
         before = len(self._failures)
         self._insert(Failure(endpoint_seq, ended_at))
@@ -83,17 +79,17 @@ class Ledger:
         return Verdict(before, count, count > self.budget.limit, self.budget.crossed(before, count))
 
     def forget(self, endpoint_seq: int) -> None:
-        """Take an endpoint's failures out of the count: it was enabled or deleted."""
+        """Remove an endpoint's failures: it was enabled or deleted."""
         self._failures = deque(failure for failure in self._failures if failure.endpoint_seq != endpoint_seq)
 
     def restore(self, failures: Iterable[Failure]) -> None:
-        """Make these, in any order, the failures that count, in place of all that were there."""
+        """Replace all failures by these, given in any order."""
         self._failures = deque(sorted(failures, key=lambda failure: failure.ended_at))
         if self._failures:
             self._age(self._failures[-1].ended_at)
 
     def view(self, now: float, endpoint_id: Callable[[int], str] = str) -> BudgetView:
-        """The budget as it is at `now`; `endpoint_id` turns an endpoint's number into the id that others see."""
+        """The budget at `now`; `endpoint_id` maps an endpoint's number to its public id."""
         self._age(now)
         counts = Counter(failure.endpoint_seq for failure in self._failures)
         return BudgetView(
@@ -105,9 +101,9 @@ class Ledger:
         )
 
     def spent_until(self, now: float) -> float | None:
-        """When the count will have fallen below the limit, in monotonic seconds, if nothing fails until then.
+        """When the count falls below the limit if nothing fails until then, in monotonic seconds.
 
-        Until that moment one more failure disables.  None: the count is below the limit at `now`.
+        Until then one more failure disables its endpoint.  None: the count is below the limit at `now`.
         """
         self._age(now)
         surplus = len(self._failures) - self.budget.limit
@@ -123,7 +119,7 @@ class Ledger:
 
     def _insert(self, failure: Failure) -> None:
         if failure.ended_at + self.budget.window_seconds <= self._now:
-            return  # it took longer than a window to get here
+            return  # it arrived after it aged out
         place = len(self._failures)
         while place and self._failures[place - 1].ended_at > failure.ended_at:
             place -= 1

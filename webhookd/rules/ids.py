@@ -1,10 +1,10 @@
-"""The ids that webhookd makes, all of which sort by the time or the order in which they were made.
+"""The ids that webhookd makes; all of them sort by time or order of creation.
 
-An event without an id of its own gets a UUIDv7 (RFC 9562, section 5.7) in its text form.  Endpoints and tokens get the
-same 128 bits behind a prefix, in Crockford's base32: shorter, without letters that look alike, and safe in a URL.
-A delivery's id is nothing but its number in the table, written so that the text sorts as the number does.
+An event without an id gets a UUIDv7 (RFC 9562, section 5.7) in its text form.  Endpoints and tokens get the same 128
+bits after a prefix, in Crockford's base32: shorter, without letters that look alike, and safe in a URL.  A delivery's
+id is its number in the table, written so that the text sorts as the number does.
 
-Time and randomness are handed in: the rules have neither a clock nor a source of chance.
+Time and randomness are parameters: the rules are pure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 RANDOM_BYTES = 10
-"""How many random bytes an id takes: 74 of their 80 bits are used."""
+"""The random bytes that an id takes; 74 of their 80 bits are used."""
 
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 _VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
@@ -40,7 +40,7 @@ def delivery_id(seq: int) -> str:
     return _delivery_head(seq >> 5) + _DIGITS[seq & 31]
 
 
-def delivery_seq(id: str) -> int | None:  # noqa: A002 - an id is what it is
+def delivery_seq(id: str) -> int | None:  # noqa: A002 - the word of the API
     """The number in the table of the delivery with this id; None if no delivery can have such an id."""
     digits = id.removeprefix(_DELIVERY_PREFIX)
     if len(id) != len(_DELIVERY_PREFIX) + _DELIVERY_DIGITS or len(digits) != _DELIVERY_DIGITS:

@@ -1,17 +1,17 @@
-"""How bytes become events: one, an array of them, or a stream of lines.
+"""Parses bytes into events: one event, an array, or a stream of lines.
 
-What goes in is what goes out.  The body that will be delivered is the text of the event as it came, byte for byte, with
-the white space around it trimmed; it is checked here and never written anew, so no number is rounded and no key moves.
-Only where `event_id` was left out it is spliced in, as the first member.
+The body that is delivered is the event's text as received, byte for byte, without the white space around it.  It is
+checked here and never serialized again, so no number is rounded and no key moves.  Only a missing `event_id` is
+inserted, as the first member.
 
-orjson does the checking (RFC 8259, UTF-8, lone surrogates, numbers beyond a double, 1,024 levels).  Two things it
-doesn't settle are settled here:
+orjson checks the JSON (RFC 8259, UTF-8, lone surrogates, numbers beyond a double, 1,024 levels).  Two cases are handled
+here:
 
-- A name given twice.  orjson keeps the last value and drops the first, so that webhookd and a receiver could read
-  two different types out of one event.  Finding out costs a second pass over the text, so it is made only where
-  `event_type` or `event_id` can stand twice: where the quoted name occurs twice, or a letter of it is escaped.
-- An integer too long for a double, 310 digits or more.  orjson refuses it, but an integer has no greatest value, and
-  as nothing here reads it, it is taken.  `1e999` is not: what it stands for, hardly any receiver could read.
+- A repeated name.  orjson keeps the last value and drops the first, so webhookd and a receiver could read two
+  different types from one event.  The check costs a second pass over the text, so it runs only where `event_type` or
+  `event_id` may occur twice: where the quoted name occurs twice, or one of its letters is escaped.
+- An integer too long for a double, 310 digits or more.  orjson refuses it, but JSON integers have no maximum, and
+  webhookd doesn't read it, so it is accepted.  `1e999` isn't: hardly any receiver could read it.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ import orjson
 
 from webhookd.errors import ApiError
 from webhookd.models import NewEvent
-from webhookd.rules.event_types import Catalogue
+from webhookd.rules.event_types import EventTypes
 
 MAX_ARRAY_EVENTS = 1000
 
 _WHITE_SPACE = b" \t\r\n"  # JSON's; bytes.strip() alone would also take form feeds, which JSON refuses
 _EVENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-# The letters of the two names as \uXXXX: _ d e i n p t v y.  No other kind of escape stands for a letter.
+# The letters of the two names as \uXXXX: _ d e i n p t v y.  JSON has no other escape for a letter.
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6[459eE]|7[0469])")
 
-# In any text: strings, closed or not, and integers that a double can't hold.
+# Strings, closed or not, and integers that a double can't hold.
 _STRING_OR_HUGE_INTEGER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?<![0-9.eE+-])-?[1-9][0-9]{300,}+', re.DOTALL)
 
 
-def parse_event(raw: bytes, *, max_bytes: int, catalogue: Catalogue, new_id: Callable[[], str]) -> NewEvent:
-    """The event that `raw` holds, ready to be accepted; `new_id` makes an id where it has none.
+def parse_event(raw: bytes, *, max_bytes: int, event_types: EventTypes, new_id: Callable[[], str]) -> NewEvent:
+    """The event in `raw`, ready to be accepted; `new_id` makes an id where it has none.
 
-    Raises Refusal: payload_too_large (over `max_bytes` once trimmed), invalid_json, invalid_event, missing_event_type,
+    Raises ApiError: payload_too_large (over `max_bytes` once trimmed), invalid_json, invalid_event, missing_event_type,
     unknown_event_type, invalid_event_id.
     """
     body = raw.strip(_WHITE_SPACE)
@@ -54,7 +54,7 @@ def parse_event(raw: bytes, *, max_bytes: int, catalogue: Catalogue, new_id: Cal
         raise ApiError("invalid_event", 'An event is one JSON object, as {"event_type": …}; this is something else.')
     if _may_repeat(body):
         _refuse_repeated(body)
-    event_type = _event_type(event, catalogue)
+    event_type = _event_type(event, event_types)
     if "event_id" not in event:
         event_id = new_id()
         return NewEvent(event_id, event_type, b'{"event_id":"%b",%b' % (event_id.encode(), body[1:]))
@@ -62,7 +62,7 @@ def parse_event(raw: bytes, *, max_bytes: int, catalogue: Catalogue, new_id: Cal
 
 
 def too_large(max_bytes: int) -> ApiError:
-    """The refusal of an event of more than `max_bytes`."""
+    """The error for an event of more than `max_bytes`."""
     return ApiError(
         "payload_too_large",
         f"The event is larger than {max_bytes} bytes (delivery.max_body_kb): send a reference to what is large.",
@@ -70,7 +70,7 @@ def too_large(max_bytes: int) -> ApiError:
     )
 
 
-def _event_type(event: dict[str, Any], catalogue: Catalogue) -> str:
+def _event_type(event: dict[str, Any], event_types: EventTypes) -> str:
     try:
         event_type = event["event_type"]
     except KeyError:
@@ -78,7 +78,7 @@ def _event_type(event: dict[str, Any], catalogue: Catalogue) -> str:
         raise ApiError("missing_event_type", message) from None
     if not isinstance(event_type, str):
         raise ApiError("unknown_event_type", "event_type must be a string, one of the catalogue's names.")
-    return catalogue.require(event_type).name
+    return event_types.require(event_type).name
 
 
 def _event_id(event_id: object) -> str:
@@ -89,7 +89,7 @@ def _event_id(event_id: object) -> str:
 
 
 def raise_if_memory_ran_out(error: orjson.JSONDecodeError) -> None:
-    """Raise MemoryError where orjson ran out of memory, which it tells as a fault of the text."""
+    """Raise MemoryError if orjson ran out of memory, which it reports as invalid JSON."""
     if "memory" in error.msg:
         raise MemoryError(error.msg) from None
 
@@ -109,9 +109,9 @@ def _load(body: bytes) -> Any:
 
 
 def _shorten_huge_integers(body: bytes) -> bytes:
-    """`body` with each integer that no double can hold replaced by 0, and every other byte at its place.
+    """`body` with each integer that a double can't hold replaced by 0, and every other byte at its place.
 
-    The spaces that fill its place keep a float with such an integer part as wrong as it was: `0   e5`.
+    The spaces that pad it keep a float with such an integer part invalid: `0   e5`.
     """
 
     def shorten(found: re.Match[bytes]) -> bytes:
@@ -142,7 +142,7 @@ def _not_utf8(body: bytes) -> ApiError | None:
 
 
 def _may_repeat(body: bytes) -> bool:
-    """Whether a name that must stand once can stand twice in `body`; cheap, and wrong only by saying True too often."""
+    """Whether one of the two names may occur twice in `body`; cheap, with false positives only."""
     return (
         body.count(b'"event_type"') > 1
         or body.count(b'"event_id"') > 1
@@ -151,7 +151,7 @@ def _may_repeat(body: bytes) -> bool:
 
 
 class _Name:
-    """The name of a member.  It equals no other, so a dict keeps each name as often as the text has it."""
+    """The name of a member, equal to no other: a dict keeps repeated names."""
 
     __slots__ = ("text",)
 
@@ -163,9 +163,9 @@ _MEMBERS = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=lambda _type,
 
 
 def _refuse_repeated(body: bytes) -> None:
-    """Refusal("invalid_event") if `event_type` or `event_id` is twice a member of the object itself.
+    """Raise ApiError `invalid_event` if `event_type` or `event_id` is a member of the object twice.
 
-    `body` is known to be a JSON object.  Members of nested objects may be called as they like.
+    `body` is a valid JSON object.  Nested objects may have any members.
     """
     try:
         names = [name.text for name in _MEMBERS.decode(body)]
@@ -178,8 +178,8 @@ def _refuse_repeated(body: bytes) -> None:
             )
 
 
-# A list of msgspec.Raw would hold millions of objects for 8 MiB of "[0,0,0…" before anybody could count them; a struct
-# of 1,000 optional places is refused at the 1,001st.  It costs 0.2 ms, so short arrays do without.
+# A list of msgspec.Raw would hold millions of objects for 8 MiB of "[0,0,0…"; a struct of 1,000 optional fields fails
+# at the 1,001st element.  It costs 0.2 ms, so arrays with few commas use the list.
 _FEW = msgspec.json.Decoder(list[msgspec.Raw])
 _MANY = msgspec.json.Decoder(
     msgspec.defstruct(
@@ -192,11 +192,11 @@ _MANY = msgspec.json.Decoder(
 
 
 def split_array(raw: bytes) -> list[bytes]:
-    """The elements of a JSON array, each as the bytes that it came in, for `parse_event`.
+    """The elements of a JSON array, each as its bytes, for `parse_event`.
 
-    Raises Refusal: invalid_json if the text isn't UTF-8, or not JSON from end to end, wherever the fault is;
-    invalid_event if it is no array; payload_too_large for more than `MAX_ARRAY_EVENTS` elements.  A number beyond a
-    double is a fault of its element alone, so it is left for `parse_event` to find.
+    Raises ApiError: invalid_json if the whole text isn't valid UTF-8 and JSON; invalid_event if it is no array;
+    payload_too_large for more than `MAX_ARRAY_EVENTS` elements.  A number beyond a double concerns its element alone
+    and is left to `parse_event`.
     """
     refusal = None if raw.isascii() else _not_utf8(raw)
     if refusal is not None:
@@ -214,31 +214,31 @@ def split_array(raw: bytes) -> list[bytes]:
         raise ApiError("invalid_json", f"The array is not JSON: {_place(error, len(raw))}.") from None
     except RecursionError:
         raise ApiError("invalid_json", "The array is not JSON that webhookd takes: nested too deeply.") from None
-    return [element for element in map(bytes, elements) if element]  # a place left empty is no element
+    return [element for element in map(bytes, elements) if element]  # the optional fields that weren't given
 
 
 def _place(error: msgspec.DecodeError, length: int) -> str:
     text = str(error).removeprefix("JSON is malformed: ")
     if "byte" in text:
         return text
-    # msgspec says "truncated" for both, and no place.
+    # msgspec reports both as "truncated", without a position.
     return f"it ends too early, or holds a \\ud800 to \\udfff without its partner (byte {length})"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a stream that isn't blank: its place among those, from 0, and its bytes; None if it is too long."""
+    """A line of a stream that isn't blank: its index among those, from 0, and its bytes (None: too long)."""
 
     index: int
     data: bytes | None
 
 
 class LineSplitter:
-    """Cuts a stream of bytes into lines, whatever pieces it comes in (newline-delimited JSON).
+    """Splits a stream of bytes, given in any pieces, into lines (newline-delimited JSON).
 
-    A line ends with LF or CRLF, the last one also with the stream.  Blank lines are neither given nor counted.  Of a
-    line longer than `max_line_bytes` (without its end) nothing is kept: it is given once, without its bytes, as soon as
-    it is too long.  The work is proportional to the bytes, for pieces of one byte as for pieces of many lines.
+    A line ends with LF or CRLF, the last one also with the stream.  Blank lines are neither returned nor counted.  A
+    line longer than `max_line_bytes` (without its end) isn't kept: it is returned once, without its bytes, as soon as
+    it is too long.  The work is proportional to the bytes, however small the pieces.
     """
 
     def __init__(self, max_line_bytes: int) -> None:
@@ -249,7 +249,7 @@ class LineSplitter:
 
     @property
     def pending_bytes(self) -> int:
-        """How many bytes are kept of a line whose end hasn't come: none of one that is too long already."""
+        """The bytes kept of the unfinished line; 0 once it is too long."""
         return len(self._pending)
 
     def feed(self, chunk: bytes) -> list[Line]:
@@ -272,10 +272,10 @@ class LineSplitter:
         return lines
 
     def _begin(self, piece: bytes, lines: list[Line]) -> None:
-        """Begin a line, or go on with the one that is begun."""
+        """Begin a line, or continue the unfinished one."""
         if self._skipping:
             return
-        if len(self._pending) + len(piece) > self._max_line_bytes + 1:  # one more: it may be the CR of CRLF
+        if len(self._pending) + len(piece) > self._max_line_bytes + 1:  # one more for the CR of CRLF
             self._pending.clear()
             self._skipping = True
             self._give(None, lines)
@@ -283,7 +283,7 @@ class LineSplitter:
             self._pending += piece
 
     def _end(self, lines: list[Line]) -> None:
-        """End the line that is begun."""
+        """End the unfinished line."""
         if not self._skipping:
             self._take(bytes(self._pending), lines)
         self._pending.clear()

@@ -1,4 +1,4 @@
-"""Plans: webhooks belong to one plan and those above it."""
+"""Plans: webhooks are part of one plan and those above it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Plans:
         return "advanced" if "advanced" in self.order else self.webhooks_from
 
     def has_webhooks(self, plan: str) -> bool:
-        """Whether a workspace on `plan` gets its events; a plan that the configuration no longer knows doesn't."""
+        """Whether a workspace on `plan` gets its events; not with a plan that the configuration no longer has."""
         return plan in self.order and self.order.index(plan) >= self.order.index(self.webhooks_from)
 
     def check(self, plan: str) -> str:
-        """`plan`, if there is such a plan; else Refusal `invalid_field` that names the nearest."""
+        """`plan`, if there is such a plan; else ApiError `invalid_field`, naming the nearest."""
         if plan in self.order:
             return plan
         nearest = did_you_mean(plan, self.order)
@@ -36,7 +36,7 @@ class Plans:
         )
 
     def require(self, plan: str, doing: str) -> None:
-        """Refusal `plan_required` unless `plan` has webhooks; `doing` names what was asked for."""
+        """Raise ApiError `plan_required` unless `plan` has webhooks; `doing` names the requested action."""
         if not self.has_webhooks(plan):
             raise ApiError(
                 "plan_required",

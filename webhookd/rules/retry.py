@@ -1,10 +1,10 @@
-"""What follows an attempt: the schedule of retries, as a decision that others act on.
+"""The retry schedule, and the decision after each attempt.
 
-An endpoint's queue waits while a delivery waits for its retry; that is what keeps the order.  So the schedule is the
-contract, the same for every receiver: neither `Retry-After` nor 429 or 410 changes it.
+An endpoint's queue waits while a delivery waits for its retry; this keeps the order.  The schedule is the same for
+every receiver: neither `Retry-After` nor 429 or 410 changes it.
 
-A failure of webhookd's own machine (`Reason.LOCAL`) says nothing about the receiver.  It uses up no attempt, is never
-the end of a delivery, and is tried again after `LOCAL_RETRY_SECONDS`, however often.
+A failure of webhookd's own machine (`Reason.LOCAL`) says nothing about the receiver.  It uses up no attempt, never ends
+a delivery, and is retried after `LOCAL_RETRY_SECONDS`, without limit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RetrySchedule:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The receiver has it; the next event goes."""
+    """The receiver has it; the next event follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class RetryIn:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """It was the last attempt of the schedule; the delivery is given up and the next event goes."""
+    """It was the last attempt of the schedule: the delivery is given up, the next event follows."""
 
 
 Decision = Delivered | RetryIn | Dropped
@@ -52,8 +52,8 @@ Decision = Delivered | RetryIn | Dropped
 def decide(reason: Reason | None, tries: int, schedule: RetrySchedule) -> Decision:
     """What follows an attempt that failed for `reason`, or was delivered (None).
 
-    `tries` counts the attempts of the present schedule that were used up, this one included (of a local failure it
-    doesn't matter).  A schedule that became shorter meanwhile drops at once.
+    `tries` is the number of attempts used up, this one included (irrelevant for a local failure).  After a reload that
+    made the schedule shorter than `tries`, the delivery is dropped.
     """
     if reason is None:
         return Delivered()
@@ -67,12 +67,12 @@ def decide(reason: Reason | None, tries: int, schedule: RetrySchedule) -> Decisi
 def remaining_wait(
     next_attempt_at_ms: int, now_ms: int, tries: int, schedule: RetrySchedule, *, after_local_failure: bool = False
 ) -> float:
-    """How many seconds a wait found in the table has to go on, after a restart or a reload.
+    """The seconds that remain of a wait read from the table, after a restart or a reload.
 
-    Both times are wall clock, which may have been set meanwhile, so the wait is never longer than its own step of the
-    schedule, and never negative (behaviour.md, "Clocks").  `tries` counts the attempts used up so far; after none of
-    them only a local failure can have set a wait, whose step is `LOCAL_RETRY_SECONDS` however many came before it.  If
-    the schedule became shorter, its last step is the bound.
+    Both times are wall clock, which may have been set meanwhile, so the wait is never longer than its step of the
+    schedule, and never negative (manual/behaviour.md).  `tries` is the number of attempts used up so far; with none,
+    only a local failure can have set a wait, whose step is `LOCAL_RETRY_SECONDS`.  If the schedule became shorter, its
+    last step is the bound.
     """
     local = after_local_failure or not tries
     steps = (LOCAL_RETRY_SECONDS,) if local else schedule.waits_seconds[:tries]

@@ -20,7 +20,7 @@ from webhookd.delivery.replay import Replayer
 from webhookd.delivery.test_event import TestEvents
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.models import Json
-from webhookd.rules.event_types import Catalogue
+from webhookd.rules.event_types import EventTypes
 from webhookd.store.store import Store
 
 
@@ -29,7 +29,7 @@ class Services:
     """Built by `daemon`, used by the handlers."""
 
     settings: Callable[[], Config]
-    catalogue: Callable[[], Catalogue]
+    event_types: Callable[[], EventTypes]
     clock: Clock
     store: Store
     registry: Registry

@@ -19,7 +19,7 @@ from webhookd.delivery.queue import EndpointQueue
 from webhookd.delivery.recorder import Recorder
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.models import Accepted
-from webhookd.rules.failure_budget import Ledger
+from webhookd.rules.failure_budget import FailureWindow
 from webhookd.rules.retry import RetryIn, RetrySchedule, decide
 from webhookd.store import deliveries, endpoints
 
@@ -69,31 +69,31 @@ def _a_retry_lets_others_pass() -> Change:
 
 def _the_budget_is_one_less() -> Change:
     """The 30th failure disables."""
-    fail = Ledger.fail
+    fail = FailureWindow.fail
 
-    def strict(self: Ledger, endpoint_seq: int, ended_at: float) -> Any:
+    def strict(self: FailureWindow, endpoint_seq: int, ended_at: float) -> Any:
         verdict = fail(self, endpoint_seq, ended_at)
         return replace(verdict, exceeded=verdict.count >= self.budget.limit)
 
-    return {(Ledger, "fail"): strict}
+    return {(FailureWindow, "fail"): strict}
 
 
 def _the_budget_is_one_more() -> Change:
     """The 32nd failure disables."""
-    fail = Ledger.fail
+    fail = FailureWindow.fail
 
-    def lenient(self: Ledger, endpoint_seq: int, ended_at: float) -> Any:
+    def lenient(self: FailureWindow, endpoint_seq: int, ended_at: float) -> Any:
         verdict = fail(self, endpoint_seq, ended_at)
         return replace(verdict, exceeded=verdict.count > self.budget.limit + 1)
 
-    return {(Ledger, "fail"): lenient}
+    return {(FailureWindow, "fail"): lenient}
 
 
 def _a_restart_forgets_the_budget() -> Change:
     """The window is empty after a start."""
 
     async def forgetful(self: Watchdog) -> None:
-        self._ledgers.clear()
+        self._windows.clear()
 
     return {(Watchdog, "restore"): forgetful}
 

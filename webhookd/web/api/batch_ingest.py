@@ -126,7 +126,7 @@ def check_event(services: Services, raw: bytes) -> NewEvent:
     def new_id() -> str:
         return uuid7(services.clock.wall_ms(), os.urandom(RANDOM_BYTES))
 
-    return parse_event(raw, max_bytes=max_event_bytes(services), catalogue=services.catalogue(), new_id=new_id)
+    return parse_event(raw, max_bytes=max_event_bytes(services), event_types=services.event_types(), new_id=new_id)
 
 
 def max_event_bytes(services: Services) -> int:

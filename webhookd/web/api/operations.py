@@ -124,12 +124,12 @@ async def show_openapi(request: web.Request) -> web.Response:
 async def list_event_types(request: web.Request) -> web.Response:
     """The catalogue, in its own order."""
     query = read_query(request, Paging)
-    catalogue = services_of(request).catalogue()
+    event_types = services_of(request).event_types()
     begin = 0 if query.cursor is None else query.cursor.seq
-    names = catalogue.names[begin : begin + query.limit]
+    names = event_types.names[begin : begin + query.limit]
     end = begin + len(names)
-    shown = [_shown(catalogue.require(name)) for name in names]
-    return list_response(shown, end if end < len(catalogue.names) else None)
+    shown = [_shown(event_types.require(name)) for name in names]
+    return list_response(shown, end if end < len(event_types.names) else None)
 
 
 def _shown(event_type: EventType) -> Json:

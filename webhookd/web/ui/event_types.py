@@ -23,12 +23,12 @@ class ShownReference:
 
 async def show_event_types(page: Page) -> web.StreamResponse:
     """Every type of the catalogue, in its own order."""
-    catalogue = page.services.catalogue()
-    shown = [_shown(page, name) for name in catalogue.names]
+    event_types = page.services.event_types()
+    shown = [_shown(page, name) for name in event_types.names]
     return page.show("event_types.html", types=shown, open=page.asked("type"))
 
 
 def _shown(page: Page, name: str) -> ShownReference:
-    known = page.services.catalogue().require(name)
+    known = page.services.event_types().require(name)
     fields = tuple(Field(each.path, each.type, page.text.meaning(each.meaning)) for each in known.fields)
     return ShownReference(show_type(page, name), fields, json.dumps(known.sample, indent=2, ensure_ascii=False))

@@ -110,7 +110,7 @@ def show_type(page: Page, name: str) -> ShownType:
 
     The built-in words are translated; what the configuration says in their place stays as it is.
     """
-    known = page.services.catalogue().get(name)
+    known = page.services.event_types().get(name)
     if known is None:
         return ShownType(name, name, "")
     built_in = _BUILT_IN_WORDS.get(name) == (known.label, known.description)
@@ -121,4 +121,4 @@ def show_type(page: Page, name: str) -> ShownType:
 
 def show_types(page: Page) -> list[ShownType]:
     """The whole catalogue."""
-    return [show_type(page, name) for name in page.services.catalogue().names]
+    return [show_type(page, name) for name in page.services.event_types().names]
