@@ -1,4 +1,4 @@
-"""The README's jq recipes find what they promise in the lines of a real daemon."""
+"""The manual's jq recipes find what they promise in the lines of a real daemon."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from tests.support.process import daemon
 from tests.support.receiver import receiver
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
-RECIPES = re.findall(r"^    journalctl [^|\n]*\| (jq -\w+) '([^']*)'$", README, re.MULTILINE)
+PAGE = (Path(__file__).resolve().parents[2] / "webhookd" / "manual" / "operating.md").read_text("utf-8")
+RECIPES = re.findall(r"^    journalctl [^|\n]*\| (jq -\w+) '([^']*)'$", PAGE, re.MULTILINE)
 # Among the daemon's lines stand systemd's, and what a Python that dies writes.
 OTHERS = "Started webhookd.service - Outgoing webhooks.\nTraceback (most recent call last):\n"
 
@@ -25,7 +25,7 @@ def found(log: str, command: str, filter_: str) -> str:
     return subprocess.run(words, input=log, capture_output=True, text=True, timeout=30, check=True).stdout
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="no jq on this machine: the README's recipes were not tried")
+@pytest.mark.skipif(shutil.which("jq") is None, reason="no jq on this machine: the manual's recipes were not tried")
 async def test_every_recipe_finds_its_lines(tmp_path: Path) -> None:
     """Two events for a receiver that fails, one of them m-1: each recipe's filter is run on the daemon's own log."""
     config = '[egress]\nallow = ["127.0.0.0/8"]\n[delivery]\nretry_seconds = []\n'

@@ -570,7 +570,7 @@ def test_the_way_out_is_seen_where_only_processes_are_in_proc() -> None:
     assert outside.stdout == mounted.stdout
 
 
-def test_the_trial_finds_the_readme_s_commands() -> None:
+def test_the_trial_finds_the_manual_s_commands() -> None:
     """Each block that `tests.process.trial` types is there once; the first event is the second line of its block."""
     first = trial_machine.block("webhookd endpoint add").splitlines()
     assert "| webhookd send" in first[1]
@@ -584,13 +584,12 @@ def test_the_trial_finds_the_readme_s_commands() -> None:
         assert "\n" in trial_machine.block(beginning)
 
 
-def test_the_readme_s_service_is_the_unit_s() -> None:
-    """The paths that the README names are those that the unit uses."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    section = readme.split("\n## As a service\n", 1)[1].split("\n## ", 1)[0]
+def test_the_manual_s_service_is_the_unit_s() -> None:
+    """The paths that the manual names are those that the unit uses."""
+    page = (ROOT / "webhookd" / "manual" / "installing.md").read_text("utf-8")
     program, _, _, config = one("ExecStart").split()
-    assert program.removesuffix("/bin/webhookd") + "/" in section
-    assert config in section
+    assert program.removesuffix("/bin/webhookd") + "/" in page
+    assert config in page
     for name, value in handed.directives(SERVICE):
         if name == "LoadCredential":
-            assert value.split(":")[1] in section
+            assert value.split(":")[1] in page

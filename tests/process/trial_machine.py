@@ -1,4 +1,4 @@
-"""The machine of the trial as its steps see it: the README's commands, systemd's view, the journal, the callers."""
+"""The machine of the trial as its steps see it: the manual's commands, systemd's view, the journal, the callers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ WAIT_SECONDS = 120.0
 
 
 def typed() -> list[str]:
-    """The README's blocks of commands of «As a service», in their order."""
-    section = (ROOT / "README.md").read_text("utf-8").split("\n## As a service\n", 1)[1].split("\n## ", 1)[0]
-    return [re.sub(r"(?m)^ {4,6}", "", block).strip("\n") for block in re.findall(r"(?:\n {4,6}\S.*)+\n", section)]
+    """The blocks of commands of `manual/installing.md`, in their order."""
+    page = (ROOT / "webhookd" / "manual" / "installing.md").read_text("utf-8")
+    return [re.sub(r"(?m)^ {4,6}", "", block).strip("\n") for block in re.findall(r"(?:\n {4,6}\S.*)+\n", page)]
 
 
 def block(beginning: str) -> str:

@@ -22,7 +22,7 @@ STUCK = "/opt/trial"
 
 
 async def installs(m: Machine) -> str:
-    """Installing, as the README types it."""
+    """Installing, as the manual types it."""
     install = block("apt-get install -y python3-venv")
     began = time.monotonic()
     for line in install.splitlines():
@@ -237,7 +237,7 @@ async def until_line(m: Machine, event: str, since: str) -> dict[str, Any]:
 
 
 async def takes_credentials(m: Machine) -> str:
-    """Secrets as credentials: the mail password as the README types it, and tokens."""
+    """Secrets as credentials: the mail password as the manual types it, and tokens."""
     mail = f'host = "127.0.0.1"\nport = {m.mail.port}\nuser = "{USER}"\nfrom = "webhookd@example.com"'
     kept, since = await m.run(f"cat {CONFIG}"), await m.cursor()
     await m.run(f"cat > {CONFIG}", given=kept.replace("\n[mail]\n", f"\n[mail]\n{mail}\n", 1))
@@ -265,7 +265,7 @@ async def takes_credentials(m: Machine) -> str:
 
 
 async def opens_a_unix_socket(m: Machine) -> str:
-    """A unix socket for a group, by the README's words."""
+    """A unix socket for a group, by the manual's words."""
     await m.run(
         """cd /etc/systemd/system && mkdir -p webhookd.socket.d && cat > webhookd.socket.d/override.conf <<END
 [Socket]
@@ -312,7 +312,7 @@ async def stops_in_time(m: Machine) -> str:
 
 
 async def upgrades_and_goes_back(m: Machine) -> str:
-    """Upgrading to a version with a migration, and the way back, as the README types them, in one checkout."""
+    """Upgrading to a version with a migration, and the way back, as the manual types them, in one checkout."""
     known = await counted(m)
     tokens = await m.run(f"cat {STATE}/admin-token {STATE}/ingest-token")
     await m.run(
@@ -352,7 +352,7 @@ async def counted(m: Machine) -> int:
 
 
 async def uninstalls(m: Machine) -> str:
-    """Uninstalling, as the README types it."""
+    """Uninstalling, as the manual types it."""
     for line in block("systemctl disable --now").splitlines():
         await m.run(line)
     left = await m.run(

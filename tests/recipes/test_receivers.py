@@ -106,8 +106,10 @@ async def test_a_receiver_takes_what_is_signed_once(tmp_path: Path, name: str) -
         assert BODY == (folder / "done" / "evt_1").read_bytes()
 
 
-def test_the_readme_names_every_recipe() -> None:
+@pytest.mark.parametrize("document", ["README.md", "webhookd/manual"])
+def test_every_recipe_is_linked(document: str) -> None:
     """Each file in etc/recipes is linked, and each link leads to a file."""
     root = Path(__file__).resolve().parents[2]
-    linked = set(re.findall(r"\(etc/recipes/([\w.]+)\)", (root / "README.md").read_text("utf-8")))
+    pages = [root / document] if document.endswith(".md") else (root / document).glob("*.md")
+    linked = {name for page in pages for name in re.findall(r"etc/recipes/([\w.]+)\)", page.read_text("utf-8"))}
     assert {path.name for path in (root / "etc" / "recipes").iterdir() if os.path.isfile(path)} == linked

@@ -1,4 +1,4 @@
-"""The producer's recipes: each program and each of the README's shell lines sends to a real daemon."""
+"""The producer's recipes: each program and each of the manual's shell lines sends to a real daemon."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.recipes.languages import RECIPES, Program, needs
 from tests.support.listening import served
 from tests.support.process import Daemon, daemon
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
-SECTION = README.split("\n### Sending events\n")[1].split("\n### ")[0]
+MANUAL = (Path(__file__).resolve().parents[2] / "webhookd" / "manual" / "sending.md").read_text("utf-8")
+SECTIONS = MANUAL.split("\n## By HTTP\n")[1].split("\n## From a program\n")[0]
 COMMANDS = {"send.sh": "sh", "send.py": "python3", "send.mjs": "node", "send.php": "php"}
 EVENT = '{"event_type": "message.received", "event_id": "m-9", "text": "hello"}'
 
@@ -76,13 +76,13 @@ async def test_a_sender_tries_until_it_is_taken(door: Door, name: str) -> None:
     assert "unauthorized" in ran.out + ran.err
 
 
-async def test_the_readme_s_shell_lines_send(tmp_path: Path) -> None:
+async def test_the_manual_s_shell_lines_send(tmp_path: Path) -> None:
     """curl, the file, the pipes and the unix socket as they stand there, at home in a folder of the test."""
     for command in ("curl", "jq", "bash"):
         needs(command)
     home = tmp_path / "home"
     state_dir = home / ".local" / "state" / "webhookd"
-    lines = "\n".join(line[4:] for line in SECTION.splitlines() if line.startswith("    "))
+    lines = "\n".join(line[4:] for line in SECTIONS.splitlines() if line.startswith("    "))
     assert 6 == len(re.findall(r"(?m)^(?:curl|webhookd|jq|tail|TOKEN)", lines))
     async with daemon(state_dir, 'unix_socket = "webhookd.sock"\n') as d:
         lines = lines.replace("http://127.0.0.1:8780", d.url)
@@ -93,7 +93,7 @@ async def test_the_readme_s_shell_lines_send(tmp_path: Path) -> None:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environ = {"HOME": str(home), "PATH": path, "WEBHOOKD_URL": d.url}
         environ["WEBHOOKD_TOKEN"] = (state_dir / "ingest-token").read_text().strip()
-        ran = await Program("readme", tmp_path, environ).run(needs("bash"), "-ec", lines)
+        ran = await Program("manual", tmp_path, environ).run(needs("bash"), "-ec", lines)
         assert 0 == ran.code, ran.err
         listed = await d.call("GET", "/v1/events")
         ids = [each["event_id"] for each in listed["data"]]

@@ -16,6 +16,7 @@ import click
 
 from webhookd._version import __version__
 from webhookd.cli import endpoint, listen, log, operations, send, serve, status, workspace
+from webhookd.cli.help import help_
 from webhookd.cli.options import common, examples, in_workspace
 
 # For the help; `find_config` and `find_state_dir` define the exact rules.
@@ -38,7 +39,7 @@ _FILES = (
 _EXIT_INTERRUPTED = 130
 _EXIT_PIPE_CLOSED = 141
 _SECTIONS = {
-    "To begin": (serve.demo, serve.serve, serve.check_config, operations.open_),
+    "To begin": (serve.demo, serve.serve, serve.check_config, operations.open_, help_),
     "Events": (send.send, listen.listen, log.log, log.replay),
     "Who gets them": (endpoint.endpoint, workspace.workspace, workspace.token),
     "Looking after it": (status.status, status.budget, operations.mail, operations.backup),

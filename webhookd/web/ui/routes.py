@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from webhookd.web.ui import event_types, log, sign_in, webhooks
+from webhookd.web.ui.help import show_contents, show_image, show_topic
 from webhookd.web.ui.pages import Answering, Handler, page, static
 
 _STREAM = "/log/stream"
@@ -13,6 +14,9 @@ _OPEN: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/sign-in", sign_in.sign_in),
     ("POST", "/sign-out", sign_in.sign_out),
     ("POST", "/language", sign_in.set_language),
+    ("GET", "/help", show_contents),
+    ("GET", "/help/{topic}", show_topic),
+    ("GET", "/help/images/{name}", show_image),
 )
 _SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/", webhooks.front),
