@@ -26,18 +26,18 @@ from webhookd.web.router import make_app
 from webhookd.web.server.http_server import Runner
 
 WEBHOOKS = (
-    ("https://crm.example.com/webhooks", "CRM", ["contact.created", "contact.updated", "contact.tag.updated"]),
-    ("https://helpdesk.example.com/hook", "Help desk", ["conversation.opened", "conversation.closed"]),
-    ("https://warehouse.example.com/events", "Data warehouse", ["*"]),
-    ("https://bot.example.com/incoming", "Auto-reply bot", ["message.received"]),
+    ("https://crm.example/hook", "CRM", ["contact.created", "contact.updated", "contact.tag.updated"]),
+    ("https://desk.example/hook", "Help desk", ["conversation.opened", "conversation.closed"]),
+    ("https://data.example/in", "Data warehouse", ["*"]),
+    ("https://bot.example/hook", "Auto-reply bot", ["message.received"]),
 )
-EVENTS = 60
+EVENTS = 110
 
 
 async def take() -> None:
     """The front page, with webhooks that deliver and one that the budget has disabled."""
     config = Config(delivery=Delivery(retry_seconds=(0.05, 0.05, 0.05)), budget=Budget(limit=30))
-    network = ScriptedNetwork(SystemClock())
+    network = ScriptedNetwork(SystemClock(), takes_seconds=0.03)  # type: ignore[arg-type]
     network.answer = lambda url, webhook_id: 503 if "bot." in url else 200
     with tempfile.TemporaryDirectory() as folder:
         app = await App.open(config, Path(folder), clock=SystemClock(), transport=network)
@@ -53,10 +53,10 @@ async def take() -> None:
             async_playwright() as playwright,
         ):
             browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-            page = await browser.new_page(viewport={"width": 1200, "height": 760}, color_scheme="light")
+            page = await browser.new_page(viewport={"width": 1200, "height": 600}, color_scheme="light")
             await page.goto(app.services.sessions.link(url) or url)
             await page.wait_for_url("**/webhooks*")
-            await page.screenshot(path=MANUAL / "images" / "page.png")
+            await page.screenshot(path=MANUAL / "images" / "page.png", full_page=True)
             await browser.close()
         await app.stop()
 

@@ -3,10 +3,10 @@
     python -m tests.process.trial [--suite bookworm|trixie] [--keep]
 
 Needs root, mmdebstrap, systemd-nspawn and nsenter (it installs them by apt where it can), Debian's mirror and PyPI.
-The machine is a container of its own (`tests.support.container`); the commands are taken from
-`manual/installing.md` and typed as they stand there.  What they call on the net is inside its own network: `example.com` is a
-receiver with a certificate that the machine trusts, at an address of its loopback.  Each step prints what was found and
-how long it took.  Exit code 1: a step failed; 2: something is missing on this machine.
+The machine is a container of its own (`tests.support.container`); the commands are those of `manual/installing.md`,
+typed as they stand there.  What they call on the net is inside its own network: `example.com` is a receiver with a
+certificate that the machine trusts, at an address of its loopback.  Each step prints what was found and how long it
+took.  Exit code 1: a step failed; 2: something is missing on this machine.
 """
 
 from __future__ import annotations
