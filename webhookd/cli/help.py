@@ -107,7 +107,7 @@ def _table(lines: list[str], width: int) -> Iterator[str]:
                 yield click.style(line.rstrip(), bold=True) if number == 0 else line.rstrip()
         return
     for row in rows[1:]:
-        yield click.style(row[0], bold=True)
+        yield click.style(textwrap.fill(row[0], width), bold=True)
         for name, cell in zip(rows[0][1:], row[1:], strict=True):
             if cell:
                 yield textwrap.fill(
