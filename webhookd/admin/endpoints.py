@@ -1,4 +1,4 @@
-"""The life of an endpoint: made, changed, stopped, started again, deleted."""
+"""Endpoints: create, change, rotate keys, disable, enable, delete."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Endpoints:
         headers: Mapping[str, str] | None = None,
         signing_key: str | None = None,
     ) -> Endpoint:
-        """Make an endpoint; it is active at once.
+        """Create an endpoint; it is active at once.
 
-        Raises Refusal: `plan_required`, `invalid_url`, `blocked_address`, `unknown_event_type`, `invalid_field`,
+        Raises ApiError: `plan_required`, `invalid_url`, `blocked_address`, `unknown_event_type`, `invalid_field`,
         `endpoint_exists`, `too_many_endpoints`.
         """
         workspace = self._registry.workspace(workspace_id)
@@ -112,7 +112,7 @@ class Endpoints:
             endpoint = self._registry.endpoint(workspace_id, endpoint_id)
             fields = self._checked(dict(changes))
             if "signing_key" in changes:
-                # A key that is set, not rotated, holds at once and alone.
+                # A key that is set, not rotated, is the only one from now on.
                 key = signing.check_key(changes["signing_key"])
                 fields |= {"signing_key": key, "previous_key": None, "previous_key_until_ms": None}
             changed = replace(endpoint, **fields, updated_at_ms=self._clock.wall_ms())
@@ -149,12 +149,12 @@ class Endpoints:
         return rotated
 
     async def disable(self, workspace_id: str, endpoint_id: str) -> Endpoint:
-        """Stop it by a person's word: no further attempt starts, its events are held.  On a disabled one: nothing."""
+        """Disable it for a person: no further attempt starts, its events are held.  On a disabled one: nothing."""
         async with self._locks.of(endpoint_id):
             endpoint = self._registry.endpoint(workspace_id, endpoint_id)
             if endpoint.state is EndpointState.DISABLED:
                 return endpoint
-            self._dispatcher.hold(endpoint.seq)
+            self._dispatcher.block(endpoint.seq)
             now_ms = self._clock.wall_ms()
 
             def on_commit(changed: list[Endpoint]) -> None:
@@ -174,14 +174,14 @@ class Endpoints:
                     on_commit=on_commit,
                 )
             finally:
-                self._dispatcher.release(endpoint.seq)
+                self._dispatcher.unblock(endpoint.seq)
         log.emit("endpoint.disabled", **_named(endpoint))
         return self._registry.endpoint(workspace_id, endpoint_id)
 
     async def enable(self, workspace_id: str, endpoint_id: str, *, skip_held: bool = False) -> Endpoint:
-        """Start it again: its held events go out in order, or are skipped; its failures are forgiven.
+        """Enable it: its held events go out in order, or are skipped; its failures no longer count.
 
-        On an active one nothing changes.  Refusal `plan_required` below the plan that has webhooks.
+        On an active one nothing changes.  ApiError `plan_required` below the plan that has webhooks.
         """
         async with self._locks.of(endpoint_id):
             workspace = self._registry.workspace(workspace_id)
@@ -189,7 +189,7 @@ class Endpoints:
             self._plans().require(workspace.plan, "Enabling an endpoint")
             if endpoint.active:
                 return endpoint
-            await self._dispatcher.quiet(endpoint.seq)
+            await self._dispatcher.wait_idle(endpoint.seq)
             now_ms = self._clock.wall_ms()
             waiting = self._dispatcher.view(endpoint.seq).waiting
 
@@ -216,7 +216,7 @@ class Endpoints:
         """Delete it: what waits is cancelled, an attempt in flight ends and is recorded, the log stays."""
         async with self._locks.of(endpoint_id):
             endpoint = self._registry.endpoint(workspace_id, endpoint_id)
-            self._dispatcher.hold(endpoint.seq)
+            self._dispatcher.block(endpoint.seq)
             now_ms = self._clock.wall_ms()
 
             def on_commit(_: None) -> None:
@@ -227,7 +227,7 @@ class Endpoints:
             try:
                 await self._store.write(lambda db: endpoints.delete(db, endpoint.seq, now_ms), on_commit=on_commit)
             finally:
-                self._dispatcher.release(endpoint.seq)
+                self._dispatcher.unblock(endpoint.seq)
         log.emit("endpoint.deleted", **_named(endpoint))
 
     def _checked(self, fields: dict[str, Any]) -> dict[str, Any]:

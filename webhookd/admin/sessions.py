@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from webhookd.admin.tokens import Scope, Tokens
+from webhookd.admin.tokens import Scope, Tokens, secret_digest
 from webhookd.delivery.deps import Deps
 from webhookd.models import Token
 from webhookd.store import credentials
@@ -77,7 +77,7 @@ class Sessions:
         while len(self._codes) >= CODES_MAX:
             self._codes.pop(next(iter(self._codes)))
         code = secrets.token_urlsafe(CODE_BYTES)
-        self._codes[digest_of(code)] = _Code(token_sha256, now + CODE_SECONDS)
+        self._codes[secret_digest(code)] = _Code(token_sha256, now + CODE_SECONDS)
         return f"{base_url}/sign-in#{code}"
 
     async def sign_in(self, secret: str) -> Session | None:
@@ -91,7 +91,7 @@ class Sessions:
         await self._store.write(
             lambda db: credentials.put_session(
                 db,
-                secret_sha256=digest_of(session.secret),
+                secret_sha256=secret_digest(session.secret),
                 token_sha256=token_sha256,
                 expires_at_ms=session.expires_at_ms,
                 now_ms=now_ms,
@@ -103,7 +103,7 @@ class Sessions:
         """The session with this cookie, if it has not ended, nor its token."""
         if not secret:
             return None
-        digest, now_ms = digest_of(secret), self._clock.wall_ms()
+        digest, now_ms = secret_digest(secret), self._clock.wall_ms()
         found = await self._store.read(lambda db: credentials.find_session(db, digest, now_ms))
         if found is None:
             return None
@@ -116,12 +116,12 @@ class Sessions:
         return (
             self._clock.wall_ms() < session.expires_at_ms
             and self._tokens.holder(session.token_sha256) is not None
-            and digest_of(session.secret) not in self._signed_out
+            and secret_digest(session.secret) not in self._signed_out
         )
 
     async def sign_out(self, session: Session) -> None:
         """End a session."""
-        digest = digest_of(session.secret)
+        digest = secret_digest(session.secret)
         self._signed_out[digest] = None
         if len(self._signed_out) > SIGNED_OUT_MAX:
             self._signed_out.pop(next(iter(self._signed_out)))
@@ -148,14 +148,9 @@ class Sessions:
 
     def _spent(self, secret: str) -> bytes:
         """The hash of the token that `secret` is, or stands for as a code; the code is no more after this."""
-        digest = digest_of(secret)
+        digest = secret_digest(secret)
         code = self._codes.pop(digest, None)
         return code.token_sha256 if code and code.until > self._clock.monotonic() else digest
-
-
-def digest_of(secret: str) -> bytes:
-    """What is kept of a secret."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def form_proof(cookie_secret: str) -> str:

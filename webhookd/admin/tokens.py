@@ -1,4 +1,4 @@
-"""Who may call: tokens, their scopes and workspaces.  Secrets are kept hashed and compared by their hash."""
+"""Tokens, their scopes and workspaces.  Secrets are stored hashed and compared by their hash."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class Scope(StrEnum):
     OBSERVE = "observe"
 
 
-# The two that exist from the first start, each in a file of the state directory that the CLI reads.
+# They exist from the first start, each in a file of the state directory that the CLI reads.
 _FIRST = ((Scope.ADMIN, "admin-token"), (Scope.INGEST, "ingest-token"))
 
 
 class Tokens:
-    """Knows all tokens, hashed, in memory; the table has them too."""
+    """All tokens, hashed, in memory as in the table."""
 
     def __init__(self, deps: Deps) -> None:
         self._store, self._registry, self._clock = deps.store, deps.registry, deps.clock
         self._by_hash: dict[bytes, Token] = {}
 
     async def start(self, state_dir: Path, ingest_token_file: str, environ: Mapping[str, str]) -> None:
-        """Take the first two tokens from credentials or files, made where missing, and all others from the table."""
-        await self._load()
+        """Load the first two tokens from credentials or files, created where missing, the others from the table."""
+        await self.reload()
         for scope, name in _FIRST:
             secret = credential(name, environ)
             if secret is None and scope is Scope.INGEST and ingest_token_file:
@@ -52,12 +52,12 @@ class Tokens:
             known = self.check(secret)
             if known is None or known.id != f"tok_{scope}":  # else nothing is written: a start on a full disk
                 await self._put(f"tok_{scope}", scope, None, secret, "made at the first start")
-        await self._load()
+        await self.reload()
 
     def check(self, secret: str) -> Token | None:
         """The token with this secret, or None."""
-        # What is looked up is a hash of what the caller sent: how long that takes tells nothing about any secret.
-        return self._by_hash.get(_digest(secret))
+        # A lookup by hash: its time reveals nothing about a secret.
+        return self._by_hash.get(secret_digest(secret))
 
     def holder(self, secret_sha256: bytes) -> Token | None:
         """The token whose secret has this hash, or None: what a session of the page remembers of its token."""
@@ -72,9 +72,9 @@ class Tokens:
         return sorted(self._by_hash.values(), key=lambda token: (token.created_at_ms, token.id))
 
     async def add(self, scope: str, workspace_id: str | None, note: str = "") -> tuple[Token, str]:
-        """Make a token; returns it with its secret, which is shown this once.
+        """Create a token; returns it with its secret, which is shown this once.
 
-        Raises Refusal: `invalid_field`, `not_found` (the workspace).
+        Raises ApiError: `invalid_field`, `not_found` (the workspace).
         """
         if scope not in set(Scope):
             raise ApiError("invalid_field", f"scope is one of {', '.join(Scope)}.", details={"field": "scope"})
@@ -86,26 +86,26 @@ class Tokens:
         secret = _new_secret(Scope(scope))
         token_id = sortable_id("tok", self._clock.wall_ms(), secrets.token_bytes(10))
         await self._put(token_id, scope, workspace_seq, secret, note)
-        await self._load()
+        await self.reload()
         token = self.check(secret)
         assert token is not None
         log.emit("token.created", token_id=token_id, scope=scope, workspace=workspace_id)
         return token, secret
 
     async def revoke(self, token_id: str) -> None:
-        """Make a token worthless at once.  Refusal `not_found`, or `forbidden` for the two of the first start."""
+        """Revoke a token at once.  ApiError `not_found`, or `forbidden` for the two of the first start."""
         if token_id in {f"tok_{scope}" for scope, _ in _FIRST}:
             raise ApiError(
                 "forbidden", "This token lives in a file: replace the file and restart webhookd to change it."
             )
         if not await self._store.write(lambda db: credentials.delete_token(db, token_id)):
             raise ApiError("not_found", f"There is no token {token_id!r}. `webhookd token list` shows them.")
-        await self._load()
+        await self.reload()
         log.emit("token.revoked", token_id=token_id)
 
-    async def forget_workspace(self) -> None:
-        """A workspace was deleted, and its tokens with it."""
-        await self._load()
+    async def reload(self) -> None:
+        """Load all tokens again: a workspace was deleted, and its tokens with it."""
+        self._by_hash = await self._store.read(credentials.tokens_by_secret)
 
     async def _put(self, token_id: str, scope: str, workspace_seq: int | None, secret: str, note: str) -> None:
         now_ms = self._clock.wall_ms()
@@ -116,22 +116,20 @@ class Tokens:
                 token_id=token_id,
                 scope=scope,
                 workspace_seq=workspace_seq,
-                secret_sha256=_digest(secret),
+                secret_sha256=secret_digest(secret),
                 note=note,
                 now_ms=now_ms,
             )
 
         await self._store.write(command)
 
-    async def _load(self) -> None:
-        self._by_hash = await self._store.read(credentials.tokens_by_secret)
-
 
 def _new_secret(scope: Scope) -> str:
     return f"whk_{scope}_{secrets.token_urlsafe(32)}"
 
 
-def _digest(secret: str) -> bytes:
+def secret_digest(secret: str) -> bytes:
+    """What is stored of a secret: SHA-256."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 

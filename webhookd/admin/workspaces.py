@@ -1,4 +1,4 @@
-"""What can be done with workspaces: made, changed, deleted; their plan decides whether anything is delivered."""
+"""Workspaces: create, change, delete.  A workspace's plan decides whether anything is delivered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTIFY_ADDRESSES = 20
 
 
 class Workspaces:
-    """Makes, changes and deletes workspaces."""
+    """Everything a person or program can do to workspaces."""
 
     def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
         self._store, self._registry, self._clock, self._plans = deps.store, deps.registry, deps.clock, deps.plans
@@ -29,16 +29,16 @@ class Workspaces:
         self._lock = asyncio.Lock()  # a change reads, decides and writes: one at a time
 
     async def ensure_default(self) -> None:
-        """Make the workspace `default` at the first start, so that nobody has to think of workspaces."""
+        """Make the workspace `default` at the first start, for those who need no other."""
         if not any(workspace.id == DEFAULT_WORKSPACE for workspace in self._registry.workspaces()):
             await self.create(DEFAULT_WORKSPACE, name="Default")
 
     async def create(
         self, workspace_id: str, *, name: str | None = None, plan: str | None = None, notify: tuple[str, ...] = ()
     ) -> Workspace:
-        """Make a workspace; without a plan it is on the default one (`Plans.default`).
+        """Create a workspace; without a plan it is on the default one (`Plans.default`).
 
-        Raises Refusal: `invalid_field`, `workspace_exists`.
+        Raises ApiError: `invalid_field`, `workspace_exists`.
         """
         if not _SLUG.fullmatch(workspace_id):
             raise _invalid("id", "A workspace's id is 1 to 63 of a-z, 0-9 and -, with no - at either end.")
@@ -75,9 +75,8 @@ class Workspaces:
             if plan is not None and plan != workspace.plan:
                 plans, paused_before = self._plans(), self._registry.paused(workspace_id)
                 workspace = replace(workspace, plan=plans.check(plan))
-                if (
-                    plans.has_webhooks(plan) is paused_before
-                ):  # what is held goes on ageing from one such plan to another
+                # Between two plans without webhooks, what is held goes on ageing.
+                if plans.has_webhooks(plan) is paused_before:
                     workspace = replace(workspace, plan_changed_at_ms=self._clock.wall_ms())
 
             def on_commit(changed: Workspace) -> None:
@@ -90,7 +89,7 @@ class Workspaces:
         return workspace
 
     async def delete(self, workspace_id: str) -> None:
-        """Delete a workspace without endpoints; `default` stays for ever.  Refusal `workspace_in_use` otherwise."""
+        """Delete a workspace without endpoints; `default` can't be.  ApiError `workspace_in_use` otherwise."""
         workspace = self._registry.workspace(workspace_id)
         if workspace_id == DEFAULT_WORKSPACE:
             raise ApiError("workspace_in_use", "The workspace `default` can't be deleted.")
@@ -113,7 +112,7 @@ def _checked_name(name: str) -> str:
 
 def _checked_notify(addresses: tuple[str, ...]) -> tuple[str, ...]:
     if len(addresses) > NOTIFY_ADDRESSES:
-        raise _invalid("notify", f"At most {NOTIFY_ADDRESSES} addresses are told.")
+        raise _invalid("notify", f"At most {NOTIFY_ADDRESSES} addresses get notices.")
     for address in addresses:
         if not is_mail_address(address):
             raise _invalid("notify", f"{address!r} is not a mail address like ops@example.com.")

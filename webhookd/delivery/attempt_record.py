@@ -1,4 +1,4 @@
-"""The record of an attempt, in the one form in which it is kept, shown and streamed (api.md, "An attempt")."""
+"""The record of an attempt, in the one form in which it is kept, shown and streamed (manual/api.md)."""
 
 from __future__ import annotations
 

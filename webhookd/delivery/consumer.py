@@ -1,10 +1,10 @@
 """One endpoint's consumer: takes the next delivery, attempts it until it is delivered or dropped, then the next.
 
-Order rests on three things here: one consumer per endpoint, one request in flight per consumer, and the next attempt
-begins only after the outcome before it is committed.
+Order rests on three rules: one consumer per endpoint, one request in flight per consumer, and no attempt before the
+outcome of the one before it is committed.
 
-A consumer lives while there is work and leaves when there is none; it also leaves when its endpoint stops being
-active, wherever it stands, except in the middle of an attempt, which ends and is recorded first.
+A consumer ends when there is no work, or when its endpoint stops being active; an attempt in flight ends and is
+recorded first.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from webhookd.sender.client import Transport
 from webhookd.sender.request_builder import RequestBuilder
 from webhookd.store import deliveries
 
-# What a step may take beyond its own time (an attempt's timeout, a wait's length) before the consumer counts as stuck:
-# reading a page, recording an outcome, a machine that is busy.
+# What a step may take beyond its own time (an attempt's timeout, a wait's length) before the consumer counts as stuck.
 STEP_MARGIN_SECONDS = 10.0
 
 
 class Consumer:
-    """Carries the deliveries of one endpoint until it is told to stop or has nothing left."""
+    """Sends the deliveries of one endpoint until `stop` is called or nothing is left."""
 
     def __init__(self, queue: EndpointQueue, deps: Deps, recorder: Recorder, transport: Transport) -> None:
         self._queue = queue
@@ -40,32 +39,31 @@ class Consumer:
         self._builder: RequestBuilder | None = None
         self.in_flight = False
         self.next_attempt_at_ms: int | None = None
-        # Monotonic: when its present step has to be over.  One that is still in it then is stuck.
-        self.due_at = 0.0
+        self.due_at = 0.0  # monotonic: when the present step has to be over
         self._expect(0)
 
     def stop(self) -> None:
-        """Start nothing any more: a wait ends now, an attempt in flight ends by itself and is recorded."""
+        """Start no further attempt: a wait ends now, an attempt in flight ends and is recorded."""
         self._stopping.set()
 
     @property
     def stopped(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether `stop` was called."""
         return self._stopping.is_set()
 
     async def run(self) -> bool:
-        """Carry on; returns whether the queue was emptied (else what waits is to be read from the table again)."""
+        """Returns whether the queue was emptied; if not, the next consumer reads what waits from the table again."""
         while not self.stopped:
             self._expect(0)
             delivery = await self._queue.next(self._refill)
             if delivery is None:
                 return True
-            if not await self._carry(delivery):
+            if not await self._deliver(delivery):
                 return False
         return False
 
-    async def _carry(self, delivery: QueuedDelivery) -> bool:
-        """Attempt one delivery until it is finished; False if the consumer has to leave before that."""
+    async def _deliver(self, delivery: QueuedDelivery) -> bool:
+        """Attempt one delivery until it is finished; False if the consumer has to end before that."""
         wait_seconds = self._restored_wait(delivery)
         while True:
             if wait_seconds > 0 and not await self._waited(wait_seconds):
@@ -75,7 +73,7 @@ class Consumer:
                 return False
             if delivery.body is None:
                 delivery = await self._with_body(delivery)
-                wait_seconds = 0.0  # it is over, and reading takes none
+                wait_seconds = 0.0
                 continue  # the endpoint may have been stopped meanwhile
             decision = await self._attempt(endpoint, delivery)
             if not isinstance(decision, RetryIn):
@@ -105,7 +103,7 @@ class Consumer:
             self.in_flight = False
 
     async def _waited(self, seconds: float) -> bool:
-        """Wait for the next attempt; False if told to stop before."""
+        """Wait for the next attempt; False if `stop` was called."""
         self.next_attempt_at_ms = self._deps.clock.wall_ms() + round(seconds * 1000)
         self._expect(seconds)
         try:
@@ -126,7 +124,7 @@ class Consumer:
         )
 
     def _expect(self, seconds: float) -> None:
-        """A step begins that takes so long at most, by its own rules."""
+        """A step begins that takes `seconds` at most."""
         self.due_at = self._deps.clock.monotonic() + seconds + STEP_MARGIN_SECONDS
 
     async def _with_body(self, delivery: QueuedDelivery) -> QueuedDelivery:

@@ -1,6 +1,6 @@
-"""Which consumers live: one for each endpoint that has work and may be sent to, none for the others.
+"""The dispatcher: one consumer for each endpoint that has work and may be sent to, none for the others.
 
-All counts and all decisions about starting and stopping are made on the event loop, in commit order.
+Everything is counted and decided on the event loop, in commit order.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EndpointStatus:
 
 
 class Dispatcher:
-    """Offers new deliveries to the endpoints' queues and keeps consumers alive where there is work."""
+    """Offers new deliveries to the endpoints' queues and runs consumers where there is work."""
 
     def __init__(self, deps: Deps, recorder: Recorder, transport: Transport) -> None:
         self._deps = deps
@@ -55,13 +55,13 @@ class Dispatcher:
         self._shared = QueuedBytes()
         self._consumers: dict[int, Consumer] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._held: set[int] = set()
+        self._blocked: set[int] = set()  # endpoints that get no consumer, see `block`
         self._unattended: dict[int, float] = {}  # since when there is work and no consumer, as `stuck` saw it
         self._running = False
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
-        """Take up everything that waits in the table, each queue from its beginning."""
+        """Begin with everything that waits in the table, each queue from its start."""
         for found in await self._deps.store.read_for_delivery(deliveries.waiting):
             self._queue(found.endpoint_seq).restore(found.count, found.size, found.newest_seq)
         self._running = True
@@ -69,11 +69,11 @@ class Dispatcher:
             self.wake(endpoint_seq)
 
     async def run(self) -> None:
-        """A root task: waits until a consumer ends by a fault, and raises that fault."""
+        """A root task: waits until a consumer fails, and raises its error."""
         await self._crashed
 
     def halt(self) -> None:
-        """Start nothing any more; what is offered from now on waits for the next start of the daemon."""
+        """Start no further attempt; what is offered from now on waits for the next start of the daemon."""
         self._running = False
         for consumer in self._consumers.values():
             consumer.stop()
@@ -84,7 +84,7 @@ class Dispatcher:
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
-    # Work comes and goes
+    # What waits
 
     def offer(self, new: Iterable[QueuedDelivery]) -> None:
         """Take deliveries that were just committed, in commit order."""
@@ -95,14 +95,14 @@ class Dispatcher:
             queue = self._queue(delivery.endpoint_seq)
             starts = self._running and self._may_start(endpoint)
             if starts:
-                queue.open()  # so that it takes this very delivery, and the consumer needn't look it up in the table
+                queue.open()  # before the offer, so that the consumer needn't read this delivery from the table
             queue.offer(delivery)
             self._recorder.publish_accepted(endpoint, delivery)
             if starts:
                 self._start(endpoint, queue)
 
     def settle(self, endpoint_seq: int, count: int, size: int) -> None:
-        """`count` deliveries of an endpoint, of together `size` bytes, no longer wait."""
+        """`count` deliveries of an endpoint, `size` bytes together, no longer wait."""
         queue = self._queues.get(endpoint_seq)
         if queue is not None:
             queue.settled(size, count)
@@ -120,10 +120,10 @@ class Dispatcher:
         self._queues.pop(endpoint_seq, None)
         self._recorder.forget(endpoint_seq)
 
-    # Consumers live and leave
+    # Consumers
 
     def wake(self, endpoint_seq: int) -> None:
-        """Let a consumer live if there is work, the endpoint may be sent to and none lives yet."""
+        """Start a consumer if there is work, the endpoint may be sent to and none runs yet."""
         if not self._running or not self._lacks_consumer(endpoint_seq):
             return
         endpoint = self._registry.get(endpoint_seq)
@@ -133,24 +133,24 @@ class Dispatcher:
     def stop_consumer(self, endpoint_seq: int) -> None:
         """Let no further attempt of an endpoint start; one in flight ends and is recorded.
 
-        For an endpoint that the directory already knows to be stopped; before that, `hold`.
+        For an endpoint that is stopped in the registry already; before that, `block`.
         """
         consumer = self._consumers.get(endpoint_seq)
         if consumer is not None:
             consumer.stop()
 
-    def hold(self, endpoint_seq: int) -> None:
-        """`stop_consumer`, and let none live again until `release`: while the change that stops it is committed."""
-        self._held.add(endpoint_seq)
+    def block(self, endpoint_seq: int) -> None:
+        """`stop_consumer`, and start none until `unblock`: while the change that stops the endpoint is committed."""
+        self._blocked.add(endpoint_seq)
         self.stop_consumer(endpoint_seq)
 
-    def release(self, endpoint_seq: int) -> None:
-        """The change that `hold` was for is committed, or failed: the directory decides again."""
-        self._held.discard(endpoint_seq)
+    def unblock(self, endpoint_seq: int) -> None:
+        """The change that `block` was for is committed, or failed: the registry decides again."""
+        self._blocked.discard(endpoint_seq)
         self.wake(endpoint_seq)
 
-    async def quiet(self, endpoint_seq: int) -> None:
-        """Wait until an endpoint that was stopped has no attempt in flight any more."""
+    async def wait_idle(self, endpoint_seq: int) -> None:
+        """Wait until an endpoint that was stopped has no attempt in flight."""
         task = self._tasks.get(endpoint_seq)
         if task is not None:
             await asyncio.wait([task])
@@ -163,10 +163,10 @@ class Dispatcher:
             else:
                 self.stop_consumer(endpoint.seq)
 
-    # How it stands
+    # Status
 
     def view(self, endpoint_seq: int) -> QueueView:
-        """How an endpoint's queue stands."""
+        """An endpoint's queue, now."""
         queue = self._queues.get(endpoint_seq)
         consumer = self._consumers.get(endpoint_seq)
         endpoint = self._registry.get(endpoint_seq)
@@ -204,10 +204,10 @@ class Dispatcher:
         return self._backlogs[workspace_seq]
 
     def stuck(self) -> str:
-        """Which consumer doesn't move, or is missing, and since when; "" when all of them do what they should.
+        """Which consumer is stuck or missing, and since when; "" when all of them work.
 
-        A consumer is always in a step that has an end (an attempt, a wait for the next one, a look at the table), and
-        there is one wherever work waits.  To be asked about once a second: a missing one counts from the second look.
+        Each step of a consumer (an attempt, a wait for a retry, a read) has a time limit, and there is a consumer
+        wherever work waits.  To be called about once a second: a missing one counts from the second call.
         """
         now = self._deps.clock.monotonic()
         for endpoint_seq, consumer in self._consumers.items():
@@ -223,23 +223,23 @@ class Dispatcher:
 
     @property
     def alive(self) -> int:
-        """How many consumers live."""
+        """How many consumers run."""
         return len(self._tasks)
 
     def _lacks_consumer(self, endpoint_seq: int) -> bool:
-        """Whether there is work, the endpoint may be sent to, and no consumer lives."""
+        """Whether there is work, the endpoint may be sent to, and no consumer runs."""
         queue, endpoint = self._queues.get(endpoint_seq), self._registry.get(endpoint_seq)
         return queue is not None and queue.waiting > 0 and endpoint is not None and self._may_start(endpoint)
 
     def _may_start(self, endpoint: Endpoint) -> bool:
-        """Whether an endpoint may be sent to, and no consumer lives that does."""
-        return endpoint.seq not in self._tasks and endpoint.seq not in self._held and self._registry.runs(endpoint)
+        """Whether an endpoint may be sent to, and no consumer runs."""
+        return endpoint.seq not in self._tasks and endpoint.seq not in self._blocked and self._registry.runs(endpoint)
 
     def _start(self, endpoint: Endpoint, queue: EndpointQueue) -> None:
         queue.open()
         consumer = self._consumers[endpoint.seq] = Consumer(queue, self._deps, self._recorder, self._transport)
         self._tasks[endpoint.seq] = asyncio.create_task(
-            self._live(endpoint.seq, queue, consumer), name=f"consumer {endpoint.id}"
+            self._run(endpoint.seq, queue, consumer), name=f"consumer {endpoint.id}"
         )
 
     def _named(self, endpoint_seq: int) -> str:
@@ -255,16 +255,16 @@ class Dispatcher:
             queue = self._queues[endpoint_seq] = EndpointQueue(endpoint_seq, backlog, self._shared)
         return queue
 
-    async def _live(self, endpoint_seq: int, queue: EndpointQueue, consumer: Consumer) -> None:
+    async def _run(self, endpoint_seq: int, queue: EndpointQueue, consumer: Consumer) -> None:
         emptied = False
         try:
             emptied = await consumer.run()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the daemon (`run`)
+        except Exception as error:  # noqa: BLE001 - any error ends the daemon (`run`)
             self._running = False
             if not self._crashed.done():
                 self._crashed.set_exception(error)
         finally:
-            # Nothing is awaited between the consumer's last look at its queue and this: no offer is missed.
+            # Nothing is awaited between the consumer's last look at its queue and this, so no offer is missed.
             queue.close(emptied=emptied)
             del self._consumers[endpoint_seq], self._tasks[endpoint_seq]
             if not emptied:

@@ -1,8 +1,7 @@
-"""What follows later, in small steps: rows behind a mark, and held events past what may be held.
+"""Held events: what waits for an endpoint that isn't active, up to a number, a size and an age; then the oldest expire.
 
-Deleting an endpoint or skipping its held events sets one mark, whatever waits; here the rows are brought in line with
-it.  And an endpoint that isn't active holds its events only up to a number, a size and an age, past which the oldest
-expire.  Each step is one short command of the writer, so a million rows stall nobody.
+Also the rows behind a mark: deleting an endpoint or skipping its held events sets one mark, and here the rows of its
+deliveries follow.  Each step is one short command of the writer, so a million rows don't block it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _EVERYTHING = 2**63 - 1
 
 
 class HeldEvents:
-    """A root task: `run` looks once a second, and at once after `wake`."""
+    """A root task: `run` looks once a second."""
 
     def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
@@ -36,15 +35,13 @@ class HeldEvents:
         self.expired_count = 0
 
     async def run(self) -> None:
-        """Keep looking, for ever."""
+        """Look once a second, for ever."""
         while not await self._clock.wait(self._stopping, LOOK_SECONDS):
-            with contextlib.suppress(
-                ApiError
-            ):  # the disk is full, or the daemon ends; the next look goes on from there
+            with contextlib.suppress(ApiError):  # the disk is full, or the daemon stops; the next look continues
                 await self.look()
 
     async def look(self) -> None:
-        """Bring everything in line that is due now."""
+        """Do everything that is due now."""
         for endpoint_seq, upto_seq, state in await self._store.read(deliveries.marked):
             await self._follow(endpoint_seq, upto_seq, state)
         for endpoint in self._registry.endpoints():
@@ -52,7 +49,7 @@ class HeldEvents:
                 await self._expire(endpoint)
 
     async def _follow(self, endpoint_seq: int, upto_seq: int, state: int) -> None:
-        """Finish the rows behind a mark; the counts were settled when it was set."""
+        """Finish the rows behind a mark; what waits was counted down when it was set."""
         total = 0
         while finished := await self._finish(endpoint_seq, state, upto_seq, after_seq=0, limit=STEP_ROWS):
             total += len(finished)
@@ -96,7 +93,7 @@ class HeldEvents:
             )
 
     async def _due(self, endpoint: Endpoint) -> tuple[int, str]:
-        """How many of the oldest held events have to go now, one step's worth at most, and past which limit."""
+        """How many of the oldest held events have to expire now, at most one step of them, and by which limit."""
         hold = self._settings().hold
         held = self._dispatcher.view(endpoint.seq)
         if not self._same_stop(self._registry.get(endpoint.seq), endpoint):
@@ -119,8 +116,7 @@ class HeldEvents:
     async def _due_by_age(self, endpoint: Endpoint, max_age_ms: int) -> int:
         """An event is held since it was accepted, or since its endpoint stopped, whichever is later.
 
-        The stamps are wall clock.  A clock that is set forward while we run must not make them older than they are, so
-        no more time has passed since the start than the monotonic clock says.
+        The stamps are wall clock, which may be set forward meanwhile; so the time since the start is monotonic.
         """
         now_ms = min(self._clock.wall_ms(), round(self._began_ms + self._clock.monotonic() * 1000))
         if now_ms - self._held_since_ms(endpoint) < max_age_ms:

@@ -1,4 +1,4 @@
-"""Accepting events: refused where the promise can't be kept, durable and queued before anybody is told yes."""
+"""Accepting events: refused where there is no room, durable and queued before the caller gets its answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRY_AGAIN_SECONDS = 30
 
 
 class Ingest:
-    """The one way in for events."""
+    """The one entry for events."""
 
     def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
@@ -25,7 +25,7 @@ class Ingest:
         self.accepted_count = 0
 
     def close(self) -> None:
-        """Accept nothing any more: the daemon stops."""
+        """Accept no further event: the daemon stops."""
         self._open = False
 
     @property
@@ -34,9 +34,9 @@ class Ingest:
         return not self._open
 
     async def accept(self, workspace_id: str, new: Sequence[NewEvent]) -> list[Accepted]:
-        """Accept events in their order; returns, once that is durable, what became of each.
+        """Accept events in their order; returns what became of each, once that is durable.
 
-        Raises Refusal, and then nothing was accepted: `not_found`, `unavailable`, `storage_full`, `too_far_behind`.
+        Raises ApiError, and then nothing was accepted: `not_found`, `unavailable`, `storage_full`, `too_far_behind`.
         """
         workspace = self._registry.workspace(workspace_id)
         self._check_room(workspace)

@@ -1,4 +1,4 @@
-"""The workspaces and endpoints as they stand committed, in memory: what every path looks up and none has to wait for.
+"""The workspaces and endpoints as they stand committed, in memory: looked up everywhere, without waiting.
 
 The table is the truth; this is changed only by the `on_commit` of the command that changed the table, in commit order.
 """
@@ -35,7 +35,7 @@ class Registry:
         self._workspaces[workspace.id] = workspace
 
     def remove_workspace(self, workspace_id: str) -> None:
-        """Forget a deleted workspace."""
+        """Remove a deleted workspace."""
         self._workspaces.pop(workspace_id, None)
 
     def workspaces(self) -> list[Workspace]:
@@ -43,7 +43,7 @@ class Registry:
         return sorted(self._workspaces.values(), key=lambda workspace: workspace.seq)
 
     def workspace(self, workspace_id: str) -> Workspace:
-        """The workspace with this id; Refusal `not_found` if there is none."""
+        """The workspace with this id; ApiError `not_found` if there is none."""
         workspace = self._workspaces.get(workspace_id)
         if workspace is None:
             raise ApiError(
@@ -64,7 +64,7 @@ class Registry:
         self._by_id[endpoint.id] = endpoint
 
     def remove(self, endpoint: Endpoint) -> None:
-        """Forget a deleted endpoint."""
+        """Remove a deleted endpoint."""
         self._by_seq.pop(endpoint.seq, None)
         self._by_id.pop(endpoint.id, None)
 
@@ -78,7 +78,7 @@ class Registry:
         return endpoint.id if endpoint else f"(deleted {seq})"
 
     def endpoint(self, workspace_id: str, endpoint_id: str) -> Endpoint:
-        """An endpoint of a workspace by its id; Refusal `not_found` if there is none."""
+        """An endpoint of a workspace by its id; ApiError `not_found` if there is none."""
         self.workspace(workspace_id)
         endpoint = self._by_id.get(endpoint_id)
         if endpoint is None or endpoint.workspace != workspace_id:

@@ -1,4 +1,4 @@
-"""Sending the past again: a finished delivery, or all of a filter, as new deliveries at the end of the queue."""
+"""Replay: a finished delivery, or all that match a filter, as new deliveries at the end of the queue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from webhookd.store import deliveries, delivery_log
 from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Db
 
-# One transaction's worth: a replay of a million goes in steps that nobody feels.
+# In one transaction: a replay of a million goes in short steps.
 STEP = 500
 _WAITING = (DeliveryState.PENDING, DeliveryState.HELD)
 
@@ -29,7 +29,7 @@ class Replayer:
     async def one(self, workspace_id: str, delivery: DeliveryView) -> int:
         """Replay one delivery; returns the number of the new one.
 
-        Raises Refusal: `delivery_not_finished`, `endpoint_gone`, `endpoint_not_active`, `not_found` (its body was
+        Raises ApiError: `delivery_not_finished`, `endpoint_gone`, `endpoint_not_active`, `not_found` (its body was
         pruned, or it was a test).
         """
         endpoint = self._registry.get(delivery.endpoint_seq)

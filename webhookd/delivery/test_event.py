@@ -1,4 +1,4 @@
-"""*Send test*: one request beside the queue, in every state of the endpoint, in the log as a test, never counted."""
+"""*Send test*: one request beside the queue, whatever the endpoint's state; logged as a test, never counted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TestEvents:
     async def send(self, workspace_id: str, endpoint_id: str, event_type: str | None = None) -> Json:
         """Send the sample of `event_type` (or of the first type the endpoint wants); returns the attempt.
 
-        Raises Refusal: `not_found`, `unknown_event_type`, `plan_required`.
+        Raises ApiError: `not_found`, `unknown_event_type`, `plan_required`.
         """
         endpoint = self._registry.endpoint(workspace_id, endpoint_id)
         self._plans().require(self._registry.workspace(workspace_id).plan, "Sending a test")

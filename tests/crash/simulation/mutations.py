@@ -122,9 +122,9 @@ def _a_person_stops_after_the_commit() -> Change:
     """Disabling and deleting commit first and stop the consumer then."""
 
     def late(self: Dispatcher, endpoint_seq: int) -> None:
-        """Hold nothing."""
+        """Block nothing."""
 
-    return {(Dispatcher, "hold"): late}
+    return {(Dispatcher, "block"): late}
 
 
 def _enable_waits_for_nobody() -> Change:
@@ -133,7 +133,7 @@ def _enable_waits_for_nobody() -> Change:
     async def rude(self: Dispatcher, endpoint_seq: int) -> None:
         """Wait for nothing."""
 
-    return {(Dispatcher, "quiet"): rude}
+    return {(Dispatcher, "wait_idle"): rude}
 
 
 def _a_full_queue_forgets() -> Change:

@@ -94,7 +94,7 @@ async def delete_workspace(request: web.Request) -> web.Response:
     """Delete a workspace that has no endpoints, and its tokens with it."""
     services = services_of(request)
     await services.workspaces.delete(workspace_id(request))
-    await services.tokens.forget_workspace()
+    await services.tokens.reload()
     return no_content()
 
 
