@@ -122,7 +122,7 @@ class Bench:
             history.received = before + received
             judgement = judge(history, snapshot.read(state_dir / "webhookd.db"))
         except (AssertionError, TimeoutError) as error:
-            text = f"{type(error).__name__}: {error}; {play.keeper.log()[-1500:]}"
+            text = f"{type(error).__name__}: {error}; {play.supervisor.log()[-1500:]}"
             judgement = Judgement([Violation("stuck", text)])
         finally:
             await play.supervisor.close()

@@ -261,7 +261,7 @@ class World:
             if self.loop.time() > until:
                 raise Broken(f"it doesn't get done: {self.judge.unfinished()}")
             await asyncio.sleep(10.0)
-        await app.supervisor.look()
+        await app.held_events.look()
         await app.store.writer.flushed()  # what is committed has been told
         self._check_books(app)
 
