@@ -11,14 +11,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What everything that waits is given, so that tests can hold the hands."""
+    """Injected into everything that waits, so that tests can drive it."""
 
     def monotonic(self) -> float:
         """Seconds that only go forward, from an arbitrary start."""
         ...
 
     def wall_ms(self) -> int:
-        """Milliseconds since 1970, as the machine believes."""
+        """Milliseconds since 1970, by the machine's clock."""
         ...
 
     async def wait(self, event: asyncio.Event, timeout_seconds: float) -> bool:

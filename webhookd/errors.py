@@ -1,11 +1,10 @@
-"""Everything that webhookd refuses or cannot do, in one table.
+"""Errors: what the API answers with, in one table, and what ends the daemon.
 
-A *refusal* is said to a caller: it has a code that programs test, a status that HTTP clients understand and a
-message for the person who reads it.  `ERRORS` is the only place where a code gets its status and its meaning; the
-README's table of errors and the OpenAPI document are checked against it.
+An `ApiError` has a code for programs, an HTTP status and a message for people.  `ERRORS` is the only place where a code
+gets its status and its meaning.
 
-A *fatal* error ends the daemon with an exit code that systemd acts on: 78 (`EX_CONFIG`) is never restarted, because
-a restart would not mend it; 75 (`EX_TEMPFAIL`) is.  The numbers are those of sysexits.h.
+A `FatalError` ends the daemon with an exit code that systemd acts on, with the numbers of sysexits.h: 78 (`EX_CONFIG`)
+is never restarted, as a restart would not help; 75 (`EX_TEMPFAIL`) is.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ ERRORS: dict[str, ErrorKind] = {
 
 
 class ApiError(Exception):
-    """Something a caller asked for and doesn't get.
+    """A request that is refused.
 
     `code` is a key of `ERRORS`; `message` says what is wrong and what to do; `details` are JSON values for programs;
     `retry_after_seconds` becomes the `Retry-After` header.
@@ -95,7 +94,7 @@ class ApiError(Exception):
         return self.kind.status
 
     def body(self) -> dict[str, Any]:
-        """The one form of an error (api.md): `{"error": {"code", "message", "details"}}`."""
+        """The one form of an error (manual/api.md): `{"error": {"code", "message", "details"}}`."""
         return {"error": {"code": self.code, "message": self.message, "details": self.details}}
 
 
@@ -106,7 +105,7 @@ class FatalError(Exception):
 
 
 class ConfigError(FatalError):
-    """A setting is wrong: the message names the key, the line and the right form.  A restart would not mend it."""
+    """A setting is wrong: the message names the key, the line and the right form.  A restart would not help."""
 
     exit_code = EXIT_CONFIG
 
@@ -124,7 +123,7 @@ class AlreadyRunning(FatalError):
 
 
 class TemporaryFailure(FatalError):
-    """Something of the machine isn't free yet, such as the address to listen on: a restart may mend it."""
+    """Something isn't available yet, such as the address to listen on: a restart may help."""
 
     exit_code = EXIT_TEMPORARY
 

@@ -116,7 +116,7 @@ class NewEvent(Struct, frozen=True, gc=False):
 class QueuedDelivery(Struct, frozen=True, gc=False):
     """A delivery as a consumer needs it.  `body` is None when it has to be read from the table first.
 
-    `attempt_count` numbers all attempts ever made; `tries` those of the present schedule, which starts anew when the
+    `attempt_count` numbers all attempts ever made; `tries` those of the present schedule, which starts again when the
     endpoint is enabled again.  `after_local_failure` says what it waits for until `next_attempt_at_ms`: after a failure
     of webhookd's own machine that is no step of the schedule.
     """

@@ -1,15 +1,13 @@
-"""Retention: what the event log forgets, by age and by size, so slowly that delivery doesn't notice.
+"""Retention: removes old events from the log, by age and by size, slowly enough not to disturb delivery.
 
-A sweep takes one small step after the other: each is one command of the writer, of at most 200 events, that looks at
-the time and ends when it is over; after each the writer is left alone for twice as long as the step took.  The oldest
-go first; what still waits never goes, nor a failure that counts against the budget.  The place up to which everything
-was looked at is kept, so that a million waiting events are not looked at again by every sweep; only now and then,
-because they get finished.
+A sweep takes small steps: each is one command of the writer, of at most 200 events and within a time limit; after each
+the writer has twice as long for others.  The oldest go first; what still waits never goes, nor a failure that counts
+against the budget.  The position up to which everything was examined is kept, so that a million waiting events are not
+read by every sweep, but every `LOOK_AGAIN_SECONDS`.
 
 How long a step may take follows from how long the steps before it held the writer, their commits included (`Pace`).
-The steps write so much that SQLite's own checkpoint, which comes after 64 MiB and takes 30 to 70 ms, would come every
-few seconds, in somebody's commit.  So the sweep makes small ones of its own between its steps, as often as keeps each
-of them short.
+The steps write so much that SQLite's own checkpoint (after 64 MiB, for 30 to 70 ms) would come every few seconds, within
+another command's commit.  So the sweep makes small checkpoints of its own between its steps.
 """
 
 from __future__ import annotations
@@ -59,14 +57,14 @@ class Swept:
 
 @dataclass(slots=True)
 class Pace:
-    """How much is done at a time: halved after what took too long, a little more after what was quick."""
+    """How much is done at a time: halved after a slow step, a little more after a quick one."""
 
     at_a_time: float
     least: float
     most: float
 
     def took(self, seconds: float) -> None:
-        """Learn from how long it held the writer."""
+        """Adapt to how long a step held the writer."""
         if seconds > SLOW_SECONDS:
             self.at_a_time = max(self.least, self.at_a_time / 2)
         elif seconds < QUICK_SECONDS:
@@ -91,13 +89,13 @@ class Retention:
     async def run(self) -> None:
         """Sweep once a minute; more often where events are kept for minutes only."""
         while True:
-            with contextlib.suppress(ApiError):  # the disk is full, or the daemon ends; the writer has said so
+            with contextlib.suppress(ApiError):  # the disk is full, or the daemon stops; the writer has logged it
                 await self.sweep()
             kept_seconds = self._settings().retention.max_age_days * 86_400
             await self._clock.wait(self._never, min(SWEEP_SECONDS, max(1.0, kept_seconds / 20)))
 
     async def sweep(self) -> Swept:
-        """Remove everything that may go now; Refusal when the store can't be written to."""
+        """Remove everything that may go now; ApiError when the store can't be written to."""
         self._look_again()
         terms = self._terms()
         total = Swept()
@@ -225,7 +223,7 @@ class Retention:
         return min(max(0, allowed_bytes - size.used_bytes), max(KEPT_FREE_BYTES, size.bytes // 4))
 
     async def _step(self, work: Callable[[Any, Callable[[], bool]], T]) -> T:
-        """One command of the writer, which is told when its time is over; then the writer is left alone for a while."""
+        """One command of the writer with a time limit; afterwards the writer is left to others for a while."""
         writer, clock, pace = self._store.writer, self._clock, self._step_seconds
         began = took_seconds = 0.0
 

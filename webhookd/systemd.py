@@ -114,7 +114,7 @@ async def _keep_extending(environ: Mapping[str, str]) -> None:
 
 
 def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Tell systemd `state` (`READY=1`, `STOPPING=1`, `STATUS=…`); nothing happens when it doesn't listen."""
+    """Notify systemd of `state` (`READY=1`, `STOPPING=1`, `STATUS=…`); does nothing without `$NOTIFY_SOCKET`."""
     address = environ.get("NOTIFY_SOCKET")
     if not address:
         return

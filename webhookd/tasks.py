@@ -1,8 +1,8 @@
-"""Every task has an owner: what runs as long as the daemon does is started here, and its end is never overlooked.
+"""Root tasks: every task that runs as long as the daemon has an owner, which notices its end.  And locks by key.
 
-asyncio lets a task that failed wait silently until it is collected, and a TaskGroup says nothing about one that
-returned.  Here a task that ends before it was told to, whatever the way, ends `run_until_stopped` with the reason;
-the daemon logs it and exits, and systemd starts it again.
+asyncio keeps quiet about a task that failed until it is collected, and a TaskGroup about one that returned.  Here a
+task that ends too early, in whatever way, ends `run_until_stopped` with the reason; the daemon logs it and exits, and
+systemd starts it again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class TaskEnded(FatalError):
     """A task that must not end ended.  `exit_code` is its cause's where that is a `FatalError`, else 1."""
 
     def __init__(self, name: str, cause: BaseException | None, how: str = "") -> None:
-        super().__init__(f"the task {name!r} {how or f'failed: {_said(cause)}'}")
+        super().__init__(f"the task {name!r} {how or f'failed: {_described(cause)}'}")
         self.name = name
         self.__cause__ = cause
         self.exit_code = cause.exit_code if isinstance(cause, FatalError) else 1
@@ -110,6 +110,6 @@ def _end_of(name: str, task: asyncio.Task[Any]) -> TaskEnded:
     return TaskEnded(name, cause) if cause is not None else TaskEnded(name, None, "returned")
 
 
-def _said(error: BaseException | None) -> str:
-    """The kind of an error and its words."""
+def _described(error: BaseException | None) -> str:
+    """An error's type and message."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

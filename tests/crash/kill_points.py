@@ -68,7 +68,9 @@ class Stage:
             judgement = judge(history, final)
             judgement.violations += self.scenario.check(play, final)
         except (AssertionError, TimeoutError) as error:
-            judgement = Judgement([Violation("stuck", f"{type(error).__name__}: {error}; {play.supervisor.log()[-1000:]}")])
+            judgement = Judgement(
+                [Violation("stuck", f"{type(error).__name__}: {error}; {play.supervisor.log()[-1000:]}")]
+            )
         finally:
             await play.supervisor.close()
             self.mails.taken[:] = told_before

@@ -93,7 +93,7 @@ class Bench:
         return unsent
 
     async def due_in(self) -> float:
-        """How long the Mailer waits, once it does and saw everything that it was told of."""
+        """How long the Mailer waits, once it does and saw every notice."""
         async with asyncio.timeout(20):
             while self.mailer._woken.is_set() or not self.clock.waiters:
                 await asyncio.sleep(0.001)
@@ -239,7 +239,7 @@ async def test_kill_before_the_seal_sends_one_mail(tmp_path: Path) -> None:
         assert [message_id, late] == [mail["Message-ID"] for mail in mails]
 
 
-async def test_a_server_that_is_away_is_tried_again(tmp_path: Path) -> None:
+async def test_an_unreachable_server_is_tried_again(tmp_path: Path) -> None:
     """After 5, 10, 20, 40 and then every 60 s; what came meanwhile goes along; nothing is silent."""
     async with mail_server() as gone:
         port = gone.port
@@ -267,7 +267,7 @@ async def test_a_server_that_is_away_is_tried_again(tmp_path: Path) -> None:
 
 
 async def test_a_changed_server_is_tried_at_once(tmp_path: Path) -> None:
-    """A reload that mends `[mail]` doesn't wait for the backoff."""
+    """A reload that changes `[mail]` doesn't wait for the backoff."""
     async with mail_server() as gone:
         pass
     async with mail_server() as server, bench(tmp_path, configured(gone)) as b:
@@ -282,7 +282,7 @@ async def test_a_changed_server_is_tried_at_once(tmp_path: Path) -> None:
         await b.until_unsent(0)
 
 
-async def test_one_refused_recipient_keeps_nobody_back(tmp_path: Path) -> None:
+async def test_one_refused_recipient_delays_no_other(tmp_path: Path) -> None:
     """5xx for one address: the others have the mail, once, and it is done."""
     says = {"gone@example.com": "550 no such user"}
     to = ("gone@example.com", "ops@example.com")
@@ -323,7 +323,7 @@ async def test_a_deferred_recipient_gets_the_same_mail_later(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("step", ["MAIL", "DATA", "ops@example.com"])
 async def test_a_mail_refused_for_good_waits_longer_and_blocks_nothing(tmp_path: Path, step: str) -> None:
-    """5xx for everybody: tried ever more rarely, up to every 15 minutes, visible; a mended address is used."""
+    """5xx for everybody: tried ever more rarely, up to every 15 minutes, visible; a corrected address is used."""
     says = {step: "554 not from you"}
     async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server)) as b:
         await b.add("1")
@@ -340,7 +340,7 @@ async def test_a_mail_refused_for_good_waits_longer_and_blocks_nothing(tmp_path:
         unsent = await b.mailer.unsent()
         assert 1 == unsent["count"] and "554 not from you" in unsent["last_error"]
         says.clear()
-        b.to = ("mended@example.com",)
+        b.to = ("fixed@example.com",)
         other = await b.add("2", workspace_seq=2)
         assert pytest.approx(3) == await b.due_in()
         await b.clock.advance(3)
@@ -350,10 +350,10 @@ async def test_a_mail_refused_for_good_waits_longer_and_blocks_nothing(tmp_path:
         await b.clock.advance(900)
         await server.until(2)
         await b.until_unsent(0)
-        assert ["mended@example.com"] == server.taken[1][0]
+        assert ["fixed@example.com"] == server.taken[1][0]
 
 
-async def test_one_that_the_server_hangs_up_on_keeps_nobody_back(tmp_path: Path) -> None:
+async def test_one_that_the_server_hangs_up_on_delays_no_other(tmp_path: Path) -> None:
     """A mail after which the server is gone goes last in the next round, and never in another form."""
     async with mail_server(MailServer(hang_up_after_data=True)) as server, bench(tmp_path, configured(server)) as b:
         first = await b.add("1")
@@ -396,7 +396,7 @@ async def test_login_over_tls(tmp_path: Path, tls: str) -> None:
 
 @pytest.mark.parametrize("tls", ["starttls", "tls"])
 @pytest.mark.parametrize("fault", ["unknown CA", "other name"])
-async def test_an_unproven_server_is_told_nothing(tmp_path: Path, tls: str, fault: str) -> None:
+async def test_an_unproven_server_gets_nothing(tmp_path: Path, tls: str, fault: str) -> None:
     """A certificate of an unknown CA or for another name: no login, no mail, and the reason can be seen."""
     made = certificates("localhost" if fault == "unknown CA" else "mail.example.com")
     starttls, immediately = (made.server, None) if tls == "starttls" else (None, made.server)
@@ -408,7 +408,7 @@ async def test_an_unproven_server_is_told_nothing(tmp_path: Path, tls: str, faul
         assert ("mail_failed", [], []) == (refused.value.code, server.taken, server.users)
 
 
-async def test_a_server_without_starttls_is_told_nothing(tmp_path: Path) -> None:
+async def test_a_server_without_starttls_gets_nothing(tmp_path: Path) -> None:
     """`tls = "starttls"` never falls back to clear text."""
     async with mail_server() as server, bench(tmp_path, configured(server, tls="starttls")) as b:
         with pytest.raises(ApiError, match="STARTTLS"):
@@ -416,7 +416,7 @@ async def test_a_server_without_starttls_is_told_nothing(tmp_path: Path) -> None
         assert [] == server.taken
 
 
-async def test_a_wrong_password_is_said_in_the_servers_words(tmp_path: Path) -> None:
+async def test_a_wrong_password_is_reported_in_the_servers_words(tmp_path: Path) -> None:
     """`send_test` refuses with what the server said; the password is nowhere in it."""
     made = certificates()
     async with mail_server(login=True, starttls=made.server) as server:
@@ -446,7 +446,7 @@ async def test_the_test_mail_goes_at_once(tmp_path: Path) -> None:
         ({"MAIL": "553 not yours"}, "553 not yours (about the sender hooks@example.com)"),
     ],
 )
-async def test_a_refused_test_mail_says_why(tmp_path: Path, says: dict[str, str], words: str) -> None:
+async def test_a_refused_test_mail_gives_the_reason(tmp_path: Path, says: dict[str, str], words: str) -> None:
     """The refusal holds the server's own words."""
     async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server)) as b:
         with pytest.raises(ApiError) as refused:
@@ -454,7 +454,7 @@ async def test_a_refused_test_mail_says_why(tmp_path: Path, says: dict[str, str]
     assert words in refused.value.message
 
 
-async def test_without_server_or_recipients_the_test_mail_says_so(tmp_path: Path) -> None:
+async def test_without_server_or_recipients_the_test_mail_names_the_setting(tmp_path: Path) -> None:
     """No `mail.host`, or nobody to send to: the refusal names the key."""
     async with mail_server() as server, bench(tmp_path, configured(server)) as b:
         with pytest.raises(ApiError, match=r"mail\.notify"):
@@ -474,7 +474,7 @@ async def test_a_silent_server_is_left_in_time(tmp_path: Path) -> None:
             await b.mailer.send_test(OPS)
 
 
-async def test_nobody_to_tell_closes_the_notice(tmp_path: Path) -> None:
+async def test_without_recipients_a_notice_is_closed(tmp_path: Path) -> None:
     """Without notice addresses a notice is closed, and doesn't come back when addresses do."""
     async with mail_server() as server, bench(tmp_path, configured(server), to=()) as b:
         await b.add("1")
@@ -491,7 +491,7 @@ async def test_nobody_to_tell_closes_the_notice(tmp_path: Path) -> None:
 
 
 async def test_without_a_host_notices_wait_and_go_as_one_later(tmp_path: Path) -> None:
-    """`mail.host` taken away and given back: one mail tells what waited, none is lost."""
+    """`mail.host` taken away and given back: one mail has what waited, none is lost."""
     async with mail_server() as server, bench(tmp_path, Config()) as b:
         b.run()
         await b.due_in()
@@ -531,7 +531,7 @@ async def test_a_clock_set_back_delays_a_notice_by_the_digests_time_at_most(tmp_
         await server.until(1)
 
 
-async def test_a_notice_that_cant_be_written_keeps_nobody_back(tmp_path: Path) -> None:
+async def test_a_notice_that_cant_be_written_delays_no_other(tmp_path: Path) -> None:
     """A payload that the templates don't understand stays, counted; the others go."""
     async with mail_server() as server, bench(tmp_path, configured(server)) as b:
         await b.add("1", endpoint=None)

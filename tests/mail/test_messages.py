@@ -1,4 +1,4 @@
-"""The letters: what they say, and that nothing in them obeys a stranger."""
+"""The messages: what they say, and that untrusted text stays text."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def warned() -> Notice:
 
 def written(*notices: Notice, settings: Config | None = None) -> EmailMessage:
     """The mail as a mail program reads it."""
-    text = messages.letter(
+    text = messages.notice_message(
         notices, settings or Config(), sender="hooks@example.com", to=["ops@example.com"], now_ms=START_WALL_MS
     )
     assert text.isascii() and max(map(len, text.split("\r\n"))) <= 998
@@ -77,7 +77,7 @@ def test_a_disabling_says_all_that_one_has_to_know() -> None:
     mail = written(disabled())
     assert "[webhookd] Webhook disabled: more than 30 failures in 30 minutes (example.com)" == mail["Subject"]
     for part in texts(mail):
-        for told in (
+        for shown in (
             "https://example.com/hook?…",
             "ep_01j8",
             "Helpdesk",
@@ -94,23 +94,23 @@ def test_a_disabling_says_all_that_one_has_to_know() -> None:
             "webhookd endpoint enable ep_01j8",
             "Times are UTC",
         ):
-            assert told in part
-        for untold in ("t0psecret", "--workspace", "spent until", "page"):
-            assert untold not in part
+            assert shown in part
+        for hidden in ("t0psecret", "--workspace", "spent until", "page"):
+            assert hidden not in part
 
 
 def test_headers_of_a_machines_mail() -> None:
-    """From, To, Date, Message-ID, and that nobody's robot should answer."""
+    """From, To, Date, Message-ID, and that automatic replies are not wanted."""
     mail = written(disabled())
     assert ("hooks@example.com", "ops@example.com") == (mail["From"].addresses[0].addr_spec, mail["To"])
     assert ("<1@hooks.example.com>", "Thu, 01 Jan 2026 00:00:00 +0000") == (mail["Message-ID"], mail["Date"])
     assert ("auto-generated", "multipart/alternative") == (mail["Auto-Submitted"], mail.get_content_type())
 
 
-@pytest.mark.parametrize("letters_in_host", range(10, 60))
-def test_a_subject_of_any_length_comes_out_as_it_went_in(letters_in_host: int) -> None:
+@pytest.mark.parametrize("host_length", range(10, 60))
+def test_a_subject_of_any_length_comes_out_as_it_went_in(host_length: int) -> None:
     """No header is folded so that white space is added to what a reader sees."""
-    host = "a" * letters_in_host + ".example"
+    host = "a" * host_length + ".example"
     mail = written(disabled(endpoint={"id": "ep_1", "url": f"https://{host}/", "description": ""}))
     assert f"[webhookd] Webhook disabled: more than 30 failures in 30 minutes ({host})" == mail["Subject"]
 
@@ -122,7 +122,7 @@ def test_another_workspace_is_named_in_subject_and_command() -> None:
     assert all("webhookd endpoint enable ep_01j8 --workspace acme" in part for part in texts(mail))
 
 
-def test_a_spent_budget_is_told_of() -> None:
+def test_a_spent_budget_is_named() -> None:
     """Until when one more failure disables again, as a time of day in UTC."""
     for part in texts(written(disabled(spent_until="2026-01-31T15:32:00.000+01:00"))):
         assert "spent until 14:32 UTC: until then, one more failure disables it again" in part
@@ -137,7 +137,7 @@ def test_the_link_leads_to_the_page_and_nowhere_else() -> None:
     assert 2 == html.count("<a ") == html.count('href="https://hooks.example.com')
 
 
-def test_many_go_in_one_letter() -> None:
+def test_many_go_in_one_message() -> None:
     """The first 20 in full, the others in a line each; hosts in the subject are few."""
     notices = [
         disabled(endpoint={"id": f"ep_{n}", "url": f"https://h{n}.example/", "description": ""}, failures=[])
@@ -154,7 +154,7 @@ def test_many_go_in_one_letter() -> None:
 
 
 def test_a_warning_names_who_spent_the_budget() -> None:
-    """Half of the budget: how much, and by whom; with a disabling in one letter, the disabling leads."""
+    """Half of the budget: how much, and by whom; with a disabling in one message, the disabling leads."""
     mail = written(warned())
     assert "[webhookd] Failure budget 50 % spent: 15 of 30 failures in 30 minutes" == mail["Subject"]
     for part in texts(mail):
@@ -190,7 +190,7 @@ def test_what_strangers_wrote_stays_text(field: str) -> None:
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_every_reason_has_plain_words(reason: Reason) -> None:
-    """A failure without a detail is told in words all the same."""
+    """A failure without a detail is put in words."""
     failure = {"started_at": "2026-01-31T14:02:11.000Z", "reason": str(reason), "status": None}
     plain, _ = texts(written(disabled(failures=[failure])))
     line = next(line for line in plain.splitlines() if line.startswith("  2026-01-31 14:02:11 UTC  –"))
@@ -203,9 +203,9 @@ def test_long_texts_are_cut() -> None:
     assert 20_000 > len(written(disabled(endpoint=endpoint)).as_string())
 
 
-def test_the_trial_letter_says_what_it_is() -> None:
+def test_the_test_message_says_what_it_is() -> None:
     """`webhookd mail test`: a mail that explains itself."""
-    text = messages.trial_letter(
+    text = messages.test_message(
         Config(), sender="a@example.com", to=["b@example.com"], message_id="<t@example.com>", now_ms=START_WALL_MS
     )
     mail = email.message_from_string(text, policy=email.policy.default)

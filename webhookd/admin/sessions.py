@@ -1,11 +1,11 @@
-"""Signing in to the page: with a token, or with a link that carries a code which works once.
+"""Sessions of the page: signing in with a token, or with a link that carries a one-time code.
 
-A session is a random secret in a cookie; the table has its hash, and the hash of the token that it was signed in with,
-so a session ends with its token and outlives a restart.  A code lives in memory for ten minutes and stands for the
-token that asked for it; it travels in a link's fragment, which no server and no log sees, and is spent by POST.
+A session is a random secret in a cookie; the table has its hash and that of the token that it was signed in with, so a
+session ends with its token and survives a restart.  A code is kept in memory for ten minutes and stands for the token
+that asked for it; it is in a link's fragment, which no server or log sees, and is used up by POST.
 
-A change is taken only from a form of the page itself: its hidden field proves that whoever made the form knows a
-secret of this browser's cookie, and the browser's `Origin` says where it was sent from.
+A change is accepted only from a form of the page itself: its hidden field is derived from this browser's cookie, and
+the browser's `Origin` names the site that it was sent from.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CODE_SECONDS = 600.0
 CODE_BYTES = 16
 FIRST_ID = f"tok_{Scope.ADMIN}"  # of the token that every installation has
 CODES_MAX = 1000
-# So many wrong secrets in a minute from one address, and nothing more is looked at until the first is a minute old.
+# After so many wrong secrets in a minute, an address is refused until the first of them is a minute old.
 WRONG_MAX = 10
 WRONG_SECONDS = 60.0
 ADDRESSES_MAX = 10_000
@@ -81,7 +81,7 @@ class Sessions:
         return f"{base_url}/sign-in#{code}"
 
     async def sign_in(self, secret: str) -> Session | None:
-        """Sign in with an admin token or a code, which is spent by it; None if it is neither."""
+        """Sign in with an admin token or a one-time code; None if it is neither."""
         token_sha256 = self._spent(secret)
         token = self._tokens.holder(token_sha256)
         if token is None or token.scope != Scope.ADMIN:
@@ -127,10 +127,10 @@ class Sessions:
             self._signed_out.pop(next(iter(self._signed_out)))
         await self._store.write(lambda db: credentials.delete_session(db, digest))
 
-    # Guessing
+    # Wrong secrets
 
-    def patience_seconds(self, address: str) -> float:
-        """How long an address that guessed wrong too often has to wait; 0 for all others."""
+    def locked_seconds(self, address: str) -> float:
+        """How long an address with too many wrong secrets has to wait; 0 for all others."""
         now = self._clock.monotonic()
         wrong = self._wrong.get(address)
         while wrong and wrong[0] <= now - WRONG_SECONDS:
@@ -140,21 +140,21 @@ class Sessions:
             return 0.0
         return wrong[0] + WRONG_SECONDS - now if len(wrong) >= WRONG_MAX else 0.0
 
-    def guessed_wrong(self, address: str) -> None:
-        """Remember a wrong secret."""
+    def count_wrong(self, address: str) -> None:
+        """Count a wrong secret."""
         if address not in self._wrong and len(self._wrong) >= ADDRESSES_MAX:
             self._wrong.pop(next(iter(self._wrong)))
         self._wrong.setdefault(address, deque(maxlen=WRONG_MAX)).append(self._clock.monotonic())
 
     def _spent(self, secret: str) -> bytes:
-        """The hash of the token that `secret` is, or stands for as a code; the code is no more after this."""
+        """The hash of the token that `secret` is, or stands for as a code, which is used up by this."""
         digest = secret_digest(secret)
         code = self._codes.pop(digest, None)
         return code.token_sha256 if code and code.until > self._clock.monotonic() else digest
 
 
 def form_proof(cookie_secret: str) -> str:
-    """What a form of the page has in its hidden field, for the browser with this cookie."""
+    """The hidden field of a form of the page, for the browser with this cookie."""
     return hmac.new(cookie_secret.encode("utf-8", "surrogatepass"), b"webhookd form", hashlib.sha256).hexdigest()
 
 

@@ -1,20 +1,19 @@
-"""Mail: what the outbox holds goes to the mail server, at least once, and as good as always exactly once.
+"""The mailer sends the outbox's notices: each at least once, and twice only after a kill at the wrong moment.
 
-A notice waits `mail.digest_seconds` for others of its workspace and goes with them as one *digest*.  The order of
-things is what makes kill -9 harmless:
+A notice waits `mail.digest_seconds` for others of its workspace and goes with them as one *digest*:
 
-1. the notices of the digest are settled (`outbox.claim`);
-2. the mail is written and kept with its recipients (`outbox.seal`): from here on the server may have taken it;
-3. it is handed over;
+1. `outbox.claim` fixes which notices the digest has;
+2. `outbox.seal` stores the mail with its recipients: from here on the server may have taken it;
+3. the mail is sent;
 4. what the server took is recorded.
 
 A kill between the server's 250 and step 4 sends the sealed mail again: the same bytes under the same Message-ID.  When
-the server surely took nothing, the seal is broken, so that a corrected address or server counts for the next try;
-after a passing fault the notices are set free as well, and go with those that came since.
+the server surely took nothing, the mail is unsealed, so a corrected address or sender counts for the next try; after a
+temporary failure the notices are released too, and go with those that came since.
 
-A server that is away is tried again after 5 s, later every 60 s.  A mail that it refuses for good (5xx, from every
-recipient) is tried every 15 minutes: somebody may mend an address, or the server's rules.  A changed `[mail]` is tried
-at once.  After 30 days a notice is given up.  Until then it is counted, with the reason, in `unsent`.
+An unreachable server is tried again after 5 s, later every 60 s.  A mail that it refuses for good (5xx, from every
+recipient) is tried every 15 minutes, as an address or the server's rules may change.  A changed `[mail]` is tried at
+once.  After 30 days a notice is given up.  Until then `unsent` counts it, with the reason.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import Config, Mail
 from webhookd.errors import ApiError, FatalError
-from webhookd.mail.messages import letter, mailbox, trial_letter
+from webhookd.mail.messages import mailbox, notice_message, test_message
 from webhookd.mail.smtp import STEP_SECONDS, Conversation, Receipt, ServerAway, conversation
 from webhookd.models import Json
 from webhookd.store import outbox
@@ -48,21 +47,21 @@ IDLE_SECONDS = 3600.0
 
 
 @dataclass(slots=True)
-class _Turn:
-    """When something is to be tried next (monotonic seconds), and how often in a row it failed."""
+class _Backoff:
+    """When something is tried next (monotonic seconds), and how often in a row it failed."""
 
     at: float = 0.0
     failures: int = 0
 
     def after_failure(self, now: float, longest_seconds: float) -> None:
-        """Put it off: 5 s, then twice as long each time, at most `longest_seconds`."""
+        """Try again in 5 s, then in twice as long each time, at most `longest_seconds`."""
         self.at = now + min(FIRST_RETRY_SECONDS * 2 ** min(self.failures, 20), longest_seconds)
         self.failures += 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A digest whose mail is sealed; `fresh` when that was just now, so that no server can have seen it yet."""
+    """A digest whose mail is sealed; `fresh` if just now, so that no server can have seen it yet."""
 
     digest: Digest
     notices: list[Notice]
@@ -71,9 +70,9 @@ class _Ready:
 
 
 class Mailer:
-    """Sends what the outbox holds; `run` is a root task, `wake` tells it of a row that was just committed.
+    """Sends the outbox; `run` is a root task, to be woken by `wake` after a notice is committed.
 
-    `recipients` says who is to be told for a workspace (by its number).  `tls_context` stands in for the system's CAs.
+    `recipients` returns the addresses for a workspace (by its number).  `tls_context` replaces the system's CAs.
     """
 
     def __init__(
@@ -94,8 +93,8 @@ class Mailer:
         self._timeout_seconds = timeout_seconds
         self._woken = asyncio.Event()
         self._known: Mail | None = None
-        self._server = _Turn()
-        self._turns: dict[int, _Turn] = {}
+        self._server = _Backoff()
+        self._backoffs: dict[int, _Backoff] = {}
         self._sending = asyncio.Lock()
         self._stopped = False
 
@@ -126,11 +125,10 @@ class Mailer:
         return {"count": found.count, "oldest_age_seconds": age, "last_error": found.last_error}
 
     async def send_test(self, to: Sequence[str]) -> None:
-        """Send one test mail now, beside the outbox.
+        """Send one test mail now, beside the outbox, to all of `to`.
 
-        Refusal `mail_failed` says in the server's words why it can't be, `mail_disabled` which setting is missing.
-
-        It goes to all of `to` or is refused: a test that reached half of them would prove the wrong thing.
+        Raises ApiError: `mail_failed` (also if the server refused one recipient), with the server's own words;
+        `mail_disabled`, with the setting that is missing.
         """
         settings = self._settings()
         mail = settings.mail
@@ -141,7 +139,7 @@ class Mailer:
         if not to:
             raise ApiError("mail_disabled", "Nobody to send it to: give an address, or set mail.notify.")
         sender, recipients = mailbox(mail.sender), tuple(map(mailbox, to))
-        message = trial_letter(
+        message = test_message(
             settings, sender=sender, to=recipients, message_id=_message_id(sender), now_ms=self._clock.wall_ms()
         )
         try:
@@ -153,7 +151,7 @@ class Mailer:
             taken = f" (It took it for {', '.join(receipt.taken)}.)" if receipt.taken else ""
             raise ApiError("mail_failed", f"The mail server refused the mail. {receipt.error}{taken}")
 
-    # One round: what is due goes out, and how long until the next
+    # One round: send what is due; returns the seconds until the next
 
     async def _round(self) -> float:
         mail = self._take_settings()
@@ -161,38 +159,40 @@ class Mailer:
             return IDLE_SECONDS
         digests = [each for each in await self._store.read(outbox.waiting) if not await self._too_old(each)]
         now = self._clock.monotonic()
-        self._turns = {each.first_seq: self._turns.get(each.first_seq) or self._first_turn(each) for each in digests}
+        self._backoffs = {
+            each.first_seq: self._backoffs.get(each.first_seq) or self._first_backoff(each) for each in digests
+        }
         if not digests:
             return IDLE_SECONDS
         if self._server.at > now:
             return self._server.at - now
         due = sorted(
-            (each for each in digests if self._turns[each.first_seq].at <= now),
-            # Those that the server choked on come last, so that they don't keep the others back.
-            key=lambda digest: (self._turns[digest.first_seq].failures, digest.first_seq),
+            (each for each in digests if self._backoffs[each.first_seq].at <= now),
+            # Those that failed before come last, so that they don't delay the others.
+            key=lambda digest: (self._backoffs[digest.first_seq].failures, digest.first_seq),
         )
         if not due:
-            return min(self._turns[each.first_seq].at for each in digests) - now
+            return min(self._backoffs[each.first_seq].at for each in digests) - now
         await self._send(mail, due)
         return 0.0
 
     def _take_settings(self) -> Mail:
-        """The settings as they are; when they are others than before, everything is worth a try at once."""
+        """The present settings; after a change everything is tried at once."""
         mail = self._settings().mail
         if mail != self._known:
             self._known = mail
-            self._server = _Turn()
-            self._turns.clear()
+            self._server = _Backoff()
+            self._backoffs.clear()
             if not mail.host:
                 log.emit("mail.disabled")
         return mail
 
-    def _first_turn(self, digest: Digest) -> _Turn:
-        """A notice waits for its digest, counted from the row's own time as far as that can be believed."""
+    def _first_backoff(self, digest: Digest) -> _Backoff:
+        """A notice waits `digest_seconds` from its own time, or from now if that lies in the future."""
         gather_seconds = self._settings().mail.digest_seconds
         age_seconds = (self._clock.wall_ms() - digest.created_at_ms) / 1000
         wait_seconds = 0.0 if digest.claimed else min(max(gather_seconds - age_seconds, 0.0), gather_seconds)
-        return _Turn(self._clock.monotonic() + wait_seconds)
+        return _Backoff(self._clock.monotonic() + wait_seconds)
 
     async def _too_old(self, digest: Digest) -> bool:
         now_ms = self._clock.wall_ms()
@@ -205,7 +205,7 @@ class Mailer:
         return True
 
     async def _send(self, mail: Mail, due: list[Digest]) -> None:
-        """Send what is due in one conversation; when the server is away, put everything off."""
+        """Send what is due in one conversation; if the server can't be reached, put everything off."""
         reached = False
         try:
             async with self._conversation(mail) as talk:
@@ -215,7 +215,7 @@ class Mailer:
                         if self._stopped:
                             return
                         await self._deliver(talk, digest)
-                self._server = _Turn()
+                self._server = _Backoff()
         except ServerAway as away:
             self._server.after_failure(self._clock.monotonic(), LONGEST_RETRY_SECONDS)
             log.throttled("mail.failed", key=str(away), error=str(away), attempt=self._server.failures)
@@ -230,7 +230,7 @@ class Mailer:
             ready = await self._prepare(digest)
         except FatalError:
             raise
-        except Exception as error:  # noqa: BLE001 - one that can't be written must not keep the others back
+        except Exception as error:  # noqa: BLE001 - one that can't be written must not delay the others
             log.throttled("mail.failed", key=digest.first_seq, error=f"it can't be written: {error!r}")
             self._put_off(digest, LONGEST_REFUSED_RETRY_SECONDS)
             return
@@ -246,7 +246,7 @@ class Mailer:
         await self._record(ready, receipt)
 
     async def _prepare(self, digest: Digest) -> _Ready | None:
-        """The sealed mail and the notices in it; None when there is nobody to send it to, which closes it."""
+        """The sealed mail and its notices; None if there are no recipients, which closes the digest."""
         first_seq = digest.first_seq
         if not digest.claimed:
             await self._store.write(lambda db: outbox.claim(db, digest), retry_when_full=True)
@@ -270,18 +270,20 @@ class Mailer:
         if not to:
             return None
         sender = mailbox(settings.mail.sender)
-        return Envelope(sender, to, letter(notices, settings, sender=sender, to=to, now_ms=self._clock.wall_ms()))
+        return Envelope(
+            sender, to, notice_message(notices, settings, sender=sender, to=to, now_ms=self._clock.wall_ms())
+        )
 
     async def _record(self, ready: _Ready, receipt: Receipt) -> None:
-        """Keep what the server took; put off what it may take yet."""
+        """Record what the server took; put off what it may take later."""
         digest, envelope = ready.digest, ready.envelope
         named = {**_named(ready.notices), "count": len(ready.notices)}
         if receipt.taken:
             log.emit("mail.sent", **named, recipients=receipt.taken)
         if receipt.error:
-            log.emit("mail.failed", **named, attempt=self._turns[digest.first_seq].failures + 1, error=receipt.error)
+            log.emit("mail.failed", **named, attempt=self._backoffs[digest.first_seq].failures + 1, error=receipt.error)
         if receipt.taken or envelope.reached:
-            if not receipt.deferred:  # whoever was refused for good: the others have it
+            if not receipt.deferred:
                 await self._close(digest, receipt.error)
                 return
             left = Envelope(envelope.sender, tuple(receipt.deferred), envelope.message, reached=True)
@@ -294,12 +296,12 @@ class Mailer:
         await self._keep_failure(digest, receipt.error, undo if ready.fresh else None)
 
     async def _keep_failure(
-        self, digest: Digest, error: str | None, on_commit: Callable[[Any, int], None] | None = None
+        self, digest: Digest, error: str | None, change: Callable[[Any, int], None] | None = None
     ) -> None:
         def command(db: Any) -> None:
             outbox.failed(db, [digest.first_seq], error or "")
-            if on_commit is not None:
-                on_commit(db, digest.first_seq)
+            if change is not None:
+                change(db, digest.first_seq)
 
         await self._store.write(command, retry_when_full=True)
 
@@ -310,15 +312,15 @@ class Mailer:
         )
 
     def _put_off(self, digest: Digest, longest_seconds: float) -> None:
-        self._turns[digest.first_seq].after_failure(self._clock.monotonic(), longest_seconds)
+        self._backoffs[digest.first_seq].after_failure(self._clock.monotonic(), longest_seconds)
 
     def _conversation(self, mail: Mail) -> AbstractAsyncContextManager[Conversation]:
         return conversation(mail, tls_context=self._tls_context, timeout_seconds=self._timeout_seconds)
 
 
 def _cancelled() -> bool:
-    """Whether this task was cancelled and didn't hear of it: `wait_for`, which aiosmtplib waits with, loses that
-    when what it waits for ends in the same moment (Python 3.11)."""
+    """Whether this task was cancelled: `wait_for`, which aiosmtplib uses, loses the CancelledError when what it waits
+    for ends in the same moment (Python 3.11)."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

@@ -1,9 +1,8 @@
-"""The letters: what a notice says, as text and as HTML.
+"""The messages of notices, as text and as HTML.
 
-Half of what stands in a letter comes from strangers: URLs, descriptions, what a receiver answered.  So every value goes
-through `clear` (one line, nothing that a terminal or a mail program would obey, not longer than a person reads), the
-HTML templates escape by themselves, the headers are built by `EmailMessage`, which refuses line breaks, and no link
-leads to an endpoint.  The link to the page signs nobody in.
+Half of a message is untrusted: URLs, descriptions, what a receiver answered.  So every value goes through `clean` (one
+line of limited length, without control characters), the HTML templates escape, `EmailMessage` builds the headers and
+refuses line breaks, and no link leads to an endpoint.  The link to the page carries no secret.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from webhookd.models import DEFAULT_WORKSPACE, Json, Reason
 from webhookd.store.outbox import Notice
 from webhookd.text import duration_words, one_line
 
-TOLD_IN_FULL = 20
+SHOWN_IN_FULL = 20
 _LONGEST_TEXT = 400
 _HOSTS_IN_SUBJECT = 2
 
@@ -53,26 +52,26 @@ _TEMPLATES = Environment(
 )
 
 
-def letter(notices: Sequence[Notice], settings: Config, *, sender: str, to: Sequence[str], now_ms: int) -> str:
-    """One mail that tells all of `notices` (of one workspace), ready to be sent: ASCII, with the first's Message-ID."""
+def notice_message(notices: Sequence[Notice], settings: Config, *, sender: str, to: Sequence[str], now_ms: int) -> str:
+    """One mail with all of `notices` (of one workspace), ready to send: ASCII, under the first notice's Message-ID."""
     disabled = [_disabled(notice.payload, settings) for notice in notices if notice.kind == "auto_disabled"]
     warned = [_warned(notice.payload) for notice in notices if notice.kind == "budget_warned"]
     facts = {
         "headline": _headline(disabled, warned),
-        "disabled": disabled[:TOLD_IN_FULL],
-        "more_disabled": disabled[TOLD_IN_FULL:],
+        "disabled": disabled[:SHOWN_IN_FULL],
+        "more_disabled": disabled[SHOWN_IN_FULL:],
         "warned": warned,
         "timeout": duration_words(settings.delivery.timeout_seconds),
         "hold": f"{duration_words(settings.hold.max_age_hours * 3600)} and {settings.hold.max_events:,} events",
-        "page": clear(settings.listen.public_url),
+        "page": clean(settings.listen.public_url),
     }
     subject = _subject(disabled, warned)
     return _mail("notice", facts, subject, sender=sender, to=to, message_id=notices[0].message_id, now_ms=now_ms)
 
 
-def trial_letter(settings: Config, *, sender: str, to: Sequence[str], message_id: str, now_ms: int) -> str:
+def test_message(settings: Config, *, sender: str, to: Sequence[str], message_id: str, now_ms: int) -> str:
     """The mail of `webhookd mail test`."""
-    facts = {"at": _moment(datetime.fromtimestamp(now_ms / 1000, UTC)), "page": clear(settings.listen.public_url)}
+    facts = {"at": _moment(datetime.fromtimestamp(now_ms / 1000, UTC)), "page": clean(settings.listen.public_url)}
     subject = "[webhookd] Test: notices of disabled webhooks come like this"
     return _mail("test", facts, subject, sender=sender, to=to, message_id=message_id, now_ms=now_ms)
 
@@ -86,7 +85,7 @@ def mailbox(address: str) -> str:
         return address
 
 
-def clear(value: object, longest: int = _LONGEST_TEXT) -> str:
+def clean(value: object, longest: int = _LONGEST_TEXT) -> str:
     """`value` as one harmless line: what can't be seen is written out (`\\x1b`, `\\u202e`), white space is a space."""
     return one_line(value, longest)
 
@@ -99,21 +98,21 @@ def _disabled(payload: Json, settings: Config) -> dict[str, Any]:
     workspace = str(payload["workspace"])
     waiting = int(payload.get("waiting") or 0)
     spent_until = _parsed(payload.get("spent_until"))
-    where = "" if workspace == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(clear(workspace))}"
+    where = "" if workspace == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(clean(workspace))}"
     too_many = f"more than {payload['limit']} failures in {duration_words(payload['window_seconds'])}"
     return {
         "url": _without_query(endpoint["url"]),
         "host": _host(endpoint["url"]),
-        "id": clear(endpoint["id"]),
-        "description": clear(endpoint.get("description")),
-        "workspace": clear(workspace),
+        "id": clean(endpoint["id"]),
+        "description": clean(endpoint.get("description")),
+        "workspace": clean(workspace),
         "at": _time(payload.get("at")),
-        "why": clear(payload.get("message")) or f"{too_many}.",
+        "why": clean(payload.get("message")) or f"{too_many}.",
         "too_many": too_many,
         "failures": [_failure(each) for each in payload.get("failures") or ()],
         "waiting": "1 event waits" if waiting == 1 else f"{waiting:,} events wait",
         "spent_until": f"{spent_until:%H:%M} UTC" if spent_until else "",
-        "command": f"webhookd endpoint enable {clear(endpoint['id'])}{where}",
+        "command": f"webhookd endpoint enable {clean(endpoint['id'])}{where}",
         "link": _page_of(settings.listen.public_url, workspace, str(endpoint["id"])),
     }
 
@@ -123,22 +122,22 @@ def _failure(attempt: Json) -> dict[str, str]:
     words = _REASONS[Reason(reason)] if reason in set(Reason) else "the attempt failed"
     return {
         "at": _time(attempt.get("started_at")),
-        "status": clear(attempt["status"]) if attempt.get("status") is not None else "–",
-        "reason": clear(attempt.get("detail")) or words,
+        "status": clean(attempt["status"]) if attempt.get("status") is not None else "–",
+        "reason": clean(attempt.get("detail")) or words,
     }
 
 
 def _warned(payload: Json) -> dict[str, Any]:
     share = f"{float(payload['fraction']) * 100:g} %"
     return {
-        "workspace": clear(payload["workspace"]),
+        "workspace": clean(payload["workspace"]),
         "at": _time(payload.get("at")),
         "share": share,
         "failures": int(payload["failures"]),
         "limit": int(payload["limit"]),
         "window": duration_words(payload["window_seconds"]),
         "by_endpoint": [
-            {"failures": int(each["failures"]), "url": _without_query(each["url"]), "id": clear(each["id"])}
+            {"failures": int(each["failures"]), "url": _without_query(each["url"]), "id": clean(each["id"])}
             for each in payload.get("by_endpoint") or ()
         ],
     }
@@ -168,25 +167,25 @@ def _page_of(public_url: str, workspace: str, endpoint_id: str) -> str:
     """The endpoint on the page, or "" where the page can't be reached from outside."""
     if not public_url:
         return ""
-    return clear(f"{public_url.rstrip('/')}/workspaces/{workspace}/endpoints/{endpoint_id}", 2048)
+    return clean(f"{public_url.rstrip('/')}/workspaces/{workspace}/endpoints/{endpoint_id}", 2048)
 
 
 def _without_query(url: object) -> str:
     """The URL up to its query: that may hold a secret, and mail is read on many machines."""
     shown, question_mark, _ = str(url).partition("?")
-    return clear(shown + ("?…" if question_mark else ""), 2100)
+    return clean(shown + ("?…" if question_mark else ""), 2100)
 
 
 def _host(url: object) -> str:
     try:
-        return clear(urlsplit(str(url)).hostname or url, 100)
+        return clean(urlsplit(str(url)).hostname or url, 100)
     except ValueError:
-        return clear(url, 100)
+        return clean(url, 100)
 
 
 def _time(stamp: object) -> str:
     moment = _parsed(stamp)
-    return _moment(moment) if moment else clear(stamp)
+    return _moment(moment) if moment else clean(stamp)
 
 
 def _moment(moment: datetime) -> str:

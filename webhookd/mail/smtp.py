@@ -1,8 +1,8 @@
 """One conversation with the mail server, and exactly what it took.
 
-Whether a mail that wasn't answered for *may* have been taken decides if it can be written anew; so each step of the
-dialogue is made here, and every end of it says how far it came (RFC 5321, section 4.2.5: the server is responsible
-for a mail from its 250 after the final dot on).
+Whether a mail without an answer *may* have been taken decides if it can be written again.  So each step of the dialogue
+is made here, and every failure says how far it came (RFC 5321, section 4.2.5: the server is responsible for a mail
+from its 250 after the final dot on).
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ class ServerAway(Exception):
 
 @dataclass(slots=True)
 class Receipt:
-    """For which recipients the server took a mail, and for whom it said "later" (4xx) or "never" (5xx)."""
+    """Which recipients the server took a mail for, which it deferred (4xx) and which it refused (5xx)."""
 
     taken: list[str] = field(default_factory=list)
     deferred: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    replies: list[str] = field(default_factory=list)
 
     def add_refusal(self, recipients: Sequence[str], code: int, message: str) -> None:
-        """Note a refusal, in the server's own words."""
+        """Add a refusal, in the server's own words."""
         (self.refused if code >= 500 else self.deferred).extend(recipients)
-        self.said.append(f"{', '.join(recipients)}: {one_line(f'{code} {message}', _LONGEST_WORDS)}")
+        self.replies.append(f"{', '.join(recipients)}: {one_line(f'{code} {message}', _LONGEST_WORDS)}")
 
     @property
     def error(self) -> str | None:
-        """What the server said where it didn't take the mail, or None."""
-        return "; ".join(self.said) or None
+        """The server's replies where it didn't take the mail, or None."""
+        return "; ".join(self.replies) or None
 
 
 class Conversation:
@@ -67,7 +67,7 @@ class Conversation:
         self._content_under_way = False
 
     async def send(self, envelope: Envelope) -> Receipt:
-        """Hand over one mail; ServerAway when the connection ends before all is said."""
+        """Send one mail; ServerAway when the connection ends before the server has answered."""
         receipt = Receipt()
         self._content_under_way = False
         try:
@@ -83,7 +83,7 @@ class Conversation:
         return receipt
 
     async def _address(self, envelope: Envelope, receipt: Receipt) -> list[str]:
-        """Name sender and recipients; returns those for whom the server will take it."""
+        """MAIL and RCPT; returns the recipients that the server accepts."""
         try:
             await self._smtp.mail(envelope.sender)
         except aiosmtplib.SMTPSenderRefused as error:
@@ -115,15 +115,15 @@ class Conversation:
 async def conversation(
     mail: config.Mail, *, tls_context: ssl.SSLContext | None = None, timeout_seconds: float = STEP_SECONDS
 ) -> AsyncIterator[Conversation]:
-    """Connect as `mail` says, log in, and say goodbye at the end; ServerAway when that fails.
+    """Connect as `mail` says, log in, and QUIT at the end; ServerAway when that fails.
 
-    With `starttls` and `tls` nothing is told to a server whose certificate doesn't prove its name to the system's CAs
-    (or to `tls_context`).  Connecting and handing over a mail take at most `timeout_seconds` each.
+    With `starttls` and `tls` a server must prove its name to the system's CAs (or to `tls_context`) before the login.
+    Connecting and sending a mail take at most `timeout_seconds` each.
     """
     where = f"{mail.host}:{mail.port}"
     try:
         if tls_context is None and mail.tls != "none":
-            # Reading all the CAs takes longer than the loop should stand still.
+            # Reading all the CAs would block the event loop for long.
             tls_context = await asyncio.to_thread(ssl.create_default_context)
         smtp = aiosmtplib.SMTP(
             hostname=mail.host,

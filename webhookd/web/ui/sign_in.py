@@ -36,13 +36,13 @@ async def sign_in(page: Page) -> web.StreamResponse:
     """Spend a code or check a token."""
     sessions, address = page.services.sessions, page.request.remote or "local"
     then = page.field("then")
-    wait_seconds = sessions.patience_seconds(address)
+    wait_seconds = sessions.locked_seconds(address)
     if wait_seconds > 0:
         return _refuse(page, 429, page.text.count("sign_in.too_often", math.ceil(wait_seconds)), then)
     secret = page.field("secret").strip()
     session = await sessions.sign_in(secret) if 0 < len(secret) <= SECRET_CHARACTERS else None
     if session is None:
-        sessions.guessed_wrong(address)
+        sessions.count_wrong(address)
         return _refuse(page, 403, page.text("sign_in.wrong"), then)
     if page.session is not None:
         await sessions.sign_out(page.session)
