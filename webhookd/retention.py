@@ -6,8 +6,8 @@ against the budget.  The position up to which everything was examined is kept, s
 read by every sweep, but every `LOOK_AGAIN_SECONDS`.
 
 How long a step may take follows from how long the steps before it held the writer, their commits included (`Pace`).
-The steps write so much that SQLite's own checkpoint (after 64 MiB, for 30 to 70 ms) would come every few seconds, within
-another command's commit.  So the sweep makes small checkpoints of its own between its steps.
+The steps write so much that SQLite's own checkpoint (after 64 MiB, for 30 to 70 ms) would come every few seconds,
+within another command's commit.  So the sweep makes small checkpoints of its own between its steps.
 """
 
 from __future__ import annotations
