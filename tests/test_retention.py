@@ -20,6 +20,8 @@ from webhookd.config import Retention as Settings
 from webhookd.models import Endpoint, NewEvent, QueuedDelivery, Workspace
 from webhookd.retention import LOOK_AGAIN_SECONDS, SWEEP_SECONDS, Pace, Retention
 from webhookd.store import attempts, deliveries, endpoints, events, outbox, retention, workspaces
+from webhookd.store.deliveries import Success
+from webhookd.store.events import Ingested
 from webhookd.store.store import Store
 
 DAY_MS = 86_400_000
@@ -46,7 +48,7 @@ class Bench:
 
         def command(db: sqlite3.Connection) -> None:
             for each in queued:
-                deliveries.delivered(db, each.seq, attempt_count=1, record=b"{}", now_ms=now_ms)
+                deliveries.delivered(db, Success(each.seq, 1, b"{}", now_ms))
 
         await self.store.write(command)
 
@@ -117,7 +119,7 @@ async def test_an_event_without_subscriber_goes_too(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         event = NewEvent("alone", "message.sent", BODY)
         at_ms = b.clock.wall_ms() - 31 * DAY_MS
-        await b.store.write(lambda db: events.accept(db, b.workspace.seq, [event], deliver=False, now_ms=at_ms))
+        await b.store.write(lambda db: events.accept(db, Ingested(b.workspace.seq, [event], False, at_ms)))
         assert 1 == (await b.retention.sweep()).events
         assert [] == await b.kept()
 
@@ -233,7 +235,7 @@ async def test_an_id_is_remembered_longer_than_its_event(tmp_path: Path) -> None
         async def again(body: bytes) -> tuple[bool, bool]:
             new = NewEvent("known", "message.sent", body)
             accepted = await b.store.write(
-                lambda db: events.accept(db, b.workspace.seq, [new], deliver=True, now_ms=b.clock.wall_ms())
+                lambda db: events.accept(db, Ingested(b.workspace.seq, [new], True, b.clock.wall_ms()))
             )
             return accepted[0].duplicate, accepted[0].conflict
 

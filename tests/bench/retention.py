@@ -28,6 +28,7 @@ from webhookd.config import Retention as Settings
 from webhookd.models import Workspace
 from webhookd.retention import Retention, Swept
 from webhookd.store import deliveries, retention
+from webhookd.store.deliveries import Success
 from webhookd.store.store import Db, Store
 
 ENDPOINTS = 20
@@ -162,7 +163,7 @@ async def _one(store: Store, workspace: Workspace, watch: Watch) -> None:
     accepted = time.perf_counter()
 
     def outcomes(db: Db) -> None:
-        deliveries.delivered(db, queued[0].seq, attempt_count=1, record=RECORD, now_ms=now_ms)
+        deliveries.delivered(db, Success(queued[0].seq, 1, RECORD, now_ms))
 
     await store.write(outcomes)
     watch.others += [(accepted - began) * 1000, (time.perf_counter() - accepted) * 1000]

@@ -86,7 +86,7 @@ async def compare_searches(store: Store) -> None:
     def fill(db: sqlite3.Connection) -> None:
         for number in range(ROWS):
             new = [NewEvent(f"e{number}", "message.sent", b"{}")]
-            events.accept(db, 1, new, deliver=True, now_ms=number * 1000)
+            events.accept(db, Ingested(1, new, True, number * 1000))
 
     def look(db: sqlite3.Connection) -> float:
         began = time.thread_time()

@@ -13,6 +13,7 @@ from msgspec import structs
 from tests.support.stores import accept, add_endpoint, add_workspace, open_store
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, QueuedDelivery, Workspace
 from webhookd.store import attempts, deliveries, delivery_log, endpoints
+from webhookd.store.deliveries import Success
 from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Store
 
@@ -31,9 +32,7 @@ class Table:
         return await accept(self.store, self.workspace, *ids, now_ms=now_ms, body=body)
 
     async def deliver(self, seq: int, *, now_ms: int = 20) -> bool:
-        return await self.store.write(
-            lambda db: deliveries.delivered(db, seq, attempt_count=1, record=b'{"number":1}', now_ms=now_ms)
-        )
+        return await self.store.write(lambda db: deliveries.delivered(db, Success(seq, 1, b'{"number":1}', now_ms)))
 
     async def fail(self, seq: int, *, next_ms: int | None = None, now_ms: int = 20) -> bool:
         def command(db: Any) -> bool:

@@ -14,7 +14,9 @@ import pytest
 from tests.support.stores import add_endpoint, add_workspace, open_store
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, NewEvent, QueuedDelivery, Workspace
 from webhookd.store import attempts, deliveries, delivery_log, endpoints, events
+from webhookd.store.deliveries import Success
 from webhookd.store.delivery_log import LogFilter
+from webhookd.store.events import Ingested
 from webhookd.store.store import Store
 
 S = DeliveryState
@@ -34,17 +36,13 @@ class Log:
         self.clock_ms += 1
         new = [NewEvent(event_id, event_type, b"{}")]
         now_ms = self.clock_ms
-        accepted = await self.store.write(
-            lambda db: events.accept(db, self.workspace.seq, new, deliver=True, now_ms=now_ms)
-        )
+        accepted = await self.store.write(lambda db: events.accept(db, Ingested(self.workspace.seq, new, True, now_ms)))
         return list(accepted[0].queued)
 
     async def deliver(self, seq: int, number: int = 1) -> None:
         record = orjson.dumps({"number": number, "outcome": "delivered"})
         self.clock_ms += 1
-        await self.store.write(
-            lambda db: deliveries.delivered(db, seq, attempt_count=number, record=record, now_ms=self.clock_ms)
-        )
+        await self.store.write(lambda db: deliveries.delivered(db, Success(seq, number, record, self.clock_ms)))
 
     async def fail(self, delivery: QueuedDelivery, number: int = 1, *, again_in_ms: int | None = None) -> None:
         record = orjson.dumps({"number": number, "outcome": "failed"})

@@ -12,6 +12,8 @@ import pytest
 from tests.support.stores import accept, add_endpoint, add_workspace, open_store
 from webhookd.models import Endpoint, EndpointState, NewEvent
 from webhookd.store import attempts, deliveries, endpoints, events
+from webhookd.store.deliveries import Success
+from webhookd.store.events import Ingested
 from webhookd.store.store import Store
 
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -38,7 +40,7 @@ async def enable(store: Store, seq: int, *, skip_held: bool = False, now_ms: int
 async def wanted_by(store: Store, workspace_seq: int, event_type: str) -> list[int]:
     """The endpoints that an event of this type is queued for now."""
     event = NewEvent(f"probe-{event_type}-{await store.read(deliveries.newest_seq)}", event_type, b"{}")
-    (accepted,) = await store.write(lambda db: events.accept(db, workspace_seq, [event], deliver=True, now_ms=1))
+    (accepted,) = await store.write(lambda db: events.accept(db, Ingested(workspace_seq, [event], True, 1)))
     return [delivery.endpoint_seq for delivery in accepted.queued]
 
 
@@ -203,7 +205,7 @@ async def test_skipping_sets_one_mark(store: Store) -> None:
         (each.endpoint_seq, each.count, each.newest_seq) for each in await store.read(deliveries.waiting)
     ]
     await store.write(
-        lambda db: deliveries.delivered(db, later.seq, attempt_count=1, record=b"{}", now_ms=3),
+        lambda db: deliveries.delivered(db, Success(later.seq, 1, b"{}", 3)),
     )
     await disable(store, endpoint.seq)
     assert queued[-1].seq == (await enable(store, endpoint.seq, skip_held=True)).skipped_upto
@@ -238,5 +240,5 @@ async def test_the_last_attempt_of_an_endpoint_is_the_newest_of_both_kinds(store
     await fail(store, endpoint, first.seq, next_ms=None)
     assert "2026-01-01T00:00:00.000Z" == await last()
     record = b'{"started_at":"2026-01-01T00:00:01.000Z"}'
-    await store.write(lambda db: deliveries.delivered(db, second.seq, attempt_count=1, record=record, now_ms=50))
+    await store.write(lambda db: deliveries.delivered(db, Success(second.seq, 1, record, 50)))
     assert "2026-01-01T00:00:01.000Z" == await last()

@@ -13,6 +13,7 @@ from tests.support.stores import add_endpoint, add_workspace, open_store
 from webhookd.models import NewEvent, Workspace
 from webhookd.store import delivery_log, events, time_index
 from webhookd.store.delivery_log import LogFilter
+from webhookd.store.events import Ingested
 from webhookd.store.store import Store
 
 FIRST_VERSION = Path(__file__).parent / "frozen" / "version_1.sql"
@@ -21,7 +22,7 @@ SLACK = time_index.SLACK_MS
 
 async def accept(store: Store, workspace: Workspace, event_id: str, at_ms: int) -> None:
     new = [NewEvent(event_id, "message.sent", b"{}")]
-    await store.add(at_ms, lambda db: events.accept(db, workspace.seq, new, deliver=True, now_ms=at_ms))
+    await store.add(at_ms, lambda db: events.accept(db, Ingested(workspace.seq, new, True, at_ms)))
 
 
 async def dated(store: Store, workspace: Workspace, since_ms: int | None, until_ms: int | None) -> list[str]:
@@ -73,7 +74,7 @@ async def test_a_span_is_found_without_walking_to_it(tmp_path: Path) -> None:
 
         def fill(db: sqlite3.Connection) -> None:
             for number, each in enumerate(new):
-                events.accept(db, workspace.seq, each, deliver=True, now_ms=number * 1000)
+                events.accept(db, Ingested(workspace.seq, each, True, number * 1000))
 
         await store.add(0, fill)
         for table in ("deliveries", "events"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from webhookd.models import Endpoint, EndpointState, NewEvent, QueuedDelivery, Workspace
 from webhookd.store import endpoints, events, workspaces
+from webhookd.store.events import Ingested
 from webhookd.store.store import Store
 
 
@@ -73,5 +74,5 @@ async def accept(
 ) -> list[QueuedDelivery]:
     """Accept an event per id, all with the same body; returns their deliveries."""
     new = [NewEvent(each, "message.sent", body) for each in ids]
-    accepted = await store.write(lambda db: events.accept(db, workspace.seq, new, deliver=True, now_ms=now_ms))
+    accepted = await store.write(lambda db: events.accept(db, Ingested(workspace.seq, new, True, now_ms)))
     return [delivery for each in accepted for delivery in each.queued]

@@ -1,1 +1,1 @@
-"""What is remembered: SQLite, one writer with group commit, readers apart; the only room that speaks SQL."""
+"""The database: SQLite, one writer that commits in batches, separate readers; all SQL is here."""

@@ -50,7 +50,7 @@ def of_delivery(db: sqlite3.Connection, delivery_seq: int) -> list[Json]:
 
 
 def last_of_endpoint(db: sqlite3.Connection, endpoint_seq: int) -> Json | None:
-    """The newest attempt of an endpoint, whatever came of it, or None."""
+    """The newest attempt of an endpoint, failed or not, or None."""
     rows = db.execute(
         "SELECT record FROM (SELECT record FROM attempts WHERE endpoint_seq = ?1 ORDER BY seq DESC LIMIT 1) UNION ALL "
         "SELECT final_attempt FROM (SELECT final_attempt FROM deliveries INDEXED BY deliveries_log "

@@ -1,4 +1,4 @@
-"""Deliveries in the table: what waits, what came of each attempt, what follows a mark."""
+"""Deliveries in the table: what waits, the outcome of each attempt, what follows a mark."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORDINARY, REPLAY, TEST = range(3)
 
 _QUEUED = (
     "SELECT d.seq, d.endpoint_seq, v.id, v.type, {body}, d.size, d.accepted_at, d.replay_of, d.attempt_count, d.tries, "
-    # Only a queue's head waits for a time; why is in the record of its last attempt.
+    # Only a queue's head waits for a time; the reason is in the record of its last attempt.
     "d.next_attempt_at, CASE WHEN d.next_attempt_at IS NOT NULL THEN (SELECT CAST(a.record AS TEXT)->>'reason' = "
     "'local' FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1) END "
     "FROM deliveries d {hint} JOIN events v ON v.seq = d.event_seq"
@@ -67,20 +67,18 @@ def page(
     Bodies larger than `inline_bytes` are left out.
     """
     rows = db.execute(_PAGE, (inline_bytes, endpoint_seq, after_seq, limit)).fetchall()
-    return [_from_row(row) for row in rows]
+    return [_queued(row) for row in rows]
 
 
-def _from_row(row: tuple[Any, ...]) -> QueuedDelivery:
+def _queued(row: tuple[Any, ...]) -> QueuedDelivery:
     values = (*row[:-1], bool(row[-1]))
     return QueuedDelivery(*values)
 
 
 def body(db: sqlite3.Connection, seq: int) -> bytes:
     """The body of a delivery's event."""
-    row = db.execute(
-        "SELECT v.body FROM deliveries d JOIN events v ON v.seq = d.event_seq WHERE d.seq = ?", (seq,)
-    ).fetchall()[0]
-    result: bytes = row[0]
+    sql = "SELECT v.body FROM deliveries d JOIN events v ON v.seq = d.event_seq WHERE d.seq = ?"
+    result: bytes = db.execute(sql, (seq,)).fetchall()[0][0]
     return result
 
 
@@ -125,19 +123,6 @@ def newest_seq(db: sqlite3.Connection) -> int:
     return number
 
 
-def delivered(db: sqlite3.Connection, seq: int, *, attempt_count: int, record: bytes, now_ms: int) -> bool:
-    """Record a success.  It counts even if the delivery was cancelled or expired under way; False tells of that."""
-    sql = (
-        f"UPDATE deliveries SET state = {DELIVERED}, attempt_count = ?, tries = tries + 1, next_attempt_at = NULL, "
-        "finished_at = ?, final_attempt = ? WHERE seq = ?"
-    )
-    values = (attempt_count, now_ms, record, seq)
-    if db.execute(f"{sql} AND state = 0", values).rowcount:
-        return True
-    db.execute(sql, values)
-    return False
-
-
 class Success(Struct, frozen=True, gc=False):
     """An attempt that delivered: how many attempts there were with it, and its record as JSON."""
 
@@ -147,23 +132,31 @@ class Success(Struct, frozen=True, gc=False):
     now_ms: int
 
 
-def _delivered_one(db: sqlite3.Connection, item: Success) -> bool:
-    return delivered(db, item.seq, attempt_count=item.attempt_count, record=item.record, now_ms=item.now_ms)
+def delivered(db: sqlite3.Connection, item: Success) -> bool:
+    """Record a success; False if the delivery was cancelled or expired under way, which it overrides."""
+    sql = (
+        f"UPDATE deliveries SET state = {DELIVERED}, attempt_count = ?, tries = tries + 1, next_attempt_at = NULL, "
+        "finished_at = ?, final_attempt = ? WHERE seq = ?"
+    )
+    values = (item.attempt_count, item.now_ms, item.record, item.seq)
+    if db.execute(f"{sql} AND state = 0", values).rowcount:
+        return True
+    db.execute(sql, values)
+    return False
 
 
 def _pack(items: Sequence[Success]) -> tuple[str, bytes]:
     return packed(((item.seq, item.attempt_count, item.now_ms), item.record) for item in items)
 
 
-def _nothing(db: sqlite3.Connection, items: Sequence[Success]) -> None:
-    """All of them waited, else they wouldn't have been recorded together."""
-
-
-def _all_waited(items: Sequence[Success], _read: None) -> list[bool]:
-    return [True] * len(items)
-
-
-RECORD_SUCCESS = BatchKind("delivered", _delivered_one, _pack, _DELIVERED_TOGETHER, _nothing, _all_waited)
+RECORD_SUCCESS = BatchKind(
+    "delivered",
+    delivered,
+    _pack,
+    _DELIVERED_TOGETHER,
+    read=lambda db, items: None,
+    results=lambda items, read: [True] * len(items),  # all waited, else they would have gone one by one
+)
 
 
 def failed(
@@ -189,7 +182,7 @@ def finish_some(
 ) -> list[tuple[int, int]]:
     """Finish the oldest waiting deliveries of an endpoint (skipped, expired or cancelled), at most `limit`.
 
-    Returns `(seq, size)` of each.  A step of a longer way: no transaction grows with the backlog.
+    Returns `(seq, size)` of each.  In steps, so that no transaction grows with the backlog.
     """
     return db.execute(
         "UPDATE deliveries SET state = ?, finished_at = ?, next_attempt_at = NULL WHERE seq IN "
@@ -216,11 +209,12 @@ def marked(db: sqlite3.Connection) -> list[tuple[int, int, int]]:
 
 
 def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[QueuedDelivery]:
-    """Queue past deliveries again, as new ones at the end, in the order given; those whose body is gone are left.
+    """Queue past deliveries again, as new ones at the end, in the order given; those without a body are left out.
 
     They are returned without their bodies, which may be large and many: each is read when its turn comes.
     """
     queued = []
+    again = _QUEUED.format(body="NULL", hint="") + " WHERE d.seq = ?"
     for seq in seqs:
         rows = db.execute(
             f"INSERT INTO deliveries (event_seq, endpoint_seq, event_type, kind, size, replay_of, accepted_at) "
@@ -229,12 +223,8 @@ def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[Que
             (now_ms, seq),
         ).fetchall()
         if rows:
-            queued.append(_queued(db, rows[0][0]))
+            queued.append(_queued(db.execute(again, rows[0]).fetchall()[0]))
     return queued
-
-
-def _queued(db: sqlite3.Connection, seq: int) -> QueuedDelivery:
-    return _from_row(db.execute(_QUEUED.format(body="NULL", hint="") + " WHERE d.seq = ?", (seq,)).fetchall()[0])
 
 
 def insert_test(
@@ -250,7 +240,7 @@ def insert_test(
     started_at_ms: int,
     now_ms: int,
 ) -> int:
-    """Put a test into the log, finished as it is; returns the delivery's number."""
+    """Add a test event and its finished delivery; returns the delivery's number."""
     event_seq = db.execute(
         "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?)",
         (workspace_seq, event_id, event_type, started_at_ms, body),

@@ -28,7 +28,7 @@ RESERVE_MAX_BYTES = 256 * MIB
 PIECES = 4
 # Less than this counts as a full disk: the next commit may need it.
 ENOUGH_BYTES = MIB
-# How long a look at the free space holds: a call to the kernel per event would be felt.
+# How long an answer about the free space is kept: a look costs some 5 µs, per event.
 LOOK_SECONDS = 0.25
 WAL_PAGES_WHEN_SHORT = 128
 _OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -115,7 +115,7 @@ class DiskSpace:
         return self._reserved_bytes() < reserved_bytes
 
     def exhausted(self) -> bool:
-        """Whether a file can't grow here: tells a disk or a quota that is full from one that fails."""
+        """Whether a file can't grow here: distinguishes a full disk or quota from a broken one."""
         probe = self._reserve.with_name(f"{self._reserve.name}-probe")
         try:
             _allocate(probe, ENOUGH_BYTES)

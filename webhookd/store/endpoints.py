@@ -26,7 +26,7 @@ def load(db: sqlite3.Connection) -> list[Endpoint]:
 
 
 def deleted(db: sqlite3.Connection, workspace_seq: int, limit: int) -> list[Endpoint]:
-    """A workspace's deleted endpoints that the log still tells of, the last one deleted first."""
+    """A workspace's deleted endpoints that the log still has deliveries of, the last one deleted first."""
     rows = db.execute(
         f"SELECT {_COLUMNS} {_FROM} WHERE e.workspace_seq = ? AND e.deleted_at IS NOT NULL "
         "ORDER BY e.deleted_at DESC, e.seq DESC LIMIT ?",
@@ -69,12 +69,7 @@ def insert(db: sqlite3.Connection, endpoint: Endpoint) -> Endpoint:
         (
             endpoint.id,
             endpoint.workspace_seq,
-            endpoint.url,
-            _json(endpoint.event_types),
-            endpoint.description,
-            endpoint.success,
-            _json(endpoint.headers),
-            endpoint.signing_key,
+            *_settings(endpoint),
             endpoint.state,
             endpoint.created_at_ms,
             endpoint.updated_at_ms,
@@ -92,12 +87,7 @@ def update(db: sqlite3.Connection, endpoint: Endpoint) -> Endpoint:
         "UPDATE endpoints SET url = ?, event_types = ?, description = ?, success = ?, headers = ?, signing_key = ?, "
         "previous_key = ?, previous_key_until = ?, updated_at = ? WHERE seq = ?",
         (
-            endpoint.url,
-            _json(endpoint.event_types),
-            endpoint.description,
-            endpoint.success,
-            _json(endpoint.headers),
-            endpoint.signing_key,
+            *_settings(endpoint),
             endpoint.previous_key,
             endpoint.previous_key_until_ms,
             endpoint.updated_at_ms,
@@ -124,7 +114,7 @@ def disable(
         before = get(db, seq)
         if before.deleted_at_ms is not None or before.state not in from_states or before.state is state:
             continue
-        # One who was stopped by the budget and is now disabled by a person has been held since the former.
+        # Auto-disabled, and now disabled by a person: its events are held since the former.
         held_since_ms = before.disabled_at_ms if before.state is EndpointState.AUTO_DISABLED else now_ms
         db.execute(
             "UPDATE endpoints SET state = ?, disabled_reason = ?, disabled_at = ?, disabled_message = ?, "
@@ -136,7 +126,7 @@ def disable(
 
 
 def enable(db: sqlite3.Connection, seq: int, *, skip_held: bool, now_ms: int) -> Endpoint:
-    """Make it active: its failures are forgiven, its first waiting delivery starts its schedule anew.
+    """Make it active: its failures no longer count, its first waiting delivery starts its schedule anew.
 
     With `skip_held` everything that waits now is marked skipped.  One mark each, whatever the backlog.
     """
@@ -174,8 +164,10 @@ def _subscribe(db: sqlite3.Connection, endpoint: Endpoint) -> None:
     )
 
 
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+def _settings(endpoint: Endpoint) -> tuple[str, ...]:
+    """The columns from `url` to `signing_key`."""
+    event_types, headers = (orjson.dumps(value).decode() for value in (endpoint.event_types, endpoint.headers))
+    return endpoint.url, event_types, endpoint.description, endpoint.success, headers, endpoint.signing_key
 
 
 def _endpoint(row: tuple[Any, ...]) -> Endpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
@@ -38,8 +39,8 @@ _TOGETHER = (
     "CROSS JOIN subscriptions s ON s.workspace_seq = j.value->>0 AND s.event_type IN (j.value->>2, '*') "
     "WHERE j.value->>4 ORDER BY j.key, s.endpoint_seq"
 )
-# The deliveries of the last `?1` events, which are counted from 0.  One row for all: each row that is fetched is one
-# more wait for the interpreter's lock.
+# The deliveries of the last `?1` events, which are counted from 0.  One row for all: every row that is fetched waits
+# once more for the interpreter's lock.
 _ADDED = (
     "SELECT json_group_array(json_array(d.seq, d.event_seq - first, d.endpoint_seq)) "
     "FROM (SELECT seq - ?1 + 1 AS first FROM sqlite_sequence WHERE name = 'events') "
@@ -59,32 +60,31 @@ class Ingested(Struct, frozen=True, gc=False):
     now_ms: int
 
 
-def accept(
-    db: sqlite3.Connection, workspace_seq: int, events: Sequence[NewEvent], *, deliver: bool, now_ms: int
-) -> list[Accepted]:
-    """Add `events` in their order, each with a delivery per subscribed endpoint (none unless `deliver`).
+def accept(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
+    """Add the events in their order.
 
     One whose id is known is a duplicate if its bytes are the same, a conflict if not; neither adds anything.
     """
-    return [_accept_one(db, workspace_seq, event, deliver, now_ms) for event in events]
+    return [_accept_one(db, item, event) for event in item.events]
 
 
-def _accept_one(db: sqlite3.Connection, workspace_seq: int, event: NewEvent, deliver: bool, now_ms: int) -> Accepted:  # noqa: FBT001 - positional on the hot path
-    cursor = db.execute(_INSERT_EVENT, (workspace_seq, event.id, event.type, now_ms, event.body))
+def _accept_one(db: sqlite3.Connection, item: Ingested, event: NewEvent) -> Accepted:
+    cursor = db.execute(_INSERT_EVENT, (item.workspace_seq, event.id, event.type, item.now_ms, event.body))
     if cursor.rowcount == 0:
-        return _known(db, workspace_seq, event)
-    if not deliver:
+        return _known(db, item.workspace_seq, event)
+    if not item.deliver:
         return Accepted(event.id, 0)
-    size = len(event.body)
-    rows = db.execute(_INSERT_DELIVERIES, (cursor.lastrowid, event.type, size, now_ms, workspace_seq)).fetchall()
+    values = (cursor.lastrowid, event.type, len(event.body), item.now_ms, item.workspace_seq)
+    return _accepted_with(item, event, db.execute(_INSERT_DELIVERIES, values).fetchall())
+
+
+def _accepted_with(item: Ingested, event: NewEvent, rows: Sequence[tuple[int, int]]) -> Accepted:
+    """`rows`: number and endpoint of each delivery that the event got."""
     queued = tuple(
-        QueuedDelivery(seq, endpoint_seq, event.id, event.type, event.body, size, now_ms) for seq, endpoint_seq in rows
+        QueuedDelivery(seq, endpoint_seq, event.id, event.type, event.body, len(event.body), item.now_ms)
+        for seq, endpoint_seq in rows
     )
     return Accepted(event.id, len(queued), queued=queued)
-
-
-def _accept_ingested(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
-    return accept(db, item.workspace_seq, item.events, deliver=item.deliver, now_ms=item.now_ms)
 
 
 def _pack(items: Sequence[Ingested]) -> tuple[str, bytes]:
@@ -101,29 +101,19 @@ def _added(db: sqlite3.Connection, items: Sequence[Ingested]) -> str:
 
 
 def _accepted(items: Sequence[Ingested], added: str) -> list[list[Accepted]]:
-    """What became of `items`, none of them known before, with the deliveries that they added."""
-    queued: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    """The results of `items`, none of them known before, with the deliveries that they added."""
+    rows: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
     for seq, index, endpoint_seq in orjson.loads(added):
-        queued[index].append((seq, endpoint_seq))
-    results, index = [], 0
-    for item in items:
-        accepted = []
-        for event in item.events:
-            deliveries = tuple(
-                QueuedDelivery(seq, endpoint_seq, event.id, event.type, event.body, len(event.body), item.now_ms)
-                for seq, endpoint_seq in queued.get(index, ())
-            )
-            accepted.append(Accepted(event.id, len(deliveries), queued=deliveries))
-            index += 1
-        results.append(accepted)
-    return results
+        rows[index].append((seq, endpoint_seq))
+    index = itertools.count()
+    return [[_accepted_with(item, event, rows.get(next(index), ())) for event in item.events] for item in items]
 
 
 def _size(item: Ingested) -> int:
     return len(item.events) + sum(len(event.body) // ROW_BYTES for event in item.events)
 
 
-ACCEPT = BatchKind("accepted", _accept_ingested, _pack, _TOGETHER, _added, _accepted, _size)
+ACCEPT = BatchKind("accepted", accept, _pack, _TOGETHER, _added, _accepted, _size)
 
 
 def _known(db: sqlite3.Connection, workspace_seq: int, event: NewEvent) -> Accepted:

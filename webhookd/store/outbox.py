@@ -16,7 +16,7 @@ import orjson
 
 from webhookd.models import Json
 
-# A mail that lists more than this helps nobody; the rest goes in the next one.
+# A longer mail helps no reader; the rest goes in the next one.
 DIGEST_NOTICES = 200
 
 
@@ -32,7 +32,7 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing to tell: `payload` holds the facts."""
+    """One thing to report: `payload` holds the facts."""
 
     kind: str
     message_id: str
@@ -51,7 +51,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Unsent:
-    """What the mail server hasn't taken yet."""
+    """What the mail server hasn't accepted yet."""
 
     count: int
     oldest_at_ms: int | None
@@ -61,7 +61,7 @@ class Unsent:
 def insert(
     db: sqlite3.Connection, *, workspace_seq: int, kind: str, message_id: str, payload: Json, now_ms: int
 ) -> None:
-    """Queue a mail.  `payload` holds the facts that it tells; its Message-ID is fixed here, once."""
+    """Queue a notice.  `payload` holds its facts; its Message-ID is fixed here, once."""
     db.execute(
         "INSERT INTO outbox (workspace_seq, kind, created_at, message_id, payload) VALUES (?, ?, ?, ?, ?)",
         (workspace_seq, kind, now_ms, message_id, orjson.dumps(payload).decode()),
@@ -78,7 +78,7 @@ def waiting(db: sqlite3.Connection) -> list[Digest]:
 
 
 def claim(db: sqlite3.Connection, digest: Digest) -> None:
-    """Settle which notices the digest has: all of its workspace that wait by now and aren't another's."""
+    """Fix which notices the digest has: all of its workspace that wait by now and aren't another digest's."""
     db.execute(
         "UPDATE outbox SET digest_of = ? WHERE seq IN (SELECT seq FROM outbox WHERE sent_at IS NULL "
         "AND digest_of IS NULL AND workspace_seq = ? ORDER BY seq LIMIT ?)",
@@ -99,16 +99,18 @@ def notices(db: sqlite3.Connection, first_seq: int) -> list[Notice]:
 
 
 def _without_bodies(payload: Json) -> Json:
-    """`payload` without what no mail tells: requests and responses, which are most of it."""
+    """`payload` without requests and responses, which are most of it and in no mail."""
     failures = payload.get("failures")
     if not isinstance(failures, list):  # a warning has their number here
         return payload
-    told = [{name: value for name, value in each.items() if name not in ("request", "response")} for each in failures]
-    return payload | {"failures": told}
+    failures = [
+        {name: value for name, value in each.items() if name not in ("request", "response")} for each in failures
+    ]
+    return payload | {"failures": failures}
 
 
 def seal(db: sqlite3.Connection, first_seq: int, envelope: Envelope) -> None:
-    """Keep the mail of a digest: from now on it may have been taken, so it goes like this or not at all."""
+    """Store the mail of a digest before its first try: from now on only this mail may be sent for it."""
     db.execute("UPDATE outbox SET envelope = ? WHERE seq = ?", (msgspec.json.encode(envelope).decode(), first_seq))
 
 
@@ -121,7 +123,7 @@ def envelope(db: sqlite3.Connection, first_seq: int) -> Envelope | None:
 
 
 def failed(db: sqlite3.Connection, first_seqs: Iterable[int], error: str) -> None:
-    """Count a try of digests, claimed or not, that got nowhere, with the reason."""
+    """Count a failed try of digests, claimed or not, with the reason."""
     db.executemany(
         "UPDATE outbox SET tried = tried + 1, last_error = ?2 WHERE sent_at IS NULL AND (digest_of = ?1 OR seq = ?1)",
         [(first_seq, error) for first_seq in first_seqs],
@@ -129,18 +131,18 @@ def failed(db: sqlite3.Connection, first_seqs: Iterable[int], error: str) -> Non
 
 
 def unseal(db: sqlite3.Connection, first_seq: int) -> None:
-    """The server surely took nothing of it: the mail may be written anew, to others, from elsewhere."""
+    """The server certainly accepted nothing: the mail may be written anew, to other recipients."""
     db.execute("UPDATE outbox SET envelope = NULL WHERE seq = ?", (first_seq,))
 
 
 def release(db: sqlite3.Connection, first_seq: int) -> None:
-    """`unseal`, and let what has come since join the digest."""
+    """`unseal`, and let notices that have come since join the digest."""
     unseal(db, first_seq)
     db.execute("UPDATE outbox SET digest_of = NULL WHERE digest_of = ? AND sent_at IS NULL", (first_seq,))
 
 
 def close(db: sqlite3.Connection, first_seq: int, *, error: str | None, now_ms: int) -> int:
-    """Be done with a digest: it was sent, or with an `error` given up; returns how many notices it had."""
+    """Finish a digest: sent, or with an `error` given up; returns how many notices it had."""
     return db.execute(
         "UPDATE outbox SET sent_at = ?2, envelope = NULL, last_error = ?3, tried = tried + 1 "
         "WHERE sent_at IS NULL AND (digest_of = ?1 OR seq = ?1)",
@@ -149,7 +151,7 @@ def close(db: sqlite3.Connection, first_seq: int, *, error: str | None, now_ms: 
 
 
 def unsent(db: sqlite3.Connection) -> Unsent:
-    """How much waits, since when, and what the mail server said last."""
+    """How many notices wait, since when, and the last error."""
     count, oldest_at_ms = db.execute("SELECT count(*), min(created_at) FROM outbox WHERE sent_at IS NULL").fetchall()[0]
     errors = db.execute(
         "SELECT last_error FROM outbox WHERE sent_at IS NULL AND last_error IS NOT NULL ORDER BY seq DESC LIMIT 1"

@@ -36,7 +36,7 @@ from webhookd.errors import StoreUnusable
 CHECKED_BYTES = 64 * 1024 * 1024
 LOOK_AGAIN_SECONDS = 0.5
 JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
-RECOVERY = "it was left as it is. Restore a backup (README, «Recovery»)"
+RECOVERY = "it was left as it is. Restore a backup (webhookd help recovery)"
 _ANEW = "or move it away, with the files beside it, to start anew"
 
 LOG_HEADER_BYTES = 32

@@ -1,8 +1,8 @@
-"""Forgetting, in steps so small that nobody waits for one: finished events with their deliveries and attempts.
+"""Pruning in small steps, so that no write waits long: finished events with their deliveries and attempts.
 
-What may go is found by a reader, row by row in the order of acceptance; what then goes is judged once more by the
-writer, because a replay may have come in between.  An event whose id must be remembered yet keeps its row, with the
-hash of its body in place of the body.
+A reader finds what may go, row by row in the order of acceptance; the writer checks each event once more before it
+goes, because a replay may have come in between.  An event whose id is still needed to recognise duplicates keeps its
+row, with the hash of its body in place of the body.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 STEP_EVENTS = 200
-# Rows that go between two looks at the time: an attempt may have 16 KiB of an answer.
+# Rows that go between two looks at the time: an attempt may hold 16 KiB of a response.
 PIECE_ROWS = 20
 _EXAMINED_ROWS = 500
 
@@ -51,7 +51,7 @@ class Terms:
     settled_before_ms: int
 
     def as_parameters(self) -> dict[str, int]:
-        """Those that the statements take."""
+        """Those that the statements use."""
         return {"counted_since_ms": self.counted_since_ms, "settled_before_ms": self.settled_before_ms}
 
 
@@ -70,7 +70,7 @@ class Examined:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did: with how many of the given events it is `done`, what went, and whether that was `enough`."""
+    """What one step did: how many of the given events are `done`, how many rows went, and whether that was `enough`."""
 
     done: int
     events: int
@@ -92,7 +92,7 @@ class FileSize:
 
 
 def file_size(db: sqlite3.Connection) -> FileSize:
-    """How large the database is as of this transaction; the file itself follows at the next checkpoint."""
+    """The database's size as of this transaction; the file itself follows at the next checkpoint."""
     pages, free, page_bytes = (
         db.execute(f"PRAGMA {name}").fetchall()[0][0] for name in ("page_count", "freelist_count", "page_size")
     )
@@ -102,7 +102,7 @@ def file_size(db: sqlite3.Connection) -> FileSize:
 def examine(db: sqlite3.Connection, terms: Terms, *, after_seq: int, by_age: bool) -> Examined:
     """Look at the next events after `after_seq`; with `by_age` only as far as they are old enough.
 
-    A stamp of the future says nothing about the age: such events are passed over, and don't end the look.
+    Events dated in the future (the clock was set back) are passed over, and don't end the look.
     """
     rows = db.execute(_EXAMINE, terms.as_parameters() | {"after_seq": after_seq}).fetchall()
     prunable: list[int] = []
@@ -175,7 +175,7 @@ def _keep_id_only(db: sqlite3.Connection, seq: int) -> None:
 
 
 def forget_ids(db: sqlite3.Connection, terms: Terms, *, out_of_time: Callable[[], bool]) -> int:
-    """Remove rows of which only the id was remembered, long enough, until it is `out_of_time`; returns how many."""
+    """Remove rows that only keep an id whose time is over, until it is `out_of_time`; returns how many."""
     return _in_pieces(
         db,
         "DELETE FROM events WHERE seq IN (SELECT seq FROM events INDEXED BY events_remembered "
@@ -245,7 +245,7 @@ def forget_endpoints(db: sqlite3.Connection, terms: Terms, *, out_of_time: Calla
 
 
 def shrink(db: sqlite3.Connection, *, out_of_time: Callable[[], bool], until_free_bytes: int) -> FileSize:
-    """Give free pages at the file's end back to the file system, until no more than that is free inside."""
+    """Return free pages at the file's end to the file system, until no more than `until_free_bytes` is free inside."""
     size = file_size(db)
     while size.free_bytes > max(0, until_free_bytes):
         db.execute("PRAGMA incremental_vacuum(16)").fetchall()

@@ -20,7 +20,7 @@ def load(db: sqlite3.Connection) -> list[Workspace]:
 def insert(
     db: sqlite3.Connection, *, workspace_id: str, name: str, plan: str, notify: tuple[str, ...], now_ms: int
 ) -> Workspace:
-    """Add a workspace; its id is free among those that live (an IntegrityError says otherwise)."""
+    """Add a workspace; IntegrityError where one with this id exists."""
     row = db.execute(
         "INSERT INTO workspaces (id, name, plan, notify, created_at, plan_changed_at) VALUES (?, ?, ?, ?, ?, ?) "
         f"RETURNING {_COLUMNS}",
@@ -30,7 +30,7 @@ def insert(
 
 
 def update(db: sqlite3.Connection, workspace: Workspace) -> Workspace:
-    """Write what can change of a workspace."""
+    """Write the fields of a workspace that can change."""
     db.execute(
         "UPDATE workspaces SET name = ?, plan = ?, notify = ?, plan_changed_at = ? WHERE seq = ?",
         (
@@ -45,13 +45,13 @@ def update(db: sqlite3.Connection, workspace: Workspace) -> Workspace:
 
 
 def delete(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
-    """Mark it deleted, with its tokens; its log goes in small steps later (`retention`)."""
+    """Mark it deleted and delete its tokens; its log goes in small steps later (`retention`)."""
     db.execute("UPDATE workspaces SET deleted_at = ? WHERE seq = ?", (now_ms, seq))
     db.execute("DELETE FROM tokens WHERE workspace_seq = ?", (seq,))
 
 
 def deleted(db: sqlite3.Connection) -> list[int]:
-    """The deleted ones whose rows may still have to follow."""
+    """The deleted ones whose rows are still there."""
     return [row[0] for row in db.execute("SELECT seq FROM workspaces WHERE deleted_at IS NOT NULL").fetchall()]
 
 

@@ -9,7 +9,7 @@ rest of the process sees the results.
 Commands are not cancelled: the command of a caller that goes away runs all the same.
 
 A checkpoint is queued like a command and runs by itself, between two transactions (`checkpoint`): SQLite makes one on
-its own only when the write-ahead log has become long, and whoever commits then waits for all of it.
+its own only when the write-ahead log has become long, and the next commit then waits for all of it.
 
 A full disk refuses commands, except those submitted with `retry_when_full` (outcomes of attempts): the writer tries
 these again, with pieces of the reserve (`store.disk_space`), until there is room.  So does a lack of memory, which
