@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.engine import engine
-from webhookd.errors import EXIT_CONFIG, ApiError, StoreFailed, StoreUnusable
+from webhookd.errors import EXIT_CONFIG, StoreFailed, StoreUnusable
 from webhookd.tasks import KeyedLocks, TaskEnded, TaskOwner
 
 LIMIT_SECONDS = 20.0
@@ -215,16 +213,3 @@ async def test_a_key_s_lock_goes_to_its_tasks_in_order() -> None:
     await asyncio.gather(acquire("a", "first"), acquire("a", "second"), acquire("b", "other"))
     assert ["first begins", "other begins", "first ends", "other ends", "second begins", "second ends"] == seen
     assert 0 == len(locks)
-
-
-async def test_ids_of_no_endpoint_leave_no_lock(tmp_path: Path) -> None:
-    """Whatever ids are asked for, and however many endpoints come and go."""
-    async with engine(tmp_path) as e:
-        service = e.app.services.endpoints
-        for number in range(20):
-            with pytest.raises(ApiError):
-                await service.enable("default", f"ep_{number}")
-            made = await e.endpoint(f"https://{number}.example/hook")
-            await service.disable("default", made.id)
-            await service.delete("default", made.id)
-        assert 0 == len(service._locks)

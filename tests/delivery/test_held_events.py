@@ -1,93 +1,105 @@
-"""What the log tells of stopping and starting, field by field; holding beside changes made meanwhile; plans."""
+"""Held events: delivered in order once enabled, skipped, or expired by number and by age; pauses by the plan."""
 
 from __future__ import annotations
 
 import asyncio
-import io
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
-import orjson
 import pytest
 from msgspec.structs import replace
 
-from tests.delivery.test_failure_budget import NO_RETRIES, ONE, WELL, failing, states
-from tests.support.engine import Engine, engine
-from webhookd import log
-from webhookd.config import Config, Hold, Plans
-from webhookd.log import LOG_EVENTS
-from webhookd.models import Endpoint, Json
+from tests.support.clock import ManualClock
+from tests.support.engine import DAY, JUMPS, NO_RETRIES, ONE, WELL, ScriptedNetwork, engine, failing, full
+from webhookd.config import Budget, Config, Hold
+from webhookd.models import DeliveryState, Endpoint, EndpointState
+from webhookd.store import deliveries
 
 
-@pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.BytesIO]:
-    """What a log of the test's own writes."""
-    fresh, sink = log._Journal(), io.BytesIO()
-    monkeypatch.setattr(log, "_JOURNAL", fresh)
-    root = logging.getLogger()
-    handlers, level = [*root.handlers], root.level
-    log.configure("json", "debug", sink)
-    yield sink
-    assert fresh._stream is not None
-    fresh._stream.close(1.0)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-def lines(written: io.BytesIO, event: str) -> list[Json]:
-    """The lines of one event."""
-    assert log.flush()
-    return [line for line in map(orjson.loads, written.getvalue().splitlines()) if line["event"] == event]
-
-
-async def test_each_line_of_an_endpoints_life_has_the_fields_of_its_row(tmp_path: Path, written: io.BytesIO) -> None:
-    """Made, stopped by the budget, started, changed, stopped by a person, deleted: nothing of the table is missing."""
-    config = replace(NO_RETRIES, hold=Hold(max_events=2))
-    async with engine(tmp_path, config) as e:
-        e.network.answer = failing
+async def test_enabled_again_the_held_go_out_in_order_across_a_restart(tmp_path: Path) -> None:
+    """The delivery that waited starts its schedule afresh, its number goes on, and the rest follow in order."""
+    clock = ManualClock()
+    network = ScriptedNetwork(clock, answer=failing)
+    config = Config(budget=Budget(limit=2))
+    async with engine(tmp_path, config, clock=clock, network=network) as e:
         one = await e.endpoint(ONE)
-        await e.send(*[f"a{n}" for n in range(40)])
-        await e.advance(3)
-        endpoints = e.app.services.endpoints
-        await endpoints.enable("default", one.id, skip_held=True)
-        await endpoints.change("default", one.id, {"description": "x"})
-        await endpoints.disable("default", one.id)
-        await e.send("b")
+        await e.send("a", "b", "c")
+        await e.advance(91)
+        assert EndpointState.AUTO_DISABLED == e.state(one)
+        assert {"held": 3} == await e.states(one)
+    async with engine(tmp_path, config, clock=clock, network=network) as e:
+        await e.advance(1000)
+        assert 3 == len(network.posted)
+        await e.send("d")
+        network.answer = lambda url, _: 200
+        await e.app.services.endpoints.enable("default", one.id)
         await e.quiet()
-        await endpoints.delete("default", one.id)
+        assert ["a", "a", "a", "a", "b", "c", "d"] == network.ids(ONE)
+        assert 4 == network.posted[3].number
+        assert 0 == e.app.watchdog.view("default").failures
+
+
+async def test_what_is_accepted_while_an_endpoint_is_disabled_waits_for_its_turn(tmp_path: Path) -> None:
+    """Held events go first once it is enabled, and those accepted after that follow."""
+    async with engine(tmp_path) as e:
+        endpoint = await e.endpoint("https://a.example.com/")
+        endpoints = e.app.services.endpoints
+        await endpoints.disable("default", endpoint.id)
+        await e.send("held-1", "held-2")
+        await endpoints.enable("default", endpoint.id, skip_held=False)
+        await e.send("new-1")
+        await e.quiet()
+        assert ["held-1", "held-2", "new-1"] == e.network.ids("https://a.example.com/")
+
+
+async def test_skip_held_skips_what_waits_and_nothing_after(tmp_path: Path) -> None:
+    """The mark takes effect at once; later events go out."""
+    async with engine(tmp_path) as e:
+        well = await e.endpoint(WELL)
+        await e.app.services.endpoints.disable("default", well.id)
+        await e.send("a", "b", "c")
+        assert {"held": 3} == await e.states(well)
+        await e.app.services.endpoints.enable("default", well.id, skip_held=True)
+        assert {"skipped": 3} == await e.states(well)
+        assert 0 == e.app.dispatcher.view(well.seq).waiting
+        await e.send("d")
         await e.advance(2)
-        for event in (
-            *("endpoint.created", "endpoint.auto_disabled", "endpoint.enabled", "endpoint.changed"),
-            *("endpoint.disabled", "endpoint.deleted", "delivery.expired", "delivery.skipped", "delivery.cancelled"),
-            "delivery.dropped",
-        ):
-            told = lines(written, event)[-1]
-            assert set(LOG_EVENTS[event].fields) == set(told) - {"timestamp", "level", "event"}, event
-            assert ("default", one.id) == (told["workspace"], told["endpoint_id"])
-        stopped = lines(written, "endpoint.auto_disabled")
-        assert [("a30", "failure_budget", 31, 30)] == [
-            (each["event_id"], each["reason"], each["failures"], each["limit"]) for each in stopped
-        ]
-        assert {"max_events"} == {each["reason"] for each in lines(written, "delivery.expired")}
+        assert ["d"] == e.network.ids(WELL)
+        assert {"skipped": 3, "delivered": 1} == await e.states(well)
 
 
-async def held_past_the_limit(e: Engine) -> Endpoint:
-    """An endpoint that a person stopped, with ten events where two may be held."""
-    well = await e.endpoint(WELL)
-    await e.app.services.endpoints.disable("default", well.id)
-    await e.send(*[f"e{n}" for n in range(10)])
-    await e.quiet()
-    return well
+async def test_hold_expires_the_oldest_by_number(tmp_path: Path) -> None:
+    """Past `hold.max_events` the oldest expire, in order, and enabling delivers the rest."""
+    async with engine(tmp_path, Config(hold=Hold(max_events=3))) as e:
+        well = await e.endpoint(WELL)
+        await e.app.services.endpoints.disable("default", well.id)
+        await e.send(*"abcdefg")
+        await e.advance(2)
+        assert {"expired": 4, "held": 3} == await e.states(well)
+        await e.app.services.endpoints.enable("default", well.id)
+        await e.quiet()
+        assert ["e", "f", "g"] == e.network.ids(WELL)
 
 
-async def test_what_was_skipped_since_somebody_looked_does_not_expire(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_hold_expires_by_age(tmp_path: Path) -> None:
+    """After `hold.max_age_hours` an event that is held expires; a younger one stays."""
+    async with engine(tmp_path, Config(hold=Hold(max_age_hours=1))) as e:
+        well = await e.endpoint(WELL)
+        await e.app.services.endpoints.disable("default", well.id)
+        await e.send("a")
+        await e.advance(1800)
+        await e.send("b")
+        await e.advance(1802)
+        assert {"expired": 1, "held": 1} == await e.states(well)
+
+
+async def test_what_was_skipped_since_the_look_does_not_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Enabled without the held ones and stopped again between the look and its step: skipped, and counted once."""
     async with engine(tmp_path, replace(NO_RETRIES, hold=Hold(max_events=2))) as e:
-        well = await held_past_the_limit(e)
         look, endpoints = e.app.held_events._due, e.app.services.endpoints
+        well = await e.endpoint(WELL)
+        await endpoints.disable("default", well.id)
+        await e.send(*[f"e{n}" for n in range(10)])
+        await e.quiet()
 
         async def late(endpoint: Endpoint) -> object:
             due = await look(endpoint)
@@ -98,19 +110,65 @@ async def test_what_was_skipped_since_somebody_looked_does_not_expire(
 
         monkeypatch.setattr(e.app.held_events, "_due", late)
         await e.advance(3)
-        assert {"skipped": 10} == await states(e, well)
+        assert {"skipped": 10} == await e.states(well)
         assert 0 == e.app.dispatcher.view(well.seq).waiting
 
 
-async def test_two_changes_of_a_workspace_at_once_both_hold(tmp_path: Path) -> None:
-    """The name given by one doesn't bring back the plan that the other took away."""
+@JUMPS
+async def test_held_events_dont_expire_by_a_jump(jump_seconds: float, tmp_path: Path) -> None:
+    """With ten jumps, ten days: what is held for an hour stays, live and over a restart, and goes out in order."""
+    clock = ManualClock()
+    network = ScriptedNetwork(clock)
+    config = replace(NO_RETRIES, hold=Hold(max_age_hours=48))
+    async with engine(tmp_path, config, clock=clock, network=network) as e:
+        one = await e.endpoint(WELL)
+        await e.app.services.endpoints.disable("default", one.id)
+        await e.send("a", "b")
+        for _ in range(10):
+            clock.jump_wall(jump_seconds)
+            await e.advance(6)
+        assert {"held": 2} == await e.states(one)
+    clock.jump_wall(-9 * jump_seconds)
+    async with engine(tmp_path, config, clock=clock, network=network) as e:
+        await e.advance(5)
+        assert {"held": 2} == await e.states(one)
+        await e.app.services.endpoints.enable("default", one.id)
+        await e.quiet()
+        assert ["a", "b"] == network.ids(WELL)
+
+
+async def test_held_events_expire_when_their_time_has_really_passed(tmp_path: Path) -> None:
+    """A clock set forward makes it no sooner; one that stands right, exactly then."""
+    config = replace(NO_RETRIES, hold=Hold(max_age_hours=0.01))  # 36 s
+    async with engine(tmp_path, config) as e:
+        one = await e.endpoint(WELL)
+        await e.app.services.endpoints.disable("default", one.id)
+        await e.send("a")
+        await e.advance(20)
+        e.clock.jump_wall(DAY)
+        await e.advance(15)
+        assert {"held": 1} == await e.states(one)
+        await e.advance(3)
+        assert {"expired": 1} == await e.states(one)
+
+
+async def test_a_plan_without_webhooks_pauses_and_its_return_delivers(tmp_path: Path) -> None:
+    """Events during the pause have no deliveries; what waited is held and goes out when the plan returns."""
     async with engine(tmp_path) as e:
-        workspaces = e.app.services.workspaces
-        await asyncio.gather(
-            workspaces.change("default", plan="starter"), workspaces.change("default", notify=("ops@example.com",))
-        )
-        default = e.app.registry.workspace("default")
-        assert ("starter", ("ops@example.com",)) == (default.plan, default.notify)
+        e.network.answer = failing
+        one = await e.endpoint(ONE)
+        await e.send("a", "b")
+        await e.quiet()
+        await e.app.services.workspaces.change("default", plan="growth")
+        await e.advance(300)
+        (accepted,) = await e.send("c")
+        assert 0 == accepted.deliveries
+        assert 1 == len(e.network.posted)
+        e.network.answer = lambda url, _: 200
+        await e.app.services.workspaces.change("default", plan="advanced")
+        await e.quiet()
+        assert ["a", "a", "b"] == e.network.ids(ONE)
+        assert DeliveryState.DELIVERED in await e.states(one)
 
 
 async def test_from_one_plan_without_webhooks_to_another_the_held_go_on_ageing(tmp_path: Path) -> None:
@@ -127,15 +185,23 @@ async def test_from_one_plan_without_webhooks_to_another_the_held_go_on_ageing(t
         await workspaces.change("default", plan="growth")
         await e.clock.advance(3601)
         await e.app.held_events.look()
-        assert {"delivered": 1, "expired": 1} == await states(e, well)
+        assert {"delivered": 1, "expired": 1} == await e.states(well)
 
 
-async def test_a_workspace_made_without_a_plan_is_on_advanced(tmp_path: Path) -> None:
-    """Also where lower plans have webhooks; the lowest with webhooks only where there is no such plan."""
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    async with engine(tmp_path / "one", Config(plans=Plans(webhooks_from="growth"))) as e:
-        made = await e.app.services.workspaces.create("acme")
-        assert ["advanced"] * 2 == [e.app.registry.workspace("default").plan, made.plan]
-    async with engine(tmp_path / "two", Config(plans=Plans(order=("free", "paid"), webhooks_from="paid"))) as e:
-        assert "paid" == e.app.registry.workspace("default").plan
+async def test_rows_behind_a_mark_follow_when_there_is_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full store is tried again a second later, and doesn't end the daemon."""
+    async with engine(tmp_path) as e:
+        endpoint = await e.endpoint("https://example.com/hook")
+        await e.app.services.endpoints.disable("default", endpoint.id)
+        await e.send("a", "b")
+        await e.app.services.endpoints.delete("default", endpoint.id)
+        with monkeypatch.context() as patched:
+            patched.setattr(deliveries, "finish_some", full)
+            await e.advance(3)
+            states = await e.app.store.read(lambda db: db.execute("SELECT state FROM deliveries").fetchall())
+            assert [(deliveries.PENDING,)] * 2 == states
+        await e.advance(3)
+        states = await e.app.store.read(lambda db: db.execute("SELECT state FROM deliveries").fetchall())
+        assert [(deliveries.CANCELLED,)] * 2 == states

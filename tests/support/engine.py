@@ -1,26 +1,51 @@
-"""The whole house on a clock held by hand and a network made up by the test; the store is a real SQLite file."""
+"""The whole app on a manual clock and a scripted network; the store is a real SQLite file."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
 
 from tests.support.clock import ManualClock
 from webhookd.app import App
-from webhookd.config import Config
-from webhookd.models import Accepted, Endpoint, NewEvent, Outcome, Reason, Request
+from webhookd.config import Config, Delivery, Mail
+from webhookd.models import Accepted, Endpoint, EndpointState, NewEvent, Outcome, Reason, Request
+from webhookd.store import delivery_log
 from webhookd.store.connection import StateLock
+from webhookd.store.delivery_log import LogFilter
 
 Answer = int | Reason
 POLLS = 20_000
+ONE, TWO, WELL = "https://one.example/", "https://two.example/", "https://well.example/"
+# Each event is one attempt, so failures come fast.
+NO_RETRIES = Config(delivery=Delivery(retry_seconds=()), mail=Mail(host="mail.example", notify=("ops@example.com",)))
+HOUR, DAY = 3600.0, 86400.0
+# The wall clock is set forward or back, while webhookd runs or while it doesn't.
+JUMPS = pytest.mark.parametrize("jump_seconds", [HOUR, -HOUR, DAY, -DAY], ids=["+1h", "-1h", "+1d", "-1d"])
+
+
+def failing(url: str, webhook_id: str) -> int:
+    """The endpoints ONE and TWO fail, the others are well."""
+    return 500 if url in (ONE, TWO) else 200
+
+
+def full(*_: Any, **__: Any) -> NoReturn:
+    """In place of a function of the store: what SQLite raises on a full disk."""
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorname = "SQLITE_FULL"
+    raise error
 
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """One request as the made-up network got it; `at` is monotonic seconds."""
+    """One request as the scripted network got it; `at` is monotonic seconds."""
 
     at: float
     url: str
@@ -42,7 +67,7 @@ class ScriptedNetwork:
     under_way: dict[str, int] = field(default_factory=dict)
     most_under_way: dict[str, int] = field(default_factory=dict)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
-    held: int = 0
+    blocked: int = 0
 
     async def post(self, request: Request) -> Outcome:
         """Make the attempt as the script says."""
@@ -53,13 +78,13 @@ class ScriptedNetwork:
         self.most_under_way[url] = max(self.most_under_way.get(url, 0), self.under_way[url])
         try:
             if url in self.gates:
-                self.held += 1
+                self.blocked += 1
                 await self.gates[url].wait()
-                self.held -= 1
+                self.blocked -= 1
             if self.takes_seconds:
-                self.held += 1
+                self.blocked += 1
                 await self.clock.wait(asyncio.Event(), self.takes_seconds)
-                self.held -= 1
+                self.blocked -= 1
         finally:
             self.under_way[url] -= 1
         answer = self.answer(url, headers["webhook-id"])
@@ -84,7 +109,7 @@ def _outcome(answer: Answer, started_ms: int, duration_ms: float, request: Reque
 
 @dataclass(slots=True)
 class Engine:
-    """A started house with its clock and its network."""
+    """A started app with its clock and its network."""
 
     app: App
     clock: ManualClock
@@ -103,6 +128,16 @@ class Engine:
         ]
         return await self.app.services.ingest.accept(workspace, events)
 
+    def state(self, endpoint: Endpoint) -> EndpointState:
+        """An endpoint's state."""
+        return self.app.registry.endpoint(endpoint.workspace, endpoint.id).state
+
+    async def states(self, endpoint: Endpoint) -> dict[str, int]:
+        """How many deliveries of an endpoint read as each state."""
+        wanted = LogFilter(workspace_seq=endpoint.workspace_seq, paused=False, endpoint_seq=endpoint.seq)
+        views = await self.app.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=500))
+        return dict(Counter(view.state.value for view in views))
+
     async def quiet(self) -> None:
         """Return when all that can happen without the clock has happened (real time, bounded)."""
         calm = 0
@@ -111,7 +146,7 @@ class Engine:
             if calm > 3:
                 return
             await asyncio.sleep(0 if calm else 0.0002)
-        raise AssertionError("the house doesn't come to rest")
+        raise AssertionError("the app doesn't come to rest")
 
     async def advance(self, seconds: float) -> None:
         """Move the clock, letting everything happen that comes due on the way."""
@@ -129,12 +164,12 @@ class Engine:
     def _is_quiet(self) -> bool:
         dispatcher = self.app.dispatcher
         views = [dispatcher.view(endpoint.seq) for endpoint in self.app.registry.endpoints()]
-        resting = sum(view.next_attempt_at_ms is not None for view in views) + self.network.held
+        resting = sum(view.next_attempt_at_ms is not None for view in views) + self.network.blocked
         return self.app.store.writer.idle and dispatcher.alive == resting and not self.looking
 
 
-def _watch_keeper(e: Engine) -> None:
-    """Let the engine know when the keeper is at work: its steps go through the store's threads."""
+def _watch_held_events(e: Engine) -> None:
+    """Let the engine know while the held events are looked at: those steps go through the store's threads."""
     look = e.app.held_events.look
 
     async def watched() -> None:
@@ -155,7 +190,7 @@ async def engine(
     clock: ManualClock | None = None,
     network: ScriptedNetwork | None = None,
 ) -> AsyncIterator[Engine]:
-    """A started house in `state_dir`; stopped at the end, whatever happens."""
+    """A started app in `state_dir`; stopped at the end, whatever happens."""
     clock = clock or ManualClock()
     network = network or ScriptedNetwork(clock)
     lock = StateLock(state_dir)
@@ -163,7 +198,7 @@ async def engine(
     app = await App.open(config or Config(), state_dir, clock=clock, transport=network)
     try:
         e = Engine(app, clock, network)
-        _watch_keeper(e)
+        _watch_held_events(e)
         await app.start({})
         yield e
     finally:
