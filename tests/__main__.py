@@ -1,10 +1,13 @@
 """`python -m tests`: every check of the project, one after the other; what the README calls the test command.
 
-Style, types and layers first, because they take seconds; then the tests.  The browser tests need Chromium, the kill
-points strace: where this machine can install them (Debian or Ubuntu, as root) they are installed, elsewhere those tests
-are skipped and that is said.
-Without arguments everything runs, some tests of it under `tests.coverage`; arguments are handed to pytest instead:
-`python -m tests tests/rules -x`.
+    python -m tests [--install] [ARGUMENTS OF PYTEST]
+
+Style, types and layers come first, because they take seconds; then the gate of `tests.coverage`; then all tests, slow
+ones included: most in two processes, those that measure the machine by themselves.  With arguments for pytest
+(`python -m tests tests/rules -x`) only those tests run after the checks.
+
+Some tests need a program beside Python's packages.  Where it is missing they are skipped, and this command says so;
+`--install` installs it (Debian or Ubuntu, as root).
 """
 
 from __future__ import annotations
@@ -16,8 +19,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests import coverage
-
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 CHECKS = (
@@ -26,9 +27,18 @@ CHECKS = (
     ("types", [str(BIN / "mypy")]),
     ("layers", [str(BIN / "lint-imports"), "--no-cache"]),
 )
-COVERAGE = ("coverage", [sys.executable, "-m", "tests.coverage"])
-# Programs that some tests need beside Python's packages; the Debian package has the program's name.
-NEEDED = (("chromium", "the browser tests"), ("strace", "the kill points"), ("faketime", "the tests of a set clock"))
+PYTEST = [sys.executable, "-m", "pytest", "--hypothesis-profile=full"]
+TESTS = (
+    ("coverage", [sys.executable, "-m", "tests.coverage"]),
+    ("tests", [*PYTEST, "-n", "2", "-m", "not alone", "tests"]),
+    ("measurements", [*PYTEST, "-m", "alone", "tests"]),
+)
+# Each program with the tests that need it; the Debian package has the program's name.
+PROGRAMS = {
+    "chromium": "the browser tests",
+    "strace": "the tests that kill at a write or make it fail",
+    "faketime": "the tests of a clock that is set",
+}
 INSTALL_SECONDS = 300
 
 
@@ -36,42 +46,36 @@ def main(arguments: list[str]) -> int:
     """Run everything; 0 if all of it passed."""
     # A shell starts what runs in the background with SIGINT ignored, which commands inherit; some tests send it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    checks = CHECKS if arguments else (*CHECKS, COVERAGE)
-    failed = [name for name, command in checks if not _passes(name, command)]
-    for program, tests_of_it in NEEDED:
-        provide(program, tests_of_it)
-    arguments = arguments or [f"--ignore={path}" for path in coverage.RUN]
-    tests = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False)
-    if tests.returncode:
-        failed.append("tests")
+    install = "--install" in arguments
+    chosen = [each for each in arguments if each != "--install"]
+    for program, tests in PROGRAMS.items():
+        missing = shutil.which(program) is None
+        if missing and (problem := _install(program) if install else "run with --install to install it"):
+            print(f"no {program}: {tests} will be skipped ({problem})", flush=True)
+    steps = (*CHECKS, *((("tests", [*PYTEST, *chosen]),) if chosen else TESTS))
+    failed = [name for name, command in steps if not _passes(name, command)]
     if failed:
         print(f"not passed: {', '.join(failed)}", flush=True)
     return 1 if failed else 0
 
 
-def provide(program: str, tests_of_it: str) -> None:
-    """Install a program if it is missing and can be installed; say plainly when it can't."""
-    if shutil.which(program):
-        return
+def _install(program: str) -> str:
+    """Install a Debian package; why that is impossible, or nothing."""
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        print(f"no {program} here and no way to install it (apt-get, as root): {tests_of_it} will be skipped")
-        return
+        return "installing needs apt-get and root"
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    print(f"installing {program} for {tests_of_it}", flush=True)
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-y", "-q", "--no-install-recommends", program],
-    ):
+    print(f"installing {program}", flush=True)
+    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", program]
+    for command in (["apt-get", "update", "-q"], install):
         try:
             done = subprocess.run(
                 command, env=environ, check=False, capture_output=True, text=True, timeout=INSTALL_SECONDS
             )
         except subprocess.TimeoutExpired:
-            print(f"`{' '.join(command)}` took too long: {tests_of_it} will be skipped")
-            return
+            return f"`{' '.join(command)}` took too long"
         if done.returncode:
-            print(f"`{' '.join(command)}` failed: {tests_of_it} will be skipped\n{done.stderr[-500:]}")
-            return
+            return f"`{' '.join(command)}` failed: {done.stderr[-500:]}"
+    return ""
 
 
 def _passes(name: str, command: list[str]) -> bool:

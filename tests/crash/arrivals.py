@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
 from tests.crash.case import Case, Rule, Violation
-from tests.crash.history import DeliveryRow, Received
+from tests.crash.history import ORDINARY, DeliveryRow, FailureRow, Received
 
 # A stamp in the table is rounded to the millisecond.
 ROUNDING_SECONDS = 0.005
-# How late an attempt may come on a machine that has other things to do; what is meant is a wait of another step.
-LATE_SECONDS = 10.0
 
 
 def reordered(case: Case) -> Iterator[Violation]:
-    """First successes come in the order of acceptance: of the answers, within a batch, and of the table."""
-    for endpoint, arrivals in case.by_endpoint.items():
-        seen: set[str] = set()
+    """Each queue has the order of acceptance: of the answers, and within a batch."""
+    queues: dict[str, list[DeliveryRow]] = defaultdict(list)
+    for row in sorted(case.final.deliveries, key=lambda each: each.seq):
+        if row.kind == ORDINARY and row.event_id in case.first_taken and row.event_id not in case.history.prunable:
+            queues[row.endpoint].append(row)
+    for endpoint, rows in queues.items():
         latest_asked, latest_id = -math.inf, ""
         last_of_request: dict[int, int] = {}
-        for each in arrivals:
-            asked, taken = case.first_asked.get(each.event_id), case.first_taken.get(each.event_id)
-            if each.answer != 200 or each.replay or each.event_id in seen or asked is None or taken is None:
-                continue
-            seen.add(each.event_id)
+        for event_id in (row.event_id for row in rows):
+            asked, taken = case.first_asked[event_id], case.first_taken[event_id]
             assert taken.answered_at is not None
             if taken.answered_at < latest_asked:
-                yield Violation("reordered", f"{endpoint} got {latest_id} before {each.event_id}, accepted earlier")
+                yield Violation("reordered", f"{endpoint} has {latest_id} before {event_id}, accepted earlier")
             if taken.index < last_of_request.get(taken.request, -1):
-                yield Violation("reordered", f"{endpoint} got {each.event_id} late in its batch")
+                yield Violation("reordered", f"{endpoint} has {event_id} late in its batch")
             last_of_request[taken.request] = taken.index
-            if asked.asked_at > latest_asked:
-                latest_asked, latest_id = asked.asked_at, each.event_id
+            latest_asked, latest_id = max((latest_asked, latest_id), (asked.asked_at, event_id))
 
 
 def overtaken(case: Case) -> Iterator[Violation]:
@@ -102,38 +100,50 @@ def _again(case: Case) -> Iterator[tuple[DeliveryRow, Received, Received]]:
 
 
 def gaps(case: Case) -> Iterator[Violation]:
-    """A retry comes no sooner than its step of the schedule after the end of the attempt before, crash or not.
+    """An attempt comes when its step of the schedule is over, counted from the end of the attempt before.
 
-    And no later than that, or than its own step after the restart where there was one.
+    Not earlier, whatever crashed meanwhile; and not later than that, or than its endpoint could take the next one.
     """
-    steps = case.history.terms.retry_seconds
+    terms = case.history.terms
     for row in case.final.deliveries:
-        arrivals, failures = case.arrivals[row.seq], case.failures[row.seq]
-        for each in arrivals:
-            if each.attempt == 1:
-                continue
+        failures, queued_at = case.failures[row.seq], case.queued_at(row)
+        for each in case.arrivals[row.seq]:
+            what = f"attempt {each.attempt} of {row.event_id} to {row.endpoint}"
             before = failures.get(each.attempt - 1)
-            if before is None:
-                yield Violation(
-                    "gaps", f"attempt {each.attempt} of {row.event_id} came before the one before was recorded"
-                )
+            if before is None and each.attempt > 1:
+                yield Violation("gaps", f"{what} came before the one before was recorded")
                 continue
-            if case.history.enabled_between(row.endpoint, before.ended_at, each.arrived_at):
-                continue  # the schedule began anew
-            begun_anew = case.history.enabled_between(row.endpoint, arrivals[0].arrived_at, before.ended_at)
-            due = sum(
-                each_before.reason != "local" for number, each_before in failures.items() if number < each.attempt
-            )
-            shortest = min(steps) if begun_anew else steps[min(due, len(steps)) - 1]
-            longest = max(steps) if begun_anew else shortest
-            waited = each.arrived_at - before.ended_at
-            what = f"attempt {each.attempt} of {row.event_id} to {row.endpoint} came after {waited:.3f} s"
-            if waited < shortest - ROUNDING_SECONDS:
-                yield Violation("gaps", f"{what}, {shortest} are due")
-            crash = case.history.crash_between(before.ended_at, each.arrived_at)
-            since = before.ended_at if crash is None else case.history.crashes[crash].started_at
-            if each.arrived_at - since > longest + LATE_SECONDS:
-                yield Violation("gaps", f"{what}, {each.arrived_at - since:.3f} after a restart; {longest} are due")
+            moments = case.moments[row.endpoint]
+            place = bisect.bisect_right(moments, each.arrived_at) - 1
+            since = max(moments[place] if place >= 0 else -math.inf, -math.inf if queued_at is None else queued_at)
+            earliest, latest = -math.inf, math.inf if before is None and queued_at is None else since
+            if before is not None and not case.history.enabled_between(row.endpoint, before.ended_at, each.arrived_at):
+                shortest, longest = _step(case, row, before)
+                earliest, latest = before.ended_at + shortest, max(since, before.ended_at + longest)
+                start = case.history.started_between(before.ended_at, each.arrived_at)
+                if start is not None and any(before.ended_at < at < start for at, _ in case.history.wall_steps):
+                    # Restored by a wall clock that was set meanwhile: perhaps shorter, never longer than its own step.
+                    earliest, latest = before.ended_at, since + longest
+            if each.arrived_at < earliest - ROUNDING_SECONDS:
+                yield Violation("gaps", f"{what} came {earliest - each.arrived_at:.3f} s before its time")
+            if each.arrived_at > latest + terms.late_seconds:
+                yield Violation("gaps", f"{what} came {each.arrived_at - latest:.3f} s after its time")
+
+
+def _step(case: Case, row: DeliveryRow, before: FailureRow) -> tuple[float, float]:
+    """The wait after a failure, at least and at most: the schedule begins anew when an endpoint is enabled."""
+    terms = case.history.terms
+    steps = terms.retry_seconds
+    if before.reason == "local":
+        return terms.local_seconds, terms.local_seconds
+    failures = [
+        each for each in case.failures[row.seq].values() if each.reason != "local" and each.number <= before.number
+    ]
+    anew = [each for each in case.history.enabled if each.endpoint == row.endpoint and each.asked_at < before.ended_at]
+    surely = sum(all(each.ended_at > enabled.answered_at for enabled in anew) for each in failures)
+    maybe = sum(all(each.ended_at > enabled.asked_at for enabled in anew) for each in failures)
+    possible = steps[max(min(surely, len(steps)), 1) - 1 : max(maybe, 1)] or (math.inf,)
+    return min(possible), max(possible)
 
 
 RULES: tuple[Rule, ...] = (reordered, overtaken, overlapping, repeated, gaps)

@@ -67,12 +67,25 @@ class Case:
         self.arrivals: dict[int, list[Received]] = defaultdict(list)  # by the delivery's number
         self.strangers: list[Received] = []
         self._assign()
+        # When each endpoint's next attempt may have become possible: after an end, a change, a start.
+        self.moments: dict[str, list[float]] = {name: list(times) for name, times in history.moves.items()}
+        starts = [*(crash.started_at for crash in history.crashes), *history.restarts]
+        for name, row in final.endpoints.items():
+            moments = self.moments.setdefault(name, [])
+            moments += starts
+            moments += (each.ended_at for each in self.by_endpoint[name] if each.ended_at is not None)
+            moments += (each.ended_at for each in final.failures if each.endpoint == row.endpoint)
+            moments += (each.answered_at for each in history.enabled if each.endpoint == row.endpoint)
+            moments.sort()
 
     def _assign(self) -> None:
         """Find the delivery of each request; of several replays of an event the first that keeps the order."""
         for endpoint, arrivals in self.by_endpoint.items():
             reached = 0
             for each in arrivals:
+                if each.delivery_seq is not None:
+                    self.arrivals[each.delivery_seq].append(each)
+                    continue
                 rows = self.rows.get((endpoint, each.event_id, REPLAY if each.replay else ORDINARY), [])
                 row = next((row for row in rows if row.seq >= reached), rows[0] if rows else None)
                 if row is not None:
@@ -90,6 +103,13 @@ class Case:
         """Whether an attempt ended before its receiver read it: too late for a starved machine, or its own fault."""
         failure = self.failures[seq].get(attempt)
         return failure is not None and failure.reason in ("timeout", "local")
+
+    def queued_at(self, row: DeliveryRow) -> float | None:
+        """When a delivery was there at the latest, if that is known."""
+        if row.queued_at is not None:
+            return row.queued_at
+        taken = self.first_taken.get(row.event_id)
+        return taken.answered_at if taken is not None and row.kind == ORDINARY else None
 
 
 Rule = Callable[[Case], Iterator[Violation]]

@@ -73,13 +73,16 @@ def unaccounted(case: Case) -> Iterator[Violation]:
 
 def expired(case: Case) -> Iterator[Violation]:
     """Only what is past the limit of holding expires, and of that the oldest."""
+    most = case.history.terms.hold_max_events
+    if most is None:
+        return
     held: dict[str, list[int]] = defaultdict(list)
     gone: dict[str, list[int]] = defaultdict(list)
     for row in case.final.deliveries:
         if row.state in (PENDING, EXPIRED):
             (held if row.state == PENDING else gone)[row.endpoint].append(row.seq)
     for endpoint, seqs in gone.items():
-        full = len(held[endpoint]) >= case.history.terms.hold_max_events
+        full = len(held[endpoint]) >= most
         if not full or max(seqs) > min(held[endpoint]):
             yield Violation(
                 "unaccounted", f"{endpoint}: {len(seqs)} expired, {len(held[endpoint])} held: not the oldest"
@@ -104,7 +107,7 @@ def answers(case: Case) -> Iterator[Violation]:
         first = case.first_asked[asked.event_id]
         if asked.duplicate is True and first is asked:
             yield Violation("answers", f"{asked.event_id} was called a duplicate at its first sending")
-        if asked.duplicate is False:
+        if asked.duplicate is False and asked.event_id not in case.history.prunable:
             news[asked.event_id] += 1
     for event_id, count in news.items():
         if count > 1:

@@ -1,6 +1,6 @@
-"""What was seen from outside while webhookd was killed again and again: the material that the checker judges.
+"""What was seen of webhookd from outside, and its final tables: what the checker judges.
 
-All times are wall clock, in seconds since 1970, taken by one process that is producer and receiver at once.
+All times are seconds of one clock: of the wall where processes are killed, of the simulation or of the test elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Said(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """One event in one request.  `duplicate` is what the answer said of it, where it tells (single events)."""
 
@@ -36,7 +36,10 @@ class Asked:
 
 @dataclass(slots=True)
 class Received:
-    """One request that a receiver read whole.  `ended_at`: it answered, or the connection was lost; `answer` if any."""
+    """One request that a receiver read whole.  `ended_at`: it answered, or the connection was lost; `answer` if any.
+
+    `delivery_seq` is its row in the table, where the observer knows it.
+    """
 
     endpoint: str
     event_id: str
@@ -46,6 +49,7 @@ class Received:
     arrived_at: float
     ended_at: float | None = None
     answer: int | None = None
+    delivery_seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +67,22 @@ class Crash:
 
 @dataclass(frozen=True, slots=True)
 class Enabled:
-    """An `auto_disabled` endpoint was enabled at a moment between the two times."""
+    """A disabled endpoint was enabled at a moment between the two times; `auto`: the failure budget had disabled it."""
 
     endpoint: str
     asked_at: float
     answered_at: float
     skip_held: bool = False
+    auto: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """An endpoint was deleted at a moment between the two times."""
+
+    endpoint: str
+    asked_at: float
+    answered_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +100,30 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The settings that the judgement rests on."""
+    """The settings that the judgement rests on, and how exact the observer's clock is.
+
+    `late_seconds`: how late an attempt may come, on a machine that has other things to do.  `edge_seconds`: how near to
+    the window's edge a failure may count or not.  Without `hold_max_events` nothing is said of what has expired.
+    """
 
     retry_seconds: tuple[float, ...] = (30.0, 60.0, 90.0)
     limit: int = 30
     window_seconds: float = 1800.0
-    hold_max_events: int = 100_000
+    hold_max_events: int | None = 100_000
+    disables_all: bool = False
+    local_seconds: float = 30.0
+    late_seconds: float = 10.0
+    edge_seconds: float = 0.25
 
 
 @dataclass(slots=True)
 class History:
-    """Everything that was seen.  `prunable`: ids of events so old that retention may have removed them."""
+    """Everything that was seen.
+
+    `prunable`: ids of events so old that retention may have removed them.  `restarts`: when a daemon that had been
+    stopped in order was ready again.  `moves`: when something happened at an endpoint that may have delayed it.
+    `wall_steps`: when the wall clock was set, and how far it has been set in all since then.
+    """
 
     terms: Terms
     subscribers: list[Subscriber] = field(default_factory=list)
@@ -104,12 +131,25 @@ class History:
     received: list[Received] = field(default_factory=list)
     crashes: list[Crash] = field(default_factory=list)
     enabled: list[Enabled] = field(default_factory=list)
+    deleted: list[Deleted] = field(default_factory=list)
+    restarts: list[float] = field(default_factory=list)
+    moves: dict[str, list[float]] = field(default_factory=dict)
+    wall_steps: list[tuple[float, float]] = field(default_factory=list)
     prunable: set[str] = field(default_factory=set)
 
     def crash_between(self, begin: float, end: float) -> int | None:
         """The number of the last crash in that time, or None."""
         last = bisect.bisect_left(self.crashes, end, key=lambda crash: crash.at) - 1
-        return last if last >= 0 and self.crashes[last].at > begin else None
+        return last if last >= 0 and self.crashes[last].at >= begin else None
+
+    def started_between(self, begin: float, end: float) -> float | None:
+        """When the last daemon that started in that time was ready."""
+        starts = [*(crash.started_at for crash in self.crashes), *self.restarts]
+        return max((at for at in starts if begin < at <= end), default=None)
+
+    def set_by(self, at: float) -> float:
+        """How far the wall clock has been set by then, in seconds."""
+        return next((seconds for since, seconds in reversed(self.wall_steps) if since < at), 0.0)
 
     def enabled_between(self, endpoint: str, begin: float, end: float) -> bool:
         """Whether the endpoint was, or may have been, enabled in that time."""
@@ -126,7 +166,7 @@ ORDINARY, REPLAY = range(2)
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """A delivery in the table; `final_number` is the number of the attempt that delivered it."""
+    """A delivery in the table; `final_number` is the number of the attempt that delivered it, `queued_at` if known."""
 
     seq: int
     event_id: str
@@ -135,6 +175,7 @@ class DeliveryRow:
     kind: int = ORDINARY
     attempt_count: int = 1
     final_number: int | None = 1
+    queued_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +200,7 @@ class EndpointRow:
     state: str = "active"
     skipped_upto: int = 0
     deleted: bool = False
+    workspace: str = "default"
 
 
 @dataclass(slots=True)

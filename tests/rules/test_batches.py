@@ -8,7 +8,7 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from webhookd.errors import ApiError
@@ -120,7 +120,6 @@ JSON = st.recursive(
 SPACE = st.sampled_from(["", " ", "\n", "\t\r\n "])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(SPACE, JSON, SPACE, st.booleans()), max_size=6))
 def test_any_array_is_cut_where_its_elements_end(parts: list[tuple[str, object, str, bool]]) -> None:
     """Against elements written one by one."""
@@ -169,7 +168,6 @@ def test_lines_end_with_lf_or_crlf_and_blank_ones_are_not_counted(stream: bytes,
     assert lines == split([stream[at : at + 1] for at in range(len(stream))], 5)
 
 
-@settings(deadline=None, max_examples=300)
 @given(
     st.lists(st.sampled_from([b"\n", b"\r\n", b"\r", b" ", b"a", b"bcd", b"0123456789"])).map(b"".join),
     st.lists(st.integers(0, 60)),

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from webhookd.errors import ApiError
@@ -327,7 +327,6 @@ def exact(text: str) -> str | None:
     return None if isinstance(event_id, str) and IDS.fullmatch(event_id) else "invalid_event_id"
 
 
-@settings(deadline=None, max_examples=400)
 @given(st.booleans().flatmap(lambda has_type: objects(VALUES, has_type=has_type)))
 def test_the_quick_check_for_repeated_names_agrees_with_an_exact_one(text: str) -> None:
     """Any object with any spelling of any names at any depth, against the standard library's pairs."""
@@ -346,7 +345,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.text(), JSON, max_size=5),
     st.booleans(),
@@ -370,7 +368,6 @@ def test_any_payload_goes_out_as_it_came_in(
         assert ["event_id", *event] == list(json.loads(parsed.body))
 
 
-@settings(deadline=None, max_examples=500)
 @given(st.data())
 def test_no_bytes_do_worse_than_be_refused(data: st.DataObject) -> None:
     """A sample with pieces cut out, doubled and overwritten: an event that others can read too, or a refusal."""
@@ -389,7 +386,6 @@ def test_no_bytes_do_worse_than_be_refused(data: st.DataObject) -> None:
     assert event.type == json.loads(event.body, parse_constant=pytest.fail, parse_int=len)["event_type"]
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_garbage_is_refused(raw: bytes) -> None:
     """Nothing that short is an event of any type."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.crash.simulation.ledger import Attempt, Broken
+from tests.crash.simulation.observer import Attempt, Broken
 from webhookd.models import Outcome, Reason, Request
 
 if TYPE_CHECKING:
@@ -32,48 +31,37 @@ class SimulatedNetwork:
         self._world = world
 
     async def post(self, request: Request) -> Outcome:
-        """Make the attempt; at its steps the judge is told."""
+        """Make the attempt; the observer sees its begin and its end."""
         world, loop = self._world, self._world.loop
         headers = dict(request.headers)
         began, began_ms = loop.time(), world.clock.wall_ms()
         way_seconds, answer_seconds, answer = self._draw(world.modes[request.url])
-        heard = not isinstance(answer, Reason) or answer in (Reason.TIMEOUT, Reason.RESET)
         attempt = None
         if "X-Webhook-Test" not in headers:
-            attempt = self._begin(request, headers, heard=heard, good=answer == 200)
+            attempt = self._begin(request, headers)
         world.passed("a request goes out")
         await asyncio.sleep(way_seconds)
-        if attempt is not None and heard:
-            self._tell(lambda: world.judge.arrives(attempt))
         world.passed("a request arrives")
         await asyncio.sleep(answer_seconds)
         reason = answer if isinstance(answer, Reason) else None if answer == 200 else Reason.STATUS
+        status = None if isinstance(answer, Reason) else answer
         if attempt is not None:
             world.note("ended", request.url, answer)
-            self._tell(lambda: world.judge.ends(attempt, reason, loop.time()))
+            world.observer.ends(attempt, reason, status, loop.time())
         world.passed("an answer comes")
-        status = None if isinstance(answer, Reason) else answer
         return Outcome(began_ms, (loop.time() - began) * 1000, reason, status, f"made up: {answer}")
 
     async def close(self) -> None:
         """Nothing to end."""
 
-    def _begin(self, request: Request, headers: dict[str, str], *, heard: bool, good: bool) -> Attempt | None:
+    def _begin(self, request: Request, headers: dict[str, str]) -> Attempt | None:
         world = self._world
         world.note("posts", request.url, headers["webhook-id"], headers["X-Webhook-Attempt"])
         try:
-            attempt = world.judge.begins(request.url, headers, request.body, world.loop.time())
+            return world.observer.begins(request.url, headers, request.body, world.loop.time())
         except (Broken, KeyError) as broken:
             world.break_(broken)
             return None
-        attempt.will_arrive, attempt.will_succeed = heard, good
-        return attempt
-
-    def _tell(self, what: Callable[[], None]) -> None:
-        try:
-            what()
-        except (Broken, KeyError) as broken:
-            self._world.break_(broken)
 
     def _draw(self, mode: str) -> tuple[float, float, int | Reason]:
         """How long it takes there, how long back, and what comes: a status, or a reason why none does."""

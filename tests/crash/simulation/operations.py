@@ -1,4 +1,4 @@
-"""What producers and people do to the house, as the API would; what they are told is told to the judge."""
+"""What producers and people do, as the API would; the observer sees what they ask and what they are answered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from webhookd.store.delivery_log import LogFilter
 if TYPE_CHECKING:
     from tests.crash.simulation.world import World
 
-Deed = Callable[["World", App, Action], Awaitable[None]]
+Operation = Callable[["World", App, Action], Awaitable[None]]
 
 
 def _workspace_seq(app: App, workspace: str) -> int:
@@ -23,7 +23,7 @@ def _workspace_seq(app: App, workspace: str) -> int:
 
 
 def _endpoint_id(world: World, app: App, action: Action) -> tuple[str, str, int]:
-    """The workspace, the id and the number of the endpoint that an action is about; Refusal if it was deleted."""
+    """The workspace, the id and the number of the endpoint that an action is about; ApiError if it was deleted."""
     url = world.script.hooks[action.hook].url
     for endpoint in app.registry.endpoints():
         if endpoint.url == url:
@@ -41,10 +41,10 @@ async def _create(world: World, app: App, action: Action) -> None:
 async def _send(world: World, app: App, action: Action) -> None:
     seq = _workspace_seq(app, action.workspace)
     bodies = {i: f'{{"event_type":"{action.event_type}","event_id":"{i}","n":"{i * 9}"}}'.encode() for i in action.ids}
-    world.judge.sending(seq, bodies, world.loop.time())
+    asked = world.observer.sending(seq, action.event_type, bodies, world.loop.time())
     new = [NewEvent(event_id, action.event_type, body) for event_id, body in bodies.items()]
     results = await app.services.ingest.accept(action.workspace, new)
-    world.judge.answered(seq, results, world.loop.time())
+    world.observer.answered(seq, asked, results, world.loop.time())
 
 
 async def _disable(world: World, app: App, action: Action) -> None:
@@ -55,7 +55,7 @@ async def _disable(world: World, app: App, action: Action) -> None:
 async def _enable(world: World, app: App, action: Action) -> None:
     workspace, endpoint_id, seq = _endpoint_id(world, app, action)
     await app.services.endpoints.enable(workspace, endpoint_id, skip_held=action.flag)
-    world.judge.forgotten(seq)
+    world.observer.forgotten(seq, world.loop.time())
 
 
 async def _off_and_on(world: World, app: App, action: Action) -> None:
@@ -66,18 +66,15 @@ async def _off_and_on(world: World, app: App, action: Action) -> None:
 async def _delete(world: World, app: App, action: Action) -> None:
     workspace, endpoint_id, seq = _endpoint_id(world, app, action)
     await app.services.endpoints.delete(workspace, endpoint_id)
-    world.judge.forgotten(seq)
+    world.observer.forgotten(seq, world.loop.time())
 
 
 async def _plan(world: World, app: App, action: Action) -> None:
     seq = _workspace_seq(app, action.workspace)
-    world.judge.changing_plan[seq] += 1
+    world.observer.changing_plan[seq] += 1
     await app.services.workspaces.change(action.workspace, plan=action.text)
-    world.judge.changing_plan[seq] -= 1
-    world.judge.plan_settled_at[seq] = world.loop.time()
-    for hook in world.judge.hooks.values():
-        if hook.workspace == seq:
-            hook.moved_at = max(hook.moved_at, world.loop.time())
+    world.observer.changing_plan[seq] -= 1
+    world.observer.plan_settled(seq, world.loop.time())
 
 
 async def _types(world: World, app: App, action: Action) -> None:
@@ -87,7 +84,7 @@ async def _types(world: World, app: App, action: Action) -> None:
 
 async def _replay(world: World, app: App, action: Action) -> None:
     workspace, _, seq = _endpoint_id(world, app, action)
-    finished = [each for each in world.judge.deliveries.values() if each.hook == seq and each.state]
+    finished = [each for each in world.observer.deliveries.values() if each.hook == seq and each.state]
     if finished:
         chosen = world.rng.choice(finished).seq
         paused = app.registry.paused(workspace)
@@ -115,10 +112,10 @@ async def _mode(world: World, app: App, action: Action) -> None:
 
 async def _clock(world: World, app: App, action: Action) -> None:
     world.wall.offset_seconds += action.seconds
-    world.judge.stepped_at = world.loop.time()
+    world.observer.clock_set(world.wall.offset_seconds, world.loop.time())
 
 
-DEEDS: dict[str, Deed] = {
+OPERATIONS: dict[str, Operation] = {
     "create": _create,
     "send": _send,
     "disable": _disable,

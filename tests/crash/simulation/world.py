@@ -17,13 +17,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.crash.case import Case
+from tests.crash.checker import judge
 from tests.crash.simulation.disk import Disk, Note, NoTime, SimulatedStore
-from tests.crash.simulation.judge import Judge
-from tests.crash.simulation.ledger import Broken, Failure
 from tests.crash.simulation.loop import SimulatedClock, SimulatedLoop, Wall
 from tests.crash.simulation.network import NoSender, SimulatedNetwork
-from tests.crash.simulation.operations import DEEDS
+from tests.crash.simulation.observer import Broken, Observer
+from tests.crash.simulation.operations import OPERATIONS
 from tests.crash.simulation.script import Action, Script, write
+from tests.crash.spending import spent
 from webhookd.app import App
 from webhookd.errors import ApiError
 from webhookd.store import endpoints, workspaces
@@ -34,14 +36,11 @@ DRAIN_SECONDS = 4000.0
 class SimulatedApp(App):
     """The house without its doors: no tokens, no mail under way, no heartbeat."""
 
-    restored_at_ms = 0  # the wall clock when it looked for the failures that still count
-
     async def start(self, environ: Mapping[str, str]) -> None:
         """As `House.start`, for the core."""
         self._writing = self.tasks.start("writer", self.store.writer.run)
         self.registry.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
         await self.services.workspaces.ensure_default()
-        self.restored_at_ms = self.deps.clock.wall_ms()
         await self.watchdog.restore()
         await self.dispatcher.start()
         self.tasks.start("dispatcher", self.dispatcher.run)
@@ -83,8 +82,7 @@ class World:
         self.rng = Random(script.seed ^ 0x5EED)
         self.wall = Wall()
         self.modes = {hook.url: hook.mode for hook in script.hooks}
-        # A request passes at most a dozen pauses of the disk on its way; a long queue's page a few more.
-        self.judge = Judge(script.config, slack_seconds=0.2 + 20 * script.slowest_seconds)
+        self.observer = Observer(script.config, script.slowest_seconds)
         self.disk = Disk(self.rng, script.slowest_seconds, self._committed)
         self.loop = self._new_loop(0.0)
         self.report = Report(script.seed)
@@ -93,7 +91,7 @@ class World:
         self._steps_to_live: int | None = None
         self._actions = [self._making(number) for number in range(len(script.hooks))] + script.actions
         self._unanswered: list[Action] = []
-        self._house: App | None = None
+        self._app: App | None = None
         self._pending: set[asyncio.Task[None]] = set()
         self._broken: BaseException | None = None
         self._wants_restart = False
@@ -116,11 +114,14 @@ class World:
         """Play the schedule to its end; Broken when a promise was."""
         while self._one_life():
             pass
-        report, judge = self.report, self.judge
+        judgement = judge(self.observer.history, self.observer.final())
+        for violation in judgement.violations:
+            raise Broken(f"{violation.rule}: {violation.text}")
+        report = self.report
         report.hours = self.loop.time() / 3600
-        report.events = len(judge.event_seqs)
-        report.attempts, report.kills = judge.attempts, judge.deaths
-        report.repeats, report.most_repeats = sum(judge.repeats.values()), max(judge.repeats.values(), default=0)
+        report.events = len(self.observer.event_seqs)
+        report.attempts, report.kills = judgement.received, len(self.observer.history.crashes)
+        report.repeats, report.most_repeats = judgement.repeats, judgement.most_repeats
         return report
 
     def _one_life(self) -> bool:
@@ -142,27 +143,25 @@ class World:
             return self._wants_restart
         assert kill is not None
         self.note("killed")
-        for attempt in self.judge.died():  # what was on the wire may arrive all the same
-            if attempt.will_arrive and not attempt.arrived and self.rng.random() < 0.5:
-                self.judge.arrives(attempt)
+        self.observer.died(self.loop.time())
         self._bury()
         self.loop = self._new_loop(self.loop.time() + kill.down_seconds)
         return True
 
     def _bury(self) -> None:
         """Unwind what the kill left standing; none of it can reach the disk or the network any more."""
-        assert self._house is not None
-        self._house.dispatcher._running = False  # else each consumer that unwinds is followed by another
+        assert self._app is not None
+        self._app.dispatcher._running = False  # else each consumer that unwinds is followed by another
         self.loop.bury()
-        self.rng.seed((self.script.seed << 8) + self.judge.deaths)  # how they unwind follows no seed
+        self.rng.seed((self.script.seed << 8) + len(self.observer.history.crashes))  # how they unwind follows no seed
 
     async def _live(self) -> None:
         store = SimulatedStore(self.disk, self.loop, self.passed)
         clock = self.clock
-        app = self._house = SimulatedApp(self.script.config, Path("."), store, clock, SimulatedNetwork(self))
+        app = self._app = SimulatedApp(self.script.config, Path("."), store, clock, SimulatedNetwork(self))
         watching = asyncio.create_task(self._watch(app))
         await app.start({})
-        self.judge.started(self._still_counted(app.restored_at_ms), self.loop.time())
+        self.observer.started(self.loop.time())
         self.note("started")
         await self._act(app)
         if not self._wants_restart:
@@ -180,28 +179,6 @@ class World:
         """A root task of the house that ends is a fault."""
         end = await app.tasks.run_until_stopped(asyncio.Event())
         self.break_(Broken(f"the daemon ended: {end} ({end.__cause__ if end else None!r})"))
-
-    def _still_counted(self, restored_at_ms: int) -> dict[int, list[Failure]]:
-        """What the table holds against each workspace, by rules written down once more here.
-
-        Where the clock was set back, what was future when the daemon looked may be past by the time it is ready.
-        """
-        now, now_ms = self.loop.time(), self.clock.wall_ms()
-        found: dict[int, list[Failure]] = {}
-        rows = self.disk.db.execute(
-            "SELECT a.workspace_seq, a.endpoint_seq, a.ended_at, a.seq > e.forgiven_upto AND e.deleted_at IS NULL "
-            "FROM attempts a JOIN endpoints e ON e.seq = a.endpoint_seq WHERE a.counted"
-        ).fetchall()
-        for workspace, hook, ended_at_ms, counts in rows:
-            if counts and ended_at_ms <= restored_at_ms:
-                failure = Failure(hook, now - (now_ms - ended_at_ms) / 1000, tolerance=0.01 + self.slowest)
-                found.setdefault(workspace, []).append(failure)
-        return found
-
-    @property
-    def slowest(self) -> float:
-        """The longest pause of the disk, in seconds."""
-        return self.script.slowest_seconds
 
     # What happens
 
@@ -232,7 +209,7 @@ class World:
             if action.what in ("send", "create"):
                 self._unanswered.append(action)
             self.note(action.what, action.hook, action.workspace, *action.ids, action.text)
-            await DEEDS[action.what](self, app, action)
+            await OPERATIONS[action.what](self, app, action)
         except ApiError as refusal:
             self.note("refused", action.what, refusal.code)
             if refusal.code == "unavailable" and action in self._unanswered:
@@ -257,9 +234,9 @@ class World:
             for number in range(len(self.script.hooks)):
                 await self._do(app, Action(0, "enable", hook=number))
         until = self.loop.time() + DRAIN_SECONDS + 2 * self.script.until / 40
-        while self.judge.unfinished():
+        while self.observer.unfinished():
             if self.loop.time() > until:
-                raise Broken(f"it doesn't get done: {self.judge.unfinished()}")
+                raise Broken(f"it doesn't get done: {self.observer.unfinished()}")
             await asyncio.sleep(10.0)
         await app.held_events.look()
         await app.store.writer.flushed()  # what is committed has been told
@@ -278,29 +255,21 @@ class World:
 
     def _check_books(self, app: App) -> None:
         """What the house shows is what the table's own notes add up to."""
-        self.judge.check_order_of_acceptance()
-        for hook in self.judge.hooks.values():
-            if not hook.deleted and app.dispatcher.view(hook.seq).waiting != self.judge.waiting(hook.seq):
+        case = Case(self.observer.history, self.observer.final())
+        for hook in self.observer.hooks.values():
+            if not hook.deleted and app.dispatcher.view(hook.seq).waiting != self.observer.waiting(hook.seq):
                 shown = app.dispatcher.view(hook.seq).waiting
-                raise Broken(f"endpoint {hook.seq} shows {shown} waiting, there are {self.judge.waiting(hook.seq)}")
+                raise Broken(f"endpoint {hook.seq} shows {shown} waiting, there are {self.observer.waiting(hook.seq)}")
         for workspace in app.registry.workspaces():
             waiting = sum(app.dispatcher.view(e.seq).waiting for e in app.registry.endpoints(workspace.id))
             if app.dispatcher.backlog(workspace.seq).waiting != waiting:
                 raise Broken(f"{workspace.id} shows a backlog of {app.dispatcher.backlog(workspace.seq)}")
-            least, most = self.judge.spent(workspace.seq, self.loop.time())
+            least, most = spent(case, str(workspace.seq), self.loop.time())
             shown = app.watchdog.view(workspace.id).failures
             if not least <= shown <= most:
                 raise Broken(f"{workspace.id} shows {shown} failures, there are {least} to {most}")
-        self._check_lost()
-        self.report.delivered = sum(each.state == 1 for each in self.judge.deliveries.values())
-
-    def _check_lost(self) -> None:
-        """Each event that was answered for is in the table, or was there until retention took it."""
-        for (workspace, event_id), sent in self.judge.sent.items():
-            if sent.answered_at is not None and (workspace, event_id) not in self.judge.event_seqs:
-                raise Broken(f"{event_id} was accepted and is lost")
-        if self.loop.faults:
-            self._check_faults()
+        self._check_faults()
+        self.report.delivered = sum(each.state == 1 for each in self.observer.deliveries.values())
 
     def _check_faults(self) -> None:
         for fault in self.loop.faults:
@@ -330,7 +299,7 @@ class World:
         for note in notes:
             self.note("commit", *(value for value in note if not str(value).startswith("test_")))
         try:
-            self.judge.committed(notes, self.loop.time())
+            self.observer.committed(notes, self.loop.time())
         except (Broken, KeyError) as broken:
             self.break_(broken)
 

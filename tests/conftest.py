@@ -1,0 +1,50 @@
+"""What runs when: `pytest` alone is the daily loop, `python -m tests` runs everything.
+
+Without a path and without `-m`, pytest leaves out the `slow` tests and uses two processes.  Of a path that is named,
+all runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+TESTS = Path(__file__).parent
+# Real processes, crashes, browsers and measurements.  Single slow tests elsewhere are marked where they stand.
+SLOW = ("bench", "browser", "crash", "hostile", "process", "recipes", "cli/test_daemon.py", "cli/test_demo.py")
+QUICK = ("crash/test_checker.py", "crash/test_witness.py", "hostile/test_keep_alive.py")
+# Tests that measure this machine or set its state: another test beside them would change what they see.
+ALONE = (
+    "bench",
+    "hostile/test_beside.py",
+    "hostile/test_crowd.py",
+    "process/test_clock.py",
+    "process/test_main_job.py",
+)
+
+hypothesis.settings.register_profile("daily", max_examples=25, stateful_step_count=15, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("full", max_examples=200, stateful_step_count=25, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("daily")  # `--hypothesis-profile=full` chooses the other
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Make pytest without a path the daily loop."""
+    is_worker = hasattr(config, "workerinput")  # its options come from the process that started it
+    without_path = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if without_path and not is_worker and not config.option.markexpr:
+        config.option.markexpr = "not slow"
+        if getattr(config.option, "numprocesses", 0) is None:
+            config.option.numprocesses = 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the folder or the file that they are in."""
+    for item in items:
+        place = item.path.relative_to(TESTS).as_posix()
+        if place.startswith(SLOW) and place not in QUICK:
+            item.add_marker("slow")
+        if place.startswith(ALONE):
+            item.add_marker("alone")
