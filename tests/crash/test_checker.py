@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from tests.crash.case import Case
 from tests.crash.checker import judge
 from tests.crash.history import (
     CANCELLED,
+    DELIVERED,
     DROPPED,
     EXPIRED,
     PENDING,
@@ -28,6 +30,7 @@ from tests.crash.history import (
     Subscriber,
     Terms,
 )
+from tests.crash.spending import spent
 
 Break = Callable[[History, Final], None]
 TERMS = Terms(retry_seconds=(1.0, 2.0), limit=3, window_seconds=60.0, hold_max_events=2)
@@ -276,6 +279,20 @@ def too_long_after_a_crash(history: History, final: Final) -> None:
     final.failures[2] = failure(3, 8, "ill", 40.0, 3)
 
 
+def too_late_at_first(history: History, final: Final) -> None:
+    """A first attempt long after the one before it had ended."""
+    history.received[4].arrived_at = 30.0
+    history.received[4].ended_at = 30.1
+
+
+def too_soon_after_a_local_failure(history: History, final: Final) -> None:
+    """This machine's own failure is followed by a wait of its own, not by a step of the schedule."""
+    final.failures[1] = replace(final.failures[1], reason="local", counted=False)
+    final.deliveries[7] = replace(final.deliveries[7], state=DELIVERED, final_number=3)
+    del final.failures[2]
+    history.received[-1].answer = 200
+
+
 def past_the_limit(history: History, final: Final) -> None:
     """The fourth failure in the window, and its endpoint stays active."""
     history.asked.append(asked("five", 9.0, request=5))
@@ -338,6 +355,8 @@ def disabled_again_for_nothing(history: History, final: Final) -> None:
         ("gaps", too_soon),
         ("gaps", too_soon_after_a_crash),
         ("gaps", too_long_after_a_crash),
+        ("gaps", too_late_at_first),
+        ("gaps", too_soon_after_a_local_failure),
         ("disabled", past_the_limit),
         ("disabled", sent_to_when_disabled),
         ("disabled", disabled_early),
@@ -385,6 +404,27 @@ def test_held_and_expired_pass() -> None:
         ]
     final.endpoints["ill"] = EndpointRow("ill", "auto_disabled")
     assert [] == judge(history, final).violations
+
+
+def test_a_wall_clock_that_was_set_excuses_a_wait_restored_after_it() -> None:
+    """A restart meanwhile measures the wait by that clock: shorter passes, where without the step it doesn't."""
+    history, final = in_order()
+    history.received[-1] = replace(history.received[-1], arrived_at=7.5)
+    history.restarts.append(7.0)
+    assert {"gaps"} == {violation.rule for violation in judge(history, final).violations}
+    history.wall_steps.append((6.5, 3600.0))
+    assert [] == judge(history, final).violations
+
+
+def test_a_wall_clock_that_was_set_ages_the_failures_of_the_daemon_before() -> None:
+    """A daemon that starts an hour later by the clock counts none of them; without a start the clock doesn't matter."""
+    history, final = in_order()
+    now = 9.0
+    assert (3, 3) == spent(Case(history, final), "default", now)
+    history.wall_steps.append((8.5, 3600.0))
+    assert (3, 3) == spent(Case(history, final), "default", now)
+    history.restarts.append(8.8)
+    assert (0, 0) == spent(Case(history, final), "default", now)
 
 
 def test_a_replay_is_no_repeat() -> None:

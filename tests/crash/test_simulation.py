@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.simulate import simulate
-from tests.crash.simulation.mutations import FOUND, SABOTAGE, sabotaged
+from tests.crash.simulation.mutations import FOUND, MUTATIONS, mutated
 from tests.crash.simulation.world import play
 from tests.support.process import ROOT
 
@@ -39,7 +39,7 @@ def test_some_hundred_schedules_keep_every_promise() -> None:
 
 
 @pytest.mark.parametrize(("seed", "fault"), kept_seeds())
-def test_what_was_found_once_stays_mended(seed: int, fault: str) -> None:
+def test_what_was_found_once_stays_fixed(seed: int, fault: str) -> None:
     """A seed that broke a promise breaks none any more."""
     assert "" == play(seed).broken
 
@@ -47,14 +47,14 @@ def test_what_was_found_once_stays_mended(seed: int, fault: str) -> None:
 @pytest.mark.parametrize("fault", FOUND)
 def test_a_fault_that_was_found_would_be_found_again(fault: str) -> None:
     """By one of the seeds kept for it."""
-    with sabotaged(fault):
+    with mutated(fault):
         assert any(play(seed).broken for seed, found in kept_seeds() if found == fault)
 
 
-@pytest.mark.parametrize("fault", SABOTAGE)
+@pytest.mark.parametrize("fault", MUTATIONS)
 def test_a_fault_is_found(fault: str) -> None:
     """Built in on purpose, each is found within a thousand schedules, most within ten."""
-    with sabotaged(fault):
+    with mutated(fault):
         assert any(play(seed).broken for seed in range(ENOUGH_TO_FIND))
 
 

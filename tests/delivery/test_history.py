@@ -7,6 +7,7 @@ import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
@@ -150,4 +151,4 @@ class RandomHistory(RuleBasedStateMachine):
         return self.history
 
 
-TestHistory = RandomHistory.TestCase
+TestHistory = pytest.mark.slow(RandomHistory.TestCase)

@@ -215,7 +215,7 @@ def _a_local_wait_is_taken_for_a_retry() -> Change:
     return {(consumer, "remaining_wait"): mistaken}
 
 
-SABOTAGE: dict[str, Callable[[], Change]] = {
+MUTATIONS: dict[str, Callable[[], Change]] = {
     made.__name__.strip("_"): made
     for made in (
         _goes_on_before_the_commit,
@@ -242,10 +242,10 @@ FOUND: dict[str, Callable[[], Change]] = {
 
 
 @contextmanager
-def sabotaged(name: str) -> Iterator[None]:
+def mutated(name: str) -> Iterator[None]:
     """webhookd with a fault built in."""
     before = {}
-    for (where, what), other in (SABOTAGE | FOUND)[name]().items():
+    for (where, what), other in (MUTATIONS | FOUND)[name]().items():
         before[where, what] = getattr(where, what)
         setattr(where, what, other)
     try:
