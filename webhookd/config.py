@@ -1,11 +1,10 @@
-"""The settings: every key with its type, its default and its range, and where the settings and the state lie.
+"""The settings: every key with its type, default and range, and where configuration and state are found.
 
-A section of the TOML file is a Struct here, a key is an attribute of the same name (`mail.from` alone is `from_`).
-Three things judge a value, and each can say the right form: the type with its range (`form` puts it in words), `RULES`
-where a type can't tell (an address, a URL, a CIDR), and `contradictions` where one key speaks about another.
+A section of the TOML file is a Struct here, a key is an attribute of the same name (only `mail.from` is `from_`).
+A value is checked by its type and range, by `RULES` (an address, a URL, a CIDR), and by `contradictions` between keys.
 
-Sizes named `_kb` and `_mb` are KiB and MiB.  Durations and sizes may be fractions, so that a test can run the real
-schedule shortened.  `etc/webhookd.toml` shows every key; a test holds the two together.  Reading is `configfile`'s.
+Sizes named `_kb` and `_mb` are KiB and MiB.  Durations and sizes may be fractions.  `etc/webhookd.toml` shows every
+key, which a test checks.  `config_loader` reads the file.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _PLAN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
 )
-# The local part as RFC 5321 has it, unquoted and in ASCII: another one needs SMTPUTF8, which few servers have.
+# The local part of RFC 5321, unquoted and in ASCII: any other needs SMTPUTF8, which few servers have.
 _MAIL_LOCAL_PART = re.compile(r"(?=.{1,64}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _MAIL_ADDRESS_CHARACTERS = 254  # RFC 5321, section 4.5.3.1.3: a path of 256 octets, without its brackets
 
@@ -61,7 +60,7 @@ class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Listen(_Section, frozen=True, kw_only=True):
-    """`[listen]`: where the API and the page are served, and to whom."""
+    """`[listen]`: where the API and the page are served."""
 
     host: str = "127.0.0.1"
     port: Port = 8780
@@ -94,7 +93,7 @@ class Delivery(_Section, frozen=True, kw_only=True):
 
 
 class Budget(_Section, frozen=True, kw_only=True):
-    """`[budget]`: how many failures a workspace may have in the window, and what happens past it."""
+    """`[budget]`: how many failures a workspace may have in the window, and what happens past that."""
 
     limit: Count = 30
     window_seconds: Annotated[float, _from_to(1, 86_400, "a number of seconds")] = 1800
@@ -106,7 +105,7 @@ class Budget(_Section, frozen=True, kw_only=True):
 
 
 class Hold(_Section, frozen=True, kw_only=True):
-    """`[hold]`: what is kept for an endpoint that isn't active; the oldest beyond it expires."""
+    """`[hold]`: how much is kept for an endpoint that isn't active; the oldest beyond that expires."""
 
     max_age_hours: TenYearsOfHours = 72
     max_events: Count = 100_000
@@ -126,7 +125,7 @@ class Egress(_Section, frozen=True, kw_only=True):
 
 
 class Mail(_Section, frozen=True, kw_only=True, rename={"from_": "from"}):
-    """`[mail]`: the server that takes the notices; no `host`, no mail."""
+    """`[mail]`: the server for the notices; without `host` no mail is sent."""
 
     host: str = ""
     port: Port = 25
@@ -139,7 +138,7 @@ class Mail(_Section, frozen=True, kw_only=True, rename={"from_": "from"}):
 
     @property
     def sender(self) -> str:
-        """`from`, or `webhookd@` this machine where it is left out."""
+        """`from`, by default `webhookd@` and this machine's name."""
         return self.from_ or f"webhookd@{socket.gethostname() or 'localhost'}"
 
     def __repr__(self) -> str:
@@ -169,7 +168,7 @@ class Log(_Section, frozen=True, kw_only=True):
 
 
 class Retention(_Section, frozen=True, kw_only=True):
-    """`[retention]`: how long finished events stay in the event log, and ids in the memory for duplicates."""
+    """`[retention]`: how long finished events stay in the log, and ids for the detection of duplicates."""
 
     max_age_days: Annotated[float, _up_to(3650, "a number of days")] = 30
     max_size_mb: Megabytes = 2048
@@ -184,7 +183,7 @@ class ExtraType(_Section, frozen=True, kw_only=True):
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """All settings, each section with its defaults where nothing was said."""
+    """All settings, with their defaults."""
 
     listen: Listen = Listen()
     store: Store = Store()
@@ -207,7 +206,7 @@ SECRETS = {"mail.password": "mail-password"}
 
 
 class Rule(NamedTuple):
-    """What a type can't tell: whether a value of the right type is good, and the right form in words."""
+    """A check beyond the type, and the right form in words."""
 
     holds: Callable[[Any], bool]
     form: str
@@ -223,7 +222,7 @@ def is_host(value: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can call `host`."""
+    """Whether only this machine can reach `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -254,9 +253,9 @@ def _is_public_url(value: str) -> bool:
 
 
 def is_mail_address(value: str) -> bool:
-    """Whether any mail server can be asked to take mail for `value`, as it is: one bare address, nothing around it.
+    """Whether `value` is one bare mail address that any mail server accepts.
 
-    The domain is a host name, in other letters too (the mail's envelope has their IDNA form); no address in brackets.
+    The domain is a host name, also an internationalized one (the envelope has its IDNA form), not an IP address.
     """
     local, at, domain = value.rpartition("@")
     try:
@@ -297,7 +296,7 @@ RULES: dict[str, Rule] = {
 
 
 class Contradiction(NamedTuple):
-    """Keys that don't go together; the first of `keys` is the one to name."""
+    """Keys that contradict each other; the message names the first of `keys`."""
 
     keys: tuple[str, ...]
     what: str
@@ -305,7 +304,7 @@ class Contradiction(NamedTuple):
 
 
 def contradictions(config: Config) -> Iterator[Contradiction]:
-    """What is wrong between keys that are right one by one."""
+    """What is wrong between keys that are valid on their own."""
     listen, mail, plans = config.listen, config.mail, config.plans
     if not is_loopback(listen.host) and not listen.insecure_public:
         yield Contradiction(
@@ -326,7 +325,7 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
 
 
 def reloadable(old: Config, new: Config) -> tuple[list[str], list[str]]:
-    """The keys that differ, as `section.key`: those that can change while running, and those that need a restart."""
+    """The keys that differ, as `section.key`: those that a reload applies, and those that need a restart."""
     changed = [
         f"{section}.{field.encode_name}"
         for section, struct in SECTIONS.items()
@@ -343,18 +342,18 @@ def reloadable(old: Config, new: Config) -> tuple[list[str], list[str]]:
 
 
 def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
-    """The file that `--config` or `WEBHOOKD_CONFIG` names; None where neither does: then the defaults hold."""
+    """The file that `--config` or `WEBHOOKD_CONFIG` names; None for neither: the defaults."""
     named = option or environ.get("WEBHOOKD_CONFIG")
     return Path(named).expanduser() if named else None
 
 
 def find_state_dir(option: str | None, environ: Mapping[str, str], *, of_running: bool = False) -> Path:
-    """Where the database, the tokens and the lock are; nothing is made here.
+    """The directory of the database, the tokens and the lock; it isn't created here.
 
     In this order: `--state-dir` (or `WEBHOOKD_STATE_DIR`), `$STATE_DIRECTORY` (systemd's; the first of several),
-    `/var/lib/webhookd` for root and for whoever may write there, `~/.local/state/webhookd`.  A daemon asks as it is;
-    a command asks with `of_running`, where the daemon may be another user's: it takes the system's directory also when
-    it may not read it, unless its own user has one, so that it can say whose permission is missing.
+    `/var/lib/webhookd` for root and for users that may write there, `~/.local/state/webhookd`.  Commands pass
+    `of_running`, because the daemon may run as another user: then the system's directory counts even if it isn't
+    readable, unless the user has a directory of their own, so that the error names the missing permission.
     """
     named = option or environ.get("WEBHOOKD_STATE_DIR") or environ.get("STATE_DIRECTORY", "").split(":")[0]
     if named:
@@ -362,16 +361,16 @@ def find_state_dir(option: str | None, environ: Mapping[str, str], *, of_running
     own = Path(environ.get("HOME") or Path.home()) / USER_STATE_DIR
     if os.geteuid() == 0 or os.access(SYSTEM_STATE_DIR, os.W_OK | os.X_OK):
         return SYSTEM_STATE_DIR
-    # With DynamicUser= it is a link to where nobody else may even look.
+    # With DynamicUser= it is a link into a directory that other users may not enter.
     if of_running and os.path.lexists(SYSTEM_STATE_DIR) and not own.is_dir():
         return SYSTEM_STATE_DIR
     return own
 
 
 def credential(name: str, environ: Mapping[str, str]) -> str | None:
-    """The secret that systemd put into `$CREDENTIALS_DIRECTORY/<name>`, stripped of white space; None without one.
+    """The systemd credential `$CREDENTIALS_DIRECTORY/<name>` without surrounding white space; None if there is none.
 
-    Raises ConfigError when it is there and can't be read, isn't UTF-8 or is empty.
+    Raises ConfigError if it can't be read, isn't UTF-8 or is empty.
     """
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:

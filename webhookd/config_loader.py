@@ -1,8 +1,8 @@
-"""Reading the settings: the TOML file, systemd's credentials, the environment, each over the one before it.
+"""Reads the settings: the TOML file, then systemd's credentials, then the environment, each overriding the last.
 
-All mistakes are collected and told at once, each with its place, its key and the right form; only then is the
-start refused.  tomllib tells no line of a key, so `lines_of` cuts the text into statements, parses each alone with
-tomllib itself and notes where it began.  That runs only when there is a mistake to place.
+All mistakes are collected and reported at once, each with its source, line, key and right form.  tomllib doesn't
+report the line of a key, so `lines_of` splits the text into statements and parses each alone with tomllib.  That runs
+only when a line is needed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ VARIABLES: dict[str, KeyPath] = {f"{PREFIX}{section}__{key}".upper(): (section, 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One thing wrong: `source` is a file, a credential or a variable; `line` is None where there is none to tell."""
+    """One mistake: `source` is a file, a credential or a variable; `line` is None where it has none."""
 
     source: str
     line: int | None
@@ -59,14 +59,14 @@ class Mistake:
 
     def __str__(self) -> str:
         where = f"{self.source}:{self.line}" if self.line else self.source
-        said = f"{self.key}: {self.what}" if self.key else self.what
-        return f"{where}: {said}, expected {self.form}" if self.form else f"{where}: {said}"
+        what = f"{self.key}: {self.what}" if self.key else self.what
+        return f"{where}: {what}, expected {self.form}" if self.form else f"{where}: {what}"
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """The settings of the file at `path` (None: the defaults) with credentials and environment over it.
+    """The settings of the file at `path` (None: the defaults), the credentials and the environment.
 
-    Raises ConfigError with every mistake on a line of its own.
+    Raises ConfigError with each mistake on its own line.
     """
     reading = _Reading()
     config = reading.read(path, environ)
@@ -84,7 +84,7 @@ def check(path: Path | None, environ: Mapping[str, str] | None = None) -> list[M
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A setting that isn't its default, both as TOML has them; a secret isn't told.  The rest is as in `Mistake`."""
+    """A setting that differs from its default; both values as TOML, secrets hidden; the rest as in `Mistake`."""
 
     key: str
     value: str
@@ -95,13 +95,13 @@ class Difference:
 
 
 def differences(path: Path | None, environ: Mapping[str, str]) -> list[Difference]:
-    """What the file at `path` and the environment, without mistakes, change; first what a reload takes."""
+    """What a valid file at `path` and the environment change; first what a reload applies."""
     reading = _Reading()
     return reading.differences(reading.read(path, environ))
 
 
 def form(key: str, field: FieldInfo) -> str:
-    """The right form of a key's value, in words."""
+    """The valid form of a key's value, in words."""
     if key in RULES:
         return RULES[key].form
     if get_origin(field.type) is Literal:
@@ -118,16 +118,15 @@ def dotted(path: KeyPath) -> str:
 
 
 def lines_of(text: str) -> dict[KeyPath, int]:
-    """The line on which each key and table of `text` (a valid TOML document) first begins, counted from 1.
+    """The first line of each key and table of `text` (a valid TOML document), counted from 1.
 
-    What stands inside an inline table or a list has the line on which its statement begins.
+    Keys inside an inline table or a list have the line of their statement.
     """
     found: dict[KeyPath, int] = {}
     table: KeyPath = ()
     for line, statement, tree in _statements(text):
         is_header = statement.lstrip().startswith("[")
-        within = () if is_header else table
-        paths = [within + path for path in _paths(tree)]
+        paths = [path if is_header else table + path for path in _paths(tree)]
         for path in paths:
             found.setdefault(path, line)
         if is_header:
@@ -136,7 +135,7 @@ def lines_of(text: str) -> dict[KeyPath, int]:
 
 
 def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Each header and each `key = value` of `text`: its first line, its own text and what it says alone."""
+    """Each header and each `key = value` of `text`: its first line, its text and its parsed value."""
     begun: list[str] = []
     first = 1
     for number, line in enumerate(text.split("\n"), start=1):
@@ -144,7 +143,7 @@ def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
             first = number
         begun.append(line)
         if len(begun) > 1 and not any(mark in line for mark in ("]", '"""', "'''")):
-            continue  # only these can end a value that goes over lines, and parsing after each would be quadratic
+            continue  # only these end a value of several lines; parsing after every line would be quadratic
         statement = "\n".join(begun) + "\n"
         try:
             tree = tomllib.loads(statement)
@@ -156,7 +155,7 @@ def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
 
 
 def _paths(tree: Any) -> Iterator[KeyPath]:
-    """Every path in `tree`, parents first; `[[name]]` counts as the table that it begins."""
+    """Every path in `tree`, parents first; `[[name]]` counts as a table."""
     if isinstance(tree, list) and len(tree) == 1:
         tree = tree[0]
     if isinstance(tree, dict):
@@ -167,14 +166,14 @@ def _paths(tree: Any) -> Iterator[KeyPath]:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A value that somebody set, and where."""
+    """A value and where it was set."""
 
     value: Any
     source: str
 
 
 class _Reading:
-    """One reading of everything; `mistakes` fills on the way."""
+    """Reads all sources once and collects `mistakes`."""
 
     def __init__(self) -> None:
         self.mistakes: list[Mistake] = []
@@ -186,7 +185,7 @@ class _Reading:
         self._bad: set[str] = set()
 
     def read(self, path: Path | None, environ: Mapping[str, str]) -> Config:
-        """The settings; wrong ones are told in `mistakes` and stand at their defaults."""
+        """The settings; a wrong one keeps its default and is added to `mistakes`."""
         if path is not None:
             self._file = str(path)
             self._add_tree(self._parse(path), self._file)
@@ -202,7 +201,7 @@ class _Reading:
         return config
 
     def differences(self, config: Config) -> list[Difference]:
-        """What the settings that were read change."""
+        """The settings that differ from their defaults."""
         free, fixed = reloadable(Config(), config)
         set_by = {dotted(path): (path, given) for path, given in self._given.items()}
         found = []
@@ -211,7 +210,7 @@ class _Reading:
                 path, given = set_by[key]
                 value = "a secret" if key in SECRETS else _shown(given.value)
                 source, default = given.source, _shown(getattr(getattr(Config(), path[0]), KEYS[path].name))
-            else:  # an event type, which is there or not
+            else:  # an event type
                 path = next(("events", name) for name in config.events if key == f'events."{name}"')
                 source, value, default = self._extra_types[path[1]], _shown(config.events[path[1]].label), "not there"
             line = self._line(path) if source == self._file else None
@@ -224,14 +223,12 @@ class _Reading:
         return self._lines.get(path)
 
     def _mistake(self, source: str, path: KeyPath, what: str, right: str = "", at: KeyPath | None = None) -> None:
-        line = None
-        if source == self._file:
-            line = self._line(path if at is None else at)
+        line = self._line(path if at is None else at) if source == self._file else None
         self._bad.add(dotted(path))
         self.mistakes.append(Mistake(source, line, dotted(path), what, right))
 
     def _parse(self, path: Path) -> dict[str, Any]:
-        """The file as nested tables; {} and a mistake when it can't be read or isn't TOML."""
+        """The file as nested tables; {} and a mistake if it can't be read or isn't TOML."""
         raw = b""
         try:
             raw = path.read_bytes()
@@ -271,9 +268,8 @@ class _Reading:
         for name, body in events.items():
             path = ("events", name)
             if not TYPE_NAME.fullmatch(name):
-                self._mistake(
-                    source, path, "not a name of an event type", 'words joined by dots: [events."order.paid"]'
-                )
+                right = 'words joined by dots: [events."order.paid"]'
+                self._mistake(source, path, "not a name of an event type", right)
             elif not isinstance(body, dict):
                 self._mistake(source, path, f"got {_shown(body)}", f'a table: [events."{name}"]')
             else:
@@ -288,7 +284,7 @@ class _Reading:
                         self._unknown(source, (*path, key), EXTRA_TYPE_KEYS)
 
     def _unknown(self, source: str, path: KeyPath, known: Iterable[str]) -> None:
-        """An unknown section or key, with what was probably meant."""
+        """Add the mistake of an unknown section or key, with the nearest known one."""
         what = "unknown key" if len(path) > 1 else "unknown section"
         key = path[-1]
         elsewhere = [section for section, other in KEYS if other == key]
@@ -333,7 +329,7 @@ class _Reading:
         return Config(**sections, events=events)
 
     def _values(self, parent: KeyPath) -> dict[str, Any]:
-        """The good values given below `parent`, by attribute."""
+        """The valid values given below `parent`, by attribute."""
         values: dict[str, Any] = {}
         for path, given in self._given.items():
             if path[:-1] != parent:
@@ -354,22 +350,20 @@ class _Reading:
 
 
 def _is_clean(value: Any) -> bool:
-    """Whether texts can go into headers, logs and files: no control characters, no half of a surrogate pair."""
+    """Whether texts have no control characters and no lone surrogates."""
     if isinstance(value, tuple):
         return all(map(_is_clean, value))
     return not isinstance(value, str) or not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", value)
 
 
 def _from_text(text: str, field: FieldInfo) -> Any:
-    """A variable's text as a value of the field's type; a text that can't be one stays, for the check to refuse."""
+    """A variable's text as a value of the field's type; the check refuses a text that can't be converted."""
     info = inspect.type_info(field.type)
     while isinstance(info, inspect.Metadata):
         info = info.type
     if isinstance(info, inspect.StrType | inspect.LiteralType):
         return text
-    if not isinstance(info, inspect.VarTupleType):
-        return _toml_value(text)
-    if text.strip().startswith("["):
+    if not isinstance(info, inspect.VarTupleType) or text.strip().startswith("["):
         return _toml_value(text)
     if isinstance(info.item_type, inspect.StrType):
         return [part.strip() for part in text.split(",") if part.strip()]
@@ -378,7 +372,7 @@ def _from_text(text: str, field: FieldInfo) -> Any:
 
 
 def _toml_value(text: str) -> Any:
-    """`text` as a TOML value, or itself where it is none."""
+    """`text` as a TOML value, or unchanged if it isn't one."""
     try:
         tree = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
@@ -387,7 +381,7 @@ def _toml_value(text: str) -> Any:
 
 
 def _syntax_mistake(source: str, text: str, message: str) -> Mistake:
-    """tomllib's complaint, with its line taken out of the words."""
+    """tomllib's message, with the line moved to `line`."""
     place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
     if place is None:
         return Mistake(source, None, "", f"not TOML: {message}")
@@ -396,7 +390,7 @@ def _syntax_mistake(source: str, text: str, message: str) -> Mistake:
 
 
 def _shown(value: Any) -> str:
-    """A value as TOML would have it, short and without control characters."""
+    """A value as TOML, short and without control characters."""
     try:
         shown = json.dumps(value, default=str)
     except (ValueError, RecursionError):

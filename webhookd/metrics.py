@@ -1,12 +1,10 @@
-"""The metrics' names, kinds and meanings, in one table; and the text that Prometheus reads.
+"""The table of metrics (name, kind, meaning), and its rendering for Prometheus.
 
-Nothing is counted here: the house counts as it works, in plain numbers, and a scrape asks for them.  So a metric costs
-nothing on the way of an event.  Beside the table stand prometheus-client's own `process_…`: processor time, memory,
-open descriptors, start time.
+The parts of webhookd count in plain numbers, which a scrape reads, so a metric costs nothing per event.
+prometheus-client adds its own `process_…`: processor time, memory, open descriptors, start time.
 
-A workspace is a label, because there are as many as an operator makes.  An endpoint is one only where it is worth a
-look: while something waits for it or the budget has disabled it, and never for more than `LISTED_ENDPOINTS` at once, so
-that ten thousand of them don't become a hundred thousand series.
+A workspace is a label.  An endpoint is a label only while something waits for it or the budget has disabled it, and
+for at most `LISTED_ENDPOINTS` at once: otherwise ten thousand endpoints would make a hundred thousand series.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 
 
 class Histogram:
-    """Durations, counted by the first of `BOUNDS_SECONDS` that they don't exceed, and their sum."""
+    """Durations, counted by the first of `BOUNDS_SECONDS` that isn't below them, and their sum."""
 
     __slots__ = ("_counts", "sum_seconds")
 
@@ -45,21 +43,21 @@ class Histogram:
         self.sum_seconds += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Each bound with how many were at most that long, as Prometheus has them."""
+        """Each bound with the number of durations up to it, in Prometheus' form."""
         bounds = (*map(str, BOUNDS_SECONDS), "+Inf")
         return list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class MetricKind:
-    """One row of the table.  A counter only grows, until the process ends; a gauge is how it stands."""
+    """One row of the table.  A counter only grows while the process runs; a gauge is a current value."""
 
     kind: Literal["counter", "gauge", "histogram"]
     meaning: str
     labels: tuple[str, ...] = ()
 
 
-# The label values of a metric and the value; a metric without labels has one row with ().
+# The value for each combination of label values; () without labels.
 Values = Mapping[tuple[str, ...], float | Histogram]
 
 METRICS: dict[str, MetricKind] = {
@@ -115,7 +113,7 @@ METRICS: dict[str, MetricKind] = {
 
 
 def render(values: Mapping[str, Values], *, process: bool = False) -> bytes:
-    """The metrics in Prometheus' text format, with those of the process if asked.
+    """The metrics in Prometheus' text format, with those of the process if `process`.
 
     KeyError for a name that the table doesn't have.
     """
@@ -127,7 +125,7 @@ def render(values: Mapping[str, Values], *, process: bool = False) -> bytes:
 
 
 class _Snapshot(Collector):
-    """Gives the registry what was asked for, once."""
+    """The metrics of one scrape."""
 
     def __init__(self, values: Mapping[str, Values]) -> None:
         self._families = [_family(name, METRICS[name], rows) for name, rows in values.items()]
@@ -137,7 +135,7 @@ class _Snapshot(Collector):
         return self._families
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: the registry is made for one scrape."""
+        """Nothing: the registry serves one scrape."""
         return iter(())
 
 

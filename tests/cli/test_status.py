@@ -130,7 +130,7 @@ async def test_what_to_do_next(api: Any, ask: Any) -> None:
 
     said = (await ask("status")).out.split("\nWhat to do: ")[1].splitlines()
 
-    assert ["free", "look", "mend", "see", "mend", "give"] == [line.split()[0] for line in said]
+    assert ["free", "look", "repair", "see", "repair", "give"] == [line.split()[0] for line in said]
     assert said[3].endswith("webhookd budget --workspace acme")
     empty = {"total": 0, "active": 0, "auto_disabled": 0}
     api.answers("GET", "/v1/status", LOOK | {"endpoints": empty})

@@ -47,7 +47,7 @@ def endpoint() -> None:
 
 
 def find(call: Call, which: str) -> str:
-    """The id of the endpoint that a person named, by id or URL; an unknown URL is refused as an unknown id is."""
+    """The id of the endpoint given by id or URL."""
     if "://" not in which:
         return which
     wanted = which.rstrip("/")
@@ -127,11 +127,13 @@ def add(
         body["headers"] = _headers(headers)
     body |= without_none(description=description, success=success, signing_key=signing_key)
     made = call.client().post(call.path("endpoints"), body)
-    if call.as_json:
-        return print_json(made)
-    click.echo(f"Added {escape(made['id'])}: {escape(made['url'])} gets {escape(', '.join(made['event_types']))}.")
-    click.echo(f"Its signing key, for the receiver: {escape(made['signing_key'])}")
-    return click.echo(f"Try it: webhookd endpoint test {escape(made['id'])}{_workspace_words(call)}")
+    print_done(
+        call,
+        made,
+        f"Added {escape(made['id'])}: {escape(made['url'])} gets {escape(', '.join(made['event_types']))}.\n"
+        f"Its signing key, for the receiver: {escape(made['signing_key'])}\n"
+        f"Try it: webhookd endpoint test {escape(made['id'])}{_workspace_words(call)}",
+    )
 
 
 def _workspace_words(call: Call) -> str:
@@ -294,12 +296,10 @@ def enable(call: Call, which: str, *, skip_held: bool) -> None:
     """Start an endpoint again: the held events go out, in order."""
     client = call.client()
     one = client.post(call.path("endpoints", find(call, which), "enable"), {"skip_held": skip_held})
-    if call.as_json:
-        return print_json(one)
-    click.echo(f"{escape(one['id'])} is {state(escape(one['state']))}. Waiting: {_waiting_words(one['queue'])}.")
-    if one.get("budget"):  # spent: the next failure disables again, and whoever enables should know
+    words = f"{escape(one['id'])} is {state(escape(one['state']))}. Waiting: {_waiting_words(one['queue'])}."
+    print_done(call, one, words)
+    if one.get("budget") and not call.as_json:  # spent: the next failure disables it again
         click.echo(escape(one["budget"]["message"]), err=True)
-    return None
 
 
 @endpoint.command(epilog=examples("webhookd endpoint disable ep_…"))
@@ -310,10 +310,9 @@ def enable(call: Call, which: str, *, skip_held: bool) -> None:
 def disable(call: Call, which: str) -> None:
     """Stop an endpoint: its events are held, in order."""
     one = call.client().post(call.path("endpoints", find(call, which), "disable"))
-    if call.as_json:
-        return print_json(one)
-    click.echo(f"{escape(one['id'])} is {state(escape(one['state']))}; its events are held.")
-    return click.echo(f"To start it again: webhookd endpoint enable {escape(one['id'])}{_workspace_words(call)}")
+    again = f"webhookd endpoint enable {escape(one['id'])}{_workspace_words(call)}"
+    words = f"{escape(one['id'])} is {state(escape(one['state']))}; its events are held.\nTo start it again: {again}"
+    print_done(call, one, words)
 
 
 @endpoint.command(
@@ -391,12 +390,7 @@ def rotate_key(call: Call, which: str, overlap_seconds: int | None) -> None:
     path = call.path("endpoints", find(call, which))
     one = client.post(f"{path}/rotate-key", without_none(overlap_seconds=overlap_seconds))
     one |= client.get(f"{path}/signing-key")
-    if call.as_json:
-        return print_json(one)
-    click.echo(f"The new signing key of {escape(one['id'])}: {escape(one['signing_key'])}")
     overlap = 86400 if overlap_seconds is None else overlap_seconds
-    return click.echo(
-        f"The old one signs too for {duration(overlap)}: give the receiver the new one before that."
-        if overlap
-        else "The old one no longer signs."
-    )
+    old = f"The old one signs too for {duration(overlap)}: give the receiver the new one before that."
+    words = f"The new signing key of {escape(one['id'])}: {escape(one['signing_key'])}\n"
+    print_done(call, one, words + (old if overlap else "The old one no longer signs."))

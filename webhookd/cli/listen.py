@@ -1,4 +1,4 @@
-"""`webhookd listen`: a receiver for trying things.  It verifies what arrives, shows it, and misbehaves on request."""
+"""`webhookd listen`: a receiver for tests.  It verifies and prints each request, and can fail or delay on purpose."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_BODY_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as it arrived.  `verdict` says what its signature is worth; `verified` is None without a key."""
+    """One request.  `verdict` describes the check of its signature; `verified` is None without a key."""
 
     at: datetime
     headers: Mapping[str, str]
@@ -58,8 +58,8 @@ class Received:
 def verify(headers: Mapping[str, str], body: bytes, keys: Sequence[str], *, now: float) -> tuple[bool | None, str]:
     """Whether a request is signed with one of `keys`, and the verdict in words; `now` is seconds since 1970.
 
-    Standard Webhooks 1.0.0: any of the signatures in `webhook-signature` may be the right one, and the timestamp must
-    be near, so that nobody can send an old request again.  `X-Webhook-Signature` has to be right too.
+    Standard Webhooks 1.0.0: one of the signatures in `webhook-signature` must match, and the timestamp must be recent,
+    which prevents replays of old requests.  `X-Webhook-Signature` must match too.
     """
     import hmac
 
@@ -87,7 +87,7 @@ Show = Callable[["Received", int], None]
 
 
 class Receiver:
-    """Answers requests; the first `fail` of them (None: all) with `fail_status`, each after `slow_seconds`."""
+    """Answers the first `fail` requests (None: all) with `fail_status`, each after `slow_seconds`."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Receiver:
         self._slow_seconds = slow_seconds
 
     async def answer(self, request: web.BaseRequest) -> tuple[Received, int]:
-        """Read a request, judge it, and say what to answer."""
+        """Read and verify a request; returns it with the status to answer."""
         import asyncio
 
         body = await request.read()
@@ -227,7 +227,7 @@ def listen(
     slow: float,
     body: bool,
 ) -> None:
-    """Receive webhooks and print each one: time, type, event id, attempt, what the signature is worth, the answer."""
+    """Receive webhooks and print each one: time, type, event id, attempt, signature check, answer."""
     import asyncio
 
     receiver = Receiver(

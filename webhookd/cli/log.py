@@ -20,6 +20,7 @@ from webhookd.cli.output import (
     moment,
     outcome_words,
     print_body,
+    print_done,
     print_json,
     print_json_line,
     state,
@@ -31,7 +32,7 @@ from webhookd.text import escape
 _STATES = click.Choice(["pending", "held", "delivered", "dropped", "expired", "skipped", "cancelled"])
 _BEFORE_FOLLOWING = 10
 _AFTER_RESET = 500
-# The daemon says something every 15 seconds; silence longer than this means that the connection is dead.
+# The daemon sends a comment every 15 seconds; after a longer silence the connection is dead.
 _SILENCE_SECONDS = 60.0
 _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
 
@@ -125,14 +126,14 @@ def _list(call: Call, query: dict[str, Any]) -> None:
 
 
 class _Urls:
-    """The URLs behind endpoints' ids, asked for once, and again when an unknown id turns up."""
+    """The URLs of endpoints by id, read again when an unknown id turns up."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self._known: dict[str, str] = {}
 
     def of(self, endpoint_id: str) -> str:
-        """The URL; the id itself for an endpoint that was deleted."""
+        """The URL; the id for a deleted endpoint."""
         if endpoint_id not in self._known:
             listed = self._call.client().pages(self._call.path("endpoints"))
             self._known |= {one["id"]: one["url"] for one in listed}
@@ -141,7 +142,7 @@ class _Urls:
 
 
 def _attempt_words(one: dict[str, Any]) -> str:
-    """How often it was tried, what came of the last try, and when the next comes: `2: 503, next in 40s`."""
+    """The attempts so far, the last outcome, and the next attempt: `2: 503, next in 40s`."""
     last = one.get("last_attempt")
     words = f"{one['attempt_count']}: {outcome_words(last)}" if last else str(one["attempt_count"])
     if one.get("next_attempt_at") and one["state"] == "pending" and last:
@@ -150,9 +151,9 @@ def _attempt_words(one: dict[str, Any]) -> str:
 
 
 def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
-    """Print the newest of the log and then, as it happens, what changes.
+    """Print the newest deliveries, then each change as it happens.
 
-    The stream is opened before the list is read, so that nothing falls between the two; what both show is shown once.
+    The stream is opened before the list is read, so that no change is missed; what both have is printed once.
     """
     client, urls, seen = call.client(), _Urls(call), set[tuple[Any, ...]]()
 
@@ -170,13 +171,13 @@ def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
         for one in reversed(client.get(call.path("deliveries"), limit=how_many, **query)["data"]):
             show(one)
 
-    for told in _changes(call, query, when_open=lambda: show_newest(limit)):
-        if told is None:
-            click.echo("More happened than could be told one by one; the newest follow.", err=True)
+    for change in _changes(call, query, when_open=lambda: show_newest(limit)):
+        if change is None:
+            click.echo("More happened than could be streamed; the newest deliveries follow.", err=True)
             show_newest(_AFTER_RESET)
         else:
-            show(told)
-        if len(seen) > 100_000:  # what is that old won't come twice
+            show(change)
+        if len(seen) > 100_000:  # so old a delivery doesn't come twice
             seen.clear()
 
 
@@ -188,9 +189,9 @@ def _print_line(one: dict[str, Any], urls: _Urls) -> None:
 
 
 def _changes(call: Call, query: dict[str, Any], *, when_open: Callable[[], None]) -> Iterator[dict[str, Any] | None]:
-    """What the stream tells, over lost connections: it is asked to go on after the last event that came.
+    """The changes in the stream; after a lost connection it resumes after the last one (`Last-Event-ID`).
 
-    None means that too much was missed, and that the list has to be read again.
+    None: too much was missed, and the list has to be read again.
     """
     from webhookd.cli.client import Unreachable
 
@@ -217,7 +218,7 @@ def _changes(call: Call, query: dict[str, Any], *, when_open: Callable[[], None]
 
 
 class ServerSentEvent(NamedTuple):
-    """One event of a stream; one without data only says how far the stream has come."""
+    """One event of a stream; one without data only carries the id to resume after."""
 
     id: str
     kind: str
@@ -338,16 +339,11 @@ def replay(
         if endpoint or of_state or since or until or dry_run:
             raise click.UsageError("name one delivery, or a filter, not both.")
         made = call.client().post(call.path("deliveries", delivery, "replay"))
-        return print_json(made) if call.as_json else click.echo(f"{escape(delivery)} goes out again.")
+        return print_done(call, made, f"{escape(delivery)} goes out again.")
     if not endpoint and not since:
         raise click.UsageError("which? Name a DELIVERY, or --endpoint, or --since.")
     body = without_none(endpoint=_endpoint_id(call, endpoint), state=of_state, since=since, until=until)
     answer = call.client().post(call.path("replay"), body | {"dry_run": dry_run})
-    if call.as_json:
-        return print_json(answer)
     deliveries = count(answer["replayed"], "delivery").replace("deliverys", "deliveries")
-    return click.echo(
-        f"{deliveries} would go out again."
-        if dry_run
-        else f"{deliveries} {'goes' if answer['replayed'] == 1 else 'go'} out again."
-    )
+    verb = "would go" if dry_run else "goes" if answer["replayed"] == 1 else "go"
+    return print_done(call, answer, f"{deliveries} {verb} out again.")

@@ -1,6 +1,6 @@
-"""Input as lines: numbered, with ids, and cut into portions that don't wait.
+"""Splits input into numbered lines, adds missing ids, and groups lines into batches.
 
-A line is one event as a rule.  Pretty-printed JSON isn't lines, and is refused as what it is: lines that are no events.
+A line is one event as a rule.  Pretty-printed JSON isn't split into events: the daemon refuses its lines.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Line:
 
 
 class LineSplitter:
-    """Cuts chunks of bytes into numbered lines; blank lines are counted, not given."""
+    """Splits chunks of bytes into numbered lines; blank lines are counted, not returned."""
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._max_line_bytes = max_line_bytes
@@ -49,7 +49,7 @@ class LineSplitter:
         self._add(rest)
 
     def finish(self) -> Iterator[Line]:
-        """The line that has been begun: at its end, or at the end of the input."""
+        """The unfinished line: at its end, or at the end of the input."""
         whole = b"".join(self._pieces).strip(_WHITE_SPACE)
         too_long = self._pending_bytes > self._max_line_bytes
         self._pieces, self._pending_bytes = [], 0
@@ -62,7 +62,7 @@ class LineSplitter:
     def _add(self, piece: bytes) -> None:
         self._pending_bytes += len(piece)
         if self._pending_bytes > self._max_line_bytes:
-            self._pieces = []  # of a line that long nothing is kept
+            self._pieces = []  # too long: drop it
         elif piece:
             self._pieces.append(piece)
 
@@ -70,7 +70,7 @@ class LineSplitter:
 def split_objects(line: bytes) -> list[bytes]:
     """The events on a line: one, or several where files without a last newline were joined (`cat *.json`).
 
-    A line that isn't objects one after the other is given as it is, for the daemon to say what is wrong with it.
+    A line that isn't a sequence of objects is returned unchanged, and the daemon reports what is wrong with it.
     """
     if b"}{" not in line and b"} {" not in line and b"}\t{" not in line:
         return [line]
@@ -87,20 +87,20 @@ def split_objects(line: bytes) -> list[bytes]:
 
 
 def ensure_id(line: bytes, new_id: Callable[[], str]) -> tuple[bytes, bool]:
-    """The line with an `event_id` as its first member, and whether it had none; every other byte stays as it is."""
+    """The line with an `event_id` as its first member, and whether it was added; no other byte changes."""
     import orjson
 
     try:
         event = orjson.loads(line)
     except orjson.JSONDecodeError:
-        return line, False  # refused by the daemon, or so unusual that it is for the daemon to give the id
+        return line, False  # the daemon refuses it, or adds the id
     if not isinstance(event, dict) or not event or "event_id" in event:
         return line, False
     return b'{"event_id":"%b",%b' % (new_id().encode(), line[1:]), True
 
 
 def new_id() -> str:
-    """A UUIDv7, for an event that brings no id."""
+    """A UUIDv7, for an event without an id."""
     from webhookd.rules.ids import RANDOM_BYTES, uuid7
 
     return uuid7(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))
@@ -108,14 +108,14 @@ def new_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What goes into one request, and how many bytes of the input have been read by then."""
+    """The lines of one request, and the bytes of input read so far."""
 
     lines: list[Line]
     read_bytes: int
 
 
 def batches(descriptor: int, *, linger_seconds: float = LINGER_SECONDS) -> Iterator[Batch]:
-    """The input in portions: as many lines as there are at once, none waiting longer than `linger_seconds`."""
+    """The input in batches: as many lines as are available, none waiting longer than `linger_seconds`."""
     cutter, waiting = LineSplitter(), list[Line]()
     waiting_bytes = read_bytes = 0
     due: float | None = None

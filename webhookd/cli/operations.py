@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from webhookd.cli.options import Call, common, examples
-from webhookd.cli.output import print_done, print_json, size, without_none
+from webhookd.cli.output import print_done, size, without_none
 from webhookd.text import escape
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _PIECE_BYTES = 1 << 20
 def open_(call: Call) -> None:
     """Print a link that signs you in to the page; it works once, for 10 minutes."""
     link = call.client().post("/v1/sign-in-links")
-    return print_json(link) if call.as_json else click.echo(escape(link["url"]))
+    print_done(call, link, escape(link["url"]))
 
 
 @click.group(epilog=examples("webhookd mail test", "webhookd mail test --to ops@example.com"))

@@ -1,4 +1,4 @@
-"""How things look on a terminal: tables, times, states, and strings that strangers wrote.
+"""Output on a terminal: tables, times, states, and text that strangers wrote.
 
 Everything that was stored goes through `text.escape` (or, as JSON, through `json_text`) before it is printed.
 """
@@ -44,31 +44,31 @@ def print_json(value: Any) -> None:
 
 
 def print_json_line(value: Any) -> None:
-    """Print one line of NDJSON, at once: whoever reads the pipe is waiting for it."""
+    """Print one line of NDJSON and flush it."""
     click.echo(json_text(value, indent=None))
 
 
 def without_none(**values: Any) -> dict[str, Any]:
-    """What of a request's fields was given: those that aren't None."""
+    """The values that aren't None: the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def print_done(call: Call, value: dict[str, Any], words: str) -> None:
-    """Say that something was done which has no answer of its own."""
+    """Print what a command did: `value` with `--json`, else `words`."""
     if call.as_json:
         return print_json(value)
     return click.echo(words)
 
 
 def width(text: str) -> int:
-    """How many columns `text` takes: wide East Asian characters are two, combining marks none."""
+    """The columns that `text` takes: two for a wide East Asian character, none for a combining mark."""
     if text.isascii():
         return len(text)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """Print a table; the columns named in `right` are numbers and stand to the right."""
+    """Print a table; the columns named in `right` are aligned to the right."""
     cells = [[escape(value) for value in row] for row in rows]
     widths = [max([width(name), *(width(row[n]) for row in cells)]) for n, name in enumerate(header)]
     click.echo(_line(header, header, widths, right).upper())
@@ -85,7 +85,7 @@ def _line(row: Sequence[str], header: Sequence[str], widths: Sequence[int], righ
 
 
 def coloured_states(line: str) -> str:
-    """Colour the words of a line that name a state; click leaves colours out where nobody sees them."""
+    """Colour the words of a line that name a state; click strips colours where stdout is no terminal."""
     return re.sub(r"(?<!\S)[a-z_]+(?!\S)", lambda found: state(found.group()), line)
 
 
@@ -104,7 +104,7 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
 
 
 def outcome_words(attempt: dict[str, Any]) -> str:
-    """What came of an attempt, in a word or two: `200`, `503`, `timeout`."""
+    """The outcome of an attempt: `200`, `503`, `timeout`."""
     reason = attempt.get("reason")
     if reason in (None, "status"):
         return str(attempt.get("status") or reason or attempt.get("outcome"))
@@ -112,19 +112,19 @@ def outcome_words(attempt: dict[str, Any]) -> str:
 
 
 def failure_words(attempt: dict[str, Any]) -> str:
-    """Why an attempt failed, with the detail where the API has one."""
+    """Why an attempt failed, with its detail."""
     words = outcome_words(attempt)
     return f"{words} ({attempt['detail']})" if attempt.get("detail") else words
 
 
 def print_body(body: str | None, *, indent: str = "  ") -> None:
-    """Print what a receiver answered, harmless and indented."""
+    """Print a response body, escaped and indented."""
     for line in escape_lines(body or "").splitlines():
         click.echo(indent + line)
 
 
 def local_time(stamp: str | None, *, millis: bool = False) -> str:
-    """An RFC 3339 stamp of the API in the reader's own time: `2026-01-31 14:32:07`."""
+    """An RFC 3339 time of the API in local time: `2026-01-31 14:32:07`."""
     if stamp is None:
         return ""
     try:
@@ -135,7 +135,7 @@ def local_time(stamp: str | None, *, millis: bool = False) -> str:
 
 
 def ago(stamp: str | None) -> str:
-    """How long ago a stamp of the API is, or in how long it comes: `3m 20s ago`, `in 25s`."""
+    """A time of the API relative to now: `3m 20s ago`, `in 25s`."""
     if stamp is None:
         return ""
     try:
@@ -146,7 +146,7 @@ def ago(stamp: str | None) -> str:
 
 
 def size(byte_count: float) -> str:
-    """Bytes, as a person says them: `512 B`, `1.4 MiB`."""
+    """Bytes in the largest fitting unit: `512 B`, `1.4 MiB`."""
     for unit in ("B", "KiB", "MiB"):
         if byte_count < 1024:
             return f"{byte_count:.0f} {unit}" if unit == "B" else f"{byte_count:.1f} {unit}"
@@ -155,7 +155,7 @@ def size(byte_count: float) -> str:
 
 
 def bar(part: float, whole: float, *, columns: int = 30) -> str:
-    """A bar of `columns` characters, filled as far as `part` is of `whole`."""
+    """A bar of `columns` characters, filled in proportion of `part` to `whole`."""
     filled = columns if part >= whole else int(columns * part / whole)
     return "█" * filled + "░" * (columns - filled)
 
@@ -166,9 +166,9 @@ def count(number: int, noun: str) -> str:
 
 
 def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """A point in time as people give it, as the API takes it: the callback of the options `--since` and `--until`.
+    """The callback of `--since` and `--until`: a time as RFC 3339.
 
-    Takes RFC 3339, the local time that tables show, or how long ago (`2h`, `1d12h`); anything else is a usage error.
+    Accepts RFC 3339, local time as tables show it, or a time ago (`2h`, `1d12h`); anything else is a usage error.
     """
     if value is None:
         return None

@@ -1,8 +1,8 @@
-"""`webhookd send`: events from a file or a pipe into the daemon, each line delivered once however often it is tried.
+"""`webhookd send`: posts events from a file or a pipe; each line is accepted once, however often it is sent.
 
-The input is cut into requests: at most 1,000 lines, and no line waits longer than 200 ms for others.  A line without an
-`event_id` gets one here, before the first try, so that a request which has to be repeated (no answer came, the disk is
-full, the daemon restarts) repeats the same ids and the daemon recognises them.
+A request holds at most 1,000 lines, and no line waits longer than 200 ms for others.  A line without an `event_id`
+gets one here, before the first try: a repeated request (no answer, full disk, restarted daemon) has the same ids, and
+the daemon recognises duplicates.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Summary:
     listed: list[dict[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts, in the API's words; at most 100 refused lines are listed, as the API does."""
+        """The summary in the API's form, with at most 100 refused lines."""
         return {
             "accepted": self.accepted,
             "duplicates": self.duplicates,
@@ -55,7 +55,7 @@ class Summary:
 
 
 class Sender:
-    """Brings batches to the daemon, with the patience that a pipe needs."""
+    """Posts batches, and retries while the daemon is away or its disk is full."""
 
     def __init__(
         self,
@@ -78,8 +78,8 @@ class Sender:
     def push(self, batch: list[Line]) -> None:
         """Send a batch until every line of it is accepted or refused.
 
-        Raises `Unreachable` if the daemon was never reached, `ApiRefused` for what no patience mends (a wrong token),
-        and either once the patience is over.
+        Raises `Unreachable` if the daemon was never reached, `ApiRefused` for an error that a retry can't cure (a wrong
+        token), and either after `give_up_after_seconds`.
         """
         from webhookd.cli.client import ApiRefused
 
@@ -116,12 +116,12 @@ class Sender:
         return prepared
 
     def _answer(self, rest: list[tuple[int, bytes]]) -> Answer | None:
-        """One try; None if the connection was lost and it's time for the next."""
+        """Send once; None if the connection was lost: try again."""
         from webhookd.cli.client import Unreachable
 
         body = b"\n".join(data for _, data in rest) + b"\n"
         try:
-            # A daemon that restarted may listen elsewhere, and only its state directory tells: it is found anew.
+            # A restarted daemon may have another address, so it is looked up again.
             client = self._client = self._client or self._find()
             answer = client.exchange(
                 "POST",
@@ -144,7 +144,7 @@ class Sender:
         return answer
 
     def _count(self, body: dict[str, Any], rest: list[tuple[int, bytes]], *, counting: bool) -> None:
-        """Add an answer to the tally; of a second look at the same lines only the refusals it lists are new."""
+        """Add an answer to the summary; when the same lines are sent again, only the listed refusals are new."""
         rejected = body.get("rejected") or []
         if counting:
             self.summary.accepted += body.get("accepted", 0)
@@ -154,7 +154,7 @@ class Sender:
             self._refuse(rest[one["index"]][0], one["error"])
 
     def _taken(self, body: dict[str, Any], rest: list[tuple[int, bytes]], *, counting: bool) -> int:
-        """How many lines a 503 or 507 took before it stopped."""
+        """How many lines were accepted before a 503 or 507."""
         taken = int(body.get("next_index") or 0)
         if taken:
             self._count(body, rest, counting=counting)
@@ -166,7 +166,7 @@ class Sender:
         self._complain(f"line {number}: {escape(error.get('message'))}")
 
     def _wait(self, why: click.ClickException, seconds: float | None, *, progress: bool) -> None:
-        """Wait for the next try, and say once why; raises `why` when the patience is over."""
+        """Wait before the next try, and print why once; raises `why` when it is time to give up."""
         now = time.monotonic()
         if progress or self._waiting_since is None:
             self._waiting_since, self._tries = now, 0
@@ -181,9 +181,9 @@ class Sender:
 
 
 def _lines_to_ask_again(body: dict[str, Any], rest: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """The lines to ask about again, because the answer listed only the first refusals.
+    """The lines to send again, because the answer listed only the first refusals.
 
-    That is safe: what was accepted has its id and is recognised.
+    That is safe: the daemon recognises what it has accepted.
     """
     listed = body.get("rejected") or []
     if body.get("rejected_count", len(listed)) <= len(listed) or not listed:
@@ -273,7 +273,7 @@ def _end(call: Call, summary: Summary) -> NoReturn:
 
 
 def _repeat_advice(summary: Summary) -> str:
-    """Whether the same command may be run again."""
+    """Whether it is safe to run the same command again."""
     words = "Running it again is safe: a line with an event_id is delivered once."
     if summary.without_id and (summary.accepted or summary.repeated):
         words = (

@@ -48,7 +48,7 @@ def serve(call: Call) -> None:
         return load(find_config(call.config, call.environ), call.environ)
 
     def greet(info: daemon.DaemonInfo) -> None:
-        # For a person alone: stdout is for log lines, and a pipe keeps what it was given.
+        # For a person at a terminal; stdout is for log lines.
         link = info.sign_in_link() if sys.stdout.isatty() else None
         if link is not None:
             click.echo(f"The page: {link}  (signs you in, once, within 10 minutes)", err=True)
@@ -64,7 +64,7 @@ def serve(call: Call) -> None:
             log.configure()
             log.emit("daemon.failed", error=str(error), exit_code=code)
             log.flush()
-        if "JOURNAL_STREAM" not in call.environ:  # systemd.exec(5): there, both are the journal, which has it now
+        if "JOURNAL_STREAM" not in call.environ:  # systemd.exec(5): the journal has it already
             click.echo(f"webhookd can't run: {error}", err=True)
     sys.exit(code)
 

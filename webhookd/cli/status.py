@@ -20,7 +20,7 @@ _LAG_ALARMING_MS = 250
 
 
 @click.command(
-    short_help="Show how all stands, and what to do next.",
+    short_help="Show what waits and fails, and what to do next.",
     epilog=examples("webhookd status", "webhookd status --json", "watch webhookd status"),
 )
 @common
@@ -28,7 +28,7 @@ _LAG_ALARMING_MS = 250
 def status(call: Call) -> None:
     """Show what waits, what fails, what is disabled, and what to do next.
 
-    Also how fast events come and go, what there is room for, and which endpoints are the slowest.
+    Also the rates, the space that is left, and the slowest endpoints.
     """
     client = call.client()
     look = client.get("/v1/status")
@@ -47,20 +47,20 @@ def status(call: Call) -> None:
 
 
 def _advice(look: dict[str, Any]) -> Iterator[str]:
-    """What a person should do next, the most urgent first."""
+    """What to do next, the most urgent first."""
     mail, reasons = look.get("unsent_mail", {}), look.get("failures_by_reason", {})
     if look.get("database", {}).get("full"):
         yield "free some space: events are refused (507) until there is store.min_free_mb."
     if reasons.get("local"):
         yield "look at this machine's network, resolver, descriptors: some attempts failed by it (webhookd log)."
     if look["endpoints"]["auto_disabled"]:
-        yield "mend the receivers of the auto-disabled endpoints, then webhookd endpoint enable ID."
+        yield "repair the receivers of the auto-disabled endpoints, then webhookd endpoint enable ID."
     for budget in look["budgets"]:
         if budget["failures"] >= budget["limit"] * _BUDGET_ALARMING:
             where = f" --workspace {escape(budget['workspace'])}" if budget["workspace"] != "default" else ""
             yield f"see who spends the failure budget before it disables: webhookd budget{where}"
     if mail.get("count") and mail.get("last_error"):
-        yield "mend the mail, so that people are told: webhookd mail test"
+        yield "repair the mail, so that notices arrive: webhookd mail test"
     if look.get("loop_lag_ms", 0) > _LAG_ALARMING_MS:
         yield f"give it more processor: its event loop was {look['loop_lag_ms']:.0f} ms late."
     if not look["endpoints"]["total"]:
@@ -110,7 +110,7 @@ def _mail_words(unsent: dict[str, Any]) -> str:
 
 
 def _print_disabled(client: Client, look: dict[str, Any]) -> None:
-    """Name the endpoints that the budget disabled; a token for figures alone may not ask which they are."""
+    """List the endpoints that the budget disabled, if the token may see them."""
     from webhookd.cli.client import ApiRefused
 
     if not look["endpoints"]["auto_disabled"]:
@@ -138,7 +138,7 @@ def _print_slowest(slowest: list[dict[str, Any]]) -> None:
 
 
 def _print_errors(errors: list[dict[str, Any]]) -> None:
-    """The newest errors of the log; the log itself has the rest."""
+    """Print the newest errors of the log."""
     if not errors:
         return
     click.echo("\nLast errors:")

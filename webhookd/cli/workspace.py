@@ -1,4 +1,4 @@
-"""`webhookd workspace …` and `webhookd token …`: the tenants, and the keys to them."""
+"""`webhookd workspace …` and `webhookd token …`: tenants and API tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOTIFY = click.option("--notify", multiple=True, metavar="ADDRESS", help="Who g
 def workspace() -> None:
     """Add, list and change workspaces (tenants).
 
-    `default` is there from the start: nobody needs to think of workspaces until they have two.
+    `default` exists from the start; you need workspaces only when you have two.
     """
 
 

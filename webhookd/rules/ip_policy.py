@@ -1,13 +1,13 @@
-"""Which addresses webhookd sends to: the table that all three gates ask.
+"""Which addresses webhookd sends to: the table that all three SSRF gates use.
 
-The registries behind it are IANA's *special-purpose address registries* for IPv4 and IPv6 (RFC 6890 and its
-successors).  `ipaddress.is_global` is not asked: it is True for addresses that reach into the machine or the cloud
-(`64:ff9b::a9fe:a9fe`, `::127.0.0.1`, `192.88.99.1`, `fec0::`), and its answers differ between versions of Python.
+Source: IANA's *special-purpose address registries* for IPv4 and IPv6 (RFC 6890 and its successors).
+`ipaddress.is_global` isn't used: it is True for addresses that reach into the machine or the cloud
+(`64:ff9b::a9fe:a9fe`, `::127.0.0.1`, `192.88.99.1`, `fec0::`), and differs between versions of Python.
 
-An address is judged in this order, and the first row that fits decides:
+The first row that matches an address decides:
 
-1. it *wraps* an IPv4 address: refused, whatever is inside and whatever is allowed, because two readers may disagree on
-   where it leads.  NAT64's `64:ff9b::/96` alone is judged by the IPv4 inside: IPv6-only machines with DNS64 live on it.
+1. it *wraps* an IPv4 address: refused, whatever is inside and whatever is allowed, because programs may disagree on
+   where it leads.  Only NAT64's `64:ff9b::/96` is judged by the IPv4 inside: IPv6-only machines with DNS64 need it.
 2. it is link-local or a cloud's metadata service: refused, even inside `egress.allow`.
 3. it lies in a network of `egress.allow`: allowed.
 4. it lies in a special-purpose network, or is IPv6 outside of `2000::/3`: refused.
@@ -115,15 +115,15 @@ def _row(address: Address, table: Iterable[tuple[Network, str]]) -> str | None:
 
 
 def verdict(address: Address, allowed: Sequence[Network]) -> Verdict:
-    """Judge one address; `allowed` are the networks of `egress.allow`.  The order is told at the top of the module."""
+    """Judge one address; `allowed` are the networks of `egress.allow`.  The module's docstring has the order."""
     if isinstance(address, IPv6Address):
-        address = IPv6Address(int(address))  # a zone (%eth0) says which way, not where to
+        address = IPv6Address(int(address))  # without the zone (%eth0), which names an interface, not a destination
         if address in _NAT64:
             inside = IPv4Address(int(address) & 0xFFFFFFFF)
             judged = verdict(inside, allowed)
             return Verdict(judged.allowed, f"the NAT64 address of {inside}, {judged.why}")
         wrapped = _row(address, _WRAPPED)
-        # The old IPv4-compatible form, `::a.b.c.d`; `::` and `::1` share its prefix and are no such thing.
+        # The old IPv4-compatible form, `::a.b.c.d`; `::` and `::1` share its prefix but aren't of that form.
         if wrapped is None and 1 < int(address) <= 0xFFFFFFFF:
             wrapped = "an IPv4 address written as IPv6"
         if wrapped is not None:
@@ -140,18 +140,18 @@ def verdict(address: Address, allowed: Sequence[Network]) -> Verdict:
 
 
 def is_localhost(name: str) -> bool:
-    """Whether `name` means this machine by rule: `localhost` and everything below it (RFC 6761, section 6.3)."""
+    """Whether `name` always means this machine: `localhost` and everything below it (RFC 6761, section 6.3)."""
     bare = name.rstrip(".").lower()
     return bare == "localhost" or bare.endswith(".localhost") or bare == "localhost.localdomain"
 
 
 def loopbacks(allowed: Sequence[Network]) -> list[Address]:
-    """What a localhost name leads to: those of 127.0.0.1 and ::1 that `egress.allow` holds."""
+    """What a localhost name resolves to: those of 127.0.0.1 and ::1 that `egress.allow` contains."""
     return [address for address in _LOOPBACKS if verdict(address, allowed).allowed]
 
 
 def name_verdict(name: str, allowed: Sequence[Network]) -> Verdict:
-    """Judge a name by itself, before any lookup: localhost only where a loopback address is allowed, metadata never."""
+    """Judge a name before any lookup: localhost only where a loopback address is allowed, metadata never."""
     bare = name.rstrip(".").lower()
     if bare in _METADATA_NAMES or bare.endswith(".metadata.google.internal"):
         return Verdict(False, "a name of the cloud's metadata service")
@@ -161,9 +161,9 @@ def name_verdict(name: str, allowed: Sequence[Network]) -> Verdict:
 
 
 def is_own(address: Address, port: int, own: Iterable[OwnAddress]) -> bool:
-    """Whether `address` and `port` are a socket that webhookd listens on, as far as can be told without asking.
+    """Whether `address` and `port` are a socket that webhookd listens on.
 
-    Towards 0.0.0.0 and :: the system connects to loopback; a socket that listens on them takes loopback too.
+    A connection to 0.0.0.0 or :: goes to loopback; a socket that listens on them accepts loopback too.
     """
     target = address.ipv4_mapped if isinstance(address, IPv6Address) and address.ipv4_mapped else address
     here = target.is_loopback or target.is_unspecified

@@ -1,15 +1,15 @@
-"""How a request is signed, so that its receiver knows who sent it and that nobody changed it.
+"""Signs requests, so that a receiver can verify their sender and content.
 
-A signing key reads `whsec_` and base64.  Two signatures go with every request:
+A signing key is `whsec_` and base64.  Every request has two signatures:
 
-- `webhook-signature`, as Standard Webhooks 1.0.0 has it: HMAC-SHA256 with the *decoded* key over
-  `{webhook-id}.{webhook-timestamp}.{body}`.  The header may hold several, so while a key rotates both keys sign, and a
-  receiver that knows either of them is content.
-- `X-Webhook-Signature`, for receivers written for an older habit: HMAC-SHA256 over the body alone, with the *text*
-  after `whsec_` as the key.  It has room for one signature only, so while a key rotates the previous key makes it:
-  a receiver that hasn't changed over yet must not notice the rotation.
+- `webhook-signature`, as in Standard Webhooks 1.0.0: HMAC-SHA256 with the *decoded* key over
+  `{webhook-id}.{webhook-timestamp}.{body}`.  The header may hold several, so during a rotation both keys sign, and a
+  receiver may know either.
+- `X-Webhook-Signature`, for receivers of an older convention: HMAC-SHA256 over the body alone, with the *text* after
+  `whsec_` as the key.  It holds one signature, so during a rotation the previous key makes it: a receiver that still
+  has the previous key must go on working.
 
-The source of the first: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+Source of the first: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from binascii import b2a_base64
 from webhookd.errors import ApiError
 
 KEY_BYTES = 32
-"""How many random bytes a key made by webhookd holds."""
+"""The random bytes of a key made by webhookd."""
 
 _PREFIX = "whsec_"
 _MIN_BYTES, _MAX_BYTES = 24, 64  # what Standard Webhooks allows
@@ -35,9 +35,9 @@ def new_key(random_bytes: bytes) -> str:
 
 
 def check_key(text: str) -> str:
-    """`text` if it can be a signing key; Refusal("invalid_field") if not, without repeating the secret.
+    """`text` if it can be a signing key; else ApiError `invalid_field`, which doesn't repeat the secret.
 
-    Only the one canonical spelling of the bytes is taken, because `X-Webhook-Signature` signs with the spelling.
+    Only the canonical base64 of the bytes is accepted, because `X-Webhook-Signature` signs with the text.
     """
     encoded = text.removeprefix(_PREFIX)
     try:
@@ -55,9 +55,9 @@ def check_key(text: str) -> str:
 
 
 class Signer:
-    """What signs the requests of one endpoint; built once, whenever its keys change.
+    """Signs the requests of one endpoint; built whenever its keys change.
 
-    `key` and `previous` are signing keys that passed `check_key`; `previous` is given while it is still live.
+    `key` and `previous` passed `check_key`; `previous` is given during a rotation's overlap.
     """
 
     __slots__ = ("_body_key", "_keys")
@@ -65,7 +65,7 @@ class Signer:
     def __init__(self, key: str, previous: str | None = None) -> None:
         keys = (key,) if previous is None else (key, previous)
         encoded = [each.removeprefix(_PREFIX) for each in keys]
-        # Begun once with the key; a copy for each message costs less than half of beginning anew.
+        # Copying a keyed HMAC costs less than half of creating one.
         self._keys = tuple(hmac.new(b64decode(each), digestmod="sha256") for each in encoded)  # the newest first
         self._body_key = hmac.new(encoded[-1].encode("ascii"), digestmod="sha256")
 

@@ -1,14 +1,13 @@
-"""What may be an endpoint's URL, and which headers may go with it: the first of the three gates.
+"""Validates endpoints' URLs and custom headers: the first of three gates against SSRF.
 
-The first gate (here) judges the text when an endpoint is saved, the second every address that a name resolves to, the
-third the address of each connect (`delivery.egress`).  All of them ask `rules.addresses`.
+The first gate (here) checks the URL when an endpoint is saved, the second every address that a name resolves to, the
+third the address of each connection (both in `sender.egress`).  All three use `rules.ip_policy`.
 
-A URL is dangerous where two programs read it differently: one checks a host, the other connects to another.  So the
-text is taken apart here, strictly and only here; whatever readers are known to disagree about (userinfo, backslashes,
-percent signs and Unicode in the host, control characters, empty ports) is refused instead of repaired; and what comes
-out is the canonical text of exactly what was understood: scheme and host in lower case, an IPv4 address in four
-decimal numbers.  Path and query stay as they were given, but for characters beyond ASCII, which become the percent
-codes of their UTF-8 bytes, as every client sends them.
+A URL is dangerous where two programs read it differently: one checks a host, the other connects to another.  So URLs
+are parsed strictly and only here.  What parsers are known to disagree about (userinfo, backslashes, percent signs and
+Unicode in the host, control characters, empty ports) is refused, not repaired.  The result is canonical: scheme and
+host in lower case, an IPv4 address as four decimal numbers.  Path and query stay as given, except that characters
+beyond ASCII become the percent codes of their UTF-8 bytes.
 """
 
 from __future__ import annotations
@@ -75,9 +74,9 @@ _RESERVED_PREFIXES = ("webhook-", "x-webhook-")
 
 @dataclass(frozen=True, slots=True)
 class UrlParts:
-    """A URL as webhookd understood it.
+    """A parsed URL.
 
-    `text` is its canonical form; `host` has no brackets; `address` is the host where it is an IP address, else None.
+    `text` is its canonical form; `host` has no brackets; `address` is the host if it is an IP address, else None.
     """
 
     text: str
@@ -90,11 +89,11 @@ class UrlParts:
 def check_url(
     url: str, *, allow_http: bool, allowed: Sequence[Network], own: Iterable[OwnAddress] = frozenset()
 ) -> str:
-    """The URL in the form to be stored and requested; the first gate.
+    """The URL in its canonical form, to be stored and requested.
 
-    `allowed` are the networks of `egress.allow`, `own` the sockets that webhookd listens on.  Raises Refusal
-    `invalid_url` for a text that can't be an endpoint's URL, `blocked_address` for one that leads where webhookd
-    doesn't send; `details.field` is `url`.
+    `allowed` are the networks of `egress.allow`, `own` the sockets that webhookd listens on.  Raises ApiError
+    `invalid_url` for a text that can't be an endpoint's URL, `blocked_address` for an address that webhookd doesn't
+    send to; `details.field` is `url`.
     """
     return judge_url(parse_url(url), allow_http=allow_http, allowed=allowed, own=own).text
 
@@ -102,7 +101,7 @@ def check_url(
 def judge_url(
     parts: UrlParts, *, allow_http: bool, allowed: Sequence[Network], own: Iterable[OwnAddress] = frozenset()
 ) -> UrlParts:
-    """`parts`, if webhookd may send there as far as the URL alone can tell; otherwise the Refusals of `check_url`."""
+    """`parts`, if the URL alone doesn't forbid sending there; otherwise the errors of `check_url`."""
     if parts.scheme == "http" and not allow_http:
         _invalid("The URL must begin with https://: this webhookd has egress.allow_http turned off.")
     if parts.address is not None:
@@ -121,7 +120,7 @@ _HOW_TO_ALLOW = "Give a public address, or have the operator add its network to 
 
 
 def parse_url(url: str) -> UrlParts:
-    """Take a URL apart; Refusal `invalid_url` for whatever two readers could understand differently."""
+    """Parse a URL; ApiError `invalid_url` for whatever two parsers could read differently."""
     if not isinstance(url, str) or not url:
         _invalid("The URL is missing: give one like https://example.com/webhooks.")
     if len(url) > MAX_URL_CHARACTERS:
@@ -156,7 +155,7 @@ def _parse_authority(authority: str) -> tuple[str, Address | None, int | None]:
     if match is None or not match["host"]:
         _invalid("The URL has no host, or one that can't be read: write https://host/path.")
     host = match["host"]
-    if not host.isascii():  # before lower(), which makes ASCII of some others (U+212A becomes k)
+    if not host.isascii():  # before lower(), which maps some to ASCII (U+212A becomes k)
         _invalid(f"The URL's host has characters beyond ASCII; write its ASCII form{_ascii_form(host)}.")
     host = host.lower()
     address = _parse_ipv6(host[1:-1]) if host.startswith("[") else _parse_name(host)
@@ -186,7 +185,7 @@ def _parse_ipv6(text: str) -> IPv6Address:
 
 
 def _parse_name(host: str) -> IPv4Address | None:
-    """None for a name that DNS can hold, the address for an IPv4 address in any notation."""
+    """The address for an IPv4 address in any notation, None for a valid DNS name."""
     labels = host.removesuffix(".").split(".")
     if _NUMBER.fullmatch(labels[-1]):
         return _parse_ipv4(labels)
@@ -196,10 +195,9 @@ def _parse_name(host: str) -> IPv4Address | None:
 
 
 def _parse_ipv4(labels: list[str]) -> IPv4Address:
-    """The address that browsers and the C library read: 1 to 4 numbers, each decimal, octal (0…) or hex (0x…).
+    """The address as browsers and the C library read it: 1 to 4 numbers, each decimal, octal (0…) or hex (0x…).
 
-    The rule is that of the URL Standard, section 3.5 (the *IPv4 parser*): a host whose last label is a number is an
-    address or an error, never a name.
+    URL Standard, section 3.5 (the *IPv4 parser*): a host whose last label is a number is an address or an error.
     """
     try:
         numbers = [_parse_number(label) for label in labels]
@@ -212,7 +210,7 @@ def _parse_ipv4(labels: list[str]) -> IPv4Address:
 
 
 def _parse_number(label: str) -> int:
-    if not _NUMBER.fullmatch(label) or len(label) > 16:  # int() alone takes signs and underscores as well
+    if not _NUMBER.fullmatch(label) or len(label) > 16:  # int() alone accepts signs and underscores
         raise ValueError(label)
     if label.startswith("0x"):
         return int(label[2:] or "0", 16)
@@ -227,7 +225,7 @@ def _ascii_form(host: str) -> str:
 
 
 def _ascii_only(rest: str) -> str:
-    """Path and query with everything beyond ASCII percent-encoded, and nothing else touched."""
+    """Path and query with everything beyond ASCII percent-encoded, and nothing else."""
     if rest.isascii():
         return rest
     try:
@@ -239,9 +237,9 @@ def _ascii_only(rest: str) -> str:
 def check_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """The custom headers of an endpoint as pairs, in their order.
 
-    Refusal `invalid_field` (`details.field` is `headers`) for a name that is no token or that webhookd or the
+    ApiError `invalid_field` (`details.field` is `headers`) for a name that isn't a token or that webhookd or the
     connection sets itself, and for a value with anything but printable ASCII (RFC 9110, section 5.5, without its
-    obsolete parts), so that no value can begin another header.
+    obsolete parts), so that no value can inject a header.
     """
     if len(headers) > MAX_HEADERS:
         _invalid_header(f"There are {len(headers)} custom headers; at most {MAX_HEADERS} are taken.")
