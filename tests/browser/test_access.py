@@ -56,6 +56,8 @@ async def furnish(site: Site) -> list[str]:
         f"/log/replay?endpoint={good.id}&state=delivered",
         "/webhooks/ep_nothing",
         "/event-types?type=comment.created",
+        "/help",
+        *(f"/help/{topic}" for topic in ("receiving", "operating", "security", "api", "cli", "installing")),
     ]
 
 
