@@ -70,7 +70,7 @@ def serve(call: Call) -> None:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's loop where the extra `fast` is installed (up to a tenth faster, see the README); else asyncio's own."""
+    """uvloop's loop where the extra `fast` is installed (up to a tenth faster); else asyncio's own."""
     try:
         factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
     except ImportError:

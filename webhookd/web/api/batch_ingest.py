@@ -49,7 +49,7 @@ class Summary:
         return 422 if self.rejected_count else 202
 
     def body(self) -> Json:
-        """The tally as api.md has it; `rejected_count` where the list may not be all."""
+        """The answer's body, as `manual/api.md` defines it; `rejected_count` where the list may not be all."""
         told = {"accepted": self.accepted, "duplicates": self.duplicates, "rejected": self.rejected}
         return told | {"rejected_count": self.rejected_count} if self.rejected_count else told
 
