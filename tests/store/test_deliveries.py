@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
 
-from tests.support.stores import accept, add_endpoint, add_workspace, open_store
+from tests.support.stores import accept, add_endpoint, add_test, add_workspace, deliver, fail
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, QueuedDelivery, Workspace
-from webhookd.store import attempts, deliveries, delivery_log, endpoints
-from webhookd.store.deliveries import Success
+from webhookd.store import deliveries, delivery_log, endpoints
 from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Store
 
@@ -32,22 +29,10 @@ class Table:
         return await accept(self.store, self.workspace, *ids, now_ms=now_ms, body=body)
 
     async def deliver(self, seq: int, *, now_ms: int = 20) -> bool:
-        return await self.store.write(lambda db: deliveries.delivered(db, Success(seq, 1, b'{"number":1}', now_ms)))
+        return await deliver(self.store, seq, now_ms=now_ms)
 
-    async def fail(self, seq: int, *, next_ms: int | None = None, now_ms: int = 20) -> bool:
-        def command(db: Any) -> bool:
-            attempts.insert(
-                db,
-                delivery_seq=seq,
-                endpoint_seq=self.endpoint.seq,
-                workspace_seq=self.workspace.seq,
-                ended_at_ms=now_ms,
-                counted=True,
-                record=b'{"number":1}',
-            )
-            return deliveries.failed(db, seq, attempt_count=1, tries=1, next_attempt_at_ms=next_ms, now_ms=now_ms)
-
-        return await self.store.write(command)
+    async def fail(self, delivery: QueuedDelivery, *, next_ms: int | None = None, now_ms: int = 20) -> bool:
+        return await fail(self.store, delivery, next_ms=next_ms, now_ms=now_ms)
 
     async def finish(self, state: int, *, upto: int = 2**62, after: int = 0, limit: int = 9) -> list[tuple[int, int]]:
         return await self.store.write(
@@ -74,10 +59,9 @@ class Table:
 
 
 @pytest.fixture
-async def table(tmp_path: Path) -> AsyncIterator[Table]:
-    async with open_store(tmp_path) as store:
-        workspace = await add_workspace(store)
-        yield Table(store, workspace, await add_endpoint(store, workspace))
+async def table(store: Store) -> Table:
+    workspace = await add_workspace(store)
+    return Table(store, workspace, await add_endpoint(store, workspace))
 
 
 async def test_what_waits_is_read_in_order_in_pages(table: Table) -> None:
@@ -113,7 +97,7 @@ async def test_the_oldest_that_waits_is_known(table: Table) -> None:
 
     assert None is await oldest(0)
     first, second = await table.accept("a", "b", now_ms=11)
-    await table.fail(first.seq, next_ms=99)
+    await table.fail(first, next_ms=99)
     assert (first.seq, 11, 99) == await oldest(0)
     assert (second.seq, 11, None) == await oldest(first.seq)
     assert None is await oldest(second.seq)
@@ -134,7 +118,7 @@ async def test_a_success_finishes_whatever_it_was_meanwhile(table: Table) -> Non
 async def test_a_failure_waits_again_or_drops(table: Table) -> None:
     """With a next attempt it keeps its place; without, it is finished; of a cancelled one only the attempt counts."""
     first, second, third = await table.accept("a", "b", "c")
-    assert await table.fail(first.seq, next_ms=99)
+    assert await table.fail(first, next_ms=99)
     waiting = await table.view(first.seq)
     assert (DeliveryState.PENDING, 99, None, 1) == (
         waiting.state,
@@ -142,11 +126,11 @@ async def test_a_failure_waits_again_or_drops(table: Table) -> None:
         waiting.finished_at_ms,
         waiting.attempt_count,
     )
-    assert await table.fail(second.seq)
+    assert await table.fail(second)
     dropped = await table.view(second.seq)
     assert (DeliveryState.DROPPED, None, 20) == (dropped.state, dropped.next_attempt_at_ms, dropped.finished_at_ms)
     await table.finish(deliveries.CANCELLED, after=second.seq)
-    assert not await table.fail(third.seq)
+    assert not await table.fail(third)
     cancelled = await table.view(third.seq)
     assert (DeliveryState.CANCELLED, 30, 1) == (cancelled.state, cancelled.finished_at_ms, cancelled.attempt_count)
 
@@ -232,23 +216,10 @@ async def test_what_changed_since_a_moment_is_found(table: Table) -> None:
     """Accepted, failed, delivered or tested since then; each once, in the order of acceptance."""
     first, second, third, fourth = await table.accept("a", "b", "c", "d", now_ms=100)
     await table.deliver(first.seq, now_ms=200)
-    await table.fail(second.seq, now_ms=300)
+    await table.fail(second, now_ms=300)
     await table.deliver(third.seq, now_ms=400)
-    await table.fail(fourth.seq, next_ms=999, now_ms=500)
-    await table.store.write(
-        lambda db: deliveries.insert_test(
-            db,
-            workspace_seq=table.workspace.seq,
-            endpoint_seq=table.endpoint.seq,
-            event_id="test_1",
-            event_type="message.sent",
-            body=b"{}",
-            delivered=True,
-            record=b"{}",
-            started_at_ms=50,
-            now_ms=450,
-        )
-    )
+    await table.fail(fourth, next_ms=999, now_ms=500)
+    await add_test(table.store, table.endpoint, delivered=True, started_at_ms=50, now_ms=450)
     await table.accept("e", now_ms=600)
     assert ["a", "b", "c", "d", "test_1", "e"] == await table.changed(100)
     assert ["b", "c", "d", "test_1", "e"] == await table.changed(201)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import orjson
 import pytest
 
-from tests.support.stores import add_endpoint, add_workspace, open_store
-from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, NewEvent, QueuedDelivery, Workspace
+from tests.support.stores import accept, add_endpoint, add_test, add_workspace, deliver, fail
+from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, QueuedDelivery, Workspace
 from webhookd.store import attempts, deliveries, delivery_log, endpoints, events
-from webhookd.store.deliveries import Success
 from webhookd.store.delivery_log import LogFilter
-from webhookd.store.events import Ingested
 from webhookd.store.store import Store
 
 S = DeliveryState
@@ -34,37 +30,20 @@ class Log:
 
     async def accept(self, event_id: str, event_type: str = "message.sent") -> list[QueuedDelivery]:
         self.clock_ms += 1
-        new = [NewEvent(event_id, event_type, b"{}")]
-        now_ms = self.clock_ms
-        accepted = await self.store.write(lambda db: events.accept(db, Ingested(self.workspace.seq, new, True, now_ms)))
-        return list(accepted[0].queued)
+        return await accept(
+            self.store, self.workspace, event_id, now_ms=self.clock_ms, body=b"{}", event_type=event_type
+        )
 
     async def deliver(self, seq: int, number: int = 1) -> None:
-        record = orjson.dumps({"number": number, "outcome": "delivered"})
         self.clock_ms += 1
-        await self.store.write(lambda db: deliveries.delivered(db, Success(seq, number, record, self.clock_ms)))
+        record = orjson.dumps({"number": number, "outcome": "delivered"})
+        await deliver(self.store, seq, number=number, record=record, now_ms=self.clock_ms)
 
     async def fail(self, delivery: QueuedDelivery, number: int = 1, *, again_in_ms: int | None = None) -> None:
-        record = orjson.dumps({"number": number, "outcome": "failed"})
         self.clock_ms += 1
-        now_ms = self.clock_ms
-        next_ms = None if again_in_ms is None else now_ms + again_in_ms
-
-        def command(db: sqlite3.Connection) -> None:
-            attempts.insert(
-                db,
-                delivery_seq=delivery.seq,
-                endpoint_seq=delivery.endpoint_seq,
-                workspace_seq=self.workspace.seq,
-                ended_at_ms=now_ms,
-                counted=True,
-                record=record,
-            )
-            deliveries.failed(
-                db, delivery.seq, attempt_count=number, tries=number, next_attempt_at_ms=next_ms, now_ms=now_ms
-            )
-
-        await self.store.write(command)
+        next_ms = None if again_in_ms is None else self.clock_ms + again_in_ms
+        record = orjson.dumps({"number": number, "outcome": "failed"})
+        await fail(self.store, delivery, number=number, next_ms=next_ms, record=record, now_ms=self.clock_ms)
 
     async def finish(self, endpoint: Endpoint, state: int, upto_seq: int = 2**62) -> None:
         await self.store.write(
@@ -84,9 +63,8 @@ class Log:
 
 
 @pytest.fixture
-async def log(tmp_path: Path) -> AsyncIterator[Log]:
-    async with open_store(tmp_path) as store:
-        yield Log(store, await add_workspace(store))
+async def log(store: Store) -> Log:
+    return Log(store, await add_workspace(store))
 
 
 async def disable(log: Log, endpoint: Endpoint) -> None:
@@ -202,20 +180,7 @@ async def test_each_workspace_has_a_log_of_its_own(log: Log) -> None:
 async def test_a_test_is_in_the_log_and_is_not_replayed(log: Log) -> None:
     """It is marked as a test; a replay of all that was dropped leaves it out."""
     endpoint = await add_endpoint(log.store, log.workspace)
-    await log.store.write(
-        lambda db: deliveries.insert_test(
-            db,
-            workspace_seq=log.workspace.seq,
-            endpoint_seq=endpoint.seq,
-            event_id="test_1",
-            event_type="message.sent",
-            body=b"{}",
-            delivered=False,
-            record=b'{"number":1}',
-            started_at_ms=5,
-            now_ms=6,
-        )
-    )
+    await add_test(log.store, endpoint, delivered=False)
     (view,) = await log.page(replace(log.filter(), state=S.DROPPED, event_type="message.sent"))
     assert view.is_test and view.event_id == "test_1"
     assert [] == await log.store.read(lambda db: delivery_log.finished_matching(db, log.filter(), after_seq=0, limit=9))
@@ -271,11 +236,11 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("newest_rows", [delivery_log.NEWEST_ROWS, 25], ids=["newest", "stretches"])
+@pytest.mark.parametrize("newest_rows", [delivery_log.NEWEST_ROWS, 25], ids=["newest", "ranges"])
 async def test_every_filter_finds_what_a_look_at_every_row_finds(
     log: Log, monkeypatch: pytest.MonkeyPatch, newest_rows: int
 ) -> None:
-    """In pages of seven, over the newest rows and over the stretches behind them, nothing is missing or twice."""
+    """In pages of seven, over the newest rows and over the ranges behind them, nothing is missing or twice."""
     monkeypatch.setattr(delivery_log, "NEWEST_ROWS", newest_rows)
     everything = await history(log)
     assert {*S} == {view.state for view in everything} | {S.PENDING}
@@ -300,36 +265,23 @@ async def test_every_filter_finds_what_a_look_at_every_row_finds(
         assert expected == found, given
 
 
-async def test_replaying_takes_what_is_finished_oldest_first(log: Log) -> None:
-    """In steps, only of endpoints that are active, and what a mark skipped is finished already."""
+@pytest.mark.parametrize("state", [S.DELIVERED, S.DROPPED, S.SKIPPED, S.EXPIRED, None])
+async def test_replaying_takes_what_is_finished_oldest_first(log: Log, state: S | None) -> None:
+    """In steps, only of endpoints that are active; what a mark skipped is finished already, what waits isn't."""
     everything = await history(log)
-    for state in (S.DELIVERED, S.DROPPED, S.SKIPPED, S.EXPIRED):
-        wanted = replace(log.filter(), state=state)
-        active = {view.endpoint_seq for view in everything} - await _inactive(log)
-        expected = [view.seq for view in reversed(everything) if view.state is state and view.endpoint_seq in active]
-        found: list[int] = []
-        for _ in range(len(expected) + 1):
-            after = found[-1] if found else 0
-            step = await log.store.read(
-                lambda db, w=wanted, a=after: delivery_log.finished_matching(db, w, after_seq=a, limit=5)  # type: ignore[misc]
-            )
-            if not step:
-                break
-            found += step
-        assert expected and expected == found, state
-
-
-async def test_what_waits_is_never_replayed(log: Log) -> None:
-    """Asked for every state, only finished ones come."""
-    everything = await history(log)
-    active = {view.endpoint_seq for view in everything} - await _inactive(log)
+    sql = "SELECT seq FROM endpoints WHERE state = 'active' AND deleted_at IS NULL"
+    active = {row[0] for row in await log.store.read(lambda db: db.execute(sql).fetchall())}
     expected = [
         view.seq
         for view in reversed(everything)
-        if view.state not in delivery_log.WAITING and view.endpoint_seq in active
+        if view.endpoint_seq in active and view.state not in delivery_log.WAITING and state in (None, view.state)
     ]
-    found = await log.store.read(lambda db: delivery_log.finished_matching(db, log.filter(), after_seq=0, limit=500))
-    assert expected == found
+    wanted, found = replace(log.filter(), state=state), [0]
+    while step := await log.store.read(
+        lambda db, after=found[-1]: delivery_log.finished_matching(db, wanted, after_seq=after, limit=5)  # type: ignore[misc]
+    ):
+        found += step
+    assert expected and expected == found[1:]
 
 
 async def test_a_replay_leaves_out_what_has_lost_its_body(log: Log) -> None:
@@ -341,11 +293,6 @@ async def test_a_replay_leaves_out_what_has_lost_its_body(log: Log) -> None:
     await log.store.write(lambda db: db.execute("UPDATE events SET body = NULL WHERE id = 'a'"))
     found = await log.store.read(lambda db: delivery_log.finished_matching(db, log.filter(), after_seq=0, limit=9))
     assert [delivery.seq] == found
-
-
-async def _inactive(log: Log) -> set[int]:
-    sql = "SELECT seq FROM endpoints WHERE state <> 'active' OR deleted_at IS NOT NULL"
-    return {row[0] for row in await log.store.read(lambda db: db.execute(sql).fetchall())}
 
 
 async def test_no_search_walks_through_wide_rows(log: Log) -> None:

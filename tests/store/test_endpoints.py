@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from tests.support.stores import accept, add_endpoint, add_workspace, open_store
+from tests.support.stores import accept, add_endpoint, add_test, add_workspace, deliver, fail
 from webhookd.models import Endpoint, EndpointState, NewEvent
 from webhookd.store import attempts, deliveries, endpoints, events
-from webhookd.store.deliveries import Success
 from webhookd.store.events import Ingested
 from webhookd.store.store import Store
 
+RECORD = b'{"number":1,"started_at":"2026-01-01T00:00:00.000Z"}'
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with open_store(tmp_path) as opened:
-        yield opened
 
 
 async def disable(
@@ -39,27 +32,9 @@ async def enable(store: Store, seq: int, *, skip_held: bool = False, now_ms: int
 
 async def wanted_by(store: Store, workspace_seq: int, event_type: str) -> list[int]:
     """The endpoints that an event of this type is queued for now."""
-    event = NewEvent(f"probe-{event_type}-{await store.read(deliveries.newest_seq)}", event_type, b"{}")
+    event = NewEvent(secrets.token_hex(8), event_type, b"{}")
     (accepted,) = await store.write(lambda db: events.accept(db, Ingested(workspace_seq, [event], True, 1)))
     return [delivery.endpoint_seq for delivery in accepted.queued]
-
-
-async def fail(store: Store, endpoint: Endpoint, delivery_seq: int, *, next_ms: int | None) -> None:
-    """Record the first failed attempt of a delivery."""
-
-    def command(db: sqlite3.Connection) -> None:
-        attempts.insert(
-            db,
-            delivery_seq=delivery_seq,
-            endpoint_seq=endpoint.seq,
-            workspace_seq=endpoint.workspace_seq,
-            ended_at_ms=40,
-            counted=True,
-            record=b'{"number":1,"started_at":"2026-01-01T00:00:00.000Z"}',
-        )
-        deliveries.failed(db, delivery_seq, attempt_count=1, tries=1, next_attempt_at_ms=next_ms, now_ms=40)
-
-    await store.write(command)
 
 
 async def test_an_endpoint_comes_back_as_it_went_in(store: Store) -> None:
@@ -166,7 +141,7 @@ async def test_enabling_forgets_why_it_stood_still(store: Store) -> None:
     workspace = await add_workspace(store)
     endpoint = await add_endpoint(store, workspace)
     (waiting,) = await accept(store, workspace, "a", now_ms=1)
-    await fail(store, endpoint, waiting.seq, next_ms=70)
+    await fail(store, waiting, next_ms=70, record=RECORD, now_ms=40)
     counted = await store.read(lambda db: attempts.counted_since(db, 0, 100))
     assert [("default", endpoint.seq, 40)] == [(one.workspace, one.endpoint_seq, one.ended_at_ms) for one in counted]
     await disable(store, endpoint.seq)
@@ -180,7 +155,7 @@ async def test_enabling_starts_the_schedule_of_the_first_delivery_anew(store: St
     workspace = await add_workspace(store)
     endpoint = await add_endpoint(store, workspace)
     first, second = await accept(store, workspace, "a", "b", now_ms=1)
-    await fail(store, endpoint, first.seq, next_ms=70)
+    await fail(store, first, next_ms=70, record=RECORD, now_ms=40)
     await disable(store, endpoint.seq)
     await enable(store, endpoint.seq)
     page = await store.read(lambda db: deliveries.page(db, endpoint.seq, 0, 9, 1000))
@@ -204,9 +179,7 @@ async def test_skipping_sets_one_mark(store: Store) -> None:
     assert [(endpoint.seq, 1, later.seq)] == [
         (each.endpoint_seq, each.count, each.newest_seq) for each in await store.read(deliveries.waiting)
     ]
-    await store.write(
-        lambda db: deliveries.delivered(db, Success(later.seq, 1, b"{}", 3)),
-    )
+    await deliver(store, later.seq)
     await disable(store, endpoint.seq)
     assert queued[-1].seq == (await enable(store, endpoint.seq, skip_held=True)).skipped_upto
 
@@ -221,24 +194,11 @@ async def test_the_last_attempt_of_an_endpoint_is_the_newest_of_both_kinds(store
         return found["started_at"] if found else None
 
     assert None is await last()
-    await store.write(
-        lambda db: deliveries.insert_test(
-            db,
-            workspace_seq=workspace.seq,
-            endpoint_seq=endpoint.seq,
-            event_id="test_1",
-            event_type="message.sent",
-            body=b"{}",
-            delivered=True,
-            record=b'{"started_at":"2030-01-01T00:00:00.000Z"}',
-            started_at_ms=1,
-            now_ms=2,
-        )
-    )
+    await add_test(store, endpoint, delivered=True, record=b'{"started_at":"2030-01-01T00:00:00.000Z"}')
     assert None is await last()
     first, second = await accept(store, workspace, "a", "b", now_ms=1)
-    await fail(store, endpoint, first.seq, next_ms=None)
+    await fail(store, first, next_ms=None, record=RECORD, now_ms=40)
     assert "2026-01-01T00:00:00.000Z" == await last()
     record = b'{"started_at":"2026-01-01T00:00:01.000Z"}'
-    await store.write(lambda db: deliveries.delivered(db, Success(second.seq, 1, record, 50)))
+    await deliver(store, second.seq, record=record)
     assert "2026-01-01T00:00:01.000Z" == await last()

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.stores import open_store
 from webhookd.store import outbox
 from webhookd.store.outbox import Digest, Envelope, Unsent
 from webhookd.store.store import Store
 
 ENVELOPE = Envelope("a@example.com", ("b@example.com",), "Subject: x\r\n\r\n\x00ä\r\n")
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with open_store(tmp_path) as opened:
-        yield opened
 
 
 async def add(store: Store, *, workspace_seq: int = 1, now_ms: int = 1000, **payload: Any) -> None:

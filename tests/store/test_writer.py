@@ -5,76 +5,82 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from tests.support.stores import accept, add_workspace, open_store
+from tests.support.stores import accept, add_workspace
 from webhookd.errors import ApiError
 from webhookd.store import retention, writer
+from webhookd.store.store import Store
 
 BODY = b'{"event_type":"message.sent","x":"' + b"x" * 20_000 + b'"}'
 
 
-async def test_a_checkpoint_brings_everything_into_the_file(tmp_path: Path) -> None:
+async def test_an_empty_transaction_is_no_sign_of_room(store: Store) -> None:
+    """It goes through on a full disk, as the heartbeat's does: only a command that wrote something ends `full`."""
+    store.writer.full = True
+    await store.writer.answer()
+    assert store.writer.full
+    await store.write(lambda db: None)
+    assert not store.writer.full
+
+
+async def test_a_checkpoint_brings_everything_into_the_file(store: Store) -> None:
     """Before it, what was committed stands in the log alone; after it, in the file."""
-    async with open_store(tmp_path) as store:
-        workspace = await add_workspace(store)
-        await accept(store, workspace, *(f"e{number}" for number in range(50)), now_ms=0, body=BODY)
-        expected = (await store.read(retention.file_size)).bytes
-        assert store.size_bytes() < expected
-        assert await store.writer.checkpoint() > 0
-        assert expected == store.size_bytes()
+    workspace = await add_workspace(store)
+    await accept(store, workspace, *(f"e{number}" for number in range(50)), now_ms=0, body=BODY)
+    expected = (await store.read(retention.file_size)).bytes
+    assert store.size_bytes() < expected
+    assert await store.writer.checkpoint() > 0
+    assert expected == store.size_bytes()
 
 
-async def test_a_checkpoint_has_its_turn_to_itself(tmp_path: Path) -> None:
+async def test_a_checkpoint_has_its_turn_to_itself(store: Store) -> None:
     """What was submitted before it is committed before it, what comes after has a transaction of its own."""
-    async with open_store(tmp_path) as store:
-        began, counted = store.writer.commits, store.writer.commit_seconds.buckets()[-1][1]
-        in_transaction: list[tuple[str, bool]] = []
+    began, counted = store.writer.commits, store.writer.commit_seconds.buckets()[-1][1]
+    in_transaction: list[tuple[str, bool]] = []
 
-        def noting(name: str) -> Callable[[sqlite3.Connection], None]:
-            return lambda db: in_transaction.append((name, db.in_transaction))
+    def noting(name: str) -> Callable[[sqlite3.Connection], None]:
+        return lambda db: in_transaction.append((name, db.in_transaction))
 
-        async def checkpoint() -> None:
-            await store.writer.checkpoint()
-            in_transaction.append(("checkpoint", False))
+    async def checkpoint() -> None:
+        await store.writer.checkpoint()
+        in_transaction.append(("checkpoint", False))
 
-        first = [store.write(noting(name)) for name in ("a", "b")]
-        between = asyncio.create_task(checkpoint())
-        await asyncio.sleep(0)  # it is in the queue now
-        last = store.write(noting("c"))
-        await asyncio.gather(*first, between, last)
-        assert [("a", True), ("b", True)] == in_transaction[:2]
-        assert {("c", True), ("checkpoint", False)} == set(in_transaction[2:])
-        assert 2 == store.writer.commits - began
-        assert 2 == store.writer.commit_seconds.buckets()[-1][1] - counted
+    first = [store.write(noting(name)) for name in ("a", "b")]
+    between = asyncio.create_task(checkpoint())
+    await asyncio.sleep(0)  # it is in the queue now
+    last = store.write(noting("c"))
+    await asyncio.gather(*first, between, last)
+    assert [("a", True), ("b", True)] == in_transaction[:2]
+    assert {("c", True), ("checkpoint", False)} == set(in_transaction[2:])
+    assert 2 == store.writer.commits - began
+    assert 2 == store.writer.commit_seconds.buckets()[-1][1] - counted
 
 
 async def test_without_memory_what_may_be_refused_is_and_the_rest_is_written_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A group that finds no memory is undone whole; what must be written is, in order, once there is some again."""
     monkeypatch.setattr(writer, "FULL_RETRY_SECONDS", 0.01)
-    async with open_store(tmp_path) as store:
-        await store.write(lambda db: db.execute("CREATE TABLE noted (name TEXT)"))
-        shortages = 2
+    await store.write(lambda db: db.execute("CREATE TABLE noted (name TEXT)"))
+    shortages = 2
 
-        def note(name: str) -> Callable[[sqlite3.Connection], None]:
-            def run(db: sqlite3.Connection) -> None:
-                nonlocal shortages
-                db.execute("INSERT INTO noted VALUES (?)", (name,))
-                if name == "c" and shortages:
-                    shortages -= 1
-                    raise MemoryError
+    def note(name: str) -> Callable[[sqlite3.Connection], None]:
+        def run(db: sqlite3.Connection) -> None:
+            nonlocal shortages
+            db.execute("INSERT INTO noted VALUES (?)", (name,))
+            if name == "c" and shortages:
+                shortages -= 1
+                raise MemoryError
 
-            return run
+        return run
 
-        writes = [store.write(note(name), retry_when_full=name in "ac") for name in "abc"]
-        await asyncio.gather(writes[0], writes[2])
-        with pytest.raises(ApiError, match="no memory") as refused:
-            await writes[1]
-        assert ("unavailable", 2) == (refused.value.code, refused.value.retry_after_seconds)
-        await store.write(note("d"))
-        found = await store.read(lambda db: db.execute("SELECT name FROM noted").fetchall())
-        assert ["a", "c", "d"] == [row[0] for row in found]
+    writes = [store.write(note(name), retry_when_full=name in "ac") for name in "abc"]
+    await asyncio.gather(writes[0], writes[2])
+    with pytest.raises(ApiError, match="no memory") as refused:
+        await writes[1]
+    assert ("unavailable", 2) == (refused.value.code, refused.value.retry_after_seconds)
+    await store.write(note("d"))
+    found = await store.read(lambda db: db.execute("SELECT name FROM noted").fetchall())
+    assert ["a", "c", "d"] == [row[0] for row in found]

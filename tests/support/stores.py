@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from webhookd.models import Endpoint, EndpointState, NewEvent, QueuedDelivery, Workspace
-from webhookd.store import endpoints, events, workspaces
+from webhookd.store import attempts, deliveries, endpoints, events, workspaces
+from webhookd.store.deliveries import Success
 from webhookd.store.events import Ingested
-from webhookd.store.store import Store
+from webhookd.store.store import Db, Store
 
 
 @asynccontextmanager
@@ -70,9 +71,69 @@ async def add_endpoint(store: Store, workspace: Workspace, url: str = "https://e
 
 
 async def accept(
-    store: Store, workspace: Workspace, *ids: str, now_ms: int, body: bytes = b'{"event_type":"message.sent"}'
+    store: Store,
+    workspace: Workspace,
+    *ids: str,
+    now_ms: int,
+    body: bytes = b'{"event_type":"message.sent"}',
+    event_type: str = "message.sent",
 ) -> list[QueuedDelivery]:
-    """Accept an event per id, all with the same body; returns their deliveries."""
-    new = [NewEvent(each, "message.sent", body) for each in ids]
+    """Accept an event per id, all with the same type and body; returns their deliveries."""
+    new = [NewEvent(each, event_type, body) for each in ids]
     accepted = await store.write(lambda db: events.accept(db, Ingested(workspace.seq, new, True, now_ms)))
     return [delivery for each in accepted for delivery in each.queued]
+
+
+async def deliver(
+    store: Store, seq: int, *, number: int = 1, record: bytes = b'{"number":1}', now_ms: int = 20
+) -> bool:
+    """Record a successful attempt; whether the delivery waited."""
+    return await store.write(lambda db: deliveries.delivered(db, Success(seq, number, record, now_ms)))
+
+
+async def fail(
+    store: Store,
+    delivery: QueuedDelivery,
+    *,
+    number: int = 1,
+    next_ms: int | None = None,
+    record: bytes = b'{"number":1}',
+    now_ms: int = 20,
+) -> bool:
+    """Record a failed attempt in the first workspace, the last one unless `next_ms`; whether the delivery waited."""
+
+    def command(db: Db) -> bool:
+        attempts.insert(
+            db,
+            delivery_seq=delivery.seq,
+            endpoint_seq=delivery.endpoint_seq,
+            workspace_seq=1,
+            ended_at_ms=now_ms,
+            counted=True,
+            record=record,
+        )
+        return deliveries.failed(
+            db, delivery.seq, attempt_count=number, tries=number, next_attempt_at_ms=next_ms, now_ms=now_ms
+        )
+
+    return await store.write(command)
+
+
+async def add_test(
+    store: Store, endpoint: Endpoint, *, delivered: bool, record: bytes = b"{}", started_at_ms: int = 1, now_ms: int = 2
+) -> int:
+    """A test event `test_1` with its finished delivery, whose number is returned."""
+    return await store.write(
+        lambda db: deliveries.insert_test(
+            db,
+            workspace_seq=endpoint.workspace_seq,
+            endpoint_seq=endpoint.seq,
+            event_id="test_1",
+            event_type="message.sent",
+            body=b"{}",
+            delivered=delivered,
+            record=record,
+            started_at_ms=started_at_ms,
+            now_ms=now_ms,
+        )
+    )

@@ -50,11 +50,6 @@ class DiskSpace:
         self._looked_at = float("-inf")
         self._short = False
 
-    @property
-    def reserve(self) -> Path:
-        """The file that is the reserve."""
-        return self._reserve
-
     def free_bytes(self) -> int:
         """What the file system has left, the reserve apart."""
         stat = os.statvfs(self._directory)

@@ -50,11 +50,6 @@ def delete(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
     db.execute("DELETE FROM tokens WHERE workspace_seq = ?", (seq,))
 
 
-def deleted(db: sqlite3.Connection) -> list[int]:
-    """The deleted ones whose rows are still there."""
-    return [row[0] for row in db.execute("SELECT seq FROM workspaces WHERE deleted_at IS NOT NULL").fetchall()]
-
-
 def _workspace(row: tuple[int, str, str, str, str, int, int]) -> Workspace:
     seq, workspace_id, name, plan, notify, created_at, plan_changed_at = row
     return Workspace(seq, workspace_id, name, plan, tuple(orjson.loads(notify)), created_at, plan_changed_at)
