@@ -12,7 +12,7 @@ from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.errors import ApiError
-from webhookd.models import Endpoint, EndpointState
+from webhookd.models import Endpoint, EndpointState, Workspace
 from webhookd.rules import signing
 from webhookd.rules.ids import sortable_id
 from webhookd.rules.urls import check_headers
@@ -57,8 +57,6 @@ class Endpoints:
         """
         workspace = self._registry.workspace(workspace_id)
         self._plans().require(workspace.plan, "Adding an endpoint")
-        key = secrets.token_bytes(signing.KEY_BYTES) if signing_key is None else b""
-        now_ms = self._clock.wall_ms()
         fields = self._checked(
             {
                 "url": url,
@@ -68,25 +66,8 @@ class Endpoints:
                 "headers": headers or {},
             }
         )
-        endpoint = Endpoint(
-            seq=0,
-            id=sortable_id("ep", now_ms, secrets.token_bytes(10)),
-            workspace_seq=workspace.seq,
-            workspace=workspace.id,
-            signing_key=signing.new_key(key) if signing_key is None else signing.check_key(signing_key),
-            previous_key=None,
-            previous_key_until_ms=None,
-            state=EndpointState.ACTIVE,
-            disabled_reason=None,
-            disabled_at_ms=None,
-            disabled_message=None,
-            skipped_upto=0,
-            forgiven_upto=0,
-            created_at_ms=now_ms,
-            updated_at_ms=now_ms,
-            deleted_at_ms=None,
-            **fields,
-        )
+        key = _new_key() if signing_key is None else signing.check_key(signing_key)
+        endpoint = _new_endpoint(workspace, fields, key, self._clock.wall_ms())
 
         def command(db: Db) -> Endpoint:
             self._check_free(db, endpoint)
@@ -139,7 +120,7 @@ class Endpoints:
             now_ms = self._clock.wall_ms()
             rotated = replace(
                 endpoint,
-                signing_key=signing.new_key(secrets.token_bytes(signing.KEY_BYTES)),
+                signing_key=_new_key(),
                 previous_key=endpoint.signing_key if overlap_seconds else None,
                 previous_key_until_ms=now_ms + round(overlap_seconds * 1000) if overlap_seconds else None,
                 updated_at_ms=now_ms,
@@ -156,11 +137,6 @@ class Endpoints:
                 return endpoint
             self._dispatcher.block(endpoint.seq)
             now_ms = self._clock.wall_ms()
-
-            def on_commit(changed: list[Endpoint]) -> None:
-                for each in changed:
-                    self._registry.put(each)
-
             try:
                 await self._store.write(
                     lambda db: endpoints.disable(
@@ -171,7 +147,7 @@ class Endpoints:
                         message="Disabled by a person.",
                         now_ms=now_ms,
                     ),
-                    on_commit=on_commit,
+                    on_commit=self._registry.put_all,
                 )
             finally:
                 self._dispatcher.unblock(endpoint.seq)
@@ -232,18 +208,14 @@ class Endpoints:
 
     def _checked(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The fields that are given, checked and in the form of the model."""
-        checked: dict[str, Any] = {}
-        if "url" in fields:
-            checked["url"] = self._check_url(fields["url"])
-        if "event_types" in fields:
-            checked["event_types"] = self._event_types().check_types(list(fields["event_types"]))
-        if "description" in fields:
-            checked["description"] = _checked_description(fields["description"])
-        if "success" in fields:
-            checked["success"] = _checked_success(fields["success"])
-        if "headers" in fields:
-            checked["headers"] = check_headers(fields["headers"])
-        return checked
+        checks: dict[str, Callable[[Any], Any]] = {
+            "url": self._check_url,
+            "event_types": lambda names: self._event_types().check_types(list(names)),
+            "description": _checked_description,
+            "success": _checked_success,
+            "headers": check_headers,
+        }
+        return {name: check(fields[name]) for name, check in checks.items() if name in fields}
 
     def _check_free(self, db: Db, endpoint: Endpoint) -> None:
         taken = endpoints.id_of_url(db, endpoint.workspace_seq, endpoint.url)
@@ -253,6 +225,32 @@ class Endpoints:
                 f"The workspace has an endpoint with this URL: {taken}. Add the event types to that one.",
                 details={"id": taken},
             )
+
+
+def _new_key() -> str:
+    return signing.new_key(secrets.token_bytes(signing.KEY_BYTES))
+
+
+def _new_endpoint(workspace: Workspace, fields: dict[str, Any], signing_key: str, now_ms: int) -> Endpoint:
+    return Endpoint(
+        seq=0,
+        id=sortable_id("ep", now_ms, secrets.token_bytes(10)),
+        workspace_seq=workspace.seq,
+        workspace=workspace.id,
+        signing_key=signing_key,
+        previous_key=None,
+        previous_key_until_ms=None,
+        state=EndpointState.ACTIVE,
+        disabled_reason=None,
+        disabled_at_ms=None,
+        disabled_message=None,
+        skipped_upto=0,
+        forgiven_upto=0,
+        created_at_ms=now_ms,
+        updated_at_ms=now_ms,
+        deleted_at_ms=None,
+        **fields,
+    )
 
 
 def _named(endpoint: Endpoint) -> dict[str, Any]:

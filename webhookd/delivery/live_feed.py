@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from webhookd.clock import Clock
 from webhookd.errors import ApiError
-from webhookd.models import DeliveryView
+from webhookd.models import DeliveryState, DeliveryView, Endpoint, Json, QueuedDelivery
 
 # A delivery with all that its receiver answered takes up to some 20 KB, so these are bounds of some 20 MB.
 RING = 1024
@@ -125,3 +125,32 @@ class LiveFeed:
         self._ended = True
         for subscription in self._subscriptions:
             subscription.put(None)
+
+
+def delivery_view(
+    endpoint: Endpoint,
+    delivery: QueuedDelivery,
+    state: DeliveryState,
+    last_attempt: Json | None = None,
+    next_attempt_at_ms: int | None = None,
+    *,
+    finished_at_ms: int | None = None,
+    is_test: bool = False,
+) -> DeliveryView:
+    """A delivery as the live feed publishes it, from what is in memory."""
+    return DeliveryView(
+        seq=delivery.seq,
+        workspace=endpoint.workspace,
+        endpoint_seq=endpoint.seq,
+        endpoint_id=endpoint.id,
+        event_id=delivery.event_id,
+        event_type=delivery.event_type,
+        state=state,
+        replay_of=delivery.replay_of,
+        is_test=is_test,
+        accepted_at_ms=delivery.accepted_at_ms,
+        next_attempt_at_ms=next_attempt_at_ms,
+        finished_at_ms=finished_at_ms,
+        attempt_count=last_attempt["number"] if last_attempt else 0,
+        last_attempt=last_attempt,
+    )

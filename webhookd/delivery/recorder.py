@@ -14,12 +14,11 @@ import orjson
 from webhookd import log
 from webhookd.delivery.attempt_record import attempt_record
 from webhookd.delivery.deps import Deps
-from webhookd.delivery.live_feed import LiveFeed
+from webhookd.delivery.live_feed import LiveFeed, delivery_view
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.metrics import Histogram
 from webhookd.models import (
     DeliveryState,
-    DeliveryView,
     Endpoint,
     Json,
     Outcome,
@@ -107,8 +106,7 @@ class Recorder:
 
         def on_commit(result: tuple[bool, list[Endpoint]]) -> None:
             waited, disabled = result
-            for each in disabled:
-                self._registry.put(each)
+            self._registry.put_all(disabled)
             state = self._state_after(endpoint, decision, waited=waited)
             self._publish(
                 endpoint, delivery, record, outcome, state, waited=waited, now_ms=now_ms, next_attempt_at_ms=next_ms
@@ -168,13 +166,8 @@ class Recorder:
         if state is DeliveryState.DROPPED:
             log.emit("delivery.dropped", **fields, duration_ms=record["duration_ms"])
         if self._live_feed.wanted:
-            view = _view(
-                endpoint,
-                delivery,
-                state,
-                next_attempt_at_ms=next_attempt_at_ms,
-                finished_at_ms=now_ms if finished else None,
-                last_attempt=record,
+            view = delivery_view(
+                endpoint, delivery, state, record, next_attempt_at_ms, finished_at_ms=now_ms if finished else None
             )
             self._live_feed.publish("delivery.attempted", view)
 
@@ -182,7 +175,7 @@ class Recorder:
         """Publish that a delivery was queued."""
         if self._live_feed.wanted:
             state = DeliveryState.PENDING if self._registry.runs(endpoint) else DeliveryState.HELD
-            self._live_feed.publish("delivery.accepted", _view(endpoint, delivery, state))
+            self._live_feed.publish("delivery.accepted", delivery_view(endpoint, delivery, state))
 
     def forget(self, endpoint_seq: int) -> None:
         """The endpoint was deleted."""
@@ -199,30 +192,3 @@ class Recorder:
             return  # deleted while the attempt was under way
         before_ms = self.durations_ms.get(endpoint.seq, outcome.duration_ms)
         self.durations_ms[endpoint.seq] = before_ms + DURATION_WEIGHT * (outcome.duration_ms - before_ms)
-
-
-def _view(
-    endpoint: Endpoint,
-    delivery: QueuedDelivery,
-    state: DeliveryState,
-    *,
-    next_attempt_at_ms: int | None = None,
-    finished_at_ms: int | None = None,
-    last_attempt: Json | None = None,
-) -> DeliveryView:
-    return DeliveryView(
-        seq=delivery.seq,
-        workspace=endpoint.workspace,
-        endpoint_seq=endpoint.seq,
-        endpoint_id=endpoint.id,
-        event_id=delivery.event_id,
-        event_type=delivery.event_type,
-        state=state,
-        replay_of=delivery.replay_of,
-        is_test=False,
-        accepted_at_ms=delivery.accepted_at_ms,
-        next_attempt_at_ms=next_attempt_at_ms,
-        finished_at_ms=finished_at_ms,
-        attempt_count=last_attempt["number"] if last_attempt else 0,
-        last_attempt=last_attempt,
-    )

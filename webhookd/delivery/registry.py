@@ -25,8 +25,7 @@ class Registry:
         """Take what the table has at the start."""
         for workspace in workspaces:
             self.put_workspace(workspace)
-        for endpoint in endpoints:
-            self.put(endpoint)
+        self.put_all(endpoints)
 
     # Workspaces
 
@@ -62,6 +61,11 @@ class Registry:
         """Add an endpoint or replace it."""
         self._by_seq[endpoint.seq] = endpoint
         self._by_id[endpoint.id] = endpoint
+
+    def put_all(self, endpoints: Iterable[Endpoint]) -> None:
+        """`put` for several."""
+        for endpoint in endpoints:
+            self.put(endpoint)
 
     def remove(self, endpoint: Endpoint) -> None:
         """Remove a deleted endpoint."""

@@ -9,8 +9,8 @@ import orjson
 from webhookd import log
 from webhookd.delivery.attempt_record import attempt_record
 from webhookd.delivery.deps import Deps
-from webhookd.delivery.live_feed import LiveFeed
-from webhookd.models import EVERY_TYPE, DeliveryState, DeliveryView, Endpoint, Json, Outcome
+from webhookd.delivery.live_feed import LiveFeed, delivery_view
+from webhookd.models import EVERY_TYPE, DeliveryState, Endpoint, Json, Outcome, QueuedDelivery
 from webhookd.rules.ids import delivery_id, uuid7
 from webhookd.sender import request_builder
 from webhookd.sender.client import Transport
@@ -72,22 +72,9 @@ class TestEvents:
 
         seq = await self._store.add(outcome.started_at_ms, command)
         if self._live_feed.wanted:
-            view = DeliveryView(
-                seq=seq,
-                workspace=endpoint.workspace,
-                endpoint_seq=endpoint.seq,
-                endpoint_id=endpoint.id,
-                event_id=event_id,
-                event_type=event_type,
-                state=DeliveryState.DELIVERED if outcome.delivered else DeliveryState.DROPPED,
-                replay_of=None,
-                is_test=True,
-                accepted_at_ms=outcome.started_at_ms,
-                next_attempt_at_ms=None,
-                finished_at_ms=now_ms,
-                attempt_count=1,
-                last_attempt=record,
-            )
+            sent = QueuedDelivery(seq, endpoint.seq, event_id, event_type, None, len(body), outcome.started_at_ms)
+            state = DeliveryState.DELIVERED if outcome.delivered else DeliveryState.DROPPED
+            view = delivery_view(endpoint, sent, state, record, finished_at_ms=now_ms, is_test=True)
             self._live_feed.publish("delivery.attempted", view)
         log.emit(
             "endpoint.tested",

@@ -7,20 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import orjson
 import pytest
 from aiohttp import ClientResponse
 
+from tests.delivery.test_live_feed import a_view
 from tests.support.api import Api, running_api, wire
-from tests.support.clock import ManualClock
 from webhookd.config import Config, Delivery
 from webhookd.delivery import live_feed
-from webhookd.delivery.live_feed import LiveFeed
-from webhookd.errors import ApiError
-from webhookd.models import DeliveryState, DeliveryView
 from webhookd.web.api import live
 from webhookd.web.api.schemas import DeliveryShown
 
@@ -341,108 +337,3 @@ async def test_a_stream_wants_a_token(tmp_path: Path) -> None:
         assert 401 == (await api.get(PATH, token=None)).status
         assert 403 == (await api.get(PATH, token="ingest")).status
         assert 401 == (await api.get(f"{PATH}?token={api.admin_token}", token=None)).status
-
-
-# The ring and its listeners, by themselves
-
-
-def a_view(event_id: str = "a", last_attempt: dict[str, Any] | None = None) -> DeliveryView:
-    """A delivery, whatever it may be."""
-    return DeliveryView(
-        seq=1,
-        workspace="default",
-        endpoint_seq=1,
-        endpoint_id="ep_1",
-        event_id=event_id,
-        event_type="message.sent",
-        state=DeliveryState.PENDING,
-        replay_of=None,
-        is_test=False,
-        accepted_at_ms=0,
-        next_attempt_at_ms=None,
-        finished_at_ms=None,
-        attempt_count=0,
-        last_attempt=last_attempt,
-    )
-
-
-async def test_nothing_is_wanted_while_nobody_listens() -> None:
-    """Only a subscription makes it wanted, and a while after the last one left it isn't any more."""
-    clock = ManualClock()
-    feed = LiveFeed(clock)
-    assert not feed.wanted
-    subscription = feed.subscribe()
-    assert feed.wanted
-    feed.unsubscribe(subscription)
-    assert feed.wanted
-    await clock.advance(live_feed.LINGER_SECONDS)
-    assert not feed.wanted
-
-
-async def test_a_ring_with_a_gap_is_forgotten() -> None:
-    """What happened unheard is missing in it, so it must not answer."""
-    clock = ManualClock()
-    feed = LiveFeed(clock)
-    subscription = feed.subscribe()
-    feed.publish("delivery.accepted", a_view())
-    (first,) = await subscription.next()
-    assert [] == feed.since(first.id)
-    feed.unsubscribe(subscription)
-    await clock.advance(live_feed.LINGER_SECONDS)
-    assert not feed.wanted
-    assert None is feed.since(first.id)
-
-
-async def test_ids_never_go_back() -> None:
-    """Whatever the wall clock does."""
-    clock = ManualClock()
-    feed = LiveFeed(clock)
-    subscription = feed.subscribe()
-    feed.publish("delivery.accepted", a_view())
-    clock.jump_wall(-3600)
-    feed.publish("delivery.accepted", a_view())
-    first, second = await subscription.next()
-    assert first.id.partition("-")[0] == second.id.partition("-")[0] and first.id < second.id
-
-
-async def test_one_who_falls_behind_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is given what it had been handed, in order, and then the end; the others go on."""
-    monkeypatch.setattr(live_feed, "SUBSCRIPTION_EVENTS", 3)
-    feed = LiveFeed(ManualClock())
-    slow, quick = feed.subscribe(), feed.subscribe()
-    seen = []
-    for number in range(5):
-        feed.publish("delivery.accepted", a_view(str(number)))
-        seen += [happening.delivery.event_id for happening in await quick.next()]
-    assert ["0", "1", "2", "3", "4"] == seen
-    assert ["0", "1", "2"] == [happening.delivery.event_id for happening in await slow.next()]
-    assert [] == await slow.next()
-
-
-async def test_the_end_reaches_listeners_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One who waits, one who has something to read yet, one who is full, one who comes late."""
-    monkeypatch.setattr(live_feed, "SUBSCRIPTION_EVENTS", 1)
-    feed = LiveFeed(ManualClock())
-    full = feed.subscribe()
-    feed.publish("delivery.accepted", a_view())
-    waiting = feed.subscribe()
-    wait = asyncio.create_task(waiting.next())
-    await asyncio.sleep(0)
-    feed.end()
-    async with asyncio.timeout(SOON):
-        assert [] == await wait
-        assert ["a"] == [happening.delivery.event_id for happening in await full.next()]
-        assert [] == await full.next()
-        assert [] == await feed.subscribe().next()
-
-
-async def test_too_many_listeners_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And there is room again when one has left."""
-    monkeypatch.setattr(live_feed, "MAX_SUBSCRIPTIONS", 2)
-    feed = LiveFeed(ManualClock())
-    feed.subscribe()
-    second = feed.subscribe()
-    with pytest.raises(ApiError, match="live streams"):
-        feed.subscribe()
-    feed.unsubscribe(second)
-    feed.subscribe()
