@@ -111,11 +111,9 @@ async def settled(ask: Any, count: int, *words: str) -> list[dict[str, Any]]:
 async def test_samples_all_the_way(ask: Any, endpoint: str, receiver: Receiver) -> None:
     """`cat samples/*.json | webhookd send`: all nine arrive, in order, byte for byte."""
     lines = [sample.read_bytes() for sample in SAMPLES]
-
     sent = await ask("send", stdin=b"".join(lines))
     again = await ask("send", stdin=b"".join(lines))
     log = await settled(ask, 9)
-
     assert (0, "9 accepted, 0 known already, 0 refused.\n") == (sent.code, sent.out)
     assert (0, "0 accepted, 9 known already, 0 refused.\n") == (again.code, again.out)
     assert [line.rstrip(b"\n") for line in lines] == receiver.bodies
@@ -125,9 +123,7 @@ async def test_samples_all_the_way(ask: Any, endpoint: str, receiver: Receiver) 
 async def test_refused_lines(ask: Any) -> None:
     """Lines that the daemon refuses are named with their number in the input and its message."""
     text = b'{"event_type":"message.sent"}\n\nnonsense\n{"event_type":"message.sentt"}\n' + b"bad\n" * 150
-
     ran = await ask("send", "--json", stdin=text)
-
     assert (1, 1, 152) == (ran.code, ran.json()["accepted"], ran.json()["rejected_count"])
     lines = ran.err.splitlines()
     assert ["line 3", "line 4", *(f"line {n}" for n in range(5, 155))] == [line.split(":")[0] for line in lines]
@@ -150,7 +146,6 @@ async def test_life_of_an_endpoint(ask: Any, endpoint: str, receiver: Receiver) 
     revealed = await ask("endpoint", "show", endpoint, "--signing-key", "--json")
     await settled(ask, 1, "--type", "message.sent", "--event-id", json.loads(SAMPLES[-1].read_bytes())["event_id"])
     deleted = await ask("endpoint", "delete", endpoint)
-
     done = (listed, shown, edited, tested, disabled, held, enabled, rotated, revealed, deleted)
     assert [(0, "")] * len(done) == [(ran.code, ran.err if ran is not held else "") for ran in done]
     assert endpoint in listed.out
@@ -171,9 +166,7 @@ async def test_life_of_an_endpoint(ask: Any, endpoint: str, receiver: Receiver) 
 async def test_failed_test(ask: Any, endpoint: str, receiver: Receiver) -> None:
     """A test that fails says why, and is exit code 1."""
     receiver.status = 503
-
     ran = await ask("endpoint", "test", endpoint)
-
     assert 1 == ran.code
     assert ran.out.startswith("Failed: 503")
 
@@ -193,7 +186,6 @@ async def test_refusals(ask: Any, endpoint: str, receiver: Receiver) -> None:
         (("budget", "--workspace", "nope"), "nope"),
     ):
         ran = await ask(*words)
-
         assert (1, "") == (ran.code, ran.out), words
         assert ran.err.startswith("Error: "), words
         assert said in ran.err, words
@@ -210,7 +202,6 @@ async def test_drop_log_and_replay(ask: Any, endpoint: str, receiver: Receiver) 
     dry = await ask("replay", "--endpoint", endpoint, "--since", "1h", "--dry-run")
     replayed = await ask("replay", dropped["id"])
     await settled(ask, 1, "--state", "delivered")
-
     assert (0, 3) == (shown.code, shown.out.count("failed: 500"))
     assert "  < thanks" in shown.out
     assert "3 of 30 failures in 30m" in budget.out
@@ -228,12 +219,10 @@ async def test_follow(ask: Any, endpoint: str, start: Any, tmp_path: Path) -> No
     process = await start("log", "-f", "--json", "--state-dir", str(tmp_path / "state"), env=SETTINGS)
     first = json.loads(SAMPLES[0].read_bytes())
     await ask("send", stdin=SAMPLES[0].read_bytes())
-
     async with asyncio.timeout(30):
         while (told := json.loads(await process.stdout.readline()))["state"] != "delivered":
             pass
     process.send_signal(signal.SIGINT)
-
     assert (first["event_id"], first["event_type"], endpoint) == (
         told["event_id"],
         told["event_type"],
@@ -259,7 +248,6 @@ async def test_workspaces_and_tokens(ask: Any, run: Any, daemon: Any, tmp_path: 
     revoked = await ask("token", "revoke", made.json()["id"])
     ended = await run("send", "--workspace", "acme", stdin=SAMPLES[0].read_bytes(), env=env)
     deleted = await ask("workspace", "delete", "acme")
-
     assert [0] * 7 == [ran.code for ran in (added, edited, listed, made, tokens, sent, revoked)]
     assert ("enterprise", []) == (edited.json()["plan"], edited.json()["notify"])
     assert "ACME Ltd" in listed.out
@@ -273,7 +261,6 @@ async def test_looks(ask: Any, endpoint: str) -> None:
     """Status and sign-in link of a running daemon."""
     status = await ask("status")
     link = await ask("open")
-
     assert (0, "") == (status.code, status.err)
     assert "1 of 1 active, 0 auto-disabled" in status.out
     assert 0 == link.code
@@ -284,9 +271,7 @@ async def test_backup(ask: Any, endpoint: str, tmp_path: Path) -> None:
     """The copy is a database that holds what was accepted before it."""
     await ask("send", stdin=SAMPLES[0].read_bytes())
     file = tmp_path / "copy.db"
-
     ran = await ask("backup", str(file))
-
     assert (0, "") == (ran.code, ran.err)
     assert 0o600 == stat.S_IMODE(os.stat(file).st_mode)
     with sqlite3.connect(file) as db:
@@ -314,7 +299,6 @@ async def test_send_over_a_restart(ask: Any, daemon: Any, start: Any, receiver: 
         await until_ready(process)
         reading = asyncio.create_task(process.stdout.read())
         out, _ = await sending.communicate(line("after"))
-
     assert 0 == sending.returncode
     assert 3 == json.loads(out)["accepted"] + json.loads(out)["duplicates"]
     assert ["before", "meanwhile", "after"] == await receiver.until_distinct(3)
@@ -326,9 +310,7 @@ async def test_serve_refuses_a_wrong_configuration(run: Any, tmp_path: Path) -> 
     """Exit code 78, the mistake with its line, and no log line that isn't one."""
     config = tmp_path / "webhookd.toml"
     config.write_text("[listen]\nprot = 1\n")
-
     ran = await run("serve", "--config", str(config), "--state-dir", str(tmp_path / "state"))
-
     assert 78 == ran.code
     assert f"{config}:2: listen.prot" in ran.err
     assert all(json.loads(line) for line in ran.out.splitlines())
@@ -339,5 +321,4 @@ async def test_serve_ends_well(daemon: Any) -> None:
     daemon.send_signal(signal.SIGTERM)
     async with asyncio.timeout(30):
         err = await daemon.stderr.read()
-
     assert (0, b"") == (await daemon.wait(), err)

@@ -24,7 +24,6 @@ def temporary(tmp_path: Path) -> Path:
 async def test_once(run: Any, temporary: Path) -> None:
     """Without a terminal it ends with 0 after the last delivery, has shown all, and leaves nothing behind."""
     ran = await run("demo", env={"TMPDIR": str(temporary), "WEBHOOKD_LISTEN__PORT": "not even read"})
-
     assert (0, "") == (ran.code, ran.err)
     assert 9 == len(re.findall(r"A ← .* signature good, answered 200", ran.out))
     assert 7 == len(re.findall(r"B ← .* signature good, answered 500", ran.out))
@@ -48,7 +47,6 @@ async def test_stays_up_on_a_terminal(start: Any, temporary: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
     os.close(ours)
-
     assert b"/sign-in#" in shown
     assert (0, b"") == (process.returncode, err)
     assert [] == os.listdir(temporary)
@@ -61,6 +59,5 @@ async def test_interrupted(start: Any, temporary: Path) -> None:
         await process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         _, err = await process.communicate()
-
     assert (130, b"") == (process.returncode, err)
     assert [] == os.listdir(temporary)

@@ -42,34 +42,27 @@ async def test_by_the_configuration(api: Any, run: Any, state_dir: Path, tmp_pat
     """The port comes from the configuration file, the token from the state directory."""
     config = tmp_path / "webhookd.toml"
     config.write_text(f"[listen]\nport = {port_of(api)}\n")
-
     ran = await run("budget", "--json", "--config", str(config), "--state-dir", str(state_dir))
-
     assert (0, BUDGET, "") == (ran.code, ran.json(), ran.err)
 
 
 async def test_by_the_environment(api: Any, run: Any, state_dir: Path) -> None:
     """`WEBHOOKD_…` variables and `$STATE_DIRECTORY` say the same."""
     env = {"WEBHOOKD_LISTEN__PORT": port_of(api), "STATE_DIRECTORY": str(state_dir)}
-
     ran = await run("--json", "budget", env=env)
-
     assert (0, BUDGET) == (ran.code, ran.json())
 
 
 async def test_by_the_address_file(api: Any, run: Any, state_dir: Path) -> None:
     """With port 0 the daemon's own note tells the port."""
     (state_dir / "address").write_text(api.url + "\n")
-
     ran = await run("budget", "--json", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": "0"})
-
     assert (0, BUDGET) == (ran.code, ran.json())
 
 
 async def test_port_0_without_the_address_file(run: Any, state_dir: Path) -> None:
     """Port 0 and no note: not reachable, and the file that would have told is named."""
     ran = await run("budget", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": "0"})
-
     assert 3 == ran.code
     assert str(state_dir / "address") in ran.err
 
@@ -81,11 +74,9 @@ async def test_by_the_unix_socket(api: Any, run: Any, state_dir: Path, tmp_path:
     path = str(tmp_path / "socket")
     await web.UnixSite(runner, path).start()
     env = {"WEBHOOKD_LISTEN__PORT": "1", "WEBHOOKD_LISTEN__UNIX_SOCKET": path}
-
     configured = await run("budget", "--json", "--state-dir", str(state_dir), env=env)
     by_url = await run("budget", "--json", env={"WEBHOOKD_URL": f"unix:{path}", "WEBHOOKD_TOKEN": api.token})
     await runner.cleanup()
-
     assert (0, BUDGET) == (configured.code, configured.json())
     assert (0, BUDGET) == (by_url.code, by_url.json())
 
@@ -93,16 +84,13 @@ async def test_by_the_unix_socket(api: Any, run: Any, state_dir: Path, tmp_path:
 async def test_url_and_token_override(api: Any, run: Any, state_dir: Path, tmp_path: Path) -> None:
     """`WEBHOOKD_URL` and `WEBHOOKD_TOKEN` come before the configuration, which isn't even read."""
     env = {"WEBHOOKD_URL": api.url, "WEBHOOKD_TOKEN": api.token, "WEBHOOKD_CONFIG": str(tmp_path / "missing.toml")}
-
     ran = await run("budget", "--json", env=env)
-
     assert (0, BUDGET) == (ran.code, ran.json())
 
 
 async def test_not_running(run: Any, state_dir: Path) -> None:
     """Nobody listens: exit code 3, the address, and what to do."""
     ran = await run("budget", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": "1"})
-
     assert (3, "") == (ran.code, ran.out)
     assert "http://127.0.0.1:1" in ran.err
     assert "Is it running?" in ran.err
@@ -111,9 +99,7 @@ async def test_not_running(run: Any, state_dir: Path) -> None:
 async def test_no_token(api: Any, run: Any, state_dir: Path) -> None:
     """Without a token the API's refusal is shown, and where a token was looked for."""
     (state_dir / "admin-token").unlink()
-
     ran = await run("budget", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": port_of(api)})
-
     assert 1 == ran.code
     assert "No token that webhookd knows." in ran.err
     assert f"{state_dir / 'admin-token'} isn't there" in ran.err
@@ -125,10 +111,8 @@ async def test_ingest_token_sends(api: Any, run: Any, state_dir: Path) -> None:
     taken = {"accepted": 1, "duplicates": 0, "rejected": []}
     api.answers("POST", "/v1/events", lambda _: web.json_response(taken, status=202))
     where = ("--state-dir", str(state_dir))
-
     sent = await run("send", *where, stdin=b'{"event_type":"x"}', env={"WEBHOOKD_LISTEN__PORT": port_of(api)})
     asked = await run("budget", *where, env={"WEBHOOKD_LISTEN__PORT": port_of(api)})
-
     assert (0, 1) == (sent.code, asked.code)
 
 
@@ -136,7 +120,6 @@ async def test_ingest_token_sends(api: Any, run: Any, state_dir: Path) -> None:
 def test_files_tokens_stay_on_this_machine(api: Any, state_dir: Path, url: str, taken: bool) -> None:
     """A token read from a file isn't sent to another machine that `WEBHOOKD_URL` names."""
     client = find_daemon(None, str(state_dir), {"WEBHOOKD_URL": url})
-
     assert (api.token if taken else None) == client.token
 
 
@@ -144,9 +127,7 @@ async def test_broken_configuration(run: Any, tmp_path: Path) -> None:
     """A configuration that can't be read can't say where the daemon is: wrong usage, with the mistake."""
     config = tmp_path / "webhookd.toml"
     config.write_text("[listen]\nprot = 1\n")
-
     ran = await run("budget", "--config", str(config))
-
     assert 2 == ran.code
     assert f"{config}:2: listen.prot" in ran.err
 
@@ -186,9 +167,7 @@ async def raw_server() -> AsyncIterator[Any]:
 async def test_something_else_listens(run: Any, raw_server: Any, answer: bytes, code: int) -> None:
     """What isn't webhookd's API is said to be that, without a traceback."""
     url = await raw_server(answer)
-
     ran = await run("budget", env={"WEBHOOKD_URL": url, "WEBHOOKD_TOKEN": "x"})
-
     assert (code, "") == (ran.code, ran.out)
     assert ran.err.startswith("Error: ")
     assert "Traceback" not in ran.err
@@ -197,9 +176,7 @@ async def test_something_else_listens(run: Any, raw_server: Any, answer: bytes, 
 async def test_refusals_are_harmless(api: Any, ask: Any) -> None:
     """A message that holds what a stranger wrote can't steer the terminal."""
     api.refuses("GET", "/v1/budget", 404, "not_found", "no \x1b[2J\u202eworkspace")
-
     ran = await ask("budget")
-
     assert (1, "Error: no \\x1b[2J\\u202eworkspace\n") == (ran.code, ran.err)
 
 

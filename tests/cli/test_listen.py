@@ -57,7 +57,6 @@ def test_verify_agrees_with_the_standards_own_library() -> None:
     stamp = standardwebhooks.webhooks.datetime.fromtimestamp(at, tz=standardwebhooks.webhooks.timezone.utc)
     signature = standardwebhooks.Webhook(KEY).sign("e1", stamp, BODY.decode())
     headers = {"webhook-id": "e1", "webhook-timestamp": str(at), "webhook-signature": signature}
-
     assert (True, "signature good") == verify(headers, BODY, [KEY], now=at)
 
 
@@ -97,11 +96,9 @@ async def stop(process: asyncio.subprocess.Process) -> list[str]:
 async def test_prints_each_event(listening: Any) -> None:
     """One line: time, type, id, attempt, verdict, answer."""
     process, url = await listening("--key", KEY)
-
     assert 200 == await post(url)
     assert 200 == await post(url + "any/path?x=1", headers={"X-Webhook-Test": "true"}, body=b"\x1b[2J")
     [first, second] = await stop(process)
-
     columns = [column.strip() for column in first.split("  ") if column.strip()]
     assert ["message.sent", "e1", "attempt 1", "signature good", "→ 200"] == columns[1:]
     assert "(no event_type)" in second
@@ -111,11 +108,9 @@ async def test_prints_each_event(listening: Any) -> None:
 async def test_says_that_nothing_is_verified(listening: Any) -> None:
     """Without a key it says so, at the start and with each event."""
     process, url = await listening()
-
     await post(url)
     process.send_signal(signal.SIGTERM)
     out, _ = await process.communicate()
-
     assert b"No --key whsec_" in out
     assert b"not verified: no --key" in out
     assert 0 == process.returncode
@@ -124,11 +119,9 @@ async def test_says_that_nothing_is_verified(listening: Any) -> None:
 async def test_bodies_are_harmless(listening: Any) -> None:
     """`--body` shows the body, with what could steer a terminal written out."""
     process, url = await listening("--body")
-
     await post(url, body=b'{"event_type":"a\\u001b[2J","text":"\xe2\x80\xae"}')
     await post(url, body=b"\x1b[2J\xff\n2")
     lines = await stop(process)
-
     assert "a\\x1b[2J" in lines[0]
     assert '    {"event_type":"a\\u001b[2J","text":"\\u202e"}' == lines[1]
     assert ["    \\x1b[2J\ufffd", "    2"] == lines[3:]
@@ -137,12 +130,10 @@ async def test_bodies_are_harmless(listening: Any) -> None:
 async def test_json(listening: Any) -> None:
     """With `--json` stdout is one object per request and nothing else."""
     process, url = await listening("--json", "--key", KEY)
-
     await post(url)
     out = json.loads(await process.stdout.readline())
     process.send_signal(signal.SIGINT)
     rest, _ = await process.communicate()
-
     assert ("message.sent", "e1", "1", True, 200) == tuple(
         out[key] for key in ("event_type", "event_id", "attempt", "verified", "status")
     )
@@ -163,7 +154,6 @@ async def test_json(listening: Any) -> None:
 async def test_misbehaves(listening: Any, words: tuple[str, ...], expected: list[int]) -> None:
     """`--fail` and `--status` answer what was asked for."""
     process, url = await listening(*words)
-
     assert expected == [await post(url) for _ in expected]
     assert [f"→ {status}" for status in expected] == [line[-5:] for line in await stop(process)]
 
@@ -175,7 +165,6 @@ async def test_slow(listening: Any) -> None:
     assert 200 == await post(url)
     assert 0.2 <= time.monotonic() - began
     await stop(process)
-
     process, url = await listening("--slow", "3600")
     _, writer = await asyncio.open_connection("127.0.0.1", int(url.rstrip("/").rsplit(":", 1)[1]))
     writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
@@ -187,8 +176,6 @@ async def test_slow(listening: Any) -> None:
 async def test_port_taken(listening: Any, run: Any) -> None:
     """A port that is taken is said, with the way out."""
     _, url = await listening()
-
     ran = await run("listen", "--port", url.rstrip("/").rsplit(":", 1)[1])
-
     assert 1 == ran.code
     assert "--port 0 takes a free one" in ran.err

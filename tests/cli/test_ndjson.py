@@ -27,14 +27,12 @@ def test_numbers_count_blank_lines() -> None:
 def test_any_pieces(size: int) -> None:
     """The pieces that the input comes in don't matter."""
     text = b'{"a":1}\n\n{"b":"\xc3\xa4"}\r\n{"c":3}'
-
     assert cut(text) == cut(*(text[n : n + size] for n in range(0, len(text), size)))
 
 
 def test_too_long_a_line() -> None:
     """Of a line that is too long nothing is kept, and the lines after it keep their numbers."""
     found = cut(b"ab\n", b"x" * 8, b"x" * 8, b"\ncd", max_line_bytes=10)
-
     assert [Line(1, b"ab"), Line(2, None), Line(3, b"cd")] == found
 
 
@@ -75,9 +73,7 @@ def test_with_id_leaves_alone(line: bytes) -> None:
 def test_with_id_splices() -> None:
     """An id is spliced in as the first member; no other byte changes."""
     line = b'{ "event_type":"x", "n":1.00,"nested":{"event_id":"inner"}}'
-
     spliced, made = ensure_id(line, lambda: "made")
-
     assert made
     assert b'{"event_id":"made", "event_type":"x", "n":1.00,"nested":{"event_id":"inner"}}' == spliced
     assert "made" == orjson.loads(spliced)["event_id"]
@@ -86,7 +82,6 @@ def test_with_id_splices() -> None:
 def test_new_ids_differ() -> None:
     """Made ids are UUIDs of version 7, and no two are the same."""
     made = [new_id() for _ in range(1000)]
-
     assert {"7"} == {one[14] for one in made}
     assert 1000 == len(set(made))
 
@@ -104,7 +99,6 @@ def read_through_a_pipe(text: bytes) -> list[Batch]:
 def test_batches_are_bounded() -> None:
     """No batch has more than 1,000 lines, and all lines come, in order."""
     found = read_through_a_pipe(b"{}\n" * 2500)
-
     assert [1000, 1000, 500] == [len(batch.lines) for batch in found]
     assert list(range(1, 2501)) == [line.number for batch in found for line in batch.lines]
     assert 7500 == found[-1].read_bytes
@@ -122,9 +116,7 @@ def test_a_line_of_a_slow_pipe_goes_soon() -> None:
     portions = batches(reading, linger_seconds=0.01)
     os.write(writing, b'{"a":1}\n{"unfinished"')
     began = time.monotonic()
-
     first = next(portions)
-
     assert [Line(1, b'{"a":1}')] == first.lines
     assert time.monotonic() - began < 10
     os.write(writing, b":1}\n")

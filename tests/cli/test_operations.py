@@ -24,9 +24,7 @@ async def test_check_config(run: Any, tmp_path: Path) -> None:
     """Every mistake with its line and the right form, on stderr; exit code 1."""
     file = tmp_path / "webhookd.toml"
     file.write_text('[listen]\nport = "high"\n\n[delivery]\nretries = 3\n')
-
     ran = await run("check-config", str(file))
-
     assert (1, "") == (ran.code, ran.out)
     [first, second] = ran.err.splitlines()
     assert first.startswith(f"{file}:2: listen.port: ")
@@ -37,9 +35,7 @@ async def test_check_config_as_json(run: Any, tmp_path: Path) -> None:
     """The same for scripts."""
     file = tmp_path / "webhookd.toml"
     file.write_text("[listen]\nprot = 1\n")
-
     ran = await run("check-config", "--json", "--config", str(file))
-
     assert (1, False) == (ran.code, ran.json()["ok"])
     [mistake] = ran.json()["mistakes"]
     assert (2, "listen.prot", str(file)) == (mistake["line"], mistake["key"], mistake["source"])
@@ -48,9 +44,7 @@ async def test_check_config_as_json(run: Any, tmp_path: Path) -> None:
 async def test_check_config_without_mistakes(run: Any) -> None:
     """The file that teaches has none."""
     file = Path(__file__).parents[2] / "etc" / "webhookd.toml"
-
     ran = await run("check-config", str(file))
-
     assert (0, f"{file}: no mistakes, and nothing differs from the defaults.\n") == (ran.code, ran.out)
 
 
@@ -62,9 +56,7 @@ async def test_check_config_says_what_differs(run: Any, tmp_path: Path) -> None:
         "[mail]\nuser = 'x'\npassword = 'tell nobody'\n[events.'order.paid']\n"
     )
     environ = {"WEBHOOKD_BUDGET__LIMIT": "31"}
-
     ran = await run("check-config", str(file), env=environ)
-
     assert (0, "") == (ran.code, ran.err)
     assert f"{file}: no mistakes. What differs from the defaults:" == ran.out.splitlines()[0]
     assert [
@@ -84,7 +76,6 @@ async def test_check_config_says_what_differs(run: Any, tmp_path: Path) -> None:
 async def test_check_config_of_the_environment(run: Any) -> None:
     """The variables count, with a file and without."""
     ran = await run("check-config", env={"WEBHOOKD_LISTEN__PORT": "high"})
-
     assert 1 == ran.code
     assert ran.err.startswith("WEBHOOKD_LISTEN__PORT: listen.port: ")
 
@@ -92,7 +83,6 @@ async def test_check_config_of_the_environment(run: Any) -> None:
 async def test_check_config_missing_file(run: Any, tmp_path: Path) -> None:
     """A file that isn't there is a mistake, not a traceback."""
     ran = await run("check-config", str(tmp_path / "missing.toml"))
-
     assert 1 == ran.code
     assert "the file can't be read: No such file or directory" in ran.err
 
@@ -101,9 +91,7 @@ async def test_backup(copy_api: Any, ask: Any, tmp_path: Path) -> None:
     """The copy arrives whole, readable by its owner alone, with nothing left beside it."""
     file = tmp_path / "copies" / "webhookd.db"
     file.parent.mkdir()
-
     ran = await ask("backup", str(file))
-
     assert (0, f"{file}: 3.9 KiB.\n") == (ran.code, ran.out)
     assert COPY == file.read_bytes()
     assert 0o600 == stat.S_IMODE(file.stat().st_mode)
@@ -114,11 +102,9 @@ async def test_backup_overwrites_only_by_force(copy_api: Any, ask: Any, tmp_path
     """A file that is there stays, unless --force says otherwise."""
     file = tmp_path / "webhookd.db"
     file.write_bytes(b"older")
-
     refused = await ask("backup", str(file))
     kept = file.read_bytes()
     forced = await ask("backup", "--force", "--json", str(file))
-
     assert (2, b"older") == (refused.code, kept)
     assert (0, {"file": str(file), "bytes": len(COPY)}) == (forced.code, forced.json())
     assert COPY == file.read_bytes()
@@ -144,9 +130,7 @@ async def test_backup_cut_short(api: Any, ask: Any, tmp_path: Path, chunked: boo
     file = tmp_path / "copies" / "webhookd.db"
     file.parent.mkdir()
     file.write_bytes(b"older")
-
     ran = await ask("backup", "--force", str(file))
-
     assert 3 == ran.code
     assert "the connection ended in the middle of the answer" in ran.err
     assert ["webhookd.db"] == os.listdir(file.parent)
@@ -156,9 +140,7 @@ async def test_backup_cut_short(api: Any, ask: Any, tmp_path: Path, chunked: boo
 async def test_backup_refused(api: Any, ask: Any, tmp_path: Path) -> None:
     """What the daemon refuses is said in its words, and no file is made."""
     api.refuses("POST", "/v1/backup", 507, "storage_full", "The disk is nearly full.")
-
     ran = await ask("backup", str(tmp_path / "copy.db"))
-
     assert (1, "Error: The disk is nearly full.\n") == (ran.code, ran.err)
     assert [] == os.listdir(tmp_path)
 
@@ -166,7 +148,6 @@ async def test_backup_refused(api: Any, ask: Any, tmp_path: Path) -> None:
 async def test_backup_into_nowhere(copy_api: Any, ask: Any, tmp_path: Path) -> None:
     """A folder that isn't there is said, without a traceback."""
     ran = await ask("backup", str(tmp_path / "missing" / "copy.db"))
-
     assert 1 == ran.code
     assert "can't be written: No such file or directory." in ran.err
 
@@ -184,9 +165,7 @@ async def test_budget(api: Any, ask: Any, failures: int, spent: bool) -> None:
         "spent_until": "2026-01-31T12:05:00.000Z" if spent else None,
     }
     api.answers("GET", "/v1/budget", view)
-
     ran = await ask("budget")
-
     assert 0 == ran.code
     lines = ran.out.splitlines()
     assert f"{failures} of 30 failures in 30m" == lines[0].split("  ")[1]
@@ -199,9 +178,7 @@ async def test_budget(api: Any, ask: Any, failures: int, spent: bool) -> None:
 async def test_open(api: Any, ask: Any) -> None:
     """Nothing but the link, so that it can go into another command."""
     api.answers("POST", "/v1/sign-in-links", {"url": "http://127.0.0.1:8780/sign-in#code"})
-
     ran = await ask("open")
-
     assert (0, "http://127.0.0.1:8780/sign-in#code\n", "") == (ran.code, ran.out, ran.err)
 
 
@@ -212,8 +189,6 @@ async def test_open(api: Any, ask: Any) -> None:
 async def test_mail_test(api: Any, ask: Any, words: tuple[str, ...], asked: dict[str, Any]) -> None:
     """A test mail to the addresses named, or to those of the configuration, which the answer names."""
     api.answers("POST", "/v1/mail/test", {"to": ["a@example.com", "b@example.com"]})
-
     ran = await ask("mail", "test", *words)
-
     assert (0, "The mail server took a test mail to a@example.com, b@example.com.\n") == (ran.code, ran.out)
     assert asked == api.asked[-1].json()

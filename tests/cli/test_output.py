@@ -14,14 +14,12 @@ from webhookd.cli import output
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     """Columns stand below each other, wide letters and hostile ones counted right."""
     output.table(("name", "waiting"), [("注文", 5), ("\x1b[2J", 1200)], right=("waiting",))
-
     assert "NAME     WAITING\n注文           5\n\\x1b[2J     1200\n" == capsys.readouterr().out
 
 
 def test_fields_leave_out_what_is_empty(capsys: pytest.CaptureFixture[str]) -> None:
     """Only what has a value is printed; zero is one."""
     output.fields([("id", "ep_1"), ("why", None), ("description", ""), ("waiting", 0)])
-
     assert "id       ep_1\nwaiting  0\n" == capsys.readouterr().out
 
 
@@ -62,7 +60,6 @@ def convert(value: str) -> datetime:
 def test_moments_ago(value: str, back: timedelta) -> None:
     """`2h` is two hours ago."""
     before = datetime.now(UTC) - back - timedelta(milliseconds=1)
-
     assert before <= convert(value) <= datetime.now(UTC) - back
 
 
@@ -91,7 +88,6 @@ def test_local_time() -> None:
     """A stamp is shown in the reader's time; what isn't one is shown as it is, harmless."""
     stamp: Any = "2026-01-31T12:00:00.123Z"
     local = datetime(2026, 1, 31, 12, tzinfo=UTC).astimezone()
-
     assert f"{local:%Y-%m-%d %H:%M:%S}" == output.local_time(stamp)
     assert f"{local:%Y-%m-%d %H:%M:%S}.123" == output.local_time(stamp, millis=True)
     assert ("", "\\x1b") == (output.local_time(None), output.local_time("\x1b"))

@@ -41,7 +41,6 @@ def command_at(words: tuple[str, ...]) -> click.Command:
 async def test_no_words(run: Any) -> None:
     """`webhookd` alone prints what it can do, and that is no error."""
     ran = await run()
-
     assert (0, "") == (ran.code, ran.err)
     for name in cli.commands:
         assert f"\n  {name} " in ran.out
@@ -54,14 +53,12 @@ def test_every_command_of_the_contract() -> None:
     endpoint-disable endpoint-delete endpoint-test endpoint-rotate-key workspace workspace-add workspace-list
     workspace-edit workspace-delete log log-show replay status budget open mail mail-test token token-add token-list
     token-revoke check-config backup help"""
-
     assert sorted(expected.split()) == sorted("-".join(words) for words in every_command() if words)
 
 
 def test_every_command_is_in_a_section() -> None:
     """The help of the top shows each command exactly once."""
     shown = cli.get_help(click.Context(cli, info_name="webhookd")).splitlines()
-
     for name in cli.commands:
         assert 1 == sum(line.startswith(f"  {name} ") for line in shown)
 
@@ -92,7 +89,6 @@ async def test_the_top_of_the_help_names_variables_and_files(run: Any) -> None:
 async def test_version(run: Any) -> None:
     """`--version` prints name and version."""
     ran = await run("--version")
-
     assert (0, f"webhookd {__version__}\n") == (ran.code, ran.out)
 
 
@@ -123,7 +119,6 @@ async def test_version(run: Any) -> None:
 async def test_wrong_usage(run: Any, words: tuple[str, ...]) -> None:
     """Wrong words are exit code 2, said on stderr, without a traceback and without asking a daemon."""
     ran = await run(*words, env={"WEBHOOKD_URL": "http://127.0.0.1:1"})
-
     assert (2, "") == (ran.code, ran.out)
     assert "Usage:" in ran.err
     assert "Traceback" not in ran.err
@@ -142,9 +137,7 @@ async def test_options_before_and_after(api: Any, ask: Any, before: bool) -> Non
     }
     api.answers("GET", "/v1/workspaces/acme/budget", view)
     options = ("--json", "--workspace", "acme")
-
     ran = await (ask(*options, "budget") if before else ask("budget", *options))
-
     assert (0, view) == (ran.code, ran.json())
 
 
@@ -153,11 +146,9 @@ async def test_output_into_a_closed_pipe(api: Any, start: Any) -> None:
     rows = [{"id": f"w{n}", "name": "x" * 1000, "plan": "advanced", "notify": []} for n in range(500)]
     api.answers("GET", "/v1/workspaces", {"data": rows, "next": None})
     process = await start("workspace", "list", env={"WEBHOOKD_URL": api.url, "WEBHOOKD_TOKEN": api.token})
-
     await process.stdout.readline()
     process.stdout._transport.close()
     err = await process.stderr.read()
-
     assert b"" == err
     assert 141 == await process.wait()
 
@@ -165,7 +156,6 @@ async def test_output_into_a_closed_pipe(api: Any, start: Any) -> None:
 async def test_completion(run: Any) -> None:
     """Shell completion is click's own."""
     ran = await run(env={"_WEBHOOKD_COMPLETE": "bash_source"})
-
     assert 0 == ran.code
     assert "_webhookd_completion" in ran.out
 
@@ -196,9 +186,7 @@ async def test_the_daemon_completes(api: Any, ask: Any, line: str, found: list[s
     api.answers("GET", "/v1/workspaces", {"data": [{"id": "acme", "name": "ACME"}], "next": None})
     types = [{"name": "order.paid", "description": "An order was paid."}]
     api.answers("GET", "/v1/event-types", {"data": types, "next": None})
-
     ran = await ask(env=completing(line, len(line.split()) - 1))
-
     assert (0, "") == (ran.code, ran.err)
     assert found == [item.split(",")[1] for item in ran.out.split()]
 
@@ -208,7 +196,6 @@ async def test_without_a_daemon_completion_is_quiet(run: Any) -> None:
     away = {"WEBHOOKD_URL": "http://127.0.0.1:1", "WEBHOOKD_TOKEN": "x"}
     endpoints = await run(env=away | completing("webhookd endpoint show e", 3))
     types = await run(env=away | completing("webhookd log --type message.", 3))
-
     assert ("\n", "", "") == (endpoints.out, endpoints.err, types.err)
     assert ["message.sent", "message.received"] == [item.split(",")[1] for item in types.out.split()]
 
@@ -230,7 +217,6 @@ def test_the_shell_takes_the_completion(shell: str) -> None:
 async def test_no_list_of_commands_cuts_a_sentence(words: tuple[str, ...], run: Any) -> None:
     """Each line of a list of commands ends as its sentence does."""
     ran = await run(*words, "--help")
-
     assert 0 == ran.code
     assert [] == [line for line in ran.out.splitlines() if line.startswith("  ") and line.endswith("...")]
 
@@ -238,7 +224,6 @@ async def test_no_list_of_commands_cuts_a_sentence(words: tuple[str, ...], run: 
 async def test_a_token_without_workspace_is_good_for_every_one(run: Any) -> None:
     """It isn't one for `default`, so its help mustn't say so."""
     ran = await run("token", "add", "--help")
-
     assert "[else every one]" in " ".join(ran.out.split())
     assert "[else default]" not in ran.out
 

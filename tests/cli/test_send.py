@@ -72,9 +72,7 @@ def refusal(status: int, code: str, *, retry_after: str = "0", **more: Any) -> w
 async def test_samples_from_a_pipe(ledger: Ledger, ask: Any) -> None:
     """All nine samples, piped in: accepted byte for byte, in order, in one request."""
     lines = [sample.read_bytes() for sample in SAMPLES]
-
     ran = await ask("send", stdin=b"".join(lines))
-
     assert (0, "9 accepted, 0 known already, 0 refused.\n") == (ran.code, ran.out)
     assert "Running it again is safe" in ran.err
     assert [[line.rstrip(b"\n") for line in lines]] == ledger.requests
@@ -83,9 +81,7 @@ async def test_samples_from_a_pipe(ledger: Ledger, ask: Any) -> None:
 async def test_samples_without_newlines(ledger: Ledger, ask: Any) -> None:
     """`cat *.json` of files that don't end with a newline is what it looks like: one event per file."""
     lines = [sample.read_bytes().rstrip(b"\n") for sample in SAMPLES]
-
     ran = await ask("send", stdin=b"".join(lines))
-
     assert 0 == ran.code
     assert [lines] == ledger.requests
 
@@ -94,10 +90,8 @@ async def test_from_a_file(ledger: Ledger, ask: Any, tmp_path: Path) -> None:
     """A file goes in requests of at most 1,000 lines; sending it again is no harm."""
     file = tmp_path / "events.ndjson"
     file.write_text("".join(EVENT % n + "\n" for n in range(2500)))
-
     first = await ask("send", str(file), "--json")
     again = await ask("send", str(file), "--json")
-
     assert (0, 0) == (first.code, again.code)
     assert {"accepted": 2500, "duplicates": 0, "rejected": [], "rejected_count": 0} == first.json()
     assert {"accepted": 0, "duplicates": 2500, "rejected": [], "rejected_count": 0} == again.json()
@@ -108,9 +102,7 @@ async def test_from_a_file(ledger: Ledger, ask: Any, tmp_path: Path) -> None:
 async def test_workspace(api: Any, ask: Any) -> None:
     """`--workspace` names whose events they are."""
     ledger = Ledger(api, "/v1/workspaces/acme/events")
-
     ran = await ask("send", "--workspace", "acme", stdin=(EVENT % "a").encode())
-
     assert 0 == ran.code
     assert ["a"] == list(ledger.events)
 
@@ -118,9 +110,7 @@ async def test_workspace(api: Any, ask: Any) -> None:
 async def test_refused_lines_are_named(ledger: Ledger, ask: Any) -> None:
     """A refused line is named on stderr with its number in the input; the others go on; exit code 1."""
     text = "\n".join([EVENT % "a", "", "nonsense", EVENT % "b", "{}", EVENT % "c"])
-
     ran = await ask("send", "--json", stdin=text.encode())
-
     assert 1 == ran.code
     assert ["line 3: no type in nonsense", "line 5: no type in {}"] == ran.err.splitlines()
     assert (3, 2, [3, 5]) == (
@@ -134,9 +124,7 @@ async def test_refused_lines_are_named(ledger: Ledger, ask: Any) -> None:
 async def test_more_refusals_than_the_api_lists(ledger: Ledger, ask: Any) -> None:
     """The API lists 100 refusals of a request; `send` names every one, and counts everything once."""
     text = "".join("bad\n" + EVENT % n + "\n" for n in range(250))
-
     ran = await ask("send", "--json", stdin=text.encode())
-
     assert 1 == ran.code
     assert [f"line {n}: no type in bad" for n in range(1, 500, 2)] == ran.err.splitlines()
     assert (250, 0, 250) == tuple(ran.json()[key] for key in ("accepted", "duplicates", "rejected_count"))
@@ -145,7 +133,6 @@ async def test_more_refusals_than_the_api_lists(ledger: Ledger, ask: Any) -> Non
 async def test_a_line_without_id_gets_one(ledger: Ledger, ask: Any) -> None:
     """An id is made before the first try, and the end says which lines are safe to send again."""
     ran = await ask("send", stdin=b'{"event_type":"message.sent","n":1.00}\n')
-
     assert 0 == ran.code
     [(event_id, line)] = ledger.events.items()
     assert f'{{"event_id":"{event_id}","event_type":"message.sent","n":1.00}}'.encode() == line
@@ -155,7 +142,6 @@ async def test_a_line_without_id_gets_one(ledger: Ledger, ask: Any) -> None:
 async def test_a_refused_line_is_not_called_delivered(ledger: Ledger, ask: Any) -> None:
     """Where nothing was accepted nothing would be delivered twice."""
     ran = await ask("send", stdin=b'{"n":1}\n')
-
     assert 1 == ran.code
     assert "0 accepted" in ran.out
     assert "delivered again" not in ran.err
@@ -169,9 +155,7 @@ async def test_full_disk(ledger: Ledger, ask: Any) -> None:
 
     ledger.before = [lambda _: refusal(503, "unavailable"), half]
     text = "".join(EVENT % n + "\n" for n in range(5))
-
     ran = await ask("send", "--json", stdin=text.encode())
-
     assert (0, 5, 0) == (ran.code, ran.json()["accepted"], ran.json()["duplicates"])
     assert [5, 5, 3] == [len(request) for request in ledger.requests]
     assert ["0", "1", "2", "3", "4"] == list(ledger.events)
@@ -194,9 +178,7 @@ async def test_lost_connection(ledger: Ledger, ask: Any, api: Any) -> None:
     ok = web.json_response({"accepted": 0, "duplicates": 0, "rejected": []}, status=202)
     ledger.before = [lambda _: ok, commit_and_go]
     lines = '{"event_type":"message.sent"}\n' * 1001
-
     ran = await ask("send", "--json", stdin=lines.encode())
-
     assert 0 == ran.code
     assert ledger.requests[1] == ledger.requests[2]
     assert 1 == len(ledger.events)
@@ -205,7 +187,6 @@ async def test_lost_connection(ledger: Ledger, ask: Any, api: Any) -> None:
 async def test_never_reached(ask: Any) -> None:
     """A daemon that was never there is exit code 3 at once, not a wait."""
     ran = await ask("send", stdin=(EVENT % "a").encode(), env={"WEBHOOKD_URL": "http://127.0.0.1:1"})
-
     assert 3 == ran.code
     assert "Nothing after line 0 is confirmed" in ran.err
 
@@ -213,7 +194,6 @@ async def test_never_reached(ask: Any) -> None:
 async def test_wrong_token(ask: Any) -> None:
     """What no patience mends ends it: exit code 1 and the API's message."""
     ran = await ask("send", stdin=(EVENT % "a").encode(), env={"WEBHOOKD_TOKEN": "wrong"})
-
     assert 1 == ran.code
     assert "No token that webhookd knows.\nIt came from WEBHOOKD_TOKEN." in ran.err
 
@@ -221,9 +201,7 @@ async def test_wrong_token(ask: Any) -> None:
 async def test_give_up_after(ledger: Ledger, ask: Any) -> None:
     """With `--give-up-after` its patience ends, and it says from which line on nothing is confirmed."""
     ledger.before = [lambda _: refusal(503, "too_far_behind")] * 100
-
     ran = await ask("send", "--give-up-after", "0", stdin=(EVENT % "a").encode())
-
     assert 1 == ran.code
     assert "Nothing after line 0 is confirmed" in ran.err
     assert "too_far_behind, try again." in ran.err
@@ -238,10 +216,8 @@ async def test_a_tailing_pipe(ledger: Ledger, start: Any, api: Any) -> None:
             await ledger.came.wait()
         assert name in ledger.events
         ledger.came.clear()
-
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
-
     assert (130, b"") == (process.returncode, out)
     assert b"is confirmed" in err
     assert b"Traceback" not in err
@@ -253,7 +229,6 @@ async def test_progress_on_a_terminal(ledger: Ledger, start: Any, api: Any, tmp_
     file.write_text("bad\n" + "".join(EVENT % n + "\n" for n in range(2000)))
     ours, theirs = pty.openpty()
     env = {"WEBHOOKD_URL": api.url, "WEBHOOKD_TOKEN": api.token, "TERM": "xterm"}
-
     process = await start("send", str(file), env=env, stderr=theirs)
     os.close(theirs)
     async with asyncio.timeout(20):
@@ -267,7 +242,6 @@ async def test_progress_on_a_terminal(ledger: Ledger, start: Any, api: Any, tmp_
         if not piece:
             break
     os.close(ours)
-
     assert 1 == process.returncode
     assert b"2,000 accepted, 0 known already, 1 refused." in out
     assert b"Sending" in shown

@@ -31,9 +31,7 @@ LOOK: dict[str, Any] = {
 async def test_look(api: Any, ask: Any) -> None:
     """Uptime, backlog, rates, budgets, disk and the slowest, on one screen."""
     api.answers("GET", "/v1/status", LOOK)
-
     ran = await ask("status")
-
     assert (0, "") == (ran.code, ran.err)
     assert f"webhookd 1.2.3 at {api.url}, up 3d 4h" == ran.out.splitlines()[0]
     for words in (
@@ -66,9 +64,7 @@ async def test_a_look_at_one_workspace(api: Any, ask: Any) -> None:
         "budgets",
     )
     api.answers("GET", "/v1/status", {name: LOOK[name] for name in own if name in LOOK})
-
     ran = await ask("status")
-
     assert (0, "") == (ran.code, ran.err)
     assert "11 of 12 active" in ran.out and "15 of 30 failures" in ran.out
     assert "database" not in ran.out
@@ -77,7 +73,6 @@ async def test_a_look_at_one_workspace(api: Any, ask: Any) -> None:
 async def test_json(api: Any, ask: Any) -> None:
     """For scripts, what the API says."""
     api.answers("GET", "/v1/status", LOOK)
-
     assert LOOK == (await ask("--json", "status")).json()
 
 
@@ -102,9 +97,7 @@ async def test_trouble(api: Any, ask: Any, allowed: bool) -> None:
         api.answers("GET", "/v1/workspaces/acme/endpoints", {"data": [disabled], "next": None})
     else:
         api.refuses("GET", "/v1/workspaces", 403, "forbidden", "Not with this token.")
-
     ran = await ask("status")
-
     assert 0 == ran.code
     assert allowed == ("https://example.com/dead" in ran.out)
     assert "1 auto-disabled" in ran.out
@@ -127,9 +120,7 @@ async def test_what_to_do_next(api: Any, ask: Any) -> None:
     }
     api.answers("GET", "/v1/status", trouble)
     api.refuses("GET", "/v1/workspaces", 403, "forbidden", "Not with this token.")
-
     said = (await ask("status")).out.split("\nWhat to do: ")[1].splitlines()
-
     assert ["free", "look", "repair", "see", "repair", "give"] == [line.split()[0] for line in said]
     assert said[3].endswith("webhookd budget --workspace acme")
     empty = {"total": 0, "active": 0, "auto_disabled": 0}
