@@ -81,31 +81,17 @@ def test_a_file_changes_what_it_names_and_nothing_else(write: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "good"),
     [
-        ("delivery.retry_seconds", "[]"),
-        ("delivery.retry_seconds", "[0.01, 86400]"),
-        ("delivery.retry_seconds", str([1] * 20)),
-        ("delivery.timeout_seconds", "0.1"),
-        ("delivery.timeout_seconds", "60"),
-        ("delivery.success", '"2xx"'),
-        ("budget.window_seconds", "1"),
-        ("budget.window_seconds", "86400"),
-        ("budget.limit", "1"),
-        ("budget.disables", '"all"'),
-        ("budget.warn_at", "[]"),
-        ("budget.warn_at", "[1]"),
-        ("hold.max_age_hours", "0.001"),
-        ("hold.max_mb", "0.5"),
-        ("listen.host", '"::1"'),
-        ("listen.host", '"localhost"'),
-        ("listen.host", '"127.8.9.1"'),
-        ("listen.port", "0"),
-        ("listen.public_url", '"https://hooks.example.com:8443/webhooks"'),
-        ("listen.public_url", '"http://[::1]:8780"'),
-        ("listen.allowed_hosts", '["hooks.example.com", "10.0.0.1"]'),
+        ("delivery.retry_seconds", "[]"), ("delivery.retry_seconds", "[0.01, 86400]"),
+        ("delivery.retry_seconds", str([1] * 20)), ("delivery.timeout_seconds", "0.1"),
+        ("delivery.timeout_seconds", "60"), ("delivery.success", '"2xx"'), ("budget.window_seconds", "1"),
+        ("budget.window_seconds", "86400"), ("budget.limit", "1"), ("budget.disables", '"all"'),
+        ("budget.warn_at", "[]"), ("budget.warn_at", "[1]"), ("hold.max_age_hours", "0.001"), ("hold.max_mb", "0.5"),
+        ("listen.host", '"::1"'), ("listen.host", '"localhost"'), ("listen.host", '"127.8.9.1"'),
+        ("listen.port", "0"), ("listen.public_url", '"https://hooks.example.com:8443/webhooks"'),
+        ("listen.public_url", '"http://[::1]:8780"'), ("listen.allowed_hosts", '["hooks.example.com", "10.0.0.1"]'),
         ("egress.allow", '["127.0.0.0/8", "::1/128", "10.1.2.3"]'),
         ("mail.notify", '["ops+hooks@example.com", "o\'neil@mail", "you@bücher.example", "a.b@192.0.2.1"]'),
-        ("mail.password", '""'),
-        ("log.format", '"console"'),
+        ("mail.password", '""'), ("log.format", '"console"'),
     ],
 )  # fmt: skip
 def test_a_value_on_the_edge_is_taken(write: Any, key: str, good: str) -> None:
@@ -398,15 +384,12 @@ def test_a_long_list_does_not_make_the_search_slow(write: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "part"),
     [
-        (b"[listen]\nport 8780\n", 2, "not TOML"),
-        (b"[listen]\nport = 1\nport = 2\n", 3, "not TOML"),
-        (b"[listen]\nport =", 2, "not TOML"),
-        (b'[listen]\nhost = "\n', 2, "not TOML"),
-        (b"[listen]\n# \xff\n", 2, "not UTF-8"),
-        (b"[listen]\nport = " + b"[" * 100_000, None, "nested too deeply"),
+        (b"[listen]\nport 8780\n", 2, "not TOML"), (b"[listen]\nport = 1\nport = 2\n", 3, "not TOML"),
+        (b"[listen]\nport =", 2, "not TOML"), (b'[listen]\nhost = "\n', 2, "not TOML"),
+        (b"[listen]\n# \xff\n", 2, "not UTF-8"), (b"[listen]\nport = " + b"[" * 100_000, None, "nested too deeply"),
         (b"[listen]\nport = " + b"9" * 5000, None, "not TOML"),
     ],
-)
+)  # fmt: skip
 def test_a_file_that_is_not_toml_is_told_with_its_line(write: Any, text: bytes, line: int | None, part: str) -> None:
     """Whatever tomllib stumbles over ends as one mistake."""
     mistake = only(check(write(text)))
@@ -516,18 +499,12 @@ def test_event_types_can_come_from_the_environment(write: Any) -> None:
 @pytest.mark.parametrize(
     ("variable", "text"),
     [
-        ("WEBHOOKD_LISTEN__PORT", "http"),
-        ("WEBHOOKD_LISTEN__PORT", ""),
-        ("WEBHOOKD_LISTEN__PORT", "1\nx = 2"),
-        ("WEBHOOKD_LISTEN__TRUST_LOCAL_INGEST", "1"),
-        ("WEBHOOKD_DELIVERY__RETRY_SECONDS", "30;60"),
-        ("WEBHOOKD_DELIVERY__RETRY_SECONDS", "[[1]]"),
-        ("WEBHOOKD_STORE__PATH", "a\udcffb"),
-        ("WEBHOOKD_EVENTS", "order.paid"),
-        ("WEBHOOKD_PORT", "1"),
-        ("WEBHOOKD_LISTEN__PROT", "1"),
+        ("WEBHOOKD_LISTEN__PORT", "http"), ("WEBHOOKD_LISTEN__PORT", ""), ("WEBHOOKD_LISTEN__PORT", "1\nx = 2"),
+        ("WEBHOOKD_LISTEN__TRUST_LOCAL_INGEST", "1"), ("WEBHOOKD_DELIVERY__RETRY_SECONDS", "30;60"),
+        ("WEBHOOKD_DELIVERY__RETRY_SECONDS", "[[1]]"), ("WEBHOOKD_STORE__PATH", "a\udcffb"),
+        ("WEBHOOKD_EVENTS", "order.paid"), ("WEBHOOKD_PORT", "1"), ("WEBHOOKD_LISTEN__PROT", "1"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_or_unknown_variable_is_told_by_its_name(variable: str, text: str) -> None:
     """The same care as for the file."""
     mistake = only(check(None, {variable: text}))

@@ -39,15 +39,12 @@ def test_too_long_a_line() -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (b'{"a":1}', [b'{"a":1}']),
-        (b'{"a":1}{"b":2}', [b'{"a":1}', b'{"b":2}']),
+        (b'{"a":1}', [b'{"a":1}']), (b'{"a":1}{"b":2}', [b'{"a":1}', b'{"b":2}']),
         (b'{"a":1.50} {"b":"\\u00e4"}\t{"c":1e400}', [b'{"a":1.50}', b'{"b":"\\u00e4"}', b'{"c":1e400}']),
-        (b'{"a":"\xc3\xa4"}{"b":2}', [b'{"a":"\xc3\xa4"}', b'{"b":2}']),
-        (b'{"text":"}{"}', [b'{"text":"}{"}']),
-        (b'{"a":1}{"b":', [b'{"a":1}{"b":']),
-        (b'{"a":1}{"b":"\xff"}', [b'{"a":1}{"b":"\xff"}']),
+        (b'{"a":"\xc3\xa4"}{"b":2}', [b'{"a":"\xc3\xa4"}', b'{"b":2}']), (b'{"text":"}{"}', [b'{"text":"}{"}']),
+        (b'{"a":1}{"b":', [b'{"a":1}{"b":']), (b'{"a":1}{"b":"\xff"}', [b'{"a":1}{"b":"\xff"}']),
     ],
-)
+)  # fmt: skip
 def test_objects_of(line: bytes, expected: list[bytes]) -> None:
     """Files joined without a newline between them are events all the same; anything else stays as it is."""
     assert expected == split_objects(line)
@@ -56,15 +53,10 @@ def test_objects_of(line: bytes, expected: list[bytes]) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b'{"event_type":"x","event_id":"a"}',
-        b'{"event_type":"x","\\u0065vent_id":"a"}',
-        b'{"event_type":"x","event_id":null}',
-        b"{}",
-        b"[1]",
-        b"nonsense",
-        b'{"event_type":',
+        b'{"event_type":"x","event_id":"a"}', b'{"event_type":"x","\\u0065vent_id":"a"}',
+        b'{"event_type":"x","event_id":null}', b"{}", b"[1]", b"nonsense", b'{"event_type":',
     ],
-)
+)  # fmt: skip
 def test_with_id_leaves_alone(line: bytes) -> None:
     """A line that has an id, or is no event, goes out as it came."""
     assert (line, False) == ensure_id(line, lambda: "made")

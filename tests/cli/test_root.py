@@ -95,27 +95,16 @@ async def test_version(run: Any) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("frobnicate",),
-        ("endpoint",),
-        ("endpoint", "add"),
-        ("endpoint", "add", "https://example.com/"),
+        ("frobnicate",), ("endpoint",), ("endpoint", "add"), ("endpoint", "add", "https://example.com/"),
         ("endpoint", "add", "https://example.com/", "-e", "message.sent", "-H", "no header"),
-        ("endpoint", "edit", "ep_1"),
-        ("endpoint", "edit", "ep_1", "--no-headers", "-H", "X-A: 1"),
-        ("workspace", "edit", "acme"),
-        ("token", "add", "--scope", "root"),
-        ("log", "--since", "yesterday"),
-        ("log", "--state", "lost"),
-        ("replay",),
-        ("replay", "dlv_1", "--since", "2h"),
-        ("send", "/nonexistent/file"),
-        ("listen", "--port", "70000"),
-        ("listen", "--key", "whsec_short"),
-        ("listen", "--fail", "often"),
+        ("endpoint", "edit", "ep_1"), ("endpoint", "edit", "ep_1", "--no-headers", "-H", "X-A: 1"),
+        ("workspace", "edit", "acme"), ("token", "add", "--scope", "root"), ("log", "--since", "yesterday"),
+        ("log", "--state", "lost"), ("replay",), ("replay", "dlv_1", "--since", "2h"), ("send", "/nonexistent/file"),
+        ("listen", "--port", "70000"), ("listen", "--key", "whsec_short"), ("listen", "--fail", "often"),
         ("status", "--no-such-option"),
     ],
     ids=" ".join,
-)
+)  # fmt: skip
 async def test_wrong_usage(run: Any, words: tuple[str, ...]) -> None:
     """Wrong words are exit code 2, said on stderr, without a traceback and without asking a daemon."""
     ran = await run(*words, env={"WEBHOOKD_URL": "http://127.0.0.1:1"})

@@ -54,15 +54,9 @@ async def test_look(api: Any, ask: Any) -> None:
 async def test_a_look_at_one_workspace(api: Any, ask: Any) -> None:
     """A token that is bound to a workspace gets less, and that is shown."""
     own = (
-        "version",
-        "started_at",
-        "uptime_seconds",
-        "workspaces",
-        "endpoints",
-        "backlog",
-        "slowest_endpoints",
+        "version", "started_at", "uptime_seconds", "workspaces", "endpoints", "backlog", "slowest_endpoints",
         "budgets",
-    )
+    )  # fmt: skip
     api.answers("GET", "/v1/status", {name: LOOK[name] for name in own if name in LOOK})
     ran = await ask("status")
     assert (0, "") == (ran.code, ran.err)

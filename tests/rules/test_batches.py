@@ -61,28 +61,14 @@ def test_commas_inside_elements_are_not_counted(count: int) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"", "byte 0"),
-        (b"[", "byte 1"),
-        (b"[1,2", "byte 4"),
-        (b"[1,2,]", "byte 5"),
-        (b"[1 2]", "byte 3"),
-        (b"[1]x", "trailing"),
-        (b"[1][2]", "trailing"),
-        (b"[{}, {'a':1}]", "byte 6"),
-        (b"[1,NaN]", "byte 3"),
-        (b"[Infinity]", "byte 1"),
-        (b"[01]", "byte 2"),
-        (b"[nul]", "byte"),
-        (b'["\\ud800"]', "partner"),
-        (b'["\xff"]', "byte 2 (0xff)"),
-        (b'["\xed\xa0\x80"]', "byte 2 (0xed)"),
-        (b'{"a":"\xff"}', "byte 6 (0xff)"),
-        (b"\xef\xbb\xbf[]", "byte"),
-        (b'["\n"]', "byte"),
-        (b'[{"a":1,}]', "byte"),
+        (b"", "byte 0"), (b"[", "byte 1"), (b"[1,2", "byte 4"), (b"[1,2,]", "byte 5"), (b"[1 2]", "byte 3"),
+        (b"[1]x", "trailing"), (b"[1][2]", "trailing"), (b"[{}, {'a':1}]", "byte 6"), (b"[1,NaN]", "byte 3"),
+        (b"[Infinity]", "byte 1"), (b"[01]", "byte 2"), (b"[nul]", "byte"), (b'["\\ud800"]', "partner"),
+        (b'["\xff"]', "byte 2 (0xff)"), (b'["\xed\xa0\x80"]', "byte 2 (0xed)"), (b'{"a":"\xff"}', "byte 6 (0xff)"),
+        (b"\xef\xbb\xbf[]", "byte"), (b'["\n"]', "byte"), (b'[{"a":1,}]', "byte"),
         (b"[" * 10_000 + b"]" * 10_000, "nested too deeply"),
     ],
-)
+)  # fmt: skip
 def test_a_syntax_error_anywhere_refuses_the_whole_and_names_the_place(text: bytes, said: str, padding: int) -> None:
     """Whichever way the array goes: the JSON's fault is told before any element is taken."""
     if padding and text.startswith(b"["):
@@ -146,21 +132,13 @@ def plain_lines(stream: bytes, max_line_bytes: int) -> Iterator[bytes | None]:
 @pytest.mark.parametrize(
     ("stream", "expected"),
     [
-        (b"", []),
-        (b"\n\r\n \t\n", []),
-        (b"a\nb\n", [b"a", b"b"]),
-        (b"a\r\nb\r\n", [b"a", b"b"]),
-        (b"a\nb", [b"a", b"b"]),
-        (b"a\r\nb\r", [b"a", b"b"]),
-        (b"\n\na\n\n\r\n b \nc", [b"a", b" b ", b"c"]),
-        (b"a\rb\n", [b"a\rb"]),
-        (b"12345\n123456\n1\n", [b"12345", None, b"1"]),
-        (b"12345\r\n123456\r\n1\r\n", [b"12345", None, b"1"]),
-        (b"123456", [None]),
-        (b"1234567890" * 3, [None]),
+        (b"", []), (b"\n\r\n \t\n", []), (b"a\nb\n", [b"a", b"b"]), (b"a\r\nb\r\n", [b"a", b"b"]),
+        (b"a\nb", [b"a", b"b"]), (b"a\r\nb\r", [b"a", b"b"]), (b"\n\na\n\n\r\n b \nc", [b"a", b" b ", b"c"]),
+        (b"a\rb\n", [b"a\rb"]), (b"12345\n123456\n1\n", [b"12345", None, b"1"]),
+        (b"12345\r\n123456\r\n1\r\n", [b"12345", None, b"1"]), (b"123456", [None]), (b"1234567890" * 3, [None]),
         (b"      \nx", [None, b"x"]),
     ],
-)
+)  # fmt: skip
 def test_lines_end_with_lf_or_crlf_and_blank_ones_are_not_counted(stream: bytes, expected: list[bytes | None]) -> None:
     """At most five bytes here; a longer one is given without its bytes, and the next one is whole again."""
     lines = [Line(index, data) for index, data in enumerate(expected)]

@@ -82,14 +82,11 @@ def test_a_built_in_type_can_be_given_a_products_own_words() -> None:
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("message.recieved", "message.received"),
-        ("MESSAGE.RECEIVED", "message.received"),
-        ("message_sent", "message.sent"),
-        ("contact.tags.updated", "contact.tag.updated"),
-        ("conversation.close", "conversation.closed"),
-        ("order.payed", "order.paid"),
+        ("message.recieved", "message.received"), ("MESSAGE.RECEIVED", "message.received"),
+        ("message_sent", "message.sent"), ("contact.tags.updated", "contact.tag.updated"),
+        ("conversation.close", "conversation.closed"), ("order.payed", "order.paid"),
     ],
-)
+)  # fmt: skip
 def test_an_unknown_type_is_refused_with_the_nearest_name(name: str, nearest: str) -> None:
     """The message is for the person, the details are for the program."""
     with pytest.raises(ApiError) as caught:

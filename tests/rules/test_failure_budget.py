@@ -79,14 +79,10 @@ def test_spent_until_is_when_one_more_failure_no_longer_disables() -> None:
 @pytest.mark.parametrize(
     ("limit", "warn_at", "expected"),
     [
-        (30, (0.5, 0.8), {15: (0.5,), 24: (0.8,)}),
-        (5, (0.5, 0.8), {3: (0.5,), 4: (0.8,)}),
-        (1, (0.5, 0.8), {1: (0.5, 0.8)}),
-        (100, (0.07,), {7: (0.07,)}),
-        (10, (1.0,), {10: (1.0,)}),
-        (10, (), {}),
+        (30, (0.5, 0.8), {15: (0.5,), 24: (0.8,)}), (5, (0.5, 0.8), {3: (0.5,), 4: (0.8,)}),
+        (1, (0.5, 0.8), {1: (0.5, 0.8)}), (100, (0.07,), {7: (0.07,)}), (10, (1.0,), {10: (1.0,)}), (10, (), {}),
     ],
-)
+)  # fmt: skip
 def test_a_threshold_is_crossed_once_on_the_way_up(
     limit: int, warn_at: tuple[float, ...], expected: dict[int, tuple[float, ...]]
 ) -> None:

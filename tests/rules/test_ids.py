@@ -79,22 +79,11 @@ def test_delivery_ids_are_numbers_that_sort_as_text(one: int, other: int) -> Non
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "dlv_",
-        "dlv_000000000000",
-        "dlv_00000000000000",
-        "0000000000001",
-        "00000000000000001",
-        "evt_0000000000001",
-        "dlv_000000000000U",
-        "dlv_000000000000u",
-        "dlv_000000000000A",
-        "dlv_000000000000-",
-        "dlv_000000000000١",
-        "dlv_8000000000000",
-        "dlv_zzzzzzzzzzzzz",
+        "", "dlv_", "dlv_000000000000", "dlv_00000000000000", "0000000000001", "00000000000000001",
+        "evt_0000000000001", "dlv_000000000000U", "dlv_000000000000u", "dlv_000000000000A", "dlv_000000000000-",
+        "dlv_000000000000١", "dlv_8000000000000", "dlv_zzzzzzzzzzzzz",
     ],
-)
+)  # fmt: skip
 def test_what_is_no_delivery_id_has_no_number(text: str) -> None:
     """Other lengths, prefixes and letters, and numbers that SQLite couldn't hold."""
     assert delivery_seq(text) is None

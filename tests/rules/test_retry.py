@@ -63,19 +63,11 @@ def test_a_schedule_that_became_shorter_drops() -> None:
 @pytest.mark.parametrize(
     ("next_ms", "tries", "expected"),
     [
-        (1_000_000, 1, 0.0),
-        (1_010_500, 1, 10.5),
-        (1_030_000, 1, 30.0),
-        (1_030_001, 1, 30.0),
-        (1_059_000, 2, 59.0),
-        (9_000_000, 2, 60.0),
-        (9_000_000, 3, 90.0),
-        (900_000, 3, 0.0),
-        (9_000_000, 7, 90.0),
-        (9_000_000, 0, 30.0),
+        (1_000_000, 1, 0.0), (1_010_500, 1, 10.5), (1_030_000, 1, 30.0), (1_030_001, 1, 30.0), (1_059_000, 2, 59.0),
+        (9_000_000, 2, 60.0), (9_000_000, 3, 90.0), (900_000, 3, 0.0), (9_000_000, 7, 90.0), (9_000_000, 0, 30.0),
         (1_012_000, 0, 12.0),
     ],
-)
+)  # fmt: skip
 def test_a_restored_wait_is_what_is_left_of_its_step(next_ms: int, tries: int, expected: float) -> None:
     """The wall clock may have jumped either way; after no attempt it was a local failure's wait."""
     assert expected == remaining_wait(next_ms, 1_000_000, tries, DEFAULT)

@@ -97,24 +97,15 @@ def test_a_key_of_24_to_64_bytes_is_taken(length: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "whsec_",
-        VECTOR_KEY.removeprefix("whsec_"),
-        VECTOR_KEY.upper(),
-        "WHSEC_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-        "whsec_whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-        f" {VECTOR_KEY}",
-        f"{VECTOR_KEY}\n",
-        "whsec_" + base64.b64encode(bytes(23)).decode(),
-        "whsec_" + base64.b64encode(bytes(65)).decode(),
+        "", "whsec_", VECTOR_KEY.removeprefix("whsec_"), VECTOR_KEY.upper(), "WHSEC_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "whsec_whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", f" {VECTOR_KEY}", f"{VECTOR_KEY}\n",
+        "whsec_" + base64.b64encode(bytes(23)).decode(), "whsec_" + base64.b64encode(bytes(65)).decode(),
         "whsec_" + base64.b64encode(bytes(32)).decode().rstrip("="),
         "whsec_" + base64.b64encode(bytes(32)).decode() + "=",
-        "whsec_" + base64.urlsafe_b64encode(b"\xfb\xff" * 16).decode(),
-        "whsec_" + "A" * 42 + "B=",
-        "whsec_" + "é" * 43 + "=",
-        "whsec_" + "\x00" * 44,
+        "whsec_" + base64.urlsafe_b64encode(b"\xfb\xff" * 16).decode(), "whsec_" + "A" * 42 + "B=",
+        "whsec_" + "é" * 43 + "=", "whsec_" + "\x00" * 44,
     ],
-)
+)  # fmt: skip
 def test_what_is_no_key_is_refused_without_repeating_it(text: str) -> None:
     """Wrong prefix, length, alphabet, padding, or bits beyond the last byte."""
     with pytest.raises(ApiError) as caught:
