@@ -26,33 +26,35 @@ _DELIVERY = ("workspace", "endpoint_id", "event_id", "delivery_id", "event_type"
 LOG_EVENTS: dict[str, LogEvent] = {
     "daemon.started": LogEvent("info", "The process began.", ("version", "pid", "state_dir")),
     "daemon.ready": LogEvent(
-        "info", "It takes events and delivers.", ("address", "unix_socket", "waiting", "duration_ms")
+        "info", "It accepts and delivers events.", ("address", "unix_socket", "waiting", "duration_ms")
     ),
-    "daemon.stopping": LogEvent("info", "It was told to stop; attempts in flight end first.", ("reason",)),
+    "daemon.stopping": LogEvent("info", "SIGTERM or SIGINT; attempts in flight end first.", ("reason",)),
     "daemon.stopped": LogEvent("info", "Everything is recorded and closed."),
-    "daemon.failed": LogEvent("error", "It can't start or can't go on, and exits.", ("error", "exit_code")),
+    "daemon.failed": LogEvent("error", "It can't start or can't continue, and exits.", ("error", "exit_code")),
     "heartbeat.missed": LogEvent(
         "error",
-        "The event loop, the database or a consumer doesn't move; if that lasts, systemd starts webhookd again.",
+        "The event loop, the database or a consumer doesn't respond; if that lasts, systemd restarts webhookd.",
         ("reason", "stack", "count"),
     ),
     "config.reloaded": LogEvent("info", "SIGHUP: these keys changed.", ("changed",)),
     "config.not_reloadable": LogEvent(
         "warning", "SIGHUP: these keys need a restart, or are wrong.", ("changed", "error")
     ),
-    "state.tightened": LogEvent("warning", "A file or directory of ours was open to others.", ("path", "mode")),
-    "token.created": LogEvent("info", "A token was made.", ("workspace", "token_id", "scope")),
-    "token.revoked": LogEvent("info", "A token ended.", ("token_id",)),
-    "key.revealed": LogEvent("info", "Somebody looked at a signing key.", ("workspace", "endpoint_id", "token_id")),
+    "state.tightened": LogEvent(
+        "warning", "A file or directory of webhookd was open to others; its mode was tightened.", ("path", "mode")
+    ),
+    "token.created": LogEvent("info", "A token was created.", ("workspace", "token_id", "scope")),
+    "token.revoked": LogEvent("info", "A token was revoked.", ("token_id",)),
+    "key.revealed": LogEvent("info", "A signing key was revealed.", ("workspace", "endpoint_id", "token_id")),
     "key.rotated": LogEvent(
         "info", "An endpoint has a new signing key.", ("workspace", "endpoint_id", "overlap_seconds")
     ),
-    "workspace.created": LogEvent("info", "A workspace was made.", ("workspace", "plan")),
+    "workspace.created": LogEvent("info", "A workspace was created.", ("workspace", "plan")),
     "workspace.changed": LogEvent("info", "A workspace was changed.", ("workspace", "plan", "fields")),
     "workspace.deleted": LogEvent("info", "A workspace was deleted.", ("workspace",)),
-    "endpoint.created": LogEvent("info", "An endpoint was made.", (*_ENDPOINT, "event_types")),
-    "endpoint.changed": LogEvent("info", "An endpoint was changed: these fields.", (*_ENDPOINT, "fields")),
-    "endpoint.deleted": LogEvent("info", "An endpoint was deleted; what waited is cancelled.", _ENDPOINT),
+    "endpoint.created": LogEvent("info", "An endpoint was created.", (*_ENDPOINT, "event_types")),
+    "endpoint.changed": LogEvent("info", "An endpoint was changed; `fields` names what.", (*_ENDPOINT, "fields")),
+    "endpoint.deleted": LogEvent("info", "An endpoint was deleted; its waiting deliveries are cancelled.", _ENDPOINT),
     "endpoint.enabled": LogEvent(
         "info", "A person enabled an endpoint.", (*_ENDPOINT, "skip_held", "skipped", "waiting")
     ),
@@ -63,7 +65,7 @@ LOG_EVENTS: dict[str, LogEvent] = {
         (*_ENDPOINT, "event_id", "delivery_id", "reason", "message", "failures", "limit", "window_seconds", "waiting"),
     ),
     "endpoint.tested": LogEvent(
-        "info", "A test was sent to an endpoint.", (*_DELIVERY, "attempt", "status", "reason", "duration_ms")
+        "info", "A test event was sent to an endpoint.", (*_DELIVERY, "attempt", "status", "reason", "duration_ms")
     ),
     "event.accepted": LogEvent(
         "info",
@@ -94,10 +96,14 @@ LOG_EVENTS: dict[str, LogEvent] = {
         (*_DELIVERY, "attempt", "status", "reason", "duration_ms"),
     ),
     "delivery.expired": LogEvent(
-        "warning", "Held longer or more than `hold.*` allows.", ("workspace", "endpoint_id", "reason", "count")
+        "warning",
+        "Held events expired: older or more than `hold.*` allows.",
+        ("workspace", "endpoint_id", "reason", "count"),
     ),
     "delivery.skipped": LogEvent("info", "A person skipped held deliveries.", ("workspace", "endpoint_id", "count")),
-    "delivery.cancelled": LogEvent("info", "Ended with its endpoint.", ("workspace", "endpoint_id", "count")),
+    "delivery.cancelled": LogEvent(
+        "info", "Deliveries were cancelled with their endpoint.", ("workspace", "endpoint_id", "count")
+    ),
     "delivery.replayed": LogEvent(
         "info",
         "Past deliveries were queued again.",
@@ -108,31 +114,33 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "A share of the failure budget is spent.",
         ("workspace", "failures", "limit", "share", "window_seconds"),
     ),
-    "mail.sent": LogEvent("info", "The mail server took a notice.", ("workspace", "mail_id", "count", "recipients")),
+    "mail.sent": LogEvent(
+        "info", "The mail server accepted a notice.", ("workspace", "mail_id", "count", "recipients")
+    ),
     "mail.failed": LogEvent(
         "warning",
-        "The mail server didn't take a notice; tried again.",
+        "The mail server didn't accept a notice; webhookd retries.",
         ("workspace", "mail_id", "attempt", "error", "count"),
     ),
     "mail.disabled": LogEvent("info", "No `mail.host`: notices are logged and shown, not mailed."),
     "store.opened": LogEvent(
         "info", "The database is open.", ("duration_ms", "path", "sqlite_version", "schema_version", "size_bytes")
     ),
-    "store.migrated": LogEvent("info", "The database has a newer schema.", ("from_version", "to_version")),
+    "store.migrated": LogEvent("info", "The database was migrated to a newer schema.", ("from_version", "to_version")),
     "store.pruned": LogEvent(
         "info", "Retention removed finished events.", ("reason", "events", "deliveries", "duration_ms")
     ),
-    "store.full": LogEvent("error", "The disk is nearly full: no events are taken."),
-    "store.recovered": LogEvent("info", "There is space again: events are taken."),
-    "backup.made": LogEvent("info", "A copy of the database was made.", ("duration_ms", "size_bytes")),
+    "store.full": LogEvent("error", "The disk is nearly full: events are refused."),
+    "store.recovered": LogEvent("info", "There is space again: events are accepted."),
+    "backup.made": LogEvent("info", "A copy of the database was written.", ("duration_ms", "size_bytes")),
     "resource.exhausted": LogEvent(
-        "warning", "No descriptor, memory or thread is left; callers are told 503, or wait.", ("error", "count")
+        "warning", "No descriptor, memory or thread is left; callers get 503, or wait.", ("error", "count")
     ),
     "request.failed": LogEvent(
-        "error", "A fault of webhookd's own, answered 500.", ("status", "incident", "method", "path", "error", "count")
+        "error", "An internal error, answered 500.", ("status", "incident", "method", "path", "error", "count")
     ),
     "task.ended": LogEvent("error", "A task that must not end ended; the daemon ends.", ("task", "error")),
-    "log.overflowed": LogEvent("warning", "Nobody read stdout; so many lines were lost.", ("count",)),
+    "log.overflowed": LogEvent("warning", "Nothing read stdout; `count` lines were lost.", ("count",)),
     "library.warned": LogEvent("warning", "A library's own warning.", ("logger", "message", "error", "count")),
     "library.failed": LogEvent("error", "A library's own error.", ("logger", "message", "error", "count")),
 }
