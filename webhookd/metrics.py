@@ -98,12 +98,12 @@ METRICS: dict[str, MetricKind] = {
     "webhookd_endpoints": MetricKind("gauge", "Endpoints by state.", ("workspace", "state")),
     "webhookd_budget_failures": MetricKind("gauge", "Failures that count against the budget now.", ("workspace",)),
     "webhookd_budget_limit": MetricKind("gauge", "The failure budget: one more than this disables."),
-    "webhookd_mail_unsent": MetricKind("gauge", "Notices that the mail server hasn't taken yet."),
+    "webhookd_mail_unsent": MetricKind("gauge", "Notices that the mail server hasn't accepted yet."),
     "webhookd_database_bytes": MetricKind("gauge", "Size of the database file."),
     "webhookd_wal_bytes": MetricKind("gauge", "Size of the write-ahead log; a checkpoint is due at 64 MiB."),
     "webhookd_disk_free_bytes": MetricKind("gauge", "Free space where the database lies."),
     "webhookd_disk_reserved_bytes": MetricKind(
-        "gauge", "store.min_free_mb: with less free than this, nothing is taken."
+        "gauge", "store.min_free_mb: with less free than this, events are refused."
     ),
     "webhookd_store_full": MetricKind("gauge", "1 while events are refused because the disk is nearly full, else 0."),
     "webhookd_commits_total": MetricKind("counter", "Transactions committed."),

@@ -274,7 +274,7 @@ ROUTES = [
         "/events/{event}",
         get_event,
         Scope.ADMIN,
-        "Look at an event: its payload and its deliveries",
+        "Get an event: its payload and its deliveries",
         answers={200: EventWithPayload},
         workspaced=True,
         description="The payload is the event byte for byte: read it with a parser that keeps large integers. It is "
@@ -295,7 +295,7 @@ ROUTES = [
         "/deliveries/{delivery}",
         get_delivery,
         Scope.ADMIN,
-        "Look at a delivery with each of its attempts",
+        "Get a delivery with each of its attempts",
         answers={200: DeliveryWithAttempts},
         workspaced=True,
     ),

@@ -182,7 +182,7 @@ async def change_endpoint(request: web.Request) -> web.Response:
 
 
 async def delete_endpoint(request: web.Request) -> web.Response:
-    """Delete an endpoint; what waits for it is cancelled, its log stays."""
+    """Delete an endpoint; its waiting deliveries are cancelled, its log stays."""
     await services_of(request).endpoints.delete(*_names(request))
     return no_content()
 
@@ -279,7 +279,7 @@ ROUTES = [
         "/endpoints",
         make_endpoint,
         Scope.ADMIN,
-        "Make an endpoint",
+        "Create an endpoint",
         answers={201: EndpointMade},
         body=NewEndpoint,
         errors=(*_OF_URL, "plan_required", "too_many_endpoints", "storage_full", "unavailable"),
@@ -292,7 +292,7 @@ ROUTES = [
         "/endpoints/{endpoint}",
         get_endpoint,
         Scope.ADMIN,
-        "Look at an endpoint: its settings, its state, its queue, its last answer",
+        "Get an endpoint: its settings, its state, its queue, its last attempt",
         answers={200: EndpointShown},
         workspaced=True,
     ),
@@ -314,7 +314,7 @@ ROUTES = [
         "/endpoints/{endpoint}",
         delete_endpoint,
         Scope.ADMIN,
-        "Delete an endpoint; what waits for it is cancelled, its log stays",
+        "Delete an endpoint; its waiting deliveries are cancelled, its log stays",
         answers={204: None},
         errors=("storage_full", "unavailable"),
         workspaced=True,
@@ -346,7 +346,7 @@ ROUTES = [
         "/endpoints/{endpoint}/test",
         test_endpoint,
         Scope.ADMIN,
-        "Send a test to an endpoint, whatever its state; answers with the attempt",
+        "Send a test event to an endpoint, in any state; answers with the attempt",
         answers={200: AttemptShown},
         body=Testing,
         errors=("plan_required", "unknown_event_type", "storage_full", "unavailable"),

@@ -95,7 +95,7 @@ ROUTES = [
         "/v1/tokens",
         make_token,
         Scope.ADMIN,
-        "Make a token",
+        "Create a token",
         answers={201: TokenMade},
         body=NewToken,
         errors=("not_found",),
