@@ -136,7 +136,7 @@ async def test_a_failure_waits_again_or_drops(table: Table) -> None:
 
 
 async def test_many_are_finished_in_small_steps(table: Table) -> None:
-    """The oldest first, between two numbers, as many as asked for; each is told with its size."""
+    """The oldest first, between two numbers, as many as asked for; the sizes come along."""
     queued = await table.accept("a", "b", "c", "d")
     seqs = [delivery.seq for delivery in queued]
     size = len(BODY)
@@ -147,7 +147,7 @@ async def test_many_are_finished_in_small_steps(table: Table) -> None:
     assert [seqs[0], seqs[3]] == [delivery.seq for delivery in await table.page()]
 
 
-async def test_what_has_to_go_is_told_by_size_and_by_age(table: Table) -> None:
+async def test_what_has_to_go_is_found_by_size_and_by_age(table: Table) -> None:
     """How many of the oldest make up so many bytes, or were accepted so long ago; never more than the limit."""
     for number in range(5):
         await table.accept(f"e{number}", now_ms=10 * number, body=b"x" * 100)
@@ -232,8 +232,8 @@ async def test_what_changed_since_a_moment_is_found(table: Table) -> None:
     assert ["b"] == await table.changed(201, state=DeliveryState.DROPPED)
 
 
-async def test_too_much_that_changed_is_not_told(table: Table) -> None:
-    """More deliveries than asked for, or too many of others to look through; another workspace's are never told."""
+async def test_too_much_that_changed_is_not_found(table: Table) -> None:
+    """More deliveries than asked for, or too many of others to look through; another workspace's are never found."""
     await table.accept("a", "b", "c", now_ms=100)
     assert ["a", "b", "c"] == await table.changed(100, limit=3)
     assert None is await table.changed(100, limit=2)

@@ -112,8 +112,8 @@ async def test_a_deleted_endpoint_is_known_to_the_log_alone(store: Store) -> Non
         ("deleted", "auto_disabled", None),
     ],
 )
-async def test_who_stops_whom(store: Store, before: str, to: str, after: str | None) -> None:
-    """The budget stops active ones only, a person those that the budget stopped too; a deleted one nobody."""
+async def test_which_state_can_follow_which(store: Store, before: str, to: str, after: str | None) -> None:
+    """The budget stops active ones only, a person those that the budget stopped too; a deleted one stays."""
     workspace = await add_workspace(store)
     endpoint = await add_endpoint(store, workspace)
     if before == "deleted":
@@ -127,7 +127,7 @@ async def test_who_stops_whom(store: Store, before: str, to: str, after: str | N
     if after is None:
         assert unchanged == now
     else:
-        # What is held is held since it stopped first, whoever says so.
+        # Its events are held since it was stopped first.
         assert (after, "r", "m", 10 if before == "auto_disabled" else 50) == (
             now.state,
             now.disabled_reason,

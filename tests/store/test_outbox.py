@@ -108,7 +108,7 @@ async def test_closing_ends_all_of_a_digest_and_nothing_else(store: Store) -> No
     assert [(9000, "why", None), (9000, "why", None), (None, None, None)] == rows
 
 
-async def test_unsent_tells_how_many_since_when_and_why(store: Store) -> None:
+async def test_unsent_has_how_many_since_when_and_why(store: Store) -> None:
     """An empty outbox has nothing unsent; a failed try leaves its reason."""
     assert Unsent(0, None, None) == await store.read(outbox.unsent)
     await add(store, now_ms=1000)

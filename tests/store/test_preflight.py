@@ -123,17 +123,19 @@ async def test_what_is_not_fit_is_refused_and_left_as_it_is(
 ) -> None:
     """The message says what is wrong and that nothing was touched; nor was it, -wal and -shm included."""
     monkeypatch.setattr(connection.preflight, "LOOK_AGAIN_SECONDS", 0.01)
-    spoil, said = SPOILT[name]
+    spoil, message = SPOILT[name]
     path = await make(tmp_path, killed=killed)
     (path.parent / "webhookd.db-reserve").write_bytes(bytes(100))
     spoil(path)
     before = contents(path)
-    with pytest.raises(StoreUnusable, match=said) as refused:
+    with pytest.raises(StoreUnusable, match=message) as refused:
         await open_writer(path)
     assert before == contents(path)
     assert "left as it is" in str(refused.value) or "was left" in str(refused.value)
     assert (
-        "Restore a backup" in str(refused.value) or "Set store.path" in str(refused.value) or said == "newer webhookd"
+        "Restore a backup" in str(refused.value)
+        or "Set store.path" in str(refused.value)
+        or message == "newer webhookd"
     )
     assert 78 == refused.value.exit_code
 

@@ -84,7 +84,7 @@ async def test_a_span_is_found_without_walking_to_it(tmp_path: Path) -> None:
 
 
 async def test_a_clock_set_back_is_remembered_once(tmp_path: Path) -> None:
-    """One new stretch per step back, not one per row after it; and stretches that were pruned are forgotten."""
+    """One new segment per step back, not one per row after it; segments that were pruned are removed."""
 
     async def steps(store: Store) -> int:
         sql = "SELECT count(*) FROM clock_steps"
@@ -103,7 +103,7 @@ async def test_a_clock_set_back_is_remembered_once(tmp_path: Path) -> None:
         assert ["last"] == await dated(store, workspace, None, 11)
 
 
-async def test_a_search_of_little_patience_says_where_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_search_that_times_out_returns_where_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given up after its first window; going on from there finds everything, in order, once."""
     monkeypatch.setattr(delivery_log, "WINDOW_ROWS", 10)
     monkeypatch.setattr(delivery_log, "NEWEST_ROWS", 3)

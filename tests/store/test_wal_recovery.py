@@ -33,7 +33,7 @@ def commit(db: sqlite3.Connection, text: str) -> None:
     db.execute("INSERT INTO kept VALUES (?)", (text,))
 
 
-def take(tmp_path: Path, *suffixes: str) -> Path:
+def copy_left(tmp_path: Path, *suffixes: str) -> Path:
     """A copy of these files, as a kill leaves them at this moment."""
     for suffix in suffixes:
         shutil.copy(tmp_path / f"live.db{suffix}", tmp_path / f"left.db{suffix}")
@@ -48,10 +48,10 @@ def contents(path: Path) -> bytes:
 def test_only_what_came_after_the_last_sync_is_written_again(writer: sqlite3.Connection, tmp_path: Path) -> None:
     """The index, as it was before the last two commits, doesn't count their frames; the bytes stay the same."""
     commit(writer, "synced")
-    take(tmp_path, "", "-shm")
+    copy_left(tmp_path, "", "-shm")
     commit(writer, "in doubt")
     commit(writer, "as well")
-    path = take(tmp_path, "-wal")
+    path = copy_left(tmp_path, "-wal")
     before = contents(path)
     assert 2 * FRAME_BYTES == recover_wal(path)
     assert before == contents(path)
@@ -59,9 +59,9 @@ def test_only_what_came_after_the_last_sync_is_written_again(writer: sqlite3.Con
 
 def test_nothing_is_written_while_another_program_has_it_open(writer: sqlite3.Connection, tmp_path: Path) -> None:
     """It may be writing just there; who opens the database beside it makes no new index, and reads no such frame."""
-    take(tmp_path, "", "-shm")
+    copy_left(tmp_path, "", "-shm")
     commit(writer, "in doubt")
-    path = take(tmp_path, "-wal")
+    path = copy_left(tmp_path, "-wal")
     index = path.with_name("left.db-shm")
     with subprocess.Popen(
         [sys.executable, "-u", "-c", READING, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -76,7 +76,7 @@ def test_nothing_is_written_while_another_program_has_it_open(writer: sqlite3.Co
 def test_nothing_is_written_where_all_was_synced(writer: sqlite3.Connection, tmp_path: Path) -> None:
     """After a kill at rest, after an orderly end, and where there was nothing yet."""
     commit(writer, "synced")
-    assert 0 == recover_wal(take(tmp_path, "", "-wal", "-shm"))
+    assert 0 == recover_wal(copy_left(tmp_path, "", "-wal", "-shm"))
     writer.close()
     assert 0 == recover_wal(tmp_path / "live.db")
     assert 0 == recover_wal(tmp_path / "new.db")
@@ -86,7 +86,7 @@ def test_nothing_is_written_where_all_was_synced(writer: sqlite3.Connection, tmp
 def test_without_its_index_the_whole_log_is_in_doubt(writer: sqlite3.Connection, tmp_path: Path, fault: str) -> None:
     """An index that is gone, or was being written, tells nothing."""
     commit(writer, "synced")
-    path = take(tmp_path, "", "-wal", "-shm")
+    path = copy_left(tmp_path, "", "-wal", "-shm")
     index = path.with_name("left.db-shm")
     if fault == "missing":
         index.unlink()
@@ -101,19 +101,19 @@ def test_a_log_that_began_anew_is_in_doubt_from_its_header_on(writer: sqlite3.Co
     """Frames of its former time that it hasn't overwritten yet are left alone, and the index of then doesn't count."""
     for number in range(5):
         commit(writer, f"former {number}")
-    take(tmp_path, "-shm")
+    copy_left(tmp_path, "-shm")
     writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
     commit(writer, "anew")
-    path = take(tmp_path, "", "-wal")
+    path = copy_left(tmp_path, "", "-wal")
     assert len(contents(path)) > HEADER_BYTES + FRAME_BYTES
     assert HEADER_BYTES + FRAME_BYTES == recover_wal(path)
 
 
 def test_a_frame_that_was_cut_off_is_no_trouble(writer: sqlite3.Connection, tmp_path: Path) -> None:
     """SQLite ignores it; what there is of it is written again."""
-    take(tmp_path, "", "-shm")
+    copy_left(tmp_path, "", "-shm")
     commit(writer, "cut off")
-    path = take(tmp_path, "-wal")
+    path = copy_left(tmp_path, "-wal")
     log = path.with_name("left.db-wal")
     log.write_bytes(contents(path)[:-100])
     assert FRAME_BYTES - 100 == recover_wal(path)

@@ -16,7 +16,7 @@ from webhookd.store.store import Store
 BODY = b'{"event_type":"message.sent","x":"' + b"x" * 20_000 + b'"}'
 
 
-async def test_an_empty_transaction_is_no_sign_of_room(store: Store) -> None:
+async def test_an_empty_transaction_is_no_sign_of_space(store: Store) -> None:
     """It goes through on a full disk, as the heartbeat's does: only a command that wrote something ends `full`."""
     store.writer.full = True
     await store.writer.answer()
@@ -61,7 +61,7 @@ async def test_a_checkpoint_has_its_turn_to_itself(store: Store) -> None:
 async def test_without_memory_what_may_be_refused_is_and_the_rest_is_written_later(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A group that finds no memory is undone whole; what must be written is, in order, once there is some again."""
+    """A batch without memory is undone whole; `retry_when_full` ones are written once there is some, in order."""
     monkeypatch.setattr(writer, "FULL_RETRY_SECONDS", 0.01)
     await store.write(lambda db: db.execute("CREATE TABLE noted (name TEXT)"))
     shortages = 2

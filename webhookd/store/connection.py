@@ -120,16 +120,14 @@ async def open_writer(path: Path) -> tuple[Connection, int, int]:
     except sqlite3.DatabaseError as error:
         raise fatal_error(error, path) from error
     except OSError as error:
-        raise StoreFailed(
-            f"{path} can't be opened: {error.strerror}. Look at the disk and the kernel's log."
-        ) from error
+        raise StoreFailed(f"{path} can't be opened: {error.strerror}. {_LOOK}") from error
     connection, (before, now) = await _connect(path, _prepare)
     return connection, before, now
 
 
 async def open_reader(path: Path) -> Connection:
     """Open the database for reading only; it never checkpoints."""
-    connection, _ = await _connect(path, lambda db: _run_script(db, _PRAGMAS + _READER_PRAGMAS))
+    connection, _ = await _connect(path, lambda db: db.executescript(_PRAGMAS + _READER_PRAGMAS))
     return connection
 
 
@@ -159,20 +157,19 @@ def _tighten(path: Path) -> None:
 
 
 def _prepare(db: sqlite3.Connection) -> tuple[int, int]:
-    _run_script(db, _PRAGMAS)
+    db.executescript(_PRAGMAS)
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
     newest = len(_migrations())
     if version == 0:
         # Only before the first table do these take effect.  One transaction, so that no kill leaves a file without our
         # application_id; deferred, because the first page must not be made before `auto_vacuum` is set.
-        _run_script(
-            db,
+        db.executescript(
             f"PRAGMA page_size = {PAGE_BYTES}; BEGIN; PRAGMA auto_vacuum = INCREMENTAL; "
             f"PRAGMA application_id = {APPLICATION_ID}; COMMIT;",
         )
-    _run_script(db, _WRITER_PRAGMAS.format(checkpoint_pages=CHECKPOINT_PAGES))
+    db.executescript(_WRITER_PRAGMAS.format(checkpoint_pages=CHECKPOINT_PAGES))
     for number, script in enumerate(_migrations()[version:], start=version + 1):
-        _run_script(db, f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+        db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
     return version, newest
 
 
@@ -180,11 +177,6 @@ def _migrations() -> list[str]:
     folder = importlib.resources.files("webhookd.store") / "migrations"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
     return [file.read_text("utf-8") for file in files]
-
-
-def _run_script(db: sqlite3.Connection, script: str) -> None:
-    """Run several statements and read what each returns (a pragma that isn't read may not have run)."""
-    db.executescript(script)
 
 
 def fatal_error(error: sqlite3.Error, path: Path | str = "the database") -> FatalError:
@@ -210,7 +202,7 @@ def is_full(error: sqlite3.Error) -> bool:
 
 
 def may_be_full(error: sqlite3.Error) -> bool:
-    """Whether it is an error that SQLite raises for a full quota, and for no room for the WAL's index.
+    """Whether it is an error that SQLite raises for a full quota, and for no space for the WAL's index.
 
     A broken disk raises the same; only another write shows which it is (`DiskSpace.exhausted`).
     """
@@ -218,7 +210,7 @@ def may_be_full(error: sqlite3.Error) -> bool:
 
 
 def limit_wal(db: sqlite3.Connection, pages: int) -> None:
-    """Checkpoint now, if the file has room to grow, and from now on after `pages` of the write-ahead log."""
+    """Checkpoint now, if the file has space to grow, and from now on after `pages` of the write-ahead log."""
     db.execute(f"PRAGMA wal_autocheckpoint = {pages}").fetchall()
     with suppress(sqlite3.OperationalError):  # a disk that is full or fails shows at the next commit
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

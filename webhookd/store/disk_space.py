@@ -1,12 +1,12 @@
-"""The room on the database's disk, and a reserve in it that no other program can use.
+"""The free space on the database's disk, and a reserve in it that no other program can use.
 
 On a full disk SQLite can't write anything, not even a DELETE or a checkpoint.  So webhookd refuses events long before
-that (`store.min_free_mb`), and a file beside the database, `webhookd.db-reserve`, keeps a quarter of that room.  When
+that (`store.min_free_mb`), and a file beside the database, `webhookd.db-reserve`, keeps a quarter of that space.  When
 another program fills the disk to the last byte all the same, webhookd releases the file piece by piece, so that it can
 still record the outcomes of attempts; it accepts no event until the reserve is whole again.
 
 Another program may use up a released piece.  Then outcomes wait in memory, and with them their endpoints, until there
-is room.
+is space.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENOUGH_BYTES = MIB
 # How long an answer about the free space is kept: a look costs some 5 µs, per event.
 LOOK_SECONDS = 0.25
 WAL_PAGES_WHEN_SHORT = 128
-_OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -60,7 +60,7 @@ class DiskSpace:
         return self.free_bytes() + self._reserved_bytes() - self._kept_bytes
 
     def short(self) -> bool:
-        """Whether there is too little room to take events; the reserve has to be whole as well."""
+        """Whether there is too little space to accept events; the reserve has to be whole as well."""
         now = time.monotonic()
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
@@ -80,15 +80,15 @@ class DiskSpace:
     def wal_limit_pages(self) -> int:
         """After how many pages the write-ahead log is to be carried over into the file.
 
-        That may take as much room again, so the log is never larger than what is kept; and where room is short, what is
-        left is for the file to grow by.
+        That may need as much space again, so the log is never larger than what is kept; and where space is short, the
+        file needs what is left to grow.
         """
         if self.short():
             return WAL_PAGES_WHEN_SHORT
         return min(CHECKPOINT_PAGES, self._kept_bytes // PAGE_BYTES) or CHECKPOINT_PAGES
 
     def refill(self) -> None:
-        """Make the reserve whole, if there is room for it beside what else is kept."""
+        """Make the reserve whole, if there is space for it beside what else is kept."""
         if not self._released and self._is_whole():
             return
         if self.spare_bytes() < 0 or self.free_bytes() + self._reserved_bytes() < ENOUGH_BYTES:
@@ -115,7 +115,7 @@ class DiskSpace:
         try:
             _allocate(probe, ENOUGH_BYTES)
         except OSError as error:
-            return error.errno in _OUT_OF_ROOM
+            return error.errno in _OUT_OF_SPACE
         finally:
             with suppress(OSError):
                 probe.unlink()
@@ -138,7 +138,7 @@ class DiskSpace:
 
 
 def _allocate(file: Path, size_bytes: int) -> None:
-    """Make `file` at least so large, with blocks of its own behind every byte; OSError if there is no room."""
+    """Make `file` at least so large, with blocks of its own behind every byte; OSError if there is no space."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -129,7 +129,7 @@ class Store:
             raise fatal from error
 
     async def watch_disk_space(self) -> None:
-        """A root task: keeps the reserve whole, and the write-ahead log as small as the room on the disk asks for."""
+        """A root task: keeps the reserve whole, and the write-ahead log as small as the space on the disk asks for."""
         shrunk_at = time.monotonic()
         while True:
             await asyncio.sleep(DISK_LOOK_SECONDS)

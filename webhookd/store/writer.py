@@ -12,7 +12,7 @@ A checkpoint is queued like a command and runs by itself, between two transactio
 its own only when the write-ahead log has become long, and the next commit then waits for all of it.
 
 A full disk refuses commands, except those submitted with `retry_when_full` (outcomes of attempts): the writer tries
-these again, with pieces of the reserve (`store.disk_space`), until there is room.  So does a lack of memory, which
+these again, with pieces of the reserve (`store.disk_space`), until there is space.  So does a lack of memory, which
 SQLite rolls back from.  Any other failure of SQLite ends the daemon, because what is durable is no longer known.
 """
 
@@ -109,11 +109,11 @@ class Writer:
 
     @property
     def wal_limit_changed(self) -> bool:
-        """Whether the room on the disk asks for another limit of the write-ahead log than the one in force."""
+        """Whether the space on the disk asks for another limit of the write-ahead log than the one in force."""
         return self._disk_space.wal_limit_pages() != self._wal_limit_pages
 
     async def shrink_wal(self) -> None:
-        """Carry the write-ahead log over into the file now, as far as that has room."""
+        """Carry the write-ahead log over into the file now, as far as that has space."""
         self._wal_limit_pages = 0
         with contextlib.suppress(ApiError):
             await self.answer()
