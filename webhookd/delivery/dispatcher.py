@@ -41,6 +41,11 @@ class EndpointStatus:
     oldest_at_ms: int | None
     last_attempt: Json | None
 
+    @property
+    def state(self) -> str:
+        """The endpoint's own state, or `paused` where only its plan stops it."""
+        return "paused" if self.paused and self.endpoint.active else self.endpoint.state.value
+
 
 class Dispatcher:
     """Offers new deliveries to the endpoints' queues and runs consumers where there is work."""

@@ -1,4 +1,4 @@
-"""The application: every route of every table, behind the guard; what `daemon` serves."""
+"""The application that the daemon serves: all routes, behind the guard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 
 from aiohttp import web
 
-from webhookd.web.api import deliveries, endpoints, events, live, operations, tokens, workspaces
+from webhookd.web.api import deliveries, endpoints, events, operations, tokens, workspaces
 from webhookd.web.api.batch_ingest import REFUSALS
 from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.api.openapi import document, paths_of
@@ -21,7 +21,6 @@ from webhookd.web.ui.routes import add_pages
 ROUTES: list[Route] = [
     *events.ROUTES,
     *endpoints.ROUTES,
-    *live.ROUTES,  # before the log's /deliveries/{delivery}, which would take its path
     *deliveries.ROUTES,
     *workspaces.ROUTES,
     *tokens.ROUTES,
@@ -31,7 +30,7 @@ ROUTES: list[Route] = [
 
 
 def make_app(services: Services, *, timeouts: RequestTimeouts | None = None) -> web.Application:
-    """The application on these services; `patience` bounds how long callers may take."""
+    """The application on these services; `timeouts` bounds how long callers may take."""
     guard = Guard(services)
     app = web.Application(client_max_size=events.BODY_MAX_BYTES)
     app[SERVICES] = services

@@ -1,4 +1,4 @@
-"""What the web is built on: the parts of the house that its handlers call."""
+"""The parts of the app that the web's handlers call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from webhookd.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Built by `daemon`, used by the handlers."""
+    """Built by `app`, used by the handlers."""
 
     settings: Callable[[], Config]
     event_types: Callable[[], EventTypes]

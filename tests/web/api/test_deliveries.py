@@ -12,8 +12,8 @@ from tests.support.api import Api, running_api
 from webhookd.config import Config, Delivery
 from webhookd.models import Reason
 from webhookd.rules.ids import delivery_id, delivery_seq
-from webhookd.web.api.deliveries import DeliveryList, EventList, Replayed
-from webhookd.web.api.schemas import DeliveryShown, DeliveryWithAttempts, EventWithPayload
+from webhookd.web.api.deliveries import DeliveryListSchema, EventListSchema, ReplayedSchema
+from webhookd.web.api.schemas import DeliveryDetailSchema, DeliverySchema, EventDetailSchema
 
 URL = "https://hooks.example/in"
 START = "2026-01-01T00:00:00.000Z"
@@ -29,7 +29,7 @@ async def deliveries(api: Api, query: str = "") -> list[dict[str, Any]]:
     """All deliveries that a query finds."""
     answer = await api.get(f"/v1/deliveries?{query}")
     assert 200 == answer.status, answer.body
-    msgspec.convert(answer.json, DeliveryList)
+    msgspec.convert(answer.json, DeliveryListSchema)
     found: list[dict[str, Any]] = answer.json["data"]
     return found
 
@@ -79,7 +79,7 @@ async def test_one_alone_has_each_of_its_attempts(tmp_path: Path) -> None:
         await api.engine.quiet()
         (listed,) = await deliveries(api)
         one = await api.get(f"/v1/deliveries/{listed['id']}")
-        msgspec.convert(one.json, DeliveryWithAttempts)
+        msgspec.convert(one.json, DeliveryDetailSchema)
         assert ("pending", "2026-01-01T00:00:30.000Z", None) == tuple(
             one.json[name] for name in ("state", "next_attempt_at", "finished_at")
         )
@@ -245,7 +245,7 @@ async def test_an_event_is_shown_byte_for_byte(tmp_path: Path) -> None:
         answer = await api.get("/v1/events/big")
         assert 200 == answer.status and b'"payload":' + body + b"," in answer.body
         shown = answer.json
-        msgspec.convert(shown, EventWithPayload)
+        msgspec.convert(shown, EventDetailSchema)
         assert ("big", "default", "message.sent", START) == tuple(
             shown[name] for name in ("event_id", "workspace", "event_type", "accepted_at")
         )
@@ -273,7 +273,7 @@ async def test_events_are_listed_in_pages_and_filtered(tmp_path: Path) -> None:
 
         async def ids(query: str) -> list[str]:
             answer = await api.get(f"/v1/events?{query}")
-            msgspec.convert(answer.json, EventList)
+            msgspec.convert(answer.json, EventListSchema)
             return [one["event_id"] for one in answer.json["data"]]
 
         assert ["e4", "e3", "e2", "e1", "e0"] == await ids("")
@@ -299,7 +299,7 @@ async def test_a_delivery_is_replayed_as_a_new_one(tmp_path: Path) -> None:
         failing(api)
         answer = await api.post(f"/v1/deliveries/{dropped['id']}/replay")
         made = answer.json
-        msgspec.convert(made, DeliveryShown)
+        msgspec.convert(made, DeliverySchema)
         assert (201, dropped["id"], "a") == (answer.status, made["replay_of"], made["event_id"])
         assert (delivery_seq(made["id"]) or 0) > (delivery_seq(dropped["id"]) or 0)
         await api.engine.quiet()
@@ -355,7 +355,7 @@ async def test_all_of_a_filter_are_replayed_oldest_first(tmp_path: Path) -> None
             ({"endpoint": endpoint.id, "state": "expired"}, 0),
         ):
             answer = await api.post("/v1/replay", body | {"dry_run": True})
-            msgspec.convert(answer.json, Replayed)
+            msgspec.convert(answer.json, ReplayedSchema)
             assert (200, {"replayed": expected}) == (answer.status, answer.json), body
         assert sent == len(api.engine.network.posted)
         assert {"replayed": 3} == (await api.post("/v1/replay", {"endpoint": endpoint.id})).json

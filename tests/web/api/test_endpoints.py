@@ -14,8 +14,13 @@ from tests.support.api import Api, running_api
 from webhookd import log
 from webhookd.config import Budget, Config, Delivery, Limits
 from webhookd.models import Reason
-from webhookd.web.api.endpoints import EndpointEnabled, EndpointList, EndpointMade, SigningKeys
-from webhookd.web.api.schemas import AttemptShown, EndpointShown
+from webhookd.web.api.endpoints import (
+    CreatedEndpointSchema,
+    EnabledEndpointSchema,
+    EndpointListSchema,
+    SigningKeysSchema,
+)
+from webhookd.web.api.schemas import AttemptSchema, EndpointSchema
 
 URL = "https://hooks.example/in"
 NEW = {"url": URL, "event_types": ["message.received"]}
@@ -35,7 +40,7 @@ async def show(api: Api, endpoint_id: str) -> dict[str, Any]:
     """The endpoint as a single look shows it."""
     answer = await api.get(f"/v1/endpoints/{endpoint_id}")
     assert 200 == answer.status
-    msgspec.convert(answer.json, EndpointShown)
+    msgspec.convert(answer.json, EndpointSchema)
     shown: dict[str, Any] = answer.json
     return shown
 
@@ -46,7 +51,7 @@ async def test_an_endpoint_is_made_and_shown_as_it_was_given(tmp_path: Path) -> 
         made = await make(
             api, event_types=["*"], description="the warehouse", success="2xx", headers={"X-Tenant": "acme"}
         )
-        msgspec.convert(made, EndpointMade)
+        msgspec.convert(made, CreatedEndpointSchema)
         key = made.pop("signing_key")
         assert key.startswith("whsec_")
         expected = {
@@ -171,7 +176,7 @@ async def test_endpoints_are_listed_in_pages_oldest_first(tmp_path: Path) -> Non
         found, cursor = [], ""
         for _ in range(3):
             page = (await api.get(f"/v1/endpoints?limit=2&cursor={cursor}")).json
-            msgspec.convert(page, EndpointList)
+            msgspec.convert(page, EndpointListSchema)
             found += [one["id"] for one in page["data"]]
             cursor = page["next"]
         assert made == found and cursor is None
@@ -288,7 +293,7 @@ async def test_the_queue_of_a_disabled_endpoint_is_held(tmp_path: Path) -> None:
         assert expected | {"in_flight": False} == (await show(api, made["id"]))["queue"]
         assert 200 == (await api.post(f"{path}/disable")).status
         enabled = await api.post(f"{path}/enable", {"skip_held": False})
-        msgspec.convert(enabled.json, EndpointEnabled)
+        msgspec.convert(enabled.json, EnabledEndpointSchema)
         assert (200, "active", None) == (enabled.status, enabled.json["state"], enabled.json["disabled"])
         await api.engine.quiet()
         assert ["a", "b"] == api.engine.network.ids(URL)
@@ -366,7 +371,7 @@ async def test_the_queue_says_when_the_next_attempt_comes(tmp_path: Path) -> Non
         shown = await show(api, made["id"])
         expected = {"waiting": 2, "held": 0, "oldest_at": NOW, "next_attempt_at": "2026-01-01T00:00:30.000Z"}
         assert expected | {"in_flight": False} == shown["queue"]
-        msgspec.convert(shown["last_attempt"], AttemptShown)
+        msgspec.convert(shown["last_attempt"], AttemptSchema)
         last = shown["last_attempt"]
         assert ("failed", "timeout", None, True) == (last["outcome"], last["reason"], last["status"], last["counted"])
 
@@ -418,7 +423,7 @@ async def test_the_signing_key_is_told_on_request_and_that_is_logged(tmp_path: P
             made = await make(api, signing_key=KEY)
             await show(api, made["id"])
             told = await api.get(f"/v1/endpoints/{made['id']}/signing-key")
-            msgspec.convert(told.json, SigningKeys)
+            msgspec.convert(told.json, SigningKeysSchema)
             expected = {"signing_key": KEY, "previous_key": None, "previous_key_until": None}
             assert (200, expected) == (told.status, told.json)
         log.flush()
@@ -439,7 +444,7 @@ async def test_a_rotated_key_overlaps_with_the_one_before(tmp_path: Path) -> Non
         path = f"/v1/endpoints/{made['id']}"
         rotated = await api.post(f"{path}/rotate-key", {"overlap_seconds": 60})
         assert (200, True) == (rotated.status, "signing_key" not in rotated.json)
-        msgspec.convert(rotated.json, EndpointShown)
+        msgspec.convert(rotated.json, EndpointSchema)
         keys = (await api.get(f"{path}/signing-key")).json
         assert KEY != keys["signing_key"]
         assert (KEY, "2026-01-01T00:01:00.000Z") == (keys["previous_key"], keys["previous_key_until"])
@@ -468,7 +473,7 @@ async def test_a_test_answers_with_its_attempt(tmp_path: Path) -> None:
         await api.post(f"{path}/disable")
         api.engine.network.answer = lambda url, webhook_id: 500
         answer = await api.post(f"{path}/test", {"event_type": "contact.created"})
-        msgspec.convert(answer.json, AttemptShown)
+        msgspec.convert(answer.json, AttemptSchema)
         attempt = answer.json
         assert (200, "failed", "status", 500, False) == (
             answer.status,

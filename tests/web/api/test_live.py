@@ -17,8 +17,8 @@ from tests.delivery.test_live_feed import a_view
 from tests.support.api import Api, running_api, wire
 from webhookd.config import Config, Delivery
 from webhookd.delivery import live_feed
-from webhookd.web.api import live
-from webhookd.web.api.schemas import DeliveryShown
+from webhookd.web import live_stream
+from webhookd.web.api.schemas import DeliverySchema
 
 URL = "https://hooks.example/in"
 PATH = "/v1/deliveries/stream"
@@ -59,7 +59,7 @@ class Stream:
         for _ in range(count):
             event = await self.event()
             data = orjson.loads(event["data"])
-            msgspec.convert(data, DeliveryShown)
+            msgspec.convert(data, DeliverySchema)
             found.append((event["event"].removeprefix("delivery."), data["event_id"], data["state"]))
         return found
 
@@ -237,7 +237,7 @@ async def test_an_id_of_the_future_is_not_gone_on_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize("last_id", ["nonsense", "1-1", "999999999999999999-1", "'; DROP TABLE deliveries", "-"])
 async def test_what_it_cannot_go_on_from_it_says(tmp_path: Path, last_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An id that is none, or more missed than can be told: `reset`, and then what comes."""
-    monkeypatch.setattr(live, "MISSED", 2)
+    monkeypatch.setattr(live_stream, "MISSED", 2)
     async with running_api(tmp_path) as api:
         await api.engine.endpoint(URL)
         await api.engine.send("a", "b", "c")
@@ -251,7 +251,7 @@ async def test_what_it_cannot_go_on_from_it_says(tmp_path: Path, last_id: str, m
 
 async def test_silence_is_broken_by_a_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A comment that also says how far the stream has come, past what its filter left out."""
-    monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(live_stream, "HEARTBEAT_SECONDS", 0.05)
     async with running_api(tmp_path) as api:
         await api.engine.endpoint(URL)
         async with listening(api, "event_id=none") as stream:
@@ -270,7 +270,7 @@ async def test_silence_is_broken_by_a_heartbeat(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("ending", ["token", "workspace"])
 async def test_it_ends_with_what_allowed_it(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that is revoked, a workspace that is deleted."""
-    monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(live_stream, "HEARTBEAT_SECONDS", 0.05)
     async with running_api(tmp_path) as api:
         await api.post("/v1/workspaces", {"id": "acme"})
         token, secret = await api.app.services.tokens.add("admin", None if ending == "workspace" else "acme")
@@ -300,7 +300,7 @@ async def test_it_ends_when_the_daemon_stops(tmp_path: Path) -> None:
 
 async def test_whoever_reads_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the stream nor its happenings stay: afterwards nobody listens any more."""
-    monkeypatch.setattr(live, "WRITE_SECONDS", 0.1)
+    monkeypatch.setattr(live_stream, "WRITE_SECONDS", 0.1)
     async with running_api(tmp_path) as api, wire(api.port) as deaf:
         deaf.send(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.admin_token}\r\n\r\n")
         await deaf.sent()

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.api import running_api
 from webhookd.config import Budget, Config, Delivery, Plans
-from webhookd.web.api.schemas import BudgetShown, WorkspaceShown
-from webhookd.web.api.workspaces import WorkspaceList
+from webhookd.web.api.schemas import BudgetSchema, WorkspaceSchema
+from webhookd.web.api.workspaces import WorkspaceListSchema
 
 URL = "https://hooks.example/in"
 NOW = "2026-01-01T00:00:00.000Z"
@@ -30,7 +30,7 @@ async def test_a_workspace_is_made_changed_and_deleted(tmp_path: Path) -> None:
     """201 with all of it, PATCH changes what is given, 204 and gone."""
     async with running_api(tmp_path) as api:
         made = await api.post("/v1/workspaces", {"id": "acme"})
-        msgspec.convert(made.json, WorkspaceShown)
+        msgspec.convert(made.json, WorkspaceSchema)
         assert (201, DEFAULT | {"id": "acme", "name": "acme"}) == (made.status, made.json)
         fields = {"name": "ACME Ltd", "plan": "growth", "notify": ["ops@acme.example", "cto@acme.example"]}
         changed = await api.call("PATCH", "/v1/workspaces/acme", fields)
@@ -103,7 +103,7 @@ async def test_workspaces_are_listed_in_pages_oldest_first(tmp_path: Path) -> No
         found, cursor = [], ""
         for _ in range(3):
             page = (await api.get(f"/v1/workspaces?limit=2&cursor={cursor}")).json
-            msgspec.convert(page, WorkspaceList)
+            msgspec.convert(page, WorkspaceListSchema)
             found += [one["id"] for one in page["data"]]
             cursor = page["next"]
         assert ["default", "w0", "w1", "w2", "w3"] == found and cursor is None
@@ -175,7 +175,7 @@ async def test_the_budget_says_how_much_is_spent_and_by_whom(tmp_path: Path) -> 
         empty = {"limit": 3, "window_seconds": 600, "failures": 0, "by_endpoint": {}}
         empty |= {"oldest_expires_at": None, "spent_until": None}
         answer = await api.get("/v1/budget")
-        msgspec.convert(answer.json, BudgetShown)
+        msgspec.convert(answer.json, BudgetSchema)
         assert (200, empty) == (answer.status, answer.json)
         first, second = await api.engine.endpoint(URL), await api.engine.endpoint(f"{URL}/2")
         api.engine.network.answer = lambda url, webhook_id: 500 if url == URL or webhook_id == "b" else 200

@@ -286,7 +286,7 @@ async def test_a_long_search_is_given_up_with_a_way_to_go_on(
     """A page never waits for a walk through the whole log: it says how far it came, and the link searches on."""
     monkeypatch.setattr("webhookd.store.delivery_log.WINDOW_ROWS", 10)
     monkeypatch.setattr("webhookd.store.delivery_log.NEWEST_ROWS", 3)
-    monkeypatch.setattr("webhookd.web.ui.log.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("webhookd.web.ui.log.SEARCH_SECONDS", 0)
     await api.engine.endpoint("https://example.com/hook")
     await api.engine.send("rare", event_type="contact.created")
     await api.engine.send(*[f"e{number}" for number in range(45)])

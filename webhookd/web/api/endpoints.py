@@ -14,14 +14,14 @@ from webhookd.admin.tokens import Scope
 from webhookd.models import Json
 from webhookd.rules.urls import MAX_HEADER_CHARACTERS, MAX_HEADERS, MAX_URL_CHARACTERS
 from webhookd.web.api.schemas import (
-    AttemptShown,
-    EndpointShown,
-    Shape,
+    AttemptSchema,
+    EndpointSchema,
+    Schema,
     Time,
-    show_budget,
-    show_endpoint,
-    show_endpoints,
-    show_time,
+    budget_json,
+    endpoint_json,
+    endpoints_json,
+    time_json,
 )
 from webhookd.web.server.requests import (
     NoFields,
@@ -87,19 +87,19 @@ class EndpointChanges(Struct, frozen=True, kw_only=True):
     signing_key: SigningKey | UnsetType = UNSET
 
 
-class Enabling(Struct, frozen=True, kw_only=True):
+class EnableRequest(Struct, frozen=True, kw_only=True):
     """How an endpoint is to start again."""
 
     skip_held: Annotated[bool, Meta(description="Leave out the events that were held meanwhile")] = False
 
 
-class Testing(Struct, frozen=True, kw_only=True):
+class TestRequest(Struct, frozen=True, kw_only=True):
     """What a test is to send."""
 
     event_type: Annotated[str | None, Meta(description="Else the first that the endpoint wants")] = None
 
 
-class Rotating(Struct, frozen=True, kw_only=True):
+class RotateRequest(Struct, frozen=True, kw_only=True):
     """How an endpoint's signing key is to be replaced."""
 
     overlap_seconds: Annotated[
@@ -111,33 +111,33 @@ class Rotating(Struct, frozen=True, kw_only=True):
     ] = ONE_DAY_SECONDS
 
 
-class EndpointList(Shape):
+class EndpointListSchema(Schema):
     """A page of endpoints."""
 
-    data: list[EndpointShown]
+    data: list[EndpointSchema]
     next: str | None
 
 
-class EndpointMade(EndpointShown):
+class CreatedEndpointSchema(EndpointSchema):
     """An endpoint that was just made, with its signing key."""
 
     signing_key: str
 
 
-class BudgetSpent(Shape):
+class BudgetSpentSchema(Schema):
     """The failure budget is spent: the next failure disables its endpoint."""
 
     spent_until: Time
     message: str
 
 
-class EndpointEnabled(EndpointShown):
+class EnabledEndpointSchema(EndpointSchema):
     """An endpoint that was just enabled; `budget` is there while the failure budget is spent."""
 
-    budget: BudgetSpent | UnsetType = UNSET
+    budget: BudgetSpentSchema | UnsetType = UNSET
 
 
-class SigningKeys(Shape):
+class SigningKeysSchema(Schema):
     """An endpoint's signing key, and the one before it as long as that signs too."""
 
     signing_key: str
@@ -154,7 +154,7 @@ async def list_endpoints(request: web.Request) -> web.Response:
     found = [each for each in services.registry.endpoints(workspace.id) if each.seq > after_seq]
     found.sort(key=lambda endpoint: endpoint.seq)
     page = found[: query.limit]
-    return list_response(await show_endpoints(services, page), page[-1].seq if len(found) > len(page) else None)
+    return list_response(await endpoints_json(services, page), page[-1].seq if len(found) > len(page) else None)
 
 
 async def make_endpoint(request: web.Request) -> web.Response:
@@ -162,13 +162,13 @@ async def make_endpoint(request: web.Request) -> web.Response:
     fields = await read_fields(request, NewEndpoint)
     services = services_of(request)
     endpoint = await services.endpoints.create(workspace_id(request), **_given(fields))
-    return json_response({**await show_endpoint(services, endpoint), "signing_key": endpoint.signing_key}, 201)
+    return json_response({**await endpoint_json(services, endpoint), "signing_key": endpoint.signing_key}, 201)
 
 
 async def get_endpoint(request: web.Request) -> web.Response:
     """One endpoint."""
     services = services_of(request)
-    return json_response(await show_endpoint(services, services.registry.endpoint(*_names(request))))
+    return json_response(await endpoint_json(services, services.registry.endpoint(*_names(request))))
 
 
 async def change_endpoint(request: web.Request) -> web.Response:
@@ -178,7 +178,7 @@ async def change_endpoint(request: web.Request) -> web.Response:
     endpoint = services.registry.endpoint(*_names(request))
     if changes:
         endpoint = await services.endpoints.change(*_names(request), changes)
-    return json_response(await show_endpoint(services, endpoint))
+    return json_response(await endpoint_json(services, endpoint))
 
 
 async def delete_endpoint(request: web.Request) -> web.Response:
@@ -189,10 +189,10 @@ async def delete_endpoint(request: web.Request) -> web.Response:
 
 async def enable_endpoint(request: web.Request) -> web.Response:
     """Start an endpoint again; says so if the failure budget is still spent."""
-    fields = await read_fields(request, Enabling)
+    fields = await read_fields(request, EnableRequest)
     services = services_of(request)
     endpoint = await services.endpoints.enable(*_names(request), skip_held=fields.skip_held)
-    answer = await show_endpoint(services, endpoint)
+    answer = await endpoint_json(services, endpoint)
     spent = _budget_spent(services, endpoint.workspace)
     return json_response(answer if spent is None else {**answer, "budget": spent})
 
@@ -201,21 +201,21 @@ async def disable_endpoint(request: web.Request) -> web.Response:
     """Stop an endpoint: its events are held."""
     await read_fields(request, NoFields)
     services = services_of(request)
-    return json_response(await show_endpoint(services, await services.endpoints.disable(*_names(request))))
+    return json_response(await endpoint_json(services, await services.endpoints.disable(*_names(request))))
 
 
 async def test_endpoint(request: web.Request) -> web.Response:
     """Send a test, beside the queue; answers with the attempt."""
-    fields = await read_fields(request, Testing)
+    fields = await read_fields(request, TestRequest)
     return json_response(await services_of(request).test_events.send(*_names(request), fields.event_type))
 
 
 async def rotate_key(request: web.Request) -> web.Response:
     """Give an endpoint a new signing key; the one before it signs too for a while."""
-    fields = await read_fields(request, Rotating)
+    fields = await read_fields(request, RotateRequest)
     services = services_of(request)
     endpoint = await services.endpoints.rotate_key(*_names(request), fields.overlap_seconds)
-    return json_response(await show_endpoint(services, endpoint))
+    return json_response(await endpoint_json(services, endpoint))
 
 
 async def reveal_signing_key(request: web.Request) -> web.Response:
@@ -235,7 +235,7 @@ async def reveal_signing_key(request: web.Request) -> web.Response:
         {
             "signing_key": endpoint.signing_key,
             "previous_key": endpoint.previous_key if overlaps else None,
-            "previous_key_until": show_time(until_ms) if overlaps else None,
+            "previous_key_until": time_json(until_ms) if overlaps else None,
         }
     )
 
@@ -252,10 +252,10 @@ def _budget_spent(services: Services, workspace: str) -> Json | None:
     until_ms = services.watchdog.spent_until_ms(workspace)
     if until_ms is None:
         return None
-    budget = show_budget(services, workspace)
+    budget = budget_json(services, workspace)
     clock_time = f"{datetime.fromtimestamp(until_ms / 1000, UTC):%H:%M} UTC"
     return {
-        "spent_until": show_time(until_ms),
+        "spent_until": time_json(until_ms),
         "message": f"The failure budget ({budget['failures']} of {budget['limit']}) is spent until {clock_time}, "
         "one more failure disables again.",
     }
@@ -270,7 +270,7 @@ ROUTES = [
         list_endpoints,
         Scope.ADMIN,
         "List the endpoints, oldest first",
-        answers={200: EndpointList},
+        answers={200: EndpointListSchema},
         query=Paging,
         workspaced=True,
     ),
@@ -280,7 +280,7 @@ ROUTES = [
         make_endpoint,
         Scope.ADMIN,
         "Create an endpoint",
-        answers={201: EndpointMade},
+        answers={201: CreatedEndpointSchema},
         body=NewEndpoint,
         errors=(*_OF_URL, "plan_required", "too_many_endpoints", "storage_full", "unavailable"),
         workspaced=True,
@@ -293,7 +293,7 @@ ROUTES = [
         get_endpoint,
         Scope.ADMIN,
         "Get an endpoint: its settings, its state, its queue, its last attempt",
-        answers={200: EndpointShown},
+        answers={200: EndpointSchema},
         workspaced=True,
     ),
     Route(
@@ -302,7 +302,7 @@ ROUTES = [
         change_endpoint,
         Scope.ADMIN,
         "Change an endpoint",
-        answers={200: EndpointShown},
+        answers={200: EndpointSchema},
         body=EndpointChanges,
         errors=(*_OF_URL, "storage_full", "unavailable"),
         workspaced=True,
@@ -325,8 +325,8 @@ ROUTES = [
         enable_endpoint,
         Scope.ADMIN,
         "Enable an endpoint; its held events go out in order, or are skipped",
-        answers={200: EndpointEnabled},
-        body=Enabling,
+        answers={200: EnabledEndpointSchema},
+        body=EnableRequest,
         errors=("plan_required", "storage_full", "unavailable"),
         workspaced=True,
     ),
@@ -336,7 +336,7 @@ ROUTES = [
         disable_endpoint,
         Scope.ADMIN,
         "Disable an endpoint; its events are held",
-        answers={200: EndpointShown},
+        answers={200: EndpointSchema},
         body=NoFields,
         errors=("storage_full", "unavailable"),
         workspaced=True,
@@ -347,8 +347,8 @@ ROUTES = [
         test_endpoint,
         Scope.ADMIN,
         "Send a test event to an endpoint, in any state; answers with the attempt",
-        answers={200: AttemptShown},
-        body=Testing,
+        answers={200: AttemptSchema},
+        body=TestRequest,
         errors=("plan_required", "unknown_event_type", "storage_full", "unavailable"),
         workspaced=True,
     ),
@@ -358,8 +358,8 @@ ROUTES = [
         rotate_key,
         Scope.ADMIN,
         "Replace the signing key; both sign for a while",
-        answers={200: EndpointShown},
-        body=Rotating,
+        answers={200: EndpointSchema},
+        body=RotateRequest,
         errors=("storage_full", "unavailable"),
         workspaced=True,
         description="Until the overlap ends, webhook-signature has both signatures and X-Webhook-Signature the "
@@ -371,7 +371,7 @@ ROUTES = [
         reveal_signing_key,
         Scope.ADMIN,
         "Reveal the signing key; this is logged",
-        answers={200: SigningKeys},
+        answers={200: SigningKeysSchema},
         workspaced=True,
     ),
 ]

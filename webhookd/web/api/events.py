@@ -30,7 +30,7 @@ BODY_MAX_BYTES = 8 * 1024 * 1024
 NDJSON = "application/x-ndjson"
 
 
-class EventTaken(Struct):
+class AcceptedEventSchema(Struct):
     """One event was accepted."""
 
     event_id: str
@@ -38,19 +38,19 @@ class EventTaken(Struct):
     duplicate: Annotated[bool, Meta(description="Whether this very event had been accepted before")]
 
 
-class Rejection(Struct):
+class RejectionSchema(Struct):
     """One event of many that was refused."""
 
     index: Annotated[int, Meta(description="Its place among those sent, from 0")]
     error: ErrorDetail
 
 
-class EventsTaken(Struct):
+class AcceptedEventsSchema(Struct):
     """What became of many events."""
 
     accepted: int
     duplicates: int
-    rejected: Annotated[list[Rejection], Meta(max_length=LISTED_REJECTIONS)]
+    rejected: Annotated[list[RejectionSchema], Meta(max_length=LISTED_REJECTIONS)]
     rejected_count: Annotated[int, Meta(description="All that were refused; there where any was")] = 0
     next_index: Annotated[int, Meta(description="Where to go on; there where a stream had to stop")] = 0
 
@@ -119,7 +119,7 @@ ROUTES = [
         post_events,
         Scope.INGEST,
         "Accept one event, an array of up to 1,000, or a stream of lines",
-        answers={202: (EventTaken, EventsTaken), 422: (EventsTaken, Error)},
+        answers={202: (AcceptedEventSchema, AcceptedEventsSchema), 422: (AcceptedEventsSchema, Error)},
         media={
             "application/json": (NewEventFields, list[NewEventFields]),
             NDJSON: "One event per line, committed as it arrives, for as long as the connection is open.",

@@ -1,34 +1,33 @@
-"""The figures behind `GET /metrics`: asked of the house when somebody wants to know."""
+"""The values of `GET /metrics`, read from the services at each scrape."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+from webhookd.delivery.dispatcher import QueueView
 from webhookd.metrics import LISTED_ENDPOINTS, METRICS, Values
 from webhookd.models import Endpoint, Json, Reason
 from webhookd.store import deliveries
 from webhookd.store.store import Db
 from webhookd.web.services import Services
 
-# These are there from the start, at 0: an alert on how fast one grows would not see it begin.
+# Present from the start, at 0: else an alert on a rate would miss the first increase.
 _WATCHED_REFUSALS = ("storage_full", "too_far_behind", "unavailable")
 
 
 @dataclass(frozen=True, slots=True)
 class _Queue:
-    """What waits for one endpoint, or would."""
+    """What waits for one endpoint; `state` is `paused` where only its plan stops it."""
 
     endpoint: Endpoint
     state: str
-    runs: bool
-    waiting: int
-    waiting_bytes: int
+    view: QueueView
     oldest_seconds: float
 
 
-async def figures(services: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
-    """The value of every metric of `metrics.METRICS`, as they are now; only those of one workspace, if it is named."""
+async def metric_values(services: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
+    """The current value of every metric of `metrics.METRICS`; if a workspace is named, only of its own."""
     values = await _all(services, refusals, workspace)
     if workspace is None:
         return values
@@ -37,15 +36,15 @@ async def figures(services: Services, refusals: Counter[str], workspace: str | N
 
 
 async def _all(services: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
-    look = await services.status(None)
-    totals, database = look["totals"], look["database"]
+    status = await services.status(None)
+    totals, database = status["totals"], status["database"]
     queues = await _queues(services, workspace)
     return {
-        "webhookd_info": {(look["version"],): 1},
-        "webhookd_uptime_seconds": {(): look["uptime_seconds"]},
+        "webhookd_info": {(status["version"],): 1},
+        "webhookd_uptime_seconds": {(): status["uptime_seconds"]},
         "webhookd_events_accepted_total": {(): totals["accepted"]},
         "webhookd_events_refused_total": {(code,): refusals[code] for code in {*_WATCHED_REFUSALS, *refusals}},
-        "webhookd_attempts_total": _attempts(look),
+        "webhookd_attempts_total": _attempts(status),
         "webhookd_attempt_seconds": {
             ("delivered",): services.recorder.delivered_seconds,
             ("failed",): services.recorder.failed_seconds,
@@ -53,12 +52,12 @@ async def _all(services: Services, refusals: Counter[str], workspace: str | None
         "webhookd_deliveries_dropped_total": {(): totals["dropped"]},
         "webhookd_deliveries_expired_total": {(): totals["expired"]},
         **_by_workspace(services, queues),
-        "webhookd_deliveries_in_flight": {(): look["backlog"]["in_flight"]},
+        "webhookd_deliveries_in_flight": {(): status["backlog"]["in_flight"]},
         **_by_endpoint(queues),
         "webhookd_endpoints": _endpoints(services),
         "webhookd_budget_failures": _budgets(services),
         "webhookd_budget_limit": {(): services.settings().budget.limit},
-        "webhookd_mail_unsent": {(): look["unsent_mail"]["count"]},
+        "webhookd_mail_unsent": {(): status["unsent_mail"]["count"]},
         "webhookd_database_bytes": {(): database["size_bytes"]},
         "webhookd_wal_bytes": {(): database["wal_bytes"]},
         "webhookd_disk_free_bytes": {(): database["free_bytes"]},
@@ -66,14 +65,14 @@ async def _all(services: Services, refusals: Counter[str], workspace: str | None
         "webhookd_store_full": {(): int(database["full"])},
         "webhookd_commits_total": {(): services.store.writer.commits},
         "webhookd_commit_seconds": {(): services.store.writer.commit_seconds},
-        "webhookd_loop_lag_seconds": {(): look["loop_lag_ms"] / 1000},
+        "webhookd_loop_lag_seconds": {(): status["loop_lag_ms"] / 1000},
     }
 
 
-def _attempts(look: Json) -> Values:
-    failures = look["failures_by_reason"]
+def _attempts(status: Json) -> Values:
+    failures = status["failures_by_reason"]
     failed: dict[tuple[str, ...], float] = {("failed", reason): failures.get(reason, 0) for reason in Reason}
-    return {("delivered", ""): look["totals"]["delivered"], **failed}
+    return {("delivered", ""): status["totals"]["delivered"], **failed}
 
 
 async def _queues(services: Services, workspace: str | None) -> list[_Queue]:
@@ -86,9 +85,7 @@ async def _queues(services: Services, workspace: str | None) -> list[_Queue]:
         _Queue(
             each,
             "paused" if each.active and not services.registry.runs(each) else each.state.value,
-            services.registry.runs(each),
-            view.waiting,
-            view.waiting_bytes,
+            view,
             max(0, now_ms - oldest.get(each.seq, now_ms)) / 1000,
         )
         for each, view in wanted
@@ -105,26 +102,25 @@ def _by_workspace(services: Services, queues: list[_Queue]) -> dict[str, Values]
     names = ("deliveries_waiting", "deliveries_waiting_bytes", "deliveries_held", "oldest_waiting_seconds")
     found = {f"webhookd_{name}": defaultdict[tuple[str, ...], float](float) for name in names}
     waiting, size, held, oldest = found.values()
-    for workspace in services.registry.workspaces():  # each is there, also with nothing that waits
+    for workspace in services.registry.workspaces():  # each appears, also if nothing waits
         for values in found.values():
             values[workspace.id,] = 0
     for queue in queues:
         key = (queue.endpoint.workspace,)
-        waiting[key] += queue.waiting
-        size[key] += queue.waiting_bytes
-        if queue.runs:
+        waiting[key] += queue.view.waiting
+        size[key] += queue.view.waiting_bytes
+        held[key] += queue.view.held
+        if not queue.view.held:
             oldest[key] = max(oldest[key], queue.oldest_seconds)
-        else:
-            held[key] += queue.waiting
     return dict(found)
 
 
 def _by_endpoint(queues: list[_Queue]) -> dict[str, Values]:
-    """The endpoints that are worth a look, the disabled ones first, then those with the most waiting."""
-    ranked = sorted(queues, key=lambda queue: (queue.state != "auto_disabled", -queue.waiting))
+    """The first `LISTED_ENDPOINTS`: disabled ones, then those with the most waiting."""
+    ranked = sorted(queues, key=lambda queue: (queue.state != "auto_disabled", -queue.view.waiting))
     listed = {(queue.endpoint.workspace, queue.endpoint.id, queue.state): queue for queue in ranked[:LISTED_ENDPOINTS]}
     return {
-        "webhookd_endpoint_waiting": {labels: queue.waiting for labels, queue in listed.items()},
+        "webhookd_endpoint_waiting": {labels: queue.view.waiting for labels, queue in listed.items()},
         "webhookd_endpoint_oldest_seconds": {labels: queue.oldest_seconds for labels, queue in listed.items()},
         "webhookd_endpoints_unlisted": {(): len(queues) - len(listed)},
     }

@@ -22,7 +22,7 @@ from webhookd.models import Json
 from webhookd.rules.event_types import EventType
 from webhookd.store.writer import storage_full
 from webhookd.web.api.batch_ingest import REFUSALS
-from webhookd.web.api.metrics import figures
+from webhookd.web.api.metrics import metric_values
 from webhookd.web.server.requests import Paging, Route, caller, read_fields, read_query, services_of
 from webhookd.web.server.responses import SECURITY_HEADERS, json_response, list_response
 
@@ -34,13 +34,13 @@ COPYING = web.AppKey("copying", asyncio.Lock)
 DOCUMENT = web.AppKey("document", bytes)
 
 
-class Alive(Struct):
+class HealthSchema(Struct):
     """The process answers."""
 
     status: str
 
 
-class TestMail(Struct, frozen=True, kw_only=True):
+class TestMailRequest(Struct, frozen=True, kw_only=True):
     """Whom to send a test mail."""
 
     to: (
@@ -52,13 +52,13 @@ class TestMail(Struct, frozen=True, kw_only=True):
     ) = UNSET
 
 
-class TestMailSent(Struct):
+class TestMailSchema(Struct):
     """The mail server took it."""
 
     to: list[str]
 
 
-class FieldShown(Struct):
+class FieldSchema(Struct):
     """One field of a type's events."""
 
     path: str
@@ -66,20 +66,20 @@ class FieldShown(Struct):
     meaning: str
 
 
-class EventTypeShown(Struct):
+class EventTypeSchema(Struct):
     """One type of the catalogue."""
 
     name: str
     label: str
     description: str
-    fields: list[FieldShown]
+    fields: list[FieldSchema]
     sample: dict[str, Any]
 
 
-class EventTypeList(Struct):
+class EventTypeListSchema(Struct):
     """A page of the catalogue."""
 
-    data: list[EventTypeShown]
+    data: list[EventTypeSchema]
     next: str | None
 
 
@@ -105,7 +105,7 @@ async def show_status(request: web.Request) -> web.Response:
 async def show_metrics(request: web.Request) -> web.Response:
     """The metrics as Prometheus reads them."""
     workspace = _own_workspace(request)
-    values = await figures(services_of(request), request.app[REFUSALS], workspace)
+    values = await metric_values(services_of(request), request.app[REFUSALS], workspace)
     text = metrics.render(values, process=workspace is None)
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
@@ -145,7 +145,7 @@ def _shown(event_type: EventType) -> Json:
 async def send_test_mail(request: web.Request) -> web.Response:
     """Send a test mail now and say whether the mail server took it."""
     services = services_of(request)
-    fields = await read_fields(request, TestMail)
+    fields = await read_fields(request, TestMailRequest)
     to = list(services.settings().mail.notify) if fields.to is UNSET else fields.to
     for address in to:
         if not is_mail_address(address):
@@ -204,14 +204,14 @@ def _left_over(registry: Path) -> Iterator[Path]:
 
 
 ROUTES = [
-    Route("GET", "/healthz", healthz, None, "Is the process up?", answers={200: Alive}),
+    Route("GET", "/healthz", healthz, None, "Is the process up?", answers={200: HealthSchema}),
     Route(
         "GET",
         "/readyz",
         readyz,
         None,
         "Does it accept and deliver events?",
-        answers={200: Alive},
+        answers={200: HealthSchema},
         errors=("unavailable",),
     ),
     Route(
@@ -247,7 +247,7 @@ ROUTES = [
         list_event_types,
         Scope.ADMIN,
         "List the event types",
-        answers={200: EventTypeList},
+        answers={200: EventTypeListSchema},
         query=Paging,
     ),
     Route(
@@ -256,8 +256,8 @@ ROUTES = [
         send_test_mail,
         Scope.ADMIN,
         "Send a test mail",
-        answers={200: TestMailSent},
-        body=TestMail,
+        answers={200: TestMailSchema},
+        body=TestMailRequest,
         errors=("mail_disabled", "mail_failed"),
         unbound=True,
     ),

@@ -21,20 +21,20 @@ from webhookd.web.services import Services
 Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds", extra_json_schema={"format": "date-time"})]
 
 
-class Shape(Struct, forbid_unknown_fields=True):
+class Schema(Struct, forbid_unknown_fields=True):
     """The form of an answer; a test holds the answers to their forms."""
 
 
 # Deliveries and their attempts
 
 
-class SentRequest(Shape):
+class SentRequestSchema(Schema):
     """What was sent; the values of the endpoint's own headers are masked."""
 
     headers: dict[str, str]
 
 
-class ReceivedResponse(Shape):
+class ReceivedResponseSchema(Schema):
     """What was answered, as far as it was read."""
 
     headers: dict[str, str]
@@ -42,7 +42,7 @@ class ReceivedResponse(Shape):
     truncated: bool
 
 
-class AttemptShown(Shape):
+class AttemptSchema(Schema):
     """One HTTP request of a delivery."""
 
     number: int
@@ -54,11 +54,11 @@ class AttemptShown(Shape):
     detail: Annotated[str, Meta(description="The reason, for a person")]
     counted: Annotated[bool, Meta(description="Whether it counts against the failure budget")]
     connection_retried: bool
-    request: SentRequest
-    response: ReceivedResponse | None
+    request: SentRequestSchema
+    response: ReceivedResponseSchema | None
 
 
-class DeliveryShown(Shape):
+class DeliverySchema(Schema):
     """One event on its way to one endpoint."""
 
     id: str
@@ -73,16 +73,16 @@ class DeliveryShown(Shape):
     next_attempt_at: Time | None
     finished_at: Time | None
     attempt_count: int
-    last_attempt: AttemptShown | None
+    last_attempt: AttemptSchema | None
 
 
-class DeliveryWithAttempts(DeliveryShown):
+class DeliveryDetailSchema(DeliverySchema):
     """A delivery with each of its attempts, in order."""
 
-    attempts: list[AttemptShown]
+    attempts: list[AttemptSchema]
 
 
-def show_delivery(view: DeliveryView) -> Json:
+def delivery_json(view: DeliveryView) -> Json:
     """A delivery, as lists and the stream show it."""
     pending = view.state is DeliveryState.PENDING
     return {
@@ -95,8 +95,8 @@ def show_delivery(view: DeliveryView) -> Json:
         "replay_of": None if view.replay_of is None else delivery_id(view.replay_of),
         "test": view.is_test,
         "accepted_at": rfc3339(view.accepted_at_ms),
-        "next_attempt_at": show_time(view.next_attempt_at_ms) if pending else None,
-        "finished_at": show_time(view.finished_at_ms),
+        "next_attempt_at": time_json(view.next_attempt_at_ms) if pending else None,
+        "finished_at": time_json(view.finished_at_ms),
         "attempt_count": view.attempt_count,
         "last_attempt": view.last_attempt,
     }
@@ -105,7 +105,7 @@ def show_delivery(view: DeliveryView) -> Json:
 # Events
 
 
-class EventShown(Shape):
+class EventSchema(Schema):
     """An event of the log."""
 
     event_id: str
@@ -114,14 +114,14 @@ class EventShown(Shape):
     accepted_at: Time
 
 
-class EventWithPayload(EventShown):
+class EventDetailSchema(EventSchema):
     """An event as it came in, with its newest deliveries; `payload` is null once retention pruned it."""
 
     payload: dict[str, Any] | None
-    deliveries: list[DeliveryShown]
+    deliveries: list[DeliverySchema]
 
 
-def show_event(view: EventView) -> Json:
+def event_json(view: EventView) -> Json:
     """An event, as the list shows it."""
     return {
         "event_id": view.id,
@@ -131,7 +131,7 @@ def show_event(view: EventView) -> Json:
     }
 
 
-def show_payload(view: EventView) -> orjson.Fragment | None:
+def payload_json(view: EventView) -> orjson.Fragment | None:
     """The payload to be spliced into an answer: no integer is too big for that and no float is rounded."""
     return None if view.body is None else orjson.Fragment(view.body)
 
@@ -139,7 +139,7 @@ def show_payload(view: EventView) -> orjson.Fragment | None:
 # Endpoints
 
 
-class Stopped(Shape):
+class DisabledSchema(Schema):
     """Why an endpoint isn't active, and since when."""
 
     reason: Annotated[str, Meta(description="`failure_budget`, or `person`")]
@@ -147,7 +147,7 @@ class Stopped(Shape):
     message: str
 
 
-class QueueShown(Shape):
+class QueueSchema(Schema):
     """How an endpoint's queue stands."""
 
     waiting: Annotated[int, Meta(description="Deliveries that wait, the held ones included")]
@@ -157,7 +157,7 @@ class QueueShown(Shape):
     in_flight: bool
 
 
-class EndpointShown(Shape):
+class EndpointSchema(Schema):
     """A webhook: a URL, the event types that it wants, a state."""
 
     id: str
@@ -169,24 +169,24 @@ class EndpointShown(Shape):
     headers: dict[str, str]
     state: EndpointState
     paused_by: Literal["plan"] | None
-    disabled: Stopped | None
+    disabled: DisabledSchema | None
     created_at: Time
     updated_at: Time
-    queue: QueueShown
-    last_attempt: AttemptShown | None
+    queue: QueueSchema
+    last_attempt: AttemptSchema | None
 
 
-async def show_endpoints(services: Services, shown: Sequence[Endpoint]) -> list[Json]:
+async def endpoints_json(services: Services, shown: Sequence[Endpoint]) -> list[Json]:
     """Endpoints with their queues."""
-    return [_show_endpoint(each) for each in await services.dispatcher.statuses(shown)]
+    return [_endpoint_json(each) for each in await services.dispatcher.statuses(shown)]
 
 
-async def show_endpoint(services: Services, endpoint: Endpoint) -> Json:
+async def endpoint_json(services: Services, endpoint: Endpoint) -> Json:
     """One endpoint with its queue."""
-    return (await show_endpoints(services, [endpoint]))[0]
+    return (await endpoints_json(services, [endpoint]))[0]
 
 
-def _show_endpoint(status: EndpointStatus) -> Json:
+def _endpoint_json(status: EndpointStatus) -> Json:
     endpoint, queue = status.endpoint, status.queue
     return {
         "id": endpoint.id,
@@ -198,26 +198,26 @@ def _show_endpoint(status: EndpointStatus) -> Json:
         "headers": dict(endpoint.headers),
         "state": endpoint.state,
         "paused_by": "plan" if status.paused else None,
-        "disabled": _show_stopped(endpoint),
+        "disabled": _disabled_json(endpoint),
         "created_at": rfc3339(endpoint.created_at_ms),
         "updated_at": rfc3339(endpoint.updated_at_ms),
         "queue": {
             "waiting": queue.waiting,
             "held": queue.held,
-            "oldest_at": show_time(status.oldest_at_ms),
-            "next_attempt_at": show_time(queue.next_attempt_at_ms),
+            "oldest_at": time_json(status.oldest_at_ms),
+            "next_attempt_at": time_json(queue.next_attempt_at_ms),
             "in_flight": queue.in_flight,
         },
         "last_attempt": status.last_attempt,
     }
 
 
-def _show_stopped(endpoint: Endpoint) -> Json | None:
+def _disabled_json(endpoint: Endpoint) -> Json | None:
     if endpoint.state is EndpointState.ACTIVE:
         return None
     return {
         "reason": endpoint.disabled_reason,
-        "at": show_time(endpoint.disabled_at_ms),
+        "at": time_json(endpoint.disabled_at_ms),
         "message": endpoint.disabled_message,
     }
 
@@ -225,7 +225,7 @@ def _show_stopped(endpoint: Endpoint) -> Json | None:
 # Workspaces and their budget
 
 
-class WorkspaceShown(Shape):
+class WorkspaceSchema(Schema):
     """A tenant."""
 
     id: str
@@ -236,7 +236,7 @@ class WorkspaceShown(Shape):
     created_at: Time
 
 
-class BudgetShown(Shape):
+class BudgetSchema(Schema):
     """How much of the failure budget is spent, and by whom."""
 
     limit: int
@@ -249,7 +249,7 @@ class BudgetShown(Shape):
     ]
 
 
-def show_workspace(services: Services, workspace: Workspace) -> Json:
+def workspace_json(services: Services, workspace: Workspace) -> Json:
     """A workspace."""
     return {
         "id": workspace.id,
@@ -261,7 +261,7 @@ def show_workspace(services: Services, workspace: Workspace) -> Json:
     }
 
 
-def show_budget(services: Services, workspace_id: str) -> Json:
+def budget_json(services: Services, workspace_id: str) -> Json:
     """The failure budget of a workspace, now."""
     view = services.watchdog.view(workspace_id)
     expires = view.oldest_expires_in_seconds
@@ -272,10 +272,10 @@ def show_budget(services: Services, workspace_id: str) -> Json:
         "failures": view.failures,
         "by_endpoint": view.by_endpoint,
         "oldest_expires_at": None if expires is None else rfc3339(services.clock.wall_ms() + round(expires * 1000)),
-        "spent_until": show_time(services.watchdog.spent_until_ms(workspace_id)),
+        "spent_until": time_json(services.watchdog.spent_until_ms(workspace_id)),
     }
 
 
-def show_time(unix_ms: int | None) -> str | None:
+def time_json(unix_ms: int | None) -> str | None:
     """A time that may be missing."""
     return None if unix_ms is None else rfc3339(unix_ms)

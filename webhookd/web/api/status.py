@@ -75,10 +75,10 @@ class Status:
         """The look, as JSON; of one workspace alone, without what concerns the whole daemon, if it is named."""
         endpoints = self._parts.registry.endpoints()
         if workspace is None:
-            return {**self._of(endpoints, None), **await self._of_the_daemon()}
-        return self._of([each for each in endpoints if each.workspace == workspace], workspace)
+            return {**self._endpoints_json(endpoints, None), **await self._daemon_json()}
+        return self._endpoints_json([each for each in endpoints if each.workspace == workspace], workspace)
 
-    def _of(self, endpoints: Sequence[Endpoint], workspace: str | None) -> Json:
+    def _endpoints_json(self, endpoints: Sequence[Endpoint], workspace: str | None) -> Json:
         parts = self._parts
         views = {each.seq: parts.dispatcher.view(each.seq) for each in endpoints}
         return {
@@ -101,7 +101,7 @@ class Status:
             "budgets": self._budgets(workspace),
         }
 
-    async def _of_the_daemon(self) -> Json:
+    async def _daemon_json(self) -> Json:
         parts = self._parts
         return {
             "sqlite_version": SQLITE_VERSION,

@@ -24,7 +24,7 @@ class NewToken(Struct, frozen=True, kw_only=True):
     note: Annotated[str, Meta(max_length=NOTE_CHARACTERS, description="Who has it")] = ""
 
 
-class TokenShown(Struct):
+class TokenSchema(Struct):
     """A token, without its secret."""
 
     id: str
@@ -34,16 +34,16 @@ class TokenShown(Struct):
     created_at: str
 
 
-class TokenMade(TokenShown):
+class CreatedTokenSchema(TokenSchema):
     """A token that was just made; `secret` is told this once."""
 
     secret: str
 
 
-class TokenList(Struct):
+class TokenListSchema(Struct):
     """A page of tokens."""
 
-    data: list[TokenShown]
+    data: list[TokenSchema]
     next: str | None
 
 
@@ -86,7 +86,7 @@ ROUTES = [
         list_tokens,
         Scope.ADMIN,
         "List the tokens, without their secrets",
-        answers={200: TokenList},
+        answers={200: TokenListSchema},
         query=Paging,
         unbound=True,
     ),
@@ -96,7 +96,7 @@ ROUTES = [
         make_token,
         Scope.ADMIN,
         "Create a token",
-        answers={201: TokenMade},
+        answers={201: CreatedTokenSchema},
         body=NewToken,
         errors=("not_found",),
         unbound=True,

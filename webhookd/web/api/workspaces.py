@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from webhookd.admin.tokens import Scope
 from webhookd.admin.workspaces import NAME_CHARACTERS
-from webhookd.web.api.schemas import BudgetShown, Shape, WorkspaceShown, show_budget, show_workspace
+from webhookd.web.api.schemas import BudgetSchema, Schema, WorkspaceSchema, budget_json, workspace_json
 from webhookd.web.server.requests import Paging, Route, caller, read_fields, read_query, services_of, workspace_id
 from webhookd.web.server.responses import json_response, list_response, no_content
 
@@ -40,10 +40,10 @@ class WorkspaceChanges(Struct, frozen=True, kw_only=True):
     notify: Addresses | UnsetType = UNSET
 
 
-class WorkspaceList(Shape):
+class WorkspaceListSchema(Schema):
     """A page of workspaces."""
 
-    data: list[WorkspaceShown]
+    data: list[WorkspaceSchema]
     next: str | None
 
 
@@ -57,7 +57,7 @@ async def list_workspaces(request: web.Request) -> web.Response:
         each for each in services.registry.workspaces() if each.seq > after_seq and (own is None or each.id == own)
     ]
     page = found[: query.limit]
-    shown = [show_workspace(services, each) for each in page]
+    shown = [workspace_json(services, each) for each in page]
     return list_response(shown, page[-1].seq if len(found) > len(page) else None)
 
 
@@ -66,13 +66,13 @@ async def make_workspace(request: web.Request) -> web.Response:
     fields = await read_fields(request, NewWorkspace)
     services = services_of(request)
     made = await services.workspaces.create(fields.id, name=fields.name, plan=fields.plan, notify=tuple(fields.notify))
-    return json_response(show_workspace(services, made), 201)
+    return json_response(workspace_json(services, made), 201)
 
 
 async def get_workspace(request: web.Request) -> web.Response:
     """One workspace."""
     services = services_of(request)
-    return json_response(show_workspace(services, services.registry.workspace(workspace_id(request))))
+    return json_response(workspace_json(services, services.registry.workspace(workspace_id(request))))
 
 
 async def change_workspace(request: web.Request) -> web.Response:
@@ -87,7 +87,7 @@ async def change_workspace(request: web.Request) -> web.Response:
             plan=None if fields.plan is UNSET else fields.plan,
             notify=None if fields.notify is UNSET else tuple(fields.notify),
         )
-    return json_response(show_workspace(services, changed))
+    return json_response(workspace_json(services, changed))
 
 
 async def delete_workspace(request: web.Request) -> web.Response:
@@ -101,7 +101,7 @@ async def delete_workspace(request: web.Request) -> web.Response:
 async def get_budget(request: web.Request) -> web.Response:
     """How much of the failure budget is spent, and by whom."""
     services = services_of(request)
-    return json_response(show_budget(services, services.registry.workspace(workspace_id(request)).id))
+    return json_response(budget_json(services, services.registry.workspace(workspace_id(request)).id))
 
 
 ROUTES = [
@@ -111,7 +111,7 @@ ROUTES = [
         list_workspaces,
         Scope.ADMIN,
         "List the workspaces, oldest first",
-        answers={200: WorkspaceList},
+        answers={200: WorkspaceListSchema},
         query=Paging,
         description="A token bound to a workspace sees that one alone.",
     ),
@@ -121,7 +121,7 @@ ROUTES = [
         make_workspace,
         Scope.ADMIN,
         "Create a workspace",
-        answers={201: WorkspaceShown},
+        answers={201: WorkspaceSchema},
         body=NewWorkspace,
         errors=("workspace_exists", "storage_full", "unavailable"),
         unbound=True,
@@ -132,7 +132,7 @@ ROUTES = [
         get_workspace,
         Scope.ADMIN,
         "Get a workspace",
-        answers={200: WorkspaceShown},
+        answers={200: WorkspaceSchema},
     ),
     Route(
         "PATCH",
@@ -140,7 +140,7 @@ ROUTES = [
         change_workspace,
         Scope.ADMIN,
         "Change a workspace",
-        answers={200: WorkspaceShown},
+        answers={200: WorkspaceSchema},
         body=WorkspaceChanges,
         errors=("storage_full", "unavailable"),
         description="A plan without webhooks holds everything, one with them starts delivery again.",
@@ -161,7 +161,7 @@ ROUTES = [
         get_budget,
         Scope.ADMIN,
         "Get the failure budget: the failures that count, by endpoint",
-        answers={200: BudgetShown},
+        answers={200: BudgetSchema},
         workspaced=True,
     ),
 ]

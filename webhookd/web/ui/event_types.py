@@ -9,14 +9,14 @@ from aiohttp import web
 
 from webhookd.rules.event_types import Field
 from webhookd.web.ui.pages import Page
-from webhookd.web.ui.view_models import ShownType, show_type
+from webhookd.web.ui.view_models import EventTypeView, event_type_view
 
 
 @dataclass(frozen=True, slots=True)
 class ShownReference:
     """One type with all that is known of it; the meanings are in the reader's language."""
 
-    kind: ShownType
+    kind: EventTypeView
     fields: tuple[Field, ...]
     sample: str
 
@@ -31,4 +31,4 @@ async def show_event_types(page: Page) -> web.StreamResponse:
 def _shown(page: Page, name: str) -> ShownReference:
     known = page.services.event_types().require(name)
     fields = tuple(Field(each.path, each.type, page.text.meaning(each.meaning)) for each in known.fields)
-    return ShownReference(show_type(page, name), fields, json.dumps(known.sample, indent=2, ensure_ascii=False))
+    return ShownReference(event_type_view(page, name), fields, json.dumps(known.sample, indent=2, ensure_ascii=False))

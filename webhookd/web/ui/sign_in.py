@@ -107,7 +107,7 @@ def _refuse(page: Page, status: int, fault: str, then: str) -> web.Response:
     return page.show("sign_in.html", status, then=then, fault=fault, signed_in=False)
 
 
-class SignInLink(Struct):
+class SignInLinkSchema(Struct):
     """A link that signs in to the page."""
 
     url: str
@@ -120,7 +120,7 @@ ROUTES = [
         make_link,
         Scope.ADMIN,
         "Make a link that signs in to the page",
-        answers={201: SignInLink},
+        answers={201: SignInLinkSchema},
         description="It works once, for 10 minutes, and signs in as the token that made it. Its code is in the "
         "fragment, so that no server's log sees it.",
     )

@@ -1,4 +1,4 @@
-"""The pages of webhooks: the table, one of them with how it does, and everything that can be done to it."""
+"""The pages of webhooks: the table, one webhook, and all actions on it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from functools import cache
 from aiohttp import web
 
 from webhookd import log
+from webhookd.delivery.dispatcher import EndpointStatus
 from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, Endpoint
 from webhookd.rules.ids import delivery_id
 from webhookd.store import delivery_log, endpoint_stats
 from webhookd.store.store import Db
+from webhookd.web.log_search import DeliveryFilter, log_filter
 from webhookd.web.ui.charts import DAY_MS, HOUR_MS, Plot, plot
 from webhookd.web.ui.pages import Page
-from webhookd.web.ui.view_models import TONES, Shown, show_endpoints, show_gauge, show_type, show_types
+from webhookd.web.ui.view_models import TONES, budget_gauge, event_type_view, event_type_views
 from webhookd.web.ui.webhook_form import given, of_endpoint, of_nothing
 
 RECENT = 10
@@ -32,47 +34,45 @@ _FORM_ERRORS = {
 
 
 async def front(page: Page) -> web.StreamResponse:
-    """The front door leads to the webhooks."""
+    """`/` redirects to the webhooks."""
     return page.go("/webhooks")
 
 
 async def show_integrations(page: Page) -> web.StreamResponse:
-    """Settings › Integrations: the one integration that there is, to connect or to manage."""
+    """Settings › Integrations: the one integration, to connect or to manage."""
     return page.show("integrations.html", count=len(_endpoints(page)))
 
 
 async def show_webhooks(page: Page) -> web.StreamResponse:
-    """The table of webhooks, or how to begin while there is none."""
+    """The table of webhooks, or the first steps while there is none."""
     services = page.services
-    rows = await show_endpoints(services, page.workspace, _endpoints(page))
     return page.show(
         "webhooks.html",
-        rows=rows,
-        gauge=show_gauge(page),
+        statuses=await services.dispatcher.statuses(_endpoints(page)),
+        gauge=budget_gauge(page),
         tones=TONES,
-        kinds={kind.name: kind for kind in show_types(page)},
+        kinds={kind.name: kind for kind in event_type_views(page)},
         limit=services.settings().limits.endpoints,
         paused=services.registry.paused(page.workspace.id),
     )
 
 
 async def show_webhook(page: Page) -> web.StreamResponse:
-    """One webhook: how it stands, how it did, what it got last, what can be done."""
+    """One webhook: its status, its plots, its newest deliveries, its settings."""
     services, endpoint = page.services, _endpoint(page)
     hour, day = await _plots(page, endpoint)
-    paused = services.registry.paused(page.workspace.id)
-    wanted = delivery_log.LogFilter(page.workspace.seq, paused, endpoint.seq)
+    wanted = await log_filter(services, page.workspace.id, DeliveryFilter(endpoint=endpoint.id))
     recent = await services.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=RECENT))
-    kinds = show_types(page)
+    kinds = event_type_views(page)
     return page.show(
         "webhook.html",
-        shown=await _shown(page, endpoint),
-        gauge=show_gauge(page),
+        endpoint_status=await _status(page, endpoint),
+        gauge=budget_gauge(page),
         plots=(hour, day),
         recent=recent,
         tones=TONES,
         kinds=kinds,
-        kind=lambda name: show_type(page, name),
+        kind=lambda name: event_type_view(page, name),
         budget=services.settings().budget,
     )
 
@@ -131,7 +131,7 @@ def _form(
         status,
         form=form,
         endpoint=endpoint,
-        kinds=show_types(page),
+        kinds=event_type_views(page),
         fault=fault,
         fault_field=_field_of(fault),
         allow_http=page.services.settings().egress.allow_http,
@@ -139,14 +139,14 @@ def _form(
 
 
 def _again(page: Page, form: object, refusal: ApiError, endpoint: Endpoint | None) -> web.Response:
-    """The form once more, with what is wrong beside the field."""
+    """The form again, with the error beside its field."""
     if refusal.code not in _FORM_ERRORS:
         raise refusal
     return _form(page, form, endpoint, refusal, refusal.status)
 
 
 def _field_of(fault: ApiError | None) -> str:
-    """The field of the form that a refusal is about, "" for the form as a whole."""
+    """The field of the form that an error is about, "" for the form as a whole."""
     if fault is None:
         return ""
     if fault.code in ("invalid_url", "blocked_address", "endpoint_exists"):
@@ -165,7 +165,7 @@ async def show_key(page: Page) -> web.StreamResponse:
 
 
 async def reveal(page: Page) -> web.StreamResponse:
-    """Show the signing key; the log tells of it."""
+    """Show the signing key; this is logged."""
     endpoint = _endpoint(page)
     assert page.session is not None
     log.emit("key.revealed", workspace=page.workspace.id, endpoint_id=endpoint.id, token_id=page.session.token.id)
@@ -173,7 +173,7 @@ async def reveal(page: Page) -> web.StreamResponse:
 
 
 async def rotate(page: Page) -> web.StreamResponse:
-    """Make another key; for a day both sign."""
+    """Rotate the signing key; for a day both keys sign."""
     endpoint = _endpoint(page)
     rotated = await page.services.endpoints.rotate_key(page.workspace.id, endpoint.id, ROTATE_OVERLAP_SECONDS)
     return _show_key(page, rotated, fresh=True)
@@ -192,17 +192,17 @@ def verify_samples() -> dict[str, str]:
     return {name: (folder / f"{name}.txt").read_text("utf-8") for name in ("python", "node", "shell")}
 
 
-# Starting, stopping, trying, ending
+# Enabling, disabling, testing, deleting
 
 
 async def show_enable(page: Page) -> web.StreamResponse:
-    """Ask what becomes of the events that wait."""
+    """Ask whether held events are delivered or skipped."""
     endpoint = _endpoint(page)
-    return page.show("webhook_enable.html", shown=await _shown(page, endpoint), gauge=show_gauge(page))
+    return page.show("webhook_enable.html", endpoint_status=await _status(page, endpoint), gauge=budget_gauge(page))
 
 
 async def enable(page: Page) -> web.StreamResponse:
-    """Start it again; what waits goes out or is skipped."""
+    """Enable a webhook; its held events are delivered or skipped."""
     endpoint, skip = _endpoint(page), page.field("held") == "skip"
     waiting = page.services.dispatcher.view(endpoint.seq).waiting
     await page.services.endpoints.enable(page.workspace.id, endpoint.id, skip_held=skip)
@@ -211,19 +211,18 @@ async def enable(page: Page) -> web.StreamResponse:
 
 
 async def disable(page: Page) -> web.StreamResponse:
-    """Stop it by a person's word."""
+    """Disable a webhook."""
     endpoint = _endpoint(page)
     await page.services.endpoints.disable(page.workspace.id, endpoint.id)
     return page.go(f"/webhooks/{endpoint.id}", said="disabled")
 
 
 async def send_test(page: Page) -> web.StreamResponse:
-    """Send a test and show what came of it, in the log."""
+    """Send a test event and show its delivery in the log."""
     endpoint, services = _endpoint(page), page.services
     attempt = await services.test_events.send(page.workspace.id, endpoint.id, page.field("event_type") or None)
-    wanted = delivery_log.LogFilter(
-        page.workspace.seq, paused=False, event_id=attempt["request"]["headers"]["webhook-id"]
-    )
+    event_id = attempt["request"]["headers"]["webhook-id"]
+    wanted = await log_filter(services, page.workspace.id, DeliveryFilter(event_id=event_id))
     found = await services.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=1))
     return page.go(
         f"/log/{delivery_id(found[0].seq)}",
@@ -232,19 +231,19 @@ async def send_test(page: Page) -> web.StreamResponse:
 
 
 async def show_delete(page: Page) -> web.StreamResponse:
-    """Ask once more."""
-    return page.show("webhook_delete.html", shown=await _shown(page, _endpoint(page)))
+    """Ask for confirmation."""
+    return page.show("webhook_delete.html", endpoint_status=await _status(page, _endpoint(page)))
 
 
 async def delete(page: Page) -> web.StreamResponse:
-    """Delete it; what waits is cancelled, the log stays."""
+    """Delete a webhook; what waits is cancelled, the log stays."""
     endpoint = _endpoint(page)
     await page.services.endpoints.delete(page.workspace.id, endpoint.id)
     return page.go("/webhooks", said="deleted")
 
 
 async def from_mail(page: Page) -> web.StreamResponse:
-    """The address that a mail names an endpoint by leads to its page."""
+    """Redirect from the address of an endpoint in a mail to its page."""
     endpoint_id = page.request.match_info["endpoint"]
     if page.chooses:
         page.workspace = page.services.registry.workspace(page.request.match_info["workspace"])
@@ -259,5 +258,5 @@ def _endpoint(page: Page) -> Endpoint:
     return page.services.registry.endpoint(page.workspace.id, page.request.match_info["endpoint"])
 
 
-async def _shown(page: Page, endpoint: Endpoint) -> Shown:
-    return (await show_endpoints(page.services, page.workspace, [endpoint]))[0]
+async def _status(page: Page, endpoint: Endpoint) -> EndpointStatus:
+    return (await page.services.dispatcher.statuses([endpoint]))[0]

@@ -1,0 +1,165 @@
+"""The live stream, for the API and the page: the live feed as server-sent events (WHATWG HTML, section 9.2).
+
+Each message has the feed event's id, its kind (`delivery.accepted`, `delivery.attempted`) and, as data, the delivery as
+it was then.  A client that lost its connection sends the last id that it saw as `Last-Event-ID` and gets what it
+missed: from the feed's ring in memory, else from the table.  If that is too much, it gets one message of the kind
+`reset` and should read the list again.
+
+A client that reads too slowly is disconnected and may come back the same way; it never makes memory grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import orjson
+from aiohttp import web
+
+from webhookd.delivery.live_feed import FeedEvent, Subscription
+from webhookd.models import DeliveryView, Json
+from webhookd.store import delivery_log
+from webhookd.store.delivery_log import LogFilter
+from webhookd.web.server.requests import services_of
+from webhookd.web.server.responses import SECURITY_HEADERS
+
+HEARTBEAT_SECONDS = 15.0
+# How long a client may read nothing at all before it is disconnected.
+WRITE_SECONDS = 30.0
+# How long a browser waits before it connects again.
+RETRY_MS = 2000
+MISSED = 1000
+_CHUNK_BYTES = 32 * 1024
+
+_ID = re.compile(r"([0-9]{1,15})-[0-9]{1,15}")
+_RESET = {"reason": "More happened than can be told one by one. Read the list again."}
+
+
+async def live_stream(
+    request: web.Request, wanted: LogFilter, *, allowed: Callable[[], bool], data: Callable[[DeliveryView], Json]
+) -> web.StreamResponse:
+    """Answer with the live stream until the client leaves or is too slow, or the daemon stops.
+
+    Each heartbeat asks `allowed`, and ends the stream if the caller may no longer read it.  `data` makes a message's
+    data.
+    """
+    live_feed = services_of(request).live_feed
+    subscription = live_feed.subscribe()
+    try:
+        response = web.StreamResponse(
+            headers={**SECURITY_HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
+        )
+        await response.prepare(request)
+        with suppress(ConnectionError):  # the client has gone, which is how most streams end
+            await _LiveStream(request, response, wanted, allowed, data).run(subscription)
+    except TimeoutError:  # it reads nothing, so no end of the stream would reach it
+        if request.transport is not None:
+            request.transport.abort()
+    finally:
+        live_feed.unsubscribe(subscription)
+    return response
+
+
+class _LiveStream:
+    """One stream to one client."""
+
+    def __init__(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        wanted: LogFilter,
+        allowed: Callable[[], bool],
+        data: Callable[[DeliveryView], Json],
+    ) -> None:
+        self._response = response
+        self._services = services_of(request)
+        self._last_id = request.headers.get("Last-Event-ID", "").strip()[:64]
+        self._wanted = wanted
+        self._allowed = allowed
+        self._data = data
+        self._seen_id = ""
+
+    async def run(self, subscription: Subscription) -> None:
+        """Send what was missed, then what comes."""
+        await self._begin()
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    feed_events = await subscription.next()
+            except TimeoutError:
+                if not self._allowed() or self._workspace() is None:
+                    return
+                await self._write([_frame(comment="", id=self._seen_id)])
+                continue
+            if not feed_events:
+                return
+            self._seen_id = feed_events[-1].id
+            await self._write(self._frames(feed_events))
+
+    async def _begin(self) -> None:
+        # The subscription exists already, so no event falls between these and the first that it brings.
+        live_feed = self._services.live_feed
+        self._seen_id = live_feed.now_id
+        missed = live_feed.since(self._last_id) if self._last_id else []
+        frames = [f"retry: {RETRY_MS}\n\n".encode()]
+        frames += self._frames(missed) if missed is not None else await self._missed()
+        await self._write([*frames, _frame(comment="", id=self._seen_id)])
+
+    async def _missed(self) -> list[bytes]:
+        """What the ring no longer has, from the table."""
+        found = _ID.fullmatch(self._last_id)
+        since_ms = int(found[1]) if found is not None else None
+        views: list[DeliveryView] | None = None
+        if since_ms is not None and since_ms <= self._services.clock.wall_ms():
+            views = await self._services.store.read(
+                lambda db: delivery_log.changed_since(db, self._wanted, since_ms, MISSED)
+            )
+        if views is None:
+            return [_frame(kind="reset", data=_RESET)]
+        # They have no ids of their own: a client that loses the connection in between starts again from its last id.
+        return [_frame(kind=_kind(view), data=self._data(view)) for view in views]
+
+    def _frames(self, feed_events: Iterable[FeedEvent]) -> list[bytes]:
+        workspace = self._workspace()
+        return [
+            _frame(id=each.id, kind=each.kind, data=self._data(each.delivery))
+            for each in feed_events
+            if each.delivery.workspace == workspace and self._wanted.matches(each.delivery)
+        ]
+
+    def _workspace(self) -> str | None:
+        """The workspace's id; None once it was deleted."""
+        workspaces = self._services.registry.workspaces()
+        return next((each.id for each in workspaces if each.seq == self._wanted.workspace_seq), None)
+
+    async def _write(self, frames: Iterable[bytes]) -> None:
+        """Write frames in pieces; TimeoutError if the client takes none of it for `WRITE_SECONDS`."""
+        piece = bytearray()
+        for frame in frames:
+            piece += frame
+            if len(piece) >= _CHUNK_BYTES:
+                await self._write_piece(piece)
+                piece = bytearray()
+        if piece:
+            await self._write_piece(piece)
+
+    async def _write_piece(self, piece: bytearray) -> None:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await self._response.write(bytes(piece))
+
+
+def _kind(view: DeliveryView) -> str:
+    return "delivery.attempted" if view.attempt_count else "delivery.accepted"
+
+
+def _frame(*, comment: str | None = None, id: str = "", kind: str = "", data: Json | None = None) -> bytes:  # noqa: A002 - the name of the field on the wire
+    lines = [] if comment is None else [b":" + comment.encode()]
+    if id:
+        lines.append(b"id: " + id.encode())
+    if kind:
+        lines.append(b"event: " + kind.encode())
+    if data is not None:
+        lines.append(b"data: " + orjson.dumps(data))
+    return b"\n".join([*lines, b"", b""])

@@ -1,0 +1,75 @@
+"""Searching the delivery log, for the API, the page and the live stream: one filter, one way to find a delivery."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from webhookd.models import DeliveryState, DeliveryView, Json, Workspace
+from webhookd.rules.ids import delivery_seq
+from webhookd.store import attempts, delivery_log, endpoints
+from webhookd.store.delivery_log import LogFilter
+from webhookd.store.store import Db
+from webhookd.web.server.requests import Moment
+from webhookd.web.services import Services
+
+# What can't be an id is not looked up.
+_ENDPOINT_ID = re.compile(r"ep_[0-9a-z]{1,64}")
+
+EventTypeName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+Since = Annotated[Moment | None, Meta(description="Accepted then or later")]
+Until = Annotated[Moment | None, Meta(description="Accepted before then")]
+
+
+class DeliveryFilter(Struct, frozen=True, kw_only=True):
+    """Which deliveries are asked for; what is left out means any."""
+
+    endpoint: Annotated[str | None, Meta(description="The id of an endpoint, deleted ones included")] = None
+    event_type: EventTypeName | None = None
+    state: DeliveryState | None = None
+    event_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    since: Since = None
+    until: Until = None
+
+
+async def log_filter(services: Services, workspace_id: str, asked: DeliveryFilter) -> LogFilter:
+    """The filter as the store takes it.  ApiError `not_found` (the workspace, the endpoint)."""
+    workspace = services.registry.workspace(workspace_id)
+    return LogFilter(
+        workspace.seq,
+        services.registry.paused(workspace.id),
+        endpoint_seq=None if asked.endpoint is None else await _endpoint_seq(services, workspace, asked.endpoint),
+        event_type=asked.event_type,
+        state=asked.state,
+        event_id=asked.event_id,
+        since_ms=asked.since,
+        until_ms=asked.until,
+    )
+
+
+async def _endpoint_seq(services: Services, workspace: Workspace, endpoint_id: str) -> int:
+    """The number of an endpoint, deleted or not: its log outlives it."""
+    if _ENDPOINT_ID.fullmatch(endpoint_id):
+        seq = await services.store.read(lambda db: endpoints.seq_of_id(db, workspace.seq, endpoint_id))
+        if seq is not None:
+            return seq
+    return services.registry.endpoint(workspace.id, endpoint_id[:100]).seq  # raises `not_found`
+
+
+async def find_delivery(
+    services: Services, workspace: Workspace, delivery_id: str
+) -> tuple[DeliveryView, list[Json]] | None:
+    """A delivery of a workspace by its public id, with its attempts in order; None if there is none."""
+    seq = delivery_seq(delivery_id)
+    if seq is None:
+        return None
+    paused = services.registry.paused(workspace.id)
+
+    def question(db: Db) -> tuple[DeliveryView, list[Json]] | None:
+        with delivery_log.snapshot(db):
+            view = delivery_log.get(db, workspace.seq, seq, paused=paused)
+            return None if view is None else (view, attempts.of_delivery(db, seq))
+
+    return await services.store.read(question)
