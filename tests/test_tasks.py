@@ -1,9 +1,10 @@
-"""Root tasks: whatever ends one, somebody hears of it."""
+"""Root tasks: however one ends, its owner notices.  Locks by key."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -24,12 +25,23 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
+async def returns() -> None:
+    return
+
+
+def failing(error: Exception) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def run() -> None:
+        raise error
+
+    return run
+
+
 async def ended(owner: TaskOwner, stop: asyncio.Event | None = None) -> TaskEnded | None:
     async with asyncio.timeout(LIMIT_SECONDS):
         return await owner.run_until_stopped(stop or asyncio.Event())
 
 
-async def test_told_to_stop_there_is_no_reason(owner: TaskOwner) -> None:
+async def test_a_stop_needs_no_reason(owner: TaskOwner) -> None:
     """The tasks still run then: the order of stopping is the daemon's."""
     task = owner.start("forever", forever)
     stop = asyncio.Event()
@@ -38,104 +50,53 @@ async def test_told_to_stop_there_is_no_reason(owner: TaskOwner) -> None:
     assert not task.done()
 
 
-async def test_a_task_that_fails_is_the_reason(owner: TaskOwner) -> None:
-    """With its name, its error and exit code 1."""
-
-    async def fails() -> None:
-        raise OSError("no descriptors")
-
-    owner.start("forever", forever)
-    owner.start("consumer", fails)
-    end = await ended(owner)
-    assert end is not None
-    assert "the task 'consumer' failed: OSError: no descriptors" == str(end)
-    assert ("consumer", 1) == (end.name, end.exit_code)
-    assert isinstance(end.__cause__, OSError)
-
-
 @pytest.mark.parametrize(
-    ("error", "exit_code"), [(StoreUnusable("foreign"), EXIT_CONFIG), (StoreFailed("EIO"), 1), (KeyError(), 1)]
+    ("error", "exit_code"),
+    [(StoreUnusable("foreign"), EXIT_CONFIG), (StoreFailed("EIO"), 1), (OSError("no descriptors"), 1), (KeyError(), 1)],
 )
-async def test_a_fatal_cause_gives_its_exit_code(owner: TaskOwner, error: Exception, exit_code: int) -> None:
-    """systemd acts on it."""
-
-    async def fails() -> None:
-        raise error
-
-    owner.start("writer", fails)
+async def test_a_task_that_fails_is_the_reason(owner: TaskOwner, error: Exception, exit_code: int) -> None:
+    """With its name, its error and the exit code that systemd acts on: a FatalError's own, else 1."""
+    owner.start("forever", forever)
+    owner.start("consumer", failing(error))
     end = await ended(owner)
     assert end is not None
-    assert exit_code == end.exit_code
-    assert type(error).__name__ in str(end)
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    assert f"the task 'consumer' failed: {text}" == str(end)
+    assert ("consumer", exit_code, error) == (end.name, end.exit_code, end.__cause__)
 
 
-async def test_a_quiet_return_is_a_reason_too(owner: TaskOwner) -> None:
-    """What a TaskGroup would overlook."""
-
-    async def returns() -> int:
-        return 3
-
-    owner.start("retention", returns)
+async def test_a_return_and_a_cancellation_are_reasons_too(owner: TaskOwner) -> None:
+    """A TaskGroup would overlook the return; also one that ended before `run_until_stopped` began."""
+    await owner.start("retention", returns)
     assert "the task 'retention' returned" == str(await ended(owner))
-
-
-async def test_a_cancelled_task_is_a_reason_too(owner: TaskOwner) -> None:
-    """Somebody else cancelled it."""
-    owner.start("mail", forever).cancel()
-    assert "the task 'mail' was cancelled" == str(await ended(owner))
-
-
-async def test_a_task_that_ended_before_anybody_watched_is_noticed(owner: TaskOwner) -> None:
-    """The start-up may take a while."""
-
-    async def returns() -> None:
-        return
-
-    await owner.start("early", returns)
-    assert "the task 'early' returned" == str(await ended(owner))
+    other = TaskOwner()
+    other.start("mail", forever).cancel()
+    assert "the task 'mail' was cancelled" == str(await ended(other))
 
 
 async def test_a_task_started_later_is_watched_too(owner: TaskOwner) -> None:
     """The set of tasks isn't fixed when the watching begins."""
-
-    async def fails() -> None:
-        raise OSError("late")
-
-    asyncio.get_running_loop().call_later(0.01, owner.start, "late", fails)
+    asyncio.get_running_loop().call_later(0.01, owner.start, "late", failing(OSError("late")))
     assert "the task 'late' failed: OSError: late" == str(await ended(owner))
 
 
-async def test_of_several_ends_a_failure_is_told_first(owner: TaskOwner) -> None:
+async def test_of_several_ends_a_failure_is_reported_first(owner: TaskOwner) -> None:
     """A return is often only the consequence."""
-
-    async def returns() -> None:
-        return
-
-    async def fails() -> None:
-        raise OSError("the cause")
-
     owner.start("consequence", returns)
-    owner.start("cause", fails)
+    owner.start("cause", failing(OSError("the cause")))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert "the task 'cause' failed: OSError: the cause" == str(await ended(owner))
 
 
-async def test_a_return_after_the_stop_is_what_was_asked_for(owner: TaskOwner) -> None:
-    """A failure is told all the same."""
+async def test_a_return_after_the_stop_is_no_reason(owner: TaskOwner) -> None:
+    """A failure still is."""
     stop = asyncio.Event()
     stop.set()
-
-    async def returns() -> None:
-        return
-
-    async def fails() -> None:
-        raise OSError("while stopping")
-
     await owner.start("polite", returns)
     assert await ended(owner, stop) is None
     with pytest.raises(OSError, match="while stopping"):
-        await owner.start("rude", fails)
+        await owner.start("rude", failing(OSError("while stopping")))
     assert "the task 'rude' failed: OSError: while stopping" == str(await ended(owner, stop))
 
 

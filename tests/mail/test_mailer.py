@@ -55,6 +55,15 @@ class Bench:
     def run(self) -> None:
         self.running = asyncio.create_task(self.mailer.run())
 
+    async def run_to_first_try(self) -> None:
+        """Run it, and let the 3 s pass in which a digest gathers."""
+        self.run()
+        await self.advance_after_due(3)
+
+    async def advance_after_due(self, seconds: float) -> None:
+        await self.due_in()
+        await self.clock.advance(seconds)
+
     async def kill(self) -> None:
         """End it at once, as kill -9 does: nothing is recorded any more."""
         if self.running is not None:
@@ -175,15 +184,12 @@ async def test_later_notices_go_in_another_mail(tmp_path: Path) -> None:
     """A digest that was sealed takes nothing more in, even if the server never answered for it."""
     async with mail_server(MailServer(hang_up_after_data=True)) as server, bench(tmp_path, configured(server)) as b:
         first = await b.add("1")
-        b.run()
-        await b.due_in()
-        await b.clock.advance(3)
+        await b.run_to_first_try()
         await server.until(1)
         await b.until(lambda unsent: unsent["last_error"] is not None)
         server.hang_up_after_data = False
         second = await b.add("2")
-        await b.due_in()
-        await b.clock.advance(5)
+        await b.advance_after_due(5)
         mails = await server.until(3)
         await b.until_unsent(0)
         assert {first, second} == {mail["Message-ID"] for mail in mails}
@@ -203,9 +209,7 @@ async def test_kill_after_the_servers_answer_repeats_the_same_bytes(
             await asyncio.Event().wait()
 
         monkeypatch.setattr(b.mailer, "_record", never)  # the moment of the kill
-        b.run()
-        await b.due_in()
-        await b.clock.advance(3)
+        await b.run_to_first_try()
         async with asyncio.timeout(20):
             await stuck.wait()
         await b.kill()
@@ -232,8 +236,7 @@ async def test_kill_before_the_seal_sends_one_mail(tmp_path: Path) -> None:
         late = await b.add("2")
         b.run()
         await server.until(1)
-        await b.due_in()
-        await b.clock.advance(3)
+        await b.advance_after_due(3)
         mails = await server.until(2)
         await b.until_unsent(0)
         assert [message_id, late] == [mail["Message-ID"] for mail in mails]
@@ -245,9 +248,7 @@ async def test_an_unreachable_server_is_tried_again(tmp_path: Path) -> None:
         port = gone.port
     async with bench(tmp_path, configured(gone)) as b:
         first = await b.add("1")
-        b.run()
-        await b.due_in()
-        await b.clock.advance(3)
+        await b.run_to_first_try()
         waits = []
         for _ in range(6):
             waits.append(await b.due_in())
@@ -272,9 +273,7 @@ async def test_a_changed_server_is_tried_at_once(tmp_path: Path) -> None:
         pass
     async with mail_server() as server, bench(tmp_path, configured(gone)) as b:
         await b.add("1")
-        b.run()
-        await b.due_in()
-        await b.clock.advance(3)
+        await b.run_to_first_try()
         await b.until(lambda unsent: unsent["last_error"] is not None)
         b.config = configured(server)
         b.mailer.wake()
@@ -288,13 +287,10 @@ async def test_one_refused_recipient_delays_no_other(tmp_path: Path) -> None:
     to = ("gone@example.com", "ops@example.com")
     async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server), to=to) as b:
         await b.add("1")
-        b.run()
-        await b.due_in()
-        await b.clock.advance(3)
+        await b.run_to_first_try()
         await server.until(1)
         await b.until_unsent(0)
-        await b.due_in()
-        await b.clock.advance(3600)
+        await b.advance_after_due(3600)
         await b.due_in()
         assert [["ops@example.com"]] == [to for to, _ in server.taken]
         row = await b.store.read(lambda db: db.execute("SELECT last_error, envelope FROM outbox").fetchone())
@@ -307,14 +303,11 @@ async def test_a_deferred_recipient_gets_the_same_mail_later(tmp_path: Path) -> 
     to = ("slow@example.com", "ops@example.com")
     async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server), to=to) as b:
         await b.add("1")
-        b.run()
-        await b.due_in()
-        await b.clock.advance(3)
+        await b.run_to_first_try()
         unsent = await b.until(lambda unsent: unsent["last_error"] is not None)
         assert (1, "slow@example.com: 451 come back later") == (unsent["count"], unsent["last_error"])
         says.clear()
-        await b.due_in()
-        await b.clock.advance(5)
+        await b.advance_after_due(5)
         await server.until(2)
         await b.until_unsent(0)
         assert [["ops@example.com"], ["slow@example.com"]] == [to for to, _ in server.taken]
@@ -327,9 +320,7 @@ async def test_a_mail_refused_for_good_waits_longer_and_blocks_nothing(tmp_path:
     says = {step: "554 not from you"}
     async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server)) as b:
         await b.add("1")
-        b.run()
-        await b.due_in()
-        await b.clock.advance(3)
+        await b.run_to_first_try()
         waits = []
         for number in range(9):
             await b.until(lambda unsent: unsent["last_error"] is not None)
@@ -346,8 +337,7 @@ async def test_a_mail_refused_for_good_waits_longer_and_blocks_nothing(tmp_path:
         await b.clock.advance(3)
         mails = await server.until(1)
         assert [other] == [mail["Message-ID"] for mail in mails]
-        await b.due_in()
-        await b.clock.advance(900)
+        await b.advance_after_due(900)
         await server.until(2)
         await b.until_unsent(0)
         assert ["fixed@example.com"] == server.taken[1][0]
@@ -358,12 +348,9 @@ async def test_one_that_the_server_hangs_up_on_delays_no_other(tmp_path: Path) -
     async with mail_server(MailServer(hang_up_after_data=True)) as server, bench(tmp_path, configured(server)) as b:
         first = await b.add("1")
         second = await b.add("2", workspace_seq=2)
-        b.run()
-        await b.due_in()
-        await b.clock.advance(3)
+        await b.run_to_first_try()
         await server.until(1)
-        await b.due_in()
-        await b.clock.advance(5)
+        await b.advance_after_due(5)
         await server.until(2)
         await b.due_in()
         server.hang_up_after_data = False
@@ -386,9 +373,7 @@ async def test_login_over_tls(tmp_path: Path, tls: str) -> None:
         config = configured(server, host="localhost", tls=tls, user=USER, password=PASSWORD)
         async with bench(tmp_path, config, context=made.client) as b:
             await b.add("1")
-            b.run()
-            await b.due_in()
-            await b.clock.advance(3)
+            await b.run_to_first_try()
             await server.until(1)
             await b.until_unsent(0)
         assert ([USER], [True]) == (server.users, server.over_tls)
@@ -478,9 +463,7 @@ async def test_without_recipients_a_notice_is_closed(tmp_path: Path) -> None:
     """Without notice addresses a notice is closed, and doesn't come back when addresses do."""
     async with mail_server() as server, bench(tmp_path, configured(server), to=()) as b:
         await b.add("1")
-        b.run()
-        await b.due_in()
-        await b.clock.advance(3)
+        await b.run_to_first_try()
         await b.until_unsent(0)
         b.to = OPS
         kept = await b.add("2")
@@ -536,9 +519,7 @@ async def test_a_notice_that_cant_be_written_delays_no_other(tmp_path: Path) -> 
     async with mail_server() as server, bench(tmp_path, configured(server)) as b:
         await b.add("1", endpoint=None)
         good = await b.add("2", workspace_seq=2)
-        b.run()
-        await b.due_in()
-        await b.clock.advance(3)
+        await b.run_to_first_try()
         mails = await server.until(1)
         await b.until_unsent(1)
         assert [good] == [mail["Message-ID"] for mail in mails]
