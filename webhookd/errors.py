@@ -96,6 +96,11 @@ class ApiError(Exception):
         return {"error": {"code": self.code, "message": self.message, "details": self.details}}
 
 
+def field_error(field: str, message: str) -> ApiError:
+    """The error of a field with a wrong type or value."""
+    return ApiError("invalid_field", message, details={"field": field})
+
+
 class FatalError(Exception):
     """The daemon can't start, or can't go on; `exit_code` is what it exits with."""
 

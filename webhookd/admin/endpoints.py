@@ -11,7 +11,7 @@ from webhookd import log
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.watchdog import Watchdog
-from webhookd.errors import ApiError
+from webhookd.errors import ApiError, field_error
 from webhookd.models import Endpoint, EndpointState, Workspace
 from webhookd.rules import signing
 from webhookd.rules.ids import sortable_id
@@ -110,10 +110,8 @@ class Endpoints:
     async def rotate_key(self, workspace_id: str, endpoint_id: str, overlap_seconds: float) -> Endpoint:
         """Give it a new signing key; until `overlap_seconds` have passed the one before it signs too."""
         if not 0 <= overlap_seconds <= OVERLAP_SECONDS_MAX:
-            raise ApiError(
-                "invalid_field",
-                f"overlap_seconds is a number from 0 to {OVERLAP_SECONDS_MAX} (30 days).",
-                details={"field": "overlap_seconds"},
+            raise field_error(
+                "overlap_seconds", f"overlap_seconds is a number from 0 to {OVERLAP_SECONDS_MAX} (30 days)."
             )
         async with self._locks.of(endpoint_id):
             endpoint = self._registry.endpoint(workspace_id, endpoint_id)
@@ -264,17 +262,11 @@ def _named(endpoint: Endpoint) -> dict[str, Any]:
 
 def _checked_description(text: str) -> str:
     if len(text) > DESCRIPTION_CHARACTERS:
-        raise ApiError(
-            "invalid_field",
-            f"A description has at most {DESCRIPTION_CHARACTERS} characters.",
-            details={"field": "description"},
-        )
+        raise field_error("description", f"A description has at most {DESCRIPTION_CHARACTERS} characters.")
     return text
 
 
 def _checked_success(rule: str) -> str:
     if rule not in ("200", "2xx"):
-        raise ApiError(
-            "invalid_field", 'success is "200" (exactly that) or "2xx" (any of them).', details={"field": "success"}
-        )
+        raise field_error("success", 'success is "200" (exactly that) or "2xx" (any of them).')
     return rule

@@ -12,7 +12,7 @@ from pathlib import Path
 from webhookd import log
 from webhookd.config import credential
 from webhookd.delivery.deps import Deps
-from webhookd.errors import ApiError, ConfigError
+from webhookd.errors import ApiError, ConfigError, field_error
 from webhookd.models import Token
 from webhookd.rules.ids import sortable_id
 from webhookd.store import credentials
@@ -77,11 +77,9 @@ class Tokens:
         Raises ApiError: `invalid_field`, `not_found` (the workspace).
         """
         if scope not in set(Scope):
-            raise ApiError("invalid_field", f"scope is one of {', '.join(Scope)}.", details={"field": "scope"})
+            raise field_error("scope", f"scope is one of {', '.join(Scope)}.")
         if len(note) > NOTE_CHARACTERS:
-            raise ApiError(
-                "invalid_field", f"A note has at most {NOTE_CHARACTERS} characters.", details={"field": "note"}
-            )
+            raise field_error("note", f"A note has at most {NOTE_CHARACTERS} characters.")
         workspace_seq = None if workspace_id is None else self._registry.workspace(workspace_id).seq
         secret = _new_secret(Scope(scope))
         token_id = sortable_id("tok", self._clock.wall_ms(), secrets.token_bytes(10))

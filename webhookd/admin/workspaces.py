@@ -10,7 +10,7 @@ from webhookd import log
 from webhookd.config import is_mail_address
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
-from webhookd.errors import ApiError
+from webhookd.errors import ApiError, field_error
 from webhookd.models import DEFAULT_WORKSPACE, Workspace
 from webhookd.store import endpoints, workspaces
 from webhookd.store.store import Db
@@ -41,7 +41,7 @@ class Workspaces:
         Raises ApiError: `invalid_field`, `workspace_exists`.
         """
         if not _SLUG.fullmatch(workspace_id):
-            raise _invalid("id", "A workspace's id is 1 to 63 of a-z, 0-9 and -, with no - at either end.")
+            raise field_error("id", "A workspace's id is 1 to 63 of a-z, 0-9 and -, with no - at either end.")
         plans = self._plans()
         name = _checked_name(workspace_id if name is None else name)
         plan = plans.default if plan is None else plans.check(plan)
@@ -106,18 +106,14 @@ class Workspaces:
 
 def _checked_name(name: str) -> str:
     if not name.strip() or len(name) > NAME_CHARACTERS:
-        raise _invalid("name", f"A workspace's name has 1 to {NAME_CHARACTERS} characters.")
+        raise field_error("name", f"A workspace's name has 1 to {NAME_CHARACTERS} characters.")
     return name
 
 
 def _checked_notify(addresses: tuple[str, ...]) -> tuple[str, ...]:
     if len(addresses) > NOTIFY_ADDRESSES:
-        raise _invalid("notify", f"At most {NOTIFY_ADDRESSES} addresses get notices.")
+        raise field_error("notify", f"At most {NOTIFY_ADDRESSES} addresses get notices.")
     for address in addresses:
         if not is_mail_address(address):
-            raise _invalid("notify", f"{address!r} is not a mail address like ops@example.com.")
+            raise field_error("notify", f"{address!r} is not a mail address like ops@example.com.")
     return addresses
-
-
-def _invalid(field: str, message: str) -> ApiError:
-    return ApiError("invalid_field", message, details={"field": field})

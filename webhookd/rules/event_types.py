@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from webhookd.errors import ApiError, did_you_mean
+from webhookd.errors import ApiError, did_you_mean, field_error
 from webhookd.models import EVERY_TYPE
 
 
@@ -75,11 +75,11 @@ class EventTypes:
         distinct = tuple(dict.fromkeys(names))
         if not distinct:
             message = 'event_types is empty: name at least one, or ["*"] for all; to stop an endpoint, disable it.'
-            raise ApiError("invalid_field", message, details={"field": "event_types"})
+            raise field_error("event_types", message)
         if EVERY_TYPE in distinct:
             if len(distinct) > 1:
                 message = 'event_types: "*" means every type, so it stands alone; leave it or the others out.'
-                raise ApiError("invalid_field", message, details={"field": "event_types"})
+                raise field_error("event_types", message)
             return distinct
         return tuple(self.require(name).name for name in distinct)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from webhookd.errors import ApiError, did_you_mean
+from webhookd.errors import ApiError, did_you_mean, field_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,8 @@ class Plans:
             return plan
         nearest = did_you_mean(plan, self.order)
         hint = f", did you mean {nearest!r}?" if nearest else "."
-        raise ApiError(
-            "invalid_field",
-            f"There is no plan {plan!r}{hint} The plans are {', '.join(self.order)} (plans.order).",
-            details={"field": "plan"},
+        raise field_error(
+            "plan", f"There is no plan {plan!r}{hint} The plans are {', '.join(self.order)} (plans.order)."
         )
 
     def require(self, plan: str, doing: str) -> None:

@@ -18,7 +18,7 @@ import hmac
 from base64 import b64decode, b64encode
 from binascii import b2a_base64
 
-from webhookd.errors import ApiError
+from webhookd.errors import field_error
 
 KEY_BYTES = 32
 """The random bytes of a key made by webhookd."""
@@ -45,11 +45,10 @@ def check_key(text: str) -> str:
     except ValueError:  # binascii.Error, or characters beyond ASCII
         key = b""
     if not text.startswith(_PREFIX) or b64encode(key).decode() != encoded or not _MIN_BYTES <= len(key) <= _MAX_BYTES:
-        raise ApiError(
-            "invalid_field",
+        raise field_error(
+            "signing_key",
             f'signing_key must be "{_PREFIX}" followed by standard base64, with its padding, of {_MIN_BYTES} to '
             f"{_MAX_BYTES} bytes; leave it out and webhookd makes one.",
-            details={"field": "signing_key"},
         )
     return text
 

@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NoReturn
 from urllib.parse import quote
 
-from webhookd.errors import ApiError
+from webhookd.errors import ApiError, field_error
 from webhookd.rules.ip_policy import (
     Address,
     Network,
@@ -276,4 +276,4 @@ def _blocked(message: str) -> NoReturn:
 
 
 def _invalid_header(message: str) -> NoReturn:
-    raise ApiError("invalid_field", message, details={"field": "headers"})
+    raise field_error("headers", message)
