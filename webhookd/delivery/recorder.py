@@ -66,7 +66,7 @@ class Recorder:
         success = deliveries.Success(delivery.seq, number, orjson.dumps(record), now_ms)
 
         def on_commit(waited: bool) -> None:  # noqa: FBT001 - the command's result
-            self._publish(endpoint, delivery, record, outcome, DeliveryState.DELIVERED, waited=waited, now_ms=now_ms)
+            self._committed(endpoint, delivery, record, outcome, DeliveryState.DELIVERED, waited=waited, now_ms=now_ms)
 
         await self._store.write(deliveries.RECORD_SUCCESS.of(success), on_commit=on_commit, retry_when_full=True)
         return Delivered()
@@ -108,7 +108,7 @@ class Recorder:
             waited, disabled = result
             self._registry.put_all(disabled)
             state = self._state_after(endpoint, decision, waited=waited)
-            self._publish(
+            self._committed(
                 endpoint, delivery, record, outcome, state, waited=waited, now_ms=now_ms, next_attempt_at_ms=next_ms
             )
             self._watchdog.committed(endpoint, delivery, judgement, disabled)
@@ -127,7 +127,7 @@ class Recorder:
             return DeliveryState.EXPIRED
         return DeliveryState.PENDING if self._registry.runs(now) else DeliveryState.HELD
 
-    def _publish(
+    def _committed(
         self,
         endpoint: Endpoint,
         delivery: QueuedDelivery,
