@@ -62,7 +62,7 @@ CONTRACT = {
 
 
 def test_without_anything_the_defaults_are_those_of_the_contract() -> None:
-    """api.md lists every default."""
+    """manual/configuration.md lists every default."""
     actual = msgspec.json.decode(msgspec.json.encode(load(None, {})))
     assert actual.pop("events") == {}
     assert actual["listen"].pop("unix_group") == ""
@@ -219,7 +219,7 @@ def test_the_message_is_as_the_contract_shows_it(write: Any) -> None:
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(write: Any) -> None:
-    """Who mends a file should not have to start it seven times."""
+    """A file can be corrected in one go."""
     path = write(
         '[listen]\nport = "http"\n[deliveri]\n[budget]\nlimits = 3\nlimit = 0\n[egress]\nallow = ["x"]\n'
         "[log]\nport = 25\n"
@@ -560,7 +560,7 @@ def test_no_secret_is_shown(write: Any) -> None:
 
 
 def test_networks_and_sender_are_derived() -> None:
-    """What several rooms would else work out each for itself."""
+    """Derived values have one definition."""
     config = load(None, {"WEBHOOKD_EGRESS__ALLOW": "127.0.0.0/8,fd00::/8"})
     assert (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("fd00::/8")) == config.egress.networks
     assert config.mail.sender.startswith("webhookd@")

@@ -1,8 +1,8 @@
-"""What the tests of the command line share: the real command as a process, and a small API to talk to.
+"""The real command as a process, and a small API for it to talk to.
 
-The API here is a real server on a real socket that answers what a test tells it to, in the forms of api.md; it stands
-in where the daemon can't be brought to an answer in reasonable time (a full disk, a lost connection).  What the
-daemon itself says is tested in test_daemon.py.
+The API is a real server on a real socket with answers set by the test, in the forms of manual/api.md.  It replaces the
+daemon where that can't easily be brought to an answer (a full disk, a lost connection).  test_daemon.py uses the real
+daemon.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ async def test_no_words(run: Any) -> None:
 
 
 def test_every_command_of_the_contract() -> None:
-    """The table of api.md «The CLI», command by command."""
+    """Every command of manual/cli.md."""
     expected = """serve demo send listen endpoint endpoint-add endpoint-list endpoint-show endpoint-edit endpoint-enable
     endpoint-disable endpoint-delete endpoint-test endpoint-rotate-key workspace workspace-add workspace-list
     workspace-edit workspace-delete log log-show replay status budget open mail mail-test token token-add token-list

@@ -19,7 +19,7 @@ from webhookd.log.format import LEADING, LINE_BYTES
 
 
 def test_the_fields_come_in_the_order_of_the_contract() -> None:
-    """api.md «Logs»: timestamp, level, event, then the leading ones whatever the order of the call, then the rest."""
+    """timestamp, level, event, then the leading fields whatever the order of the call, then the rest."""
     lines = Lines()
     rest = {"detail": "d", "outcome": "failed"}
     log.emit("delivery.attempted", **rest, **dict.fromkeys(reversed(LEADING)))
@@ -118,7 +118,7 @@ HOSTILE = {
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.parametrize("field", ["error", "waiting"])
 def test_whatever_a_value_is_the_line_is_one_line_of_short_valid_json(value: Any, field: str) -> None:
-    """hostile.md: log lines stay one line of valid JSON under 16 KiB."""
+    """Log lines stay one line of valid JSON under 16 KiB."""
     lines = Lines()
     log.emit("daemon.failed", **{field: value}, exit_code=1)
     raw = lines.raw()

@@ -45,7 +45,7 @@ def test_a_line_goes_out_without_being_asked_for() -> None:
 
 
 def test_a_reader_that_does_not_read_stops_nobody_and_is_told_what_it_missed() -> None:
-    """facts.md's loop must not wait for a pipe: lines wait in bounded memory, then are lost and counted."""
+    """The event loop never waits for a pipe: lines wait in bounded memory, then are lost and counted."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "wb") as sink, os.fdopen(reading, "rb") as source:
         log.configure("json", "info", sink)
@@ -78,7 +78,7 @@ def test_a_reader_that_went_away_stops_nobody() -> None:
 
 
 def test_a_pipe_that_does_not_block_loses_nothing() -> None:
-    """Somebody set O_NONBLOCK on it: then the thread waits for room."""
+    """With O_NONBLOCK set on it the thread waits until it is writable."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with os.fdopen(writing, "wb") as sink, os.fdopen(reading, "rb") as source:

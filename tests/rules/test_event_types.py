@@ -18,7 +18,7 @@ EXTENDED = EventTypes({"order.paid": ("Order Paid", "An order was paid."), "call
 
 
 def test_the_nine_types_have_the_labels_of_the_page() -> None:
-    """behaviour.md's table, in its order."""
+    """The table of manual/event-types.md, in its order."""
     assert {
         "conversation.closed": "Conversation Closed",
         "contact.created": "New Contact",

@@ -136,7 +136,7 @@ def test_what_is_json_but_no_object_is_refused(raw: bytes) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_json_is_refused(raw: bytes) -> None:
-    """hostile.md, "Callers": one clear refusal each, none of them a crash."""
+    """Hostile bodies: one clear error each, no crash."""
     assert "invalid_json" == refusal(raw).code
 
 

@@ -97,7 +97,7 @@ def test_a_wait_of_a_schedule_without_waits_is_over() -> None:
 def test_a_restored_wait_is_never_negative_and_never_too_long(
     next_ms: int, now_ms: int, tries: int, waits: tuple[float, ...]
 ) -> None:
-    """Whatever the clock did (behaviour.md, "Clocks")."""
+    """Whatever the wall clock did (manual/behaviour.md)."""
     wait = remaining_wait(next_ms, now_ms, tries, RetrySchedule(waits))
     assert 0.0 <= wait <= max(*waits, LOCAL_RETRY_SECONDS, 0.0)
     if 1 <= tries <= len(waits):

@@ -22,7 +22,7 @@ BODY = '{"event_type":"message.received","text":"Đơn hàng 📦"}'.encode()
 
 
 def test_the_vector_of_standard_webhooks() -> None:
-    """api.md's vector, header by header."""
+    """The manual's test vector, header by header."""
     headers = Signer(VECTOR_KEY).headers("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert (
         ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
@@ -66,7 +66,7 @@ def test_the_library_refuses_another_body() -> None:
 
 @given(st.binary(min_size=24, max_size=64), st.binary(max_size=300), st.integers(0, 2**40))
 def test_any_key_and_any_body_sign_as_written_down(secret: bytes, body: bytes, unix_seconds: int) -> None:
-    """Against the definition in api.md, spelled out."""
+    """Against the definition, spelled out."""
     key = check_key("whsec_" + base64.b64encode(secret).decode())
     signed = b"id-1." + str(unix_seconds).encode() + b"." + body
     signature = base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode()
