@@ -22,6 +22,7 @@ import aiohttp
 
 from tests.support.process import Daemon, daemon
 from tests.support.receiver import receiver
+from tests.support.results import recorded
 from webhookd.clock import rfc3339
 from webhookd.store.connection import open_writer
 
@@ -152,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recorded(main))

@@ -6,7 +6,7 @@ import shutil
 import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,6 @@ class Figure:
         verdict = "reached" if self.met else "missed"
         measured = f"{self.median:.3g}{self.unit} ± {self.noise:.0%}"
         return f"| {self.row} | {self.loop} | {measured} | {sign} {self.goal:g}{self.unit} {verdict} | {made_of} |"
-
-    def as_json(self) -> dict[str, Any]:
-        """The figure for programs."""
-        return {**asdict(self), "median": self.median, "noise": self.noise, "met": self.met}
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.support.process import Daemon, daemon
 from tests.support.receiver import receiver
+from tests.support.results import recorded
 from webhookd.store.connection import open_writer
 
 CONFIG = '[egress]\nallow = ["127.0.0.0/8"]\n[log]\nlevel = "warning"\n[limits]\nwaiting_per_workspace = 10000000\n'
@@ -134,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recorded(main))

@@ -21,6 +21,7 @@ from tests.bench.million import CONFIG, fill
 from tests.support import process
 from tests.support.process import Daemon
 from tests.support.receiver import receiver
+from tests.support.results import recorded
 
 KILLS = 5
 LOAD_SECONDS = 1.0
@@ -75,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recorded(main))

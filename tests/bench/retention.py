@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.results import recorded
 from tests.support.stores import accept, add_endpoint, add_workspace, open_store
 from webhookd.clock import SystemClock
 from webhookd.config import Config
@@ -220,4 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recorded(main))

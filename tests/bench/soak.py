@@ -27,6 +27,7 @@ from pathlib import Path
 from aiohttp import web
 
 from tests.support.process import Daemon, cpu_seconds, daemon
+from tests.support.results import recorded
 from webhookd.clock import rfc3339
 from webhookd.models import Json
 
@@ -301,4 +302,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recorded(main))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
 
 from tests.bench import growth, processes, report, stock
-from tests.bench.growth import Point
 from tests.bench.measure import SMALL, Figure, Yard
 from tests.bench.rows import ROWS
 
@@ -26,10 +24,7 @@ async def test_a_row_is_measured(row: str, tmp_path: Path, monkeypatch: pytest.M
         figures = await ROWS[row](Yard(tmp_path, peer, SMALL))
     assert figures
     assert all(0 < value for figure in figures for value in figure.values)
-    report.write(tmp_path / "out", figures, [])
-    told = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [figure.row for figure in figures] == [each["row"] for each in told["figures"]]
-    assert (tmp_path / "out" / "figures.svg").read_text().startswith("<svg")
+    assert all(f"| {figure.row} |" in report.table(figures) for figure in figures)
 
 
 async def test_an_event_costs_the_same_whatever_is_there(tmp_path: Path) -> None:
@@ -40,7 +35,6 @@ async def test_an_event_costs_the_same_whatever_is_there(tmp_path: Path) -> None
     for curve in curves:
         little, much = curve.points
         assert much.event_us < GROWTH_TOLERANCE * little.event_us, curve
-    assert "rows of history" in report.growth_plot(curves)
     assert "| waiting events | 30,000 |" in report.growth_table(curves)
 
 
@@ -71,9 +65,3 @@ def test_the_catalogue_of_the_bench_is_its_own() -> None:
     """As many types as asked for, each in the configuration."""
     assert ["bench.t0", "bench.t1"] == stock.type_names(2)
     assert '[events."bench.t1"]' in stock.config(2)
-
-
-def test_a_point_of_growth_is_plotted_for_each_cost() -> None:
-    """Four panels, whatever the sizes."""
-    curve = growth.Curve("x", (Point(10, 0.1, 50.0, 1.0, 100.0),))
-    assert 4 == report.growth_plot([curve]).count("<g ")

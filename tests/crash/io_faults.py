@@ -36,6 +36,7 @@ from tests.crash.scenarios import all_well, fails_until, some_wait
 from tests.crash.supervisor import Forkserver, KillPoint, Supervisor
 from tests.crash.witness import Witness, witness
 from tests.support.mailserver import MailServer, mail_server
+from tests.support.results import recorded
 
 ERRORS = {
     "pwrite64": ("ENOSPC", "EIO", "EDQUOT"),
@@ -192,4 +193,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(recorded(main))

@@ -31,6 +31,7 @@ from tests.crash.scenarios import SCENARIOS, all_well, silent
 from tests.crash.supervisor import CALLS, Forkserver, KillPoint, Supervisor, forkserver, why_no_kill_points
 from tests.crash.witness import Witness, witness
 from tests.support.mailserver import MailServer, mail_server
+from tests.support.results import recorded
 
 T = TypeVar("T")
 
@@ -225,4 +226,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(recorded(main))

@@ -8,7 +8,7 @@ replayed, and after each step the power goes: everything synced is on the disk, 
 some of it torn at the 512-byte sectors.  Each such image is opened and held against what had been promised by then:
 
 - the database is sound, and no event that was answered with 202 is missing, nor any of its deliveries;
-- at most one attempt per endpoint is not recorded: that one will be repeated;
+- at most one attempt per endpoint is not traced: that one will be repeated;
 - what is finished came before what still waits, so the order will hold.
 
 On a few of the images a daemon is started as well, and everything arrives.  The same with `synchronous=NORMAL` has to
@@ -39,6 +39,7 @@ from tests.crash.supervisor import why_no_kill_points
 from tests.support import process
 from tests.support.process import Daemon, daemon
 from tests.support.receiver import Receiver, receiver
+from tests.support.results import recorded
 
 ENOUGH_IMAGES = 12_000
 STARTS = 24
@@ -91,7 +92,7 @@ class Tally:
 async def record(folder: Path, where: Receiver, synchronous: str, rounds: int) -> list[FeedEvent]:
     """Let a daemon work for so many rounds under strace, stop it, and read what it did."""
     state_dir, trace = folder / "state", folder / "trace"
-    d, tracer = await recorded(state_dir, trace, synchronous)
+    d, tracer = await traced(state_dir, trace, synchronous)
     try:
         for name in ENDPOINTS:
             await d.call("POST", "/v1/endpoints", {"url": f"{where.url}/{name}", "event_types": ["*"]}, expect=201)
@@ -104,7 +105,7 @@ async def record(folder: Path, where: Receiver, synchronous: str, rounds: int) -
     return disk_trace.read(trace, state_dir)
 
 
-async def recorded(state_dir: Path, trace: Path, synchronous: str) -> tuple[Daemon, subprocess.Popen[bytes]]:
+async def traced(state_dir: Path, trace: Path, synchronous: str) -> tuple[Daemon, subprocess.Popen[bytes]]:
     """A daemon that is ready, all it does written down by strace from its beginning on; strace ends with it."""
     command = ["-m", "tests.crash.eager", str(state_dir), "CONFIG", synchronous]
     d = await process.start(state_dir, CONFIG, command=command, alive=False)
@@ -199,21 +200,21 @@ def _judge(db: sqlite3.Connection, promised: Promised) -> tuple[list[str], int]:
     if db.execute("PRAGMA user_version").fetchone()[0] == 0:
         return ([f"lost: all {len(promised.accepted)} events"] if promised.accepted else []), 0
     faults = _lost(db, promised)
-    recorded: Counter[str] = Counter()
+    traced: Counter[str] = Counter()
     for endpoint, attempts, last_finished, first_waiting, unequal in db.execute(
         "SELECT e.url, coalesce(sum(d.attempt_count), 0), max(d.seq) FILTER (WHERE d.state <> 0), "
         "min(d.seq) FILTER (WHERE d.state = 0), sum(d.attempt_count <> "
         "(SELECT count(*) FROM attempts a WHERE a.delivery_seq = d.seq) + (d.final_attempt IS NOT NULL)) "
         "FROM endpoints e LEFT JOIN deliveries d ON d.endpoint_seq = e.seq GROUP BY e.seq"
     ):
-        recorded[endpoint.rsplit("/", 1)[1]] = attempts
+        traced[endpoint.rsplit("/", 1)[1]] = attempts
         if first_waiting is not None and last_finished is not None and first_waiting < last_finished:
             faults.append(f"reordered: {endpoint} waits for {first_waiting}, and {last_finished} is finished")
         if unequal:
             faults.append(f"halved: {endpoint} has {unequal} deliveries whose attempts are not all there")
-    repeats = max((count - recorded[name] for name, count in promised.attempts.items()), default=0)
+    repeats = max((count - traced[name] for name, count in promised.attempts.items()), default=0)
     if repeats > 1:
-        faults.append(f"repeated: {repeats} attempts of one endpoint aren't recorded")
+        faults.append(f"repeated: {repeats} attempts of one endpoint aren't traced")
     return faults, repeats
 
 
@@ -310,4 +311,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(recorded(main))

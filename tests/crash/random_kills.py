@@ -36,6 +36,7 @@ from tests.crash.producer import Body, Producer
 from tests.crash.witness import Witness, caught_up, witness
 from tests.support import process
 from tests.support.process import Daemon
+from tests.support.results import recorded
 
 TERMS = Terms(retry_seconds=(0.1, 0.2, 0.3), limit=20, window_seconds=15.0)
 CONFIG = f"""
@@ -217,6 +218,7 @@ async def kill_at_random(*, kills: int, seed: int, endpoints: int, per_round: in
             print(
                 f"{total.kills} kills: {total.accepted} accepted, {total.received} requests, "
                 f"{total.disabled} enabled again, {total.repeats} repeats, {len(total.violations)} violations",
+                file=sys.stderr,
                 flush=True,
             )
     return total
@@ -267,4 +269,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(recorded(main))

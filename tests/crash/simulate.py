@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tests.crash.simulation.world import Report, play
+from tests.support.results import recorded
 
 # Seeds that a process plays before it tells.
 PIECE = 50
@@ -110,4 +111,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(recorded(main))

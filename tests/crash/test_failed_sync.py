@@ -18,7 +18,7 @@ import pytest
 from tests.crash import disk_trace
 from tests.crash.disk_image import Disk, Image
 from tests.crash.disk_trace import Accepted, Attempted, Sync
-from tests.crash.power_loss import CONFIG, recorded
+from tests.crash.power_loss import CONFIG, traced
 from tests.crash.supervisor import why_no_kill_points
 from tests.support import process
 from tests.support.process import Daemon, daemon
@@ -78,7 +78,7 @@ async def die_of_a_sync(state_dir: Path) -> dict[str, bytearray]:
 async def say_duplicate(state_dir: Path) -> list[disk_trace.FeedEvent]:
     """The next daemon reads the event, says that it has it, and is killed; what it did."""
     trace = state_dir.with_suffix(".trace")
-    d, tracer = await recorded(state_dir, trace, "FULL")
+    d, tracer = await traced(state_dir, trace, "FULL")
     answer = await d.call("POST", "/v1/events", IN_DOUBT, expect=202)
     os.kill(d.process.pid, signal.SIGKILL)
     await d.until_dead()

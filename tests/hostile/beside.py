@@ -28,6 +28,7 @@ from tests.support.bad_receiver_server import ScriptedReceiver
 from tests.support.bad_receivers import ALL, healthy
 from tests.support.probed import Lag, read_lags
 from tests.support.process import ROOT, Daemon, start
+from tests.support.results import recorded
 from webhookd.models import Reason
 
 HOSTILE = 199
@@ -284,4 +285,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recorded(main))

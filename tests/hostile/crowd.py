@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from socket import create_connection, socket
 
 from tests.support.api import wire
 from tests.support.process import Daemon, daemon
+from tests.support.results import recorded
 
 EVENT = b'{"event_type":"message.received"}'
 HEAD = (
@@ -133,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recorded(main))

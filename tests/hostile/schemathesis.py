@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from tests.support import process
+from tests.support.results import recorded
 
 CONFIG = "[delivery]\nretry_seconds = []\ntimeout_seconds = 1\n[limits]\nendpoints = 2000\n"
 NO_NAMESERVER = "127.0.0.1:9"
@@ -107,4 +108,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(recorded(main))

@@ -1,5 +1,9 @@
 """What a user would pick instead: a task queue on Redis, its worker signing and posting, against webhookd.
 
+    python -m tests.bench.peers [--rounds 5] [--seconds 2] [--record]
+
+Installs what webhookd is compared with into a temporary directory: needs redis-server, node, npm and the network.
+
 Same 1 KB events for the same 100 URLs, same sink, same run.  Each pair hands its events over alike, from a small
 program in the same language: singly with Celery (`delay`) and arq (`enqueue_job`), which have no other way; with BullMQ
 both singly (`add`, 100 under way) and 100 at once (`addBulk`, against an array of 100 in one request).  Singly is one
@@ -15,24 +19,27 @@ the sink: worker, Redis and producer; daemon and producer.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import itertools
 import json
 import os
 import shutil
+import sys
+import tempfile
 import venv
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import processes, stock
-from tests.bench.measure import Figure, Yard
+from tests.bench import processes, report, stock
+from tests.bench.measure import Figure, Scale, Yard
 from tests.bench.stock import Stock
 from tests.support.listening import free_port
 from tests.support.process import cpu_seconds
+from tests.support.results import recorded
 
-NAME = "others"
 HERE = Path(__file__).parent
 NEEDED = {"redis-server": "redis-server", "node": "nodejs", "npm": "npm"}
 # Two virtual environments: Celery wants a redis-py that arq can't use yet.
@@ -239,3 +246,22 @@ async def _listens(port: int) -> None:
                 continue
             writer.close()
             return
+
+
+async def _compare(scale: Scale) -> None:
+    with tempfile.TemporaryDirectory(prefix="webhookd-peers-") as folder:
+        async with processes.peer() as peer:
+            print(report.table(await measure(Yard(Path(folder), peer, scale))))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.peers")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    chosen = parser.parse_args()
+    asyncio.run(_compare(Scale(rounds=chosen.rounds, seconds=chosen.seconds)))
+
+
+if __name__ == "__main__":
+    sys.exit(recorded(main))
