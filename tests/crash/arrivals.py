@@ -126,7 +126,8 @@ def gaps(case: Case) -> Iterator[Violation]:
                     earliest, latest = before.ended_at, since + longest
             if each.arrived_at < earliest - ROUNDING_SECONDS:
                 yield Violation("gaps", f"{what} came {earliest - each.arrived_at:.3f} s before its time")
-            if each.arrived_at > latest + terms.late_seconds:
+            late = each.arrived_at > latest + terms.late_seconds
+            if late and not case.history.is_starting(each.arrived_at):
                 yield Violation("gaps", f"{what} came {each.arrived_at - latest:.3f} s after its time")
 
 

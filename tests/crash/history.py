@@ -147,6 +147,10 @@ class History:
         starts = [*(crash.started_at for crash in self.crashes), *self.restarts]
         return max((at for at in starts if begin < at <= end), default=None)
 
+    def is_starting(self, at: float) -> bool:
+        """Whether a daemon was starting at that moment: it may send before anybody sees that it is ready."""
+        return any(crash.at <= at <= crash.started_at for crash in self.crashes)
+
     def set_by(self, at: float) -> float:
         """How far the wall clock has been set by then, in seconds."""
         return next((seconds for since, seconds in reversed(self.wall_steps) if since < at), 0.0)

@@ -52,7 +52,7 @@ class Stage:
     runs: int = 0
 
     async def run(self, point: KillPoint | None) -> tuple[Judgement, bool]:
-        """One run with a kill at `point`: the judgement, and whether the point was reached."""
+        """One run with a kill or a fault at `point`: the judgement, and whether the point was reached."""
         self.runs += 1
         state_dir = self.folder / f"run-{self.runs}"
         shutil.copytree(self.folder / "prepared", state_dir, ignore=shutil.ignore_patterns("*-reserve"))
@@ -75,7 +75,9 @@ class Stage:
         finally:
             await play.supervisor.close()
             self.mails.taken[:] = told_before
-        reached = len(history.crashes) > prepared_crashes
+        trace = play.supervisor.trace_file
+        injected = trace.exists() and "(INJECTED)" in trace.read_text()
+        reached = injected or len(history.crashes) > prepared_crashes
         assert not judgement.violations or self._keep(state_dir)
         shutil.rmtree(state_dir)
         for suffix in (".log", ".toml", ".trace"):
@@ -99,8 +101,9 @@ class Stage:
 
     def _play(self, state_dir: Path, history: History, point: KillPoint | None) -> Play:
         config = self.scenario.settings(self.mails.port)
-        supervisor = Supervisor(self.forkserver, state_dir, config, point, crashes=history.crashes)
-        return Play(supervisor, self.witness, self.mails, history)
+        supervisor = Supervisor(self.forkserver, state_dir, config, point, survived=self.scenario.survived)
+        supervisor.crashes = history.crashes
+        return Play(supervisor, self.witness, self.mails, history, point=point)
 
     async def prepare(self) -> None:
         """Make the state that every run begins with."""
@@ -208,7 +211,7 @@ async def all_of(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkser
     return total
 
 
-def told(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkserver], Awaitable[Tally]]) -> int:
+def run_all(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkserver], Awaitable[Tally]]) -> int:
     """Run all and print; 1 if a promise was broken, 2 where it can't be tried."""
     reason = why_no_kill_points()
     if reason is not None:
@@ -222,7 +225,7 @@ def told(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkserver], Aw
 def main() -> int:
     """All scenarios, or those named."""
     names = sys.argv[1:]
-    return told([(each.name, each) for each in SCENARIOS if not names or each.name in names], exhaust)
+    return run_all([(each.name, each) for each in SCENARIOS if not names or each.name in names], exhaust)
 
 
 if __name__ == "__main__":

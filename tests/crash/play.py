@@ -13,7 +13,7 @@ from typing import Any
 from tests.crash.case import Violation
 from tests.crash.history import Enabled, Final, History, Subscriber, Terms
 from tests.crash.producer import Body, Producer
-from tests.crash.supervisor import Supervisor
+from tests.crash.supervisor import KillPoint, Supervisor
 from tests.crash.witness import Manners, Witness
 from tests.support.mailserver import MailServer
 from webhookd.models import Json
@@ -37,6 +37,7 @@ class Scenario:
     config: str = ""
     migration: str | None = None
     anywhere: bool = False
+    survived: tuple[int, ...] = ()  # exit codes that are an end like a kill
 
     def settings(self, mail_port: int) -> str:
         """The configuration."""
@@ -56,6 +57,7 @@ class Play:
     witness: Witness
     mails: MailServer
     history: History
+    point: KillPoint | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     producer: Producer = field(init=False)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.io_faults import Fault, bench, ended_when_full
+from tests.crash.io_faults import SCENARIO, Fault, ended_when_full
+from tests.crash.kill_points import stage
 from tests.crash.supervisor import forkserver, why_no_kill_points
 
 WHY_NOT = why_no_kill_points()
@@ -20,9 +21,9 @@ FAULTS = (
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 async def test_a_disk_that_fails_at_a_call_breaks_no_promise() -> None:
     """Full or broken, for once or for good: nothing accepted is lost, and it works again when the disk does."""
-    async with forkserver() as kept, bench(kept) as where:
+    async with forkserver() as kept, stage(SCENARIO, kept) as where:
         for fault, number in FAULTS:
-            judgement, reached = await where.run(fault, number)
+            judgement, reached = await where.run(fault.at(number))
             assert [] == judgement.violations, fault
             assert reached, fault
             assert judgement.most_repeats <= 1, fault
