@@ -112,7 +112,7 @@ class Mailer:
             await self._clock.wait(self._woken, seconds)
 
     async def stop(self) -> None:
-        """Start no further mail, and let the one under way be handed over and recorded (at most `STOP_SECONDS`)."""
+        """Start no further mail, and let the one under way be sent and recorded (at most `STOP_SECONDS`)."""
         self._stopped = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS), self._sending:
@@ -137,7 +137,7 @@ class Mailer:
                 "mail_disabled", "No mail server is set: give mail.host (and mail.port) in the configuration."
             )
         if not to:
-            raise ApiError("mail_disabled", "Nobody to send it to: give an address, or set mail.notify.")
+            raise ApiError("mail_disabled", "There is no recipient: give an address, or set mail.notify.")
         sender, recipients = mailbox(mail.sender), tuple(map(mailbox, to))
         message = test_message(
             settings, sender=sender, to=recipients, message_id=_message_id(sender), now_ms=self._clock.wall_ms()
@@ -257,7 +257,7 @@ class Mailer:
             return _Ready(digest, notices, sealed, fresh=False)
         envelope = self._written(digest, notices)
         if envelope is None:
-            error = "nobody to tell: the workspace has no notice addresses, and mail.notify is empty"
+            error = "no recipients: the workspace has no notice addresses, and mail.notify is empty"
             await self._close(digest, error)
             log.emit("mail.failed", **_named(notices), error=error, count=len(notices))
             return None
