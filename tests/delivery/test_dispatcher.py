@@ -25,7 +25,7 @@ async def test_more_than_the_queue_holds_arrives_in_order(tmp_path: Path) -> Non
 
 
 async def test_what_was_just_accepted_is_not_read_again(tmp_path: Path) -> None:
-    """Neither for an endpoint that was idle nor for one that is busy: deliveries are handed over in memory."""
+    """Neither for an endpoint that was idle nor for one that is busy: deliveries are queued in memory."""
     async with engine(tmp_path) as e:
         await e.endpoint("https://a.example.com/")
         asked = 0

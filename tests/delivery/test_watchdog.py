@@ -129,7 +129,7 @@ async def test_the_count_survives_a_restart(tmp_path: Path) -> None:
 
 
 async def test_local_failures_are_recorded_not_counted_and_never_drop(tmp_path: Path) -> None:
-    """A machine without a network tries every 30 s for as long as it takes, and disables nobody."""
+    """A machine without a network tries every 30 s for as long as it takes, and disables no endpoint."""
     async with engine(tmp_path) as e:
         e.network.answer = lambda url, _: Reason.LOCAL
         one = await e.endpoint(ONE)
@@ -166,7 +166,7 @@ async def test_the_window_of_a_running_daemon_doesnt_notice(jump_seconds: float,
 
 
 @JUMPS
-async def test_the_window_restored_after_a_jump_disables_nobody_falsely(jump_seconds: float, tmp_path: Path) -> None:
+async def test_the_window_restored_after_a_jump_disables_no_endpoint(jump_seconds: float, tmp_path: Path) -> None:
     """Failures that the clock has put into the future or far into the past count as over."""
     clock = ManualClock()
     network = ScriptedNetwork(clock, answer=failing)

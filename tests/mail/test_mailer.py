@@ -316,7 +316,7 @@ async def test_a_deferred_recipient_gets_the_same_mail_later(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("step", ["MAIL", "DATA", "ops@example.com"])
 async def test_a_mail_refused_for_good_waits_longer_and_blocks_nothing(tmp_path: Path, step: str) -> None:
-    """5xx for everybody: tried ever more rarely, up to every 15 minutes, visible; a corrected address is used."""
+    """5xx for every recipient: tried ever more rarely, up to every 15 minutes, visible; a corrected address is used."""
     says = {step: "554 not from you"}
     async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server)) as b:
         await b.add("1")
@@ -402,7 +402,7 @@ async def test_a_server_without_starttls_gets_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_password_is_reported_in_the_servers_words(tmp_path: Path) -> None:
-    """`send_test` refuses with what the server said; the password is nowhere in it."""
+    """`send_test` fails with the server's reply; the password is nowhere in it."""
     made = certificates()
     async with mail_server(login=True, starttls=made.server) as server:
         config = configured(server, host="localhost", tls="starttls", user=USER, password="wr0ng")
@@ -432,7 +432,7 @@ async def test_the_test_mail_goes_at_once(tmp_path: Path) -> None:
     ],
 )
 async def test_a_refused_test_mail_gives_the_reason(tmp_path: Path, says: dict[str, str], words: str) -> None:
-    """The refusal holds the server's own words."""
+    """The error has the server's own words."""
     async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server)) as b:
         with pytest.raises(ApiError) as refused:
             await b.mailer.send_test(["a@example.com", "b@example.com"])
@@ -440,7 +440,7 @@ async def test_a_refused_test_mail_gives_the_reason(tmp_path: Path, says: dict[s
 
 
 async def test_without_server_or_recipients_the_test_mail_names_the_setting(tmp_path: Path) -> None:
-    """No `mail.host`, or nobody to send to: the refusal names the key."""
+    """No `mail.host`, or no recipient: the error names the key."""
     async with mail_server() as server, bench(tmp_path, configured(server)) as b:
         with pytest.raises(ApiError, match=r"mail\.notify"):
             await b.mailer.send_test([])

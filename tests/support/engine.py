@@ -102,7 +102,7 @@ class ScriptedNetwork:
 
 def _outcome(answer: Answer, started_ms: int, duration_ms: float, request: Request) -> Outcome:
     if isinstance(answer, Reason):
-        return Outcome(started_ms, duration_ms, answer, detail=f"made up: {answer}")
+        return Outcome(started_ms, duration_ms, answer, detail=f"scripted: {answer}")
     good = 200 <= answer <= 299 if request.accept_any_2xx else answer == 200
     return Outcome(started_ms, duration_ms, None if good else Reason.STATUS, answer, f"answered {answer}")
 
