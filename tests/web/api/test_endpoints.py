@@ -352,11 +352,7 @@ async def test_a_plan_without_webhooks_pauses(tmp_path: Path) -> None:
         shown = await show(api, made["id"])
         assert ("active", "plan", None) == (shown["state"], shown["paused_by"], shown["disabled"])
         assert (1, 1, None) == tuple(shown["queue"][name] for name in ("waiting", "held", "next_attempt_at"))
-        for path, body in (
-            ("", NEW | {"url": f"{URL}/2"}),
-            (f"/{made['id']}/enable", {}),
-            (f"/{made['id']}/test", {}),
-        ):
+        for path, body in (("", NEW | {"url": f"{URL}/2"}), (f"/{made['id']}/enable", {}), (f"/{made['id']}/test", {})):
             refused = await api.post(f"/v1/endpoints{path}", body)
             assert (403, "plan_required") == (refused.status, refused.code), path
 

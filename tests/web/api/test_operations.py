@@ -79,7 +79,7 @@ async def test_the_metrics_tell_what_happened(tmp_path: Path) -> None:
         assert {("delivered", ""), *(("failed", reason) for reason in Reason)} == attempts.keys()
         assert {("delivered",): 2, ("failed",): 1} == found["webhookd_attempt_seconds_count"]
         assert found["webhookd_commits_total"] == found["webhookd_commit_seconds_count"]
-        assert found["webhookd_commit_seconds_bucket"]["+Inf",] == found["webhookd_commits_total"][()]
+        assert found["webhookd_commit_seconds_bucket"]["+Inf"] == found["webhookd_commits_total"][()]
         assert {("default",): 4} == found["webhookd_deliveries_waiting"]
         assert {("default",): 2} == found["webhookd_deliveries_held"]
         assert {("default",): 7} == found["webhookd_oldest_waiting_seconds"]

@@ -183,12 +183,7 @@ async def test_the_budget_says_how_much_is_spent_and_by_whom(tmp_path: Path) -> 
         await api.engine.advance(60)
         spent = (await api.get("/v1/budget")).json
         assert (
-            empty
-            | {
-                "failures": 1,
-                "by_endpoint": {first.id: 1},
-                "oldest_expires_at": "2026-01-01T00:10:00.000Z",
-            }
+            empty | {"failures": 1, "by_endpoint": {first.id: 1}, "oldest_expires_at": "2026-01-01T00:10:00.000Z"}
             == spent
         )
         await api.engine.send("b")

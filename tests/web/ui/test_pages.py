@@ -144,8 +144,8 @@ async def test_rotating_shows_the_new_key_and_both_sign(api: Api, browser: Brows
         ({"url": "https://example.com/", "headers": "\n".join(["A: 1"] * 101)}, 422, "headers", "At most 100"),
         ({"url": "https://example.com/", "headers": "Host: x"}, 422, "headers", "Host"),
         ({"url": "https://example.com/", "success": "maybe"}, 422, "success", "success is"),
-        ({"url": "https://example.com/", "description": "x" * 501}, 422, "description", "500"),
-    ],
+        ({"url": "https://example.com/", "description": "x" * 501}, 422, "description", "500")
+    ]
 )  # fmt: skip
 async def test_a_mistake_is_said_beside_its_field_and_nothing_typed_is_lost(
     api: Api, browser: Browser, fields: dict[str, str | list[str]], status: int, field: str, words: str

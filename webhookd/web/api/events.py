@@ -142,5 +142,5 @@ ROUTES = [
         workspaced=True,
         description="The answer is given once the events are durable. An event sent again with the same event_id and "
         "the same bytes is a duplicate and delivered once. The body delivered is the event byte for byte.",
-    ),
+    )
 ]

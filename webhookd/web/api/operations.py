@@ -45,8 +45,7 @@ class TestMailRequest(Struct, frozen=True, kw_only=True):
 
     to: (
         Annotated[
-            list[str],
-            Meta(min_length=1, max_length=20, description="Mail addresses; left out: those of mail.notify"),
+            list[str], Meta(min_length=1, max_length=20, description="Mail addresses; left out: those of mail.notify")
         ]
         | UnsetType
     ) = UNSET
@@ -214,14 +213,7 @@ ROUTES = [
         answers={200: HealthSchema},
         errors=("unavailable",),
     ),
-    Route(
-        "GET",
-        "/openapi.json",
-        show_openapi,
-        Scope.OBSERVE,
-        "Get this document",
-        answers={200: dict[str, Any]},
-    ),
+    Route("GET", "/openapi.json", show_openapi, Scope.OBSERVE, "Get this document", answers={200: dict[str, Any]}),
     Route(
         "GET",
         "/metrics",

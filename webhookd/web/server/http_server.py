@@ -167,11 +167,7 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
                 self.close()  # where the next request begins is unknown
 
     def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """The answer to what never reached a handler, and to what escaped from one."""
         if isinstance(exc, ConnectionError):

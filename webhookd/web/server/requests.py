@@ -188,8 +188,7 @@ def check_encoding(request: web.Request) -> None:
     encoding = request.headers.get("Content-Encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
         raise ApiError(
-            "unsupported_media_type",
-            f"Content-Encoding {encoding[:40]!r} is not taken: send the body as it is.",
+            "unsupported_media_type", f"Content-Encoding {encoding[:40]!r} is not taken: send the body as it is."
         )
 
 
