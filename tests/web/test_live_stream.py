@@ -83,25 +83,24 @@ async def begun(stream: Stream) -> None:
     assert {"", "id"} == frame.keys()
 
 
-async def test_it_is_a_stream_of_server_sent_events(tmp_path: Path) -> None:
+async def test_it_is_a_stream_of_server_sent_events(api: Api) -> None:
     """Its type, that nobody keeps or buffers it, and one message per happening with id, kind and the delivery."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(URL)
-        async with listening(api) as stream:
-            await begun(stream)
-            headers = stream.response.headers
-            assert ("text/event-stream", "no-store", "no") == tuple(
-                headers[name] for name in ("Content-Type", "Cache-Control", "X-Accel-Buffering")
-            )
-            await api.engine.send("a")
-            accepted, attempted = await stream.event(), await stream.event()
-            assert ("delivery.accepted", "delivery.attempted") == (accepted["event"], attempted["event"])
-            first, last = orjson.loads(accepted["data"]), orjson.loads(attempted["data"])
-            assert ("pending", 0, None) == (first["state"], first["attempt_count"], first["last_attempt"])
-            await api.engine.quiet()
-            listed = (await api.get("/v1/deliveries")).json["data"]
-            assert [last] == listed
-            assert [int(each["id"].partition("-")[2]) for each in (accepted, attempted)] == [1, 2]
+    await api.engine.endpoint(URL)
+    async with listening(api) as stream:
+        await begun(stream)
+        headers = stream.response.headers
+        assert ("text/event-stream", "no-store", "no") == tuple(
+            headers[name] for name in ("Content-Type", "Cache-Control", "X-Accel-Buffering")
+        )
+        await api.engine.send("a")
+        accepted, attempted = await stream.event(), await stream.event()
+        assert ("delivery.accepted", "delivery.attempted") == (accepted["event"], attempted["event"])
+        first, last = orjson.loads(accepted["data"]), orjson.loads(attempted["data"])
+        assert ("pending", 0, None) == (first["state"], first["attempt_count"], first["last_attempt"])
+        await api.engine.quiet()
+        listed = (await api.get("/v1/deliveries")).json["data"]
+        assert [last] == listed
+        assert [int(each["id"].partition("-")[2]) for each in (accepted, attempted)] == [1, 2]
 
 
 async def test_every_attempt_is_told(tmp_path: Path) -> None:
@@ -144,53 +143,50 @@ async def test_every_attempt_is_told(tmp_path: Path) -> None:
         ("until=2026-01-01T00:00:00Z", []),
     ],
 )
-async def test_only_what_is_asked_for_is_told(tmp_path: Path, query: str, expected: list[str]) -> None:
+async def test_only_what_is_asked_for_is_told(api: Api, query: str, expected: list[str]) -> None:
     """The same filters as the list, and nothing of another workspace."""
-    async with running_api(tmp_path) as api:
-        first, second = await api.engine.endpoint(URL), await api.engine.endpoint(f"{URL}/2", ["contact.created"])
-        await api.post("/v1/workspaces", {"id": "acme"})
-        await api.engine.endpoint(URL, workspace="acme")
-        query = query.replace("first", first.id).replace("second", second.id)
-        async with listening(api, query) as stream:
-            await api.engine.send("theirs", workspace="acme")
-            await api.engine.send("a", event_type="message.sent")
-            await api.engine.quiet()
-            await api.engine.send("b", event_type="contact.created")
-            await api.engine.quiet()
-            api.app.stop_accepting()  # so that the stream has an end
-            found = []
-            while event := await stream.event():
-                found.append(orjson.loads(event["data"])["event_id"])
-            assert expected == sorted(found)
+    first, second = await api.engine.endpoint(URL), await api.engine.endpoint(f"{URL}/2", ["contact.created"])
+    await api.post("/v1/workspaces", {"id": "acme"})
+    await api.engine.endpoint(URL, workspace="acme")
+    query = query.replace("first", first.id).replace("second", second.id)
+    async with listening(api, query) as stream:
+        await api.engine.send("theirs", workspace="acme")
+        await api.engine.send("a", event_type="message.sent")
+        await api.engine.quiet()
+        await api.engine.send("b", event_type="contact.created")
+        await api.engine.quiet()
+        api.app.stop_accepting()  # so that the stream has an end
+        found = []
+        while event := await stream.event():
+            found.append(orjson.loads(event["data"])["event_id"])
+        assert expected == sorted(found)
 
 
-async def test_after_a_short_break_it_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_after_a_short_break_it_goes_on_where_it_was(api: Api) -> None:
     """`Last-Event-ID`: each happening of the break once, with its own id, then what comes."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(URL)
-        async with listening(api) as stream:
-            await api.engine.send("a")
-            assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
-        await api.engine.send("b")
-        await api.engine.quiet()
-        async with listening(api, last_id=stream.last_id) as again:
-            assert [("accepted", "b", "pending"), ("attempted", "b", "delivered")] == await again.told(2)
-            await api.engine.send("c")
-            assert [("accepted", "c", "pending"), ("attempted", "c", "delivered")] == await again.told(2)
-        async with listening(api, last_id=again.last_id) as last:
-            assert again.last_id == (await last.frame())["id"]
-
-
-async def test_a_stream_that_told_nothing_yet_can_go_on_too(tmp_path: Path) -> None:
-    """Its first frames say an id without data, which a browser remembers."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(URL)
-        async with listening(api) as stream:
-            await begun(stream)
+    await api.engine.endpoint(URL)
+    async with listening(api) as stream:
         await api.engine.send("a")
-        await api.engine.quiet()
-        async with listening(api, last_id=stream.last_id) as again:
-            assert [("attempted", "a", "delivered")] == await again.told(1)
+        assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
+    await api.engine.send("b")
+    await api.engine.quiet()
+    async with listening(api, last_id=stream.last_id) as again:
+        assert [("accepted", "b", "pending"), ("attempted", "b", "delivered")] == await again.told(2)
+        await api.engine.send("c")
+        assert [("accepted", "c", "pending"), ("attempted", "c", "delivered")] == await again.told(2)
+    async with listening(api, last_id=again.last_id) as last:
+        assert again.last_id == (await last.frame())["id"]
+
+
+async def test_a_stream_that_told_nothing_yet_can_go_on_too(api: Api) -> None:
+    """Its first frames say an id without data, which a browser remembers."""
+    await api.engine.endpoint(URL)
+    async with listening(api) as stream:
+        await begun(stream)
+    await api.engine.send("a")
+    await api.engine.quiet()
+    async with listening(api, last_id=stream.last_id) as again:
+        assert [("attempted", "a", "delivered")] == await again.told(1)
 
 
 async def test_after_a_restart_the_table_knows_what_was_missed(tmp_path: Path) -> None:
@@ -224,84 +220,79 @@ async def test_after_a_restart_the_table_knows_what_was_missed(tmp_path: Path) -
             await begun(later)  # nothing was missed since
 
 
-async def test_an_id_of_the_future_is_not_gone_on_from(tmp_path: Path) -> None:
+async def test_an_id_of_the_future_is_not_gone_on_from(api: Api) -> None:
     """The wall clock was set back meanwhile: what was missed can't be told from what was seen."""
-    async with running_api(tmp_path) as api:
-        async with listening(api) as stream:
-            await begun(stream)
-        api.engine.clock.jump_wall(-60)
-        async with listening(api, last_id=stream.last_id) as again:
-            assert "reset" == (await again.frame())["event"]
+    async with listening(api) as stream:
+        await begun(stream)
+    api.engine.clock.jump_wall(-60)
+    async with listening(api, last_id=stream.last_id) as again:
+        assert "reset" == (await again.frame())["event"]
 
 
 @pytest.mark.parametrize("last_id", ["nonsense", "1-1", "999999999999999999-1", "'; DROP TABLE deliveries", "-"])
-async def test_what_it_cannot_go_on_from_it_says(tmp_path: Path, last_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_it_cannot_go_on_from_it_says(api: Api, last_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An id that is none, or more missed than can be told: `reset`, and then what comes."""
     monkeypatch.setattr(live_stream, "MISSED", 2)
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(URL)
-        await api.engine.send("a", "b", "c")
-        await api.engine.quiet()
-        async with listening(api, last_id=last_id) as stream:
-            reset = await stream.frame()
-            assert ("reset", ["reason"]) == (reset["event"], list(orjson.loads(reset["data"])))
-            await api.engine.send("d")
-            assert [("accepted", "d", "pending")] == await stream.told(1)
+    await api.engine.endpoint(URL)
+    await api.engine.send("a", "b", "c")
+    await api.engine.quiet()
+    async with listening(api, last_id=last_id) as stream:
+        reset = await stream.frame()
+        assert ("reset", ["reason"]) == (reset["event"], list(orjson.loads(reset["data"])))
+        await api.engine.send("d")
+        assert [("accepted", "d", "pending")] == await stream.told(1)
 
 
-async def test_silence_is_broken_by_a_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_is_broken_by_a_heartbeat(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A comment that also says how far the stream has come, past what its filter left out."""
     monkeypatch.setattr(live_stream, "HEARTBEAT_SECONDS", 0.05)
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(URL)
-        async with listening(api, "event_id=none") as stream:
-            await begun(stream)
-            before = stream.last_id
-            await api.engine.send("a")
-            await api.engine.quiet()
-            for _ in range(100):
-                frame = await stream.frame()
-                assert {"", "id"} == frame.keys()
-                if frame["id"] != before:
-                    break
-            assert api.app.live_feed.now_id == stream.last_id != before
+    await api.engine.endpoint(URL)
+    async with listening(api, "event_id=none") as stream:
+        await begun(stream)
+        before = stream.last_id
+        await api.engine.send("a")
+        await api.engine.quiet()
+        for _ in range(100):
+            frame = await stream.frame()
+            assert {"", "id"} == frame.keys()
+            if frame["id"] != before:
+                break
+        assert api.app.live_feed.now_id == stream.last_id != before
 
 
 @pytest.mark.parametrize("ending", ["token", "workspace"])
-async def test_it_ends_with_what_allowed_it(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_ends_with_what_allowed_it(api: Api, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that is revoked, a workspace that is deleted."""
     monkeypatch.setattr(live_stream, "HEARTBEAT_SECONDS", 0.05)
-    async with running_api(tmp_path) as api:
-        await api.post("/v1/workspaces", {"id": "acme"})
-        token, secret = await api.app.services.tokens.add("admin", None if ending == "workspace" else "acme")
-        path = "/v1/workspaces/acme/deliveries/stream"
-        async with listening(api, path=path, token=secret) as stream:
-            await begun(stream)
-            if ending == "token":
-                await api.app.services.tokens.revoke(token.id)
-            else:
-                await api.call("DELETE", "/v1/workspaces/acme")
-            assert {} == await stream.event()
+    await api.post("/v1/workspaces", {"id": "acme"})
+    token, secret = await api.app.services.tokens.add("admin", None if ending == "workspace" else "acme")
+    path = "/v1/workspaces/acme/deliveries/stream"
+    async with listening(api, path=path, token=secret) as stream:
+        await begun(stream)
+        if ending == "token":
+            await api.app.services.tokens.revoke(token.id)
+        else:
+            await api.call("DELETE", "/v1/workspaces/acme")
+        assert {} == await stream.event()
 
 
-async def test_it_ends_when_the_daemon_stops(tmp_path: Path) -> None:
+async def test_it_ends_when_the_daemon_stops(api: Api) -> None:
     """Told what had happened, then a clean end; a new one ends at once."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(URL)
-        async with listening(api) as stream:
-            await api.engine.send("a")
-            await api.engine.quiet()
-            api.app.stop_accepting()
-            assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
-            assert {} == await stream.event()
-        async with listening(api) as late:
-            assert {} == await late.event()
+    await api.engine.endpoint(URL)
+    async with listening(api) as stream:
+        await api.engine.send("a")
+        await api.engine.quiet()
+        api.app.stop_accepting()
+        assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
+        assert {} == await stream.event()
+    async with listening(api) as late:
+        assert {} == await late.event()
 
 
-async def test_whoever_reads_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_whoever_reads_nothing_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the stream nor its happenings stay: afterwards nobody listens any more."""
     monkeypatch.setattr(live_stream, "WRITE_SECONDS", 0.1)
-    async with running_api(tmp_path) as api, wire(api.port) as deaf:
+    async with wire(api.port) as deaf:
         deaf.send(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.admin_token}\r\n\r\n")
         await deaf.sent()
         feed = api.app.live_feed
@@ -323,17 +314,16 @@ async def listens(api: Api) -> bool:
     return api.app.live_feed.wanted
 
 
-async def test_there_are_so_many_streams_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_are_so_many_streams_and_no_more(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """503 with `Retry-After`, until one ends."""
     monkeypatch.setattr(live_feed, "MAX_SUBSCRIPTIONS", 1)
-    async with running_api(tmp_path) as api, listening(api):
+    async with listening(api):
         refused = await api.get(PATH)
         assert (503, "unavailable", "30") == (refused.status, refused.code, refused.headers["Retry-After"])
 
 
-async def test_a_stream_wants_a_token(tmp_path: Path) -> None:
+async def test_a_stream_wants_a_token(api: Api) -> None:
     """An admin's, in the header; none in the query."""
-    async with running_api(tmp_path) as api:
-        assert 401 == (await api.get(PATH, token=None)).status
-        assert 403 == (await api.get(PATH, token="ingest")).status
-        assert 401 == (await api.get(f"{PATH}?token={api.admin_token}", token=None)).status
+    assert 401 == (await api.get(PATH, token=None)).status
+    assert 403 == (await api.get(PATH, token="ingest")).status
+    assert 401 == (await api.get(f"{PATH}?token={api.admin_token}", token=None)).status

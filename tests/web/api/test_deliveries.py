@@ -39,61 +39,58 @@ async def events_of(api: Api, query: str = "") -> list[str]:
     return [one["event_id"] for one in await deliveries(api, query)]
 
 
-async def test_a_delivery_is_listed_as_the_contract_has_it(tmp_path: Path) -> None:
+async def test_a_delivery_is_listed_as_the_contract_has_it(api: Api) -> None:
     """Every field, and the last attempt in full."""
-    async with running_api(tmp_path) as api:
-        endpoint = await api.engine.endpoint(URL)
-        await api.engine.send("a")
-        await api.engine.quiet()
-        (found,) = await deliveries(api)
-        last = found.pop("last_attempt")
-        assert {
-            "id": found["id"],
-            "workspace": "default",
-            "endpoint_id": endpoint.id,
-            "event_id": "a",
-            "event_type": "message.received",
-            "state": "delivered",
-            "replay_of": None,
-            "test": False,
-            "accepted_at": START,
-            "next_attempt_at": None,
-            "finished_at": START,
-            "attempt_count": 1,
-        } == found
-        assert found["id"].startswith("dlv_")
-        assert (1, START, "delivered", None, 200, False, False) == tuple(
-            last[name]
-            for name in ("number", "started_at", "outcome", "reason", "status", "counted", "connection_retried")
-        )
-        assert "a" == last["request"]["headers"]["webhook-id"]
-        assert {"headers": {}, "body": "", "truncated": False} == last["response"]
+    endpoint = await api.engine.endpoint(URL)
+    await api.engine.send("a")
+    await api.engine.quiet()
+    (found,) = await deliveries(api)
+    last = found.pop("last_attempt")
+    assert {
+        "id": found["id"],
+        "workspace": "default",
+        "endpoint_id": endpoint.id,
+        "event_id": "a",
+        "event_type": "message.received",
+        "state": "delivered",
+        "replay_of": None,
+        "test": False,
+        "accepted_at": START,
+        "next_attempt_at": None,
+        "finished_at": START,
+        "attempt_count": 1,
+    } == found
+    assert found["id"].startswith("dlv_")
+    assert (1, START, "delivered", None, 200, False, False) == tuple(
+        last[name] for name in ("number", "started_at", "outcome", "reason", "status", "counted", "connection_retried")
+    )
+    assert "a" == last["request"]["headers"]["webhook-id"]
+    assert {"headers": {}, "body": "", "truncated": False} == last["response"]
 
 
-async def test_one_alone_has_each_of_its_attempts(tmp_path: Path) -> None:
+async def test_one_alone_has_each_of_its_attempts(api: Api) -> None:
     """Failed ones and the last, in order; while it waits, its next attempt's time."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(URL)
-        failing(api, "a")
-        await api.engine.send("a")
-        await api.engine.quiet()
-        (listed,) = await deliveries(api)
-        one = await api.get(f"/v1/deliveries/{listed['id']}")
-        msgspec.convert(one.json, DeliveryDetailSchema)
-        assert ("pending", "2026-01-01T00:00:30.000Z", None) == tuple(
-            one.json[name] for name in ("state", "next_attempt_at", "finished_at")
-        )
-        assert [(1, "failed", "status", 503, True)] == [
-            tuple(each[name] for name in ("number", "outcome", "reason", "status", "counted"))
-            for each in one.json["attempts"]
-        ]
-        failing(api)
-        await api.engine.advance(30)
-        done = (await api.get(f"/v1/deliveries/{listed['id']}")).json
-        assert [(1, "failed"), (2, "delivered")] == [(each["number"], each["outcome"]) for each in done["attempts"]]
-        assert ("delivered", 2, None, done["attempts"][-1]) == tuple(
-            done[name] for name in ("state", "attempt_count", "next_attempt_at", "last_attempt")
-        )
+    await api.engine.endpoint(URL)
+    failing(api, "a")
+    await api.engine.send("a")
+    await api.engine.quiet()
+    (listed,) = await deliveries(api)
+    one = await api.get(f"/v1/deliveries/{listed['id']}")
+    msgspec.convert(one.json, DeliveryDetailSchema)
+    assert ("pending", "2026-01-01T00:00:30.000Z", None) == tuple(
+        one.json[name] for name in ("state", "next_attempt_at", "finished_at")
+    )
+    assert [(1, "failed", "status", 503, True)] == [
+        tuple(each[name] for name in ("number", "outcome", "reason", "status", "counted"))
+        for each in one.json["attempts"]
+    ]
+    failing(api)
+    await api.engine.advance(30)
+    done = (await api.get(f"/v1/deliveries/{listed['id']}")).json
+    assert [(1, "failed"), (2, "delivered")] == [(each["number"], each["outcome"]) for each in done["attempts"]]
+    assert ("delivered", 2, None, done["attempts"][-1]) == tuple(
+        done[name] for name in ("state", "attempt_count", "next_attempt_at", "last_attempt")
+    )
 
 
 async def test_deliveries_are_found_by_every_filter(tmp_path: Path) -> None:
@@ -124,20 +121,19 @@ async def test_deliveries_are_found_by_every_filter(tmp_path: Path) -> None:
         )
 
 
-async def test_deliveries_come_in_pages(tmp_path: Path) -> None:
+async def test_deliveries_come_in_pages(api: Api) -> None:
     """Newest first, `next` leads on until it is null, and what comes meanwhile disturbs nothing."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(URL)
-        await api.engine.send(*(f"e{number}" for number in range(5)))
-        found, cursor = [], ""
-        for number in range(3):
-            page = (await api.get(f"/v1/deliveries?limit=2&cursor={cursor}&event_type=message.received")).json
-            found += [one["event_id"] for one in page["data"]]
-            cursor = page["next"]
-            await api.engine.send(f"later{number}")
-        assert ["e4", "e3", "e2", "e1", "e0"] == found and cursor is None
-        exact = (await api.get("/v1/deliveries?limit=8")).json
-        assert (8, None) == (len(exact["data"]), exact["next"])
+    await api.engine.endpoint(URL)
+    await api.engine.send(*(f"e{number}" for number in range(5)))
+    found, cursor = [], ""
+    for number in range(3):
+        page = (await api.get(f"/v1/deliveries?limit=2&cursor={cursor}&event_type=message.received")).json
+        found += [one["event_id"] for one in page["data"]]
+        cursor = page["next"]
+        await api.engine.send(f"later{number}")
+    assert ["e4", "e3", "e2", "e1", "e0"] == found and cursor is None
+    exact = (await api.get("/v1/deliveries?limit=8")).json
+    assert (8, None) == (len(exact["data"]), exact["next"])
 
 
 @pytest.mark.parametrize(
@@ -158,13 +154,12 @@ async def test_deliveries_come_in_pages(tmp_path: Path) -> None:
         ("endpoint=%ed%a0%80", "not_found"),
     ],
 )
-async def test_a_wrong_question_is_refused(tmp_path: Path, query: str, code: str) -> None:
+async def test_a_wrong_question_is_refused(api: Api, query: str, code: str) -> None:
     """With its code; the stream and the list understand the same filters."""
-    async with running_api(tmp_path) as api:
-        answer = await api.get(f"/v1/deliveries?{query}")
-        assert code == answer.code
-        if "limit" not in query and "cursor" not in query:
-            assert code == (await api.get(f"/v1/deliveries/stream?{query}")).code
+    answer = await api.get(f"/v1/deliveries?{query}")
+    assert code == answer.code
+    if "limit" not in query and "cursor" not in query:
+        assert code == (await api.get(f"/v1/deliveries/stream?{query}")).code
 
 
 @pytest.mark.parametrize(
@@ -181,111 +176,104 @@ async def test_a_wrong_question_is_refused(tmp_path: Path, query: str, code: str
         "x" * 999,
     ],
 )
-async def test_what_names_no_delivery_or_event_is_not_found(tmp_path: Path, name: str) -> None:
+async def test_what_names_no_delivery_or_event_is_not_found(api: Api, name: str) -> None:
     """404 in the one form, whatever stands in the path."""
-    async with running_api(tmp_path) as api:
-        for method, path in (
-            ("GET", f"/v1/deliveries/{name}"),
-            ("POST", f"/v1/deliveries/{name}/replay"),
-            ("GET", f"/v1/events/{name}"),
-        ):
-            answer = await api.call(method, path)
-            assert (404, "not_found") == (answer.status, answer.code), path
+    for method, path in (
+        ("GET", f"/v1/deliveries/{name}"),
+        ("POST", f"/v1/deliveries/{name}/replay"),
+        ("GET", f"/v1/events/{name}"),
+    ):
+        answer = await api.call(method, path)
+        assert (404, "not_found") == (answer.status, answer.code), path
 
 
-async def test_what_waits_for_a_disabled_endpoint_reads_held(tmp_path: Path) -> None:
+async def test_what_waits_for_a_disabled_endpoint_reads_held(api: Api) -> None:
     """Also in the filter; skipped ones read so at once."""
-    async with running_api(tmp_path) as api:
-        endpoint = await api.engine.endpoint(URL)
-        await api.post(f"/v1/endpoints/{endpoint.id}/disable")
-        await api.engine.send("a")
-        assert ["held"] == [one["state"] for one in await deliveries(api)]
-        assert (["a"], []) == (await events_of(api, "state=held"), await events_of(api, "state=pending"))
-        await api.post(f"/v1/endpoints/{endpoint.id}/enable", {"skip_held": True})
-        (skipped,) = await deliveries(api, "state=skipped")
-        assert ("a", START) == (skipped["event_id"], skipped["finished_at"])
+    endpoint = await api.engine.endpoint(URL)
+    await api.post(f"/v1/endpoints/{endpoint.id}/disable")
+    await api.engine.send("a")
+    assert ["held"] == [one["state"] for one in await deliveries(api)]
+    assert (["a"], []) == (await events_of(api, "state=held"), await events_of(api, "state=pending"))
+    await api.post(f"/v1/endpoints/{endpoint.id}/enable", {"skip_held": True})
+    (skipped,) = await deliveries(api, "state=skipped")
+    assert ("a", START) == (skipped["event_id"], skipped["finished_at"])
 
 
-async def test_the_log_outlives_its_endpoint(tmp_path: Path) -> None:
+async def test_the_log_outlives_its_endpoint(api: Api) -> None:
     """Deliveries of a deleted endpoint are found by its id, what waited reads cancelled."""
-    async with running_api(tmp_path) as api:
-        endpoint = await api.engine.endpoint(URL)
-        await api.engine.send("a")
-        await api.engine.quiet()
-        await api.post(f"/v1/endpoints/{endpoint.id}/disable")
-        await api.engine.send("b")
-        await api.call("DELETE", f"/v1/endpoints/{endpoint.id}")
-        found = await deliveries(api, f"endpoint={endpoint.id}")
-        assert [("b", "cancelled"), ("a", "delivered")] == [(one["event_id"], one["state"]) for one in found]
-        assert [endpoint.id] * 2 == [one["endpoint_id"] for one in found]
+    endpoint = await api.engine.endpoint(URL)
+    await api.engine.send("a")
+    await api.engine.quiet()
+    await api.post(f"/v1/endpoints/{endpoint.id}/disable")
+    await api.engine.send("b")
+    await api.call("DELETE", f"/v1/endpoints/{endpoint.id}")
+    found = await deliveries(api, f"endpoint={endpoint.id}")
+    assert [("b", "cancelled"), ("a", "delivered")] == [(one["event_id"], one["state"]) for one in found]
+    assert [endpoint.id] * 2 == [one["endpoint_id"] for one in found]
 
 
-async def test_a_test_is_in_the_log_as_one(tmp_path: Path) -> None:
+async def test_a_test_is_in_the_log_as_one(api: Api) -> None:
     """`test` is true, its event's id begins with `test_`, and it can't be replayed."""
-    async with running_api(tmp_path) as api:
-        endpoint = await api.engine.endpoint(URL)
-        await api.post(f"/v1/endpoints/{endpoint.id}/test")
-        (found,) = await deliveries(api)
-        assert (True, "delivered", 1) == (found["test"], found["state"], found["attempt_count"])
-        assert found["event_id"].startswith("test_")
-        assert found["event_id"] == (await api.get(f"/v1/events/{found['event_id']}")).json["payload"]["event_id"]
-        assert 404 == (await api.post(f"/v1/deliveries/{found['id']}/replay")).status
+    endpoint = await api.engine.endpoint(URL)
+    await api.post(f"/v1/endpoints/{endpoint.id}/test")
+    (found,) = await deliveries(api)
+    assert (True, "delivered", 1) == (found["test"], found["state"], found["attempt_count"])
+    assert found["event_id"].startswith("test_")
+    assert found["event_id"] == (await api.get(f"/v1/events/{found['event_id']}")).json["payload"]["event_id"]
+    assert 404 == (await api.post(f"/v1/deliveries/{found['id']}/replay")).status
 
 
-async def test_an_event_is_shown_byte_for_byte(tmp_path: Path) -> None:
+async def test_an_event_is_shown_byte_for_byte(api: Api) -> None:
     """Large integers, floats and the order of keys come out as they went in, with its deliveries beside."""
     body = (
         b'{"z": 1.10, "event_type": "message.sent", "event_id": "big", "n": 123456789012345678901234567890, '
         b'"f": 0.1000000000000000055511151231257827}'
     )
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(URL)
-        assert 202 == (await api.post("/v1/events", data=body, headers={"Content-Type": "application/json"})).status
-        await api.engine.quiet()
-        answer = await api.get("/v1/events/big")
-        assert 200 == answer.status and b'"payload":' + body + b"," in answer.body
-        shown = answer.json
-        msgspec.convert(shown, EventDetailSchema)
-        assert ("big", "default", "message.sent", START) == tuple(
-            shown[name] for name in ("event_id", "workspace", "event_type", "accepted_at")
-        )
-        assert ["delivered"] == [one["state"] for one in shown["deliveries"]]
+    await api.engine.endpoint(URL)
+    assert 202 == (await api.post("/v1/events", data=body, headers={"Content-Type": "application/json"})).status
+    await api.engine.quiet()
+    answer = await api.get("/v1/events/big")
+    assert 200 == answer.status and b'"payload":' + body + b"," in answer.body
+    shown = answer.json
+    msgspec.convert(shown, EventDetailSchema)
+    assert ("big", "default", "message.sent", START) == tuple(
+        shown[name] for name in ("event_id", "workspace", "event_type", "accepted_at")
+    )
+    assert ["delivered"] == [one["state"] for one in shown["deliveries"]]
 
 
-async def test_a_pruned_event_is_only_an_id(tmp_path: Path) -> None:
+async def test_a_pruned_event_is_only_an_id(api: Api) -> None:
     """`payload` is null, and the list no longer has it."""
-    async with running_api(tmp_path) as api:
-        await api.engine.send("a", "b")
-        await api.app.store.write(
-            lambda db: db.execute("UPDATE events SET body = NULL, body_sha256 = x'00' WHERE id = 'a'").fetchall()
-        )
-        shown = (await api.get("/v1/events/a")).json
-        assert ("a", None, []) == (shown["event_id"], shown["payload"], shown["deliveries"])
-        assert ["b"] == [one["event_id"] for one in (await api.get("/v1/events")).json["data"]]
+    await api.engine.send("a", "b")
+    await api.app.store.write(
+        lambda db: db.execute("UPDATE events SET body = NULL, body_sha256 = x'00' WHERE id = 'a'").fetchall()
+    )
+    shown = (await api.get("/v1/events/a")).json
+    assert ("a", None, []) == (shown["event_id"], shown["payload"], shown["deliveries"])
+    assert ["b"] == [one["event_id"] for one in (await api.get("/v1/events")).json["data"]]
 
 
-async def test_events_are_listed_in_pages_and_filtered(tmp_path: Path) -> None:
+async def test_events_are_listed_in_pages_and_filtered(api: Api) -> None:
     """Newest first, those without a subscriber too; by type and time."""
-    async with running_api(tmp_path) as api:
-        for number in range(5):
-            await api.engine.send(f"e{number}", event_type="message.sent" if number % 2 else "contact.created")
-            await api.engine.advance(1)
+    for number in range(5):
+        await api.engine.send(f"e{number}", event_type="message.sent" if number % 2 else "contact.created")
+        await api.engine.advance(1)
 
-        async def ids(query: str) -> list[str]:
-            answer = await api.get(f"/v1/events?{query}")
-            msgspec.convert(answer.json, EventListSchema)
-            return [one["event_id"] for one in answer.json["data"]]
+    async def ids(query: str) -> list[str]:
+        answer = await api.get(f"/v1/events?{query}")
+        msgspec.convert(answer.json, EventListSchema)
+        return [one["event_id"] for one in answer.json["data"]]
 
-        assert ["e4", "e3", "e2", "e1", "e0"] == await ids("")
-        assert ["e3", "e1"] == await ids("event_type=message.sent")
-        assert ["e2", "e1"] == await ids("since=2026-01-01T00:00:01Z&until=2026-01-01T00:00:03Z")
-        first = (await api.get("/v1/events?limit=3")).json
-        assert {"event_id": "e4", "workspace": "default", "event_type": "contact.created"} | {
-            "accepted_at": "2026-01-01T00:00:04.000Z"
-        } == first["data"][0]
-        second = (await api.get(f"/v1/events?limit=3&cursor={first['next']}")).json
-        assert (["e1", "e0"], None) == ([one["event_id"] for one in second["data"]], second["next"])
-        assert "unknown_field" == (await api.get("/v1/events?state=dropped")).code
+    assert ["e4", "e3", "e2", "e1", "e0"] == await ids("")
+    assert ["e3", "e1"] == await ids("event_type=message.sent")
+    assert ["e2", "e1"] == await ids("since=2026-01-01T00:00:01Z&until=2026-01-01T00:00:03Z")
+    first = (await api.get("/v1/events?limit=3")).json
+    assert {"event_id": "e4", "workspace": "default", "event_type": "contact.created"} | {
+        "accepted_at": "2026-01-01T00:00:04.000Z"
+    } == first["data"][0]
+    second = (await api.get(f"/v1/events?limit=3&cursor={first['next']}")).json
+    assert (["e1", "e0"], None) == ([one["event_id"] for one in second["data"]], second["next"])
+    assert "unknown_field" == (await api.get("/v1/events?state=dropped")).code
 
 
 async def test_a_delivery_is_replayed_as_a_new_one(tmp_path: Path) -> None:
@@ -312,28 +300,27 @@ async def test_a_delivery_is_replayed_as_a_new_one(tmp_path: Path) -> None:
         assert 3 == len((await api.get("/v1/events/a")).json["deliveries"])
 
 
-async def test_what_cannot_be_replayed_is_refused(tmp_path: Path) -> None:
+async def test_what_cannot_be_replayed_is_refused(api: Api) -> None:
     """409 while it waits, while its endpoint isn't active, and once that is gone."""
-    async with running_api(tmp_path) as api:
-        endpoint = await api.engine.endpoint(URL)
-        failing(api, "b")
-        await api.engine.send("a", "b")
-        await api.engine.quiet()
-        waiting, done = [one["id"] for one in await deliveries(api)]
+    endpoint = await api.engine.endpoint(URL)
+    failing(api, "b")
+    await api.engine.send("a", "b")
+    await api.engine.quiet()
+    waiting, done = [one["id"] for one in await deliveries(api)]
 
-        async def refused(delivery: str) -> tuple[int, str]:
-            answer = await api.post(f"/v1/deliveries/{delivery}/replay")
-            return answer.status, answer.code
+    async def refused(delivery: str) -> tuple[int, str]:
+        answer = await api.post(f"/v1/deliveries/{delivery}/replay")
+        return answer.status, answer.code
 
-        assert (409, "delivery_not_finished") == await refused(waiting)
-        unknown = await api.post(f"/v1/deliveries/{done}/replay", {"endpoint": "x"})
-        assert (422, "unknown_field") == (unknown.status, unknown.code)
-        await api.post(f"/v1/endpoints/{endpoint.id}/disable")
-        assert (409, "endpoint_not_active") == await refused(done)
-        assert (409, "delivery_not_finished") == await refused(waiting)
-        await api.call("DELETE", f"/v1/endpoints/{endpoint.id}")
-        assert (409, "endpoint_gone") == await refused(done)
-        assert 2 == len(await deliveries(api))
+    assert (409, "delivery_not_finished") == await refused(waiting)
+    unknown = await api.post(f"/v1/deliveries/{done}/replay", {"endpoint": "x"})
+    assert (422, "unknown_field") == (unknown.status, unknown.code)
+    await api.post(f"/v1/endpoints/{endpoint.id}/disable")
+    assert (409, "endpoint_not_active") == await refused(done)
+    assert (409, "delivery_not_finished") == await refused(waiting)
+    await api.call("DELETE", f"/v1/endpoints/{endpoint.id}")
+    assert (409, "endpoint_gone") == await refused(done)
+    assert 2 == len(await deliveries(api))
 
 
 async def test_all_of_a_filter_are_replayed_oldest_first(tmp_path: Path) -> None:
@@ -368,17 +355,16 @@ async def test_all_of_a_filter_are_replayed_oldest_first(tmp_path: Path) -> None
         assert {"replayed": 3} == (await api.post("/v1/replay", {"since": START, "dry_run": True})).json
 
 
-async def test_what_was_skipped_can_be_replayed_at_once(tmp_path: Path) -> None:
+async def test_what_was_skipped_can_be_replayed_at_once(api: Api) -> None:
     """The mark finishes them; nobody has to wait until the rows have followed."""
-    async with running_api(tmp_path) as api:
-        endpoint = await api.engine.endpoint(URL)
-        await api.post(f"/v1/endpoints/{endpoint.id}/disable")
-        await api.engine.send("a", "b")
-        await api.post(f"/v1/endpoints/{endpoint.id}/enable", {"skip_held": True})
-        answer = await api.post("/v1/replay", {"endpoint": endpoint.id, "state": "skipped"})
-        assert {"replayed": 2} == answer.json
-        await api.engine.quiet()
-        assert ["a", "b"] == api.engine.network.ids(URL)
+    endpoint = await api.engine.endpoint(URL)
+    await api.post(f"/v1/endpoints/{endpoint.id}/disable")
+    await api.engine.send("a", "b")
+    await api.post(f"/v1/endpoints/{endpoint.id}/enable", {"skip_held": True})
+    answer = await api.post("/v1/replay", {"endpoint": endpoint.id, "state": "skipped"})
+    assert {"replayed": 2} == answer.json
+    await api.engine.quiet()
+    assert ["a", "b"] == api.engine.network.ids(URL)
 
 
 @pytest.mark.parametrize(
@@ -398,54 +384,51 @@ async def test_what_was_skipped_can_be_replayed_at_once(tmp_path: Path) -> None:
     ],
 )
 async def test_a_wrong_replay_is_refused(
-    tmp_path: Path, body: dict[str, Any], status: int, code: str, field: str | None
+    api: Api, body: dict[str, Any], status: int, code: str, field: str | None
 ) -> None:
     """Neither a whole log by accident nor what still waits."""
-    async with running_api(tmp_path) as api:
-        answer = await api.post("/v1/replay", body)
-        assert (status, code) == (answer.status, answer.code)
-        assert field == answer.json["error"]["details"].get("field")
+    answer = await api.post("/v1/replay", body)
+    assert (status, code) == (answer.status, answer.code)
+    assert field == answer.json["error"]["details"].get("field")
 
 
-async def test_a_replay_to_an_endpoint_that_gets_nothing_is_refused(tmp_path: Path) -> None:
+async def test_a_replay_to_an_endpoint_that_gets_nothing_is_refused(api: Api) -> None:
     """409: not active, paused by the plan, gone."""
-    async with running_api(tmp_path) as api:
-        endpoint = await api.engine.endpoint(URL)
+    endpoint = await api.engine.endpoint(URL)
 
-        async def refused(**body: str) -> tuple[int, str]:
-            answer = await api.post("/v1/replay", body)
-            return answer.status, answer.code
+    async def refused(**body: str) -> tuple[int, str]:
+        answer = await api.post("/v1/replay", body)
+        return answer.status, answer.code
 
-        await api.call("PATCH", "/v1/workspaces/default", {"plan": "starter"})
-        assert (409, "endpoint_not_active") == await refused(endpoint=endpoint.id)
-        assert (409, "endpoint_not_active") == await refused(since=START)
-        await api.call("PATCH", "/v1/workspaces/default", {"plan": "advanced"})
-        await api.post(f"/v1/endpoints/{endpoint.id}/disable")
-        assert (409, "endpoint_not_active") == await refused(endpoint=endpoint.id)
-        await api.call("DELETE", f"/v1/endpoints/{endpoint.id}")
-        assert (409, "endpoint_gone") == await refused(endpoint=endpoint.id)
+    await api.call("PATCH", "/v1/workspaces/default", {"plan": "starter"})
+    assert (409, "endpoint_not_active") == await refused(endpoint=endpoint.id)
+    assert (409, "endpoint_not_active") == await refused(since=START)
+    await api.call("PATCH", "/v1/workspaces/default", {"plan": "advanced"})
+    await api.post(f"/v1/endpoints/{endpoint.id}/disable")
+    assert (409, "endpoint_not_active") == await refused(endpoint=endpoint.id)
+    await api.call("DELETE", f"/v1/endpoints/{endpoint.id}")
+    assert (409, "endpoint_gone") == await refused(endpoint=endpoint.id)
 
 
-async def test_each_workspace_has_its_own_log(tmp_path: Path) -> None:
+async def test_each_workspace_has_its_own_log(api: Api) -> None:
     """Another workspace's events, deliveries and endpoints are not found, by an id or a filter, nor replayed."""
-    async with running_api(tmp_path) as api:
-        endpoint = await api.engine.endpoint(URL)
-        await api.engine.send("a")
-        await api.engine.quiet()
-        (own,) = await deliveries(api)
-        await api.post("/v1/workspaces", {"id": "acme"})
-        base = "/v1/workspaces/acme"
-        for path in ("deliveries", "events"):
-            assert {"data": [], "next": None} == (await api.get(f"{base}/{path}")).json
-        for method, path in (
-            ("GET", f"deliveries/{own['id']}"),
-            ("POST", f"deliveries/{own['id']}/replay"),
-            ("GET", "events/a"),
-            ("GET", f"deliveries?endpoint={endpoint.id}"),
-        ):
-            assert 404 == (await api.call(method, f"{base}/{path}")).status, path
-        assert 404 == (await api.get("/v1/workspaces/nope/deliveries")).status
-        assert 200 == (await api.get(f"/v1/workspaces/default/deliveries/{own['id']}")).status
+    endpoint = await api.engine.endpoint(URL)
+    await api.engine.send("a")
+    await api.engine.quiet()
+    (own,) = await deliveries(api)
+    await api.post("/v1/workspaces", {"id": "acme"})
+    base = "/v1/workspaces/acme"
+    for path in ("deliveries", "events"):
+        assert {"data": [], "next": None} == (await api.get(f"{base}/{path}")).json
+    for method, path in (
+        ("GET", f"deliveries/{own['id']}"),
+        ("POST", f"deliveries/{own['id']}/replay"),
+        ("GET", "events/a"),
+        ("GET", f"deliveries?endpoint={endpoint.id}"),
+    ):
+        assert 404 == (await api.call(method, f"{base}/{path}")).status, path
+    assert 404 == (await api.get("/v1/workspaces/nope/deliveries")).status
+    assert 200 == (await api.get(f"/v1/workspaces/default/deliveries/{own['id']}")).status
 
 
 async def test_what_receivers_answer_is_shown_and_never_breaks_the_answer(tmp_path: Path) -> None:
@@ -463,8 +446,7 @@ async def test_what_receivers_answer_is_shown_and_never_breaks_the_answer(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["state", "since", "until", "cursor"])
-async def test_the_word_null_is_no_left_out_parameter(tmp_path: Path, name: str) -> None:
+async def test_the_word_null_is_no_left_out_parameter(api: Api, name: str) -> None:
     """`?state=null` is a mistake, and not everything."""
-    async with running_api(tmp_path) as api:
-        answer = await api.get(f"/v1/deliveries?{name}=null")
-        assert answer.code in ("invalid_field", "invalid_request")
+    answer = await api.get(f"/v1/deliveries?{name}=null")
+    assert answer.code in ("invalid_field", "invalid_request")

@@ -45,34 +45,31 @@ async def show(api: Api, endpoint_id: str) -> dict[str, Any]:
     return shown
 
 
-async def test_an_endpoint_is_made_and_shown_as_it_was_given(tmp_path: Path) -> None:
+async def test_an_endpoint_is_made_and_shown_as_it_was_given(api: Api) -> None:
     """201 with every field of the contract and the signing key, which later looks and lists don't have."""
-    async with running_api(tmp_path) as api:
-        made = await make(
-            api, event_types=["*"], description="the warehouse", success="2xx", headers={"X-Tenant": "acme"}
-        )
-        msgspec.convert(made, CreatedEndpointSchema)
-        key = made.pop("signing_key")
-        assert key.startswith("whsec_")
-        expected = {
-            "id": made["id"],
-            "workspace": "default",
-            "url": URL,
-            "event_types": ["*"],
-            "description": "the warehouse",
-            "success": "2xx",
-            "headers": {"X-Tenant": "acme"},
-            "state": "active",
-            "paused_by": None,
-            "disabled": None,
-            "created_at": NOW,
-            "updated_at": NOW,
-            "queue": {"waiting": 0, "held": 0, "oldest_at": None, "next_attempt_at": None, "in_flight": False},
-            "last_attempt": None,
-        }
-        assert expected == made
-        assert expected == await show(api, made["id"])
-        assert {"data": [expected], "next": None} == (await api.get("/v1/endpoints")).json
+    made = await make(api, event_types=["*"], description="the warehouse", success="2xx", headers={"X-Tenant": "acme"})
+    msgspec.convert(made, CreatedEndpointSchema)
+    key = made.pop("signing_key")
+    assert key.startswith("whsec_")
+    expected = {
+        "id": made["id"],
+        "workspace": "default",
+        "url": URL,
+        "event_types": ["*"],
+        "description": "the warehouse",
+        "success": "2xx",
+        "headers": {"X-Tenant": "acme"},
+        "state": "active",
+        "paused_by": None,
+        "disabled": None,
+        "created_at": NOW,
+        "updated_at": NOW,
+        "queue": {"waiting": 0, "held": 0, "oldest_at": None, "next_attempt_at": None, "in_flight": False},
+        "last_attempt": None,
+    }
+    assert expected == made
+    assert expected == await show(api, made["id"])
+    assert {"data": [expected], "next": None} == (await api.get("/v1/endpoints")).json
 
 
 async def test_defaults_come_from_the_configuration(tmp_path: Path) -> None:
@@ -87,12 +84,11 @@ async def test_defaults_come_from_the_configuration(tmp_path: Path) -> None:
         )
 
 
-async def test_a_key_of_the_callers_own_is_taken(tmp_path: Path) -> None:
+async def test_a_key_of_the_callers_own_is_taken(api: Api) -> None:
     """It comes back in the answer and signs from the first request on."""
-    async with running_api(tmp_path) as api:
-        made = await make(api, signing_key=KEY)
-        assert KEY == made["signing_key"]
-        assert KEY == (await api.get(f"/v1/endpoints/{made['id']}/signing-key")).json["signing_key"]
+    made = await make(api, signing_key=KEY)
+    assert KEY == made["signing_key"]
+    assert KEY == (await api.get(f"/v1/endpoints/{made['id']}/signing-key")).json["signing_key"]
 
 
 @pytest.mark.parametrize(
@@ -126,35 +122,32 @@ async def test_a_key_of_the_callers_own_is_taken(tmp_path: Path) -> None:
     ],
 )
 async def test_what_cannot_be_an_endpoint_is_refused(
-    tmp_path: Path, body: Any, status: int, code: str, field: str | None
+    api: Api, body: Any, status: int, code: str, field: str | None
 ) -> None:
     """With the code, the name of the field, and nothing made; no secret is repeated."""
-    async with running_api(tmp_path) as api:
-        answer = await api.post("/v1/endpoints", body)
-        assert (status, code) == (answer.status, answer.code)
-        assert field == answer.json["error"]["details"].get("field")
-        assert [] == (await api.get("/v1/endpoints")).json["data"]
+    answer = await api.post("/v1/endpoints", body)
+    assert (status, code) == (answer.status, answer.code)
+    assert field == answer.json["error"]["details"].get("field")
+    assert [] == (await api.get("/v1/endpoints")).json["data"]
 
 
-async def test_every_unknown_field_is_named(tmp_path: Path) -> None:
+async def test_every_unknown_field_is_named(api: Api) -> None:
     """A typing mistake never passes for left out."""
-    async with running_api(tmp_path) as api:
-        answer = await api.post("/v1/endpoints", NEW | {"event_type": "x", "colour": "red"})
-        assert (422, ["event_type", "colour"]) == (answer.status, answer.json["error"]["details"]["fields"])
+    answer = await api.post("/v1/endpoints", NEW | {"event_type": "x", "colour": "red"})
+    assert (422, ["event_type", "colour"]) == (answer.status, answer.json["error"]["details"]["fields"])
 
 
-async def test_one_url_once_per_workspace(tmp_path: Path) -> None:
+async def test_one_url_once_per_workspace(api: Api) -> None:
     """409 names the endpoint that has it; another workspace may have it too; a deleted one frees it."""
-    async with running_api(tmp_path) as api:
-        first = await make(api)
-        again = await api.post("/v1/endpoints", NEW)
-        assert (409, "endpoint_exists") == (again.status, again.code)
-        assert first["id"] == again.json["error"]["details"]["id"]
-        await api.post("/v1/workspaces", {"id": "acme"})
-        other = await make(api, "/v1/workspaces/acme/endpoints")
-        assert "acme" == other["workspace"]
-        await api.call("DELETE", f"/v1/endpoints/{first['id']}")
-        await make(api)
+    first = await make(api)
+    again = await api.post("/v1/endpoints", NEW)
+    assert (409, "endpoint_exists") == (again.status, again.code)
+    assert first["id"] == again.json["error"]["details"]["id"]
+    await api.post("/v1/workspaces", {"id": "acme"})
+    other = await make(api, "/v1/workspaces/acme/endpoints")
+    assert "acme" == other["workspace"]
+    await api.call("DELETE", f"/v1/endpoints/{first['id']}")
+    await make(api)
 
 
 async def test_a_workspace_has_so_many_endpoints_and_no_more(tmp_path: Path) -> None:
@@ -168,71 +161,66 @@ async def test_a_workspace_has_so_many_endpoints_and_no_more(tmp_path: Path) -> 
         await make(api)
 
 
-async def test_endpoints_are_listed_in_pages_oldest_first(tmp_path: Path) -> None:
+async def test_endpoints_are_listed_in_pages_oldest_first(api: Api) -> None:
     """`next` leads on until it is null; a changed endpoint keeps its place."""
-    async with running_api(tmp_path) as api:
-        made = [(await make(api, url=f"{URL}/{number}"))["id"] for number in range(5)]
-        await api.call("PATCH", f"/v1/endpoints/{made[1]}", {"description": "changed"})
-        found, cursor = [], ""
-        for _ in range(3):
-            page = (await api.get(f"/v1/endpoints?limit=2&cursor={cursor}")).json
-            msgspec.convert(page, EndpointListSchema)
-            found += [one["id"] for one in page["data"]]
-            cursor = page["next"]
-        assert made == found and cursor is None
+    made = [(await make(api, url=f"{URL}/{number}"))["id"] for number in range(5)]
+    await api.call("PATCH", f"/v1/endpoints/{made[1]}", {"description": "changed"})
+    found, cursor = [], ""
+    for _ in range(3):
+        page = (await api.get(f"/v1/endpoints?limit=2&cursor={cursor}")).json
+        msgspec.convert(page, EndpointListSchema)
+        found += [one["id"] for one in page["data"]]
+        cursor = page["next"]
+    assert made == found and cursor is None
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=x", "cursor=%21", "cursor=eA", "colour=red"])
-async def test_a_wrong_page_is_refused(tmp_path: Path, query: str) -> None:
+async def test_a_wrong_page_is_refused(api: Api, query: str) -> None:
     """Limits, cursors and parameters that aren't any."""
-    async with running_api(tmp_path) as api:
-        answer = await api.get(f"/v1/endpoints?{query}")
-        assert answer.code in ("invalid_field", "invalid_request", "unknown_field")
+    answer = await api.get(f"/v1/endpoints?{query}")
+    assert answer.code in ("invalid_field", "invalid_request", "unknown_field")
 
 
 @pytest.mark.parametrize("name", ["ep_nope", "%00", "..%2f..", "%ed%a0%80", "x" * 2000, "ep_'%20OR%201=1"])
-async def test_what_names_no_endpoint_is_not_found(tmp_path: Path, name: str) -> None:
+async def test_what_names_no_endpoint_is_not_found(api: Api, name: str) -> None:
     """Whatever stands in the path: 404 in the one form, for every method."""
-    async with running_api(tmp_path) as api:
-        for method, path in (
-            ("GET", ""),
-            ("PATCH", ""),
-            ("DELETE", ""),
-            ("GET", "/signing-key"),
-            *(("POST", f"/{action}") for action in ("enable", "disable", "test", "rotate-key")),
-        ):
-            answer = await api.call(method, f"/v1/endpoints/{name}{path}")
-            assert (404, "not_found") == (answer.status, answer.code), (method, path)
+    for method, path in (
+        ("GET", ""),
+        ("PATCH", ""),
+        ("DELETE", ""),
+        ("GET", "/signing-key"),
+        *(("POST", f"/{action}") for action in ("enable", "disable", "test", "rotate-key")),
+    ):
+        answer = await api.call(method, f"/v1/endpoints/{name}{path}")
+        assert (404, "not_found") == (answer.status, answer.code), (method, path)
 
 
-async def test_another_workspaces_endpoint_is_not_found(tmp_path: Path) -> None:
+async def test_another_workspaces_endpoint_is_not_found(api: Api) -> None:
     """Each workspace has endpoints of its own; an unknown workspace has none."""
-    async with running_api(tmp_path) as api:
-        made = await make(api)
-        await api.post("/v1/workspaces", {"id": "acme"})
-        for workspace in ("acme", "nope", "%00"):
-            answer = await api.get(f"/v1/workspaces/{workspace}/endpoints/{made['id']}")
-            assert (404, "not_found") == (answer.status, answer.code)
-        assert 200 == (await api.get(f"/v1/workspaces/default/endpoints/{made['id']}")).status
+    made = await make(api)
+    await api.post("/v1/workspaces", {"id": "acme"})
+    for workspace in ("acme", "nope", "%00"):
+        answer = await api.get(f"/v1/workspaces/{workspace}/endpoints/{made['id']}")
+        assert (404, "not_found") == (answer.status, answer.code)
+    assert 200 == (await api.get(f"/v1/workspaces/default/endpoints/{made['id']}")).status
 
 
-async def test_only_what_is_given_is_changed(tmp_path: Path) -> None:
+async def test_only_what_is_given_is_changed(api: Api) -> None:
     """PATCH changes fields one by one, all or none; without fields it changes nothing."""
-    async with running_api(tmp_path) as api:
-        made = await make(api, headers={"X-A": "a"})
-        made.pop("signing_key")
-        path = f"/v1/endpoints/{made['id']}"
-        await api.engine.advance(5)
-        assert made == (await api.call("PATCH", path, {})).json
-        changed = await api.call("PATCH", path, {"event_types": ["contact.created", "message.sent"], "headers": {}})
-        expected = made | {
-            "event_types": ["contact.created", "message.sent"],
-            "headers": {},
-            "updated_at": "2026-01-01T00:00:05.000Z",
-        }
-        assert (200, expected) == (changed.status, changed.json)
-        refused = await api.call("PATCH", path, {"description": "new", "success": "no"})
-        assert (422, expected) == (refused.status, await show(api, made["id"]))
+    made = await make(api, headers={"X-A": "a"})
+    made.pop("signing_key")
+    path = f"/v1/endpoints/{made['id']}"
+    await api.engine.advance(5)
+    assert made == (await api.call("PATCH", path, {})).json
+    changed = await api.call("PATCH", path, {"event_types": ["contact.created", "message.sent"], "headers": {}})
+    expected = made | {
+        "event_types": ["contact.created", "message.sent"],
+        "headers": {},
+        "updated_at": "2026-01-01T00:00:05.000Z",
+    }
+    assert (200, expected) == (changed.status, changed.json)
+    refused = await api.call("PATCH", path, {"description": "new", "success": "no"})
+    assert (422, expected) == (refused.status, await show(api, made["id"]))
 
 
 @pytest.mark.parametrize(
@@ -247,75 +235,66 @@ async def test_only_what_is_given_is_changed(tmp_path: Path) -> None:
         ({"queue": {}}, "unknown_field"),
     ],
 )
-async def test_a_wrong_change_is_refused(tmp_path: Path, change: dict[str, Any], code: str) -> None:
+async def test_a_wrong_change_is_refused(api: Api, change: dict[str, Any], code: str) -> None:
     """The same rules as when it was made."""
-    async with running_api(tmp_path) as api:
-        made = await make(api)
-        answer = await api.call("PATCH", f"/v1/endpoints/{made['id']}", change)
-        assert (422, code) == (answer.status, answer.code)
+    made = await make(api)
+    answer = await api.call("PATCH", f"/v1/endpoints/{made['id']}", change)
+    assert (422, code) == (answer.status, answer.code)
 
 
-async def test_a_url_that_is_taken_cannot_be_changed_to(tmp_path: Path) -> None:
+async def test_a_url_that_is_taken_cannot_be_changed_to(api: Api) -> None:
     """409 with the id of the one that has it; its own URL is no conflict."""
-    async with running_api(tmp_path) as api:
-        first, second = await make(api), await make(api, url=f"{URL}/2")
-        answer = await api.call("PATCH", f"/v1/endpoints/{second['id']}", {"url": URL})
-        assert (409, first["id"]) == (answer.status, answer.json["error"]["details"]["id"])
-        assert 200 == (await api.call("PATCH", f"/v1/endpoints/{first['id']}", {"url": URL})).status
+    first, second = await make(api), await make(api, url=f"{URL}/2")
+    answer = await api.call("PATCH", f"/v1/endpoints/{second['id']}", {"url": URL})
+    assert (409, first["id"]) == (answer.status, answer.json["error"]["details"]["id"])
+    assert 200 == (await api.call("PATCH", f"/v1/endpoints/{first['id']}", {"url": URL})).status
 
 
-async def test_a_deleted_endpoint_is_gone(tmp_path: Path) -> None:
+async def test_a_deleted_endpoint_is_gone(api: Api) -> None:
     """204 without a body; then it is neither found nor listed, nor deleted again."""
-    async with running_api(tmp_path) as api:
-        made = await make(api)
-        deleted = await api.call("DELETE", f"/v1/endpoints/{made['id']}")
-        assert (204, b"") == (deleted.status, deleted.body)
-        assert 404 == (await api.call("DELETE", f"/v1/endpoints/{made['id']}")).status
-        assert 404 == (await api.get(f"/v1/endpoints/{made['id']}")).status
-        assert [] == (await api.get("/v1/endpoints")).json["data"]
+    made = await make(api)
+    deleted = await api.call("DELETE", f"/v1/endpoints/{made['id']}")
+    assert (204, b"") == (deleted.status, deleted.body)
+    assert 404 == (await api.call("DELETE", f"/v1/endpoints/{made['id']}")).status
+    assert 404 == (await api.get(f"/v1/endpoints/{made['id']}")).status
+    assert [] == (await api.get("/v1/endpoints")).json["data"]
 
 
-async def test_the_queue_of_a_disabled_endpoint_is_held(tmp_path: Path) -> None:
+async def test_the_queue_of_a_disabled_endpoint_is_held(api: Api) -> None:
     """Disable says by whom and when, what comes is held; enable lets it go, in order."""
-    async with running_api(tmp_path) as api:
-        made = await make(api)
-        path = f"/v1/endpoints/{made['id']}"
-        disabled = await api.post(f"{path}/disable")
-        assert (200, "disabled", "person", NOW) == (
-            disabled.status,
-            disabled.json["state"],
-            disabled.json["disabled"]["reason"],
-            disabled.json["disabled"]["at"],
-        )
-        await api.engine.advance(1)
-        await api.engine.send("a", "b")
-        expected = {"waiting": 2, "held": 2, "oldest_at": "2026-01-01T00:00:01.000Z", "next_attempt_at": None}
-        assert expected | {"in_flight": False} == (await show(api, made["id"]))["queue"]
-        assert 200 == (await api.post(f"{path}/disable")).status
-        enabled = await api.post(f"{path}/enable", {"skip_held": False})
-        msgspec.convert(enabled.json, EnabledEndpointSchema)
-        assert (200, "active", None) == (enabled.status, enabled.json["state"], enabled.json["disabled"])
-        await api.engine.quiet()
-        assert ["a", "b"] == api.engine.network.ids(URL)
-        shown = await show(api, made["id"])
-        assert (0, None, 200) == (
-            shown["queue"]["waiting"],
-            shown["queue"]["oldest_at"],
-            shown["last_attempt"]["status"],
-        )
+    made = await make(api)
+    path = f"/v1/endpoints/{made['id']}"
+    disabled = await api.post(f"{path}/disable")
+    assert (200, "disabled", "person", NOW) == (
+        disabled.status,
+        disabled.json["state"],
+        disabled.json["disabled"]["reason"],
+        disabled.json["disabled"]["at"],
+    )
+    await api.engine.advance(1)
+    await api.engine.send("a", "b")
+    expected = {"waiting": 2, "held": 2, "oldest_at": "2026-01-01T00:00:01.000Z", "next_attempt_at": None}
+    assert expected | {"in_flight": False} == (await show(api, made["id"]))["queue"]
+    assert 200 == (await api.post(f"{path}/disable")).status
+    enabled = await api.post(f"{path}/enable", {"skip_held": False})
+    msgspec.convert(enabled.json, EnabledEndpointSchema)
+    assert (200, "active", None) == (enabled.status, enabled.json["state"], enabled.json["disabled"])
+    await api.engine.quiet()
+    assert ["a", "b"] == api.engine.network.ids(URL)
+    shown = await show(api, made["id"])
+    assert (0, None, 200) == (shown["queue"]["waiting"], shown["queue"]["oldest_at"], shown["last_attempt"]["status"])
 
 
-async def test_held_events_can_be_skipped(tmp_path: Path) -> None:
+async def test_held_events_can_be_skipped(api: Api) -> None:
     """`skip_held`: nothing of before goes out, and nothing waits any more."""
-    async with running_api(tmp_path) as api:
-        made = await make(api)
-        await api.post(f"/v1/endpoints/{made['id']}/disable")
-        await api.engine.send("a", "b")
-        enabled = await api.post(f"/v1/endpoints/{made['id']}/enable", {"skip_held": True})
-        assert (0, 0, None) == tuple(enabled.json["queue"][name] for name in ("waiting", "held", "oldest_at"))
-        await api.engine.send("c")
-        await api.engine.quiet()
-        assert ["c"] == api.engine.network.ids(URL)
+    made = await make(api)
+    await api.post(f"/v1/endpoints/{made['id']}/disable")
+    await api.engine.send("a", "b")
+    enabled = await api.post(f"/v1/endpoints/{made['id']}/enable", {"skip_held": True})
+    assert (0, 0, None) == tuple(enabled.json["queue"][name] for name in ("waiting", "held", "oldest_at"))
+    await api.engine.send("c")
+    await api.engine.quiet()
+    assert ["c"] == api.engine.network.ids(URL)
 
 
 @pytest.mark.parametrize(
@@ -330,59 +309,55 @@ async def test_held_events_can_be_skipped(tmp_path: Path) -> None:
     ],
 )
 async def test_wrong_words_to_an_action_are_refused(
-    tmp_path: Path, action: str, body: dict[str, Any], field: str | None
+    api: Api, action: str, body: dict[str, Any], field: str | None
 ) -> None:
     """422 that names the field, and nothing done."""
-    async with running_api(tmp_path) as api:
-        made = await make(api)
-        answer = await api.post(f"/v1/endpoints/{made['id']}/{action}", body)
-        assert (422, field) == (answer.status, answer.json["error"]["details"].get("field"))
-        assert "active" == (await show(api, made["id"]))["state"]
+    made = await make(api)
+    answer = await api.post(f"/v1/endpoints/{made['id']}/{action}", body)
+    assert (422, field) == (answer.status, answer.json["error"]["details"].get("field"))
+    assert "active" == (await show(api, made["id"]))["state"]
 
 
-async def test_a_plan_without_webhooks_pauses(tmp_path: Path) -> None:
+async def test_a_plan_without_webhooks_pauses(api: Api) -> None:
     """The state stays, `paused_by` says why, what waits is held; adding, enabling and testing are refused."""
-    async with running_api(tmp_path) as api:
-        made = await make(api)
-        api.engine.network.answer = lambda url, webhook_id: 503
-        await api.engine.send("a")
-        await api.engine.quiet()
-        await api.call("PATCH", "/v1/workspaces/default", {"plan": "growth"})
-        await api.engine.quiet()
-        shown = await show(api, made["id"])
-        assert ("active", "plan", None) == (shown["state"], shown["paused_by"], shown["disabled"])
-        assert (1, 1, None) == tuple(shown["queue"][name] for name in ("waiting", "held", "next_attempt_at"))
-        for path, body in (("", NEW | {"url": f"{URL}/2"}), (f"/{made['id']}/enable", {}), (f"/{made['id']}/test", {})):
-            refused = await api.post(f"/v1/endpoints{path}", body)
-            assert (403, "plan_required") == (refused.status, refused.code), path
+    made = await make(api)
+    api.engine.network.answer = lambda url, webhook_id: 503
+    await api.engine.send("a")
+    await api.engine.quiet()
+    await api.call("PATCH", "/v1/workspaces/default", {"plan": "growth"})
+    await api.engine.quiet()
+    shown = await show(api, made["id"])
+    assert ("active", "plan", None) == (shown["state"], shown["paused_by"], shown["disabled"])
+    assert (1, 1, None) == tuple(shown["queue"][name] for name in ("waiting", "held", "next_attempt_at"))
+    for path, body in (("", NEW | {"url": f"{URL}/2"}), (f"/{made['id']}/enable", {}), (f"/{made['id']}/test", {})):
+        refused = await api.post(f"/v1/endpoints{path}", body)
+        assert (403, "plan_required") == (refused.status, refused.code), path
 
 
-async def test_the_queue_says_when_the_next_attempt_comes(tmp_path: Path) -> None:
+async def test_the_queue_says_when_the_next_attempt_comes(api: Api) -> None:
     """While a retry is waited for: its time, and what the last attempt gave."""
-    async with running_api(tmp_path) as api:
-        made = await make(api)
-        api.engine.network.answer = lambda url, webhook_id: Reason.TIMEOUT
-        await api.engine.send("a", "b")
-        await api.engine.quiet()
-        shown = await show(api, made["id"])
-        expected = {"waiting": 2, "held": 0, "oldest_at": NOW, "next_attempt_at": "2026-01-01T00:00:30.000Z"}
-        assert expected | {"in_flight": False} == shown["queue"]
-        msgspec.convert(shown["last_attempt"], AttemptSchema)
-        last = shown["last_attempt"]
-        assert ("failed", "timeout", None, True) == (last["outcome"], last["reason"], last["status"], last["counted"])
+    made = await make(api)
+    api.engine.network.answer = lambda url, webhook_id: Reason.TIMEOUT
+    await api.engine.send("a", "b")
+    await api.engine.quiet()
+    shown = await show(api, made["id"])
+    expected = {"waiting": 2, "held": 0, "oldest_at": NOW, "next_attempt_at": "2026-01-01T00:00:30.000Z"}
+    assert expected | {"in_flight": False} == shown["queue"]
+    msgspec.convert(shown["last_attempt"], AttemptSchema)
+    last = shown["last_attempt"]
+    assert ("failed", "timeout", None, True) == (last["outcome"], last["reason"], last["status"], last["counted"])
 
 
-async def test_a_request_under_way_is_seen(tmp_path: Path) -> None:
+async def test_a_request_under_way_is_seen(api: Api) -> None:
     """`in_flight` while the receiver has not answered yet."""
-    async with running_api(tmp_path) as api:
-        made = await make(api)
-        gate = api.engine.network.gates[URL] = asyncio.Event()
-        await api.engine.send("a")
-        await api.engine.quiet()
-        assert (await show(api, made["id"]))["queue"]["in_flight"]
-        gate.set()
-        await api.engine.quiet()
-        assert not (await show(api, made["id"]))["queue"]["in_flight"]
+    made = await make(api)
+    gate = api.engine.network.gates[URL] = asyncio.Event()
+    await api.engine.send("a")
+    await api.engine.quiet()
+    assert (await show(api, made["id"]))["queue"]["in_flight"]
+    gate.set()
+    await api.engine.quiet()
+    assert not (await show(api, made["id"]))["queue"]["in_flight"]
 
 
 async def test_enabling_says_that_the_budget_is_spent(tmp_path: Path) -> None:
@@ -433,71 +408,67 @@ async def test_the_signing_key_is_told_on_request_and_that_is_logged(tmp_path: P
     assert KEY.removeprefix("whsec_").encode() not in written
 
 
-async def test_a_rotated_key_overlaps_with_the_one_before(tmp_path: Path) -> None:
+async def test_a_rotated_key_overlaps_with_the_one_before(api: Api) -> None:
     """Both sign until the overlap ends, and only until then the previous one is told."""
-    async with running_api(tmp_path) as api:
-        made = await make(api, signing_key=KEY)
-        path = f"/v1/endpoints/{made['id']}"
-        rotated = await api.post(f"{path}/rotate-key", {"overlap_seconds": 60})
-        assert (200, True) == (rotated.status, "signing_key" not in rotated.json)
-        msgspec.convert(rotated.json, EndpointSchema)
-        keys = (await api.get(f"{path}/signing-key")).json
-        assert KEY != keys["signing_key"]
-        assert (KEY, "2026-01-01T00:01:00.000Z") == (keys["previous_key"], keys["previous_key_until"])
-        await api.engine.advance(60)
-        later = (await api.get(f"{path}/signing-key")).json
-        assert {"signing_key": keys["signing_key"], "previous_key": None, "previous_key_until": None} == later
+    made = await make(api, signing_key=KEY)
+    path = f"/v1/endpoints/{made['id']}"
+    rotated = await api.post(f"{path}/rotate-key", {"overlap_seconds": 60})
+    assert (200, True) == (rotated.status, "signing_key" not in rotated.json)
+    msgspec.convert(rotated.json, EndpointSchema)
+    keys = (await api.get(f"{path}/signing-key")).json
+    assert KEY != keys["signing_key"]
+    assert (KEY, "2026-01-01T00:01:00.000Z") == (keys["previous_key"], keys["previous_key_until"])
+    await api.engine.advance(60)
+    later = (await api.get(f"{path}/signing-key")).json
+    assert {"signing_key": keys["signing_key"], "previous_key": None, "previous_key_until": None} == later
 
 
-async def test_a_key_that_is_set_holds_at_once_and_alone(tmp_path: Path) -> None:
+async def test_a_key_that_is_set_holds_at_once_and_alone(api: Api) -> None:
     """PATCH with a key ends an overlap."""
-    async with running_api(tmp_path) as api:
-        made = await make(api)
-        path = f"/v1/endpoints/{made['id']}"
-        await api.post(f"{path}/rotate-key")
-        changed = await api.call("PATCH", path, {"signing_key": KEY})
-        assert "signing_key" not in changed.json
-        expected = {"signing_key": KEY, "previous_key": None, "previous_key_until": None}
-        assert expected == (await api.get(f"{path}/signing-key")).json
+    made = await make(api)
+    path = f"/v1/endpoints/{made['id']}"
+    await api.post(f"{path}/rotate-key")
+    changed = await api.call("PATCH", path, {"signing_key": KEY})
+    assert "signing_key" not in changed.json
+    expected = {"signing_key": KEY, "previous_key": None, "previous_key_until": None}
+    assert expected == (await api.get(f"{path}/signing-key")).json
 
 
-async def test_a_test_answers_with_its_attempt(tmp_path: Path) -> None:
+async def test_a_test_answers_with_its_attempt(api: Api) -> None:
     """In every state, of the type asked for, beside the queue; it is neither counted nor the last attempt."""
-    async with running_api(tmp_path) as api:
-        made = await make(api, headers={"X-Secret": "hush"})
-        path = f"/v1/endpoints/{made['id']}"
-        await api.post(f"{path}/disable")
-        api.engine.network.answer = lambda url, webhook_id: 500
-        answer = await api.post(f"{path}/test", {"event_type": "contact.created"})
-        msgspec.convert(answer.json, AttemptSchema)
-        attempt = answer.json
-        assert (200, "failed", "status", 500, False) == (
-            answer.status,
-            attempt["outcome"],
-            attempt["reason"],
-            attempt["status"],
-            attempt["counted"],
-        )
-        assert ("true", "***") == tuple(attempt["request"]["headers"][name] for name in ("X-Webhook-Test", "X-Secret"))
-        assert b'"event_type":"contact.created"' in api.engine.network.posted[0].body
-        assert None is (await show(api, made["id"]))["last_attempt"]
-        assert 0 == (await api.get("/v1/budget")).json["failures"]
-        refused = await api.post(f"{path}/test", {"event_type": "nope"})
-        assert (422, "unknown_event_type") == (refused.status, refused.code)
+    made = await make(api, headers={"X-Secret": "hush"})
+    path = f"/v1/endpoints/{made['id']}"
+    await api.post(f"{path}/disable")
+    api.engine.network.answer = lambda url, webhook_id: 500
+    answer = await api.post(f"{path}/test", {"event_type": "contact.created"})
+    msgspec.convert(answer.json, AttemptSchema)
+    attempt = answer.json
+    assert (200, "failed", "status", 500, False) == (
+        answer.status,
+        attempt["outcome"],
+        attempt["reason"],
+        attempt["status"],
+        attempt["counted"],
+    )
+    assert ("true", "***") == tuple(attempt["request"]["headers"][name] for name in ("X-Webhook-Test", "X-Secret"))
+    assert b'"event_type":"contact.created"' in api.engine.network.posted[0].body
+    assert None is (await show(api, made["id"]))["last_attempt"]
+    assert 0 == (await api.get("/v1/budget")).json["failures"]
+    refused = await api.post(f"{path}/test", {"event_type": "nope"})
+    assert (422, "unknown_event_type") == (refused.status, refused.code)
 
 
-async def test_a_token_of_a_workspace_sees_that_workspace_alone(tmp_path: Path) -> None:
+async def test_a_token_of_a_workspace_sees_that_workspace_alone(api: Api) -> None:
     """Also its signing keys; an ingest token sees none of it."""
-    async with running_api(tmp_path) as api:
-        made = await make(api)
-        await api.post("/v1/workspaces", {"id": "acme"})
-        _, secret = await api.app.services.tokens.add("admin", "acme")
-        own = await make(api, "/v1/workspaces/acme/endpoints")
-        base = "/v1/workspaces/acme/endpoints"
-        assert [own["id"]] == [one["id"] for one in (await api.get(base, token=secret)).json["data"]]
-        assert 200 == (await api.get(f"{base}/{own['id']}/signing-key", token=secret)).status
-        for path in ("/v1/endpoints", f"/v1/endpoints/{made['id']}", f"/v1/endpoints/{made['id']}/signing-key"):
-            assert 403 == (await api.get(path, token=secret)).status
-        assert 404 == (await api.get(f"{base}/{made['id']}", token=secret)).status
-        assert 403 == (await api.get("/v1/endpoints", token="ingest")).status
-        assert 401 == (await api.get("/v1/endpoints", token=None)).status
+    made = await make(api)
+    await api.post("/v1/workspaces", {"id": "acme"})
+    _, secret = await api.app.services.tokens.add("admin", "acme")
+    own = await make(api, "/v1/workspaces/acme/endpoints")
+    base = "/v1/workspaces/acme/endpoints"
+    assert [own["id"]] == [one["id"] for one in (await api.get(base, token=secret)).json["data"]]
+    assert 200 == (await api.get(f"{base}/{own['id']}/signing-key", token=secret)).status
+    for path in ("/v1/endpoints", f"/v1/endpoints/{made['id']}", f"/v1/endpoints/{made['id']}/signing-key"):
+        assert 403 == (await api.get(path, token=secret)).status
+    assert 404 == (await api.get(f"{base}/{made['id']}", token=secret)).status
+    assert 403 == (await api.get("/v1/endpoints", token="ingest")).status
+    assert 401 == (await api.get("/v1/endpoints", token=None)).status

@@ -44,76 +44,70 @@ def accepted(api: Api) -> int:
     return api.app.services.ingest.accepted_count
 
 
-async def test_lines_are_accepted_in_their_order(tmp_path: Path) -> None:
+async def test_lines_are_accepted_in_their_order(api: Api) -> None:
     """LF and CRLF, blank lines and white space around an event, a last line without its end."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(HOOK)
-        body = b"\n".join([line_of("a"), b"", b"  " + line_of("b") + b" \r", b"\r", line_of("c")])
-        answer = await api.post("/v1/events", data=body, token="ingest", headers=NDJSON)
-        assert (202, {"accepted": 3, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
-        await api.engine.quiet()
-        assert [line_of("a"), line_of("b"), line_of("c")] == [posted.body for posted in api.engine.network.posted]
+    await api.engine.endpoint(HOOK)
+    body = b"\n".join([line_of("a"), b"", b"  " + line_of("b") + b" \r", b"\r", line_of("c")])
+    answer = await api.post("/v1/events", data=body, token="ingest", headers=NDJSON)
+    assert (202, {"accepted": 3, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
+    await api.engine.quiet()
+    assert [line_of("a"), line_of("b"), line_of("c")] == [posted.body for posted in api.engine.network.posted]
 
 
-async def test_an_empty_stream_is_nothing_to_do(tmp_path: Path) -> None:
+async def test_an_empty_stream_is_nothing_to_do(api: Api) -> None:
     """202 with zeros, for no byte and for blank lines."""
-    async with running_api(tmp_path) as api:
-        for body in (b"", b"\n\r\n \n"):
-            answer = await api.post("/v1/events", data=body, headers=NDJSON)
-            assert (202, {"accepted": 0, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
+    for body in (b"", b"\n\r\n \n"):
+        answer = await api.post("/v1/events", data=body, headers=NDJSON)
+        assert (202, {"accepted": 0, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
 
 
-async def test_faults_name_their_line(tmp_path: Path) -> None:
+async def test_faults_name_their_line(api: Api) -> None:
     """422 with the index of each refused line, blank ones not counted; the others stand."""
-    async with running_api(tmp_path) as api:
-        lines = [line_of("a"), b"", b"nonsense", line_of("a"), line_of("a", b',"x":1'), b"\xff", b'{"event_type":"x"}']
-        answer = await api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON)
-        told = answer.json
-        assert (422, 1, 1, 4) == (answer.status, told["accepted"], told["duplicates"], told["rejected_count"])
-        assert [(1, "invalid_json"), (3, "event_id_conflict"), (4, "invalid_json"), (5, "unknown_event_type")] == [
-            (each["index"], each["error"]["code"]) for each in told["rejected"]
-        ]
+    lines = [line_of("a"), b"", b"nonsense", line_of("a"), line_of("a", b',"x":1'), b"\xff", b'{"event_type":"x"}']
+    answer = await api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON)
+    told = answer.json
+    assert (422, 1, 1, 4) == (answer.status, told["accepted"], told["duplicates"], told["rejected_count"])
+    assert [(1, "invalid_json"), (3, "event_id_conflict"), (4, "invalid_json"), (5, "unknown_event_type")] == [
+        (each["index"], each["error"]["code"]) for each in told["rejected"]
+    ]
 
 
-async def test_a_line_too_long_is_refused_and_the_rest_goes_on(tmp_path: Path) -> None:
+async def test_a_line_too_long_is_refused_and_the_rest_goes_on(api: Api) -> None:
     """413's code for the line alone; 256 KiB exactly passes."""
-    async with running_api(tmp_path) as api:
-        room = 256 * 1024 - len(line_of("b", b',"x":""'))
-        fits = line_of("b", b',"x":"' + b"x" * room + b'"')
-        lines = [line_of("a"), b"[" + b"x" * 700_000, fits, fits.replace(b'"b"', b'"bb"'), line_of("c")]
-        answer = await api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON)
-        assert (422, 3) == (answer.status, answer.json["accepted"])
-        assert [(1, "payload_too_large"), (3, "payload_too_large")] == [
-            (each["index"], each["error"]["code"]) for each in answer.json["rejected"]
-        ]
+    room = 256 * 1024 - len(line_of("b", b',"x":""'))
+    fits = line_of("b", b',"x":"' + b"x" * room + b'"')
+    lines = [line_of("a"), b"[" + b"x" * 700_000, fits, fits.replace(b'"b"', b'"bb"'), line_of("c")]
+    answer = await api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON)
+    assert (422, 3) == (answer.status, answer.json["accepted"])
+    assert [(1, "payload_too_large"), (3, "payload_too_large")] == [
+        (each["index"], each["error"]["code"]) for each in answer.json["rejected"]
+    ]
 
 
-async def test_a_line_without_end_is_read_away(tmp_path: Path) -> None:
+async def test_a_line_without_end_is_read_away(api: Api) -> None:
     """20 MiB in one line, five times what may be uncommitted: refused alone, nothing of it kept."""
-    async with running_api(tmp_path) as api:
-        body = line_of("a") + b"\n" + b"x" * 20 * 1024 * 1024 + b"\n" + line_of("b")
-        answer = await api.post("/v1/events", data=body, headers=NDJSON)
-        assert (422, 2, 1) == (answer.status, answer.json["accepted"], answer.json["rejected_count"])
+    body = line_of("a") + b"\n" + b"x" * 20 * 1024 * 1024 + b"\n" + line_of("b")
+    answer = await api.post("/v1/events", data=body, headers=NDJSON)
+    assert (422, 2, 1) == (answer.status, answer.json["accepted"], answer.json["rejected_count"])
 
 
-async def test_a_long_pipe_is_accepted_whole(tmp_path: Path) -> None:
+async def test_a_long_pipe_is_accepted_whole(api: Api) -> None:
     """10,000 lines in one request, in order, in far fewer commits."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(HOOK)
-        before = api.app.store.writer.commits
-        body = b"\n".join(line_of(f"e{number}") for number in range(10_000))
-        answer = await api.post("/v1/events", data=body, headers=NDJSON)
-        assert (202, 10_000) == (answer.status, answer.json["accepted"])
-        known = await api.app.store.read(
-            lambda db: events.page(db, 1, event_type=None, since_ms=None, until_ms=None, before_seq=None, limit=10_000)
-        )
-        assert [f"e{number}" for number in reversed(range(10_000))] == [event.id for event in known]
-        assert api.app.store.writer.commits - before < 10_000
+    await api.engine.endpoint(HOOK)
+    before = api.app.store.writer.commits
+    body = b"\n".join(line_of(f"e{number}") for number in range(10_000))
+    answer = await api.post("/v1/events", data=body, headers=NDJSON)
+    assert (202, 10_000) == (answer.status, answer.json["accepted"])
+    known = await api.app.store.read(
+        lambda db: events.page(db, 1, event_type=None, since_ms=None, until_ms=None, before_seq=None, limit=10_000)
+    )
+    assert [f"e{number}" for number in reversed(range(10_000))] == [event.id for event in known]
+    assert api.app.store.writer.commits - before < 10_000
 
 
-async def test_each_line_is_committed_as_it_arrives(tmp_path: Path) -> None:
+async def test_each_line_is_committed_as_it_arrives(api: Api) -> None:
     """A line is accepted and delivered while the connection stays open and silent."""
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with wire(api.port) as line:
         await api.engine.endpoint(HOOK)
         begin(api, line)
         line.chunk(line_of("a") + b"\n" + line_of("b")[:10])
@@ -124,23 +118,22 @@ async def test_each_line_is_committed_as_it_arrives(tmp_path: Path) -> None:
         assert (202, {"accepted": 2, "duplicates": 0, "rejected": []}) == await line.json()
 
 
-async def test_a_cut_connection_discards_the_unfinished_line_alone(tmp_path: Path) -> None:
+async def test_a_cut_connection_discards_the_unfinished_line_alone(api: Api) -> None:
     """What was complete stands, whether it came just before the cut or long before."""
-    async with running_api(tmp_path) as api:
-        async with wire(api.port) as line:
-            begin(api, line)
-            line.chunk(line_of("a") + b"\n")
-            await until(lambda: accepted(api) == 1)
-            line.chunk(line_of("b") + b"\n" + line_of("c"))
-            await line.sent()
-        await until(lambda: accepted(api) == 2)
-        async with wire(api.port) as line:
-            line.send(head(api, Content_Length="100000", Content_Type="application/x-ndjson"))
-            line.send(line_of("d") + b"\n" + line_of("e"))
-            await line.sent()
-        await until(lambda: accepted(api) == 3)
-        again = await api.post("/v1/events", data=line_of("c") + b"\n" + line_of("e"), headers=NDJSON)
-        assert {"accepted": 2, "duplicates": 0, "rejected": []} == again.json
+    async with wire(api.port) as line:
+        begin(api, line)
+        line.chunk(line_of("a") + b"\n")
+        await until(lambda: accepted(api) == 1)
+        line.chunk(line_of("b") + b"\n" + line_of("c"))
+        await line.sent()
+    await until(lambda: accepted(api) == 2)
+    async with wire(api.port) as line:
+        line.send(head(api, Content_Length="100000", Content_Type="application/x-ndjson"))
+        line.send(line_of("d") + b"\n" + line_of("e"))
+        await line.sent()
+    await until(lambda: accepted(api) == 3)
+    again = await api.post("/v1/events", data=line_of("c") + b"\n" + line_of("e"), headers=NDJSON)
+    assert {"accepted": 2, "duplicates": 0, "rejected": []} == again.json
 
 
 async def test_a_begun_line_has_to_end_in_time(tmp_path: Path) -> None:
@@ -179,9 +172,9 @@ async def test_between_lines_a_stream_may_idle_only_so_long(tmp_path: Path) -> N
         assert (408, 1, 1) == (status, told["accepted"], told["next_index"])
 
 
-async def test_a_stopping_daemon_ends_the_stream_and_says_where(tmp_path: Path) -> None:
+async def test_a_stopping_daemon_ends_the_stream_and_says_where(api: Api) -> None:
     """503 with Retry-After, the tally and `next_index`, on a stream that waits for lines."""
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with wire(api.port) as line:
         begin(api, line)
         line.chunk(line_of("a") + b"\nnonsense\n" + line_of("b") + b"\n" + line_of("c"))
         await until(lambda: accepted(api) == 2)
@@ -210,9 +203,9 @@ async def test_nothing_after_a_refused_batch_is_taken(tmp_path: Path) -> None:
         assert (3, 0, [], 3) == (told["accepted"], told["duplicates"], told["rejected"], told["next_index"])
 
 
-async def test_a_full_disk_stops_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_stops_the_stream(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """507 with the tally; the lines before stand."""
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with wire(api.port) as line:
         begin(api, line)
         line.chunk(line_of("a") + b"\n")
         await until(lambda: accepted(api) == 1)
@@ -227,9 +220,9 @@ async def test_a_full_disk_stops_the_stream(tmp_path: Path, monkeypatch: pytest.
         assert (507, "storage_full", 1, 1) == (status, told["error"]["code"], told["accepted"], told["next_index"])
 
 
-async def test_batches_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batches_follow_each_other(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is handed over only when the one before is durable, however much has come meanwhile."""
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with wire(api.port) as line:
         ingest = api.app.services.ingest
         real, gate = ingest.accept, asyncio.Event()
         under_way, most = 0, 0
@@ -254,11 +247,9 @@ async def test_batches_follow_each_other(tmp_path: Path, monkeypatch: pytest.Mon
         assert 1 == most
 
 
-async def test_the_socket_is_not_read_while_too_much_is_uncommitted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_socket_is_not_read_while_too_much_is_uncommitted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """With commits held up, a flood of 40 MiB is left in the socket: only about 4 MiB are taken in."""
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with wire(api.port) as line:
         ingest = api.app.services.ingest
         real, gate = ingest.accept, asyncio.Event()
 
@@ -285,15 +276,12 @@ async def test_the_socket_is_not_read_while_too_much_is_uncommitted(
         assert (202, 700) == (status, told["accepted"])
 
 
-async def test_a_line_of_any_length_is_read_to_its_end(tmp_path: Path) -> None:
+async def test_a_line_of_any_length_is_read_to_its_end(api: Api) -> None:
     """A line longer than all that may be uncommitted is refused once, and the one after it is taken."""
-    async with running_api(tmp_path) as api:
-        body = b"a" * (2 * event_stream.UNCOMMITTED_BYTES) + b"\n" + line_of("next")
-        answer = await asyncio.wait_for(api.post("/v1/events", data=body, headers=NDJSON), 30)
-        assert (422, 1, 1) == (answer.status, answer.json["accepted"], answer.json["rejected_count"])
-        assert [(0, "payload_too_large")] == [
-            (each["index"], each["error"]["code"]) for each in answer.json["rejected"]
-        ]
+    body = b"a" * (2 * event_stream.UNCOMMITTED_BYTES) + b"\n" + line_of("next")
+    answer = await asyncio.wait_for(api.post("/v1/events", data=body, headers=NDJSON), 30)
+    assert (422, 1, 1) == (answer.status, answer.json["accepted"], answer.json["rejected_count"])
+    assert [(0, "payload_too_large")] == [(each["index"], each["error"]["code"]) for each in answer.json["rejected"]]
 
 
 async def test_the_largest_event_that_can_be_configured_fits_a_stream(tmp_path: Path) -> None:
@@ -306,16 +294,15 @@ async def test_the_largest_event_that_can_be_configured_fits_a_stream(tmp_path: 
         assert (202, {"accepted": 2, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
 
 
-async def test_a_flood_of_tiny_lines_stays_small(tmp_path: Path) -> None:
+async def test_a_flood_of_tiny_lines_stays_small(api: Api) -> None:
     """200,000 lines of one byte are refused one by one; the answer lists 100."""
-    async with running_api(tmp_path) as api:
-        answer = await api.post("/v1/events", data=b"1\n" * 200_000, headers=NDJSON)
-        assert (422, 200_000, 100) == (answer.status, answer.json["rejected_count"], len(answer.json["rejected"]))
+    answer = await api.post("/v1/events", data=b"1\n" * 200_000, headers=NDJSON)
+    assert (422, 200_000, 100) == (answer.status, answer.json["rejected_count"], len(answer.json["rejected"]))
 
 
-async def test_broken_framing_ends_the_stream_where_it_was(tmp_path: Path) -> None:
+async def test_broken_framing_ends_the_stream_where_it_was(api: Api) -> None:
     """400 for chunks that aren't; the lines before stand."""
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with wire(api.port) as line:
         begin(api, line)
         line.chunk(line_of("a") + b"\n")
         await until(lambda: accepted(api) == 1)
@@ -324,15 +311,14 @@ async def test_broken_framing_ends_the_stream_where_it_was(tmp_path: Path) -> No
         assert (400, "invalid_request", 1) == (status, told["error"]["code"], told["next_index"])
 
 
-async def test_a_cut_leaves_no_complaint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_cut_leaves_no_complaint(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     """Connections that end anywhere are usual: nothing is logged as an error."""
     caplog.set_level(logging.WARNING)
-    async with running_api(tmp_path) as api:
-        for cut in (0, 10, 200, 400):
-            async with wire(api.port) as line:
-                whole = head(api, Transfer_Encoding="chunked", Content_Type="application/x-ndjson").encode()
-                line.send((whole + b"31\r\n" + line_of("a") + b"\n")[:cut])
-                await line.sent()
-                line.reset()
-        assert 200 == (await api.get("/healthz")).status
-        assert [] == [record.getMessage() for record in caplog.records]
+    for cut in (0, 10, 200, 400):
+        async with wire(api.port) as line:
+            whole = head(api, Transfer_Encoding="chunked", Content_Type="application/x-ndjson").encode()
+            line.send((whole + b"31\r\n" + line_of("a") + b"\n")[:cut])
+            await line.sent()
+            line.reset()
+    assert 200 == (await api.get("/healthz")).status
+    assert [] == [record.getMessage() for record in caplog.records]

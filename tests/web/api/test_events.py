@@ -28,46 +28,42 @@ async def delivered(api: Api, url: str = HOOK) -> list[bytes]:
     return [posted.body for posted in api.engine.network.posted if posted.url == url]
 
 
-async def test_an_accepted_event_is_answered_and_delivered(tmp_path: Path) -> None:
+async def test_an_accepted_event_is_answered_and_delivered(api: Api) -> None:
     """202 with the id and the number of deliveries; the body arrives byte for byte."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(HOOK)
-        body = b' {"event_type": "message.received", "event_id": "a", "n": 12345678901234567890123, "f": 1.10}\n'
-        answer = await api.post("/v1/events", data=body, token="ingest", headers=JSON)
-        assert (202, {"event_id": "a", "deliveries": 1, "duplicate": False}) == (answer.status, answer.json)
-        assert "application/json; charset=utf-8" == answer.headers["Content-Type"]
-        assert [body.strip()] == await delivered(api)
+    await api.engine.endpoint(HOOK)
+    body = b' {"event_type": "message.received", "event_id": "a", "n": 12345678901234567890123, "f": 1.10}\n'
+    answer = await api.post("/v1/events", data=body, token="ingest", headers=JSON)
+    assert (202, {"event_id": "a", "deliveries": 1, "duplicate": False}) == (answer.status, answer.json)
+    assert "application/json; charset=utf-8" == answer.headers["Content-Type"]
+    assert [body.strip()] == await delivered(api)
 
 
-async def test_an_event_without_an_id_gets_one_as_its_first_member(tmp_path: Path) -> None:
+async def test_an_event_without_an_id_gets_one_as_its_first_member(api: Api) -> None:
     """A UUIDv7 is answered and spliced in; nothing else changes."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(HOOK)
-        answer = await api.post("/v1/events", data=b'{"event_type":"message.received" ,"z":1}', headers=JSON)
-        made = answer.json["event_id"]
-        assert "7" == made[14]
-        expected = b'{"event_id":"%b","event_type":"message.received" ,"z":1}' % made.encode()
-        assert [expected] == await delivered(api)
+    await api.engine.endpoint(HOOK)
+    answer = await api.post("/v1/events", data=b'{"event_type":"message.received" ,"z":1}', headers=JSON)
+    made = answer.json["event_id"]
+    assert "7" == made[14]
+    expected = b'{"event_id":"%b","event_type":"message.received" ,"z":1}' % made.encode()
+    assert [expected] == await delivered(api)
 
 
-async def test_the_same_event_again_is_a_duplicate_and_delivered_once(tmp_path: Path) -> None:
+async def test_the_same_event_again_is_a_duplicate_and_delivered_once(api: Api) -> None:
     """Same id, same bytes: 202 with `duplicate`; same id, other bytes: 409."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(HOOK)
-        await api.post("/v1/events", data=ONE, headers=JSON)
-        again = await api.post("/v1/events", data=ONE + b"\n", headers=JSON)
-        assert (202, {"event_id": "a", "deliveries": 1, "duplicate": True}) == (again.status, again.json)
-        other = await api.post("/v1/events", data=ONE.replace(b"}", b',"x":1}'), headers=JSON)
-        assert (409, "event_id_conflict") == (other.status, other.code)
-        assert [ONE] == await delivered(api)
+    await api.engine.endpoint(HOOK)
+    await api.post("/v1/events", data=ONE, headers=JSON)
+    again = await api.post("/v1/events", data=ONE + b"\n", headers=JSON)
+    assert (202, {"event_id": "a", "deliveries": 1, "duplicate": True}) == (again.status, again.json)
+    other = await api.post("/v1/events", data=ONE.replace(b"}", b',"x":1}'), headers=JSON)
+    assert (409, "event_id_conflict") == (other.status, other.code)
+    assert [ONE] == await delivered(api)
 
 
 @pytest.mark.parametrize("sample", sorted(SAMPLES.iterdir()), ids=lambda path: path.stem)
-async def test_every_sample_is_accepted(tmp_path: Path, sample: Path) -> None:
+async def test_every_sample_is_accepted(api: Api, sample: Path) -> None:
     """Each of the nine types as a producer pipes it in."""
-    async with running_api(tmp_path) as api:
-        answer = await api.post("/v1/events", data=sample.read_bytes(), headers=JSON)
-        assert 202 == answer.status
+    answer = await api.post("/v1/events", data=sample.read_bytes(), headers=JSON)
+    assert 202 == answer.status
 
 
 @pytest.mark.parametrize(
@@ -96,32 +92,29 @@ async def test_every_sample_is_accepted(tmp_path: Path, sample: Path) -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_a_faulty_event_is_refused_with_its_code(tmp_path: Path, body: bytes, status: int, code: str) -> None:
+async def test_a_faulty_event_is_refused_with_its_code(api: Api, body: bytes, status: int, code: str) -> None:
     """Every fault has its own code, a message and the one form; nothing is accepted."""
-    async with running_api(tmp_path) as api:
-        answer = await api.post("/v1/events", data=body, headers=JSON)
-        assert (status, code) == (answer.status, answer.code)
-        assert {"code", "message", "details"} == answer.json["error"].keys()
-        assert 0 == api.app.services.ingest.accepted_count
+    answer = await api.post("/v1/events", data=body, headers=JSON)
+    assert (status, code) == (answer.status, answer.code)
+    assert {"code", "message", "details"} == answer.json["error"].keys()
+    assert 0 == api.app.services.ingest.accepted_count
 
 
-async def test_the_limit_of_an_event_is_exact(tmp_path: Path) -> None:
+async def test_the_limit_of_an_event_is_exact(api: Api) -> None:
     """256 KiB is accepted, white space around it apart; one byte more is 413."""
-    async with running_api(tmp_path) as api:
-        frame = b'{"event_type":"message.received","event_id":"%b","x":"%b"}'
-        room = 256 * 1024 - len(frame % (b"a", b""))
-        fits = await api.post("/v1/events", data=b"  " + frame % (b"a", b"x" * room) + b"\n", headers=JSON)
-        assert 202 == fits.status
-        over = await api.post("/v1/events", data=frame % (b"b", b"x" * (room + 1)), headers=JSON)
-        assert (413, "payload_too_large") == (over.status, over.code)
+    frame = b'{"event_type":"message.received","event_id":"%b","x":"%b"}'
+    room = 256 * 1024 - len(frame % (b"a", b""))
+    fits = await api.post("/v1/events", data=b"  " + frame % (b"a", b"x" * room) + b"\n", headers=JSON)
+    assert 202 == fits.status
+    over = await api.post("/v1/events", data=frame % (b"b", b"x" * (room + 1)), headers=JSON)
+    assert (413, "payload_too_large") == (over.status, over.code)
 
 
-async def test_an_unknown_workspace_is_not_found(tmp_path: Path) -> None:
+async def test_an_unknown_workspace_is_not_found(api: Api) -> None:
     """404, for one event and for a stream."""
-    async with running_api(tmp_path) as api:
-        for headers in (JSON, NDJSON):
-            answer = await api.post("/v1/workspaces/nobody/events", data=ONE, headers=headers)
-            assert (404, "not_found") == (answer.status, answer.code)
+    for headers in (JSON, NDJSON):
+        answer = await api.post("/v1/workspaces/nobody/events", data=ONE, headers=headers)
+        assert (404, "not_found") == (answer.status, answer.code)
 
 
 @pytest.mark.parametrize(
@@ -139,125 +132,116 @@ async def test_an_unknown_workspace_is_not_found(tmp_path: Path) -> None:
         ("nonsense", 415),
     ],
 )
-async def test_the_media_type_decides(tmp_path: Path, content_type: str | None, status: int) -> None:
+async def test_the_media_type_decides(api: Api, content_type: str | None, status: int) -> None:
     """JSON in UTF-8, also where no type is given; what a browser's form can send is refused."""
-    async with running_api(tmp_path) as api:
-        headers = {} if content_type is None else {"Content-Type": content_type}
-        answer = await api.post("/v1/events", data=ONE, headers=headers)
-        assert status == answer.status
-        if status == 415:
-            assert "unsupported_media_type" == answer.code
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    answer = await api.post("/v1/events", data=ONE, headers=headers)
+    assert status == answer.status
+    if status == 415:
+        assert "unsupported_media_type" == answer.code
 
 
 @pytest.mark.parametrize("headers", [JSON, NDJSON])
-async def test_a_compressed_body_is_refused(tmp_path: Path, headers: dict[str, str]) -> None:
+async def test_a_compressed_body_is_refused(api: Api, headers: dict[str, str]) -> None:
     """415, and it is never decompressed; `identity` says nothing and passes."""
-    async with running_api(tmp_path) as api:
-        body = gzip.compress(ONE)
-        answer = await api.post("/v1/events", data=body, headers={**headers, "Content-Encoding": "gzip"})
-        assert (415, "unsupported_media_type") == (answer.status, answer.code)
-        plain = await api.post("/v1/events", data=ONE, headers={**headers, "Content-Encoding": "identity"})
-        assert 202 == plain.status
+    body = gzip.compress(ONE)
+    answer = await api.post("/v1/events", data=body, headers={**headers, "Content-Encoding": "gzip"})
+    assert (415, "unsupported_media_type") == (answer.status, answer.code)
+    plain = await api.post("/v1/events", data=ONE, headers={**headers, "Content-Encoding": "identity"})
+    assert 202 == plain.status
 
 
 # Arrays
 
 
-async def test_an_array_is_accepted_in_its_order(tmp_path: Path) -> None:
+async def test_an_array_is_accepted_in_its_order(api: Api) -> None:
     """All good: 202 with three keys; delivered in the array's order, each element's own bytes."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(HOOK)
-        elements = [b'{"event_type": "message.received", "event_id": "e%d", "n": 1.50}' % n for n in range(50)]
-        answer = await api.post("/v1/events", data=b" [ " + b" ,\n".join(elements) + b" ] ", headers=JSON)
-        assert (202, {"accepted": 50, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
-        assert elements == await delivered(api)
+    await api.engine.endpoint(HOOK)
+    elements = [b'{"event_type": "message.received", "event_id": "e%d", "n": 1.50}' % n for n in range(50)]
+    answer = await api.post("/v1/events", data=b" [ " + b" ,\n".join(elements) + b" ] ", headers=JSON)
+    assert (202, {"accepted": 50, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
+    assert elements == await delivered(api)
 
 
-async def test_faults_of_elements_concern_them_alone(tmp_path: Path) -> None:
+async def test_faults_of_elements_concern_them_alone(api: Api) -> None:
     """422 names each refused element; the good ones stand, a known one counts as duplicate."""
-    async with running_api(tmp_path) as api:
-        await api.engine.endpoint(HOOK)
-        await api.post("/v1/events", data=ONE, headers=JSON)
-        elements = [
-            b"7",
-            ONE,
-            b'{"event_type":"contact.created","event_id":"b"}',
-            b'{"event_type":"message.received","event_id":"b"}',
-            b'{"event_type":"contact.created","event_id":"b"}',
-            b'{"event_type":"message.received","event_id":"c","x":1e999}',
-            b"[" + ONE + b"]",
-        ]
-        answer = await api.post("/v1/events", data=b"[" + b",".join(elements) + b"]", headers=JSON)
-        told = answer.json
-        assert 422 == answer.status
-        assert (1, 2, 4) == (told["accepted"], told["duplicates"], told["rejected_count"])
-        codes = [(each["index"], each["error"]["code"]) for each in told["rejected"]]
-        expected = [(0, "invalid_event"), (3, "event_id_conflict"), (5, "invalid_json"), (6, "invalid_event")]
-        assert expected == codes
-        assert [ONE, elements[2]] == await delivered(api)
+    await api.engine.endpoint(HOOK)
+    await api.post("/v1/events", data=ONE, headers=JSON)
+    elements = [
+        b"7",
+        ONE,
+        b'{"event_type":"contact.created","event_id":"b"}',
+        b'{"event_type":"message.received","event_id":"b"}',
+        b'{"event_type":"contact.created","event_id":"b"}',
+        b'{"event_type":"message.received","event_id":"c","x":1e999}',
+        b"[" + ONE + b"]",
+    ]
+    answer = await api.post("/v1/events", data=b"[" + b",".join(elements) + b"]", headers=JSON)
+    told = answer.json
+    assert 422 == answer.status
+    assert (1, 2, 4) == (told["accepted"], told["duplicates"], told["rejected_count"])
+    codes = [(each["index"], each["error"]["code"]) for each in told["rejected"]]
+    expected = [(0, "invalid_event"), (3, "event_id_conflict"), (5, "invalid_json"), (6, "invalid_event")]
+    assert expected == codes
+    assert [ONE, elements[2]] == await delivered(api)
 
 
-async def test_a_syntax_error_refuses_the_whole_array(tmp_path: Path) -> None:
+async def test_a_syntax_error_refuses_the_whole_array(api: Api) -> None:
     """400, wherever it is; nothing is accepted."""
-    async with running_api(tmp_path) as api:
-        for body in (b"[" + ONE + b",", b"[" + ONE + b"] x", b"[" + ONE + b',{"a":}]', b"[" + ONE + b',"\xff"]'):
-            answer = await api.post("/v1/events", data=body, headers=JSON)
-            assert (400, "invalid_json") == (answer.status, answer.code)
-        assert 0 == api.app.services.ingest.accepted_count
+    for body in (b"[" + ONE + b",", b"[" + ONE + b"] x", b"[" + ONE + b',{"a":}]', b"[" + ONE + b',"\xff"]'):
+        answer = await api.post("/v1/events", data=body, headers=JSON)
+        assert (400, "invalid_json") == (answer.status, answer.code)
+    assert 0 == api.app.services.ingest.accepted_count
 
 
-async def test_an_empty_array_is_nothing_to_do(tmp_path: Path) -> None:
+async def test_an_empty_array_is_nothing_to_do(api: Api) -> None:
     """202 with zeros."""
-    async with running_api(tmp_path) as api:
-        answer = await api.post("/v1/events", [])
-        assert (202, {"accepted": 0, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
+    answer = await api.post("/v1/events", [])
+    assert (202, {"accepted": 0, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
 
 
-async def test_the_limits_of_an_array(tmp_path: Path) -> None:
+async def test_the_limits_of_an_array(api: Api) -> None:
     """1,000 events pass and 1,001 don't; 8 MiB in all pass and one byte more doesn't."""
-    async with running_api(tmp_path) as api:
-        element = b'{"event_type":"message.received"}'
-        full = await api.post("/v1/events", data=b"[" + b",".join([element] * 1000) + b"]", headers=JSON)
-        assert (202, 1000) == (full.status, full.json["accepted"])
-        over = await api.post("/v1/events", data=b"[" + b",".join([element] * 1001) + b"]", headers=JSON)
-        assert (413, "payload_too_large") == (over.status, over.code)
-        wide = b"[" + element + b" " * (8 * 1024 * 1024 - 2 - len(element)) + b"]"
-        assert 202 == (await api.post("/v1/events", data=wide, headers=JSON)).status
-        wider = await api.post("/v1/events", data=wide + b" ", headers=JSON)
-        assert (413, "payload_too_large") == (wider.status, wider.code)
+    element = b'{"event_type":"message.received"}'
+    full = await api.post("/v1/events", data=b"[" + b",".join([element] * 1000) + b"]", headers=JSON)
+    assert (202, 1000) == (full.status, full.json["accepted"])
+    over = await api.post("/v1/events", data=b"[" + b",".join([element] * 1001) + b"]", headers=JSON)
+    assert (413, "payload_too_large") == (over.status, over.code)
+    wide = b"[" + element + b" " * (8 * 1024 * 1024 - 2 - len(element)) + b"]"
+    assert 202 == (await api.post("/v1/events", data=wide, headers=JSON)).status
+    wider = await api.post("/v1/events", data=wide + b" ", headers=JSON)
+    assert (413, "payload_too_large") == (wider.status, wider.code)
 
 
-async def test_at_most_a_hundred_refusals_are_listed(tmp_path: Path) -> None:
+async def test_at_most_a_hundred_refusals_are_listed(api: Api) -> None:
     """`rejected` has the first 100, `rejected_count` all."""
-    async with running_api(tmp_path) as api:
-        answer = await api.post("/v1/events", [{}] * 150)
-        assert (422, 150, list(range(100))) == (
-            answer.status,
-            answer.json["rejected_count"],
-            [each["index"] for each in answer.json["rejected"]],
-        )
+    answer = await api.post("/v1/events", [{}] * 150)
+    assert (422, 150, list(range(100))) == (
+        answer.status,
+        answer.json["rejected_count"],
+        [each["index"] for each in answer.json["rejected"]],
+    )
 
 
-async def test_a_thousand_events_leave_the_loop_to_others(tmp_path: Path) -> None:
+async def test_a_thousand_events_leave_the_loop_to_others(api: Api) -> None:
     """While a large array is checked the loop gets its turns: a task beside it runs many times."""
-    async with running_api(tmp_path) as api:
-        turns = 0
+    turns = 0
 
-        async def count_turns() -> None:
-            nonlocal turns
-            while True:
-                await asyncio.sleep(0)
-                turns += 1
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
 
-        element = b'{"event_type":"message.received","x":"\\u0065%b"}' % (b"\\u0041" * 1300)  # slow to check
-        batch_ingest = BatchIngest(api.app.services, "default", api.application[REFUSALS])
-        counting = asyncio.create_task(count_turns())
-        await asyncio.sleep(0)
-        before = turns
-        checked = await batch_ingest.check([Line(index, element) for index in range(1000)])
-        counting.cancel()
-        assert 1000 == len(checked)
-        assert turns - before >= 2
+    element = b'{"event_type":"message.received","x":"\\u0065%b"}' % (b"\\u0041" * 1300)  # slow to check
+    batch_ingest = BatchIngest(api.app.services, "default", api.application[REFUSALS])
+    counting = asyncio.create_task(count_turns())
+    await asyncio.sleep(0)
+    before = turns
+    checked = await batch_ingest.check([Line(index, element) for index in range(1000)])
+    counting.cancel()
+    assert 1000 == len(checked)
+    assert turns - before >= 2
 
 
 # Where the promise can't be kept
@@ -275,12 +259,11 @@ async def test_a_workspace_too_far_behind_is_told_when_to_come_back(tmp_path: Pa
         assert int(answer.headers["Retry-After"]) > 0
 
 
-async def test_a_daemon_that_stops_takes_nothing(tmp_path: Path) -> None:
+async def test_a_daemon_that_stops_takes_nothing(api: Api) -> None:
     """503 `unavailable` with Retry-After."""
-    async with running_api(tmp_path) as api:
-        api.app.services.ingest.close()
-        answer = await api.post("/v1/events", data=ONE, headers=JSON)
-        assert (503, "unavailable", "2") == (answer.status, answer.code, answer.headers["Retry-After"])
+    api.app.services.ingest.close()
+    answer = await api.post("/v1/events", data=ONE, headers=JSON)
+    assert (503, "unavailable", "2") == (answer.status, answer.code, answer.headers["Retry-After"])
 
 
 # Slow and broken bodies
@@ -295,17 +278,17 @@ async def test_a_body_that_never_ends_is_given_up(tmp_path: Path) -> None:
         assert (408, "request_timeout") == (status, told["error"]["code"])
 
 
-async def test_a_body_announced_too_large_is_refused_at_once(tmp_path: Path) -> None:
+async def test_a_body_announced_too_large_is_refused_at_once(api: Api) -> None:
     """413 by Content-Length alone, without a byte of the body."""
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with wire(api.port) as line:
         line.send(head(api, Content_Length=str(8 * 1024 * 1024 + 1), Content_Type="application/json"))
         status, told = await line.json()
         assert (413, "payload_too_large") == (status, told["error"]["code"])
 
 
-async def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large(tmp_path: Path) -> None:
+async def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large(api: Api) -> None:
     """413 in the middle of a body without end."""
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with wire(api.port) as line:
         line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/json"))
         for _ in range(9):
             line.chunk(b" " * 1024 * 1024)
@@ -314,9 +297,9 @@ async def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large(tmp_path: Pa
 
 
 @pytest.mark.parametrize("rest", [b"zz\r\n", b"5\r\nabcdefgh\r\n"])
-async def test_broken_framing_is_refused(tmp_path: Path, rest: bytes) -> None:
+async def test_broken_framing_is_refused(api: Api, rest: bytes) -> None:
     """400 for chunks that aren't."""
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with wire(api.port) as line:
         line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/json"))
         line.chunk(b'{"event_type"')
         line.send(rest)
@@ -324,21 +307,20 @@ async def test_broken_framing_is_refused(tmp_path: Path, rest: bytes) -> None:
         assert (400, "invalid_request") == (status, told["error"]["code"])
 
 
-async def test_a_connection_cut_in_the_body_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_connection_cut_in_the_body_leaves_nothing(api: Api) -> None:
     """Half an event is none, and the daemon goes on."""
-    async with running_api(tmp_path) as api:
-        async with wire(api.port) as line:
-            line.send(head(api, Content_Length="1000", Content_Type="application/json"))
-            line.send(ONE)
-            await line.sent()
-            line.reset()
-        assert 202 == (await api.post("/v1/events", data=ONE, headers=JSON)).status
-        assert 1 == api.app.services.ingest.accepted_count
+    async with wire(api.port) as line:
+        line.send(head(api, Content_Length="1000", Content_Type="application/json"))
+        line.send(ONE)
+        await line.sent()
+        line.reset()
+    assert 202 == (await api.post("/v1/events", data=ONE, headers=JSON)).status
+    assert 1 == api.app.services.ingest.accepted_count
 
 
-async def test_expect_continue_is_answered(tmp_path: Path) -> None:
+async def test_expect_continue_is_answered(api: Api) -> None:
     """A caller that waits for 100 Continue gets it, then its answer; any other expectation is refused."""
-    async with running_api(tmp_path) as api, wire(api.port) as line:
+    async with wire(api.port) as line:
         line.send(head(api, Content_Length=str(len(ONE)), Expect="100-continue"))
         assert 100 == (await line.answer())[0]
         line.send(ONE)
@@ -359,22 +341,20 @@ async def test_local_programs_may_post_without_a_token_where_that_is_set(tmp_pat
             assert (401, "unauthorized") == (answer.status, answer.code)
 
 
-async def test_a_query_is_never_overlooked(tmp_path: Path) -> None:
+async def test_a_query_is_never_overlooked(api: Api) -> None:
     """A parameter that POST events doesn't know is named, so that `?workspace=` isn't silently ignored."""
-    async with running_api(tmp_path) as api:
-        answer = await api.post("/v1/events?workspace=acme&x=1", data=ONE, headers=JSON)
-        assert (422, "unknown_field", ["workspace", "x"]) == (
-            answer.status,
-            answer.code,
-            answer.json["error"]["details"]["fields"],
-        )
+    answer = await api.post("/v1/events?workspace=acme&x=1", data=ONE, headers=JSON)
+    assert (422, "unknown_field", ["workspace", "x"]) == (
+        answer.status,
+        answer.code,
+        answer.json["error"]["details"]["fields"],
+    )
 
 
-async def test_refused_events_are_counted_by_code(tmp_path: Path) -> None:
+async def test_refused_events_are_counted_by_code(api: Api) -> None:
     """What was refused shows in the metrics."""
-    async with running_api(tmp_path) as api:
-        await api.post("/v1/events", [{}, {}, {"event_type": "x"}])
-        await api.post("/v1/events", data=orjson.dumps({}), headers=JSON)
-        text = (await api.get("/metrics")).body.decode()
-        assert 'webhookd_events_refused_total{code="missing_event_type"} 3.0' in text
-        assert 'webhookd_events_refused_total{code="unknown_event_type"} 1.0' in text
+    await api.post("/v1/events", [{}, {}, {"event_type": "x"}])
+    await api.post("/v1/events", data=orjson.dumps({}), headers=JSON)
+    text = (await api.get("/metrics")).body.decode()
+    assert 'webhookd_events_refused_total{code="missing_event_type"} 3.0' in text
+    assert 'webhookd_events_refused_total{code="unknown_event_type"} 1.0' in text

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from tests.support.api import running_api
+from tests.support.api import Api
 from webhookd.admin.tokens import Scope
 from webhookd.errors import ERRORS
 from webhookd.web.api.openapi import document, paths_of
@@ -32,19 +31,18 @@ def refs(value: Any) -> Iterator[str]:
             yield from refs(each)
 
 
-async def test_what_is_served_and_what_is_described_are_the_same(tmp_path: Path) -> None:
+async def test_what_is_served_and_what_is_described_are_the_same(api: Api) -> None:
     """Both ways, the page's own paths and HEAD apart; and it is served as it was made."""
-    async with running_api(tmp_path) as api:
-        served = {
-            (resource.canonical, route.method)
-            for route in api.application.router.routes()
-            if (resource := route.resource) is not None
-            and (resource.canonical.startswith("/v1") or resource.canonical in DOCUMENT["paths"])
-            and route.method != "HEAD"
-        }
-        described = {(path, method.upper()) for path, method, _ in OPERATIONS}
-        assert served == described
-        assert DOCUMENT == (await api.get("/openapi.json")).json
+    served = {
+        (resource.canonical, route.method)
+        for route in api.application.router.routes()
+        if (resource := route.resource) is not None
+        and (resource.canonical.startswith("/v1") or resource.canonical in DOCUMENT["paths"])
+        and route.method != "HEAD"
+    }
+    described = {(path, method.upper()) for path, method, _ in OPERATIONS}
+    assert served == described
+    assert DOCUMENT == (await api.get("/openapi.json")).json
 
 
 def test_every_workspaced_path_has_its_shorthand() -> None:
@@ -107,14 +105,13 @@ def test_the_rows_of_the_routes_are_sound() -> None:
         assert (route.scope is Scope.INGEST) == (route.path == "/events" and route.method == "POST")
 
 
-async def test_every_route_wants_its_token(tmp_path: Path) -> None:
+async def test_every_route_wants_its_token(api: Api) -> None:
     """Not one of them answers anything but 401 to a caller without a token, the two probes apart."""
-    async with running_api(tmp_path) as api:
-        for route in ROUTES:
-            for path in paths_of(route):
-                target = re.sub(r"\{[^}]+\}", "x", path)
-                answer = await api.call(route.method, target, token=None)
-                assert (path, 200 if route.scope is None else 401) == (path, answer.status)
+    for route in ROUTES:
+        for path in paths_of(route):
+            target = re.sub(r"\{[^}]+\}", "x", path)
+            answer = await api.call(route.method, target, token=None)
+            assert (path, 200 if route.scope is None else 401) == (path, answer.status)
 
 
 def test_the_schema_of_an_error_lists_the_codes() -> None:

@@ -43,54 +43,52 @@ def samples_of(name: str) -> set[str]:
     return {f"{name}_{part}" for part in ("bucket", "sum", "count")} if histogram else {name}
 
 
-async def test_a_probe_says_what_is_missing(tmp_path: Path) -> None:
+async def test_a_probe_says_what_is_missing(api: Api) -> None:
     """readyz is 503 with Retry-After while the daemon stops; healthz is not."""
-    async with running_api(tmp_path) as api:
-        assert {"status": "ok"} == (await api.get("/healthz", token=None)).json
-        assert {"status": "ready"} == (await api.get("/readyz", token=None)).json
-        api.app.services.ingest.close()
-        answer = await api.get("/readyz", token=None)
-        assert (503, "unavailable") == (answer.status, answer.code)
-        assert "1" == answer.headers["Retry-After"]
-        assert 200 == (await api.get("/healthz", token=None)).status
+    assert {"status": "ok"} == (await api.get("/healthz", token=None)).json
+    assert {"status": "ready"} == (await api.get("/readyz", token=None)).json
+    api.app.services.ingest.close()
+    answer = await api.get("/readyz", token=None)
+    assert (503, "unavailable") == (answer.status, answer.code)
+    assert "1" == answer.headers["Retry-After"]
+    assert 200 == (await api.get("/healthz", token=None)).status
 
 
-async def test_the_metrics_tell_what_happened(tmp_path: Path) -> None:
+async def test_the_metrics_tell_what_happened(api: Api) -> None:
     """Every metric of the table is there with its help, and the figures are those of what was done."""
-    async with running_api(tmp_path) as api:
-        api.engine.network.answer = lambda url, webhook_id: 500 if url == DEAD else 200
-        await api.engine.endpoint(HOOK)
-        await api.engine.endpoint(DEAD)
-        stopped = await api.engine.endpoint("https://stopped.example/in")
-        await api.app.services.endpoints.disable("default", stopped.id)
-        await api.post("/v1/events", [send_event("a"), send_event("b"), {}])
-        await api.engine.quiet()
-        await api.engine.clock.advance(7)
-        await api.engine.quiet()
-        found = await scraped(api)
-        ours = set().union(*map(samples_of, metric_table.METRICS))
-        assert ours == {name for name in found if not name.startswith("process_")}
-        assert found["process_open_fds"][()] > 3 and found["process_resident_memory_bytes"][()] > 1e6
-        assert {(): 2} == found["webhookd_events_accepted_total"]
-        refused = found["webhookd_events_refused_total"]
-        assert (1, 0) == (refused["missing_event_type",], refused["storage_full",])
-        attempts = found["webhookd_attempts_total"]
-        assert {("delivered", ""): 2, ("failed", "status"): 1} == {key: n for key, n in attempts.items() if n}
-        assert {("delivered", ""), *(("failed", reason) for reason in Reason)} == attempts.keys()
-        assert {("delivered",): 2, ("failed",): 1} == found["webhookd_attempt_seconds_count"]
-        assert found["webhookd_commits_total"] == found["webhookd_commit_seconds_count"]
-        assert found["webhookd_commit_seconds_bucket"]["+Inf"] == found["webhookd_commits_total"][()]
-        assert {("default",): 4} == found["webhookd_deliveries_waiting"]
-        assert {("default",): 2} == found["webhookd_deliveries_held"]
-        assert {("default",): 7} == found["webhookd_oldest_waiting_seconds"]
-        dead = api.app.registry.endpoints()[1].id
-        listed = {("default", dead, "active"): 2, ("default", stopped.id, "disabled"): 2}
-        assert listed == found["webhookd_endpoint_waiting"]
-        assert dict.fromkeys(listed, 7) == found["webhookd_endpoint_oldest_seconds"]
-        assert {("default", "active"): 2, ("default", "disabled"): 1} == found["webhookd_endpoints"]
-        assert {("default",): 1} == found["webhookd_budget_failures"]
-        assert {(): 30} == found["webhookd_budget_limit"]
-        assert found["webhookd_database_bytes"][()] > 0 and found["webhookd_wal_bytes"][()] > 0
+    api.engine.network.answer = lambda url, webhook_id: 500 if url == DEAD else 200
+    await api.engine.endpoint(HOOK)
+    await api.engine.endpoint(DEAD)
+    stopped = await api.engine.endpoint("https://stopped.example/in")
+    await api.app.services.endpoints.disable("default", stopped.id)
+    await api.post("/v1/events", [send_event("a"), send_event("b"), {}])
+    await api.engine.quiet()
+    await api.engine.clock.advance(7)
+    await api.engine.quiet()
+    found = await scraped(api)
+    ours = set().union(*map(samples_of, metric_table.METRICS))
+    assert ours == {name for name in found if not name.startswith("process_")}
+    assert found["process_open_fds"][()] > 3 and found["process_resident_memory_bytes"][()] > 1e6
+    assert {(): 2} == found["webhookd_events_accepted_total"]
+    refused = found["webhookd_events_refused_total"]
+    assert (1, 0) == (refused["missing_event_type",], refused["storage_full",])
+    attempts = found["webhookd_attempts_total"]
+    assert {("delivered", ""): 2, ("failed", "status"): 1} == {key: n for key, n in attempts.items() if n}
+    assert {("delivered", ""), *(("failed", reason) for reason in Reason)} == attempts.keys()
+    assert {("delivered",): 2, ("failed",): 1} == found["webhookd_attempt_seconds_count"]
+    assert found["webhookd_commits_total"] == found["webhookd_commit_seconds_count"]
+    assert found["webhookd_commit_seconds_bucket"]["+Inf",] == found["webhookd_commits_total"][()]
+    assert {("default",): 4} == found["webhookd_deliveries_waiting"]
+    assert {("default",): 2} == found["webhookd_deliveries_held"]
+    assert {("default",): 7} == found["webhookd_oldest_waiting_seconds"]
+    dead = api.app.registry.endpoints()[1].id
+    listed = {("default", dead, "active"): 2, ("default", stopped.id, "disabled"): 2}
+    assert listed == found["webhookd_endpoint_waiting"]
+    assert dict.fromkeys(listed, 7) == found["webhookd_endpoint_oldest_seconds"]
+    assert {("default", "active"): 2, ("default", "disabled"): 1} == found["webhookd_endpoints"]
+    assert {("default",): 1} == found["webhookd_budget_failures"]
+    assert {(): 30} == found["webhookd_budget_limit"]
+    assert found["webhookd_database_bytes"][()] > 0 and found["webhookd_wal_bytes"][()] > 0
 
 
 async def test_the_metrics_name_the_disabled_and_never_too_many(
@@ -137,12 +135,11 @@ def test_a_metric_needs_its_row() -> None:
         metric_table.render({"webhookd_nonsense": {(): 1}})
 
 
-async def test_the_status_is_one_look(tmp_path: Path) -> None:
+async def test_the_status_is_one_look(api: Api) -> None:
     """Version, uptime, backlog, rates, slowest endpoints, database size, unsent mail, last errors."""
-    async with running_api(tmp_path) as api:
-        look = (await api.get("/v1/status")).json
-        expected = {"version", "uptime_seconds", "backlog", "rates_per_second", "slowest_endpoints", "database"}
-        assert expected | {"unsent_mail", "last_errors"} <= look.keys()
+    look = (await api.get("/v1/status")).json
+    expected = {"version", "uptime_seconds", "backlog", "rates_per_second", "slowest_endpoints", "database"}
+    assert expected | {"unsent_mail", "last_errors"} <= look.keys()
 
 
 async def test_the_catalogue_is_listed_with_everything_about_a_type(tmp_path: Path) -> None:
@@ -181,12 +178,11 @@ async def test_a_backup_is_a_whole_database(tmp_path: Path) -> None:
     db.close()
 
 
-async def test_two_backups_at_once_are_made_one_after_the_other(tmp_path: Path) -> None:
+async def test_two_backups_at_once_are_made_one_after_the_other(api: Api) -> None:
     """Both are whole."""
-    async with running_api(tmp_path) as api:
-        one, two = await asyncio.gather(api.post("/v1/backup"), api.post("/v1/backup"))
-        assert (200, 200) == (one.status, two.status)
-        assert one.body[:16] == two.body[:16] == b"SQLite format 3\0"
+    one, two = await asyncio.gather(api.post("/v1/backup"), api.post("/v1/backup"))
+    assert (200, 200) == (one.status, two.status)
+    assert one.body[:16] == two.body[:16] == b"SQLite format 3\0"
 
 
 async def test_a_backup_needs_room(tmp_path: Path) -> None:
@@ -217,9 +213,8 @@ async def test_a_test_mail_goes_to_whom_is_named(tmp_path: Path) -> None:
             )
 
 
-async def test_a_test_mail_without_a_server_is_refused(tmp_path: Path) -> None:
+async def test_a_test_mail_without_a_server_is_refused(api: Api) -> None:
     """409 `mail_disabled` says which setting is missing."""
-    async with running_api(tmp_path) as api:
-        answer = await api.post("/v1/mail/test")
-        assert (409, "mail_disabled") == (answer.status, answer.code)
-        assert "mail.host" in answer.json["error"]["message"]
+    answer = await api.post("/v1/mail/test")
+    assert (409, "mail_disabled") == (answer.status, answer.code)
+    assert "mail.host" in answer.json["error"]["message"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.api import running_api
+from tests.support.api import Api, running_api
 
 
 async def test_a_token_is_made_shown_and_revoked(tmp_path: Path) -> None:
@@ -29,28 +29,26 @@ async def test_a_token_is_made_shown_and_revoked(tmp_path: Path) -> None:
         assert secret.encode() not in file.read_bytes()
 
 
-async def test_tokens_are_listed_in_pages(tmp_path: Path) -> None:
+async def test_tokens_are_listed_in_pages(api: Api) -> None:
     """`next` leads through all of them, each once, and is null at the end."""
-    async with running_api(tmp_path) as api:
-        made = [(await api.post("/v1/tokens", {"scope": "observe"})).json["id"] for _ in range(5)]
-        seen: list[str] = []
-        path = "/v1/tokens?limit=3"
-        for _ in range(5):
-            page = (await api.get(path)).json
-            seen += [each["id"] for each in page["data"]]
-            if page["next"] is None:
-                break
-            path = f"/v1/tokens?limit=3&cursor={page['next']}"
-        assert sorted([*made, "tok_admin", "tok_ingest"]) == seen
+    made = [(await api.post("/v1/tokens", {"scope": "observe"})).json["id"] for _ in range(5)]
+    seen: list[str] = []
+    path = "/v1/tokens?limit=3"
+    for _ in range(5):
+        page = (await api.get(path)).json
+        seen += [each["id"] for each in page["data"]]
+        if page["next"] is None:
+            break
+        path = f"/v1/tokens?limit=3&cursor={page['next']}"
+    assert sorted([*made, "tok_admin", "tok_ingest"]) == seen
 
 
 @pytest.mark.parametrize("token_id", ["tok_admin", "tok_ingest"])
-async def test_the_first_two_are_not_revoked(tmp_path: Path, token_id: str) -> None:
+async def test_the_first_two_are_not_revoked(api: Api, token_id: str) -> None:
     """403: they live in files, and are changed there."""
-    async with running_api(tmp_path) as api:
-        answer = await api.call("DELETE", f"/v1/tokens/{token_id}")
-        assert (403, "forbidden") == (answer.status, answer.code)
-        assert 200 == (await api.get("/v1/tokens")).status
+    answer = await api.call("DELETE", f"/v1/tokens/{token_id}")
+    assert (403, "forbidden") == (answer.status, answer.code)
+    assert 200 == (await api.get("/v1/tokens")).status
 
 
 async def test_tokens_outlive_a_restart(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.api import running_api
+from tests.support.api import Api, running_api
 from webhookd.config import Budget, Config, Delivery, Plans
 from webhookd.web.api.schemas import BudgetSchema, WorkspaceSchema
 from webhookd.web.api.workspaces import WorkspaceListSchema
@@ -18,33 +18,31 @@ NOW = "2026-01-01T00:00:00.000Z"
 DEFAULT = {"id": "default", "name": "Default", "plan": "advanced", "webhooks": True, "notify": [], "created_at": NOW}
 
 
-async def test_default_is_there_from_the_start(tmp_path: Path) -> None:
+async def test_default_is_there_from_the_start(api: Api) -> None:
     """Nobody needs to make it, and nobody can delete it."""
-    async with running_api(tmp_path) as api:
-        assert {"data": [DEFAULT], "next": None} == (await api.get("/v1/workspaces")).json
-        refused = await api.call("DELETE", "/v1/workspaces/default")
-        assert (409, "workspace_in_use") == (refused.status, refused.code)
+    assert {"data": [DEFAULT], "next": None} == (await api.get("/v1/workspaces")).json
+    refused = await api.call("DELETE", "/v1/workspaces/default")
+    assert (409, "workspace_in_use") == (refused.status, refused.code)
 
 
-async def test_a_workspace_is_made_changed_and_deleted(tmp_path: Path) -> None:
+async def test_a_workspace_is_made_changed_and_deleted(api: Api) -> None:
     """201 with all of it, PATCH changes what is given, 204 and gone."""
-    async with running_api(tmp_path) as api:
-        made = await api.post("/v1/workspaces", {"id": "acme"})
-        msgspec.convert(made.json, WorkspaceSchema)
-        assert (201, DEFAULT | {"id": "acme", "name": "acme"}) == (made.status, made.json)
-        fields = {"name": "ACME Ltd", "plan": "growth", "notify": ["ops@acme.example", "cto@acme.example"]}
-        changed = await api.call("PATCH", "/v1/workspaces/acme", fields)
-        expected = fields | {"id": "acme", "webhooks": False, "created_at": NOW}
-        assert (200, expected) == (changed.status, changed.json)
-        assert expected == (await api.call("PATCH", "/v1/workspaces/acme", {})).json
-        expected |= {"notify": []}
-        assert expected == (await api.call("PATCH", "/v1/workspaces/acme", {"notify": []})).json
-        assert expected == (await api.get("/v1/workspaces/acme")).json
-        deleted = await api.call("DELETE", "/v1/workspaces/acme")
-        assert (204, b"") == (deleted.status, deleted.body)
-        for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("GET", "/endpoints"), ("GET", "/budget")):
-            assert 404 == (await api.call(method, f"/v1/workspaces/acme{path}")).status
-        assert [DEFAULT] == (await api.get("/v1/workspaces")).json["data"]
+    made = await api.post("/v1/workspaces", {"id": "acme"})
+    msgspec.convert(made.json, WorkspaceSchema)
+    assert (201, DEFAULT | {"id": "acme", "name": "acme"}) == (made.status, made.json)
+    fields = {"name": "ACME Ltd", "plan": "growth", "notify": ["ops@acme.example", "cto@acme.example"]}
+    changed = await api.call("PATCH", "/v1/workspaces/acme", fields)
+    expected = fields | {"id": "acme", "webhooks": False, "created_at": NOW}
+    assert (200, expected) == (changed.status, changed.json)
+    assert expected == (await api.call("PATCH", "/v1/workspaces/acme", {})).json
+    expected |= {"notify": []}
+    assert expected == (await api.call("PATCH", "/v1/workspaces/acme", {"notify": []})).json
+    assert expected == (await api.get("/v1/workspaces/acme")).json
+    deleted = await api.call("DELETE", "/v1/workspaces/acme")
+    assert (204, b"") == (deleted.status, deleted.body)
+    for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("GET", "/endpoints"), ("GET", "/budget")):
+        assert 404 == (await api.call(method, f"/v1/workspaces/acme{path}")).status
+    assert [DEFAULT] == (await api.get("/v1/workspaces")).json["data"]
 
 
 @pytest.mark.parametrize(
@@ -68,14 +66,13 @@ async def test_a_workspace_is_made_changed_and_deleted(tmp_path: Path) -> None:
     ],
 )
 async def test_what_cannot_be_a_workspace_is_refused(
-    tmp_path: Path, body: dict[str, Any], status: int, code: str, field: str | None
+    api: Api, body: dict[str, Any], status: int, code: str, field: str | None
 ) -> None:
     """With the code and the field, and nothing made."""
-    async with running_api(tmp_path) as api:
-        answer = await api.post("/v1/workspaces", body)
-        assert (status, code) == (answer.status, answer.code)
-        assert field == answer.json["error"]["details"].get("field")
-        assert [DEFAULT] == (await api.get("/v1/workspaces")).json["data"]
+    answer = await api.post("/v1/workspaces", body)
+    assert (status, code) == (answer.status, answer.code)
+    assert field == answer.json["error"]["details"].get("field")
+    assert [DEFAULT] == (await api.get("/v1/workspaces")).json["data"]
 
 
 @pytest.mark.parametrize(
@@ -87,41 +84,38 @@ async def test_what_cannot_be_a_workspace_is_refused(
         ({"id": "other"}, "unknown_field"),
     ],
 )
-async def test_a_wrong_change_is_refused(tmp_path: Path, body: dict[str, Any], code: str) -> None:
+async def test_a_wrong_change_is_refused(api: Api, body: dict[str, Any], code: str) -> None:
     """422, and the workspace stays as it was."""
-    async with running_api(tmp_path) as api:
-        answer = await api.call("PATCH", "/v1/workspaces/default", body)
-        assert (422, code) == (answer.status, answer.code)
-        assert DEFAULT == (await api.get("/v1/workspaces/default")).json
+    answer = await api.call("PATCH", "/v1/workspaces/default", body)
+    assert (422, code) == (answer.status, answer.code)
+    assert DEFAULT == (await api.get("/v1/workspaces/default")).json
 
 
-async def test_workspaces_are_listed_in_pages_oldest_first(tmp_path: Path) -> None:
+async def test_workspaces_are_listed_in_pages_oldest_first(api: Api) -> None:
     """`next` leads on until it is null."""
-    async with running_api(tmp_path) as api:
-        for number in range(4):
-            await api.post("/v1/workspaces", {"id": f"w{number}"})
-        found, cursor = [], ""
-        for _ in range(3):
-            page = (await api.get(f"/v1/workspaces?limit=2&cursor={cursor}")).json
-            msgspec.convert(page, WorkspaceListSchema)
-            found += [one["id"] for one in page["data"]]
-            cursor = page["next"]
-        assert ["default", "w0", "w1", "w2", "w3"] == found and cursor is None
+    for number in range(4):
+        await api.post("/v1/workspaces", {"id": f"w{number}"})
+    found, cursor = [], ""
+    for _ in range(3):
+        page = (await api.get(f"/v1/workspaces?limit=2&cursor={cursor}")).json
+        msgspec.convert(page, WorkspaceListSchema)
+        found += [one["id"] for one in page["data"]]
+        cursor = page["next"]
+    assert ["default", "w0", "w1", "w2", "w3"] == found and cursor is None
 
 
-async def test_a_workspace_with_endpoints_stays(tmp_path: Path) -> None:
+async def test_a_workspace_with_endpoints_stays(api: Api) -> None:
     """409 until the last endpoint is deleted; its id may be used again then, and begins anew."""
-    async with running_api(tmp_path) as api:
-        await api.post("/v1/workspaces", {"id": "acme"})
-        endpoint = await api.engine.endpoint(URL, workspace="acme")
-        await api.engine.send("a", workspace="acme")
-        await api.engine.quiet()
-        refused = await api.call("DELETE", "/v1/workspaces/acme")
-        assert (409, "workspace_in_use") == (refused.status, refused.code)
-        await api.call("DELETE", f"/v1/workspaces/acme/endpoints/{endpoint.id}")
-        assert 204 == (await api.call("DELETE", "/v1/workspaces/acme")).status
-        assert 201 == (await api.post("/v1/workspaces", {"id": "acme"})).status
-        assert [] == (await api.get("/v1/workspaces/acme/deliveries")).json["data"]
+    await api.post("/v1/workspaces", {"id": "acme"})
+    endpoint = await api.engine.endpoint(URL, workspace="acme")
+    await api.engine.send("a", workspace="acme")
+    await api.engine.quiet()
+    refused = await api.call("DELETE", "/v1/workspaces/acme")
+    assert (409, "workspace_in_use") == (refused.status, refused.code)
+    await api.call("DELETE", f"/v1/workspaces/acme/endpoints/{endpoint.id}")
+    assert 204 == (await api.call("DELETE", "/v1/workspaces/acme")).status
+    assert 201 == (await api.post("/v1/workspaces", {"id": "acme"})).status
+    assert [] == (await api.get("/v1/workspaces/acme/deliveries")).json["data"]
 
 
 async def test_the_plan_decides_whether_webhooks_go_out(tmp_path: Path) -> None:
@@ -144,28 +138,27 @@ async def test_the_plan_decides_whether_webhooks_go_out(tmp_path: Path) -> None:
         assert ["a", "a"] == api.engine.network.ids(URL)
 
 
-async def test_a_token_of_a_workspace_sees_and_changes_that_alone(tmp_path: Path) -> None:
+async def test_a_token_of_a_workspace_sees_and_changes_that_alone(api: Api) -> None:
     """It lists its own, may change it, makes and deletes none; it ends with its workspace."""
-    async with running_api(tmp_path) as api:
-        await api.post("/v1/workspaces", {"id": "acme"})
-        _, secret = await api.app.services.tokens.add("admin", "acme")
-        assert ["acme"] == [one["id"] for one in (await api.get("/v1/workspaces", token=secret)).json["data"]]
-        assert 200 == (await api.get("/v1/workspaces/acme", token=secret)).status
-        changed = await api.call("PATCH", "/v1/workspaces/acme", {"name": "A"}, token=secret)
-        assert (200, "A") == (changed.status, changed.json["name"])
-        for method, path, body in (
-            ("GET", "/v1/workspaces/default", None),
-            ("PATCH", "/v1/workspaces/default", {"name": "mine"}),
-            ("DELETE", "/v1/workspaces/default", None),
-            ("DELETE", "/v1/workspaces/acme", None),
-            ("POST", "/v1/workspaces", {"id": "more"}),
-            ("GET", "/v1/budget", None),
-        ):
-            answer = await api.call(method, path, body, token=secret)
-            assert (403, "forbidden") == (answer.status, answer.code), (method, path)
-        assert 200 == (await api.get("/v1/workspaces/acme/budget", token=secret)).status
-        await api.call("DELETE", "/v1/workspaces/acme")
-        assert 401 == (await api.get("/v1/workspaces", token=secret)).status
+    await api.post("/v1/workspaces", {"id": "acme"})
+    _, secret = await api.app.services.tokens.add("admin", "acme")
+    assert ["acme"] == [one["id"] for one in (await api.get("/v1/workspaces", token=secret)).json["data"]]
+    assert 200 == (await api.get("/v1/workspaces/acme", token=secret)).status
+    changed = await api.call("PATCH", "/v1/workspaces/acme", {"name": "A"}, token=secret)
+    assert (200, "A") == (changed.status, changed.json["name"])
+    for method, path, body in (
+        ("GET", "/v1/workspaces/default", None),
+        ("PATCH", "/v1/workspaces/default", {"name": "mine"}),
+        ("DELETE", "/v1/workspaces/default", None),
+        ("DELETE", "/v1/workspaces/acme", None),
+        ("POST", "/v1/workspaces", {"id": "more"}),
+        ("GET", "/v1/budget", None),
+    ):
+        answer = await api.call(method, path, body, token=secret)
+        assert (403, "forbidden") == (answer.status, answer.code), (method, path)
+    assert 200 == (await api.get("/v1/workspaces/acme/budget", token=secret)).status
+    await api.call("DELETE", "/v1/workspaces/acme")
+    assert 401 == (await api.get("/v1/workspaces", token=secret)).status
 
 
 async def test_the_budget_says_how_much_is_spent_and_by_whom(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
@@ -23,12 +22,6 @@ from webhookd.web.server.http_server import Runner
 from webhookd.web.server.requests import FIELDS_MAX_BYTES, RequestTimeouts
 
 ONE = b'{"event_type":"message.received"}'
-
-
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path) as running:
-        yield running
 
 
 async def make_token(api: Api, scope: str, workspace: str | None = None) -> str:

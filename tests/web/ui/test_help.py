@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from tests.support.api import Api, running_api
+from tests.support.api import Api
 from tests.support.reader import Browser
 from webhookd import manual
-
-
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path) as running:
-        yield running
 
 
 async def test_a_visitor_reads_every_topic(api: Api) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from tests.support.api import Api, running_api
 from tests.support.reader import Browser
 from webhookd.admin.sessions import CODE_SECONDS, SESSION_MS, WRONG_MAX, WRONG_SECONDS
 from webhookd.config import Config, Listen
-
-
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path) as running:
-        yield running
 
 
 def code_of(link: str) -> str:
