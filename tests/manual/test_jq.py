@@ -25,6 +25,7 @@ def found(log: str, command: str, filter_: str) -> str:
     return subprocess.run(words, input=log, capture_output=True, text=True, timeout=30, check=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("jq") is None, reason="no jq on this machine: the manual's recipes were not tried")
 async def test_every_recipe_finds_its_lines(tmp_path: Path) -> None:
     """Two events for a receiver that fails, one of them m-1: each recipe's filter is run on the daemon's own log."""

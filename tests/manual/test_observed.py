@@ -70,6 +70,7 @@ async def exported(tmp_path: Path) -> AsyncIterator[dict[str, set[str]]]:
         yield found
 
 
+@pytest.mark.slow
 async def test_every_name_and_label_is_exported(exported: dict[str, set[str]]) -> None:
     """Panels and alerts select by names, labels and values that are there; the daemon's job is called webhookd."""
     wrong = []
@@ -92,6 +93,7 @@ async def test_every_name_and_label_is_exported(exported: dict[str, set[str]]) -
     assert [] == wrong
 
 
+@pytest.mark.slow
 async def test_everything_that_is_exported_is_on_the_dashboard(exported: dict[str, set[str]]) -> None:
     """What nobody looks at needn't be counted; only a few of the process's own figures have no panel."""
     asked = {name for query in panel_queries() for name, _ in SELECTOR.findall(query)} | {

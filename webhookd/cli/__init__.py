@@ -88,7 +88,7 @@ class _Root(click.Group):
 def cli(ctx: click.Context) -> None:
     """webhookd delivers your product's events to webhooks: signed, in order, never lost once accepted.
 
-    Each command explains itself: webhookd COMMAND --help.
+    webhookd COMMAND --help explains a command, webhookd help shows the manual.
     """
     if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
         ctx.color = False
