@@ -42,7 +42,7 @@ def test_an_unknown_topic_is_wrong_usage() -> None:
 def test_lists_paragraphs_and_tables_are_laid_out() -> None:
     """Filled to the width; a table that doesn't fit becomes a list."""
     text = (
-        "# A\n\nOne `two`\n**three**.\n\n- a *b*\n  [c](d.md)\n- e\n\n    code  kept\n\n"
+        "# A\n\nOne `two`\n**three**.\n\n- a *b*\n  [c](https://d)\n- e\n\n    code  kept\n\n"
         "| x | y |\n| --- | --- |\n| `1` | 2 \\| 3 |\n"
     )
     assert (

@@ -46,14 +46,14 @@ async def test_what_is_served_and_what_is_described_are_the_same(api: Api) -> No
 
 
 def test_every_workspaced_path_has_its_shorthand() -> None:
-    """Below /v1 for `default`, as api.md has it."""
+    """Below /v1 for `default`, as in `manual/api.md`."""
     paths = set(DOCUMENT["paths"])
     prefix = "/v1/workspaces/{workspace}"
     assert [] == [path for path in paths if path.startswith(prefix + "/") and "/v1" + path[len(prefix) :] not in paths]
 
 
 def test_the_paths_of_the_contract_are_there() -> None:
-    """Every path that api.md names."""
+    """Every path that `manual/api.md` names."""
     endpoint = [
         f"endpoints/{{}}{action}" for action in ("", "/enable", "/disable", "/test", "/rotate-key", "/signing-key")
     ]
