@@ -1,8 +1,9 @@
 """Every hostile URL at each of the three gates, judged by what is dialled in the end and not by our own refusal alone.
 
 Each gate is tried by itself, as if those before it had failed: the first by the API, the second by the sender with a
-URL (or a name that a real name server answers for) that was never checked, the third by aiohttp's own reading of the
-URL with nothing but the socket factory in between.  Python's audit hook sees every connect, and lets none through.
+URL (or a name that a real name server answers for) that was never checked, the third with another reading of the URL
+and a resolver that lies, so that only the socket factory is in between.  Python's audit hook sees every connect, and
+lets none through.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -26,10 +27,9 @@ from webhookd.config import Config, Limits
 from webhookd.config import Egress as EgressSettings
 from webhookd.models import Outcome, Reason, Request
 from webhookd.rules.ip_policy import Address, Network, OwnAddress
-from webhookd.sender.attempt_trace import CURRENT, AttemptTrace
+from webhookd.sender.attempt_trace import AttemptTrace
 from webhookd.sender.client import HttpSender, default_ssl_context
 from webhookd.sender.egress import DnsResolver, Egress
-from webhookd.sender.http1 import GatedConnector
 
 OWN = OwnAddress(ip_address("127.0.0.1"), OWN_PORT)
 NOTHING: list[Network] = []
@@ -144,17 +144,17 @@ def _port(case: Case) -> int:
 
 @EACH
 async def test_connected(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read by aiohttp, resolved by a resolver that lies: the socket factory alone keeps it from being dialled."""
+    """Another parser and a resolver that lies: the socket factory alone keeps it from being dialled."""
     async with NameServer({}) as names:
         for allowed in (NOTHING, EVERYTHING):
             egress = _egress(names, allowed)
             monkeypatch.setattr(egress, "resolve", _liar(case))
             with watch(through=False) as watching:
-                await _connect_through_the_last_gate(egress, case.url)
+                await _dial(egress, case.url)
             if not _may_be_dialled(case, allowed):
                 assert [] == watching.dialled
             with watch(through=False) as watching:
-                trace = await _connect_through_the_last_gate(egress, f"http://leads.test:{_port(case)}/")
+                trace = await _dial(egress, f"http://leads.test:{_port(case)}/")
             if _may_be_dialled(case, allowed):
                 assert set(case.leads_to) == watching.hosts
             else:
@@ -170,12 +170,9 @@ def _liar(case: Case) -> object:
     return resolve
 
 
-async def _connect_through_the_last_gate(egress: Egress, url: str) -> AttemptTrace:
+async def _dial(egress: Egress, url: str) -> AttemptTrace:
     trace = AttemptTrace()
-    CURRENT.set(trace)
-    connector = GatedConnector(egress, TLS, keep_alive=False)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        with suppress(aiohttp.ClientError, OSError, ValueError, AssertionError):  # the last is aiohttp's own
-            async with session.post(url, data=b"{}", timeout=aiohttp.ClientTimeout(total=2)):
-                pass
+    with suppress(OSError, ValueError):
+        read = urlsplit(url)
+        (await egress.dial(read.hostname or "", read.port or 80, trace)).close()
     return trace

@@ -1,94 +1,29 @@
-"""One HTTP attempt over real sockets: what is on the wire, what counts as success, what is repeated, what is kept."""
+"""One HTTP attempt over real sockets: what is on the wire, what counts as success, what is kept, whose fault it is."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import gc
 import json
 import os
 import resource
 import shutil
 import socket
-import ssl
 import subprocess
 import sys
-import time
-from asyncio.sslproto import SSLProtocol
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-import trustme
-from aiohttp.connector import AddrInfoType
 
-from tests.support.bad_receiver_server import OK, Peer, Script, ScriptedReceiver
-from tests.support.bad_receivers import deaf, head, healthy
+from tests.support.bad_receiver_server import OK, Peer, ScriptedReceiver
+from tests.support.bad_receivers import head, healthy
 from tests.support.clock import START_WALL_MS, ManualClock
+from tests.support.sending import LATE_SECONDS, MakeSender, answering, request
 from webhookd.clock import SystemClock
+from webhookd.config import Config, Delivery
+from webhookd.config import Egress as EgressSettings
 from webhookd.models import Outcome, Reason, Request
-from webhookd.sender.client import HttpSender, default_ssl_context
-from webhookd.sender.egress import DnsResolver, Egress
-from webhookd.sender.http1 import Connection
-
-TIMEOUT_SECONDS = 2.0
-LATE_SECONDS = 0.3
-HEADERS = (("Content-Type", "application/json"), ("User-Agent", "webhookd/test"), ("webhook-id", "evt_1"))
-BODY = b'{"event_type": "contact.created"}'
-
-MakeSender = Callable[..., HttpSender]
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-async def make_sender(authority: trustme.CA) -> AsyncIterator[MakeSender]:
-    """Senders that reach loopback and trust `authority`; closed after the test."""
-    made: list[HttpSender] = []
-
-    def make(timeout_seconds: float = TIMEOUT_SECONDS, **settings: object) -> HttpSender:
-        trusted = default_ssl_context()
-        authority.configure_trust(trusted)
-        egress = Egress([ip_network("127.0.0.0/8"), ip_network("::1/128")], allow_http=True, resolver=DnsResolver())
-        made.append(
-            HttpSender(
-                egress,
-                timeout_seconds=timeout_seconds,
-                **{"clock": SystemClock(), "ssl_context": trusted, **settings},  # type: ignore[arg-type]
-            )
-        )
-        return made[-1]
-
-    yield make
-    for sender in made:
-        await sender.close()
-
-
-@pytest.fixture
-async def sender(make_sender: MakeSender) -> HttpSender:
-    return make_sender()
-
-
-def request(url: str, *, body: bytes = BODY, accept_any_2xx: bool = False) -> Request:
-    return Request(url, HEADERS, body, accept_any_2xx)
-
-
-def answering(data: bytes) -> Script:
-    """A script that gives `data` to every request of a connection."""
-
-    async def script(peer: Peer) -> None:
-        while True:
-            await peer.request()
-            await peer.send(data)
-
-    return script
-
+from webhookd.sender.client import Client, HttpSender
 
 # --- the wire ---------------------------------------------------------------------------------------------------
 
@@ -237,321 +172,6 @@ async def test_an_outcome_has_both_times(make_sender: MakeSender) -> None:
     assert (START_WALL_MS, 41.7) == (outcome.started_at_ms, outcome.duration_ms)
 
 
-# --- connections ------------------------------------------------------------------------------------------------
-
-
-async def test_a_connection_is_used_again(sender: HttpSender) -> None:
-    """Attempts of an endpoint go over one keep-alive connection."""
-    async with ScriptedReceiver(healthy) as receiver:
-        outcomes = [await sender.post(request(receiver.url)) for _ in range(5)]
-        assert (1, 5) == (receiver.connections, len(receiver.requests))
-    assert not any(outcome.connection_retried for outcome in outcomes)
-
-
-async def _closes_as_the_next_request_comes(peer: Peer) -> None:
-    """Answer one request, and hang up when the next begins to arrive: it crossed the close on its way."""
-    await peer.request()
-    await peer.send(OK)
-    await peer.reader.read(1)
-
-
-async def _resets_as_the_next_request_comes(peer: Peer) -> None:
-    await _closes_as_the_next_request_comes(peer)
-    peer.reset()
-
-
-async def _says_408_to_the_next(peer: Peer) -> None:
-    await peer.request()
-    await peer.send(OK)
-    await peer.request()
-    await peer.send(head("Content-Length: 0", "Connection: close", status="408 Request Timeout"))
-
-
-async def _begins_the_next_answer(peer: Peer) -> None:
-    await peer.request()
-    await peer.send(OK)
-    await peer.request()
-    await peer.send(b"H")
-    peer.writer.close()
-
-
-async def _silent_to_the_next(peer: Peer) -> None:
-    await peer.request()
-    await peer.send(OK)
-    await peer.stay()
-
-
-@pytest.mark.parametrize("script", [_closes_as_the_next_request_comes, _resets_as_the_next_request_comes])
-@pytest.mark.parametrize("tls", [False, True])
-async def test_a_reused_connection_that_ends_unanswered_is_replaced_once(
-    sender: HttpSender, authority: trustme.CA, script: Script, tls: bool
-) -> None:
-    """The request goes once more, over a fresh connection, in the same attempt; the record says so."""
-    async with ScriptedReceiver(script, tls=_server_context(authority) if tls else None) as receiver:
-        first, second = [await sender.post(request(receiver.url)) for _ in range(2)]
-        assert 2 == receiver.connections
-    assert [(None, False), (None, True)] == [(o.reason, o.connection_retried) for o in (first, second)]
-    assert [BODY, BODY] == [sent.partition(b"\r\n\r\n")[2] for sent in receiver.requests]
-
-
-async def test_the_repeat_takes_a_fresh_connection_though_others_are_idle(sender: HttpSender) -> None:
-    """Another idle connection may be as dead as the first: it isn't tried."""
-    script = _closes_as_the_next_request_comes
-    async with ScriptedReceiver(script) as receiver:
-        await asyncio.gather(*(sender.post(request(receiver.url)) for _ in range(3)))
-        assert 3 == receiver.connections
-        outcome = await sender.post(request(receiver.url))
-        assert (None, True, 4) == (outcome.reason, outcome.connection_retried, receiver.connections)
-
-
-async def test_a_request_is_repeated_once_at_most(sender: HttpSender) -> None:
-    """If the fresh connection ends without an answer as well, the attempt has failed."""
-
-    async def script(peer: Peer) -> None:
-        if peer.number == 1:
-            await _closes_as_the_next_request_comes(peer)
-        else:
-            await peer.request()
-            peer.writer.close()
-
-    async with ScriptedReceiver(script) as receiver:
-        await sender.post(request(receiver.url))
-        outcome = await sender.post(request(receiver.url))
-        assert (Reason.RESET, True, 2) == (outcome.reason, outcome.connection_retried, receiver.connections)
-
-
-async def test_the_repeat_has_no_time_of_its_own(make_sender: MakeSender) -> None:
-    """Both tries together end at the attempt's deadline."""
-
-    async def script(peer: Peer) -> None:
-        if peer.number == 1:
-            await peer.request()
-            await peer.send(OK)
-            await peer.reader.read(1)
-            await asyncio.sleep(LATE_SECONDS / 2)
-        else:
-            await peer.stay()
-
-    sender = make_sender(LATE_SECONDS)
-    async with ScriptedReceiver(script) as receiver:
-        await sender.post(request(receiver.url))
-        started = time.monotonic()
-        outcome = await sender.post(request(receiver.url))
-        assert time.monotonic() - started < LATE_SECONDS + 0.25
-    assert (Reason.TIMEOUT, True) == (outcome.reason, outcome.connection_retried)
-
-
-async def _ends_unanswered(peer: Peer) -> None:
-    await peer.request()
-
-
-@pytest.mark.parametrize(
-    ("warm_up", "script", "reason", "requests"),
-    [
-        (False, _ends_unanswered, Reason.RESET, 1),
-        (True, _says_408_to_the_next, Reason.STATUS, 2),
-        (True, _begins_the_next_answer, Reason.PROTOCOL, 2),
-        (True, _silent_to_the_next, Reason.TIMEOUT, 1),
-    ],
-)
-async def test_nothing_else_is_repeated(
-    make_sender: MakeSender, warm_up: bool, script: Script, reason: Reason, requests: int
-) -> None:
-    """Not a fresh connection, not after a byte of an answer, not what is merely late."""
-    sender = make_sender(LATE_SECONDS)
-    async with ScriptedReceiver(script) as receiver:
-        if warm_up:
-            assert (await sender.post(request(receiver.url))).delivered
-        outcome = await sender.post(request(receiver.url))
-        assert (reason, False) == (outcome.reason, outcome.connection_retried)
-        assert (1, requests) == (receiver.connections, len(receiver.requests))
-
-
-@pytest.mark.parametrize("unasked", [OK, b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n", b"H", b"\r\n"])
-async def test_what_comes_unasked_is_no_answer(sender: HttpSender, unasked: bytes) -> None:
-    """Bytes on an idle connection end it; the next request gets a fresh one and its own answer."""
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(OK)
-        if peer.number == 1:
-            await asyncio.sleep(0.05)
-            await peer.send(unasked)
-        await peer.stay()
-        gone.set()
-
-    gone = asyncio.Event()
-    async with ScriptedReceiver(script) as receiver:
-        await sender.post(request(receiver.url))
-        async with asyncio.timeout(5):
-            await gone.wait()
-        outcome = await sender.post(request(receiver.url))
-        assert (None, b"ok", False, 2) == (
-            outcome.reason,
-            outcome.response_body,
-            outcome.connection_retried,
-            receiver.connections,
-        )
-
-
-async def test_a_receiver_that_never_reads_is_hung_up_on(make_sender: MakeSender) -> None:
-    """After the deadline neither socket nor buffer is left behind, though most of the request was never taken."""
-    sender = make_sender(LATE_SECONDS)
-    async with ScriptedReceiver(deaf, receive_buffer_bytes=4096) as receiver:
-        outcome = await sender.post(request(receiver.url, body=b"x" * 32_000_000))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert (Reason.TIMEOUT, 0) == (outcome.reason, _connections_to(receiver.port))
-
-
-async def test_closing_ends_what_is_under_way(make_sender: MakeSender) -> None:
-    """Whoever waits in post gets a failed outcome, and so does whoever comes after."""
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        reached.set()
-        await peer.stay()
-
-    reached = asyncio.Event()
-    sender = make_sender(10.0)
-    async with ScriptedReceiver(script) as receiver, asyncio.timeout(5):
-        waiting = asyncio.create_task(sender.post(request(receiver.url)))
-        await reached.wait()
-        await sender.close()
-        outcomes = [await waiting, await sender.post(request(receiver.url))]
-    assert all(not outcome.delivered for outcome in outcomes)
-
-
-async def test_cancelling_is_passed_on(sender: HttpSender) -> None:
-    """CancelledError alone comes out of post, and the connection is closed."""
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        reached.set()
-        await peer.stay()
-        gone.set()
-
-    reached, gone = asyncio.Event(), asyncio.Event()
-    async with ScriptedReceiver(script) as receiver, asyncio.timeout(5):
-        waiting = asyncio.create_task(sender.post(request(receiver.url)))
-        await reached.wait()
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        await gone.wait()
-
-
-# --- TLS --------------------------------------------------------------------------------------------------------
-
-
-def _server_context(authority: trustme.CA, **settings: object) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    identity = settings.pop("identity", "127.0.0.1")
-    authority.issue_cert(str(identity), **settings).configure_cert(context)  # type: ignore[arg-type]
-    return context
-
-
-def _expired(authority: trustme.CA) -> ssl.SSLContext:
-    yesterday = datetime.now(UTC) - timedelta(days=1)
-    return _server_context(authority, not_before=yesterday - timedelta(days=9), not_after=yesterday)
-
-
-def _old_protocol(authority: trustme.CA, version: ssl.TLSVersion) -> ssl.SSLContext:
-    context = _server_context(authority)
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    context.minimum_version = context.maximum_version = version
-    return context
-
-
-@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-@pytest.mark.parametrize(
-    ("context", "said"),
-    [
-        pytest.param(_expired, "expired", id="expired"),
-        pytest.param(lambda ca: _server_context(ca, identity="other.example"), "mismatch", id="wrong host"),
-        pytest.param(lambda _: _server_context(trustme.CA()), "certificate", id="unknown authority"),
-        pytest.param(lambda ca: _old_protocol(ca, ssl.TLSVersion.TLSv1), "TLS", id="TLS 1.0"),
-        pytest.param(lambda ca: _old_protocol(ca, ssl.TLSVersion.TLSv1_1), "TLS", id="TLS 1.1"),
-    ],
-)
-async def test_bad_tls_is_a_failure_and_nothing_is_sent(
-    sender: HttpSender, authority: trustme.CA, context: Callable[[trustme.CA], ssl.SSLContext], said: str
-) -> None:
-    """Never repeated insecurely: one connection, no request, and the reason for a person."""
-    async with ScriptedReceiver(healthy, tls=context(authority)) as receiver:
-        outcome = await sender.post(request(receiver.url))
-        assert (Reason.TLS, None, []) == (outcome.reason, outcome.status, receiver.requests)
-        assert receiver.connections <= 1
-    assert said in outcome.detail
-    assert outcome.detail.isprintable()
-
-
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_good_tls_is_delivered_over_and_kept_alive(
-    sender: HttpSender, authority: trustme.CA, version: ssl.TLSVersion
-) -> None:
-    """TLS 1.2 and 1.3, verified, one handshake for several attempts."""
-    context = _server_context(authority)
-    context.minimum_version = context.maximum_version = version
-    async with ScriptedReceiver(healthy, tls=context) as receiver:
-        outcomes = [await sender.post(request(receiver.url)) for _ in range(3)]
-        assert ([True] * 3, 1) == ([outcome.delivered for outcome in outcomes], receiver.connections)
-
-
-async def test_a_self_signed_certificate_is_refused_by_default(make_sender: MakeSender, authority: trustme.CA) -> None:
-    """Without a context of the tests' own, the system's authorities decide."""
-    sender = make_sender(ssl_context=None)
-    async with ScriptedReceiver(healthy, tls=_server_context(authority)) as receiver:
-        outcome = await sender.post(request(receiver.url))
-    assert (Reason.TLS, []) == (outcome.reason, receiver.requests)
-
-
-async def _stall(peer: Peer) -> None:
-    await peer.stay()
-
-
-async def _speak_plainly(peer: Peer) -> None:
-    await peer.reader.read(1)
-    await peer.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nplain HTTP here\r\n")
-    await peer.stay()
-
-
-async def _hang_up(peer: Peer) -> None:
-    await peer.reader.read(1024)
-    peer.writer.close()
-
-
-async def _reset(peer: Peer) -> None:
-    await peer.reader.read(1)
-    peer.reset()
-
-
-async def _drip_a_handshake(peer: Peer) -> None:
-    await peer.drip(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc" + b"\0" * 1000, seconds=0.02)
-
-
-@pytest.mark.parametrize(
-    ("script", "reason"),
-    [
-        (_stall, Reason.TIMEOUT),
-        (_drip_a_handshake, Reason.TIMEOUT),
-        (_speak_plainly, Reason.TLS),
-        (_hang_up, Reason.TLS),
-        (_reset, Reason.RESET),
-    ],
-)
-async def test_a_handshake_that_goes_wrong(
-    make_sender: MakeSender, script: Callable[[Peer], Awaitable[None]], reason: Reason
-) -> None:
-    """Stalled, one byte at a time, not TLS at all, ended: in time, each with its reason."""
-    sender = make_sender(LATE_SECONDS)
-    async with ScriptedReceiver(script) as receiver:
-        started = time.monotonic()
-        outcome = await sender.post(request(f"https://127.0.0.1:{receiver.port}/"))
-        assert time.monotonic() - started < LATE_SECONDS + 0.25
-    assert reason == outcome.reason, outcome.detail
-
-
 # --- whose fault ------------------------------------------------------------------------------------------------
 
 
@@ -623,6 +243,13 @@ def test_a_machine_without_network_blames_itself() -> None:
     assert ["local", "local", "local", "refused"] == json.loads(done.stdout)
 
 
+def settings(timeout_seconds: float) -> Config:
+    """Loopback allowed, and a timeout that differs."""
+    return Config(
+        delivery=Delivery(timeout_seconds=timeout_seconds), egress=EgressSettings(allow=("127.0.0.0/8", "::1/128"))
+    )
+
+
 async def test_three_hundred_megabytes_leave_no_trace_in_memory(sender: HttpSender) -> None:
     """A receiver that sends at full speed is cut off; ten of them at once cost next to nothing."""
 
@@ -642,68 +269,24 @@ async def test_three_hundred_megabytes_leave_no_trace_in_memory(sender: HttpSend
     assert grown < 32 * 1024
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param(_begins_the_next_answer, id="begun"),
-        pytest.param(answering(b"SSH-2.0-OpenSSH_9.2\r\n"), id="garbage"),
-    ],
-)
-async def test_a_failed_attempt_leaves_nothing_to_the_collector(
-    make_sender: MakeSender, authority: trustme.CA, script: Script
-) -> None:
-    """Its connection is gone with it: no error, frame or context that holds it and is held by it."""
-    sender = make_sender(LATE_SECONDS)
-    async with ScriptedReceiver(script, tls=_server_context(authority)) as receiver:
-        gc.collect()
-        gc.disable()
-        try:
-            outcomes = [await sender.post(request(receiver.url)) for _ in range(12)]
-            await asyncio.sleep(0.05)
-            left = [each for each in gc.get_objects() if isinstance(each, Connection)]
-        finally:
-            gc.enable()
-    assert any(not outcome.delivered for outcome in outcomes)
-    assert len(left) <= 2, len(left)
-
-
-async def test_a_kept_tls_connection_holds_a_small_buffer(sender: HttpSender, authority: trustme.CA) -> None:
-    """Not asyncio's 256 KiB: a thousand kept connections would be 256 MiB."""
-    async with ScriptedReceiver(healthy, tls=_server_context(authority)) as receiver:
-        assert (await sender.post(request(receiver.url))).delivered
-        found = [each for each in gc.get_objects() if isinstance(each, SSLProtocol)]
-        assert found
-        assert max(len(each._ssl_buffer) for each in found) <= 4 * 1024  # type: ignore[attr-defined]
-
-
-async def test_a_connection_that_the_kernel_has_forgotten_was_reset(authority: trustme.CA) -> None:
-    """Reset before its peer could be asked for: nothing is sent, and it isn't called a blocked address."""
-
-    class Forgotten(socket.socket):
-        def getpeername(self) -> object:
-            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-
-    class Forgetful(Egress):
-        def open_socket(self, target: AddrInfoType) -> socket.socket:
-            opened = super().open_socket(target)
-            return Forgotten(opened.family, opened.type, opened.proto, fileno=opened.detach())
-
-    egress = Forgetful([ip_network("127.0.0.0/8")], allow_http=True, resolver=DnsResolver())
-    sender = HttpSender(egress, timeout_seconds=TIMEOUT_SECONDS, clock=SystemClock())
-    async with ScriptedReceiver(healthy) as receiver:
-        outcome = await sender.post(request(receiver.url))
-        await sender.close()
-        assert (Reason.RESET, []) == (outcome.reason, receiver.requests)
-
-
 def _peak_memory_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _connections_to(port: int) -> int:
-    """How many sockets of this process are connected to `port`."""
-    found = 0
-    for number in map(int, os.listdir("/proc/self/fd")):
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as held:
-            found += held.getpeername()[1:2] == (port,)
-    return found
+# --- changed settings --------------------------------------------------------------------------------------------
+
+
+async def test_a_reload_leaves_no_descriptor_behind() -> None:
+    """Also where nothing was under way: neither the idle connections nor the resolver of the settings before."""
+    async with ScriptedReceiver(healthy) as where:
+        client = Client(settings(5), SystemClock())
+        url = f"http://localhost:{urlsplit(where.url).port}/hook"
+        request = Request(url, (("webhook-id", "a"), ("Content-Length", "2")), b"{}", accept_any_2xx=False)
+        counts = []
+        for number in range(6):
+            outcome = await client.post(request)
+            assert outcome.delivered, outcome.detail
+            counts.append(len(os.listdir("/proc/self/fd")))
+            client.configure(settings(6 + number))
+        await client.close()
+    assert max(counts[2:]) <= counts[1] + 1, counts

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import Any
+from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
 
 from tests.support.bad_receiver_server import OK, Peer, ScriptedReceiver
@@ -17,10 +20,9 @@ from tests.support.watch import watch
 from webhookd.clock import SystemClock
 from webhookd.models import Outcome, Reason, Request
 from webhookd.rules.ip_policy import OwnAddress
-from webhookd.sender.attempt_trace import CURRENT, AttemptTrace, EgressFailure
-from webhookd.sender.client import HttpSender, default_ssl_context
+from webhookd.sender.attempt_trace import AttemptTrace, EgressFailure
+from webhookd.sender.client import HttpSender
 from webhookd.sender.egress import DnsResolver, Egress
-from webhookd.sender.http1 import GatedConnector
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 EVERYTHING = [ip_network("0.0.0.0/0"), ip_network("::/0")]
@@ -193,19 +195,13 @@ async def test_a_name_with_many_addresses_gets_a_few_tries(names: NameServer) ->
 # --- the third gate, by itself: nothing before it has judged ----------------------------------------------------
 
 
-async def _connect_through_the_last_gate(egress: Egress, url: str) -> tuple[AttemptTrace, Exception | None]:
-    """A request by aiohttp with nothing but the connector between: what a fault in the gates before would come to."""
-    trace = AttemptTrace()
-    CURRENT.set(trace)
-    connector = GatedConnector(egress, default_ssl_context(), keep_alive=False)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        try:
-            async with session.post(url, data=b"{}", timeout=aiohttp.ClientTimeout(total=2)):
-                return trace, None
-        except (aiohttp.ClientError, OSError) as error:
-            return trace, error
-        finally:
-            await egress.close()
+async def _dial(egress: Egress, url: str) -> AttemptTrace:
+    """A connection to what another program reads in `url`: what a fault in the first gate would come to."""
+    trace, read = AttemptTrace(), urlsplit(url)
+    with suppress(OSError):
+        (await egress.dial(read.hostname or "", read.port or 80, trace)).close()
+    await egress.close()
+    return trace
 
 
 @pytest.mark.parametrize(
@@ -223,9 +219,8 @@ async def _connect_through_the_last_gate(egress: Egress, url: str) -> tuple[Atte
     ],
 )
 async def test_an_ip_literal_meets_the_last_gate(names: NameServer, dialled: list[tuple[str, int]], url: str) -> None:
-    """aiohttp's resolver never sees an IP literal; the socket factory does, and nothing is dialled."""
-    trace, error = await _connect_through_the_last_gate(gates(names), url)
-    assert error is not None
+    """The resolver never sees an IP literal; the socket factory does, and nothing is dialled."""
+    trace = await _dial(gates(names), url)
     assert trace.failure is not None
     assert (Reason.BLOCKED_ADDRESS, [], []) == (trace.failure.reason, dialled, names.asked)
 
@@ -241,7 +236,7 @@ async def test_a_resolver_that_lies_meets_the_last_gate(
             return [ip_address("10.0.0.1"), ip_address("127.0.0.1")]
 
         monkeypatch.setattr(egress, "resolve", lie)
-        trace, _ = await _connect_through_the_last_gate(egress, f"http://good.test:{receiver.port}/")
+        trace = await _dial(egress, f"http://good.test:{receiver.port}/")
     assert trace.failure is not None
     assert Reason.BLOCKED_ADDRESS == trace.failure.reason
     assert "10.0.0.1" not in [where[0] for where in dialled]
@@ -251,9 +246,8 @@ async def test_a_resolver_that_lies_meets_the_last_gate(
 async def test_an_error_in_the_check_is_a_refusal(names: NameServer, dialled: list[tuple[str, int]]) -> None:
     """An address that can't be read can't be judged: blocked, not passed."""
     egress = gates(names, EVERYTHING)
-    CURRENT.set(AttemptTrace())
     with pytest.raises(EgressFailure) as caught:
-        egress.open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("not an address", 80)))
+        egress.open_socket(AttemptTrace(), (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("not an address", 80)))
     assert (Reason.BLOCKED_ADDRESS, []) == (caught.value.reason, dialled)
     await egress.close()
 
@@ -262,11 +256,27 @@ async def test_the_peer_that_was_reached_is_judged_too(names: NameServer) -> Non
     """Towards 0.0.0.0 the system connects to 127.0.0.1: allowed by its name, denied by where it leads."""
     async with ScriptedReceiver(serve) as receiver:
         egress = gates(names, [ip_network("0.0.0.0/32")])
-        trace, error = await _connect_through_the_last_gate(egress, f"http://0.0.0.0:{receiver.port}/")
-    assert error is not None
+        trace = await _dial(egress, f"http://0.0.0.0:{receiver.port}/")
     assert trace.failure is not None
     assert (Reason.BLOCKED_ADDRESS, True) == (trace.failure.reason, "127.0.0.1" in trace.failure.detail)
     assert [] == receiver.requests
+
+
+async def test_a_connection_that_the_kernel_has_forgotten_was_reset() -> None:
+    """Reset before its peer could be asked for: nothing is sent, and it isn't called a blocked address."""
+
+    class Forgotten(socket.socket):
+        def getpeername(self) -> object:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    class Forgetful(Egress):
+        def open_socket(self, *args: Any) -> socket.socket:
+            opened = super().open_socket(*args)
+            return Forgotten(opened.family, opened.type, opened.proto, fileno=opened.detach())
+
+    async with ScriptedReceiver(serve) as receiver:
+        outcome = await post(Forgetful(LOOPBACK, allow_http=True, resolver=DnsResolver()), receiver.url)
+        assert (Reason.RESET, []) == (outcome.reason, receiver.requests)
 
 
 # --- webhookd itself --------------------------------------------------------------------------------------------
@@ -292,10 +302,16 @@ async def test_a_wildcard_socket_is_found_on_every_address_of_the_machine(names:
     """Listening on 0.0.0.0, webhookd is at each address of the machine, and nowhere else."""
     egress = gates(names, EVERYTHING)
     egress.set_own([OwnAddress(ip_address("0.0.0.0"), 8780)])
-    here = egress.check_peer((_an_address_of_this_machine(), 8780), AttemptTrace())
-    elsewhere = egress.check_peer(("192.0.2.1", 8780), AttemptTrace())
-    another_port = egress.check_peer((_an_address_of_this_machine(), 8781), AttemptTrace())
-    assert (False, True, True) == (here, elsewhere, another_port)
+
+    def is_denied(address: str, port: int) -> bool:
+        try:
+            egress.open_socket(AttemptTrace(), (socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, port))).close()
+        except EgressFailure:
+            return True
+        return False
+
+    here = _an_address_of_this_machine()
+    assert [True, False, False] == [is_denied(*each) for each in ((here, 8780), ("192.0.2.1", 8780), (here, 8781))]
     await egress.close()
 
 

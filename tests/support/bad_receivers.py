@@ -92,6 +92,30 @@ async def pulse(peer: Peer, *, data: bytes, start: bytes = b"") -> None:
         await asyncio.sleep(0.05)
 
 
+async def surplus(peer: Peer, *, answer: bytes, rest: bytes, apart: bool) -> None:
+    """Send `rest` behind a complete answer: with it, or a moment later."""
+    while True:
+        await peer.request()
+        await peer.send(answer if apart else answer + rest)
+        if apart:
+            await asyncio.sleep(0.01)
+            await peer.send(rest)
+
+
+async def answers_at_the_first_byte(peer: Peer) -> None:
+    """Answer when the request begins to arrive, and close with the rest of it unread: the kernel sends a RST."""
+    await peer.reader.read(1)
+    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await peer.send(OK)
+
+
+async def answers_and_resets(peer: Peer) -> None:
+    """The same, and the RST comes while the request is still being written."""
+    await answers_at_the_first_byte(peer)
+    await asyncio.sleep(0.05)
+    peer.reset()
+
+
 async def deaf(peer: Peer) -> None:
     """Never read the request."""
     await peer.freeze()
@@ -226,16 +250,25 @@ def _endless() -> dict[str, BadReceiver]:
             _answers(head("Content-Encoding: deflate", "Transfer-Encoding: chunked") + _chunked(GZIP_BOMB)), None, 200
         ),
         "16 KiB, then silence": BadReceiver(_answers(head("Content-Length: 99999") + b"a" * 16384), None, 200),
-        "a long reason": BadReceiver(_answers(head("Content-Length: 0", status="200 " + "a" * 9000)), _P),
+        "a long reason": BadReceiver(_answers(head("Content-Length: 0", status="200 " + "a" * 9000)), None, 200),
         "90 cookies": BadReceiver(
             _answers(head(*[f"Set-Cookie: a{n}=b" for n in range(90)], "Content-Length: 0")), None, 200
         ),
         "fifty interim answers, then 200": BadReceiver(_answers(head(status="103 Early Hints") * 50 + OK), None, 200),
         "enormous header": BadReceiver(_answers(head("X: " + "a" * 1_000_000, "Content-Length: 0")), _P),
-        "9 KB in one header": BadReceiver(_answers(head("X: " + "a" * 9_000, "Content-Length: 0")), _P),
-        "too many headers": BadReceiver(_answers(head(*["X: y"] * 101, "Content-Length: 0")), _P),
+        "9 KB in one header": BadReceiver(_answers(head("X: " + "a" * 9_000, "Content-Length: 0")), None, 200),
+        "101 headers": BadReceiver(_answers(head(*["X: y"] * 101, "Content-Length: 0")), None, 200),
+        "32 KiB of head": BadReceiver(_answers(_head_of(32 * 1024) + b"ok"), None, 200),
+        "a byte more than 32 KiB of head": BadReceiver(_answers(_head_of(32 * 1024 + 1) + b"ok"), _P),
         "48 KB of headers": BadReceiver(_answers(head(*["X: " + "a" * 600] * 80, "Content-Length: 0")), _P),
     }
+
+
+def _head_of(size: int) -> bytes:
+    """The head of an answer with a body of 2 bytes."""
+    line = "X: " + "a" * 1000
+    lines = ["Content-Length: 2", *[line] * 30]
+    return head(*lines, "X: " + "a" * (size - len(head(*lines, "X: "))))
 
 
 def _chunked(body: bytes) -> bytes:
@@ -321,6 +354,20 @@ def _ended() -> dict[str, BadReceiver]:
     }
 
 
+# A complete answer, and something behind it.
+SURPLUS: dict[str, tuple[bytes, bytes, Reason | None, int]] = {
+    "a body after Content-Length: 0": (head("Content-Length: 0"), b"OK", None, 200),
+    "more than Content-Length": (OK, b"ay", None, 200),
+    "a failure's rest": (head("Content-Length: 0", status="500 X"), b"Oops", _S, 500),
+    "a body of a 204": (head("Content-Length: 2", status="204 No Content"), b"ok", _S, 204),
+    "a rest after the last chunk": (CHUNKED + b"2\r\nok\r\n0\r\n\r\n", b"rest", None, 200),
+    "a second answer": (OK, OK, None, 200),
+    "a second answer, not whole": (OK, b"HTTP/1.1 500 Oops\r\nX", None, 200),
+    "a newline after the body": (OK, b"\r\n", None, 200),
+    "a rest after Connection: close": (head("Content-Length: 0", "Connection: close"), b"OK", None, 200),
+}
+
+
 def _statuses() -> dict[str, BadReceiver]:
     codes = (
         201,
@@ -375,8 +422,20 @@ def _statuses() -> dict[str, BadReceiver]:
         "HTTP/1.0": BadReceiver(_answers(b"HTTP/1.0 200 OK\r\n\r\nok", "close"), None, 200),
         "no reason phrase": BadReceiver(_answers(b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n"), None, 200),
         "healthy": BadReceiver(healthy, None, 200),
-        "two answers": BadReceiver(_answers(OK + OK), None, 200),
+        "104, then 200": BadReceiver(_answers(head(status="104 Upload Resumption Supported") + OK), None, 200),
+        "a folded header": BadReceiver(_answers(head("X: a\r\n b", "Content-Length: 0")), None, 200),
+        "spaces after a chunk's size": BadReceiver(_answers(CHUNKED + b"2  \r\nok\r\n0\r\n\r\n"), None, 200),
+        "an upgrade that wasn't asked for": BadReceiver(
+            _answers(head("Connection: upgrade", "Upgrade: h2c", "Content-Length: 0")), None, 200
+        ),
+        **{
+            f"{what}, {where}": BadReceiver(partial(surplus, answer=answer, rest=rest, apart=apart), reason, status)
+            for what, (answer, rest, reason, status) in SURPLUS.items()
+            for where, apart in (("at once", False), ("apart", True))
+        },
         "200 before the request is read": BadReceiver(_answers(OK, hear=False), None, 200, body_bytes=256_000),
+        "200 at the first byte, then closed": BadReceiver(answers_at_the_first_byte, None, 200, body_bytes=4_000_000),
+        "200 at the first byte, then reset": BadReceiver(answers_and_resets, None, 200, body_bytes=4_000_000),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from webhookd.clock import rfc3339
 from webhookd.models import Outcome, Request
+from webhookd.sender.answer_text import answer_text
 
 MASK = "***"
 
@@ -33,10 +34,11 @@ def attempt_record(number: int, outcome: Outcome, request: Request, *, counted: 
 def _response(outcome: Outcome) -> dict[str, Any] | None:
     if outcome.status is None:
         return None
+    text, truncated = answer_text(outcome.response_headers, outcome.response_body, truncated=outcome.truncated)
     return {
         "headers": _joined(outcome.response_headers),
-        "body": outcome.response_body.decode("utf-8", "replace"),
-        "truncated": outcome.truncated,
+        "body": text,
+        "truncated": truncated,
     }
 
 

@@ -1,25 +1,15 @@
-"""What one HTTP exchange came to, as it happens: the note that resolver, gates, connection and sender write on.
-
-aiohttp hides which connection carried a request and how far it came when it fails.  The sender therefore hangs an
-`Exchange` into a context variable before each try; whoever takes part finds it there, also in the tasks that dialling
-several addresses at once starts, because a task copies the reference, not the note.
-"""
+"""What one try of an attempt came to, as it happens: gates, connection and client write on it."""
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from webhookd.models import Reason
 
-if TYPE_CHECKING:
-    from webhookd.sender.http1 import Connection
-
 
 class Stage(IntEnum):
-    """How far an exchange came."""
+    """How far a try came.  The TLS handshake belongs to `CONNECT`."""
 
     START = 0
     RESOLVE = 1
@@ -29,9 +19,9 @@ class Stage(IntEnum):
 
 
 class EgressFailure(OSError):
-    """A request that was not made, or not there: `reason` and `detail` are the attempt's.
+    """A request that was not made: `reason` and `detail` are the attempt's.
 
-    It is an OSError because that is what aiohttp expects a resolver and a socket factory to raise.
+    An OSError, because a socket factory may raise nothing else while several addresses are tried.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -40,27 +30,35 @@ class EgressFailure(OSError):
         self.detail = detail
 
 
+class AnswerError(Exception):
+    """The bytes of the answer are no HTTP/1.1, or too many."""
+
+
+class ConnectionEnded(Exception):
+    """The connection ended before the answer was complete; `AttemptTrace.lost` has the cause."""
+
+
 @dataclass(slots=True)
 class AttemptTrace:
     """One try of one attempt.
 
-    `peer` is the address dialled last; `failure` what a gate refused, which outweighs everything else; `connection`
-    carried the request and was `reused` if it had carried others; `status`, `headers`, `body` are the answer as far
-    as it was read, `truncated` if there was more.
+    `peer` is the address dialled last; `failure` what a gate refused, which outweighs everything else.  The connection
+    was `reused` if it had carried other requests, `lost` is the error that ended it, if any.  `answered` says whether
+    a byte of an answer came; `status`, `headers`, `body` are the answer as far as it was read, `complete` when it
+    decides, `truncated` if there was more of its body.
     """
 
     stage: Stage = Stage.START
     peer: str = ""
     failure: EgressFailure | None = None
-    connection: Connection | None = None
     reused: bool = False
+    lost: Exception | None = None
+    answered: bool = False
     status: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
     body: bytearray = field(default_factory=bytearray)
+    complete: bool = False
     truncated: bool = False
-
-
-CURRENT: ContextVar[AttemptTrace] = ContextVar("exchange")
 
 
 def host_and_port(host: str, port: int) -> str:

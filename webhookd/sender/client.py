@@ -18,17 +18,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from yarl import URL
-
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.errors import ApiError
 from webhookd.models import Outcome, Reason, Request
 from webhookd.rules.ip_policy import OwnAddress
-from webhookd.sender.attempt_trace import CURRENT, AttemptTrace
+from webhookd.sender.attempt_trace import AttemptTrace
+from webhookd.sender.deadlines import AttemptDeadline, Deadlines
 from webhookd.sender.egress import DnsResolver, Egress
-from webhookd.sender.failure_reasons import Fault, cut_short, ended_unanswered, explain, late
-from webhookd.sender.http1 import READ_BYTES, Poster, Target, target_of
+from webhookd.sender.failure_reasons import STOOD_STILL_SECONDS, Fault, ended_unanswered, explain, late
+from webhookd.sender.http1 import READ_BYTES, Pool
+from webhookd.sender.request_builder import Target
 
 KEPT_OF_SUCCESS_BYTES = 1024
 _KEPT_URLS = 4096
@@ -59,17 +59,15 @@ class HttpSender:
         self._egress = egress
         self._timeout_seconds = timeout_seconds
         self._clock = clock
-        context = default_ssl_context() if ssl_context is None else ssl_context
-        self._poster = Poster(egress, context, keep_alive=True)
-        self._fresh = Poster(egress, context, keep_alive=False)
-        self._target = functools.lru_cache(_KEPT_URLS)(self._build_target)
+        self._pool = Pool(egress, default_ssl_context() if ssl_context is None else ssl_context)
+        self._deadlines: Deadlines[AttemptDeadline] = Deadlines(timeout_seconds, AttemptDeadline.expire)
+        self._target = functools.lru_cache(_KEPT_URLS)(lambda url: Target.of(egress.check_url(url)))
 
     async def post(self, request: Request) -> Outcome:
         """See `Transport.post`.  `duration_ms` is monotonic; `started_at_ms` is wall clock."""
         started_at_ms, started = self._clock.wall_ms(), self._clock.monotonic()
         trace, retried, fault = await self._attempt(request)
         reason, detail = fault if fault is not None else _judge(trace, request)
-        trace.connection = None  # they know each other by way of the context: what is over would wait for the collector
         kept = KEPT_OF_SUCCESS_BYTES if reason is None else READ_BYTES
         return Outcome(
             started_at_ms=started_at_ms,
@@ -85,42 +83,35 @@ class HttpSender:
 
     async def close(self) -> None:
         """End all connections at once; whoever still waits in `post` gets a failed outcome."""
-        await self._poster.close()
-        await self._fresh.close()
+        self._pool.close()
         await self._egress.close()
 
     async def _attempt(self, request: Request) -> tuple[AttemptTrace, bool, Fault | None]:
-        """The exchange that counts, whether it was the repeated one, and its fault if it failed before a verdict."""
-        trace, retried = _begin(), False
-        deadline = asyncio.timeout(self._timeout_seconds)
+        """The try that counts, whether it was the repeated one, and its fault if it failed before a verdict."""
+        trace, retried = AttemptTrace(), False
+        deadline = AttemptDeadline()
+        self._deadlines.start(deadline)
         try:
-            async with deadline:
-                target = self._target(request.url)
-                try:
-                    await self._poster.post(target, request, trace)
-                except Exception as error:
-                    if not ended_unanswered(error, trace):
-                        raise
-                    retried, trace = True, _begin()
-                    await self._fresh.post(target, request, trace)
+            target = self._target(request.url)
+            error = await self._pool.send(target, request, trace)
+            if error is not None and ended_unanswered(error, trace):
+                trace, retried = AttemptTrace(), True
+                error = await self._pool.send(target, request, trace, fresh=True)
+            return trace, retried, None if error is None else explain(error, trace)
+        except asyncio.CancelledError:
+            if not deadline.is_the_cause():
+                raise
+            if trace.complete and deadline.overdue_seconds <= STOOD_STILL_SECONDS:  # in the last moment
+                return trace, retried, None
+            return trace, retried, late(trace, self._timeout_seconds, deadline.overdue_seconds)
         except ApiError as refusal:
             return trace, retried, (Reason.BLOCKED_ADDRESS, refusal.message)
         except Exception as error:  # noqa: BLE001  whatever a receiver causes is an outcome, not a crash of the consumer
-            if isinstance(error, TimeoutError) and deadline.expired():
-                fault = late(trace, self._timeout_seconds, _overdue_seconds(deadline))
-            else:
-                fault = explain(error, trace)
+            fault = explain(error, trace)
             _forget_frames(error)
             return trace, retried, fault
-        return trace, retried, cut_short(trace)
-
-    def _build_target(self, url: str) -> Target:
-        """Where requests for `url` go, as it is; Refusal by the first gate, or if yarl reads another host in it."""
-        parts = self._egress.check_url(url)
-        read = URL(parts.text, encoded=True)
-        if (read.scheme, read.raw_host, read.port) != (parts.scheme, parts.host, parts.port):
-            raise ApiError("invalid_url", "two parsers read different hosts in the URL")
-        return target_of(read)
+        finally:
+            self._deadlines.end(deadline)
 
 
 @dataclass(slots=True, eq=False)
@@ -201,18 +192,6 @@ def default_ssl_context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def _overdue_seconds(deadline: asyncio.Timeout) -> float:
-    """How long after its time a deadline was noticed: as long as the process, or its event loop, stood still."""
-    when = deadline.when()
-    return 0.0 if when is None else asyncio.get_running_loop().time() - when
-
-
-def _begin() -> AttemptTrace:
-    trace = AttemptTrace()
-    CURRENT.set(trace)
-    return trace
 
 
 def _forget_frames(error: BaseException | None) -> None:

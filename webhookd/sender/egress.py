@@ -20,14 +20,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable, Sequence
+from functools import partial
 from ipaddress import IPv4Address, ip_address
 from typing import Protocol
 
 import aiodns
 import aiodns.error as ares
 import pycares
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.connector import AddrInfoType
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from webhookd.models import Reason
 from webhookd.rules.ip_policy import (
@@ -42,10 +42,13 @@ from webhookd.rules.ip_policy import (
 )
 from webhookd.rules.urls import UrlParts, judge_url, parse_url
 from webhookd.sender import host
-from webhookd.sender.attempt_trace import CURRENT, AttemptTrace, EgressFailure, Stage, host_and_port
+from webhookd.sender.attempt_trace import AttemptTrace, EgressFailure, Stage, host_and_port
 
 # A name may have a thousand addresses that all refuse; each family gets this many tries of the attempt's time.
 _DIALLED_PER_FAMILY = 3
+
+# RFC 8305, section 5: so long after one address the next is tried beside it.
+_NEXT_ADDRESS_SECONDS = 0.25
 
 # At most 16 KiB of an answer are read.  A small receive buffer keeps a receiver that sends at full speed out of the
 # kernel's memory and bounds what one turn of the event loop parses.  The kernel doubles it.
@@ -166,31 +169,61 @@ class Egress:
             self._admit(address, port, f"{name} leads to ")
         return _some_of_each_family(addresses)
 
-    def open_socket(self, target: AddrInfoType) -> socket.socket:
-        """The third gate and the last word: a socket for `target`, which is dialled next; EgressFailure if denied."""
+    async def dial(self, host: str, port: int, trace: AttemptTrace) -> socket.socket:
+        """A connected socket to `host`, which is a name or an address: what was judged and nothing else is dialled.
+
+        EgressFailure, noted in `trace`, if a gate denies it or there is no address; OSError if none can be reached.
+        """
+        try:
+            addresses = await self._addresses(host, port, trace)
+        except EgressFailure as failure:
+            trace.failure = failure
+            raise
+        sock = await start_connection(
+            [_dialled(address, port) for address in addresses],
+            happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS,
+            socket_factory=partial(self.open_socket, trace),
+        )
+        try:
+            self._check_peer(sock, trace)
+        except EgressFailure as failure:
+            trace.failure = failure
+        if trace.failure is not None:  # also of another address that was dialled beside it
+            sock.close()
+            raise trace.failure
+        return sock
+
+    def open_socket(self, trace: AttemptTrace, target: AddrInfoType) -> socket.socket:
+        """The third gate: a socket for `target`, which is dialled next; EgressFailure, noted in `trace`, if denied."""
         family, kind, protocol, _, where = target
-        trace = CURRENT.get()
         trace.stage = Stage.CONNECT
         trace.peer = host_and_port(str(where[0]), int(where[1]))
         try:
             self._admit(_parse(str(where[0])), int(where[1]))
         except EgressFailure as failure:
-            trace.failure = failure  # kept: of several addresses dialled, aiohttp tells of one
+            trace.failure = failure  # of several addresses dialled, one error alone is raised in the end
             raise
         opened = socket.socket(family, kind, protocol)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         return opened
 
-    def check_peer(self, peer: tuple[str, int], trace: AttemptTrace) -> bool:
-        """Whether the address that a fresh connection *did* reach is one to send to; notes the failure if not.
+    async def _addresses(self, host: str, port: int, trace: AttemptTrace) -> list[Address]:
+        try:
+            return [ip_address(host)]
+        except ValueError:
+            trace.stage = Stage.RESOLVE
+            return await self.resolve(host, port)
+
+    def _check_peer(self, sock: socket.socket, trace: AttemptTrace) -> None:
+        """The last word: EgressFailure if the address that *was* reached is denied.
 
         It differs from the address dialled where the system redirects: towards 0.0.0.0 it reaches 127.0.0.1.
         """
         try:
-            self._admit(_parse(peer[0]), peer[1])
-        except EgressFailure as failure:
-            trace.failure = failure
-        return trace.failure is None
+            host, port, *_ = sock.getpeername()
+        except OSError:  # the kernel has forgotten it: the connection is over already
+            raise EgressFailure(Reason.RESET, f"the connection to {trace.peer} was reset") from None
+        self._admit(_parse(host), port)
 
     async def close(self) -> None:
         """Close the resolver."""
@@ -219,37 +252,9 @@ class Egress:
         return True
 
 
-class GatedResolver(AbstractResolver):
-    """`Egress.resolve` in the shape that aiohttp asks for."""
-
-    def __init__(self, egress: Egress) -> None:
-        self._egress = egress
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """The addresses of `host` that may be dialled; EgressFailure, noted in the exchange."""
-        trace = CURRENT.get()
-        trace.stage = Stage.RESOLVE
-        try:
-            addresses = await self._egress.resolve(host, port)
-        except EgressFailure as failure:
-            trace.failure = failure
-            raise
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(address),
-                port=port,
-                family=socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        """Nothing: the resolver is `Egress`'s, and two connectors share it."""
+def _dialled(address: Address, port: int) -> AddrInfoType:
+    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+    return family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(address), port)
 
 
 def _parse(text: str) -> Address:

@@ -11,12 +11,9 @@ import os
 import re
 import ssl
 
-from aiohttp import ClientConnectorError, ClientPayloadError, ServerDisconnectedError
-from aiohttp.http_exceptions import HttpProcessingError
-
 from webhookd.models import Reason
 from webhookd.sender import host
-from webhookd.sender.attempt_trace import AttemptTrace, Stage
+from webhookd.sender.attempt_trace import AnswerError, AttemptTrace, ConnectionEnded, Stage
 from webhookd.text import one_line
 
 Fault = tuple[Reason, str]
@@ -43,53 +40,29 @@ def late(trace: AttemptTrace, timeout_seconds: float, overdue_seconds: float = 0
         return Reason.TIMEOUT, f"no connection to {trace.peer} {within}"
     if trace.stage is Stage.BODY:
         return Reason.TIMEOUT, f"answered {trace.status}, but the body was not complete {within}"
-    if trace.connection is not None and trace.connection.answered:
+    if trace.answered:
         return Reason.TIMEOUT, f"the answer began, but its head was not complete {within}"
     return Reason.TIMEOUT, f"no answer {within}"
 
 
 def explain(error: Exception, trace: AttemptTrace) -> Fault:
-    """The fault behind `error`, with what `exchange` knows beside it."""
+    """The fault behind `error`, with what `trace` knows beside it."""
     if trace.failure is not None:
         return trace.failure.reason, trace.failure.detail
-    lost = None if trace.connection is None else trace.connection.lost
-    # aiohttp's own TLS errors are SSLErrors too, but only what they wrap says what was wrong.
-    for cause in (getattr(error, "certificate_error", None), getattr(error, "os_error", None), error, lost):
+    for cause in (error, trace.lost):
         if isinstance(cause, ssl.SSLError):
             return Reason.TLS, _of_tls(cause)
-    if isinstance(error, ClientConnectorError):
-        if isinstance(error.os_error, ConnectionResetError) and error.os_error.errno is None:
-            return Reason.TLS, "TLS: the connection was closed during the handshake"  # asyncio's word for that
-        return _of_system(error.os_error, trace)
-    if isinstance(error, HttpProcessingError | ClientPayloadError | ServerDisconnectedError):
-        return _of_answer(error, trace)
+    if isinstance(error, AnswerError):
+        if trace.stage is Stage.BODY:
+            return Reason.PROTOCOL, "the body ended early or is malformed"
+        return Reason.PROTOCOL, f"the answer is not valid HTTP/1.1: {_printable(str(error))}"
+    if isinstance(error, ConnectionEnded):
+        return _of_end(trace)
     if isinstance(error, OSError):
         return _of_system(error, trace)
     if isinstance(error, MemoryError):
         return Reason.LOCAL, "this machine is out of memory"
     return Reason.PROTOCOL, f"the exchange failed: {type(error).__name__}"
-
-
-def _of_answer(error: HttpProcessingError | ClientPayloadError | ServerDisconnectedError, trace: AttemptTrace) -> Fault:
-    """A connection that stood, and an answer that didn't come, or not whole, or not as HTTP."""
-    connection = trace.connection
-    if isinstance(error, HttpProcessingError):
-        return Reason.PROTOCOL, f"the answer is not valid HTTP/1.1: {_printable(error.message)}"
-    if connection is not None and isinstance(connection.lost, OSError):
-        return Reason.RESET, "the connection was reset before the answer was complete"
-    if isinstance(error, ClientPayloadError):
-        return Reason.PROTOCOL, "the body ended early or is malformed"
-    if connection is not None and connection.answered:
-        return Reason.PROTOCOL, "the connection was closed before the head of the answer was complete"
-    return Reason.RESET, "the connection was closed without an answer"
-
-
-def cut_short(trace: AttemptTrace) -> Fault | None:
-    """The fault of an answer that aiohttp took for complete: its body ended with the connection, by a reset."""
-    if trace.connection is None or not isinstance(trace.connection.lost, OSError):
-        return None
-    framed = any(name.lower() in ("content-length", "transfer-encoding") for name, _ in trace.headers)
-    return None if framed else (Reason.RESET, "the connection was reset before the answer was complete")
 
 
 def ended_unanswered(error: Exception, trace: AttemptTrace) -> bool:
@@ -98,19 +71,32 @@ def ended_unanswered(error: Exception, trace: AttemptTrace) -> bool:
     A receiver that closes an idle connection crosses the request on its way; it can't have acted on what it hadn't
     read.  A fresh connection that ends without an answer is a failed attempt.
     """
-    if trace.failure is not None or trace.stage is not Stage.ANSWER:
+    if not isinstance(error, ConnectionEnded) or not trace.reused or trace.answered:
         return False
-    if not trace.reused or trace.connection is None or trace.connection.answered:
-        return False
-    if isinstance(error, ServerDisconnectedError):
-        return True
-    return isinstance(error, OSError) and (error.errno in _ENDED or isinstance(error, ConnectionError))
+    lost = trace.lost
+    return lost is None or isinstance(lost, ConnectionError) or (isinstance(lost, OSError) and lost.errno in _ENDED)
+
+
+def _of_end(trace: AttemptTrace) -> Fault:
+    """A connection that stood, and ended before its answer was complete."""
+    lost = trace.lost
+    if isinstance(lost, OSError):
+        if trace.stage is Stage.BODY:
+            return Reason.RESET, "the connection was reset before the answer was complete"
+        return _of_system(lost, trace)
+    if trace.stage is Stage.CONNECT:
+        return Reason.TLS, "TLS: the connection was closed during the handshake"
+    if trace.stage is Stage.BODY:
+        return Reason.PROTOCOL, "the body ended early or is malformed"
+    if trace.answered:
+        return Reason.PROTOCOL, "the connection was closed before the head of the answer was complete"
+    return Reason.RESET, "the connection was closed without an answer"
 
 
 def _of_tls(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: the certificate was not accepted: {_printable(error.verify_message)}"
-    return f"TLS: {_printable(error.reason or str(error))}"
+    return f"TLS: {_printable(getattr(error, 'reason', None) or str(error))}"
 
 
 def _of_system(error: OSError, trace: AttemptTrace) -> Fault:

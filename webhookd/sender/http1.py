@@ -1,257 +1,386 @@
-"""aiohttp's client connection, made fit for hostile peers.
+"""HTTP/1.1 towards receivers: connections on asyncio, kept alive per origin, and llhttp (httptools) for the answers.
 
-What the public interface of aiohttp doesn't offer:
+What a receiver may do to a connection, and what comes of it:
 
-- **Closing means at once.**  A transport that is closed politely first sends what is buffered, and a receiver that
-  never reads keeps socket and buffer for ever.  Here `close` aborts.
-- **The head has an end.**  Lines and their number are limited by the parser; the head as a whole, with all the interim
-  (1xx) answers before it, is limited here, and so is what may stand around a body: chunk extensions, trailers.
-- **Small bites.**  A turn of the event loop may bring a large block of tiny messages or chunks; it is parsed in pieces,
-  and nothing is parsed after the first fault.
+- **A complete answer decides.**  Whatever follows it (bytes after `Content-Length`, a body of a 204, a second answer)
+  costs the connection alone: it isn't used again.  An answer counts though the request was not yet taken whole.
+- **The head has an end**: 32 KiB with all interim (1xx) answers before it.  So has what stands around a body (chunk
+  extensions, trailers).  16 KiB of the body are read; if there is more, the connection is closed, and the status
+  decides.
+- **Closing means at once.**  A polite close first sends what is buffered: a receiver that never reads would keep socket
+  and buffer for ever.
+- **Small bites.**  A turn of the event loop reads and parses 16 KiB at most, into a buffer that all connections share.
 - **Nothing unasked.**  Bytes that arrive on an idle connection are no answer to the next request: it is closed.
 
-- **A TLS connection is small.**  asyncio gives each a buffer of 256 KiB to read into, which stays as long as the
-  connection, kept alive or dead and not yet collected: 100 of them are 25 MiB.  Here it is a bite.
+TLS runs over memory here rather than in asyncio's transport, which keeps 256 KiB per connection to read into, and drops
+an answer that lies in the socket when a write fails.
 
-It also keeps what the sender has to know of a failure: whether the connection had carried other requests, and whether
-a single byte of an answer had come.
-
-`TCPConnector._factory` and the overridden methods are aiohttp's internals: each has a test in tests/delivery that fails
-when a new version stops calling it.
+llhttp is told to take what real servers send: folded headers, lines that end with LF alone, spaces after a chunk's
+size.  It stays strict where two readers could see two answers: lengths given twice, a length beside chunks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
+import socket
 import ssl
-from asyncio import sslproto
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
-import aiohttp.connector
-from aiohttp import ClientPayloadError, ClientRequest, ClientTimeout, TCPConnector
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import RawResponseMessage, StreamWriter
-from aiohttp.http_exceptions import BadHttpMessage
-from aiohttp.streams import StreamReader
-from multidict import CIMultiDict
-from yarl import URL
+import httptools
 
-from webhookd.models import Reason, Request
-from webhookd.sender.attempt_trace import CURRENT, AttemptTrace, EgressFailure, Stage
-from webhookd.sender.egress import Egress, GatedResolver
+from webhookd.models import Request
+from webhookd.sender.attempt_trace import AnswerError, AttemptTrace, ConnectionEnded, Stage
+from webhookd.sender.deadlines import Deadlines
+from webhookd.sender.egress import Egress
+from webhookd.sender.request_builder import Origin, Target
 
 READ_BYTES = 16 * 1024
 HEAD_LIMIT_BYTES = 32 * 1024
 ANSWER_LIMIT_BYTES = 256 * 1024  # 16 KiB of body in 1-byte chunks are 96 KiB
-_PIECE_BYTES = 4 * 1024
-_KEEP_ALIVE_SECONDS = 15.0
-
-# The deadline is the client's, around everything; aiohttp sets none of its own.
-_NO_TIMEOUT = ClientTimeout(total=None)
-
-sslproto.SSLProtocol.max_size = _PIECE_BYTES
-
-PeerCheck = Callable[[tuple[str, int], AttemptTrace], bool]
+KEEP_ALIVE_SECONDS = 15.0
 
 
-class Connection(ResponseHandler):
+class Tls:
+    """A TLS session over memory: its buffers are as large as what is in them."""
+
+    __slots__ = ("established", "incoming", "object", "outgoing")
+
+    def __init__(self, context: ssl.SSLContext, host: str) -> None:
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.object = context.wrap_bio(self.incoming, self.outgoing, server_hostname=host.rstrip("."))
+        self.established = False
+
+
+class Connection(asyncio.BufferedProtocol):
     """One connection to a receiver, over all the requests that it carries one after the other."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, check_peer: PeerCheck) -> None:
-        super().__init__(loop)
-        self._check_peer = check_peer
-        self._requests = 0
+    def __init__(self, pool: Pool, origin: Origin, sock: socket.socket, tls: Tls | None, *, last: bool) -> None:
+        self.origin = origin
+        self._pool = pool
+        self._sock = sock
+        self._tls = tls
+        self._last = last
+        self._transport: asyncio.Transport | None = None
+        self._request = b""
+        self._trace: AttemptTrace | None = None
+        self._answer: asyncio.Future[Exception | None] | None = None
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        self._headers: list[tuple[bytes, bytes]] = []
         self._received_bytes = 0
-        self._head_done = False
-        self.answered = False
-        self.lost: BaseException | None = None
+        self._status = 0
+        self._head_done = self._complete = self._keep_alive = self._nul = False
 
-    def set_response_params(self, **params: Any) -> None:
-        """A request is about to go out: note who carries it, and judge the peer of a fresh connection."""
-        self._requests += 1
+    async def open(self) -> None:
+        """Hand the socket, which is connected, to the loop: what `send` was given goes out."""
+        await self._pool.loop.create_connection(lambda: self, sock=self._sock)
+
+    def send(self, request: bytes, trace: AttemptTrace) -> asyncio.Future[Exception | None]:
+        """Send `request` now, or as soon as the connection is open.
+
+        The future's result is None when `trace` has an answer that decides, otherwise what went wrong.
+        """
+        self._trace = trace
+        self._answer = self._pool.loop.create_future()
+        self._headers = []
         self._received_bytes = 0
-        self._head_done = False
-        self.answered = False
-        trace = CURRENT.get()
-        trace.connection = self
-        trace.reused = self._requests > 1
-        trace.stage = Stage.ANSWER
-        super().set_response_params(**params)
-        if self._requests == 1 and (trace.failure is not None or not self._peer_is_good(trace)):
+        self._head_done = self._complete = self._nul = False
+        self._request = request
+        if self._transport is not None:
+            trace.reused = True
+            self._send_request()
+        return self._answer
+
+    def abort(self) -> None:
+        """Close at once, whatever is buffered."""
+        self._pool.forget(self)
+        self._trace = self._answer = None
+        self._parser = self._tls = None  # the parser holds its callbacks: a circle
+        self._request = b""
+        if self._transport is not None:  # otherwise as soon as there is one
+            self._transport.abort()
+
+    def fail(self, error: Exception) -> None:
+        """Close at once; the attempt that waits for an answer, if one does, gets `error`."""
+        self._finish(error)
+
+    # --- asyncio's side ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin with the request, or with the handshake before it."""
+        self._transport = cast("asyncio.Transport", transport)
+        if self._trace is None:  # aborted meanwhile
+            self._transport.abort()
+        elif self._tls is None:
+            self._send_request()
+        else:
+            self._shake_hands(self._tls)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the loop reads to: what is read is parsed before anything else is read there."""
+        return self._pool.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """The first `nbytes` of the buffer came."""
+        if self._tls is None:
+            self._receive(self._pool.buffer[:nbytes])
+            return
+        self._tls.incoming.write(self._pool.buffer[:nbytes])
+        if self._tls.established or self._shake_hands(self._tls):
+            self._decrypt(self._tls)
+
+    def eof_received(self) -> None:
+        """The receiver sends no more: the end of a body without a length, or of everything."""
+        self._end(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone.  If a write failed, an answer may have come before and lie in the socket unread."""
+        if exc is not None:
+            with contextlib.suppress(OSError):
+                while self._trace is not None and (nbytes := self._sock.recv_into(self._pool.buffer)):
+                    self.buffer_updated(nbytes)
+        self._end(exc)
+
+    # --- TLS ---
+
+    def _shake_hands(self, tls: Tls) -> bool:
+        """Go on with the handshake as far as bytes have come; whether it is over, and well."""
+        try:
+            tls.object.do_handshake()
+            tls.established = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self._flush(tls)  # the alert, which says why
+            self._finish(error)
+            return False
+        self._flush(tls)
+        if tls.established:
+            self._send_request()
+        return tls.established
+
+    def _decrypt(self, tls: Tls) -> None:
+        plain = self._pool.plain
+        try:
+            while self._tls is not None and (tls.incoming.pending or tls.object.pending()):
+                nbytes = tls.object.read(len(plain), plain)
+                if not nbytes:  # the receiver has closed the session
+                    self._end(None)
+                    return
+                self._receive(plain[: cast("int", nbytes)])
+            self._flush(tls)
+        except ssl.SSLWantReadError:
+            self._flush(tls)
+        except ssl.SSLError as error:
+            self._end(error)
+
+    def _flush(self, tls: Tls) -> None:
+        if tls.outgoing.pending and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(tls.outgoing.read())
+
+    # --- requests and answers ---
+
+    def _send_request(self) -> None:
+        assert self._trace is not None
+        assert self._transport is not None
+        self._trace.stage = Stage.ANSWER
+        request, self._request = self._request, b""
+        if self._tls is None:
+            self._transport.write(request)
+        else:
+            self._tls.object.write(request)
+            self._flush(self._tls)
+
+    def _receive(self, data: memoryview) -> None:
+        """Read on in the answer, within its bounds."""
+        trace = self._trace
+        if trace is None:  # nothing was asked
+            self.abort()
+            return
+        trace.answered = True
+        while self._trace is trace and data:
+            room = (ANSWER_LIMIT_BYTES if self._head_done else HEAD_LIMIT_BYTES) - self._received_bytes
+            if not room:
+                where = "around the body" if self._head_done else "before the body"
+                self._finish(AnswerError(f"too much {where}"))
+                return
+            self._received_bytes += min(room, len(data))
+            self._parse(trace, data[:room], alone=len(data) <= room)
+            data = data[room:]
+
+    def _parse(self, trace: AttemptTrace, data: memoryview, *, alone: bool) -> None:
+        """Parse `data`, which is not empty; `alone` if no more was read with it.
+
+        The parser doesn't tell where in it an answer ended.  So the last byte goes in by itself: an answer that is
+        complete before it has something behind it.
+        """
+        parser = self._parser
+        assert parser is not None
+        try:
+            parser.feed_data(data[:-1])
+            alone = alone and not self._complete
+            parser.feed_data(data[-1:])
+        except httptools.HttpParserUpgrade:  # a 101, whose head is all there is of it
+            pass
+        except httptools.HttpParserError as error:
+            if not self._complete:
+                self._finish(AnswerError(str(error)))
+                return
+            alone = False
+        if self._head_done and trace.stage is not Stage.BODY:
+            if self._nul:
+                self._finish(AnswerError("Invalid header value char"))
+                return
+            trace.stage = Stage.BODY
+            trace.status = self._status
+            trace.headers = tuple(
+                [(name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in self._headers]
+            )
+        if self._complete:
+            self._finish(None, reusable=alone and self._keep_alive)
+        elif len(trace.body) >= READ_BYTES:
+            trace.truncated = True
+            self._finish(None)
+
+    def _end(self, error: Exception | None) -> None:
+        """The connection has ended; without an error that completes a body that has no other end."""
+        trace = self._trace
+        if trace is None:
+            self.abort()
+            return
+        trace.lost = error
+        complete = error is None and trace.stage is Stage.BODY and not any(map(_frames, self._headers))
+        self._finish(None if complete else ConnectionEnded())
+
+    def _finish(self, error: Exception | None, *, reusable: bool = False) -> None:
+        """The attempt is over for this connection, which is kept if it is `reusable`."""
+        trace, answer = self._trace, self._answer
+        self._trace = self._answer = None
+        if trace is not None:
+            trace.complete = error is None
+        if answer is not None and not answer.done():
+            answer.set_result(error)
+        if reusable and not self._last and self._transport is not None and not self._transport.get_write_buffer_size():
+            self._pool.keep(self)
+        else:
             self.abort()
 
-    def data_received(self, data: bytes) -> None:
-        """Parse `data` in pieces; `b""` is aiohttp's own call to go on with what is buffered."""
-        if not data:
-            super().data_received(data)
+    # --- the parser's callbacks: what follows a complete answer is none of its ---
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header of the answer, or a trailer."""
+        if not self._head_done:
+            self._headers.append((name, value))
+            self._nul = self._nul or b"\0" in value  # which the parser takes together with folded headers
+
+    def on_headers_complete(self) -> None:
+        """The end of a head; interim answers (1xx but 101) are not the one that is waited for."""
+        if self._head_done or self._parser is None:
             return
-        for at in range(0, len(data), _PIECE_BYTES):
-            if self._complete():
-                self.abort()
-                return
-            self.answered = True
-            piece = data[at : at + _PIECE_BYTES]
-            self._received_bytes += len(piece)
-            super().data_received(piece)
-            if self._exception is not None:
-                self._hang_up()  # aiohttp has closed politely, which goes on reading
-                return
-            if self.transport is None:
-                return
-            if self._received_bytes > (ANSWER_LIMIT_BYTES if self._head_done else HEAD_LIMIT_BYTES):
-                self._refuse("too much around the body" if self._head_done else "too much before the body")
-                return
-
-    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001 - aiohttp's own signature
-        """Go on where reading was paused.  aiohttp calls it for every body, and has its parser called each time."""
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
-    def feed_data(self, data: Any, size: int = 0) -> None:
-        """A head was parsed; interim answers (1xx but 101) are not the head that is waited for."""
-        code = data[0].code
-        if code == 101 or not 100 <= code <= 199:
+        status = self._parser.get_status_code()
+        if 100 <= status <= 199 and status != 101:
+            self._headers.clear()
+        else:
+            self._status = status
             self._head_done = True
-        super().feed_data(data, size)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """The connection ended; `exc` is kept, because aiohttp drops it for some answers."""
-        if self._exception is None:  # otherwise the answer was at fault before the connection
-            self.lost = exc
-        super().connection_lost(exc)
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if not self._complete and self._trace is not None:
+            self._trace.body += body
+
+    def on_message_complete(self) -> None:
+        """The end of an answer, or of an interim one."""
+        if self._head_done and not self._complete and self._parser is not None:
+            self._complete = True
+            self._keep_alive = self._parser.should_keep_alive() and self._status != 101
+
+
+class Pool:
+    """The connections of one sender.  An endpoint has one request in flight, so there is no limit of their number."""
+
+    def __init__(self, egress: Egress, ssl_context: ssl.SSLContext) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        self.plain = memoryview(bytearray(READ_BYTES))
+        self._egress = egress
+        self._ssl_context = ssl_context
+        self._open: set[Connection] = set()
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._kept: Deadlines[Connection] = Deadlines(KEEP_ALIVE_SECONDS, lambda connection, _: connection.abort())
+        self._closed = False
+
+    async def send(
+        self, target: Target, request: Request, trace: AttemptTrace, *, fresh: bool = False
+    ) -> Exception | None:
+        """Send `request` over a kept connection or a new one; `fresh`: a new one, and not kept afterwards.
+
+        None if `trace` has an answer that decides, otherwise what went wrong.  Raises what the gates and the system
+        raise while a connection is opened.
+        """
+        data = target.encode(request, last=fresh)
+        connection = None if fresh else self._take(target.origin)
+        is_new = connection is None
+        if connection is None:
+            connection = await self._dial(target.origin, trace, last=fresh)
+        try:
+            answer = connection.send(data, trace)
+            if is_new:
+                await connection.open()
+            return await answer
+        except BaseException:
+            connection.abort()
+            raise
+
+    def keep(self, connection: Connection) -> None:
+        """Have `connection` ready for the next request to its origin, for a while."""
+        self._idle.setdefault(connection.origin, []).append(connection)
+        self._kept.start(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """`connection` is over."""
+        self._open.discard(connection)
+        self._kept.end(connection)
+        idle = self._idle.get(connection.origin)
+        if idle is not None and connection in idle:
+            idle.remove(connection)
+            if not idle:
+                del self._idle[connection.origin]
 
     def close(self) -> None:
-        """Close at once, whatever is buffered."""
-        self.abort()
+        """End all connections at once; attempts on them fail, and so do those that come later."""
+        self._closed = True
+        self._kept.close()
+        for connection in tuple(self._open):
+            connection.fail(ConnectionEnded())
 
-    def _peer_is_good(self, trace: AttemptTrace) -> bool:
-        peer = None if self.transport is None else self.transport.get_extra_info("peername")
-        if peer is None:  # the kernel has forgotten it: the connection is over already
-            trace.failure = EgressFailure(Reason.RESET, f"the connection to {trace.peer} was reset")
-            return False
-        return self._check_peer(peer[:2], trace)
+    def _take(self, origin: Origin) -> Connection | None:
+        """The connection that was kept last: the one most likely to be alive."""
+        idle = self._idle.get(origin)
+        if idle is None:
+            return None
+        connection = idle.pop()
+        if not idle:
+            del self._idle[origin]
+        self._kept.end(connection)
+        return connection
 
-    def _refuse(self, complaint: str) -> None:
-        self.set_exception(BadHttpMessage(complaint))
-        if self._payload is not None:
-            self._payload.set_exception(ClientPayloadError(complaint))
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-    def _complete(self) -> bool:
-        return self._head_done and (self._payload is None or self._payload.is_eof())
-
-
-class GatedConnector(TCPConnector):
-    """A connector behind the gates of `egress`, without limits of its own: an endpoint has one request in flight."""
-
-    def __init__(self, egress: Egress, ssl_context: ssl.SSLContext, *, keep_alive: bool) -> None:
-        super().__init__(
-            resolver=GatedResolver(egress),
-            use_dns_cache=False,  # c-ares keeps answers for their time to live
-            socket_factory=egress.open_socket,
-            ssl=ssl_context,
-            limit=0,
-            force_close=not keep_alive,
-            keepalive_timeout=_KEEP_ALIVE_SECONDS if keep_alive else None,
-        )
-        self._factory = functools.partial(Connection, check_peer=egress.check_peer, loop=self._loop)  # type: ignore[assignment]
+    async def _dial(self, origin: Origin, trace: AttemptTrace, *, last: bool) -> Connection:
+        scheme, host, port = origin
+        sock = await self._egress.dial(host, port, trace)
+        if self._closed:
+            sock.close()
+            raise ConnectionAbortedError("the sender was closed")
+        tls = Tls(self._ssl_context, host) if scheme == "https" else None
+        connection = Connection(self, origin, sock, tls, last=last)
+        self._open.add(connection)
+        return connection
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where requests go: how to dial it, and what each request to it begins with."""
-
-    dial: ClientRequest
-    line: str
-    host: str
-
-
-def target_of(url: URL) -> Target:
-    """The target for an absolute `url`, which is sent as it is."""
-    dial = ClientRequest("POST", url, loop=asyncio.get_running_loop())
-    return Target(dial, f"POST {url.raw_path_qs} HTTP/1.1", dial.headers["Host"])
-
-
-class Poster:
-    """Posts over connections of its own: kept for the next request, or opened and closed for each."""
-
-    def __init__(self, egress: Egress, ssl_context: ssl.SSLContext, *, keep_alive: bool) -> None:
-        self._connector = GatedConnector(egress, ssl_context, keep_alive=keep_alive)
-        self._keep_alive = keep_alive
-        self._loop = asyncio.get_running_loop()
-
-    async def post(self, target: Target, request: Request, trace: AttemptTrace) -> None:
-        """Send `request`, and read what is to be read of the answer into `exchange`."""
-        connection = await self._connector.connect(target.dial, [], _NO_TIMEOUT)
-        complete = False
-        try:
-            assert connection.protocol is not None
-            await self._send(connection.protocol, target, request)
-            message, content = await _answer(connection.protocol)
-            trace.status = message.code
-            trace.headers = tuple((_text(name), _text(value)) for name, value in message.raw_headers)
-            trace.stage = Stage.BODY
-            await _read(content, trace)
-            complete = not trace.truncated
-        finally:
-            _let_go(connection, keep=complete)
-
-    async def close(self) -> None:
-        """End all connections at once."""
-        await self._connector.close()
-
-    async def _send(self, protocol: ResponseHandler, target: Target, request: Request) -> None:
-        """Write the whole request.  What the socket doesn't take at once waits in the transport, at most one event."""
-        protocol.set_response_params(
-            read_until_eof=True,
-            auto_decompress=False,
-            read_bufsize=READ_BYTES,
-            max_line_size=8190,
-            max_field_size=8190,
-            max_headers=100,
-        )
-        headers = CIMultiDict({"Host": target.host})
-        headers.extend(request.headers)
-        headers.setdefault("Accept", "*/*")  # without Accept-Encoding: answers are kept as they come
-        headers["Content-Length"] = str(len(request.body))
-        if not self._keep_alive:
-            headers["Connection"] = "close"
-        writer = StreamWriter(protocol, self._loop)
-        await writer.write_headers(target.line, headers)
-        await writer.write_eof(request.body)
-
-
-async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, StreamReader]:
-    """The head of the answer, past interim ones, and its body as it comes."""
-    while True:
-        message, content = await protocol.read()
-        if message.code == 101 or not 100 <= message.code <= 199:
-            return message, content
-
-
-async def _read(content: StreamReader, trace: AttemptTrace) -> None:
-    body = trace.body
-    while len(body) < READ_BYTES and not content.at_eof():
-        read = await content.read(READ_BYTES - len(body))
-        if not read:
-            break
-        body += read
-    trace.truncated = not content.at_eof()
-
-
-def _let_go(connection: aiohttp.connector.Connection, *, keep: bool) -> None:
-    if keep:
-        connection.release()  # which closes it where the answer wants that
-    else:
-        connection.close()
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
+def _frames(header: tuple[bytes, bytes]) -> bool:
+    """Whether a header says where the body ends; without one the end of the connection does."""
+    name, value = header[0].lower(), header[1].strip().lower()
+    return name == b"content-length" or (name == b"transfer-encoding" and value.endswith(b"chunked"))

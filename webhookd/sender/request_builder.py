@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 from webhookd._version import __version__
 from webhookd.models import Endpoint, Request
 from webhookd.rules.signing import Signer
+from webhookd.rules.urls import UrlParts
 
 _FIXED = (("Content-Type", "application/json"), ("User-Agent", f"webhookd/{__version__}"))
 REPLAY = (("X-Webhook-Replay", "true"),)
 TEST = (("X-Webhook-Test", "true"),)
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+Origin = tuple[str, str, int]  # scheme, host, port: what a connection may be shared by
 
 
 class RequestBuilder:
@@ -43,3 +51,43 @@ class RequestBuilder:
             accept_any_2xx=endpoint.success == "2xx",
             secret_headers=self._secret_headers,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests for one URL go, and what each of them begins with: made once per URL."""
+
+    origin: Origin
+    head: str
+
+    @classmethod
+    def of(cls, url: UrlParts) -> Target:
+        """The target for a URL that has passed the first gate.  Path and query are sent as they are."""
+        rest = url.text[len(url.scheme) + 3 :]
+        begin = re.search("[/?]|$", rest)
+        assert begin is not None
+        path = rest[begin.start() :]
+        name = f"[{url.host}]" if ":" in url.host else url.host.rstrip(".")
+        host = name if url.port == _DEFAULT_PORTS[url.scheme] else f"{name}:{url.port}"
+        slash = "" if path.startswith("/") else "/"
+        return cls((url.scheme, url.host, url.port), f"POST {slash}{path} HTTP/1.1\r\nHost: {host}\r\n")
+
+    def encode(self, request: Request, *, last: bool) -> bytes:
+        """Head and body of `request` as they go out, `last` on its connection; ValueError for a broken header."""
+        lines, accepts = [self.head], False
+        for name, value in request.headers:
+            lowered = name.lower()
+            if lowered != "content-length":
+                accepts = accepts or lowered == "accept"
+                lines.append(f"{name}: {value}\r\n")
+        if not accepts:
+            lines.append("Accept: */*\r\n")  # without Accept-Encoding: answers are kept as they come
+        lines.append(f"Content-Length: {len(request.body)}\r\n")
+        if last:
+            lines.append("Connection: close\r\n")
+        lines.append("\r\n")
+        head = "".join(lines)
+        # One line each, and one more of the target's own: a value that begins another header is a bug of the gates.
+        if not head.count("\r") == head.count("\n") == len(lines) + 1 or "\0" in head:
+            raise ValueError("a header holds a line break or NUL")
+        return head.encode() + request.body
