@@ -1,4 +1,4 @@
-"""The whole API on a real socket, over a house whose clock and network are the test's."""
+"""The whole API on a real socket, over an app whose clock and network are the test's."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ async def test_between_lines_a_stream_may_idle_only_so_long(tmp_path: Path) -> N
 
 
 async def test_a_stopping_daemon_ends_the_stream_and_says_where(api: Api) -> None:
-    """503 with Retry-After, the tally and `next_index`, on a stream that waits for lines."""
+    """503 with Retry-After, the summary and `next_index`, on a stream that waits for lines."""
     async with wire(api.port) as line:
         begin(api, line)
         line.chunk(line_of("a") + b"\nnonsense\n" + line_of("b") + b"\n" + line_of("c"))
@@ -204,7 +204,7 @@ async def test_nothing_after_a_refused_batch_is_taken(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_stops_the_stream(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """507 with the tally; the lines before stand."""
+    """507 with the summary; the lines before stand."""
     async with wire(api.port) as line:
         begin(api, line)
         line.chunk(line_of("a") + b"\n")

@@ -270,7 +270,7 @@ async def test_a_daemon_that_stops_takes_nothing(api: Api) -> None:
 
 
 async def test_a_body_that_never_ends_is_given_up(tmp_path: Path) -> None:
-    """Chunked without end, byte by byte: 408 once the patience is over."""
+    """Chunked without end, byte by byte: 408 once the request timeout is over."""
     async with running_api(tmp_path, timeouts=RequestTimeouts(body_seconds=0.15)) as api, wire(api.port) as line:
         line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/json"))
         line.chunk(b"[")

@@ -1,4 +1,4 @@
-"""Around the handlers: tokens, scopes, workspaces, hosts, errors in one form, whatever is thrown at the door."""
+"""Around the handlers: tokens, scopes, workspaces, hosts, errors in one form, malformed requests."""
 
 from __future__ import annotations
 
@@ -479,7 +479,7 @@ async def test_parameters_are_checked(api: Api, query: str, status: int, code: s
 
 
 async def test_a_slow_body_of_fields_is_given_up(tmp_path: Path) -> None:
-    """408 once the patience is over, also where bytes keep coming."""
+    """408 once the request timeout is over, also where bytes keep coming."""
     async with running_api(tmp_path, timeouts=RequestTimeouts(body_seconds=0.15)) as api, wire(api.port) as line:
         line.send(head(api, "POST", "/v1/tokens", Authorization=f"Bearer {api.admin_token}", Content_Length="1000"))
         answering = asyncio.create_task(line.json())

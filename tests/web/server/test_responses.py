@@ -60,7 +60,7 @@ async def test_an_event_is_answered_as_http_wants_it(
 
 
 async def test_an_array_is_answered_as_a_single_event_is(api: Api) -> None:
-    """With the tally and its status, 422 where an event was refused."""
+    """With the summary and its status, 422 where an event was refused."""
     good = await api.call("POST", "/v1/events", [{"event_type": "message.sent"}])
     assert (202, 1) == (good.status, good.json["accepted"])
     bad = await api.call("POST", "/v1/events", [{"event_type": "nonsense"}])

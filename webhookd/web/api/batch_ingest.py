@@ -1,4 +1,4 @@
-"""From the bytes of many events to what became of them: checked one by one, accepted together, counted."""
+"""Batch ingest: check the events of one request one by one, accept them together, count the outcomes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from webhookd.web.services import Services
 REFUSALS = web.AppKey("refusals", Counter[str])
 
 LISTED_REJECTIONS = 100
-# Checking a thousand events takes longer than anybody else on the loop should have to wait.
+# Checking a thousand events takes longer than other tasks on the event loop should wait.
 SLICE_SECONDS = 0.005
 
 
@@ -36,7 +36,7 @@ class Checked(NamedTuple):
 
 @dataclass(slots=True)
 class Summary:
-    """What became of many events.  `next_index` is the first that nothing became of."""
+    """The outcome of many events.  `next_index` is the first that was not processed."""
 
     accepted: int = 0
     duplicates: int = 0
@@ -45,13 +45,13 @@ class Summary:
     next_index: int = 0
 
     def status(self) -> int:
-        """The status of an answer that tells of all of them."""
+        """The HTTP status of the answer."""
         return 422 if self.rejected_count else 202
 
     def body(self) -> Json:
         """The answer's body, as `manual/api.md` defines it; `rejected_count` where the list may not be all."""
-        told = {"accepted": self.accepted, "duplicates": self.duplicates, "rejected": self.rejected}
-        return told | {"rejected_count": self.rejected_count} if self.rejected_count else told
+        body = {"accepted": self.accepted, "duplicates": self.duplicates, "rejected": self.rejected}
+        return body | {"rejected_count": self.rejected_count} if self.rejected_count else body
 
 
 class BatchIngest:
@@ -69,7 +69,7 @@ class BatchIngest:
         return max_event_bytes(self._services)
 
     async def check(self, lines: Sequence[Line]) -> list[Checked]:
-        """Check each event, letting others have the loop in between."""
+        """Check each event, letting other tasks run in between."""
         checked = []
         began = perf_counter()
         for line in lines:
@@ -80,9 +80,9 @@ class BatchIngest:
         return checked
 
     async def accept(self, batch: Sequence[Checked]) -> None:
-        """Accept the good ones together, in their order, and enter all in the tally.
+        """Accept the good ones together, in their order, and count all in the summary.
 
-        Raises ApiError (`unavailable`, `storage_full`, `too_far_behind`, `not_found`), and then nothing became of any.
+        Raises ApiError (`unavailable`, `storage_full`, `too_far_behind`, `not_found`), and then none was accepted.
         """
         good = [event for _, event in batch if isinstance(event, NewEvent)]
         results = iter(await self._services.ingest.accept(self._workspace_id, good) if good else ())

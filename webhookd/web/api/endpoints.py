@@ -219,7 +219,7 @@ async def rotate_key(request: web.Request) -> web.Response:
 
 
 async def reveal_signing_key(request: web.Request) -> web.Response:
-    """Show the signing key; that somebody looked is logged."""
+    """Show the signing key; this is logged."""
     services = services_of(request)
     endpoint = services.registry.endpoint(*_names(request))
     until_ms = endpoint.previous_key_until_ms

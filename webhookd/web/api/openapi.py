@@ -109,11 +109,11 @@ def _own_schema(kind: type) -> Json:
 
 def _operation(route: Route, path: str, schemas: _Schemas) -> Json:
     shorthand = route.workspaced and "{workspace}" not in path
-    said = [route.description, _who(route), f"Shorthand for workspace `{DEFAULT_WORKSPACE}`." if shorthand else ""]
+    sentences = [route.description, _who(route), f"Shorthand for workspace `{DEFAULT_WORKSPACE}`." if shorthand else ""]
     operation: Json = {
         "operationId": route.handler.__name__ + ("_default" if shorthand else ""),
         "summary": route.summary,
-        "description": " ".join(filter(None, said)),
+        "description": " ".join(filter(None, sentences)),
         "tags": [_tag(route)],
         "parameters": [*_path_parameters(path), *_query_parameters(route, schemas)],
         "responses": {**_answers(route, schemas), **_refusals(route)},
@@ -177,8 +177,8 @@ def _answer(status: int, form: Any, schemas: _Schemas) -> Json:
         return {"description": "Done"}
     if isinstance(form, str):
         return {"description": "Done", "content": {form: {"schema": {"type": "string"}}}}
-    said = "Some were refused; the accepted ones stand" if status == 422 else "Done"
-    return {"description": said, "content": {_JSON: {"schema": schemas.of(form)}}}
+    description = "Some were refused; the accepted ones stand" if status == 422 else "Done"
+    return {"description": description, "content": {_JSON: {"schema": schemas.of(form)}}}
 
 
 def _refusals(route: Route) -> Json:
@@ -206,10 +206,10 @@ def _codes(route: Route) -> Iterator[str]:
 
 
 def _refusal(status: int, codes: list[str]) -> Json:
-    said = " ".join(f"`{code}`: {ERRORS[code].meaning}" for code in codes)
+    description = " ".join(f"`{code}`: {ERRORS[code].meaning}" for code in codes)
     examples = {code: {"value": ApiError(code, ERRORS[code].meaning).body()} for code in codes}
     content = {_JSON: {"schema": {"$ref": _REF.format(name="Error")}, "examples": examples}}
-    answer: Json = {"description": said, "content": content}
+    answer: Json = {"description": description, "content": content}
     if status in (503, 507):
         answer["headers"] = _RETRY_AFTER
     return answer

@@ -1,4 +1,4 @@
-"""One look at the whole daemon: what `GET /v1/status`, `webhookd status` and the metrics show."""
+"""The status of the whole daemon, for `GET /v1/status`, `webhookd status` and the metrics."""
 
 from __future__ import annotations
 
@@ -158,6 +158,6 @@ class Status:
 
 
 def _shown(error: Json) -> Json:
-    """A logged error as the look shows it: when, which, and what it said."""
-    said = {name: value for name, value in error.items() if name not in ("at_unix_seconds", "event")}
-    return {"at": rfc3339(round(error["at_unix_seconds"] * 1000)), "event": error["event"], "fields": said}
+    """A logged error as the status shows it: its time, its event, its fields."""
+    fields = {name: value for name, value in error.items() if name not in ("at_unix_seconds", "event")}
+    return {"at": rfc3339(round(error["at_unix_seconds"] * 1000)), "event": error["event"], "fields": fields}

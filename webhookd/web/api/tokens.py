@@ -35,7 +35,7 @@ class TokenSchema(Struct):
 
 
 class CreatedTokenSchema(TokenSchema):
-    """A token that was just made; `secret` is told this once."""
+    """A token that was just created; only this answer has `secret`."""
 
     secret: str
 
@@ -100,7 +100,7 @@ ROUTES = [
         body=NewToken,
         errors=("not_found",),
         unbound=True,
-        description="The secret is told in this answer alone; webhookd keeps only its hash.",
+        description="Only this answer has the secret; webhookd keeps its hash.",
     ),
     Route(
         "DELETE",

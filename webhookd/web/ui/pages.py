@@ -58,12 +58,12 @@ _STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+x
 
 
 class Translated(ApiError):
-    """A refusal of the page's own, whose message is in the reader's language; those of the house are in English."""
+    """An error of the page itself, with a message in the reader's language; all other errors are in English."""
 
 
 @dataclass(slots=True)
 class Page:
-    """One request of a reader.  `session` is None where nobody is signed in; then `workspace` is nobody's either."""
+    """One request for a page.  Without a session, `workspace` is the default one and is not shown."""
 
     request: web.Request
     services: Services

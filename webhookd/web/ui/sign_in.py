@@ -1,4 +1,4 @@
-"""Signing in and out, and the language: all that works for somebody who isn't signed in yet."""
+"""Signing in and out, and the language: what works without a session."""
 
 from __future__ import annotations
 

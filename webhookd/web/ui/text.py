@@ -1,6 +1,6 @@
-"""Text of others, made safe and readable to look at; the templates escape it as HTML besides.
+"""Foreign text made safe and readable; the templates also escape it as HTML.
 
-Characters that nobody sees (controls, marks that turn the direction of writing, lone surrogates) are shown by their
+Invisible characters (controls, marks that turn the direction of writing, lone surrogates) are shown by their
 number, so that a text can't look like another one.  JSON is laid out again without being understood: every character
 of a name, a number or a string stays as it came.
 """

@@ -1,4 +1,4 @@
-"""The form of a webhook: what it holds, what a reader sent, and what the house is asked for."""
+"""The form of a webhook: its fields as shown, as sent, and as the endpoint administration takes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WebhookForm:
     kept_headers: tuple[tuple[str, str], ...] = ()
 
     def fields(self, page: Page) -> dict[str, Any]:
-        """The fields as the house takes them; ApiError `invalid_field` for a header line that isn't one."""
+        """The endpoint's fields; ApiError `invalid_field` for a malformed header line."""
         return {
             "url": self.url,
             "description": self.description,
