@@ -80,6 +80,7 @@ async def test_hold_expires_the_oldest_by_number(tmp_path: Path) -> None:
         assert ["e", "f", "g"] == e.network.ids(WELL)
 
 
+@pytest.mark.slow
 async def test_hold_expires_by_age(tmp_path: Path) -> None:
     """After `hold.max_age_hours` an event that is held expires; a younger one stays."""
     async with engine(tmp_path, Config(hold=Hold(max_age_hours=1))) as e:

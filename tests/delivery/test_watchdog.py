@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import orjson
+import pytest
 from msgspec.structs import replace
 
 from tests.support.clock import ManualClock
@@ -128,6 +129,7 @@ async def test_the_count_survives_a_restart(tmp_path: Path) -> None:
         assert 31 == len(network.ids(ONE))
 
 
+@pytest.mark.slow
 async def test_local_failures_are_recorded_not_counted_and_never_drop(tmp_path: Path) -> None:
     """A machine without a network tries every 30 s for as long as it takes, and disables no endpoint."""
     async with engine(tmp_path) as e:
@@ -143,6 +145,7 @@ async def test_local_failures_are_recorded_not_counted_and_never_drop(tmp_path: 
         assert {"dropped": 1} == await e.states(one)
 
 
+@pytest.mark.slow
 @JUMPS
 async def test_the_window_of_a_running_daemon_doesnt_notice(jump_seconds: float, tmp_path: Path) -> None:
     """30 failures on both sides of a jump are 30; the 31st disables; after 30 real minutes they are forgotten."""

@@ -10,6 +10,8 @@ import sys
 import threading
 from typing import Any
 
+import pytest
+
 from tests.support.log_lines import TIMEOUT_SECONDS, Lines
 from webhookd import log
 from webhookd.log.stream import LogStream
@@ -156,6 +158,7 @@ def test_what_was_logged_last_is_written_at_exit() -> None:
     assert [1, 999] == [record["count"] for record in records if record["event"] == "request.failed"]
 
 
+@pytest.mark.slow
 def test_a_blocked_stdout_does_not_keep_a_process_from_ending() -> None:
     """The last flush gives up."""
     reading, writing = os.pipe()

@@ -135,6 +135,7 @@ async def test_a_name_without_answer_is_a_failure_of_dns(
     assert outcome.duration_ms < 550
 
 
+@pytest.mark.slow
 async def test_silent_names_leave_a_healthy_endpoint_alone(names: NameServer) -> None:
     """200 attempts that wait for DNS, and one beside them that is delivered long before they end."""
     sender = HttpSender(gates(names), timeout_seconds=1.5, clock=SystemClock())

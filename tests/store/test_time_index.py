@@ -39,6 +39,7 @@ async def dated(store: Store, workspace: Workspace, since_ms: int | None, until_
     return ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 async def test_every_span_has_what_is_dated_in_it(tmp_path: Path, seed: int) -> None:
     """A clock set back and forth, restarts between: each span holds just the rows whose own time lies in it."""

@@ -294,6 +294,7 @@ async def test_the_largest_event_that_can_be_configured_fits_a_stream(tmp_path: 
         assert (202, {"accepted": 2, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
 
 
+@pytest.mark.slow
 async def test_a_flood_of_tiny_lines_stays_small(api: Api) -> None:
     """200,000 lines of one byte are refused one by one; the answer lists 100."""
     answer = await api.post("/v1/events", data=b"1\n" * 200_000, headers=NDJSON)
