@@ -12,6 +12,8 @@ from tests.crash.supervisor import KillPoint, forkserver, why_no_kill_points
 WHY_NOT = why_no_kill_points()
 # One in the first commits after the start, one further on.
 POINTS = (("fdatasync", 4), ("pwrite64", 40))
+# All that may be cut in halves when an endpoint is disabled: its failures, its state, its notice, the mail.
+MORE_POINTS = {"disable": [("fdatasync", number) for number in range(5, 17)]}
 
 
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
@@ -19,10 +21,10 @@ POINTS = (("fdatasync", 4), ("pwrite64", 40))
 async def test_killed_at_a_write_or_a_sync_nothing_is_broken(scenario: Scenario) -> None:
     """The daemon dies at exactly that call, starts again on what is left, and keeps every promise."""
     async with forkserver() as kept, stage(scenario, kept) as where:
-        for call, number in POINTS:
+        for call, number in (*POINTS, *MORE_POINTS.get(scenario.name, ())):
             judgement, reached = await where.run(KillPoint(call, number, scenario.anywhere))
             assert [] == judgement.violations
-            assert reached
+            assert reached or (call, number) not in POINTS  # how many syncs it takes depends on what waits together
             assert judgement.most_repeats <= 1
 
 
