@@ -1,4 +1,4 @@
-"""A real browser in front of a real daemon: Debian's Chromium, headless, and a house on the machine's own clock.
+"""A real browser in front of a real daemon: Debian's Chromium, headless, and an app on the machine's own clock.
 
 The schedules are shortened, the receivers are on loopback.  Where there is no Chromium these tests are skipped, and
 say so.

@@ -1,4 +1,4 @@
-"""Whoever reads the page, and with whatever: axe-core finds nothing, a phone fits it, keys alone suffice."""
+"""Every reader, on every device: axe-core finds nothing, a phone fits it, keys alone suffice."""
 
 from __future__ import annotations
 

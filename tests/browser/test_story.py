@@ -1,4 +1,4 @@
-"""The whole story of a webhook, in a browser, with JavaScript and without: added, tested, failing, mended, replayed."""
+"""The whole story of a webhook, in a browser, with and without JavaScript: added, tested, failing, repaired, replayed."""
 
 from __future__ import annotations
 

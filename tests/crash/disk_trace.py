@@ -79,12 +79,12 @@ class Attempted:
 
 
 Change = Create | Write | Truncate | Remove
-FeedEvent = Change | Sync | Accepted | Attempted
+Step = Change | Sync | Accepted | Attempted
 
 
-def read(trace: Path, state_dir: Path) -> list[FeedEvent]:
+def read(trace: Path, state_dir: Path) -> list[Step]:
     """Everything that matters of a record made with `-f -yy -xx -s 1000000 -e trace=CALLS`."""
-    return list(_Reader(state_dir).live_feed(trace))
+    return list(_Reader(state_dir).steps(trace))
 
 
 class _Reader:
@@ -94,7 +94,7 @@ class _Reader:
         self._asked: dict[bytes, list[str]] = {}
         self._known: set[str] = set()
 
-    def live_feed(self, trace: Path) -> Iterator[FeedEvent]:
+    def steps(self, trace: Path) -> Iterator[Step]:
         with trace.open("rb") as lines:
             for line in lines:
                 matched = _LINE.match(line.rstrip(b"\n"))
@@ -114,7 +114,7 @@ class _Reader:
                     continue
                 yield from self._done(whole)
 
-    def _done(self, line: bytes) -> Iterator[FeedEvent]:
+    def _done(self, line: bytes) -> Iterator[Step]:
         matched = _CALL.match(line)
         if matched is None:
             return
@@ -128,7 +128,7 @@ class _Reader:
         else:
             yield from self._written(call, given, result)
 
-    def _named(self, call: bytes, given: bytes) -> Iterator[FeedEvent]:
+    def _named(self, call: bytes, given: bytes) -> Iterator[Step]:
         file = self._followed(_bytes(given))
         if file is None:
             return
@@ -139,7 +139,7 @@ class _Reader:
             self._known.add(file)
             yield Create(file)
 
-    def _written(self, call: bytes, given: bytes, result: int) -> Iterator[FeedEvent]:
+    def _written(self, call: bytes, given: bytes, result: int) -> Iterator[Step]:
         descriptor = _DESCRIPTOR.match(given)
         assert descriptor is not None, given[:200]
         path = _unhex(descriptor[2])
@@ -165,7 +165,7 @@ class _Reader:
         if descriptor is not None:
             self._asked.setdefault(descriptor[2], []).extend(each.decode() for each in _ID.findall(_bytes(given)))
 
-    def _sent(self, line: bytes) -> Iterator[FeedEvent]:
+    def _sent(self, line: bytes) -> Iterator[Step]:
         given = line[len(b"sendto(") :]
         descriptor = _DESCRIPTOR.match(given)
         data = _bytes(given)

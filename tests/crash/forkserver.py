@@ -1,13 +1,13 @@
-"""Gives birth to daemons quickly: everything is imported once, and each daemon is a fork of that.
+"""Starts daemons quickly: everything is imported once, and each daemon is a fork of that.
 
     python -m tests.crash.forkserver
 
 A start costs half a second, most of it imports; kill points need two thousand of them.  What is forked has one thread
 and has opened nothing; from there on it is `webhookd serve` with a process, an event loop and threads of its own.
 
-Orders come as JSON, one a line: `state_dir`, `config` (a file), `log` (a file), `traced` (wait until somebody traces
-it), `migration` (a script that is one migration more than there is, or null).  Answers: `{"born": pid}`, and at its end
-`{"dead": pid, "status": n}` with the exit code, or minus the signal.
+Orders come as JSON, one a line: `state_dir`, `config` (a file), `log` (a file), `traced` (wait for a
+tracer), `migration` (a script that is one migration more than there is, or null).  Answers:
+`{"started": pid}`, and at its end `{"dead": pid, "status": n}` with the exit code, or minus the signal.
 """
 
 from __future__ import annotations
@@ -74,28 +74,28 @@ def main() -> None:
         for key, _ in selector.select():
             if key.fd == read:
                 os.read(read, 4096)
-                bury()
+                report_dead()
                 continue
             piece = os.read(0, 65536)
             if not piece:
                 return
             *complete, orders = (orders + piece).split(b"\n")
             for order in complete:
-                bear(json.loads(order))
+                spawn(json.loads(order))
 
 
-def bear(order: dict[str, Any]) -> None:
+def spawn(order: dict[str, Any]) -> None:
     """Fork one."""
     pid = os.fork()
     if not pid:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         run(order)
-    print(json.dumps({"born": pid}), flush=True)
+    print(json.dumps({"started": pid}), flush=True)
 
 
-def bury() -> None:
-    """Tell of all that have died."""
+def report_dead() -> None:
+    """Report all that have ended."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

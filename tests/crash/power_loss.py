@@ -34,7 +34,7 @@ from pathlib import Path
 
 from tests.crash import disk_trace
 from tests.crash.disk_image import Disk, Image
-from tests.crash.disk_trace import Accepted, Attempted, FeedEvent, Sync
+from tests.crash.disk_trace import Accepted, Attempted, Step, Sync
 from tests.crash.supervisor import why_no_kill_points
 from tests.support import process
 from tests.support.process import Daemon, daemon
@@ -89,7 +89,7 @@ class Tally:
 # The record
 
 
-async def record(folder: Path, where: Receiver, synchronous: str, rounds: int) -> list[FeedEvent]:
+async def record(folder: Path, where: Receiver, synchronous: str, rounds: int) -> list[Step]:
     """Let a daemon work for so many rounds under strace, stop it, and read what it did."""
     state_dir, trace = folder / "state", folder / "trace"
     d, tracer = await traced(state_dir, trace, synchronous)
@@ -148,7 +148,7 @@ def manners() -> Receiver:
 # The images
 
 
-def images(live_feed: list[FeedEvent], seed: int) -> Iterator[tuple[Image, Promised]]:
+def images(steps: list[Step], seed: int) -> Iterator[tuple[Image, Promised]]:
     """Every image of a record with what had been promised by then; no two are the same.
 
     The same seed gives the same images.  Each is to be used before the next is asked for.
@@ -158,16 +158,16 @@ def images(live_feed: list[FeedEvent], seed: int) -> Iterator[tuple[Image, Promi
     accepted: list[str] = []
     attempts: Counter[str] = Counter()
     seen: set[tuple[object, ...]] = set()
-    for number, happening in enumerate(live_feed):
-        if isinstance(happening, Accepted):
-            accepted += happening.event_ids
-        elif isinstance(happening, Attempted):
-            attempts[happening.endpoint] += 1
-        elif isinstance(happening, Sync):
-            disk.sync(happening)
+    for number, step in enumerate(steps):
+        if isinstance(step, Accepted):
+            accepted += step.event_ids
+        elif isinstance(step, Attempted):
+            attempts[step.endpoint] += 1
+        elif isinstance(step, Sync):
+            disk.sync(step)
         else:
-            disk.change(number, happening)
-        following = live_feed[number + 1] if number + 1 < len(live_feed) else None
+            disk.change(number, step)
+        following = steps[number + 1] if number + 1 < len(steps) else None
         if isinstance(following, Accepted | Attempted):
             continue  # the power goes as late as possible: with as much promised as can be
         for image in disk.images(chance):
@@ -265,12 +265,12 @@ async def cut(synchronous: str, most_images: int, starts: int, *, rounds: int, s
         where.answer = manners().answer
         with tempfile.TemporaryDirectory(prefix="webhookd-power-", dir=MEMORY) as scratch:
             folder = Path(scratch)
-            live_feed = await record(folder, where, synchronous, rounds)
+            steps = await record(folder, where, synchronous, rounds)
             where.answer = lambda name: 200
-            count = sum(1 for _ in images(live_feed, seed))
+            count = sum(1 for _ in images(steps, seed))
             judged = set(chance.sample(range(count), min(most_images, count)))
             started = set(chance.sample(sorted(judged), min(starts, len(judged))))
-            for number, (image, promised) in enumerate(images(live_feed, seed)):
+            for number, (image, promised) in enumerate(images(steps, seed)):
                 if number in judged:
                     with tempfile.TemporaryDirectory(dir=folder) as place:
                         faults, repeats = await asyncio.to_thread(judge, image, promised, Path(place))

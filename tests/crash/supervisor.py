@@ -70,36 +70,36 @@ class Forkserver:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._births: asyncio.Queue[int] = asyncio.Queue()
+        self._starts: asyncio.Queue[int] = asyncio.Queue()
         self._deaths: dict[int, asyncio.Future[int]] = {}
         self._turn = asyncio.Lock()
 
-    async def bear(self, order: dict[str, Any]) -> int:
+    async def spawn(self, order: dict[str, Any]) -> int:
         """Start a daemon; its pid."""
         async with self._turn:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            return await self._births.get()
+            return await self._starts.get()
 
     def death(self, pid: int) -> asyncio.Future[int]:
         """Has the exit code (or minus the signal) when the daemon has ended."""
         return self._deaths[pid]
 
     async def listen(self) -> None:
-        """Take what the nursery tells."""
+        """Read what the forkserver reports."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            told = json.loads(line)
-            if "born" in told:
-                self._deaths[told["born"]] = asyncio.get_running_loop().create_future()
-                self._births.put_nowait(told["born"])
+            reported = json.loads(line)
+            if "started" in reported:
+                self._deaths[reported["started"]] = asyncio.get_running_loop().create_future()
+                self._starts.put_nowait(reported["started"])
             else:
-                self._deaths[told["dead"]].set_result(told["status"])
+                self._deaths[reported["dead"]].set_result(reported["status"])
 
 
 @asynccontextmanager
 async def forkserver() -> AsyncIterator[Forkserver]:
-    """A nursery for the time of a run."""
+    """A forkserver for the time of a run."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.crash.forkserver",
         cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -146,7 +146,7 @@ class Supervisor:
             config_file = self.state_dir.with_suffix(".toml")
             config_file.write_text("[listen]\nport = 0\n" + self.config)
             point, self.point = self.point, None
-            self.pid = await self.forkserver.bear(
+            self.pid = await self.forkserver.spawn(
                 {
                     "state_dir": str(self.state_dir),
                     "config": str(config_file),
@@ -158,7 +158,7 @@ class Supervisor:
             if point is not None:
                 self._trace(self.pid, point)
             if not await self._ready():
-                await self._mourn()
+                await self._await_end()
         if self.crashes and not self.crashes[-1].ready_at:
             self.crashes[-1] = Crash(self.crashes[-1].at, time.time())
 
@@ -220,7 +220,7 @@ class Supervisor:
                 await asyncio.wait([death], timeout=0.004)
         return False
 
-    async def _mourn(self) -> int:
+    async def _await_end(self) -> int:
         """Wait for its end; a kill is noted, any other end but the one asked for is a fault."""
         assert self.pid is not None
         async with asyncio.timeout(START_SECONDS):
@@ -244,7 +244,7 @@ class Supervisor:
         """After a lost connection: the daemon is dying; wait for that, and start the next one."""
         async with self._turn:
             if self.pid is not None and not await self._alive():
-                await self._mourn()
+                await self._await_end()
             await self._start()
 
     async def _alive(self) -> bool:
@@ -277,7 +277,7 @@ class Supervisor:
         assert self.pid is not None
         self._stopping = True
         os.kill(self.pid, signal.SIGTERM)
-        status = await self._mourn()
+        status = await self._await_end()
         self._stopping = False
         return not status
 
@@ -285,12 +285,12 @@ class Supervisor:
         """End it with SIGKILL."""
         assert self.pid is not None
         os.kill(self.pid, signal.SIGKILL)
-        await self._mourn()
+        await self._await_end()
 
     async def close(self) -> None:
         """Leave nothing running."""
         if self.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            await self._mourn()
+            await self._await_end()
         await self._session.close()

@@ -75,7 +75,7 @@ async def die_of_a_sync(state_dir: Path) -> dict[str, bytearray]:
     return on_disk
 
 
-async def say_duplicate(state_dir: Path) -> list[disk_trace.FeedEvent]:
+async def say_duplicate(state_dir: Path) -> list[disk_trace.Step]:
     """The next daemon reads the event, says that it has it, and is killed; what it did."""
     trace = state_dir.with_suffix(".trace")
     d, tracer = await traced(state_dir, trace, "FULL")
@@ -109,13 +109,13 @@ async def test_what_a_failed_sync_left_behind_is_durable_before_it_is_answered_f
     await with_an_endpoint(state_dir)
     disk = Disk(await die_of_a_sync(state_dir))
     promised = False
-    for number, happening in enumerate(await say_duplicate(state_dir)):
-        if isinstance(happening, Sync):
-            disk.sync(happening)
-        elif isinstance(happening, Accepted | Attempted):
+    for number, step in enumerate(await say_duplicate(state_dir)):
+        if isinstance(step, Sync):
+            disk.sync(step)
+        elif isinstance(step, Accepted | Attempted):
             promised = True
         else:
-            disk.change(number, happening)
+            disk.change(number, step)
         for image in disk.images(chance):
             judge(image, tmp_path / "image", promised=promised)
     assert promised

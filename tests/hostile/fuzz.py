@@ -1,6 +1,6 @@
 """`python -m tests.hostile.fuzz`: bytes led by coverage (atheris) against the parsing of events, arrays and lines.
 
-What must hold for any bytes: nothing worse than a Refusal; an event goes out byte for byte and other readers of JSON
+What must hold for any bytes: nothing worse than an ApiError; an event goes out byte for byte and other readers of JSON
 see the same type in it; an array's elements are those that others see; a stream gives the same lines however it is
 cut.  The tests in `tests/rules` try the same properties with hypothesis, at each run.
 

@@ -13,7 +13,7 @@ MIB = 1024 * 1024
 
 
 async def test_a_healthy_caller_beside_900_that_stay(tmp_path: Path) -> None:
-    """None of 900 is turned away, memory grows by less than 64 KiB for each, and whoever asks is answered."""
+    """None of 900 is refused, memory grows by less than 64 KiB for each, and each request is answered."""
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 1200:
         pytest.skip("this machine doesn't allow the descriptors")
     seen = await crowd(tmp_path, 900, calls=20)

@@ -1,4 +1,4 @@
-"""Every hostile URL at each of the three gates, judged by what is dialled in the end and not by our own refusal alone.
+"""Every hostile URL at each of the three gates, judged by what is dialled in the end and not by our own error alone.
 
 Each gate is tried by itself, as if those before it had failed: the first by the API, the second by the sender with a
 URL (or a name that a real name server answers for) that was never checked, the third with another reading of the URL
@@ -74,7 +74,7 @@ async def test_saved(apis: tuple[Api, Api], case: Case) -> None:
 
 
 async def _save(api: Api, method: str, path: str, fields: dict[str, object]) -> str:
-    """The code of the refusal, "" if there is none."""
+    """The code of the error, "" if there is none."""
     headers = {"Content-Type": "application/json"}
     answer = await api.call(method, path, data=json.dumps(fields).encode(), headers=headers)
     if answer.status < 400:

@@ -221,7 +221,7 @@ async def test_a_consumer_that_does_not_move_stops_the_heartbeat(
 
 
 async def test_an_endless_retry_wait_is_no_stuck_consumer(tmp_path: Path) -> None:
-    """All through the schedule of a failing endpoint the house finds nothing wrong."""
+    """All through the schedule of a failing endpoint the daemon finds nothing wrong."""
     async with engine(tmp_path) as e:
         e.network.answer = lambda url, webhook_id: 500
         await e.endpoint("https://dead.example/hook")

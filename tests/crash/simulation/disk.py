@@ -23,11 +23,11 @@ from webhookd.store.store import Store
 
 T = TypeVar("T")
 
-# Everything that the judge wants to know of a commit, told by the table itself, whoever wrote it and how.
-# In a table of its own, so that what is rolled back is not told either.
-_TRIGGERS = "CREATE TEMP TABLE told (kind, a, b, c, d, e, f);" + "".join(
+# What the observer needs to know of a commit, from triggers, so that it does not depend on the code that writes.
+# In a table of its own, so that a rollback removes it too.
+_TRIGGERS = "CREATE TEMP TABLE noted (kind, a, b, c, d, e, f);" + "".join(
     f"CREATE TEMP TRIGGER told_{number} AFTER {when} ON main.{table} BEGIN "
-    f"INSERT INTO told VALUES ('{kind}', {', '.join((*values.split(), *['NULL'] * 6)[:6])}); END;"
+    f"INSERT INTO noted VALUES ('{kind}', {', '.join((*values.split(), *['NULL'] * 6)[:6])}); END;"
     for number, (kind, when, table, values) in enumerate(
         (
             ("event", "INSERT", "events", "NEW.seq NEW.workspace_seq NEW.id NEW.type"),
@@ -80,9 +80,9 @@ class Disk:
         changes = self.db.total_changes
         result = function(self.db)
         if self.db.total_changes != changes:
-            notes = self.db.execute("SELECT * FROM told ORDER BY rowid").fetchall()
+            notes = self.db.execute("SELECT * FROM noted ORDER BY rowid").fetchall()
             if notes:
-                self.db.execute("DELETE FROM told")
+                self.db.execute("DELETE FROM noted")
                 self._on_commit(notes)
         return result
 

@@ -20,7 +20,7 @@ from webhookd.clock import SystemClock
 
 T = TypeVar("T")
 
-BURIALS = 50
+UNWINDINGS = 50
 START_WALL_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 
 
@@ -90,7 +90,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """A callback failed or a task's failure was never looked at: kept for the judge."""
+        """A callback failed or a task's failure was never looked at: kept for the world."""
         self.faults.append(context)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
@@ -99,7 +99,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     # What the simulation asks of it
 
     def halt(self) -> None:
-        """Stop after the handle that runs now: nothing else ever runs (but see `bury`)."""
+        """Stop after the handle that runs now: nothing else ever runs (but see `unwind`)."""
         self._halted = True
 
     @property
@@ -116,7 +116,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         finally:
             events._set_running_loop(None)
 
-    def bury(self) -> None:
+    def unwind(self) -> None:
         """Unwind what was left standing when it was halted, so that none of it is left to the garbage collector.
 
         Time stands still meanwhile: what would have happened later never does.
@@ -124,7 +124,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         events._set_running_loop(self)
         self._in_order = True
         try:
-            for _ in range(BURIALS):
+            for _ in range(UNWINDINGS):
                 tasks = asyncio.all_tasks(self)
                 if not tasks:
                     return

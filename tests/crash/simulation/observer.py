@@ -348,7 +348,7 @@ class Observer:
     # People, deaths, the end
 
     def plan_settled(self, workspace: int, now: float) -> None:
-        """A plan was changed: whoever is sent to again, is from now on."""
+        """A plan was changed: its endpoints may get events again from now on."""
         self._plan_settled_at[workspace] = now
         for hook in self.hooks.values():
             if hook.workspace == workspace:

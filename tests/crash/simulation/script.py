@@ -116,7 +116,7 @@ def _people_it(rng: Random, script: Script) -> None:
         types = rng.choice((("*",), ("*",), TYPES[:1], TYPES[1:], TYPES))
         mode = rng.choice(("ok", "ok", "fail", "fail", *MODES))
         script.hooks.append(Hook(rng.choice(places), f"https://{number}.example/hook", types, mode))
-    moments = _crowded(rng, script.until)
+    moments = _peaked(rng, script.until)
     pipe_at, is_pipe = moments(), rng.random() < 0.4
     for number in range(8 if is_pipe else rng.choice((2, 3, 6))):
         ids = tuple(f"e{number}-{place}" for place in range(rng.choice((1, 2, 5) if is_pipe else (1, 2, 5, 12))))
@@ -129,7 +129,7 @@ def _people_it(rng: Random, script: Script) -> None:
     for _ in range(rng.choice((0, 2, 5, 9))):
         while_busy = rng.choice(sent) + rng.uniform(0, rng.choice((0.05, 1.0, 10.0, 100.0)))
         at = while_busy if rng.random() < 0.5 else moments()
-        script.actions.append(_deed(rng, at, len(script.hooks), rng.choice(places)))
+        script.actions.append(_operation(rng, at, len(script.hooks), rng.choice(places)))
     for _ in range(rng.choice((0, 1, 3))):
         hook, mode = rng.randrange(len(script.hooks)), rng.choice(("ok", "fail", *MODES))
         script.actions.append(Action(moments(), "mode", hook=hook, text=mode))
@@ -153,23 +153,23 @@ def _set_clocks(rng: Random, script: Script, moments: Callable[[], float]) -> No
         script.actions.append(Action(at, "restart"))
 
 
-def _crowded(rng: Random, until: float) -> Callable[[], float]:
+def _peaked(rng: Random, until: float) -> Callable[[], float]:
     """Moments of which many lie close together: what falls together is what goes wrong."""
-    crowd = [rng.uniform(1, until) for _ in range(3)]
+    peaks = [rng.uniform(1, until) for _ in range(3)]
 
     def moment() -> float:
         near = rng.random()
         if near < 0.45:
             later = rng.choice((0.0, 0.0, 5.0, 30.0, 90.0))  # when a late answer, or a retry, is due
-            return min(until, rng.choice(crowd) + later + rng.uniform(0, rng.choice((0.0, 0.02, 0.5, 6.0))))
+            return min(until, rng.choice(peaks) + later + rng.uniform(0, rng.choice((0.0, 0.02, 0.5, 6.0))))
         if near < 0.7:
-            return min(until, rng.choice(crowd) + rng.uniform(0, 200))
+            return min(until, rng.choice(peaks) + rng.uniform(0, 200))
         return rng.uniform(1, until)
 
     return moment
 
 
-def _deed(rng: Random, at: float, hooks: int, workspace: str) -> Action:
+def _operation(rng: Random, at: float, hooks: int, workspace: str) -> Action:
     """Something that a person does."""
     hook = rng.randrange(hooks)
     draw = rng.random()

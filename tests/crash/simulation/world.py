@@ -1,6 +1,6 @@
 """The world around the core for one schedule: its clock, its network, its people, its deaths; and the real core in it.
 
-Real are the house and everything in it: ingest, directory, dispatcher, consumers, queues, recorder, budgets, keeper,
+Real are the app and everything in it: ingest, registry, dispatcher, consumers, queues, recorder, watchdog, held events,
 retention, replays, endpoints and workspaces, the writer and all SQL.  Made up are time, the loop, the disk's and the
 network's pauses, and what receivers answer.  Left out are what isn't the core: sockets, tokens, the mail's journey.
 """
@@ -34,10 +34,10 @@ DRAIN_SECONDS = 4000.0
 
 
 class SimulatedApp(App):
-    """The house without its doors: no tokens, no mail under way, no heartbeat."""
+    """The app without its listener: no tokens, no mail under way, no heartbeat."""
 
     async def start(self, environ: Mapping[str, str]) -> None:
-        """As `House.start`, for the core."""
+        """As `App.start`, for the core."""
         self._writing = self.tasks.start("writer", self.store.writer.run)
         self.registry.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
         await self.services.workspaces.ensure_default()
@@ -134,7 +134,7 @@ class World:
         if main.done() and main.exception() is not None:
             self._broken = self._broken or main.exception()
         if self._broken is not None:
-            self._bury()
+            self._unwind()
             raise self._broken
         if not self.loop.halted:
             self._check_faults()
@@ -144,15 +144,15 @@ class World:
         assert kill is not None
         self.note("killed")
         self.observer.died(self.loop.time())
-        self._bury()
+        self._unwind()
         self.loop = self._new_loop(self.loop.time() + kill.down_seconds)
         return True
 
-    def _bury(self) -> None:
+    def _unwind(self) -> None:
         """Unwind what the kill left standing; none of it can reach the disk or the network any more."""
         assert self._app is not None
         self._app.dispatcher._running = False  # else each consumer that unwinds is followed by another
-        self.loop.bury()
+        self.loop.unwind()
         self.rng.seed((self.script.seed << 8) + len(self.observer.history.crashes))  # how they unwind follows no seed
 
     async def _live(self) -> None:
@@ -169,14 +169,14 @@ class World:
         watching.cancel()
         await asyncio.wait([watching])
         app.stop_delivering()
-        for task in list(self._pending):  # callers are answered before the house stops
+        for task in list(self._pending):  # callers are answered before the app stops
             await task
         self._pending.clear()  # the loop may end before it calls who takes them out
         await app.stop()
         self.note("stopped")
 
     async def _watch(self, app: App) -> None:
-        """A root task of the house that ends is a fault."""
+        """A root task that ends is a fault."""
         end = await app.tasks.run_until_stopped(asyncio.Event())
         self.break_(Broken(f"the daemon ended: {end} ({end.__cause__ if end else None!r})"))
 
@@ -210,13 +210,13 @@ class World:
                 self._unanswered.append(action)
             self.note(action.what, action.hook, action.workspace, *action.ids, action.text)
             await OPERATIONS[action.what](self, app, action)
-        except ApiError as refusal:
-            self.note("refused", action.what, refusal.code)
-            if refusal.code == "unavailable" and action in self._unanswered:
+        except ApiError as error:
+            self.note("refused", action.what, error.code)
+            if error.code == "unavailable" and action in self._unanswered:
                 return
         except (Broken, AssertionError) as broken:
             self.break_(broken)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the judge has to hear of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run has to end with it
             self.break_(Broken(f"{action.what} failed: {error!r}"))
         if action in self._unanswered:
             self._unanswered.remove(action)
@@ -254,7 +254,7 @@ class World:
             await asyncio.sleep(1.0)
 
     def _check_books(self, app: App) -> None:
-        """What the house shows is what the table's own notes add up to."""
+        """What the app shows is what the commits add up to."""
         case = Case(self.observer.history, self.observer.final())
         for hook in self.observer.hooks.values():
             if not hook.deleted and app.dispatcher.view(hook.seq).waiting != self.observer.waiting(hook.seq):
