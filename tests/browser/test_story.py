@@ -1,4 +1,4 @@
-"""The whole story of a webhook, in a browser, with and without JavaScript: added, tested, failing, repaired, replayed."""
+"""The whole story of a webhook in a browser, with and without JavaScript: added, tested, failing, repaired."""
 
 from __future__ import annotations
 
