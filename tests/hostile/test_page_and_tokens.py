@@ -45,7 +45,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 async def filled(api: Api, path: str) -> str:
     """The path with the names of things that are there."""
     endpoint = await api.engine.endpoint("https://example.com/hook")
-    return path.format(endpoint=endpoint.id, workspace="default", delivery="dlv_1")
+    return path.format(endpoint=endpoint.id, workspace="default", delivery="dlv_1", topic="api", name="page.png")
 
 
 async def state_of(api: Api) -> list[bytes]:
@@ -194,7 +194,7 @@ async def test_a_session_can_not_be_chosen_or_guessed(api: Api) -> None:
         "fixed",
         real[:-1],
         real.swapcase(),
-        sessions.digest_of(real).hex(),
+        tokens.secret_digest(real).hex(),
         api.admin_token,
         "",
         "a" * 7000,
