@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from webhookd.errors import ConfigError
+from webhookd.text import ascii_name
 
 SYSTEM_STATE_DIR = Path("/var/lib/webhookd")
 USER_STATE_DIR = Path(".local/state/webhookd")
@@ -255,11 +256,11 @@ def _is_public_url(value: str) -> bool:
 def is_mail_address(value: str) -> bool:
     """Whether `value` is one bare mail address that any mail server accepts.
 
-    The domain is a host name, also an internationalized one (the envelope has its IDNA form), not an IP address.
+    The domain is a host name, also an internationalized one (the envelope has its ASCII form), not an IP address.
     """
     local, at, domain = value.rpartition("@")
     try:
-        name = domain if domain.isascii() else domain.encode("idna").decode()
+        name = ascii_name(domain)
     except UnicodeError:
         return False
     long = len(local) + len(at) + len(name) > _MAIL_ADDRESS_CHARACTERS

@@ -1,4 +1,4 @@
-"""Text that strangers wrote, made safe to show, and durations for people.
+"""Text that strangers wrote, made safe to show; the ASCII form of names; durations for people.
 
 A description, a response body or a contact's name may hold escape sequences that move a terminal's cursor, or marks
 that turn the direction of the text.  Such characters are written out (`\\x1b`, `\\u202e`), so that they neither act nor
@@ -47,6 +47,18 @@ def one_line(value: object, longest: int) -> str:
     """`value` as one line of at most `longest` characters before escaping; each run of white space is one space."""
     text = " ".join(("" if value is None else str(value)).split())
     return escape(text if len(text) <= longest else f"{text[:longest]}…")
+
+
+def ascii_name(name: str) -> str:
+    """A domain name in its ASCII form (IDNA 2008, UTS 46 without its transitional rules: faß.de isn't fass.de).
+
+    Raises UnicodeError if it has none.
+    """
+    if name.isascii():
+        return name
+    import idna
+
+    return idna.encode(name, uts46=True).decode()
 
 
 def duration(seconds: float) -> str:

@@ -416,9 +416,9 @@ async def test_the_test_mail_goes_at_once(tmp_path: Path) -> None:
     """`send_test` returns when the server took it, beside the outbox and without its waiting."""
     async with mail_server() as server, bench(tmp_path, configured(server)) as b:
         await b.add("1")
-        await b.mailer.send_test(["me@example.com", "you@bücher.example"])
+        await b.mailer.send_test(["me@example.com", "you@bücher.example", "ops@faß.de"])
         mail = server.mails[0]
-        assert ["me@example.com", "you@xn--bcher-kva.example"] == server.taken[0][0]
+        assert ["me@example.com", "you@xn--bcher-kva.example", "ops@xn--fa-hia.de"] == server.taken[0][0]
         assert "Test" in mail["Subject"] and 1 == len(server.taken)
         assert {"text/plain", "text/html"} == {part.get_content_type() for part in mail.iter_parts()}
 

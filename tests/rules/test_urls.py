@@ -135,6 +135,15 @@ def test_ambiguous_or_broken_urls_are_refused(url: str) -> None:
     assert message.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("host", "ascii_form"),
+    [("faß.de", "xn--fa-hia.de"), ("MÜLLER.example", "xn--mller-kva.example"), ("βόλος.com", "xn--nxasmm1c.com")],
+)
+def test_a_host_beyond_ascii_is_advised_its_form_by_idna_2008(host: str, ascii_form: str) -> None:
+    """Not IDNA 2003's, which gives faß.de to the owner of fass.de."""
+    assert refusal(f"https://{host}/x")[1].endswith(f"write its ASCII form: {ascii_form}.")
+
+
 # --- where webhookd doesn't send --------------------------------------------------------------------------------
 
 BLOCKED_UNLESS_ALLOWED = [

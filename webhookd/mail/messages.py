@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from webhookd.config import Config
 from webhookd.models import DEFAULT_WORKSPACE, Json, Reason
 from webhookd.store.outbox import Notice
-from webhookd.text import duration_words, one_line
+from webhookd.text import ascii_name, duration_words, one_line
 
 SHOWN_IN_FULL = 20
 _LONGEST_TEXT = 400
@@ -80,7 +80,7 @@ def mailbox(address: str) -> str:
     """A mail address as it goes over the wire: a domain with other letters in its ASCII form (IDNA)."""
     local, at, domain = address.strip().rpartition("@")
     try:
-        return local + at + (domain if domain.isascii() else domain.encode("idna").decode())
+        return local + at + ascii_name(domain)
     except UnicodeError:
         return address
 

@@ -18,7 +18,7 @@ import aiosmtplib
 
 from webhookd import config
 from webhookd.store.outbox import Envelope
-from webhookd.text import one_line
+from webhookd.text import ascii_name, one_line
 
 STEP_SECONDS = 30.0
 QUIT_SECONDS = 2.0
@@ -150,8 +150,7 @@ async def conversation(
 
 def _own_name(mail: config.Mail) -> str:
     """What to greet with: the domain that the mail comes from; looking our own name up could block."""
-    name = mail.sender.rpartition("@")[2]
-    return name if name.isascii() else "localhost"
+    return ascii_name(mail.sender.rpartition("@")[2])
 
 
 def _words(where: str, error: Exception) -> str:

@@ -31,6 +31,7 @@ from webhookd.rules.ip_policy import (
     name_verdict,
     verdict,
 )
+from webhookd.text import ascii_name
 
 __all__ = ["OwnAddress", "UrlParts", "Verdict", "check_headers", "check_url", "judge_url", "parse_url", "verdict"]
 
@@ -219,7 +220,7 @@ def _parse_number(label: str) -> int:
 
 def _ascii_form(host: str) -> str:
     try:
-        return f": {host.encode('idna').decode()}"
+        return f": {ascii_name(host)}"
     except UnicodeError:
         return " (xn--…)"
 
