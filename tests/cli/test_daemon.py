@@ -120,6 +120,18 @@ async def test_samples_all_the_way(ask: Any, endpoint: str, receiver: Receiver) 
     assert ["delivered"] * 9 == [one["state"] for one in log]
 
 
+async def test_an_endpoint_is_found_by_its_url_as_it_was_typed(ask: Any, receiver: Receiver) -> None:
+    """And in every other form of the same URL."""
+    typed = receiver.url.replace("http://127.0.0.1", "HTTP://LocalHost.").replace("/hook", "?")
+    added = (await ask("endpoint", "add", typed, "-e", "*", "--json")).json()
+    for url in (typed, added["url"], typed.lower().replace(".", "").replace("?", "/")):
+        shown = await ask("endpoint", "show", url, "--json")
+        assert (0, added["id"]) == (shown.code, shown.json()["id"])
+        assert 0 == (await ask("log", "--endpoint", url)).code
+    other = await ask("endpoint", "show", added["url"].replace("?", "/x"))
+    assert 1 == other.code and "no endpoint of workspace default has the URL" in other.err
+
+
 async def test_refused_lines(ask: Any) -> None:
     """Lines that the daemon refuses are named with their number in the input and its message."""
     text = b'{"event_type":"message.sent"}\n\nnonsense\n{"event_type":"message.sentt"}\n' + b"bad\n" * 150

@@ -76,7 +76,7 @@ async def test_list_by_url_and_time(log_api: Any, ask: Any) -> None:
     """The endpoint may be named by its URL, times as people say them; `--json` is the API's own page."""
     page = {"data": [delivery()], "next": None}
     log_api.answers("GET", "/v1/deliveries", page)
-    ran = await ask("log", "--endpoint", "https://example.com/hook/", "--since", "2026-01-31 14:00", "--json")
+    ran = await ask("log", "--endpoint", "HTTPS://Example.com.:443/hook?", "--since", "2026-01-31 14:00", "--json")
     assert (0, page) == (ran.code, ran.json())
     assert {"endpoint": "ep_1", "since": "2026-01-31T14:00:00.000Z"} == log_api.asked[-1].query
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from webhookd.errors import ApiError
-from webhookd.rules.urls import OwnAddress, check_headers, check_url, parse_url
+from webhookd.rules.urls import OwnAddress, check_headers, check_url, normal_form, parse_url
 
 LOOPBACK = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
 EVERYTHING = [ip_network("0.0.0.0/0"), ip_network("::/0")]
@@ -71,6 +71,27 @@ def test_what_has_several_spellings_is_stored_in_one(given_url: str, stored: str
     """Case of scheme and host, notations of an address, characters beyond ASCII: one canonical form."""
     assert stored == check_url(given_url, allow_http=True, allowed=[])
     assert stored == check_url(stored, allow_http=True, allowed=[])
+
+
+@pytest.mark.parametrize(
+    ("urls", "normal"),
+    [
+        (("https://h/x", "https://h:443/x", "https://h./x", "HTTPS://H.:443/x", "https://h/x?"), "https://h/x"),
+        (("http://h:8080", "http://h:8080/", "http://h:8080?", "http://h.:8080/?"), "http://h:8080/"),
+        (("http://h:443/?a", "http://h.:443?a"), "http://h:443/?a"),
+        (
+            ("https://[2606:4700:4700::1111]", "https://[2606:4700:4700:0::1111]:443/"),
+            "https://[2606:4700:4700::1111]/",
+        ),
+        (("https://8.8.8.8./ü", "https://134744072:443/%C3%BC"), "https://8.8.8.8/%C3%BC"),
+        (("https://h/?x=?",), "https://h/?x=?"),
+        (("https://h/x/",), "https://h/x/"),
+        (("no URL",), "no URL"),
+    ],
+)
+def test_urls_are_compared_in_one_normal_form(urls: tuple[str, ...], normal: str) -> None:
+    """Without what makes no difference to a request; it is its own normal form."""
+    assert {normal} == {normal_form(url) for url in (*urls, normal)}
 
 
 # --- what can't be an endpoint's URL ----------------------------------------------------------------------------

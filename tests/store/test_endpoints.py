@@ -85,6 +85,21 @@ async def test_a_url_is_taken_once_per_workspace(store: Store) -> None:
     await add_endpoint(store, workspace)
 
 
+async def test_one_url_in_two_forms_from_an_older_database(store: Store) -> None:
+    """Both stay; each is found beside the other, and neighbours of the name aren't."""
+    workspace = await add_workspace(store)
+    forms = ("https://e.example/x", "https://e.example:443/x")
+    first, second = [await add_endpoint(store, workspace, url) for url in forms]
+    for url in ("https://e.example.org/x", "https://e.example/x/", "https://e.exampl/x"):
+        await add_endpoint(store, workspace, url)
+    await store.write(lambda db: endpoints.update(db, replace(second, description="as before")))
+    dotted = "https://e.example./x"
+    for one, other in ((first, second), (second, first)):
+        assert other.id == await store.read(
+            lambda db, one=one: endpoints.id_of_url(db, workspace.seq, dotted, beside=one.id)
+        )
+
+
 async def test_a_deleted_endpoint_is_known_to_the_log_alone(store: Store) -> None:
     """It is neither loaded nor counted; by its id and number it is still found, in its own workspace."""
     workspace, other = await add_workspace(store), await add_workspace(store, "other")

@@ -216,7 +216,7 @@ class Endpoints:
         return {name: check(fields[name]) for name, check in checks.items() if name in fields}
 
     def _check_free(self, db: Db, endpoint: Endpoint) -> None:
-        taken = endpoints.id_of_url(db, endpoint.workspace_seq, endpoint.url)
+        taken = endpoints.id_of_url(db, endpoint.workspace_seq, endpoint.url, beside=endpoint.id)
         if taken is not None:
             raise ApiError(
                 "endpoint_exists",

@@ -42,16 +42,20 @@ _WHICH = click.argument("which", metavar="ENDPOINT", shell_complete=complete_end
 def endpoint() -> None:
     """Add, look at and steer endpoints (webhooks).
 
-    ENDPOINT is an id (ep_…) or the endpoint's URL.
+    ENDPOINT is an id (ep_…) or the endpoint's URL, in any form of it (https://h:443 is https://h/).
     """
 
 
 def find(call: Call, which: str) -> str:
-    """The id of the endpoint given by id or URL."""
+    """The id of the endpoint given by id or URL, which is found in every form that makes the same requests."""
     if "://" not in which:
         return which
-    wanted = which.rstrip("/")
-    found = [one["id"] for one in call.client().pages(call.path("endpoints")) if one["url"].rstrip("/") == wanted]
+    from webhookd.rules.urls import normal_form
+
+    wanted = normal_form(which)
+    same = [one for one in call.client().pages(call.path("endpoints")) if normal_form(one["url"]) == wanted]
+    # An older webhookd let them be added side by side.
+    found = [one["id"] for one in same if one["url"] == which] or [one["id"] for one in same]
     if len(found) == 1:
         return str(found[0])
     where = f"workspace {call.workspace or 'default'}"

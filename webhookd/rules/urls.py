@@ -8,6 +8,9 @@ are parsed strictly and only here.  What parsers are known to disagree about (us
 Unicode in the host, control characters, empty ports) is refused, not repaired.  The result is canonical: scheme and
 host in lower case, an IPv4 address as four decimal numbers.  Path and query stay as given, except that characters
 beyond ASCII become the percent codes of their UTF-8 bytes.
+
+Requests go to the canonical form.  Whether two URLs are the same one is decided by their normal form, which leaves out
+what makes no difference to a request: the default port, the dot at the end of the host, an empty query.
 """
 
 from __future__ import annotations
@@ -33,7 +36,17 @@ from webhookd.rules.ip_policy import (
 )
 from webhookd.text import ascii_name
 
-__all__ = ["OwnAddress", "UrlParts", "Verdict", "check_headers", "check_url", "judge_url", "parse_url", "verdict"]
+__all__ = [
+    "OwnAddress",
+    "UrlParts",
+    "Verdict",
+    "check_headers",
+    "check_url",
+    "judge_url",
+    "normal_form",
+    "parse_url",
+    "verdict",
+]
 
 MAX_URL_CHARACTERS = 2048
 MAX_HEADERS = 32
@@ -77,7 +90,8 @@ _RESERVED_PREFIXES = ("webhook-", "x-webhook-")
 class UrlParts:
     """A parsed URL.
 
-    `text` is its canonical form; `host` has no brackets; `address` is the host if it is an IP address, else None.
+    `text` is its canonical form; `host` has no brackets; `address` is the host if it is an IP address, else None;
+    `rest` is what follows the host and port, "" or from / or ? on.
     """
 
     text: str
@@ -85,6 +99,28 @@ class UrlParts:
     host: str
     port: int
     address: Address | None
+    rest: str
+
+    @property
+    def site(self) -> str:
+        """Scheme and host in normal form: every URL with this host begins so."""
+        host = f"[{self.host}]" if ":" in self.host else self.host.removesuffix(".")
+        return f"{self.scheme}://{host}"
+
+    @property
+    def normal_form(self) -> str:
+        """The form in which URLs are compared."""
+        port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        path, _, query = self.rest.partition("?")
+        return f"{self.site}{port}{path or '/'}{'?' if query else ''}{query}"
+
+
+def normal_form(url: str) -> str:
+    """The form in which URLs are compared; a text that is no endpoint's URL is its own."""
+    try:
+        return parse_url(url).normal_form
+    except ApiError:
+        return url
 
 
 def check_url(
@@ -134,10 +170,11 @@ def parse_url(url: str) -> UrlParts:
     end = next((at for at in range(match.end(), len(url)) if url[at] in "/?"), len(url))
     host, address, port = _parse_authority(url[match.end() : end])
     shown = f"[{host}]" if isinstance(address, IPv6Address) else host
-    text = f"{scheme}://{shown}{'' if port is None else f':{port}'}{_ascii_only(url[end:])}"
+    rest = _ascii_only(url[end:])
+    text = f"{scheme}://{shown}{'' if port is None else f':{port}'}{rest}"
     if len(text) > MAX_URL_CHARACTERS:
         _invalid(f"The URL in its ASCII form has {len(text)} characters; at most {MAX_URL_CHARACTERS} are taken.")
-    return UrlParts(text, scheme, host, _DEFAULT_PORTS[scheme] if port is None else port, address)
+    return UrlParts(text, scheme, host, _DEFAULT_PORTS[scheme] if port is None else port, address, rest)
 
 
 def _check_characters(url: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from webhookd.models import Endpoint, EndpointState
+from webhookd.rules.urls import normal_form, parse_url
 
 _COLUMNS = (
     "e.seq, e.id, e.workspace_seq, w.id, e.url, e.event_types, e.description, e.success, e.headers, e.signing_key, "
@@ -47,11 +48,18 @@ def count(db: sqlite3.Connection, workspace_seq: int) -> int:
     return number
 
 
-def id_of_url(db: sqlite3.Connection, workspace_seq: int, url: str) -> str | None:
-    """The id of the workspace's endpoint with this URL, or None."""
-    sql = "SELECT id FROM endpoints WHERE workspace_seq = ? AND url = ? AND deleted_at IS NULL"
-    rows = db.execute(sql, (workspace_seq, url)).fetchall()
-    return rows[0][0] if rows else None
+def id_of_url(db: sqlite3.Connection, workspace_seq: int, url: str, *, beside: str = "") -> str | None:
+    """The id of the workspace's endpoint with this URL, compared in normal form, or None; `beside` is left out."""
+    wanted = parse_url(url)
+    # All that may be equal begin with the same site, so `endpoints_by_url` finds them.
+    sql = (
+        "SELECT id, url FROM endpoints WHERE workspace_seq = ?1 AND url >= ?2 AND url < ?2 || char(0x10ffff) "
+        "AND deleted_at IS NULL AND id <> ?3"
+    )
+    for found, its_url in db.execute(sql, (workspace_seq, wanted.site, beside)).fetchall():
+        if normal_form(its_url) == wanted.normal_form:
+            return str(found)
+    return None
 
 
 def seq_of_id(db: sqlite3.Connection, workspace_seq: int, endpoint_id: str) -> int | None:

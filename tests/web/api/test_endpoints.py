@@ -150,6 +150,24 @@ async def test_one_url_once_per_workspace(api: Api) -> None:
     await make(api)
 
 
+SAME = ("https://example.com:443/hook", "https://example.com./hook", "https://EXAMPLE.com/hook?")
+
+
+async def test_a_url_is_the_same_in_every_form(api: Api) -> None:
+    """Port 443 of https, the dot after the host, an empty query; the form that was typed is kept, and may change."""
+    first = await make(api, url=SAME[0])
+    await make(api, url="https://example.com/hook/")
+    assert SAME[0] == first["url"]
+    for url in ("https://example.com/hook", *SAME):
+        again = await api.post("/v1/endpoints", NEW | {"url": url})
+        assert (409, first["id"]) == (again.status, again.json["error"]["details"]["id"])
+    other = await make(api, url="https://example.com/other")
+    taken = await api.call("PATCH", f"/v1/endpoints/{other['id']}", {"url": SAME[1]})
+    assert (409, "endpoint_exists") == (taken.status, taken.code)
+    changed = await api.call("PATCH", f"/v1/endpoints/{first['id']}", {"url": SAME[1]})
+    assert (200, SAME[1]) == (changed.status, changed.json["url"])
+
+
 async def test_a_workspace_has_so_many_endpoints_and_no_more(tmp_path: Path) -> None:
     """`limits.endpoints`: 409, until one is deleted."""
     async with running_api(tmp_path, Config(limits=Limits(endpoints=2))) as api:
