@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import resource
@@ -16,12 +17,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.bad_receiver_server import OK, Peer, ScriptedReceiver
-from tests.support.bad_receivers import head, healthy
+from tests.support.bad_receivers import GZIP_BOMB, head, healthy
 from tests.support.clock import START_WALL_MS, ManualClock
 from tests.support.sending import LATE_SECONDS, MakeSender, answering, request
 from webhookd.clock import SystemClock
 from webhookd.config import Config, Delivery
 from webhookd.config import Egress as EgressSettings
+from webhookd.delivery.attempt_record import attempt_record
 from webhookd.models import Outcome, Reason, Request
 from webhookd.sender.client import Client, HttpSender
 
@@ -155,6 +157,26 @@ async def test_headers_are_kept_as_they_came(sender: HttpSender) -> None:
     expected = (("X-A", "1"), ("x-a", "2"), ("X-Bytes", "\ufffd\ufffd"), ("Content-Length", "0"))
     assert expected == outcome.response_headers
     json.dumps(outcome.response_headers).encode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "shown"),
+    [
+        (["Content-Encoding: gzip"], gzip.compress('{"error": "größer"}'.encode()), '{"error": "größer"}'),
+        (["Content-Type: text/html; charset=iso-8859-1"], "zu groß".encode("latin-1"), "zu groß"),
+        (["Content-Encoding: gzip"], GZIP_BOMB, "\0" * 16384),
+    ],
+    ids=["gzip", "latin-1", "bomb"],
+)
+async def test_the_log_shows_a_body_decoded(sender: HttpSender, headers: list[str], body: bytes, shown: str) -> None:
+    """What is kept stays as it came; a bomb stays shut."""
+    data = head(*headers, f"Content-Length: {len(body)}", status="400 Bad Request") + body
+    async with ScriptedReceiver(answering(data)) as receiver:
+        sent = request(receiver.url)
+        outcome = await sender.post(sent)
+    assert body[:16384] == outcome.response_body
+    response = attempt_record(1, outcome, sent, counted=True)["response"]
+    assert (shown, len(body) > 16384) == (response["body"], response["truncated"])
 
 
 async def test_an_outcome_has_both_times(make_sender: MakeSender) -> None:

@@ -72,11 +72,13 @@ class Connection(asyncio.BufferedProtocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._received_bytes = 0
         self._status = 0
-        self._head_done = self._complete = self._keep_alive = self._nul = False
+        self._head_done = self._complete = self._keep_alive = self._nul = self._lost = False
 
     async def open(self) -> None:
         """Hand the socket, which is connected, to the loop: what `send` was given goes out."""
         await self._pool.loop.create_connection(lambda: self, sock=self._sock)
+        if self._lost and self._sock.fileno() >= 0:  # uvloop has closed the descriptor beneath the socket object,
+            self._sock.detach()  # which would close it once more, when it may be another's
 
     def send(self, request: bytes, trace: AttemptTrace) -> asyncio.Future[Exception | None]:
         """Send `request` now, or as soon as the connection is open.
@@ -138,6 +140,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone.  If a write failed, an answer may have come before and lie in the socket unread."""
+        self._lost = True
         if exc is not None:
             with contextlib.suppress(OSError):
                 while self._trace is not None and (nbytes := self._sock.recv_into(self._pool.buffer)):
