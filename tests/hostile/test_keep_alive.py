@@ -68,7 +68,7 @@ async def resets(peer: Peer) -> None:
 
 
 async def reads_all_and_closes(peer: Peer) -> None:
-    """Take the whole next request and hang up without a word."""
+    """Read the whole next request and hang up without an answer."""
     await peer.request()
     await peer.send(OK)
     await peer.request()
@@ -115,7 +115,7 @@ async def test_a_connection_that_ends_as_the_next_request_arrives_costs_nothing(
 async def test_a_connection_that_ends_at_some_moment_while_idle_costs_nothing(
     sender: HttpSender, tls: ssl.SSLContext | None, how: str
 ) -> None:
-    """Before, while or after the next request goes out: whoever comes first, every attempt is delivered."""
+    """Before, while or after the next request goes out: whichever comes first, every attempt is delivered."""
     moments = [0.0, 0.0005, 0.001, 0.002, 0.005] * 4
 
     async def script(peer: Peer) -> None:

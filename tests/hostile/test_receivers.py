@@ -73,8 +73,8 @@ def receivers() -> Iterator[Receivers]:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    said = json.loads(process.stdout.readline())
-    yield Receivers(said["ports"], ssl.create_default_context(cadata=said["authority"]))
+    started = json.loads(process.stdout.readline())
+    yield Receivers(started["ports"], ssl.create_default_context(cadata=started["authority"]))
     process.stdin.close()
     process.stdout.close()
     assert 0 == process.wait(timeout=10)

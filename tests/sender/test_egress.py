@@ -1,4 +1,4 @@
-"""The second and the third gate.  What was dialled is told by Python's audit hook, not by the gates themselves."""
+"""The second and the third gate.  Python's audit hook records what was dialled, not the gates themselves."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ async def test_a_receiver_that_never_reads_is_hung_up_on(make_sender: MakeSender
 
 
 async def test_closing_ends_what_is_under_way(make_sender: MakeSender) -> None:
-    """Whoever waits in post gets a failed outcome, and so does whoever comes after."""
+    """Attempts under way fail, and so do later ones."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -250,7 +250,7 @@ async def test_closing_while_a_connection_is_handed_over_sends_nothing() -> None
 
 
 async def test_an_answer_in_the_last_moment_counts(make_sender: MakeSender, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was complete when the deadline came, though the attempt had not been told yet."""
+    """It was complete when the deadline came, though the attempt's task had not run yet."""
     sender = make_sender(LATE_SECONDS)
 
     async def send(target: object, request: object, trace: AttemptTrace, *, fresh: bool = False) -> None:

@@ -28,7 +28,7 @@ def test_the_first_lines_are_the_urls(url: str, line: str, host: str) -> None:
 
 
 def test_headers_that_are_given_are_not_sent_twice() -> None:
-    """A custom Accept replaces ours; the length is the body's, whatever is said."""
+    """A custom Accept replaces ours; the length is always the body's."""
     request = Request("http://a/", (("accept", "text/plain"), ("Content-Length", "9")), b"{}", False)
     sent = Target.of(parse_url(request.url)).encode(request, last=True)
     assert (

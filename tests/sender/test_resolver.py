@@ -59,7 +59,7 @@ async def test_all_addresses_of_both_families_are_found(resolver: DnsResolver, n
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "words"),
     [
         ("gone.test", "doesn't exist"),
         ("unknown.test", "doesn't exist"),
@@ -71,11 +71,11 @@ async def test_all_addresses_of_both_families_are_found(resolver: DnsResolver, n
         ("x" * 70 + ".test", "malformed"),
     ],
 )
-async def test_a_failed_lookup_is_a_failure_of_dns(resolver: DnsResolver, name: str, said: str) -> None:
+async def test_a_failed_lookup_is_a_failure_of_dns(resolver: DnsResolver, name: str, words: str) -> None:
     """NXDOMAIN, SERVFAIL and their like are the endpoint's, and say what happened."""
     with pytest.raises(EgressFailure) as caught:
         await resolver.lookup(name)
-    assert (Reason.DNS, True, True) == (caught.value.reason, said in caught.value.detail, name in caught.value.detail)
+    assert (Reason.DNS, True, True) == (caught.value.reason, words in caught.value.detail, name in caught.value.detail)
 
 
 async def test_a_silent_name_leaves_the_others_alone(resolver: DnsResolver) -> None:

@@ -37,7 +37,7 @@ def _old_protocol(authority: trustme.CA, version: ssl.TLSVersion) -> ssl.SSLCont
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("context", "said"),
+    ("context", "words"),
     [
         pytest.param(_expired, "expired", id="expired"),
         pytest.param(lambda ca: server_context(ca, identity="other.example"), "mismatch", id="wrong host"),
@@ -47,14 +47,14 @@ def _old_protocol(authority: trustme.CA, version: ssl.TLSVersion) -> ssl.SSLCont
     ],
 )
 async def test_bad_tls_is_a_failure_and_nothing_is_sent(
-    sender: HttpSender, authority: trustme.CA, context: Callable[[trustme.CA], ssl.SSLContext], said: str
+    sender: HttpSender, authority: trustme.CA, context: Callable[[trustme.CA], ssl.SSLContext], words: str
 ) -> None:
     """Never repeated insecurely: one connection, no request, and the reason for a person."""
     async with ScriptedReceiver(healthy, tls=context(authority)) as receiver:
         outcome = await sender.post(request(receiver.url))
         assert (Reason.TLS, None, []) == (outcome.reason, outcome.status, receiver.requests)
         assert receiver.connections <= 1
-    assert said in outcome.detail
+    assert words in outcome.detail
     assert outcome.detail.isprintable()
 
 

@@ -51,7 +51,7 @@ def _unpack(body: bytes, codings: list[str]) -> tuple[bytes, bool]:
 
 
 def _inflate(packed: bytes) -> tuple[bytes, bool]:
-    """gzip or zlib, told apart by their first bytes, or the bare deflate that some servers send for the latter."""
+    """gzip or zlib, recognised by the first bytes, or the raw deflate that some servers send for zlib."""
     try:
         inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
         unpacked = inflater.decompress(packed, TEXT_LIMIT_BYTES)

@@ -2,7 +2,7 @@
 
 The rules (manual/behaviour.md, "Delivery"):
 
-- The whole exchange (DNS, connect, TLS, request, headers, body) has one deadline.
+- The whole attempt (DNS, connect, TLS, request, headers, body) has one deadline.
 - At most 16 KiB of the answer's body are read.  If there is more, the connection is closed and the status decides.
 - Success is exactly 200, or any 2xx where the endpoint says so.  Redirects are not followed.
 - A request is repeated in one case only: a *reused* connection ended before any byte of an answer came.  It then goes
@@ -82,7 +82,7 @@ class HttpSender:
         )
 
     async def close(self) -> None:
-        """End all connections at once; whoever still waits in `post` gets a failed outcome."""
+        """End all connections at once; attempts under way fail."""
         self._pool.close()
         await self._egress.close()
 

@@ -1,4 +1,4 @@
-"""What has to end in time: one timer for all attempts, and one for all idle connections."""
+"""Deadlines: one timer for all attempts, and one for all idle connections."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 class Deadlines(Generic[T]):
-    """One timer for everything that has the same time: what begins first is due first, so a dict in order is enough.
+    """One timer for many deadlines of the same length: what starts first is due first, so an ordered dict is enough.
 
-    `expire` is called with what wasn't ended in time, and with the seconds since it was due.
+    `expire` is called with each item that wasn't ended in time, and with the seconds since it was due.
     """
 
     def __init__(self, seconds: float, expire: Callable[[T, float], None]) -> None:
@@ -23,13 +23,13 @@ class Deadlines(Generic[T]):
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, what: T) -> None:
-        """The time of `what` begins now."""
+        """Start the deadline of `what`."""
         due = self._due[what] = self._loop.time() + self._seconds
         if self._timer is None:
             self._timer = self._loop.call_at(due, self._look)
 
     def end(self, what: T) -> None:
-        """`what` is over, or was never begun.  The timer stays: it fires once per `seconds` at most."""
+        """End the deadline of `what`, if it has one.  The timer stays: it fires once per `seconds` at most."""
         self._due.pop(what, None)
 
     def close(self) -> None:
@@ -52,7 +52,7 @@ class Deadlines(Generic[T]):
 
 
 class AttemptDeadline:
-    """Cancels the task that made it when it expires, and tells this from a cancellation by somebody else.
+    """Cancels the task that made it when it expires, and distinguishes this from any other cancellation.
 
     `asyncio.timeout` does the same with a timer of its own for each attempt.
     """
@@ -67,7 +67,7 @@ class AttemptDeadline:
         self.overdue_seconds = -1.0
 
     def expire(self, overdue_seconds: float) -> None:
-        """The time is over, and has been for `overdue_seconds`: as long as the process or its loop stood still."""
+        """Cancel the task.  `overdue_seconds` is how long the process or its loop stood still past the deadline."""
         self.overdue_seconds = overdue_seconds
         self._task.cancel()
 

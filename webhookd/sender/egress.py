@@ -1,4 +1,4 @@
-"""Where webhookd sends: the second and the third gate.
+"""Where webhookd may send: the second and the third gate.
 
 A customer's URL makes webhookd connect from inside the operator's network, so an address is asked about three times
 and each question fails closed: the URL when it is saved and again when it is used (`rules.urls`), *every* answer of
@@ -149,7 +149,7 @@ class Egress:
         self._own: frozenset[OwnAddress] = frozenset()
 
     def set_own(self, addresses: Iterable[OwnAddress]) -> None:
-        """Tell which sockets webhookd listens on, once they are bound: nothing is sent there."""
+        """Set the sockets that webhookd listens on, once they are bound: nothing is sent there."""
         self._own = frozenset(addresses)
 
     def check_url(self, url: str) -> UrlParts:

@@ -1,4 +1,4 @@
-"""What went wrong, in the contract's nine words and one sentence for a person.
+"""Why an attempt failed: one of the contract's nine reasons, and one sentence for a person.
 
 The sentence never holds the URL, which may carry secrets in its query, nor bytes of the receiver beyond the short,
 printable part of the parser's complaint.

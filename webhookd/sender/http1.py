@@ -15,7 +15,7 @@ What a receiver may do to a connection, and what comes of it:
 TLS runs over memory here rather than in asyncio's transport, which keeps 256 KiB per connection to read into, and drops
 an answer that lies in the socket when a write fails.
 
-llhttp is told to take what real servers send: folded headers, lines that end with LF alone, spaces after a chunk's
+llhttp accepts what real servers send: folded headers, lines that end with LF alone, spaces after a chunk's
 size.  It stays strict where two readers could see two answers: lengths given twice, a length beside chunks.
 """
 
@@ -106,7 +106,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def fail(self, error: Exception) -> None:
-        """Close at once; the attempt that waits for an answer, if one does, gets `error`."""
+        """Close at once; the attempt under way, if any, fails with `error`."""
         self._finish(error)
 
     # --- asyncio's side ---
@@ -122,11 +122,11 @@ class Connection(asyncio.BufferedProtocol):
             self._shake_hands(self._tls)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the loop reads to: what is read is parsed before anything else is read there."""
+        """Where the loop reads to.  It is parsed before the loop reads for another connection."""
         return self._pool.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """The first `nbytes` of the buffer came."""
+        """`nbytes` were read into the buffer."""
         if self._tls is None:
             self._receive(self._pool.buffer[:nbytes])
             return
@@ -150,7 +150,7 @@ class Connection(asyncio.BufferedProtocol):
     # --- TLS ---
 
     def _shake_hands(self, tls: Tls) -> bool:
-        """Go on with the handshake as far as bytes have come; whether it is over, and well."""
+        """Continue the handshake with the bytes received so far; whether it has succeeded."""
         try:
             tls.object.do_handshake()
             tls.established = True
@@ -271,7 +271,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self.abort()
 
-    # --- the parser's callbacks: what follows a complete answer is none of its ---
+    # --- llhttp's callbacks; bytes after a complete answer are ignored ---
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header of the answer, or a trailer."""
@@ -280,7 +280,7 @@ class Connection(asyncio.BufferedProtocol):
             self._nul = self._nul or b"\0" in value  # which the parser takes together with folded headers
 
     def on_headers_complete(self) -> None:
-        """The end of a head; interim answers (1xx but 101) are not the one that is waited for."""
+        """The end of a head; interim answers (1xx except 101) are skipped."""
         if self._head_done or self._parser is None:
             return
         status = self._parser.get_status_code()
@@ -339,12 +339,12 @@ class Pool:
             raise
 
     def keep(self, connection: Connection) -> None:
-        """Have `connection` ready for the next request to its origin, for a while."""
+        """Keep `connection` for the next request to its origin."""
         self._idle.setdefault(connection.origin, []).append(connection)
         self._kept.start(connection)
 
     def forget(self, connection: Connection) -> None:
-        """`connection` is over."""
+        """Drop a connection that has ended."""
         self._open.discard(connection)
         self._kept.end(connection)
         idle = self._idle.get(connection.origin)
@@ -354,7 +354,7 @@ class Pool:
                 del self._idle[connection.origin]
 
     def close(self) -> None:
-        """End all connections at once; attempts on them fail, and so do those that come later."""
+        """End all connections at once; attempts on them, and later ones, fail."""
         self._closed = True
         self._kept.close()
         for connection in tuple(self._open):
