@@ -32,12 +32,10 @@ hypothesis.settings.load_profile("daily")  # `--hypothesis-profile=full` chooses
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Make pytest without a path the daily loop."""
-    is_worker = hasattr(config, "workerinput")  # its options come from the process that started it
-    without_path = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    if without_path and not is_worker and not config.option.markexpr:
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr:
         config.option.markexpr = "not slow"
-        if getattr(config.option, "numprocesses", 0) is None:
-            config.option.numprocesses = 2
+        if getattr(config.option, "numprocesses", 0) is None and not hasattr(config, "workerinput"):
+            config.option.numprocesses = 2  # a worker, which comes through here as well, starts none
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
