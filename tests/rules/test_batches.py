@@ -36,10 +36,17 @@ def test_an_empty_array_has_no_elements() -> None:
     assert [] == split_array(b"[]") == split_array(b" [ \n] ")
 
 
-@pytest.mark.parametrize("element", [b"1e999", b"9" * 400, b"null", b"[]", b"{}", b'"x"', b'{"a":1,"a":2}'])
+@pytest.mark.parametrize(
+    "element",
+    [
+        b"1e999", b"9" * 400, b"null", b"[]", b"{}", b'"x"', b'{"a":1,"a":2}', b'"\\ud800"', b'{"\\uDFFF": "\\\\ud8"}',
+        b'"\\ud83d\\ude00 \\udc00\\ud800, \\n"',
+    ],
+)  # fmt: skip
 def test_what_is_json_is_left_to_the_check_of_its_element(element: bytes) -> None:
     """Any fault but syntax refuses its element, not the array."""
-    assert [b"1", element, b"2"] == split_array(b"[1," + element + b",2]")
+    assert [b"1", element, b"2"] == split_array(b"[1, " + element + b" ,2]")
+    assert [b"1", element, *[b"2"] * 998] == split_array(b"[1," + element + b",2" * 998 + b"]")
 
 
 def test_a_thousand_elements_are_taken_and_one_more_is_not() -> None:
@@ -63,7 +70,8 @@ def test_commas_inside_elements_are_not_counted(count: int) -> None:
     [
         (b"", "byte 0"), (b"[", "byte 1"), (b"[1,2", "byte 4"), (b"[1,2,]", "byte 5"), (b"[1 2]", "byte 3"),
         (b"[1]x", "trailing"), (b"[1][2]", "trailing"), (b"[{}, {'a':1}]", "byte 6"), (b"[1,NaN]", "byte 3"),
-        (b"[Infinity]", "byte 1"), (b"[01]", "byte 2"), (b"[nul]", "byte"), (b'["\\ud800"]', "partner"),
+        (b"[Infinity]", "byte 1"), (b"[01]", "byte 2"), (b"[nul]", "byte"), (b'["\\ud800",}', "byte"),
+        (b'["\\ud800"', "byte"),
         (b'["\xff"]', "byte 2 (0xff)"), (b'["\xed\xa0\x80"]', "byte 2 (0xed)"), (b'{"a":"\xff"}', "byte 6 (0xff)"),
         (b"\xef\xbb\xbf[]", "byte"), (b'["\n"]', "byte"), (b'[{"a":1,}]', "byte"),
         (b"[" * 10_000 + b"]" * 10_000, "nested too deeply"),

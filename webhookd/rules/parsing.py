@@ -4,14 +4,14 @@ The body that is delivered is the event's text as received, byte for byte, witho
 checked here and never serialized again, so no number is rounded and no key moves.  Only a missing `event_id` is
 inserted, as the first member.
 
-orjson checks the JSON (RFC 8259, UTF-8, lone surrogates, numbers beyond a double, 1,024 levels).  Two cases are handled
+orjson checks the JSON (RFC 8259, UTF-8, lone surrogates, 1,024 levels).  Two cases are handled
 here:
 
 - A repeated name.  orjson keeps the last value and drops the first, so webhookd and a receiver could read two
   different types from one event.  The check costs a second pass over the text, so it runs only where `event_type` or
   `event_id` may occur twice: where the quoted name occurs twice, or one of its letters is escaped.
-- An integer too long for a double, 310 digits or more.  orjson refuses it, but JSON integers have no maximum, and
-  webhookd doesn't read it, so it is accepted.  `1e999` isn't: hardly any receiver could read it.
+- A number beyond a double: an integer of 310 digits, `1.0e+400`.  orjson refuses it, but JSON's numbers have no
+  maximum, and webhookd doesn't compute with it, so it is accepted.
 """
 
 from __future__ import annotations
@@ -36,8 +36,15 @@ _EVENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # The letters of the two names as \uXXXX: _ d e i n p t v y.  JSON has no other escape for a letter.
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6[459eE]|7[0469])")
 
-# Strings, closed or not, and integers that a double can't hold.
-_STRING_OR_HUGE_INTEGER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|(?<![0-9.eE+-])-?[1-9][0-9]{300,}+', re.DOTALL)
+# Strings, closed or not, and whole numbers that a double may not hold: of 200 digits, or an exponent of three.
+_STRING_OR_HUGE_NUMBER = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+"?|(?<![0-9A-Za-z.+-])-?(?:'
+    rb"[1-9][0-9]{200,}+(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?|(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?[eE]\+?[0-9]{3,}+)",
+    re.DOTALL,
+)
+
+# An escape in a string; the group is a surrogate, in a pair or alone.
+_ESCAPE = re.compile(rb"\\(?:(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 
 
 def parse_event(raw: bytes, *, max_bytes: int, event_types: EventTypes, new_id: Callable[[], str]) -> NewEvent:
@@ -99,7 +106,7 @@ def _load(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise_if_memory_ran_out(error)
-        shortened = _shorten_huge_integers(body)
+        shortened = _shorten_huge_numbers(body)
         if shortened == body:
             raise _not_json(body, error) from None
     try:
@@ -108,17 +115,17 @@ def _load(body: bytes) -> Any:
         raise _not_json(body, error) from None
 
 
-def _shorten_huge_integers(body: bytes) -> bytes:
-    """`body` with each integer that a double can't hold replaced by 0, and every other byte at its place.
+def _shorten_huge_numbers(body: bytes) -> bytes:
+    """`body` with each number that a double may not hold replaced by 0, and every other byte at its place.
 
-    The spaces that pad it keep a float with such an integer part invalid: `0   e5`.
+    The spaces that pad it keep invalid what goes on after it: `1e999.5` becomes `0    .5`.
     """
 
     def shorten(found: re.Match[bytes]) -> bytes:
         token = found[0]
         return token if token.startswith(b'"') else b"0".ljust(len(token))
 
-    return _STRING_OR_HUGE_INTEGER.sub(shorten, body)
+    return _STRING_OR_HUGE_NUMBER.sub(shorten, body)
 
 
 def _not_json(body: bytes, error: orjson.JSONDecodeError) -> ApiError:
@@ -195,16 +202,14 @@ def split_array(raw: bytes) -> list[bytes]:
     """The elements of a JSON array, each as its bytes, for `parse_event`.
 
     Raises ApiError: invalid_json if the whole text isn't valid UTF-8 and JSON; invalid_event if it is no array;
-    payload_too_large for more than `MAX_ARRAY_EVENTS` elements.  A number beyond a double concerns its element alone
-    and is left to `parse_event`.
+    payload_too_large for more than `MAX_ARRAY_EVENTS` elements.  A lone surrogate concerns its element alone and is
+    left to `parse_event`.
     """
     refusal = None if raw.isascii() else _not_utf8(raw)
     if refusal is not None:
         raise refusal
     try:
-        if raw.count(b",") < MAX_ARRAY_EVENTS:
-            return [bytes(element) for element in _FEW.decode(raw)]
-        elements = msgspec.structs.astuple(_MANY.decode(raw))
+        return _elements(raw)
     except msgspec.ValidationError:
         if raw.lstrip(_WHITE_SPACE)[:1] != b"[":
             raise ApiError("invalid_event", "Several events are one JSON array; this is something else.") from None
@@ -214,15 +219,36 @@ def split_array(raw: bytes) -> list[bytes]:
         raise ApiError("invalid_json", f"The array is not JSON: {_place(error, len(raw))}.") from None
     except RecursionError:
         raise ApiError("invalid_json", "The array is not JSON that webhookd takes: nested too deeply.") from None
+
+
+def _elements(raw: bytes) -> list[bytes]:
+    """The elements of an array; the errors of msgspec for a text that isn't one even without its surrogates."""
+    try:
+        return _decoded(raw)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        masked = _ESCAPE.sub(lambda found: b"\\u0020" if found[1] else found[0], raw)
+        if masked == raw:
+            raise
+    cut, end = list[bytes](), 0
+    for element in _decoded(masked):
+        start = masked.index(element, end)
+        end = start + len(element)
+        cut.append(raw[start:end])
+    return cut
+
+
+def _decoded(raw: bytes) -> list[bytes]:
+    if raw.count(b",") < MAX_ARRAY_EVENTS:
+        return [bytes(element) for element in _FEW.decode(raw)]
+    elements = msgspec.structs.astuple(_MANY.decode(raw))
     return [element for element in map(bytes, elements) if element]  # the optional fields that weren't given
 
 
 def _place(error: msgspec.DecodeError, length: int) -> str:
     text = str(error).removeprefix("JSON is malformed: ")
-    if "byte" in text:
-        return text
-    # msgspec reports both as "truncated", without a position.
-    return f"it ends too early, or holds a \\ud800 to \\udfff without its partner (byte {length})"
+    return text if "byte" in text else f"it ends too early (byte {length})"  # which msgspec gives no position of
 
 
 @dataclass(frozen=True, slots=True)
