@@ -33,7 +33,9 @@ from webhookd.config import (
 from webhookd.errors import ConfigError, did_you_mean
 
 PREFIX = "WEBHOOKD_"
-OTHER_VARIABLES = frozenset({"WEBHOOKD_CONFIG", "WEBHOOKD_STATE_DIR", "WEBHOOKD_URL", "WEBHOOKD_TOKEN"})
+OTHER_VARIABLES = frozenset(
+    {"WEBHOOKD_CONFIG", "WEBHOOKD_STATE_DIR", "WEBHOOKD_URL", "WEBHOOKD_TOKEN", "WEBHOOKD_INGEST_TOKEN"}
+)
 EVENTS_VARIABLE = "WEBHOOKD_EVENTS"
 
 KeyPath = tuple[str, ...]

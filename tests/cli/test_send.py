@@ -73,8 +73,7 @@ async def test_samples_from_a_pipe(ledger: Ledger, ask: Any) -> None:
     """All nine samples, piped in: accepted byte for byte, in order, in one request."""
     lines = [sample.read_bytes() for sample in SAMPLES]
     ran = await ask("send", stdin=b"".join(lines))
-    assert (0, "9 accepted, 0 known already, 0 refused.\n") == (ran.code, ran.out)
-    assert "Running it again is safe" in ran.err
+    assert (0, "9 accepted, 0 known already, 0 refused.\n", "") == (ran.code, ran.out, ran.err)
     assert [[line.rstrip(b"\n") for line in lines]] == ledger.requests
 
 
@@ -107,6 +106,38 @@ async def test_workspace(api: Any, ask: Any) -> None:
     assert ["a"] == list(ledger.events)
 
 
+@pytest.mark.parametrize(
+    ("text", "filter_"),
+    [
+        ('[{"event_type":"message.sent"}]', ".[]"),
+        (json.dumps([{"event_type": "message.sent"}], indent=2), ".[]"),
+        (json.dumps({"event_type": "message.sent"}, indent=4), "."),
+        ('\ufeff\n { "event_type": "message.sent",\n   "text": "" }', "."),
+    ],
+)
+async def test_what_is_no_line_says_how_to_make_lines(
+    ledger: Ledger, ask: Any, tmp_path: Path, text: str, filter_: str
+) -> None:
+    """Wrong usage, before anything is sent; what it says to type sends it."""
+    file = tmp_path / "some events.json"
+    file.write_text(text, "utf-8")
+    ran = await ask("send", str(file))
+    assert (2, "", []) == (ran.code, ran.out, ledger.requests)
+    command = f"jq -c '{filter_}' '{file}'"
+    assert f"send takes one event per line: {command} | webhookd send" in " ".join(ran.err.split())
+    assert "confirmed" not in ran.err
+    piped = await ask("send", stdin=text.encode())
+    assert 2 == piped.code and f"jq -c '{filter_}' | webhookd send" in " ".join(piped.err.split())
+
+
+async def test_a_byte_order_mark_is_taken(ledger: Ledger, ask: Any) -> None:
+    """At the beginning of each file that was joined."""
+    text = "\ufeff" + EVENT % "a" + "\r\n\ufeff" + EVENT % "b"
+    ran = await ask("send", stdin=text.encode())
+    assert (0, "2 accepted, 0 known already, 0 refused.\n", "") == (ran.code, ran.out, ran.err)
+    assert [[(EVENT % name).encode() for name in "ab"]] == ledger.requests
+
+
 async def test_refused_lines_are_named(ledger: Ledger, ask: Any) -> None:
     """A refused line is named on stderr with its number in the input; the others go on; exit code 1."""
     text = "\n".join([EVENT % "a", "", "nonsense", EVENT % "b", "{}", EVENT % "c"])
@@ -136,7 +167,8 @@ async def test_a_line_without_id_gets_one(ledger: Ledger, ask: Any) -> None:
     assert 0 == ran.code
     [(event_id, line)] = ledger.events.items()
     assert f'{{"event_id":"{event_id}","event_type":"message.sent","n":1.00}}'.encode() == line
-    assert "1 line had none, got a new one, and would be delivered again" in ran.err
+    assert "1 line had none, got a new one, and would be delivered again" in ran.out
+    assert "" == ran.err
 
 
 async def test_a_refused_line_is_not_called_delivered(ledger: Ledger, ask: Any) -> None:

@@ -1,6 +1,7 @@
 """Splits input into numbered lines, adds missing ids, and groups lines into batches.
 
-A line is one event as a rule.  Pretty-printed JSON isn't split into events: the daemon refuses its lines.
+A line is one event as a rule.  Input that begins like an array or like pretty-printed JSON is an error that says how to
+make lines of it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ LINGER_SECONDS = 0.2
 MAX_LINE_BYTES = 9 << 20
 _READ_BYTES = 256 << 10
 _WHITE_SPACE = b" \t\r\n"  # JSON's
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class LineSplitter:
 
     def finish(self) -> Iterator[Line]:
         """The unfinished line: at its end, or at the end of the input."""
-        whole = b"".join(self._pieces).strip(_WHITE_SPACE)
+        whole = b"".join(self._pieces).removeprefix(_BYTE_ORDER_MARK).strip(_WHITE_SPACE)
         too_long = self._pending_bytes > self._max_line_bytes
         self._pieces, self._pending_bytes = [], 0
         if too_long:
@@ -104,6 +106,13 @@ def new_id() -> str:
     from webhookd.rules.ids import RANDOM_BYTES, uuid7
 
     return uuid7(time.time_ns() // 1_000_000, os.urandom(RANDOM_BYTES))
+
+
+def jq_filter(line: bytes) -> str | None:
+    """The filter with which `jq -c` makes lines of the input whose first line is `line`; None if that is an event."""
+    if line.startswith(b"["):
+        return ".[]"
+    return "." if line.startswith(b"{") and line.endswith((b"{", b"[", b",", b":")) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ the daemon recognises duplicates.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from webhookd.cli.ndjson import MAX_LINE_BYTES, Line, batches, ensure_id, new_id
+from webhookd.cli.ndjson import MAX_LINE_BYTES, Line, batches, ensure_id, jq_filter, new_id
 from webhookd.cli.options import Call, examples, in_workspace
 from webhookd.cli.options import common as common_options
 from webhookd.cli.output import count, print_json
@@ -221,7 +222,8 @@ def send(call: Call, file: str, give_up_after: float | None) -> None:
 
     What is accepted is never lost. A line that is refused is named on stderr with its number and the reason, and
     the others go on (exit code 1 in the end). While the daemon's disk is full, or it restarts, send waits and tries
-    again. Running it again is safe for lines that bring their event_id: they are delivered once.
+    again. Running it again is safe for lines that bring their event_id: they are delivered once. An array, or JSON over
+    several lines, becomes lines by jq -c.
     """
     descriptor = _open_input(file)
     if file == "-" and os.isatty(descriptor):
@@ -235,10 +237,13 @@ def send(call: Call, file: str, give_up_after: float | None) -> None:
         )
         try:
             for batch in batches(descriptor):
+                if not sender.summary.done_to_line:
+                    _check_form(batch.lines[0], file)
                 sender.push(batch.lines)
                 progress.show(batch.read_bytes)
-        except (click.ClickException, KeyboardInterrupt):
-            progress.say(_unfinished(sender.summary))
+        except (click.ClickException, KeyboardInterrupt) as error:
+            if sender.summary.done_to_line or not isinstance(error, click.UsageError):
+                progress.say(_unfinished(sender.summary))
             raise
     _end(call, sender.summary)
 
@@ -250,6 +255,17 @@ def _open_input(file: str) -> int:
         return os.open(file, os.O_RDONLY)
     except OSError as error:
         raise click.BadParameter(f"{escape(file)} can't be read: {error.strerror}", param_hint="FILE") from error
+
+
+def _check_form(first: Line, file: str) -> None:
+    """UsageError, before anything is sent, for an array and for JSON over several lines."""
+    wanted = jq_filter(first.data or b"")
+    if wanted is not None:
+        what = "an array" if wanted == ".[]" else "JSON over several lines"
+        lines = f"jq -c '{wanted}'" + ("" if file == "-" else f" {shlex.quote(file)}")
+        raise click.UsageError(
+            f"this begins like {what}; send takes one event per line: {escape(lines)} | webhookd send"
+        )
 
 
 def _unfinished(summary: Summary) -> str:
@@ -268,7 +284,10 @@ def _end(call: Call, summary: Summary) -> NoReturn:
         print_json(summary.as_json())
     else:
         click.echo(f"{_summary(summary)}.")
-        click.echo(_repeat_advice(summary), err=True)
+        if summary.rejected or summary.repeated:
+            click.echo(_repeat_advice(summary), err=True)
+        elif summary.without_id and summary.accepted:
+            click.echo(_repeat_advice(summary))
     click.get_current_context().exit(1 if summary.rejected else 0)
 
 
