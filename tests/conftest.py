@@ -6,6 +6,8 @@ all runs.
 
 from __future__ import annotations
 
+import gc
+import os
 from pathlib import Path
 
 import hypothesis
@@ -23,6 +25,11 @@ ALONE = (
     "process/test_clock.py",
     "process/test_main_job.py",
 )
+
+# What costs most of a test's setup: reading the machine's authorities, which no test asks, and looking for garbage.
+os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+os.environ.setdefault("SSL_CERT_DIR", os.devnull)
+gc.set_threshold(50_000, 20, 20)
 
 hypothesis.settings.register_profile("daily", max_examples=25, stateful_step_count=15, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("full", max_examples=200, stateful_step_count=25, deadline=None, print_blob=True)

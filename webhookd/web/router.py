@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import cache
 
 from aiohttp import web
 
@@ -40,12 +41,18 @@ def make_app(services: Services, *, timeouts: RequestTimeouts | None = None) -> 
     app[REFUSALS] = Counter()
     app[STREAMS] = set()
     app[operations.COPYING] = asyncio.Lock()
-    app[operations.DOCUMENT] = document(ROUTES)
+    app[operations.DOCUMENT] = _document()
     for route in ROUTES:
         _register(app, route, guard)
     add_pages(app)
     app.on_shutdown.append(events.end_streams)
     return app
+
+
+@cache
+def _document() -> bytes:
+    """The OpenAPI document, which is the same for every application of a process."""
+    return document(ROUTES)
 
 
 def _register(app: web.Application, route: Route, guard: Guard) -> None:
