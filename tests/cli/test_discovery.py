@@ -26,9 +26,10 @@ BUDGET = {
 
 @pytest.fixture
 def state_dir(tmp_path: Path, api: Any) -> Path:
-    """A state directory with the tokens that the small API takes."""
+    """A state directory with the address and the token of the small API."""
     made = tmp_path / "state"
     made.mkdir(mode=0o700)
+    (made / "address").write_text(api.url + "\n")
     (made / "admin-token").write_text(api.token + "\n")
     api.answers("GET", "/v1/budget", BUDGET)
     return made
@@ -39,41 +40,54 @@ def port_of(api: Any) -> str:
 
 
 async def test_by_the_configuration(api: Any, run: Any, state_dir: Path, tmp_path: Path) -> None:
-    """The port comes from the configuration file, the token from the state directory."""
+    """The port comes from the configuration where the caller brings the token."""
     config = tmp_path / "webhookd.toml"
     config.write_text(f"[listen]\nport = {port_of(api)}\n")
-    ran = await run("budget", "--json", "--config", str(config), "--state-dir", str(state_dir))
+    ran = await run("budget", "--json", "--config", str(config), env={"WEBHOOKD_TOKEN": api.token})
     assert (0, BUDGET, "") == (ran.code, ran.json(), ran.err)
 
 
-async def test_by_the_environment(api: Any, run: Any, state_dir: Path) -> None:
-    """`WEBHOOKD_…` variables and `$STATE_DIRECTORY` say the same."""
-    env = {"WEBHOOKD_LISTEN__PORT": port_of(api), "STATE_DIRECTORY": str(state_dir)}
-    ran = await run("--json", "budget", env=env)
+@pytest.mark.parametrize("named", ["--state-dir", "STATE_DIRECTORY", "WEBHOOKD_STATE_DIR"])
+async def test_the_address_file_wins(api: Any, run: Any, state_dir: Path, named: str) -> None:
+    """The state directory's own address comes before the configured one, however the directory is named."""
+    env = {"WEBHOOKD_LISTEN__PORT": "1"}
+    words = ("--state-dir", str(state_dir)) if named == "--state-dir" else ()
+    ran = await run("--json", "budget", *words, env=env if words else env | {named: str(state_dir)})
     assert (0, BUDGET) == (ran.code, ran.json())
 
 
-async def test_by_the_address_file(api: Any, run: Any, state_dir: Path) -> None:
-    """With port 0 the daemon's own note tells the port."""
-    (state_dir / "address").write_text(api.url + "\n")
-    ran = await run("budget", "--json", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": "0"})
-    assert (0, BUDGET) == (ran.code, ran.json())
+@pytest.mark.parametrize("left", ["nothing", "the address of a daemon that was killed"])
+@pytest.mark.parametrize("env", [{}, {"WEBHOOKD_TOKEN": "somebody's"}])
+async def test_a_state_directory_never_reaches_another_daemon(
+    api: Any, run: Any, state_dir: Path, left: str, env: dict[str, str]
+) -> None:
+    """Where no daemon runs in it, its token goes nowhere, though another daemon listens where it would."""
+    if left == "nothing":
+        (state_dir / "address").unlink()
+    else:
+        (state_dir / "lock").write_text("4194999\n")
+    ran = await run("budget", "--state-dir", str(state_dir), env=env | {"WEBHOOKD_LISTEN__PORT": port_of(api)})
+    assert (3, []) == (ran.code, api.asked)
+    assert f"no webhookd runs with the state directory {state_dir}" in ran.err
 
 
-async def test_port_0_without_the_address_file(run: Any, state_dir: Path) -> None:
-    """Port 0 and no note: not reachable, and the file that would have told is named."""
-    ran = await run("budget", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": "0"})
-    assert 3 == ran.code
-    assert str(state_dir / "address") in ran.err
+@pytest.mark.parametrize(("status", "code"), [(401, "unauthorized"), (403, "forbidden")])
+async def test_a_refused_token_is_named(api: Any, run: Any, state_dir: Path, status: int, code: str) -> None:
+    """401 and 403 name the URL and the file of the token."""
+    api.refuses("GET", "/v1/budget", status, code, "Not with this token.")
+    ran = await run("budget", "--state-dir", str(state_dir))
+    where = f"That was {api.url}, with the token from {state_dir / 'admin-token'}."
+    assert (1, f"Error: Not with this token.\n{where}\n") == (ran.code, ran.err)
 
 
 async def test_by_the_unix_socket(api: Any, run: Any, state_dir: Path, tmp_path: Path) -> None:
-    """Where the port doesn't answer, the configured unix socket does."""
+    """Where the address doesn't answer, the configured unix socket does."""
     runner = web.ServerRunner(web.Server(api.handle))
     await runner.setup()
     path = str(tmp_path / "socket")
     await web.UnixSite(runner, path).start()
-    env = {"WEBHOOKD_LISTEN__PORT": "1", "WEBHOOKD_LISTEN__UNIX_SOCKET": path}
+    (state_dir / "address").write_text("http://127.0.0.1:1\n")
+    env = {"WEBHOOKD_LISTEN__UNIX_SOCKET": path}
     configured = await run("budget", "--json", "--state-dir", str(state_dir), env=env)
     by_url = await run("budget", "--json", env={"WEBHOOKD_URL": f"unix:{path}", "WEBHOOKD_TOKEN": api.token})
     await runner.cleanup()
@@ -90,7 +104,8 @@ async def test_url_and_token_override(api: Any, run: Any, state_dir: Path, tmp_p
 
 async def test_not_running(run: Any, state_dir: Path) -> None:
     """Nobody listens: exit code 3, the address, and what to do."""
-    ran = await run("budget", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": "1"})
+    (state_dir / "address").write_text("http://127.0.0.1:1\n")
+    ran = await run("budget", "--state-dir", str(state_dir))
     assert (3, "") == (ran.code, ran.out)
     assert "http://127.0.0.1:1" in ran.err
     assert "Is it running?" in ran.err
@@ -99,7 +114,7 @@ async def test_not_running(run: Any, state_dir: Path) -> None:
 async def test_no_token(api: Any, run: Any, state_dir: Path) -> None:
     """Without a token the API's refusal is shown, and where a token was looked for."""
     (state_dir / "admin-token").unlink()
-    ran = await run("budget", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": port_of(api)})
+    ran = await run("budget", "--state-dir", str(state_dir))
     assert 1 == ran.code
     assert "No token that webhookd knows." in ran.err
     assert f"{state_dir / 'admin-token'} isn't there" in ran.err
@@ -111,8 +126,8 @@ async def test_ingest_token_sends(api: Any, run: Any, state_dir: Path) -> None:
     taken = {"accepted": 1, "duplicates": 0, "rejected": []}
     api.answers("POST", "/v1/events", lambda _: web.json_response(taken, status=202))
     where = ("--state-dir", str(state_dir))
-    sent = await run("send", *where, stdin=b'{"event_type":"x"}', env={"WEBHOOKD_LISTEN__PORT": port_of(api)})
-    asked = await run("budget", *where, env={"WEBHOOKD_LISTEN__PORT": port_of(api)})
+    sent = await run("send", *where, stdin=b'{"event_type":"x"}')
+    asked = await run("budget", *where)
     assert (0, 1) == (sent.code, asked.code)
 
 

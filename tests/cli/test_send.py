@@ -227,7 +227,7 @@ async def test_wrong_token(ask: Any) -> None:
     """What no patience mends ends it: exit code 1 and the API's message."""
     ran = await ask("send", stdin=(EVENT % "a").encode(), env={"WEBHOOKD_TOKEN": "wrong"})
     assert 1 == ran.code
-    assert "No token that webhookd knows.\nIt came from WEBHOOKD_TOKEN." in ran.err
+    assert ", with the token from WEBHOOKD_TOKEN." in ran.err
 
 
 async def test_give_up_after(ledger: Ledger, ask: Any) -> None:

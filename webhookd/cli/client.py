@@ -100,7 +100,7 @@ class Answer:
 class Client:
     """Talks to one daemon, at the first of `addresses` that accepts a connection.
 
-    `token_source` says where the token came from, or where none was found, for the message after a 401.
+    `token_source` says where the token came from, or where none was found, for the message after a 401 or a 403.
     """
 
     addresses: Sequence[Address]
@@ -192,7 +192,8 @@ class Client:
 
     def refused(self, answer: Answer) -> ApiRefused:
         """The error for an answer that isn't a success."""
-        hint = self.token_source if answer.status == HTTPStatus.UNAUTHORIZED else ""
+        denied = answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+        hint = f"That was {escape(self.address)}, {escape(self.token_source)}." if denied else ""
         return ApiRefused(answer.status, answer.body, answer.reason, hint=hint)
 
     @contextmanager

@@ -1,10 +1,12 @@
-"""Finds the daemon: its address in the configuration, its tokens in the state directory.
+"""Finds the daemon: its address and its tokens in the state directory.
 
 `WEBHOOKD_URL` and `WEBHOOKD_TOKEN` come first.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,8 +17,9 @@ from webhookd.cli.client import Address, Client, Unreachable
 from webhookd.config import Config, find_config, find_state_dir
 from webhookd.config_loader import load
 from webhookd.errors import ConfigError
+from webhookd.text import escape
 
-_FROM_VARIABLE = "It came from WEBHOOKD_TOKEN."
+_FROM_VARIABLE = "with the token from WEBHOOKD_TOKEN"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
 
@@ -26,19 +29,21 @@ def find_daemon(
 ) -> Client:
     """A client of the daemon that the options and the environment name; with `ingest`, an ingest token is enough.
 
-    Raises `click.UsageError` if the configuration or `WEBHOOKD_URL` can't be used.
+    A token of a state directory goes to the daemon that runs in this directory, to no other.  Raises `click.UsageError`
+    if the configuration or `WEBHOOKD_URL` can't be used, `Unreachable` if no daemon runs in the state directory.
     """
     url = environ.get("WEBHOOKD_URL", "")
     token = environ.get("WEBHOOKD_TOKEN", "")
     if url:
         addresses = [parse_address(url)]
         if token or not _is_local(addresses[0]):
-            unset = "WEBHOOKD_TOKEN is not set, and the token of this machine goes nowhere else."
+            unset = "without a token: WEBHOOKD_TOKEN is not set, and the token of this machine goes nowhere else"
             return Client(addresses, token or None, _FROM_VARIABLE if token else unset)
     config = _config(config_file, environ)
     directory = find_state_dir(state_dir, environ, of_running=True)
     if not url:
-        addresses = _addresses(config, directory)
+        named = state_dir or environ.get("WEBHOOKD_STATE_DIR") or environ.get("STATE_DIRECTORY")
+        addresses = _addresses(config, directory, elsewhere=bool(token and not named))
     if token:
         return Client(addresses, token, _FROM_VARIABLE)
     found, source = _token(_token_files(config, directory, ingest=ingest))
@@ -74,23 +79,45 @@ def _config(file: str | None, environ: Mapping[str, str]) -> Config:
         raise click.UsageError(f"the configuration, which says where webhookd is, can't be used: {error}") from error
 
 
-def _addresses(config: Config, state_dir: Path) -> list[Address]:
-    """Where to look, best first: the configured address, the one in the file `address`, the unix socket.
+def _addresses(config: Config, state_dir: Path, *, elsewhere: bool) -> list[Address]:
+    """Where the daemon of a state directory listens: the address that it wrote there, then its unix socket.
 
-    With port 0, or a socket from systemd, only the daemon knows where it listens, and writes it to that file.
+    The configured address may be another daemon's.  It is asked where the directory isn't ours to read (then neither
+    are its tokens) and, with `elsewhere`, where no daemon runs in it.
     """
     listen = config.listen
-    addresses = [Address("http", _EVERYWHERE.get(listen.host, listen.host), listen.port)] if listen.port else []
+    sockets = [Address("unix", str(state_dir / listen.unix_socket))] if listen.unix_socket else []
     try:
-        written = (state_dir / "address").read_text("utf-8").strip()
-        addresses.append(parse_address(written))
+        if _is_free(state_dir / "lock"):
+            raise FileNotFoundError
+        return [parse_address((state_dir / "address").read_text("utf-8").strip()), *sockets]
+    except (FileNotFoundError, NotADirectoryError):
+        if not elsewhere:
+            raise Unreachable(
+                f"no webhookd runs with the state directory {escape(state_dir)}: it has no file `address`, or a daemon "
+                "that was killed left it.\nIf it runs with another one, say so with --state-dir or WEBHOOKD_URL."
+            ) from None
     except (OSError, ValueError, click.UsageError):
-        pass  # never started, not readable for us, or half written: the other addresses remain
-    if listen.unix_socket:
-        addresses.append(Address("unix", str(state_dir / listen.unix_socket)))
-    if not addresses:
-        raise Unreachable(f"webhookd can't be found: listen.port is 0, and no {state_dir / 'address'} tells the port.")
-    return list(dict.fromkeys(addresses))
+        pass  # not readable for us
+    configured = [Address("http", _EVERYWHERE.get(listen.host, listen.host), listen.port)] if listen.port else []
+    if not configured and not sockets:
+        raise Unreachable(f"webhookd can't be found: listen.port is 0, and {state_dir / 'address'} can't be read.")
+    return configured + sockets
+
+
+def _is_free(lock: Path) -> bool:
+    """Whether no daemon holds the lock of its state directory; a daemon that is starting tries again in a moment."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _token_files(config: Config, state_dir: Path, *, ingest: bool) -> list[Path]:
@@ -107,10 +134,10 @@ def _token(files: list[Path]) -> tuple[str | None, str]:
     problems = []
     for file in files:
         try:
-            return file.read_text("utf-8").strip(), f"It came from {file}."
+            return file.read_text("utf-8").strip(), f"with the token from {file}"
         except FileNotFoundError:
             problems.append(f"{file} isn't there")
         except (OSError, ValueError) as error:
             problems.append(f"{file} can't be read ({getattr(error, 'strerror', None) or error})")
-    hint = "Run this as root or as the user that webhookd runs as, or set WEBHOOKD_TOKEN."
-    return None, f"No token was found: {', '.join(problems)}. {hint}"
+    hint = "Run this as root or as the user that webhookd runs as, or set WEBHOOKD_TOKEN"
+    return None, f"without a token: {', '.join(problems)}. {hint}"
