@@ -463,7 +463,7 @@ def _handshakes() -> dict[str, BadReceiver]:
     }
 
 
-# By what they do, and so by how they are counted in the README.
+# By what they do, as manual/security.md lists them.
 KINDS: dict[str, dict[str, BadReceiver]] = {
     "late": _late(),
     "endless, enormous": _endless(),
