@@ -37,6 +37,7 @@ ERRORS: dict[str, ErrorKind] = {
     "method_not_allowed": ErrorKind(405, "The path exists, but not with this method."),
     "request_timeout": ErrorKind(408, "The request took too long to arrive."),
     "endpoint_exists": ErrorKind(409, "The workspace has an endpoint with this URL; `details.id` names it."),
+    "endpoint_changed": ErrorKind(409, "The endpoint was changed since the page's form was opened; nothing was saved."),
     "too_many_endpoints": ErrorKind(409, "The workspace has as many endpoints as `limits.endpoints` allows."),
     "event_id_conflict": ErrorKind(409, "This `event_id` was accepted before, with another body."),
     "endpoint_not_active": ErrorKind(409, "The endpoint is not active: enable it first."),

@@ -32,7 +32,9 @@ class Browser:
         shown = (await self.get(shown_at)).body.decode()
         found = re.search(r'name="proof" value="([0-9a-f]+)"', shown)
         assert found is not None
-        return await self.post(path, {"proof": found[1], **fields}, **headers)
+        version = re.search(r'name="version" value="([^"]+)"', shown)
+        hidden = {"proof": found[1]} | ({"version": version[1]} if version else {})
+        return await self.post(path, {**hidden, **fields}, **headers)
 
     async def sign_in(self, secret: str) -> Answer:
         return await self.send_form("/sign-in", {"secret": secret}, "/sign-in")

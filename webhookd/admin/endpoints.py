@@ -84,14 +84,24 @@ class Endpoints:
         log.emit("endpoint.created", **_named(created), event_types=created.event_types)
         return created
 
-    async def change(self, workspace_id: str, endpoint_id: str, changes: Mapping[str, Any]) -> Endpoint:
+    async def change(
+        self,
+        workspace_id: str,
+        endpoint_id: str,
+        changes: Mapping[str, Any],
+        *,
+        only_if: Callable[[Endpoint], bool] = lambda endpoint: True,
+    ) -> Endpoint:
         """Change fields of an endpoint, all or none; what is in flight ends as it was.
 
-        `changes` may have `url`, `event_types`, `description`, `success`, `headers`, `signing_key`.
+        `changes` may have `url`, `event_types`, `description`, `success`, `headers`, `signing_key`.  ApiError
+        `endpoint_changed` if the endpoint is no longer one that `only_if` takes.
         """
         async with self._locks.of(endpoint_id):
             endpoint = self._registry.endpoint(workspace_id, endpoint_id)
-            fields = self._checked(dict(changes))
+            if not only_if(endpoint):
+                raise ApiError("endpoint_changed", "The endpoint was changed meanwhile, so nothing was saved.")
+            fields = self._checked(dict(changes), endpoint.event_types)
             if "signing_key" in changes:
                 # A key that is set, not rotated, is the only one from now on.
                 key = signing.check_key(changes["signing_key"])
@@ -204,11 +214,11 @@ class Endpoints:
                 self._dispatcher.unblock(endpoint.seq)
         log.emit("endpoint.deleted", **_named(endpoint))
 
-    def _checked(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def _checked(self, fields: dict[str, Any], kept_types: Sequence[str] = ()) -> dict[str, Any]:
         """The fields that are given, checked and in the form of the model."""
         checks: dict[str, Callable[[Any], Any]] = {
             "url": self._check_url,
-            "event_types": lambda names: self._event_types().check_types(list(names)),
+            "event_types": lambda names: self._event_types().check_types(list(names), kept=kept_types),
             "description": _checked_description,
             "success": _checked_success,
             "headers": check_headers,

@@ -7,9 +7,8 @@ from typing import Any
 
 from webhookd.clock import rfc3339
 from webhookd.models import Outcome, Request
+from webhookd.rules.urls import MASK
 from webhookd.sender.answer_text import answer_text
-
-MASK = "***"
 
 
 def attempt_record(number: int, outcome: Outcome, request: Request, *, counted: bool) -> dict[str, Any]:

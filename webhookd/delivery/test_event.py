@@ -38,7 +38,7 @@ class TestEvents:
         endpoint = self._registry.endpoint(workspace_id, endpoint_id)
         self._plans().require(self._registry.workspace(workspace_id).plan, "Sending a test")
         event_types = self._event_types()
-        kind = event_types.require(event_type or self._first_type(endpoint))
+        kind = event_types.require(event_type or self._first_type(endpoint), kept=endpoint.event_types)
         async with self._locks.of(endpoint_id):
             now_ms = self._clock.wall_ms()
             event_id = f"test_{uuid7(now_ms, secrets.token_bytes(10))}"

@@ -53,9 +53,14 @@ class EventTypes:
         """The type of this name; None if there is none."""
         return self._types.get(name)
 
-    def require(self, name: str) -> EventType:
-        """The type of this name; else ApiError `unknown_event_type`, naming the nearest one."""
+    def require(self, name: str, *, kept: Sequence[str] = ()) -> EventType:
+        """The type of this name; else ApiError `unknown_event_type`, naming the nearest one.
+
+        `kept` are the types that an endpoint has: one that the configuration lost meanwhile is known by its name.
+        """
         known = self._types.get(name)
+        if known is None and name != EVERY_TYPE and name in kept:
+            known = _bare_type(name)
         if known is not None:
             return known
         shown = name[:100]
@@ -67,10 +72,11 @@ class EventTypes:
             details={"event_type": shown, "nearest": nearest},
         )
 
-    def check_types(self, names: Sequence[str]) -> tuple[str, ...]:
+    def check_types(self, names: Sequence[str], *, kept: Sequence[str] = ()) -> tuple[str, ...]:
         """An endpoint's `event_types` as stored: each once, in the order given, or `("*",)` for every type.
 
-        Raises ApiError: invalid_field if there are none or `*` isn't alone, unknown_event_type.
+        `kept` are those that it has already; it may keep them.  Raises ApiError: invalid_field if there are none or
+        `*` isn't alone, unknown_event_type.
         """
         distinct = tuple(dict.fromkeys(names))
         if not distinct:
@@ -81,7 +87,7 @@ class EventTypes:
                 message = 'event_types: "*" means every type, so it stands alone; leave it or the others out.'
                 raise field_error("event_types", message)
             return distinct
-        return tuple(self.require(name).name for name in distinct)
+        return tuple(self.require(name, kept=kept).name for name in distinct)
 
 
 def _person(path: str, who: str) -> tuple[Field, ...]:

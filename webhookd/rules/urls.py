@@ -50,6 +50,7 @@ __all__ = [
 
 MAX_URL_CHARACTERS = 2048
 MAX_HEADERS = 32
+MASK = "***"  # stands for the value of a custom header where it is shown
 MAX_HEADER_CHARACTERS = 4096
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -299,6 +300,8 @@ def _check_header_name(name: str) -> None:
 
 
 def _check_header_value(name: str, value: str) -> None:
+    if value == MASK:
+        _invalid_header(f"{MASK} hides a value and is none itself: write the value of {name}, or leave the header out.")
     if not isinstance(value, str) or not _VALUE.fullmatch(value) or len(value) > MAX_HEADER_CHARACTERS:
         _invalid_header(f"The value of {name} must be at most {MAX_HEADER_CHARACTERS} printable ASCII characters.")
     if value != value.strip(" "):

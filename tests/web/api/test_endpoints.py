@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.api import Api, running_api
 from webhookd import log
-from webhookd.config import Budget, Config, Delivery, Limits
+from webhookd.config import Budget, Config, Delivery, ExtraType, Limits
 from webhookd.models import Reason
 from webhookd.web.api.endpoints import (
     CreatedEndpointSchema,
@@ -249,6 +249,7 @@ async def test_only_what_is_given_is_changed(api: Api) -> None:
         ({"event_types": []}, "invalid_field"),
         ({"event_types": ["nope"]}, "unknown_event_type"),
         ({"signing_key": "x"}, "invalid_field"),
+        ({"headers": {"Authorization": "***"}}, "invalid_field"),
         ({"id": "ep_other"}, "unknown_field"),
         ({"queue": {}}, "unknown_field"),
     ],
@@ -258,6 +259,27 @@ async def test_a_wrong_change_is_refused(api: Api, change: dict[str, Any], code:
     made = await make(api)
     answer = await api.call("PATCH", f"/v1/endpoints/{made['id']}", change)
     assert (422, code) == (answer.status, answer.code)
+
+
+async def test_a_type_that_the_configuration_lost_may_stay(tmp_path: Path) -> None:
+    """PATCH takes what GET shows, a test sends it by its name; it can't be added to another endpoint."""
+    async with running_api(tmp_path, Config(events={"order.paid": ExtraType()})) as api:
+        made = await make(api, event_types=["order.paid", "message.sent"])
+        api.app.reload(Config())
+        path = f"/v1/endpoints/{made['id']}"
+        shown = await show(api, made["id"])
+        settings = {name: shown[name] for name in ("url", "event_types", "description", "success", "headers")}
+        assert (200, shown | {"updated_at": None}) == (
+            (changed := await api.call("PATCH", path, settings)).status,
+            changed.json | {"updated_at": None},
+        )
+        assert "delivered" == (await api.post(f"{path}/test")).json["outcome"]
+        assert b'"event_type":"order.paid"' in api.engine.network.posted[0].body
+        assert 422 == (await api.post(f"{path}/test", {"event_type": "order.lost"})).status
+        other = {"url": "https://example.com/other", "event_types": ["order.paid"]}
+        assert "unknown_event_type" == (await api.post("/v1/endpoints", other)).code
+        assert 200 == (await api.call("PATCH", path, {"event_types": ["message.sent"]})).status
+        assert 422 == (await api.call("PATCH", path, settings)).status
 
 
 async def test_a_url_that_is_taken_cannot_be_changed_to(api: Api) -> None:

@@ -169,11 +169,24 @@ async def test_editing_keeps_masked_header_values(api: Api, browser: Browser) ->
     )
     path = f"/webhooks/{endpoint.id}/edit"
     assert b"secret" not in (await browser.get(path)).body
-    fields = {"url": endpoint.url, "every_type": "yes", "success": "200", "headers": "X-Key: ***\nX-New: 2"}
+    fields = {"url": endpoint.url, "every_type": "yes", "success": "200", "headers": "x-KEY: ***\nX-New: 2"}
     answer = await browser.send_form(path, fields, path)
     assert (303, f"/webhooks/{endpoint.id}?said=changed") == (answer.status, answer.headers["Location"])
     changed = api.app.registry.endpoint("default", endpoint.id)
-    assert ((("X-Key", "secret"), ("X-New", "2")), ("*",)) == (changed.headers, changed.event_types)
+    assert ((("x-KEY", "secret"), ("X-New", "2")), ("*",)) == (changed.headers, changed.event_types)
+    refused = await browser.send_form(path, {**fields, "headers": "X-Other: ***"}, path)
+    assert (422, True) == (refused.status, "hides a value" in html.unescape(refused.body.decode()))
+    assert changed == api.app.registry.endpoint("default", endpoint.id)
+
+
+async def test_a_form_without_the_version_that_it_showed_saves_nothing(api: Api, browser: Browser) -> None:
+    """Whatever the field holds."""
+    endpoint = await api.engine.endpoint("https://example.com/hook")
+    path = f"/webhooks/{endpoint.id}/edit"
+    for version in ("", "x", ".....", "é" * 100):
+        fields = {"url": "https://example.com/", "every_type": "yes", "success": "200", "version": version}
+        assert 409 == (await browser.send_form(path, fields, path)).status
+    assert endpoint == api.app.registry.endpoint("default", endpoint.id)
 
 
 async def test_auto_disabled_says_why_since_when_and_how_many_wait(api: Api, browser: Browser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from webhookd.models import BudgetView, DeliveryState, Endpoint
+from webhookd.models import EVERY_TYPE, BudgetView, DeliveryState, Endpoint
 from webhookd.rules.event_types import BUILT_IN
 from webhookd.web.ui.pages import Page
 
@@ -67,6 +67,7 @@ class EventTypeView:
     name: str
     label: str
     description: str
+    lost: bool = False  # the configuration no longer has it
 
 
 def event_type_view(page: Page, name: str) -> EventTypeView:
@@ -76,13 +77,15 @@ def event_type_view(page: Page, name: str) -> EventTypeView:
     """
     known = page.services.event_types().get(name)
     if known is None:
-        return EventTypeView(name, name, "")
+        return EventTypeView(name, name, page.text("type.lost"), lost=True)
     built_in = _BUILT_IN_WORDS.get(name) == (known.label, known.description)
     if not built_in:
         return EventTypeView(name, known.label or name, known.description)
     return EventTypeView(name, page.text(f"type.{name}"), page.text(f"type.{name}.when"))
 
 
-def event_type_views(page: Page) -> list[EventTypeView]:
-    """All event types."""
-    return [event_type_view(page, name) for name in page.services.event_types().names]
+def event_type_views(page: Page, endpoint: Endpoint | None = None) -> list[EventTypeView]:
+    """All event types, and those of `endpoint` that the configuration lost."""
+    names = page.services.event_types().names
+    kept = () if endpoint is None or endpoint.event_types == (EVERY_TYPE,) else endpoint.event_types
+    return [event_type_view(page, name) for name in dict.fromkeys((*names, *kept))]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
-from webhookd.delivery.attempt_record import MASK
 from webhookd.errors import ApiError
 from webhookd.models import EVERY_TYPE, Endpoint
+from webhookd.rules.urls import MASK
 from webhookd.web.ui.pages import Page, Translated
 
 HEADERS_MAX = 100
+_FIELDS = ("url", "description", "event_types", "success", "headers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class WebhookForm:
         }
 
     def _headers(self, page: Page) -> dict[str, str]:
-        kept = dict(self.kept_headers)
+        kept = {name.lower(): value for name, value in self.kept_headers}
         headers: dict[str, str] = {}
         lines = self.headers.splitlines()
         if len(lines) > HEADERS_MAX:
@@ -47,9 +50,9 @@ class WebhookForm:
                 continue
             if not colon:
                 raise _bad_header(page.text("form.headers.no_colon", line=line[:60]))
-            if name in headers:
+            if name.lower() in {each.lower() for each in headers}:
                 raise _bad_header(page.text("form.headers.twice", name=name[:60]))
-            headers[name] = kept.get(name, value) if value == MASK else value
+            headers[name] = kept.get(name.lower(), value) if value == MASK else value
         return headers
 
 
@@ -81,6 +84,37 @@ def given(page: Page, endpoint: Endpoint | None = None) -> WebhookForm:
         headers=page.field("headers"),
         kept_headers=endpoint.headers if endpoint else (),
     )
+
+
+def version(page: Page, endpoint: Endpoint) -> str:
+    """What a form shows of an endpoint: a digest per field, so that saving can tell which ones changed meanwhile.
+
+    Keyed with the session, because a digest of a header's value must not help to guess it.
+    """
+    assert page.session is not None
+    key = page.session.secret.encode()
+    values = (repr(getattr(endpoint, name)).encode() for name in _FIELDS)
+    return ".".join(hmac.new(key, value, "sha256").hexdigest()[:16] for value in values)
+
+
+def conflicts(page: Page, form: WebhookForm, endpoint: Endpoint) -> list[tuple[str, str, str]]:
+    """The fields that changed since the form was opened, each with the form's value and the endpoint's."""
+    shown = page.field("version").split(".")
+    now = version(page, endpoint).split(".")
+    mine, theirs = _readable(page, form), _readable(page, of_endpoint(endpoint))
+    pairs = zip_longest(_FIELDS, shown[: len(now)], now)
+    return [(name, mine[name], theirs[name]) for name, old, new in pairs if old != new]
+
+
+def _readable(page: Page, form: WebhookForm) -> dict[str, str]:
+    types = page.text("webhooks.every_type") if form.every_type else ", ".join(form.event_types)
+    return {
+        "url": form.url,
+        "description": form.description,
+        "event_types": types,
+        "success": form.success,
+        "headers": ", ".join(line.strip() for line in form.headers.splitlines() if line.strip()),
+    }
 
 
 def _bad_header(message: str) -> ApiError:

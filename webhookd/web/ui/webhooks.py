@@ -18,13 +18,14 @@ from webhookd.web.log_search import DeliveryFilter, log_filter
 from webhookd.web.ui.charts import DAY_MS, HOUR_MS, Plot, plot
 from webhookd.web.ui.pages import Page
 from webhookd.web.ui.view_models import TONES, budget_gauge, event_type_view, event_type_views
-from webhookd.web.ui.webhook_form import given, of_endpoint, of_nothing
+from webhookd.web.ui.webhook_form import WebhookForm, conflicts, given, of_endpoint, of_nothing, version
 
 RECENT = 10
 ROTATE_OVERLAP_SECONDS = 86_400
 _FORM_ERRORS = {
     "invalid_url",
     "blocked_address",
+    "endpoint_changed",
     "endpoint_exists",
     "unknown_event_type",
     "invalid_field",
@@ -63,7 +64,7 @@ async def show_webhook(page: Page) -> web.StreamResponse:
     hour, day = await _plots(page, endpoint)
     wanted = await log_filter(services, page.workspace.id, DeliveryFilter(endpoint=endpoint.id))
     recent = await services.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=RECENT))
-    kinds = event_type_views(page)
+    kinds = event_type_views(page, endpoint)
     return page.show(
         "webhook.html",
         endpoint_status=await _status(page, endpoint),
@@ -113,32 +114,40 @@ async def show_edit(page: Page) -> web.StreamResponse:
 
 
 async def edit(page: Page) -> web.StreamResponse:
-    """Change a webhook."""
+    """Change a webhook that is still as the form showed it."""
     endpoint = _endpoint(page)
     form = given(page, endpoint)
+
+    def as_shown(now: Endpoint) -> bool:
+        return version(page, now) == page.field("version")
+
     try:
-        await page.services.endpoints.change(page.workspace.id, endpoint.id, form.fields(page))
+        # A form that shows what is no longer so has nothing to say of headers that may be gone.
+        fields = form.fields(page) if as_shown(endpoint) else {}
+        await page.services.endpoints.change(page.workspace.id, endpoint.id, fields, only_if=as_shown)
     except ApiError as refusal:
-        return _again(page, form, refusal, endpoint)
+        return _again(page, form, refusal, _endpoint(page))
     return page.go(f"/webhooks/{endpoint.id}", said="changed")
 
 
 def _form(
-    page: Page, form: object, endpoint: Endpoint | None = None, fault: ApiError | None = None, status: int = 200
+    page: Page, form: WebhookForm, endpoint: Endpoint | None = None, fault: ApiError | None = None, status: int = 200
 ) -> web.Response:
     return page.show(
         "webhook_form.html",
         status,
         form=form,
         endpoint=endpoint,
-        kinds=event_type_views(page),
+        version=version(page, endpoint) if endpoint else "",
+        conflicts=conflicts(page, form, endpoint) if endpoint and fault and fault.code == "endpoint_changed" else (),
+        kinds=event_type_views(page, endpoint),
         fault=fault,
         fault_field=_field_of(fault),
         allow_http=page.services.settings().egress.allow_http,
     )
 
 
-def _again(page: Page, form: object, refusal: ApiError, endpoint: Endpoint | None) -> web.Response:
+def _again(page: Page, form: WebhookForm, refusal: ApiError, endpoint: Endpoint | None) -> web.Response:
     """The form again, with the error beside its field."""
     if refusal.code not in _FORM_ERRORS:
         raise refusal

@@ -1,0 +1,67 @@
+"""Forms in a browser: what another change left is never overwritten unseen, and F5 does nothing twice."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+from playwright.async_api import expect
+
+from tests.browser.conftest import CONFIG, Open, Site
+from webhookd.config import ExtraType
+from webhookd.models import Endpoint
+
+
+def now(site: Site, endpoint: Endpoint) -> Endpoint:
+    return site.app.registry.endpoint("default", endpoint.id)
+
+
+async def test_a_form_that_another_change_overtook_is_refused_with_both_values(opened: Open, site: Site) -> None:
+    """Nothing is saved; the reader sees what changed, and can save again."""
+    page = await opened()
+    administration = site.app.services.endpoints
+    endpoint = await administration.create(
+        "default", url=site.receiver.url, event_types=["*"], headers={"Authorization": "Bearer one"}
+    )
+    await page.goto(f"{site.url}/webhooks/{endpoint.id}/edit")
+    await page.get_by_label("Description").fill("Orders")
+    changed = await administration.change(
+        "default",
+        endpoint.id,
+        {"url": site.receiver.url + "/new", "event_types": ["message.sent"], "headers": {"Authorization": "two"}},
+    )
+    await page.get_by_role("button", name="Save").click()
+    conflicts = page.locator("#conflicts")
+    await expect(conflicts).to_contain_text(f"Your form: {site.receiver.url} The webhook now: {changed.url}")
+    await expect(conflicts).to_contain_text("Your form: Every event The webhook now: message.sent")
+    await expect(conflicts).not_to_contain_text("Orders")
+    assert changed == now(site, endpoint)
+    await page.get_by_label("URL", exact=True).fill(changed.url)
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("heading", name="Orders", exact=True)).to_be_visible()
+    saved = now(site, endpoint)
+    assert (changed.url, "Orders", (("Authorization", "two"),)) == (saved.url, saved.description, saved.headers)
+
+
+async def test_a_type_that_the_configuration_lost_is_shown_and_kept(opened: Open, site: Site) -> None:
+    """An edit of the description keeps it, a test sends it, and it can be taken away."""
+    site.app.reload(replace(CONFIG, events={"order.paid": ExtraType(label="Order Paid")}))
+    endpoint = await site.app.services.endpoints.create(
+        "default", url=site.receiver.url, event_types=["order.paid", "message.sent"]
+    )
+    site.app.reload(CONFIG)
+    page = await opened()
+    await page.goto(f"{site.url}/webhooks/{endpoint.id}/edit")
+    await expect(page.get_by_label("order.paid")).to_be_checked()
+    await expect(page.get_by_text("The configuration no longer has this type.")).to_be_visible()
+    await page.get_by_label("Description").fill("Orders")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("heading", name="Orders", exact=True)).to_be_visible()
+    assert ("message.sent", "order.paid") == now(site, endpoint).event_types
+    await page.get_by_label("Event type").select_option("order.paid")
+    await page.get_by_role("button", name="Send test").click()
+    await expect(page.get_by_text("The test was delivered.")).to_be_visible()
+    await expect(page.get_by_text("order.paid").first).to_be_visible()
+    await page.goto(f"{site.url}/webhooks/{endpoint.id}/edit")
+    await page.get_by_label("order.paid").uncheck()
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("Saved.")).to_be_visible()
+    assert ("message.sent",) == now(site, endpoint).event_types
