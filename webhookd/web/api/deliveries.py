@@ -8,7 +8,6 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from webhookd.admin.tokens import Scope
 from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, DeliveryView, EventView, Json
 from webhookd.rules.ids import delivery_id
@@ -20,6 +19,7 @@ from webhookd.web.api.schemas import (
     DeliverySchema,
     EventDetailSchema,
     EventSchema,
+    PageSchema,
     Schema,
     delivery_json,
     event_json,
@@ -28,11 +28,12 @@ from webhookd.web.api.schemas import (
 from webhookd.web.live_stream import live_stream
 from webhookd.web.log_search import DeliveryFilter, EventTypeName, Since, Until, find_delivery, log_filter
 from webhookd.web.server.requests import (
+    WRITE_ERRORS,
     Cursor,
     NoFields,
     PageSize,
     Paging,
-    Route,
+    Routes,
     caller,
     invalid_field,
     read_fields,
@@ -40,13 +41,15 @@ from webhookd.web.server.requests import (
     services_of,
     workspace_id,
 )
-from webhookd.web.server.responses import json_response, list_response
+from webhookd.web.server.responses import json_response, list_response, one_page
 
 # An event has one delivery per endpoint and one more per replay; all of them are found with `deliveries?event_id=`.
 DELIVERIES_OF_EVENT = 500
 
 # What can't be an id is not looked up.
 _EVENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+ROUTES = Routes(workspaced=True)
 
 
 class DeliveryQuery(DeliveryFilter, frozen=True, kw_only=True):
@@ -74,18 +77,12 @@ class ReplayRequest(Struct, frozen=True, kw_only=True):
     dry_run: Annotated[bool, Meta(description="Only say how many it would be")] = False
 
 
-class DeliveryListSchema(Schema):
+class DeliveryListSchema(PageSchema[DeliverySchema]):
     """A page of deliveries."""
 
-    data: list[DeliverySchema]
-    next: str | None
 
-
-class EventListSchema(Schema):
+class EventListSchema(PageSchema[EventSchema]):
     """A page of events."""
-
-    data: list[EventSchema]
-    next: str | None
 
 
 class ReplayedSchema(Schema):
@@ -94,30 +91,35 @@ class ReplayedSchema(Schema):
     replayed: int
 
 
+@ROUTES("GET", "/events", {200: EventListSchema}, query=EventQuery)
 async def list_events(request: web.Request) -> web.Response:
-    """The events of a workspace, newest first."""
+    """List the events of the log, newest first."""
     query = read_query(request, EventQuery)
     services = services_of(request)
     workspace = services.registry.workspace(workspace_id(request))
 
-    def question(db: Db) -> list[EventView]:
-        return events.page(
+    found = await services.store.read(
+        lambda db: events.page(
             db,
             workspace.seq,
             event_type=query.event_type,
             since_ms=query.since,
             until_ms=query.until,
-            before_seq=None if query.cursor is None else query.cursor.seq,
+            before_seq=query.seq,
             limit=query.limit + 1,
         )
+    )
+    page, after = one_page(found, query.limit)
+    return list_response([event_json(view) for view in page], after)
 
-    found = await services.store.read(question)
-    page = found[: query.limit]
-    return list_response([event_json(view) for view in page], page[-1].seq if len(found) > len(page) else None)
 
-
+@ROUTES("GET", "/events/{event}", {200: EventDetailSchema})
 async def get_event(request: web.Request) -> web.Response:
-    """One event: its payload, byte for byte, and its deliveries."""
+    """Get an event: its payload and its deliveries.
+
+    The payload is the event byte for byte: read it with a parser that keeps large integers. It is null once
+    retention pruned it. At most 500 deliveries are shown, the newest.
+    """
     event_id = request.match_info["event"]
     services = services_of(request)
     workspace = services.registry.workspace(workspace_id(request))
@@ -137,8 +139,9 @@ async def get_event(request: web.Request) -> web.Response:
     return json_response(answer)
 
 
+@ROUTES("GET", "/deliveries", {200: DeliveryListSchema}, query=DeliveryQuery)
 async def list_deliveries(request: web.Request) -> web.Response:
-    """The deliveries of a workspace, newest first."""
+    """Search the deliveries of the log, newest first."""
     query = read_query(request, DeliveryQuery)
     services = services_of(request)
     wanted = await log_filter(services, workspace_id(request), query)
@@ -146,16 +149,42 @@ async def list_deliveries(request: web.Request) -> web.Response:
     found = await services.store.read(
         lambda db: delivery_log.page(db, wanted, before_seq=before_seq, limit=query.limit + 1)
     )
-    page = found[: query.limit]
-    return list_response([delivery_json(view) for view in page], page[-1].seq if len(found) > len(page) else None)
+    page, after = one_page(found, query.limit)
+    return list_response([delivery_json(view) for view in page], after)
 
 
+# Before /deliveries/{delivery}, which would take its path.
+@ROUTES("GET", "/deliveries/stream", {200: "text/event-stream"}, query=DeliveryFilter, errors=("unavailable",))
+async def stream_deliveries(request: web.Request) -> web.StreamResponse:
+    """Follow the deliveries live.
+
+    Server-sent events: `id` is the happening's, `event` is `delivery.accepted` or `delivery.attempted`, `data` the
+    delivery as it then was. `Last-Event-ID` brings what was missed; an event `reset` means that this is too much,
+    and that the list should be read again.
+    """
+    services, token = services_of(request), caller(request)
+    wanted = await log_filter(services, workspace_id(request), read_query(request, DeliveryFilter))
+
+    def allowed() -> bool:
+        return token is None or any(each.id == token.id for each in services.tokens.list())
+
+    return await live_stream(request, wanted, allowed=allowed, data=delivery_json)
+
+
+@ROUTES("GET", "/deliveries/{delivery}", {200: DeliveryDetailSchema})
 async def get_delivery(request: web.Request) -> web.Response:
-    """One delivery with each of its attempts."""
+    """Get a delivery with each of its attempts."""
     view, made = await _find(request, request.match_info["delivery"])
     return json_response({**delivery_json(view), "attempts": made})
 
 
+@ROUTES(
+    "POST",
+    "/deliveries/{delivery}/replay",
+    {201: DeliverySchema},
+    body=NoFields,
+    errors=("endpoint_not_active", "endpoint_gone", "delivery_not_finished", *WRITE_ERRORS),
+)
 async def replay_delivery(request: web.Request) -> web.Response:
     """Send a finished delivery again, as a new one at the end of the queue."""
     await read_fields(request, NoFields)
@@ -165,8 +194,18 @@ async def replay_delivery(request: web.Request) -> web.Response:
     return json_response(delivery_json(replayed), 201)
 
 
+@ROUTES(
+    "POST",
+    "/replay",
+    {200: ReplayedSchema},
+    body=ReplayRequest,
+    errors=("endpoint_not_active", "endpoint_gone", *WRITE_ERRORS),
+)
 async def replay_deliveries(request: web.Request) -> web.Response:
-    """Send all finished deliveries of a filter again, oldest first."""
+    """Send all finished deliveries of a filter again, oldest first.
+
+    Only deliveries of endpoints that are active; tests and pruned events are left out.
+    """
     fields = await read_fields(request, ReplayRequest)
     if fields.endpoint is None and fields.since is None:
         raise ApiError(
@@ -187,17 +226,6 @@ async def replay_deliveries(request: web.Request) -> web.Response:
     return json_response({"replayed": await services.replayer.many(wanted, workspace, dry_run=fields.dry_run)})
 
 
-async def stream_deliveries(request: web.Request) -> web.StreamResponse:
-    """Follow the deliveries of a filter live."""
-    services, token = services_of(request), caller(request)
-    wanted = await log_filter(services, workspace_id(request), read_query(request, DeliveryFilter))
-
-    def allowed() -> bool:
-        return token is None or any(each.id == token.id for each in services.tokens.list())
-
-    return await live_stream(request, wanted, allowed=allowed, data=delivery_json)
-
-
 async def _find(request: web.Request, named: str) -> tuple[DeliveryView, list[Json]]:
     """A delivery by its id, with its attempts; ApiError `not_found`."""
     services = services_of(request)
@@ -206,84 +234,3 @@ async def _find(request: web.Request, named: str) -> tuple[DeliveryView, list[Js
     if found is None:
         raise ApiError("not_found", f"There is no delivery {named[:100]!r} in the log of workspace {workspace.id!r}.")
     return found
-
-
-ROUTES = [
-    Route(
-        "GET",
-        "/events",
-        list_events,
-        Scope.ADMIN,
-        "List the events of the log, newest first",
-        answers={200: EventListSchema},
-        query=EventQuery,
-        workspaced=True,
-    ),
-    Route(
-        "GET",
-        "/events/{event}",
-        get_event,
-        Scope.ADMIN,
-        "Get an event: its payload and its deliveries",
-        answers={200: EventDetailSchema},
-        workspaced=True,
-        description="The payload is the event byte for byte: read it with a parser that keeps large integers. It is "
-        f"null once retention pruned it. At most {DELIVERIES_OF_EVENT} deliveries are shown, the newest.",
-    ),
-    Route(
-        "GET",
-        "/deliveries",
-        list_deliveries,
-        Scope.ADMIN,
-        "Search the deliveries of the log, newest first",
-        answers={200: DeliveryListSchema},
-        query=DeliveryQuery,
-        workspaced=True,
-    ),
-    Route(  # before /deliveries/{delivery}, which would take its path
-        "GET",
-        "/deliveries/stream",
-        stream_deliveries,
-        Scope.ADMIN,
-        "Follow the deliveries live",
-        answers={200: "text/event-stream"},
-        query=DeliveryFilter,
-        errors=("unavailable",),
-        workspaced=True,
-        description="Server-sent events: `id` is the happening's, `event` is `delivery.accepted` or "
-        "`delivery.attempted`, `data` the delivery as it then was. `Last-Event-ID` brings what was missed; an event "
-        "`reset` means that this is too much, and that the list should be read again.",
-    ),
-    Route(
-        "GET",
-        "/deliveries/{delivery}",
-        get_delivery,
-        Scope.ADMIN,
-        "Get a delivery with each of its attempts",
-        answers={200: DeliveryDetailSchema},
-        workspaced=True,
-    ),
-    Route(
-        "POST",
-        "/deliveries/{delivery}/replay",
-        replay_delivery,
-        Scope.ADMIN,
-        "Send a finished delivery again, as a new one at the end of the queue",
-        answers={201: DeliverySchema},
-        body=NoFields,
-        errors=("endpoint_not_active", "endpoint_gone", "delivery_not_finished", "storage_full", "unavailable"),
-        workspaced=True,
-    ),
-    Route(
-        "POST",
-        "/replay",
-        replay_deliveries,
-        Scope.ADMIN,
-        "Send all finished deliveries of a filter again, oldest first",
-        answers={200: ReplayedSchema},
-        body=ReplayRequest,
-        errors=("endpoint_not_active", "endpoint_gone", "storage_full", "unavailable"),
-        workspaced=True,
-        description="Only deliveries of endpoints that are active; tests and pruned events are left out.",
-    ),
-]

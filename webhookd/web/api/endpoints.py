@@ -10,12 +10,12 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from webhookd import log
 from webhookd.admin.endpoints import DESCRIPTION_CHARACTERS, OVERLAP_SECONDS_MAX
-from webhookd.admin.tokens import Scope
 from webhookd.models import Json
 from webhookd.rules.urls import MAX_HEADER_CHARACTERS, MAX_HEADERS, MAX_URL_CHARACTERS
 from webhookd.web.api.schemas import (
     AttemptSchema,
     EndpointSchema,
+    PageSchema,
     Schema,
     Time,
     budget_json,
@@ -24,16 +24,17 @@ from webhookd.web.api.schemas import (
     time_json,
 )
 from webhookd.web.server.requests import (
+    WRITE_ERRORS,
     NoFields,
     Paging,
-    Route,
+    Routes,
     caller,
     read_fields,
     read_query,
     services_of,
     workspace_id,
 )
-from webhookd.web.server.responses import json_response, list_response, no_content
+from webhookd.web.server.responses import json_response, list_response, no_content, one_page
 from webhookd.web.services import Services
 
 ONE_DAY_SECONDS = 86_400
@@ -63,6 +64,9 @@ SuccessRule = Annotated[Literal["200", "2xx"], Meta(description="Which answers c
 Types = Annotated[
     list[str], Meta(description='Names of the catalogue, or ["*"] for all', extra_json_schema={"minItems": 1})
 ]
+
+ROUTES = Routes(workspaced=True)
+_OF_URL = ("invalid_url", "blocked_address", "unknown_event_type", "endpoint_exists")
 
 
 class NewEndpoint(Struct, frozen=True, kw_only=True):
@@ -111,11 +115,8 @@ class RotateRequest(Struct, frozen=True, kw_only=True):
     ] = ONE_DAY_SECONDS
 
 
-class EndpointListSchema(Schema):
+class EndpointListSchema(PageSchema[EndpointSchema]):
     """A page of endpoints."""
-
-    data: list[EndpointSchema]
-    next: str | None
 
 
 class CreatedEndpointSchema(EndpointSchema):
@@ -145,34 +146,51 @@ class SigningKeysSchema(Schema):
     previous_key_until: Time | None
 
 
+@ROUTES("GET", "/endpoints", {200: EndpointListSchema}, query=Paging)
 async def list_endpoints(request: web.Request) -> web.Response:
-    """The endpoints of a workspace, oldest first."""
+    """List the endpoints, oldest first."""
     query = read_query(request, Paging)
     services = services_of(request)
     workspace = services.registry.workspace(workspace_id(request))
-    after_seq = 0 if query.cursor is None else query.cursor.seq
+    after_seq = query.seq or 0
     found = [each for each in services.registry.endpoints(workspace.id) if each.seq > after_seq]
-    found.sort(key=lambda endpoint: endpoint.seq)
-    page = found[: query.limit]
-    return list_response(await endpoints_json(services, page), page[-1].seq if len(found) > len(page) else None)
+    page, after = one_page(sorted(found, key=lambda endpoint: endpoint.seq), query.limit)
+    return list_response(await endpoints_json(services, page), after)
 
 
+@ROUTES(
+    "POST",
+    "/endpoints",
+    {201: CreatedEndpointSchema},
+    body=NewEndpoint,
+    errors=(*_OF_URL, "plan_required", "too_many_endpoints", *WRITE_ERRORS),
+)
 async def make_endpoint(request: web.Request) -> web.Response:
-    """Make an endpoint; the answer has its signing key."""
+    """Create an endpoint.
+
+    The answer has the signing key; later only GET …/signing-key tells it. One URL once per workspace: events are
+    grouped by endpoint.
+    """
     fields = await read_fields(request, NewEndpoint)
     services = services_of(request)
     endpoint = await services.endpoints.create(workspace_id(request), **_given(fields))
     return json_response({**await endpoint_json(services, endpoint), "signing_key": endpoint.signing_key}, 201)
 
 
+@ROUTES("GET", "/endpoints/{endpoint}", {200: EndpointSchema})
 async def get_endpoint(request: web.Request) -> web.Response:
-    """One endpoint."""
+    """Get an endpoint: its settings, its state, its queue, its last attempt."""
     services = services_of(request)
     return json_response(await endpoint_json(services, services.registry.endpoint(*_names(request))))
 
 
+@ROUTES("PATCH", "/endpoints/{endpoint}", {200: EndpointSchema}, body=EndpointChanges, errors=(*_OF_URL, *WRITE_ERRORS))
 async def change_endpoint(request: web.Request) -> web.Response:
-    """Change what is given; what is in flight ends as it was."""
+    """Change an endpoint.
+
+    A request in flight ends as it was, everything after uses the new values; event types apply to events accepted
+    after the change. A key that is set here holds at once and alone; to let two overlap, rotate.
+    """
     changes = _given(await read_fields(request, EndpointChanges))
     services = services_of(request)
     endpoint = services.registry.endpoint(*_names(request))
@@ -181,14 +199,22 @@ async def change_endpoint(request: web.Request) -> web.Response:
     return json_response(await endpoint_json(services, endpoint))
 
 
+@ROUTES("DELETE", "/endpoints/{endpoint}", {204: None}, errors=WRITE_ERRORS)
 async def delete_endpoint(request: web.Request) -> web.Response:
     """Delete an endpoint; its waiting deliveries are cancelled, its log stays."""
     await services_of(request).endpoints.delete(*_names(request))
     return no_content()
 
 
+@ROUTES(
+    "POST",
+    "/endpoints/{endpoint}/enable",
+    {200: EnabledEndpointSchema},
+    body=EnableRequest,
+    errors=("plan_required", *WRITE_ERRORS),
+)
 async def enable_endpoint(request: web.Request) -> web.Response:
-    """Start an endpoint again; says so if the failure budget is still spent."""
+    """Enable an endpoint; its held events go out in order, or are skipped."""
     fields = await read_fields(request, EnableRequest)
     services = services_of(request)
     endpoint = await services.endpoints.enable(*_names(request), skip_held=fields.skip_held)
@@ -197,29 +223,43 @@ async def enable_endpoint(request: web.Request) -> web.Response:
     return json_response(answer if spent is None else {**answer, "budget": spent})
 
 
+@ROUTES("POST", "/endpoints/{endpoint}/disable", {200: EndpointSchema}, body=NoFields, errors=WRITE_ERRORS)
 async def disable_endpoint(request: web.Request) -> web.Response:
-    """Stop an endpoint: its events are held."""
+    """Disable an endpoint; its events are held."""
     await read_fields(request, NoFields)
     services = services_of(request)
     return json_response(await endpoint_json(services, await services.endpoints.disable(*_names(request))))
 
 
+@ROUTES(
+    "POST",
+    "/endpoints/{endpoint}/test",
+    {200: AttemptSchema},
+    body=TestRequest,
+    errors=("plan_required", "unknown_event_type", *WRITE_ERRORS),
+)
 async def test_endpoint(request: web.Request) -> web.Response:
-    """Send a test, beside the queue; answers with the attempt."""
+    """Send a test event to an endpoint, in any state; answers with the attempt."""
     fields = await read_fields(request, TestRequest)
     return json_response(await services_of(request).test_events.send(*_names(request), fields.event_type))
 
 
+@ROUTES("POST", "/endpoints/{endpoint}/rotate-key", {200: EndpointSchema}, body=RotateRequest, errors=WRITE_ERRORS)
 async def rotate_key(request: web.Request) -> web.Response:
-    """Give an endpoint a new signing key; the one before it signs too for a while."""
+    """Replace the signing key; both sign for a while.
+
+    Until the overlap ends, webhook-signature has both signatures and X-Webhook-Signature the previous one. Rotating
+    again ends the oldest. GET …/signing-key tells the new one.
+    """
     fields = await read_fields(request, RotateRequest)
     services = services_of(request)
     endpoint = await services.endpoints.rotate_key(*_names(request), fields.overlap_seconds)
     return json_response(await endpoint_json(services, endpoint))
 
 
+@ROUTES("GET", "/endpoints/{endpoint}/signing-key", {200: SigningKeysSchema})
 async def reveal_signing_key(request: web.Request) -> web.Response:
-    """Show the signing key; this is logged."""
+    """Reveal the signing key; this is logged."""
     services = services_of(request)
     endpoint = services.registry.endpoint(*_names(request))
     until_ms = endpoint.previous_key_until_ms
@@ -259,119 +299,3 @@ def _budget_spent(services: Services, workspace: str) -> Json | None:
         "message": f"The failure budget ({budget['failures']} of {budget['limit']}) is spent until {clock_time}, "
         "one more failure disables again.",
     }
-
-
-_OF_URL = ("invalid_url", "blocked_address", "unknown_event_type", "endpoint_exists")
-
-ROUTES = [
-    Route(
-        "GET",
-        "/endpoints",
-        list_endpoints,
-        Scope.ADMIN,
-        "List the endpoints, oldest first",
-        answers={200: EndpointListSchema},
-        query=Paging,
-        workspaced=True,
-    ),
-    Route(
-        "POST",
-        "/endpoints",
-        make_endpoint,
-        Scope.ADMIN,
-        "Create an endpoint",
-        answers={201: CreatedEndpointSchema},
-        body=NewEndpoint,
-        errors=(*_OF_URL, "plan_required", "too_many_endpoints", "storage_full", "unavailable"),
-        workspaced=True,
-        description="The answer has the signing key; later only GET …/signing-key tells it. One URL once per "
-        "workspace: events are grouped by endpoint.",
-    ),
-    Route(
-        "GET",
-        "/endpoints/{endpoint}",
-        get_endpoint,
-        Scope.ADMIN,
-        "Get an endpoint: its settings, its state, its queue, its last attempt",
-        answers={200: EndpointSchema},
-        workspaced=True,
-    ),
-    Route(
-        "PATCH",
-        "/endpoints/{endpoint}",
-        change_endpoint,
-        Scope.ADMIN,
-        "Change an endpoint",
-        answers={200: EndpointSchema},
-        body=EndpointChanges,
-        errors=(*_OF_URL, "storage_full", "unavailable"),
-        workspaced=True,
-        description="A request in flight ends as it was, everything after uses the new values; event types apply to "
-        "events accepted after the change. A key that is set here holds at once and alone; to let two overlap, rotate.",
-    ),
-    Route(
-        "DELETE",
-        "/endpoints/{endpoint}",
-        delete_endpoint,
-        Scope.ADMIN,
-        "Delete an endpoint; its waiting deliveries are cancelled, its log stays",
-        answers={204: None},
-        errors=("storage_full", "unavailable"),
-        workspaced=True,
-    ),
-    Route(
-        "POST",
-        "/endpoints/{endpoint}/enable",
-        enable_endpoint,
-        Scope.ADMIN,
-        "Enable an endpoint; its held events go out in order, or are skipped",
-        answers={200: EnabledEndpointSchema},
-        body=EnableRequest,
-        errors=("plan_required", "storage_full", "unavailable"),
-        workspaced=True,
-    ),
-    Route(
-        "POST",
-        "/endpoints/{endpoint}/disable",
-        disable_endpoint,
-        Scope.ADMIN,
-        "Disable an endpoint; its events are held",
-        answers={200: EndpointSchema},
-        body=NoFields,
-        errors=("storage_full", "unavailable"),
-        workspaced=True,
-    ),
-    Route(
-        "POST",
-        "/endpoints/{endpoint}/test",
-        test_endpoint,
-        Scope.ADMIN,
-        "Send a test event to an endpoint, in any state; answers with the attempt",
-        answers={200: AttemptSchema},
-        body=TestRequest,
-        errors=("plan_required", "unknown_event_type", "storage_full", "unavailable"),
-        workspaced=True,
-    ),
-    Route(
-        "POST",
-        "/endpoints/{endpoint}/rotate-key",
-        rotate_key,
-        Scope.ADMIN,
-        "Replace the signing key; both sign for a while",
-        answers={200: EndpointSchema},
-        body=RotateRequest,
-        errors=("storage_full", "unavailable"),
-        workspaced=True,
-        description="Until the overlap ends, webhook-signature has both signatures and X-Webhook-Signature the "
-        "previous one. Rotating again ends the oldest. GET …/signing-key tells the new one.",
-    ),
-    Route(
-        "GET",
-        "/endpoints/{endpoint}/signing-key",
-        reveal_signing_key,
-        Scope.ADMIN,
-        "Reveal the signing key; this is logged",
-        answers={200: SigningKeysSchema},
-        workspaced=True,
-    ),
-]

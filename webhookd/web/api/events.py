@@ -16,7 +16,7 @@ from webhookd.web.server.http_server import ReadyResponse
 from webhookd.web.server.requests import (
     Error,
     ErrorDetail,
-    Route,
+    Routes,
     check_encoding,
     media_type,
     read_body,
@@ -28,6 +28,8 @@ from webhookd.web.server.requests import (
 # Of an array in all.  The largest event that can be configured (delivery.max_body_kb) is as large.
 BODY_MAX_BYTES = 8 * 1024 * 1024
 NDJSON = "application/x-ndjson"
+
+ROUTES = Routes(workspaced=True)
 
 
 class AcceptedEventSchema(Struct):
@@ -62,8 +64,37 @@ class NewEventFields(Struct):
     event_id: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")] | UnsetType = UNSET
 
 
+@ROUTES(
+    "POST",
+    "/events",
+    {202: (AcceptedEventSchema, AcceptedEventsSchema), 422: (AcceptedEventsSchema, Error)},
+    scope=Scope.INGEST,
+    media={
+        "application/json": (NewEventFields, list[NewEventFields]),
+        NDJSON: "One event per line, committed as it arrives, for as long as the connection is open.",
+    },
+    errors=(
+        "invalid_json",
+        "not_found",
+        "request_timeout",
+        "event_id_conflict",
+        "payload_too_large",
+        "unsupported_media_type",
+        "invalid_event",
+        "missing_event_type",
+        "unknown_event_type",
+        "invalid_event_id",
+        "too_far_behind",
+        "unavailable",
+        "storage_full",
+    ),
+)
 async def post_events(request: web.Request) -> web.StreamResponse:
-    """Accept what the body holds."""
+    """Accept one event, an array of up to 1,000, or a stream of lines.
+
+    The answer is given once the events are durable. An event sent again with the same event_id and the same bytes
+    is a duplicate and delivered once. The body delivered is the event byte for byte.
+    """
     services, workspace = services_of(request), workspace_id(request)
     services.registry.workspace(workspace)
     check_encoding(request)
@@ -110,37 +141,3 @@ async def end_streams(app: web.Application) -> None:
     why = ApiError("unavailable", "webhookd is stopping. Go on from next_index in a moment.", retry_after_seconds=2)
     for stream in app[STREAMS]:
         stream.stop(why)
-
-
-ROUTES = [
-    Route(
-        "POST",
-        "/events",
-        post_events,
-        Scope.INGEST,
-        "Accept one event, an array of up to 1,000, or a stream of lines",
-        answers={202: (AcceptedEventSchema, AcceptedEventsSchema), 422: (AcceptedEventsSchema, Error)},
-        media={
-            "application/json": (NewEventFields, list[NewEventFields]),
-            NDJSON: "One event per line, committed as it arrives, for as long as the connection is open.",
-        },
-        errors=(
-            "invalid_json",
-            "not_found",
-            "request_timeout",
-            "event_id_conflict",
-            "payload_too_large",
-            "unsupported_media_type",
-            "invalid_event",
-            "missing_event_type",
-            "unknown_event_type",
-            "invalid_event_id",
-            "too_far_behind",
-            "unavailable",
-            "storage_full",
-        ),
-        workspaced=True,
-        description="The answer is given once the events are durable. An event sent again with the same event_id and "
-        "the same bytes is a duplicate and delivered once. The body delivered is the event byte for byte.",
-    )
-]

@@ -23,7 +23,8 @@ from webhookd.rules.event_types import EventType
 from webhookd.store.writer import storage_full
 from webhookd.web.api.batch_ingest import REFUSALS
 from webhookd.web.api.metrics import metric_values
-from webhookd.web.server.requests import Paging, Route, caller, read_fields, read_query, services_of
+from webhookd.web.api.schemas import PageSchema
+from webhookd.web.server.requests import Paging, Routes, caller, read_fields, read_query, services_of
 from webhookd.web.server.responses import SECURITY_HEADERS, json_response, list_response
 
 READY_RETRY_SECONDS = 1
@@ -32,6 +33,8 @@ COPY_PIECE_BYTES = 1024 * 1024
 
 COPYING = web.AppKey("copying", asyncio.Lock)
 DOCUMENT = web.AppKey("document", bytes)
+
+ROUTES = Routes()
 
 
 class HealthSchema(Struct):
@@ -75,20 +78,19 @@ class EventTypeSchema(Struct):
     sample: dict[str, Any]
 
 
-class EventTypeListSchema(Struct):
+class EventTypeListSchema(PageSchema[EventTypeSchema]):
     """A page of the catalogue."""
 
-    data: list[EventTypeSchema]
-    next: str | None
 
-
+@ROUTES("GET", "/healthz", {200: HealthSchema}, scope=None)
 async def healthz(request: web.Request) -> web.Response:
-    """The process is up and its loop turns."""
+    """Is the process up?"""
     return json_response({"status": "ok"})
 
 
+@ROUTES("GET", "/readyz", {200: HealthSchema}, scope=None, errors=("unavailable",))
 async def readyz(request: web.Request) -> web.Response:
-    """The database answers and the consumers move; else 503 says what doesn't."""
+    """Does it accept and deliver events?"""
     services = services_of(request)
     trouble = "it is stopping" if services.ingest.closed else await services.ready()
     if trouble:
@@ -96,13 +98,22 @@ async def readyz(request: web.Request) -> web.Response:
     return json_response({"status": "ready"})
 
 
+@ROUTES("GET", "/v1/status", {200: dict[str, Any]}, scope=Scope.OBSERVE)
 async def show_status(request: web.Request) -> web.Response:
-    """The whole daemon at one look, or the caller's own workspace."""
+    """Get the state of the daemon: backlog, rates, disk, last errors.
+
+    Version, uptime, backlog, rates, slowest endpoints, budgets, database size, unsent mail, errors. A token bound
+    to a workspace gets endpoints, backlog, slowest endpoints and budget of its workspace alone.
+    """
     return json_response(await services_of(request).status(_own_workspace(request)))
 
 
+@ROUTES("GET", "/metrics", {200: "text/plain"}, scope=Scope.OBSERVE)
 async def show_metrics(request: web.Request) -> web.Response:
-    """The metrics as Prometheus reads them."""
+    """Get the metrics, for Prometheus.
+
+    A token bound to a workspace gets those of its workspace alone.
+    """
     workspace = _own_workspace(request)
     values = await metric_values(services_of(request), request.app[REFUSALS], workspace)
     text = metrics.render(values, process=workspace is None)
@@ -115,16 +126,18 @@ def _own_workspace(request: web.Request) -> str | None:
     return token.workspace if token is not None else None
 
 
+@ROUTES("GET", "/openapi.json", {200: dict[str, Any]}, scope=Scope.OBSERVE)
 async def show_openapi(request: web.Request) -> web.Response:
-    """This API, described by itself."""
+    """Get this document."""
     return web.Response(body=request.app[DOCUMENT], headers={"Content-Type": "application/json; charset=utf-8"})
 
 
+@ROUTES("GET", "/v1/event-types", {200: EventTypeListSchema}, query=Paging)
 async def list_event_types(request: web.Request) -> web.Response:
-    """The catalogue, in its own order."""
+    """List the event types."""
     query = read_query(request, Paging)
     event_types = services_of(request).event_types()
-    begin = 0 if query.cursor is None else query.cursor.seq
+    begin = query.seq or 0
     names = event_types.names[begin : begin + query.limit]
     end = begin + len(names)
     shown = [_shown(event_types.require(name)) for name in names]
@@ -141,8 +154,16 @@ def _shown(event_type: EventType) -> Json:
     }
 
 
+@ROUTES(
+    "POST",
+    "/v1/mail/test",
+    {200: TestMailSchema},
+    body=TestMailRequest,
+    errors=("mail_disabled", "mail_failed"),
+    unbound=True,
+)
 async def send_test_mail(request: web.Request) -> web.Response:
-    """Send a test mail now and say whether the mail server took it."""
+    """Send a test mail."""
     services = services_of(request)
     fields = await read_fields(request, TestMailRequest)
     to = list(services.settings().mail.notify) if fields.to is UNSET else fields.to
@@ -154,8 +175,9 @@ async def send_test_mail(request: web.Request) -> web.Response:
     return json_response({"to": to})
 
 
+@ROUTES("POST", "/v1/backup", {200: "application/octet-stream"}, errors=("storage_full",), unbound=True)
 async def make_backup(request: web.Request) -> web.StreamResponse:
-    """Stream a consistent copy of the database; one at a time."""
+    """Stream a consistent copy of the database."""
     services = services_of(request)
     began = time.monotonic()
     async with request.app[COPYING], _copy(services.store.path.parent, request) as (file, size_bytes):
@@ -200,67 +222,3 @@ async def _copy(registry: Path, request: web.Request) -> AsyncIterator[tuple[int
 def _left_over(registry: Path) -> Iterator[Path]:
     """Copies that a kill kept from being removed."""
     return registry.glob(f"{COPY_PREFIX}*")
-
-
-ROUTES = [
-    Route("GET", "/healthz", healthz, None, "Is the process up?", answers={200: HealthSchema}),
-    Route(
-        "GET",
-        "/readyz",
-        readyz,
-        None,
-        "Does it accept and deliver events?",
-        answers={200: HealthSchema},
-        errors=("unavailable",),
-    ),
-    Route("GET", "/openapi.json", show_openapi, Scope.OBSERVE, "Get this document", answers={200: dict[str, Any]}),
-    Route(
-        "GET",
-        "/metrics",
-        show_metrics,
-        Scope.OBSERVE,
-        "Get the metrics, for Prometheus",
-        answers={200: "text/plain"},
-        description="A token bound to a workspace gets those of its workspace alone.",
-    ),
-    Route(
-        "GET",
-        "/v1/status",
-        show_status,
-        Scope.OBSERVE,
-        "Get the state of the daemon: backlog, rates, disk, last errors",
-        answers={200: dict[str, Any]},
-        description="Version, uptime, backlog, rates, slowest endpoints, budgets, database size, unsent mail, errors. "
-        "A token bound to a workspace gets endpoints, backlog, slowest endpoints and budget of its workspace alone.",
-    ),
-    Route(
-        "GET",
-        "/v1/event-types",
-        list_event_types,
-        Scope.ADMIN,
-        "List the event types",
-        answers={200: EventTypeListSchema},
-        query=Paging,
-    ),
-    Route(
-        "POST",
-        "/v1/mail/test",
-        send_test_mail,
-        Scope.ADMIN,
-        "Send a test mail",
-        answers={200: TestMailSchema},
-        body=TestMailRequest,
-        errors=("mail_disabled", "mail_failed"),
-        unbound=True,
-    ),
-    Route(
-        "POST",
-        "/v1/backup",
-        make_backup,
-        Scope.ADMIN,
-        "Stream a consistent copy of the database",
-        answers={200: "application/octet-stream"},
-        errors=("storage_full",),
-        unbound=True,
-    ),
-]

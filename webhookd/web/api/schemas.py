@@ -7,7 +7,7 @@ bytes that came in, so nothing is taken apart only to be put together again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import orjson
 from msgspec import Meta, Struct
@@ -18,11 +18,20 @@ from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState
 from webhookd.rules.ids import delivery_id
 from webhookd.web.services import Services
 
+T = TypeVar("T")
+
 Time = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds", extra_json_schema={"format": "date-time"})]
 
 
 class Schema(Struct, forbid_unknown_fields=True):
     """The form of an answer; a test holds the answers to their forms."""
+
+
+class PageSchema(Schema, Generic[T]):
+    """A page of a list; `next` is the cursor of the one after it."""
+
+    data: list[T]
+    next: str | None
 
 
 # Deliveries and their attempts

@@ -10,8 +10,11 @@ from msgspec import Meta, Struct
 from webhookd.admin.tokens import NOTE_CHARACTERS, Scope
 from webhookd.clock import rfc3339
 from webhookd.models import Json, Token
-from webhookd.web.server.requests import Paging, Route, read_fields, read_query, services_of
-from webhookd.web.server.responses import json_response, list_response, no_content
+from webhookd.web.api.schemas import PageSchema
+from webhookd.web.server.requests import Paging, Routes, read_fields, read_query, services_of
+from webhookd.web.server.responses import json_response, list_response, no_content, one_page
+
+ROUTES = Routes()
 
 
 class NewToken(Struct, frozen=True, kw_only=True):
@@ -40,31 +43,34 @@ class CreatedTokenSchema(TokenSchema):
     secret: str
 
 
-class TokenListSchema(Struct):
+class TokenListSchema(PageSchema[TokenSchema]):
     """A page of tokens."""
 
-    data: list[TokenSchema]
-    next: str | None
 
-
+@ROUTES("GET", "/v1/tokens", {200: TokenListSchema}, query=Paging, unbound=True)
 async def list_tokens(request: web.Request) -> web.Response:
-    """All tokens in the order of their ids, which is that of time."""
+    """List the tokens, without their secrets."""
     query = read_query(request, Paging)
     found = sorted(services_of(request).tokens.list(), key=lambda token: token.id)
     after = [token for token in found if query.cursor is None or token.id > query.cursor]
-    page = after[: query.limit]
-    return list_response([_shown(token) for token in page], page[-1].id if len(after) > len(page) else None)
+    page, last = one_page(after, query.limit, key="id")
+    return list_response([_shown(token) for token in page], last)
 
 
+@ROUTES("POST", "/v1/tokens", {201: CreatedTokenSchema}, body=NewToken, errors=("not_found",), unbound=True)
 async def make_token(request: web.Request) -> web.Response:
-    """Make a token and tell its secret, this once."""
+    """Create a token.
+
+    Only this answer has the secret; webhookd keeps its hash.
+    """
     fields = await read_fields(request, NewToken)
     token, secret = await services_of(request).tokens.add(fields.scope, fields.workspace, fields.note)
     return json_response({**_shown(token), "secret": secret}, 201)
 
 
+@ROUTES("DELETE", "/v1/tokens/{token}", {204: None}, errors=("not_found",), unbound=True)
 async def revoke_token(request: web.Request) -> web.Response:
-    """Make a token worthless, at once."""
+    """Revoke a token."""
     await services_of(request).tokens.revoke(request.match_info["token"])
     return no_content()
 
@@ -77,39 +83,3 @@ def _shown(token: Token) -> Json:
         "note": token.note,
         "created_at": rfc3339(token.created_at_ms),
     }
-
-
-ROUTES = [
-    Route(
-        "GET",
-        "/v1/tokens",
-        list_tokens,
-        Scope.ADMIN,
-        "List the tokens, without their secrets",
-        answers={200: TokenListSchema},
-        query=Paging,
-        unbound=True,
-    ),
-    Route(
-        "POST",
-        "/v1/tokens",
-        make_token,
-        Scope.ADMIN,
-        "Create a token",
-        answers={201: CreatedTokenSchema},
-        body=NewToken,
-        errors=("not_found",),
-        unbound=True,
-        description="Only this answer has the secret; webhookd keeps its hash.",
-    ),
-    Route(
-        "DELETE",
-        "/v1/tokens/{token}",
-        revoke_token,
-        Scope.ADMIN,
-        "Revoke a token",
-        answers={204: None},
-        errors=("not_found",),
-        unbound=True,
-    ),
-]

@@ -7,14 +7,24 @@ from typing import Annotated
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from webhookd.admin.tokens import Scope
 from webhookd.admin.workspaces import NAME_CHARACTERS
-from webhookd.web.api.schemas import BudgetSchema, Schema, WorkspaceSchema, budget_json, workspace_json
-from webhookd.web.server.requests import Paging, Route, caller, read_fields, read_query, services_of, workspace_id
-from webhookd.web.server.responses import json_response, list_response, no_content
+from webhookd.web.api.schemas import BudgetSchema, PageSchema, WorkspaceSchema, budget_json, workspace_json
+from webhookd.web.server.requests import (
+    WRITE_ERRORS,
+    Paging,
+    Routes,
+    caller,
+    read_fields,
+    read_query,
+    services_of,
+    workspace_id,
+)
+from webhookd.web.server.responses import json_response, list_response, no_content, one_page
 
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARACTERS})]
 Addresses = Annotated[list[str], Meta(description="Who gets the notices; none: mail.notify of the configuration")]
+
+ROUTES = Routes()
 
 
 class NewWorkspace(Struct, frozen=True, kw_only=True):
@@ -40,43 +50,54 @@ class WorkspaceChanges(Struct, frozen=True, kw_only=True):
     notify: Addresses | UnsetType = UNSET
 
 
-class WorkspaceListSchema(Schema):
+class WorkspaceListSchema(PageSchema[WorkspaceSchema]):
     """A page of workspaces."""
 
-    data: list[WorkspaceSchema]
-    next: str | None
 
-
+@ROUTES("GET", "/v1/workspaces", {200: WorkspaceListSchema}, query=Paging)
 async def list_workspaces(request: web.Request) -> web.Response:
-    """All workspaces that the caller may see, oldest first."""
+    """List the workspaces, oldest first.
+
+    A token bound to a workspace sees that one alone.
+    """
     query = read_query(request, Paging)
     services, who = services_of(request), caller(request)
     own = None if who is None else who.workspace
-    after_seq = 0 if query.cursor is None else query.cursor.seq
-    found = [
-        each for each in services.registry.workspaces() if each.seq > after_seq and (own is None or each.id == own)
-    ]
-    page = found[: query.limit]
-    shown = [workspace_json(services, each) for each in page]
-    return list_response(shown, page[-1].seq if len(found) > len(page) else None)
+    found = [each for each in services.registry.workspaces() if own is None or each.id == own]
+    after_seq = query.seq or 0
+    page, after = one_page([each for each in found if each.seq > after_seq], query.limit)
+    return list_response([workspace_json(services, each) for each in page], after)
 
 
+@ROUTES(
+    "POST",
+    "/v1/workspaces",
+    {201: WorkspaceSchema},
+    body=NewWorkspace,
+    errors=("workspace_exists", *WRITE_ERRORS),
+    unbound=True,
+)
 async def make_workspace(request: web.Request) -> web.Response:
-    """Make a workspace."""
+    """Create a workspace."""
     fields = await read_fields(request, NewWorkspace)
     services = services_of(request)
     made = await services.workspaces.create(fields.id, name=fields.name, plan=fields.plan, notify=tuple(fields.notify))
     return json_response(workspace_json(services, made), 201)
 
 
+@ROUTES("GET", "/v1/workspaces/{workspace}", {200: WorkspaceSchema})
 async def get_workspace(request: web.Request) -> web.Response:
-    """One workspace."""
+    """Get a workspace."""
     services = services_of(request)
     return json_response(workspace_json(services, services.registry.workspace(workspace_id(request))))
 
 
+@ROUTES("PATCH", "/v1/workspaces/{workspace}", {200: WorkspaceSchema}, body=WorkspaceChanges, errors=WRITE_ERRORS)
 async def change_workspace(request: web.Request) -> web.Response:
-    """Change what is given; a plan without webhooks stops delivery, one with them starts it again."""
+    """Change a workspace.
+
+    A plan without webhooks holds everything, one with them starts delivery again.
+    """
     fields = await read_fields(request, WorkspaceChanges)
     services = services_of(request)
     changed = services.registry.workspace(workspace_id(request))
@@ -90,78 +111,17 @@ async def change_workspace(request: web.Request) -> web.Response:
     return json_response(workspace_json(services, changed))
 
 
+@ROUTES("DELETE", "/v1/workspaces/{workspace}", {204: None}, errors=("workspace_in_use", *WRITE_ERRORS), unbound=True)
 async def delete_workspace(request: web.Request) -> web.Response:
-    """Delete a workspace that has no endpoints, and its tokens with it."""
+    """Delete a workspace that has no endpoints, with its tokens."""
     services = services_of(request)
     await services.workspaces.delete(workspace_id(request))
     await services.tokens.reload()
     return no_content()
 
 
+@ROUTES("GET", "/budget", {200: BudgetSchema}, workspaced=True)
 async def get_budget(request: web.Request) -> web.Response:
-    """How much of the failure budget is spent, and by whom."""
+    """Get the failure budget: the failures that count, by endpoint."""
     services = services_of(request)
     return json_response(budget_json(services, services.registry.workspace(workspace_id(request)).id))
-
-
-ROUTES = [
-    Route(
-        "GET",
-        "/v1/workspaces",
-        list_workspaces,
-        Scope.ADMIN,
-        "List the workspaces, oldest first",
-        answers={200: WorkspaceListSchema},
-        query=Paging,
-        description="A token bound to a workspace sees that one alone.",
-    ),
-    Route(
-        "POST",
-        "/v1/workspaces",
-        make_workspace,
-        Scope.ADMIN,
-        "Create a workspace",
-        answers={201: WorkspaceSchema},
-        body=NewWorkspace,
-        errors=("workspace_exists", "storage_full", "unavailable"),
-        unbound=True,
-    ),
-    Route(
-        "GET",
-        "/v1/workspaces/{workspace}",
-        get_workspace,
-        Scope.ADMIN,
-        "Get a workspace",
-        answers={200: WorkspaceSchema},
-    ),
-    Route(
-        "PATCH",
-        "/v1/workspaces/{workspace}",
-        change_workspace,
-        Scope.ADMIN,
-        "Change a workspace",
-        answers={200: WorkspaceSchema},
-        body=WorkspaceChanges,
-        errors=("storage_full", "unavailable"),
-        description="A plan without webhooks holds everything, one with them starts delivery again.",
-    ),
-    Route(
-        "DELETE",
-        "/v1/workspaces/{workspace}",
-        delete_workspace,
-        Scope.ADMIN,
-        "Delete a workspace that has no endpoints, with its tokens",
-        answers={204: None},
-        errors=("workspace_in_use", "storage_full", "unavailable"),
-        unbound=True,
-    ),
-    Route(
-        "GET",
-        "/budget",
-        get_budget,
-        Scope.ADMIN,
-        "Get the failure budget: the failures that count, by endpoint",
-        answers={200: BudgetSchema},
-        workspaced=True,
-    ),
-]

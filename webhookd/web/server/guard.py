@@ -7,7 +7,7 @@ takes one look-up by a hash.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -19,11 +19,9 @@ from webhookd.config import Listen, is_loopback
 from webhookd.errors import ApiError
 from webhookd.models import Token
 from webhookd.web.server.memory_limit import release_memory
-from webhookd.web.server.requests import CALLER, NoFields, Route, read_query, workspace_id
+from webhookd.web.server.requests import CALLER, Handler, NoFields, Route, read_query, workspace_id
 from webhookd.web.server.responses import SECURITY_HEADERS, error_response, internal_error
 from webhookd.web.services import Services
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SHORTAGE_RETRY_SECONDS = 2
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")

@@ -22,9 +22,10 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from webhookd.errors import ApiError
-from webhookd.web.server.guard import GUARD, Handler
+from webhookd.web.server.guard import GUARD
 from webhookd.web.server.listener import Listener, listen_tcp, listen_unix
 from webhookd.web.server.memory_limit import refuse_if_memory_is_short
+from webhookd.web.server.requests import Handler
 from webhookd.web.server.responses import JSON_TYPE, SECURITY_HEADERS, error_response, internal_error, wire_bytes
 
 # Also the limit for a request's headers, counted from the start of the connection or its last answer.

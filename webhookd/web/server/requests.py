@@ -30,10 +30,12 @@ from webhookd.web.server.memory_limit import acquire_memory
 from webhookd.web.services import Services
 
 S = TypeVar("S", bound=Struct)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SERVICES = web.AppKey("services", Services)
 CALLER = web.RequestKey("caller", Token)
 
+WRITE_ERRORS = ("storage_full", "unavailable")  # of what is written to the database
 FIELDS_MAX_BYTES = 256 * 1024
 # What aiohttp raises on reading a body whose connection or framing broke; RuntimeError if it broke before.
 _BROKEN = (OSError, web.RequestPayloadError, HttpProcessingError, RuntimeError)
@@ -64,17 +66,42 @@ class Route:
 
     method: str
     path: str
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    handler: Handler
     scope: Scope | None
     summary: str
     answers: Mapping[int, Any]
+    description: str = ""
     body: type[Struct] | None = None
     query: type[Struct] | None = None
     errors: Sequence[str] = ()
     workspaced: bool = False
     unbound: bool = False
-    description: str = ""
     media: Mapping[str, Any] = field(default_factory=dict)  # of a body that isn't one JSON object: type and schema
+
+
+class Routes(list[Route]):
+    """The routes of a module, in order.  Called with a route's row, it is the decorator of its handler.
+
+    The handler's docstring is what the document says: its first line the summary, the rest the description.
+    """
+
+    def __init__(self, *, workspaced: bool = False) -> None:
+        super().__init__()
+        self._workspaced = workspaced
+
+    def __call__(
+        self, method: str, path: str, answers: Mapping[int, Any], *, scope: Scope | None = Scope.ADMIN, **row: Any
+    ) -> Callable[[Handler], Handler]:
+        """A decorator that adds its handler with this row; see `Route` for the rest of it."""
+
+        def add(handler: Handler) -> Handler:
+            summary, _, more = (handler.__doc__ or "").partition("\n")
+            row.setdefault("workspaced", self._workspaced)
+            description = " ".join(more.split())
+            self.append(Route(method, path, handler, scope, summary.rstrip("."), answers, description, **row))
+            return handler
+
+        return add
 
 
 class ErrorDetail(Struct):
@@ -116,6 +143,11 @@ class Paging(Struct, frozen=True, kw_only=True):
 
     limit: PageSize = 50
     cursor: Cursor | None = None
+
+    @property
+    def seq(self) -> int | None:
+        """The number after which the page begins, in a list ordered by a table's numbers; None for the first page."""
+        return None if self.cursor is None else self.cursor.seq
 
 
 class NoFields(Struct, frozen=True, kw_only=True):

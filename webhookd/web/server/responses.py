@@ -6,7 +6,7 @@ import base64
 import hashlib
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import web
@@ -25,6 +25,8 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
+T = TypeVar("T")
+
 JSON_TYPE = "application/json; charset=utf-8"
 SHORTAGE_RETRY_SECONDS = 2
 
@@ -32,6 +34,12 @@ SHORTAGE_RETRY_SECONDS = 2
 def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """An answer in JSON."""
     return web.Response(body=orjson.dumps(data), status=status, headers={"Content-Type": JSON_TYPE, **(headers or {})})
+
+
+def one_page(found: Sequence[T], limit: int, *, key: str = "seq") -> tuple[Sequence[T], str | int | None]:
+    """The first `limit` of what was found, and the `key` of the last of them if there are more."""
+    page = found[:limit]
+    return page, getattr(page[-1], key) if len(found) > limit else None
 
 
 def list_response(data: Sequence[Json], next_cursor: str | int | None) -> web.Response:

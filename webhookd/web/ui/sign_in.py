@@ -7,9 +7,8 @@ import math
 from aiohttp import web
 from msgspec import Struct
 
-from webhookd.admin.tokens import Scope
 from webhookd.errors import ApiError
-from webhookd.web.server.requests import Route, caller, services_of
+from webhookd.web.server.requests import Routes, caller, services_of
 from webhookd.web.server.responses import json_response
 from webhookd.web.ui.pages import (
     LANGUAGE_COOKIE,
@@ -22,6 +21,14 @@ from webhookd.web.ui.pages import (
 from webhookd.web.ui.texts import LANGUAGES
 
 SECRET_CHARACTERS = 1000
+
+ROUTES = Routes()
+
+
+class SignInLinkSchema(Struct):
+    """A link that signs in to the page."""
+
+    url: str
 
 
 async def show_sign_in(page: Page) -> web.StreamResponse:
@@ -71,8 +78,13 @@ async def set_language(page: Page) -> web.StreamResponse:
     return response
 
 
+@ROUTES("POST", "/v1/sign-in-links", {201: SignInLinkSchema})
 async def make_link(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/sign-in-links`: a link that signs in once, as the token that asks for it."""
+    """Make a link that signs in to the page.
+
+    It works once, for 10 minutes, and signs in as the token that made it. Its code is in the fragment, so that no
+    server's log sees it.
+    """
     token = caller(request)
     assert token is not None
     link = services_of(request).sessions.link(_page_url(request), token.id)
@@ -105,23 +117,3 @@ def _page_url(request: web.Request) -> str:
 
 def _refuse(page: Page, status: int, fault: str, then: str) -> web.Response:
     return page.show("sign_in.html", status, then=then, fault=fault, signed_in=False)
-
-
-class SignInLinkSchema(Struct):
-    """A link that signs in to the page."""
-
-    url: str
-
-
-ROUTES = [
-    Route(
-        "POST",
-        "/v1/sign-in-links",
-        make_link,
-        Scope.ADMIN,
-        "Make a link that signs in to the page",
-        answers={201: SignInLinkSchema},
-        description="It works once, for 10 minutes, and signs in as the token that made it. Its code is in the "
-        "fragment, so that no server's log sees it.",
-    )
-]
