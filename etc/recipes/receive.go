@@ -3,20 +3,18 @@
 //	go mod init receiver && go get github.com/standard-webhooks/standard-webhooks/libraries
 //	WEBHOOK_KEY=whsec_… PORT=9000 go run receive.go
 //
-// Each request is kept as the file inbox/<webhook-id> before it is answered, so that no crash of this program loses it,
-// and one that comes twice is kept once.  A goroutine does the work, file by file, and moves what is done to done/.
-// (The id has only letters, digits, - and _, and is signed too.)
+// Each request is kept as the file inbox/<time>.<webhook-id> before it is answered, so that no crash of this program
+// loses it, and one that comes twice is kept once.  A goroutine does the work in the order of arrival, file by file, and
+// moves what is done to done/<webhook-id>.  (The id has only letters, digits, - and _, and is signed too.)
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
-	"io/fs"
 	"log"
 	"net/http"
 	"os"
-	"slices"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -49,10 +47,11 @@ func receive(webhook *standardwebhooks.Webhook) http.HandlerFunc {
 
 // keep writes the event to the disk, whole or not at all, unless it was there before.
 func keep(id string, body []byte) error {
-	for _, folder := range []string{"inbox/", "done/"} {
-		if _, err := os.Stat(folder + id); err == nil {
-			return nil
-		}
+	if found, _ := filepath.Glob("inbox/[0-9]*." + id); found != nil {
+		return nil
+	}
+	if _, err := os.Stat("done/" + id); err == nil {
+		return nil
 	}
 	file, err := os.Create("inbox/." + id)
 	if err != nil {
@@ -65,29 +64,30 @@ func keep(id string, body []byte) error {
 	if err := file.Sync(); err != nil {
 		return err
 	}
-	return os.Rename("inbox/."+id, "inbox/"+id)
+	return os.Rename("inbox/."+id, fmt.Sprintf("inbox/%d.%s", time.Now().UnixNano(), id))
 }
 
 // work does what is to be done, in the order of arrival, for ever.
 func work() {
 	for ; ; time.Sleep(100 * time.Millisecond) {
-		var waiting []fs.FileInfo
-		entries, _ := os.ReadDir("inbox")
-		for _, entry := range entries {
-			if info, err := entry.Info(); err == nil && !strings.HasPrefix(entry.Name(), ".") {
-				waiting = append(waiting, info)
-			}
+		// What comes during the listing is for the next one, which misses nothing before it.
+		until := fmt.Sprint(time.Now().UnixNano())
+		entries, err := os.ReadDir("inbox") // in the order of their names, so of their times
+		if err != nil {
+			log.Fatal(err)
 		}
-		slices.SortStableFunc(waiting, func(a, b fs.FileInfo) int {
-			return cmp.Compare(a.ModTime().UnixNano(), b.ModTime().UnixNano())
-		})
-		for _, info := range waiting {
-			body, err := os.ReadFile("inbox/" + info.Name())
+		for _, entry := range entries {
+			name := entry.Name()
+			if strings.HasPrefix(name, ".") || name >= until {
+				continue
+			}
+			_, id, _ := strings.Cut(name, ".")
+			body, err := os.ReadFile("inbox/" + name)
 			if err != nil {
 				log.Fatal(err)
 			}
-			fmt.Println("working on", info.Name(), string(body)) // your own work goes here
-			if err := os.Rename("inbox/"+info.Name(), "done/"+info.Name()); err != nil {
+			fmt.Println("working on", id, string(body)) // your own work goes here
+			if err := os.Rename("inbox/"+name, "done/"+id); err != nil {
 				log.Fatal(err)
 			}
 		}

@@ -3,18 +3,19 @@
 //   npm install standardwebhooks
 //   WEBHOOK_KEY=whsec_… PORT=9000 node receive.mjs
 //
-// Each request is kept as the file inbox/<webhook-id> before it is answered, so that no crash of this program loses it,
-// and one that comes twice is kept once.  The work is done afterwards, file by file; what is done is moved to done/.
-// (The id has only letters, digits, - and _, and is signed too.)
+// Each request is kept as the file inbox/<time>.<webhook-id> before it is answered, so that no crash of this program
+// loses it, and one that comes twice is kept once.  The work is done afterwards in the order of arrival, file by file; what
+// is done is moved to done/<webhook-id>.  (The id has only letters, digits, - and _, and is signed too.)
 
 import { createServer } from "node:http";
 import { existsSync } from "node:fs";
-import { mkdir, open, readFile, readdir, rename, stat } from "node:fs/promises";
+import { mkdir, open, readFile, readdir, rename } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Webhook } from "standardwebhooks";
 
 const webhook = new Webhook(process.env.WEBHOOK_KEY);
 const maxBytes = 1 << 20;
+let lastTime = 0;
 
 async function take(request) {
   const parts = [];
@@ -36,22 +37,28 @@ async function take(request) {
 
 // Write the event to the disk, whole or not at all, unless it was there before.
 async function keep(id, body) {
-  if (existsSync(`inbox/${id}`) || existsSync(`done/${id}`)) return;
+  if ((await kept()).some((name) => name.endsWith(`.${id}`)) || existsSync(`done/${id}`)) return;
   const file = await open(`inbox/.${id}`, "w");
   await file.writeFile(body);
   await file.sync();
   await file.close();
-  await rename(`inbox/.${id}`, `inbox/${id}`);
+  lastTime = Math.max(lastTime + 1, Date.now() * 1000);
+  await rename(`inbox/.${id}`, `inbox/${lastTime}.${id}`);
+}
+
+// What is in the inbox, in the order of arrival.
+async function kept() {
+  return (await readdir("inbox")).filter((name) => !name.startsWith(".")).sort();
 }
 
 // Do what is to be done, in the order of arrival, for ever.
 async function work() {
   for (;;) {
-    const names = (await readdir("inbox")).filter((name) => !name.startsWith("."));
-    const waiting = await Promise.all(names.map(async (name) => ({ name, at: (await stat(`inbox/${name}`)).mtimeMs })));
-    for (const { name } of waiting.sort((a, b) => a.at - b.at)) {
-      console.log("working on", name, await readFile(`inbox/${name}`, "utf8")); // your own work goes here
-      await rename(`inbox/${name}`, `done/${name}`);
+    const until = `${Date.now() * 1000}`; // what comes during the listing is for the next, which misses nothing before it
+    for (const name of (await kept()).filter((name) => name < until)) {
+      const id = name.split(".")[1];
+      console.log("working on", id, await readFile(`inbox/${name}`, "utf8")); // your own work goes here
+      await rename(`inbox/${name}`, `done/${id}`);
     }
     await sleep(100);
   }

@@ -5,8 +5,8 @@
 //   WEBHOOK_KEY=whsec_… php -S 127.0.0.1:9000 receive.php     (to try it; else under your web server)
 //   php receive.php                                           (does the work, once: from cron or a loop)
 //
-// Each request is kept as the file inbox/<webhook-id> before it is answered, so that nothing that happens later loses
-// it, and one that comes twice is kept once.  What is done is moved to done/.
+// Each request is kept as the file inbox/<time>.<webhook-id> before it is answered, so that nothing that happens later
+// loses it, and one that comes twice is kept once.  What is done is moved to done/<webhook-id>.
 // (The id has only letters, digits, - and _, and is signed too.)
 
 require getcwd() . '/vendor/autoload.php';
@@ -15,17 +15,23 @@ foreach (['inbox', 'done'] as $folder) {
     is_dir($folder) || mkdir($folder);
 }
 
+// The time in microseconds, always with 16 digits: texts of it are in the order of time.
+function now(): string
+{
+    return sprintf('%016d', microtime(true) * 1e6);
+}
+
 // Write the event to the disk, whole or not at all, unless it was there before.
 function keep(string $id, string $body): void
 {
-    if (file_exists("inbox/$id") || file_exists("done/$id")) {
+    if (glob("inbox/[0-9]*.$id") || file_exists("done/$id")) {
         return;
     }
     $file = fopen("inbox/.$id", 'wb');
     fwrite($file, $body);
     fsync($file);
     fclose($file);
-    rename("inbox/.$id", "inbox/$id");
+    rename("inbox/.$id", 'inbox/' . now() . ".$id");
 }
 
 function take(): int
@@ -45,11 +51,13 @@ function take(): int
 // Do what is to be done, in the order of arrival.
 function work(): void
 {
-    $waiting = glob('inbox/*'); // which leaves out what begins with a dot
-    usort($waiting, fn ($a, $b) => filemtime($a) <=> filemtime($b));
-    foreach ($waiting as $path) {
-        echo 'working on ', basename($path), ' ', file_get_contents($path), "\n"; // your own work goes here
-        rename($path, 'done/' . basename($path));
+    $until = 'inbox/' . now(); // what comes during the listing is for the next one, which misses nothing before it
+    foreach (glob('inbox/[0-9]*') as $path) { // in the order of their names, so of their times
+        if ($path < $until) {
+            $id = explode('.', $path)[1];
+            echo "working on $id ", file_get_contents($path), "\n"; // your own work goes here
+            rename($path, "done/$id");
+        }
     }
 }
 

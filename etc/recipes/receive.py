@@ -3,9 +3,9 @@
     pip install standardwebhooks
     WEBHOOK_KEY=whsec_… PORT=9000 python3 receive.py
 
-Each request is kept as the file inbox/<webhook-id> before it is answered, so that no crash of this program loses it,
-and one that comes twice is kept once.  A thread does the work, file by file, and moves what is done to done/.
-(The id has only letters, digits, - and _, and is signed too.)
+Each request is kept as the file inbox/<time>.<webhook-id> before it is answered, so that no crash of this program loses
+it, and one that comes twice is kept once.  A thread does the work in the order of arrival, file by file, and moves what
+is done to done/<webhook-id>.  (The id has only letters, digits, - and _, and is signed too.)
 """
 
 import os
@@ -47,22 +47,23 @@ class Receiver(BaseHTTPRequestHandler):
 
 def keep(webhook_id, body):
     """Write the event to the disk, whole or not at all, unless it was there before."""
-    if (INBOX / webhook_id).exists() or (DONE / webhook_id).exists():
+    if any(INBOX.glob(f"[0-9]*.{webhook_id}")) or (DONE / webhook_id).exists():
         return
     part = INBOX / f".{webhook_id}"
     with part.open("wb") as file:
         file.write(body)
         os.fsync(file.fileno())
-    part.rename(INBOX / webhook_id)
+    part.rename(INBOX / f"{time.time_ns()}.{webhook_id}")
 
 
 def work():
     """Do what is to be done, in the order of arrival, for ever."""
     while True:
-        waiting = [path for path in INBOX.iterdir() if not path.name.startswith(".")]
-        for path in sorted(waiting, key=lambda path: path.stat().st_mtime_ns):
-            print("working on", path.name, path.read_text(), flush=True)  # your own work goes here
-            path.rename(DONE / path.name)
+        until = str(time.time_ns())  # what comes during the listing is for the next one, which misses nothing before it
+        for path in sorted(path for path in INBOX.glob("[0-9]*") if path.name < until):
+            webhook_id = path.name.partition(".")[2]
+            print("working on", webhook_id, path.read_text(), flush=True)  # your own work goes here
+            path.rename(DONE / webhook_id)
         time.sleep(0.1)
 
 

@@ -1,6 +1,6 @@
 // Send events from Node.js 18 or newer, with nothing beside it.
 //
-//   WEBHOOKD_TOKEN=… node send.mjs
+//   WEBHOOKD_INGEST_TOKEN=… node send.mjs
 //
 // Once `send` is done, the event is durable.  It goes on trying while webhookd can't be reached or can't take it now,
 // with the same event_id, so that it is delivered once.  For very many events put up to 1,000 of them in one array.
@@ -14,7 +14,8 @@ const later = [408, 429, 500, 503, 507];
 
 export async function send(eventType, payload = {}, { eventId = randomUUID(), giveUpAfterSeconds = 600 } = {}) {
   const body = JSON.stringify({ event_type: eventType, event_id: eventId, ...payload });
-  const headers = { Authorization: `Bearer ${process.env.WEBHOOKD_TOKEN}`, "Content-Type": "application/json" };
+  const token = process.env.WEBHOOKD_INGEST_TOKEN;
+  const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
   const deadline = Date.now() + giveUpAfterSeconds * 1000;
   for (;;) {
     let waitSeconds = 1, problem;
@@ -32,6 +33,6 @@ export async function send(eventType, payload = {}, { eventId = randomUUID(), gi
   }
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) {
+if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
   console.log(await send("message.received", { text: "hello from Node" }));
 }

@@ -1,11 +1,14 @@
 <?php
 // Send events from PHP 8, with nothing beside it.
 //
-//   WEBHOOKD_TOKEN=… php send.php
+//   WEBHOOKD_INGEST_TOKEN=… php send.php
 //
 // Once `send` returns, the event is durable.  It goes on trying while webhookd can't be reached or can't take it now,
 // with the same event_id, so that it is delivered once.  Within a web request give up sooner, and keep the event in a
 // table of your own to send it again later.
+
+// Characters as they are: as JSON.stringify writes, which some receivers compare with.
+const AS_IT_IS = JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_SLASHES | JSON_UNESCAPED_LINE_TERMINATORS;
 
 function send(string $eventType, array $payload = [], ?string $eventId = null, int $giveUpAfterSeconds = 600): array
 {
@@ -13,8 +16,8 @@ function send(string $eventType, array $payload = [], ?string $eventId = null, i
     $event = ['event_type' => $eventType, 'event_id' => $eventId ?? bin2hex(random_bytes(16))] + $payload;
     $context = stream_context_create(['http' => [
         'method' => 'POST',
-        'header' => ['Authorization: Bearer ' . getenv('WEBHOOKD_TOKEN'), 'Content-Type: application/json'],
-        'content' => json_encode($event, JSON_THROW_ON_ERROR | JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_SLASHES),
+        'header' => ['Authorization: Bearer ' . getenv('WEBHOOKD_INGEST_TOKEN'), 'Content-Type: application/json'],
+        'content' => json_encode($event, JSON_THROW_ON_ERROR | AS_IT_IS),
         'ignore_errors' => true, // an answer with another status than 2xx is an answer as well
         'timeout' => 30,
     ]]);

@@ -1,6 +1,6 @@
 """Send events from Python, with nothing but its standard library.
 
-    WEBHOOKD_TOKEN=… python3 send.py
+    WEBHOOKD_INGEST_TOKEN=… python3 send.py
 
 Once `send` returns, the event is durable.  It goes on trying while webhookd can't be reached or can't take it now, with
 the same event_id, so that it is delivered once.  For very many events put up to 1,000 of them in one list.
@@ -14,7 +14,7 @@ import urllib.request
 import uuid
 
 URL = os.environ.get("WEBHOOKD_URL", "http://127.0.0.1:8780") + "/v1/events"
-TOKEN = os.environ["WEBHOOKD_TOKEN"]
+TOKEN = os.environ["WEBHOOKD_INGEST_TOKEN"]
 LATER = (408, 429, 500, 503, 507)
 
 
@@ -22,7 +22,9 @@ def send(event_type, event_id=None, give_up_after_seconds=600, **payload):
     """Send one event; returns webhookd's answer.  Raises ValueError for an event that it will never take."""
     event = {"event_type": event_type, "event_id": event_id or str(uuid.uuid4()), **payload}
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-    request = urllib.request.Request(URL, json.dumps(event).encode(), headers)
+    # Compact, and characters as they are: as JSON.stringify writes, which some receivers compare with.
+    body = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+    request = urllib.request.Request(URL, body, headers)
     deadline = time.monotonic() + give_up_after_seconds
     while True:
         wait_seconds = 1.0

@@ -56,6 +56,7 @@ class Program:
     name: str
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
+    out: str = ""
 
     async def start(self, *words: str) -> asyncio.subprocess.Process:
         """Start a program in the folder."""

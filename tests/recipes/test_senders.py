@@ -21,7 +21,7 @@ from tests.support.process import Daemon, daemon
 MANUAL = (Path(__file__).resolve().parents[2] / "webhookd" / "manual" / "sending.md").read_text("utf-8")
 SECTIONS = MANUAL.split("\n## By HTTP\n")[1].split("\n## From a program\n")[0]
 COMMANDS = {"send.sh": "sh", "send.py": "python3", "send.mjs": "node", "send.php": "php"}
-EVENT = '{"event_type": "message.received", "event_id": "m-9", "text": "hello"}'
+EVENT = '{"event_type":"message.received","event_id":"m-9","text":"hello"}'
 
 
 @dataclass
@@ -54,7 +54,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
 
 
 def sender(door: Door, name: str, token: str) -> Program:
-    return Program(name, door.daemon.state_dir, {"WEBHOOKD_URL": door.url, "WEBHOOKD_TOKEN": token})
+    return Program(name, door.daemon.state_dir, {"WEBHOOKD_URL": door.url, "WEBHOOKD_INGEST_TOKEN": token})
 
 
 @pytest.mark.parametrize("name", COMMANDS)
