@@ -39,6 +39,7 @@ ERRORS: dict[str, ErrorKind] = {
     "endpoint_exists": ErrorKind(409, "The workspace has an endpoint with this URL; `details.id` names it."),
     "endpoint_changed": ErrorKind(409, "The endpoint was changed since the page's form was opened; nothing was saved."),
     "too_many_endpoints": ErrorKind(409, "The workspace has as many endpoints as `limits.endpoints` allows."),
+    "too_many_keys": ErrorKind(409, "As many replaced signing keys of the endpoint still sign as can."),
     "event_id_conflict": ErrorKind(409, "This `event_id` was accepted before, with another body."),
     "endpoint_not_active": ErrorKind(409, "The endpoint is not active: enable it first."),
     "endpoint_gone": ErrorKind(409, "The endpoint was deleted since."),

@@ -71,7 +71,7 @@ class Endpoint:
 
     `seq` is the table's own number, used inside; `id` is what others see, and `workspace` that of its workspace.
     Deliveries up to `skipped_upto` were skipped by a person, attempts up to `forgiven_upto` no longer count against
-    the budget.
+    the budget.  `previous_keys` are the replaced signing keys, newest first, each with the time until it signs too.
     """
 
     seq: int
@@ -84,8 +84,7 @@ class Endpoint:
     success: str
     headers: tuple[tuple[str, str], ...]
     signing_key: str
-    previous_key: str | None
-    previous_key_until_ms: int | None
+    previous_keys: tuple[tuple[str, int], ...]
     state: EndpointState
     disabled_reason: str | None
     disabled_at_ms: int | None
@@ -95,6 +94,10 @@ class Endpoint:
     created_at_ms: int
     updated_at_ms: int
     deleted_at_ms: int | None
+
+    def live_previous_keys(self, now_ms: int) -> tuple[tuple[str, int], ...]:
+        """The replaced keys that sign at `now_ms`."""
+        return tuple((key, until_ms) for key, until_ms in self.previous_keys if now_ms < until_ms)
 
     @property
     def active(self) -> bool:

@@ -65,3 +65,29 @@ async def test_a_type_that_the_configuration_lost_is_shown_and_kept(opened: Open
     await page.get_by_role("button", name="Save").click()
     await expect(page.get_by_text("Saved.")).to_be_visible()
     assert ("message.sent",) == now(site, endpoint).event_types
+
+
+async def test_reloading_after_a_form_does_nothing_twice(opened: Open, site: Site) -> None:
+    """F5 after *Add* and after *Make a new key*: one endpoint, one rotation, and the key is still there to copy."""
+    page = await opened()
+    await page.goto(f"{site.url}/webhooks/new")
+    await page.get_by_label("URL", exact=True).fill(site.receiver.url)
+    await page.get_by_label("New Incoming Message").check()
+    await page.get_by_role("button", name="Add webhook").click()
+    key = page.locator("#signing-key")
+    first = await key.inner_text()
+    await page.reload()
+    assert first == await key.inner_text()
+    (endpoint,) = site.app.registry.endpoints("default")
+    assert first == endpoint.signing_key
+    await page.goto(f"{site.url}/webhooks/{endpoint.id}/key")
+    await page.get_by_role("button", name="Make a new key").click()
+    second = await key.inner_text()
+    await page.reload()
+    await page.reload()
+    assert second == await key.inner_text()
+    rotated = now(site, endpoint)
+    assert (second, [first]) == (rotated.signing_key, [each for each, _ in rotated.previous_keys])
+    await expect(page.get_by_text("Your new signing key")).to_be_visible()
+    await page.goto(f"{site.url}/webhooks/{endpoint.id}/key")
+    await expect(key).to_have_count(0)

@@ -155,10 +155,11 @@ async def test_life_of_an_endpoint(ask: Any, endpoint: str, receiver: Receiver) 
     held = await ask("send", stdin=SAMPLES[-1].read_bytes())
     enabled = await ask("endpoint", "enable", endpoint)
     rotated = await ask("endpoint", "rotate-key", endpoint, "--overlap-seconds", "60", "--json")
+    again = await ask("endpoint", "rotate-key", endpoint, "--overlap-seconds", "0")
     revealed = await ask("endpoint", "show", endpoint, "--signing-key", "--json")
     await settled(ask, 1, "--type", "message.sent", "--event-id", json.loads(SAMPLES[-1].read_bytes())["event_id"])
     deleted = await ask("endpoint", "delete", endpoint)
-    done = (listed, shown, edited, tested, disabled, held, enabled, rotated, revealed, deleted)
+    done = (listed, shown, edited, tested, disabled, held, enabled, rotated, again, revealed, deleted)
     assert [(0, "")] * len(done) == [(ran.code, ran.err if ran is not held else "") for ran in done]
     assert endpoint in listed.out
     assert receiver.url in listed.out
@@ -171,7 +172,9 @@ async def test_life_of_an_endpoint(ask: Any, endpoint: str, receiver: Receiver) 
     assert "true" == receiver.headers[0]["X-Webhook-Test"]
     assert "its events are held" in disabled.out
     assert f"{endpoint} is active." in enabled.out
-    assert rotated.json()["signing_key"] == revealed.json()["signing_key"]
+    (kept,) = revealed.json()["previous_keys"]
+    assert [kept] == rotated.json()["previous_keys"] and "The old one no longer signs.\nOne from before" in again.out
+    assert revealed.json()["signing_key"] in again.out
     assert (0, "No endpoints yet.") == ((gone := await ask("endpoint", "list")).code, gone.out[:17])
 
 

@@ -23,8 +23,8 @@ NOW = 1_700_000_000
 BODY = b'{"event_type":"message.sent","event_id":"e1"}'
 
 
-def signed(key: str = KEY, previous: str | None = None, *, at: int = NOW) -> dict[str, str]:
-    return dict(Signer(key, previous).headers("e1", at, BODY))
+def signed(key: str = KEY, *previous: str, at: int = NOW) -> dict[str, str]:
+    return dict(Signer(key, *previous).headers("e1", at, BODY))
 
 
 @pytest.mark.parametrize(

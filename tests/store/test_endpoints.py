@@ -49,8 +49,7 @@ async def test_an_endpoint_comes_back_as_it_went_in(store: Store) -> None:
         success="2xx",
         headers=(("X-B", "b"), ("X-A", "a")),
         signing_key="whsec_new",
-        previous_key=KEY,
-        previous_key_until_ms=99,
+        previous_keys=((KEY, 99), ("whsec_older", 98)),
         updated_at_ms=8,
     )
     assert changed == await store.write(lambda db: endpoints.update(db, changed))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from webhookd import log
+from webhookd.clock import rfc3339
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.watchdog import Watchdog
@@ -22,6 +23,8 @@ from webhookd.tasks import KeyedLocks
 
 DESCRIPTION_CHARACTERS = 500
 OVERLAP_SECONDS_MAX = 30 * 86400
+# Each adds a signature to every request.
+PREVIOUS_KEYS_MAX = 10
 
 
 class Endpoints:
@@ -105,7 +108,7 @@ class Endpoints:
             if "signing_key" in changes:
                 # A key that is set, not rotated, is the only one from now on.
                 key = signing.check_key(changes["signing_key"])
-                fields |= {"signing_key": key, "previous_key": None, "previous_key_until_ms": None}
+                fields |= {"signing_key": key, "previous_keys": ()}
             changed = replace(endpoint, **fields, updated_at_ms=self._clock.wall_ms())
 
             def command(db: Db) -> Endpoint:
@@ -118,7 +121,10 @@ class Endpoints:
         return changed
 
     async def rotate_key(self, workspace_id: str, endpoint_id: str, overlap_seconds: float) -> Endpoint:
-        """Give it a new signing key; until `overlap_seconds` have passed the one before it signs too."""
+        """Give it a new signing key; until `overlap_seconds` have passed the one before it signs too.
+
+        Keys replaced earlier sign until their own overlap ends.  ApiError `too_many_keys` if `PREVIOUS_KEYS_MAX` do.
+        """
         if not 0 <= overlap_seconds <= OVERLAP_SECONDS_MAX:
             raise field_error(
                 "overlap_seconds", f"overlap_seconds is a number from 0 to {OVERLAP_SECONDS_MAX} (30 days)."
@@ -126,13 +132,17 @@ class Endpoints:
         async with self._locks.of(endpoint_id):
             endpoint = self._registry.endpoint(workspace_id, endpoint_id)
             now_ms = self._clock.wall_ms()
-            rotated = replace(
-                endpoint,
-                signing_key=_new_key(),
-                previous_key=endpoint.signing_key if overlap_seconds else None,
-                previous_key_until_ms=now_ms + round(overlap_seconds * 1000) if overlap_seconds else None,
-                updated_at_ms=now_ms,
-            )
+            previous = endpoint.live_previous_keys(now_ms)
+            if len(previous) >= PREVIOUS_KEYS_MAX:
+                raise ApiError(
+                    "too_many_keys",
+                    f"{PREVIOUS_KEYS_MAX} replaced keys still sign, as many as can. Wait until the overlap of one "
+                    "ends, or set a key of your own, which then signs alone.",
+                    details={"until": rfc3339(min(until_ms for _, until_ms in previous))},
+                )
+            if overlap_seconds:
+                previous = ((endpoint.signing_key, now_ms + round(overlap_seconds * 1000)), *previous)
+            rotated = replace(endpoint, signing_key=_new_key(), previous_keys=previous, updated_at_ms=now_ms)
             rotated = await self._store.write(lambda db: endpoints.update(db, rotated), on_commit=self._registry.put)
         log.emit("key.rotated", workspace=workspace_id, endpoint_id=endpoint_id, overlap_seconds=overlap_seconds)
         return rotated
@@ -246,8 +256,7 @@ def _new_endpoint(workspace: Workspace, fields: dict[str, Any], signing_key: str
         workspace_seq=workspace.seq,
         workspace=workspace.id,
         signing_key=signing_key,
-        previous_key=None,
-        previous_key_until_ms=None,
+        previous_keys=(),
         state=EndpointState.ACTIVE,
         disabled_reason=None,
         disabled_at_ms=None,

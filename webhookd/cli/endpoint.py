@@ -397,4 +397,7 @@ def rotate_key(call: Call, which: str, overlap_seconds: int | None) -> None:
     overlap = 86400 if overlap_seconds is None else overlap_seconds
     old = f"The old one signs too for {duration(overlap)}: give the receiver the new one before that."
     words = f"The new signing key of {escape(one['id'])}: {escape(one['signing_key'])}\n"
-    print_done(call, one, words + (old if overlap else "The old one no longer signs."))
+    words += old if overlap else "The old one no longer signs."
+    for older in one["previous_keys"][bool(overlap) :]:
+        words += f"\nOne from before signs until {local_time(older['until'])}, as it was going to."
+    print_done(call, one, words)

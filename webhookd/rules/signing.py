@@ -3,11 +3,11 @@
 A signing key is `whsec_` and base64.  Every request has two signatures:
 
 - `webhook-signature`, as in Standard Webhooks 1.0.0: HMAC-SHA256 with the *decoded* key over
-  `{webhook-id}.{webhook-timestamp}.{body}`.  The header may hold several, so during a rotation both keys sign, and a
-  receiver may know either.
+  `{webhook-id}.{webhook-timestamp}.{body}`.  The header may hold several, so during a rotation old and new keys sign,
+  and a receiver may know any of them.
 - `X-Webhook-Signature`, for receivers of an older convention: HMAC-SHA256 over the body alone, with the *text* after
-  `whsec_` as the key.  It holds one signature, so during a rotation the previous key makes it: a receiver that still
-  has the previous key must go on working.
+  `whsec_` as the key.  It holds one signature, so during a rotation the oldest key makes it: a receiver that still has
+  that key must go on working.
 
 Source of the first: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -56,14 +56,13 @@ def check_key(text: str) -> str:
 class Signer:
     """Signs the requests of one endpoint; built whenever its keys change.
 
-    `key` and `previous` passed `check_key`; `previous` is given during a rotation's overlap.
+    `key` and `previous` passed `check_key`; `previous` are those that overlap after a rotation, newest first.
     """
 
     __slots__ = ("_body_key", "_keys")
 
-    def __init__(self, key: str, previous: str | None = None) -> None:
-        keys = (key,) if previous is None else (key, previous)
-        encoded = [each.removeprefix(_PREFIX) for each in keys]
+    def __init__(self, key: str, *previous: str) -> None:
+        encoded = [each.removeprefix(_PREFIX) for each in (key, *previous)]
         # Copying a keyed HMAC costs less than half of creating one.
         self._keys = tuple(hmac.new(b64decode(each), digestmod="sha256") for each in encoded)  # the newest first
         self._body_key = hmac.new(encoded[-1].encode("ascii"), digestmod="sha256")

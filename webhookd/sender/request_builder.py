@@ -26,11 +26,9 @@ class RequestBuilder:
 
     def __init__(self, endpoint: Endpoint, now_ms: int) -> None:
         self._endpoint = endpoint
-        self._until_ms = endpoint.previous_key_until_ms or 0
-        overlaps = endpoint.previous_key is not None and now_ms < self._until_ms
-        self._signer = Signer(endpoint.signing_key, endpoint.previous_key if overlaps else None)
-        if not overlaps:
-            self._until_ms = 0
+        previous = endpoint.live_previous_keys(now_ms)
+        self._signer = Signer(endpoint.signing_key, *(key for key, _ in previous))
+        self._until_ms = min((until_ms for _, until_ms in previous), default=0)
         self._secret_headers = frozenset(name for name, _ in endpoint.headers)
 
     def fits(self, endpoint: Endpoint, now_ms: int) -> bool:

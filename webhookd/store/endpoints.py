@@ -14,7 +14,7 @@ from webhookd.rules.urls import normal_form, parse_url
 
 _COLUMNS = (
     "e.seq, e.id, e.workspace_seq, w.id, e.url, e.event_types, e.description, e.success, e.headers, e.signing_key, "
-    "e.previous_key, e.previous_key_until, e.state, e.disabled_reason, e.disabled_at, e.disabled_message, "
+    "e.previous_keys, e.state, e.disabled_reason, e.disabled_at, e.disabled_message, "
     "e.skipped_upto, e.forgiven_upto, e.created_at, e.updated_at, e.deleted_at"
 )
 _FROM = "FROM endpoints e JOIN workspaces w ON w.seq = e.workspace_seq"
@@ -93,11 +93,10 @@ def update(db: sqlite3.Connection, endpoint: Endpoint) -> Endpoint:
     """Write what a person can change of an endpoint: not its state, which has functions of its own."""
     db.execute(
         "UPDATE endpoints SET url = ?, event_types = ?, description = ?, success = ?, headers = ?, signing_key = ?, "
-        "previous_key = ?, previous_key_until = ?, updated_at = ? WHERE seq = ?",
+        "previous_keys = ?, updated_at = ? WHERE seq = ?",
         (
             *_settings(endpoint),
-            endpoint.previous_key,
-            endpoint.previous_key_until_ms,
+            orjson.dumps(endpoint.previous_keys).decode(),
             endpoint.updated_at_ms,
             endpoint.seq,
         ),
@@ -182,5 +181,6 @@ def _endpoint(row: tuple[Any, ...]) -> Endpoint:
     values = list(row)
     values[5] = tuple(orjson.loads(values[5]))
     values[8] = tuple((name, value) for name, value in orjson.loads(values[8]))
-    values[12] = EndpointState(values[12])
+    values[10] = tuple((key, until_ms) for key, until_ms in orjson.loads(values[10]))
+    values[11] = EndpointState(values[11])
     return Endpoint(*values)

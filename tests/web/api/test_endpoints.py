@@ -14,6 +14,7 @@ from tests.support.api import Api, running_api
 from webhookd import log
 from webhookd.config import Budget, Config, Delivery, ExtraType, Limits
 from webhookd.models import Reason
+from webhookd.rules.signing import Signer
 from webhookd.web.api.endpoints import (
     CreatedEndpointSchema,
     EnabledEndpointSchema,
@@ -435,7 +436,7 @@ async def test_the_signing_key_is_told_on_request_and_that_is_logged(tmp_path: P
             await show(api, made["id"])
             told = await api.get(f"/v1/endpoints/{made['id']}/signing-key")
             msgspec.convert(told.json, SigningKeysSchema)
-            expected = {"signing_key": KEY, "previous_key": None, "previous_key_until": None}
+            expected = {"signing_key": KEY, "previous_key": None, "previous_key_until": None, "previous_keys": []}
             assert (200, expected) == (told.status, told.json)
         log.flush()
     finally:
@@ -460,7 +461,45 @@ async def test_a_rotated_key_overlaps_with_the_one_before(api: Api) -> None:
     assert (KEY, "2026-01-01T00:01:00.000Z") == (keys["previous_key"], keys["previous_key_until"])
     await api.engine.advance(60)
     later = (await api.get(f"{path}/signing-key")).json
-    assert {"signing_key": keys["signing_key"], "previous_key": None, "previous_key_until": None} == later
+    none = {"previous_key": None, "previous_key_until": None, "previous_keys": []}
+    assert {"signing_key": keys["signing_key"], **none} == later
+
+
+async def test_every_key_signs_until_its_own_overlap_ends(api: Api) -> None:
+    """However often it is rotated meanwhile; the older convention is signed by the oldest of them; ten at most."""
+    made = await make(api, signing_key=KEY)
+    path = f"/v1/endpoints/{made['id']}"
+    keys = [KEY]
+    for overlap_seconds in (60, 600, 30, 0):
+        await api.post(f"{path}/rotate-key", {"overlap_seconds": overlap_seconds})
+        keys.append((await api.get(f"{path}/signing-key")).json["signing_key"])
+
+    async def signing() -> list[str]:
+        """The keys that sign, found by the signatures on the wire."""
+        await api.post(f"{path}/test")
+        request = api.engine.network.posted[-1]
+        headers = dict(request.headers)
+        found = []
+        for key in keys:
+            own = dict(Signer(key).headers(headers["webhook-id"], int(headers["webhook-timestamp"]), request.body))
+            if own["webhook-signature"] in headers["webhook-signature"].split():
+                found.append(key)
+            if own["X-Webhook-Signature"] == headers["X-Webhook-Signature"]:
+                found.append("older")
+        return found
+
+    assert [keys[0], "older", keys[1], keys[2], keys[4]] == await signing()
+    await api.engine.advance(31)
+    assert [keys[0], "older", keys[1], keys[4]] == await signing()
+    await api.engine.advance(30)
+    assert [keys[1], "older", keys[4]] == await signing()
+    shown = (await api.get(f"{path}/signing-key")).json["previous_keys"]
+    assert [{"signing_key": keys[1], "until": "2026-01-01T00:10:00.000Z"}] == shown
+    for _ in range(9):
+        assert 200 == (await api.post(f"{path}/rotate-key")).status
+    assert (409, "too_many_keys") == ((refused := await api.post(f"{path}/rotate-key")).status, refused.code)
+    await api.engine.advance(600)
+    assert 200 == (await api.post(f"{path}/rotate-key")).status
 
 
 async def test_a_key_that_is_set_holds_at_once_and_alone(api: Api) -> None:
@@ -470,7 +509,7 @@ async def test_a_key_that_is_set_holds_at_once_and_alone(api: Api) -> None:
     await api.post(f"{path}/rotate-key")
     changed = await api.call("PATCH", path, {"signing_key": KEY})
     assert "signing_key" not in changed.json
-    expected = {"signing_key": KEY, "previous_key": None, "previous_key_until": None}
+    expected = {"signing_key": KEY, "previous_key": None, "previous_key_until": None, "previous_keys": []}
     assert expected == (await api.get(f"{path}/signing-key")).json
 
 

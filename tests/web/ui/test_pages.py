@@ -96,12 +96,14 @@ async def test_adding_shows_the_key_once(api: Api, browser: Browser) -> None:
         "headers": "X-Tenant: acme\r\n\r\nX-Team:  blue ",
     }
     answer = await browser.send_form("/webhooks/new", fields, "/webhooks/new")
+    shown = await browser.get(answer.headers["Location"])
     (endpoint,) = api.app.registry.endpoints()
     assert ("https://example.com/hook", "Orders", "2xx") == (endpoint.url, endpoint.description, endpoint.success)
     assert ("message.received", "order.paid") == endpoint.event_types
     assert (("X-Tenant", "acme"), ("X-Team", "blue")) == endpoint.headers
-    assert endpoint.signing_key in html.unescape(answer.body.decode())
+    assert (303, True) == (answer.status, endpoint.signing_key in html.unescape(shown.body.decode()))
     for path in (
+        answer.headers["Location"].replace(".", ".0"),
         "/webhooks",
         f"/webhooks/{endpoint.id}",
         f"/webhooks/{endpoint.id}/key",
@@ -116,7 +118,7 @@ async def test_revealing_the_key_is_logged(api: Api, browser: Browser, monkeypat
     monkeypatch.setattr("webhookd.log.emit", lambda event, **fields: said.append((event, fields)))
     endpoint = await api.engine.endpoint("https://example.com/hook")
     path = f"/webhooks/{endpoint.id}/key"
-    answer = await browser.send_form(path, {}, path)
+    answer = await browser.get((await browser.send_form(path, {}, path)).headers["Location"])
     assert endpoint.signing_key in html.unescape(answer.body.decode())
     revealed = [fields for event, fields in said if event == "key.revealed"]
     assert [{"workspace": "default", "endpoint_id": endpoint.id, "token_id": "tok_admin"}] == revealed
@@ -127,8 +129,11 @@ async def test_rotating_shows_the_new_key_and_both_sign(api: Api, browser: Brows
     endpoint = await api.engine.endpoint("https://example.com/hook")
     answer = await browser.send_form(f"/webhooks/{endpoint.id}/rotate-key", {}, f"/webhooks/{endpoint.id}/key")
     rotated = api.app.registry.endpoint("default", endpoint.id)
-    assert rotated.signing_key in html.unescape(answer.body.decode())
-    assert (True, endpoint.signing_key) == (rotated.signing_key != endpoint.signing_key, rotated.previous_key)
+    shown_at = answer.headers["Location"]
+    assert rotated.signing_key in html.unescape((await browser.get(shown_at)).body.decode())
+    assert (True, endpoint.signing_key) == (rotated.signing_key != endpoint.signing_key, rotated.previous_keys[0][0])
+    await api.engine.advance(601)
+    assert rotated.signing_key not in html.unescape((await browser.get(shown_at)).body.decode())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from webhookd import log
 from webhookd.admin.endpoints import DESCRIPTION_CHARACTERS, OVERLAP_SECONDS_MAX
+from webhookd.clock import rfc3339
 from webhookd.models import Json
 from webhookd.rules.urls import MAX_HEADER_CHARACTERS, MAX_HEADERS, MAX_URL_CHARACTERS
 from webhookd.web.api.schemas import (
@@ -138,12 +139,20 @@ class EnabledEndpointSchema(EndpointSchema):
     budget: BudgetSpentSchema | UnsetType = UNSET
 
 
+class PreviousKeySchema(Schema):
+    """A signing key that was replaced, and until when it signs too."""
+
+    signing_key: str
+    until: Time
+
+
 class SigningKeysSchema(Schema):
-    """An endpoint's signing key, and the one before it as long as that signs too."""
+    """An endpoint's signing key, and those before it that still sign; `previous_key` is the newest of these."""
 
     signing_key: str
     previous_key: str | None
     previous_key_until: Time | None
+    previous_keys: Annotated[list[PreviousKeySchema], Meta(description="Those that still sign, newest first")]
 
 
 @ROUTES("GET", "/endpoints", {200: EndpointListSchema}, query=Paging)
@@ -244,12 +253,18 @@ async def test_endpoint(request: web.Request) -> web.Response:
     return json_response(await services_of(request).test_events.send(*_names(request), fields.event_type))
 
 
-@ROUTES("POST", "/endpoints/{endpoint}/rotate-key", {200: EndpointSchema}, body=RotateRequest, errors=WRITE_ERRORS)
+@ROUTES(
+    "POST",
+    "/endpoints/{endpoint}/rotate-key",
+    {200: EndpointSchema},
+    body=RotateRequest,
+    errors=("too_many_keys", *WRITE_ERRORS),
+)
 async def rotate_key(request: web.Request) -> web.Response:
     """Replace the signing key; both sign for a while.
 
-    Until the overlap ends, webhook-signature has both signatures and X-Webhook-Signature the previous one. Rotating
-    again ends the oldest. GET …/signing-key tells the new one.
+    Until the overlap ends, webhook-signature has the signatures of all keys that sign and X-Webhook-Signature that of
+    the oldest. Rotating again changes no overlap that is under way. GET …/signing-key tells the new one.
     """
     fields = await read_fields(request, RotateRequest)
     services = services_of(request)
@@ -262,8 +277,8 @@ async def reveal_signing_key(request: web.Request) -> web.Response:
     """Reveal the signing key; this is logged."""
     services = services_of(request)
     endpoint = services.registry.endpoint(*_names(request))
-    until_ms = endpoint.previous_key_until_ms
-    overlaps = until_ms is not None and services.clock.wall_ms() < until_ms
+    previous = endpoint.live_previous_keys(services.clock.wall_ms())
+    newest_key, newest_until_ms = previous[0] if previous else (None, None)
     who = caller(request)
     log.emit(
         "key.revealed",
@@ -274,8 +289,9 @@ async def reveal_signing_key(request: web.Request) -> web.Response:
     return json_response(
         {
             "signing_key": endpoint.signing_key,
-            "previous_key": endpoint.previous_key if overlaps else None,
-            "previous_key_until": time_json(until_ms) if overlaps else None,
+            "previous_key": newest_key,
+            "previous_key_until": time_json(newest_until_ms),
+            "previous_keys": [{"signing_key": key, "until": rfc3339(until_ms)} for key, until_ms in previous],
         }
     )
 

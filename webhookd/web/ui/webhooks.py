@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import importlib.resources
+import secrets
 from functools import cache
 
 from aiohttp import web
@@ -22,6 +24,8 @@ from webhookd.web.ui.webhook_form import WebhookForm, conflicts, given, of_endpo
 
 RECENT = 10
 ROTATE_OVERLAP_SECONDS = 86_400
+# How long reloading shows a key that was just made or revealed.
+SHOWN_SECONDS = 600
 _FORM_ERRORS = {
     "invalid_url",
     "blocked_address",
@@ -98,7 +102,7 @@ async def show_new(page: Page) -> web.StreamResponse:
 
 
 async def create(page: Page) -> web.StreamResponse:
-    """Add a webhook; the answer shows its signing key, this once."""
+    """Add a webhook, and redirect to its signing key."""
     form = given(page)
     try:
         endpoint = await page.services.endpoints.create(page.workspace.id, **form.fields(page))
@@ -169,12 +173,23 @@ def _field_of(fault: ApiError | None) -> str:
 
 
 async def show_key(page: Page) -> web.StreamResponse:
-    """How requests are verified, with a button that reveals the key."""
-    return page.show("webhook_key.html", endpoint=_endpoint(page), key="", fresh=False, samples=verify_samples())
+    """How requests are verified, with a button that reveals the key; the key itself right after that or its making."""
+    endpoint, now_ms = _endpoint(page), page.services.clock.wall_ms()
+    since, _, proof = page.asked("shown").partition(".")
+    shown = since.isdecimal() and len(since) < 19 and 0 <= now_ms - int(since) < SHOWN_SECONDS * 1000
+    shown = shown and secrets.compare_digest(proof.encode(), _key_proof(page, endpoint, since).encode())
+    return page.show(
+        "webhook_key.html",
+        endpoint=endpoint,
+        key=endpoint.signing_key if shown else "",
+        fresh=page.asked("new") == "yes",
+        previous_keys=endpoint.live_previous_keys(now_ms),
+        samples=verify_samples(),
+    )
 
 
 async def reveal(page: Page) -> web.StreamResponse:
-    """Show the signing key; this is logged."""
+    """Redirect to the signing key; this is logged."""
     endpoint = _endpoint(page)
     assert page.session is not None
     log.emit("key.revealed", workspace=page.workspace.id, endpoint_id=endpoint.id, token_id=page.session.token.id)
@@ -182,16 +197,23 @@ async def reveal(page: Page) -> web.StreamResponse:
 
 
 async def rotate(page: Page) -> web.StreamResponse:
-    """Rotate the signing key; for a day both keys sign."""
+    """Rotate the signing key, and redirect to the new one; for a day both sign."""
     endpoint = _endpoint(page)
     rotated = await page.services.endpoints.rotate_key(page.workspace.id, endpoint.id, ROTATE_OVERLAP_SECONDS)
     return _show_key(page, rotated, fresh=True)
 
 
 def _show_key(page: Page, endpoint: Endpoint, *, fresh: bool) -> web.Response:
-    return page.show(
-        "webhook_key.html", endpoint=endpoint, key=endpoint.signing_key, fresh=fresh, samples=verify_samples()
-    )
+    """Redirect, so that reloading does nothing twice.  The address shows the key to this session, and for a while."""
+    since = str(page.services.clock.wall_ms())
+    shown = f"{since}.{_key_proof(page, endpoint, since)}"
+    return page.go(f"/webhooks/{endpoint.id}/key", shown=shown, new="yes" if fresh else None)
+
+
+def _key_proof(page: Page, endpoint: Endpoint, since: str) -> str:
+    assert page.session is not None
+    shown = f"{endpoint.id} {endpoint.signing_key} {since}".encode()
+    return hmac.new(page.session.secret.encode(), shown, "sha256").hexdigest()
 
 
 @cache
