@@ -107,21 +107,22 @@ def _endpoint(number: int, event_type: str, stock: Stock, now_ms: int) -> Endpoi
 
 
 def _events(db: sqlite3.Connection, stock: Stock, numbers: range, now_ms: int) -> None:
-    """Events and their deliveries, the finished ones of the history first."""
+    """Events and their deliveries, one a millisecond: first the history, a tenth of it dropped."""
+    began_ms = now_ms - stock.history - stock.waiting
     names = type_names(stock.types)
     per_endpoint = max(1, stock.endpoints)
     rows = [(number, names[number % per_endpoint % len(names)]) for number in numbers]
     db.execute("BEGIN")
     db.executemany(
         "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body) VALUES (?, 1, ?, ?, ?, ?)",
-        [(n + 1, f"old-{n:012d}", name, now_ms, event(name, n, stock.body_bytes)) for n, name in rows],
+        [(n + 1, f"old-{n:012d}", name, began_ms + n, event(name, n, stock.body_bytes)) for n, name in rows],
     )
     db.executemany(
         "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at, state, attempt_count, tries, "
         "finished_at, final_attempt) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (n + 1, n % per_endpoint + 1, name, stock.body_bytes, now_ms)
-            + ((1, 1, 1, now_ms, RECORD) if n < stock.history else (0, 0, 0, None, None))
+            (n + 1, n % per_endpoint + 1, name, stock.body_bytes, began_ms + n)
+            + ((1 if n % 10 else 2, 1, 1, began_ms + n, RECORD) if n < stock.history else (0, 0, 0, None, None))
             for n, name in rows
         ],
     )

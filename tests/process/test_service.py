@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.process import trial_machine
+from tests.process import trial
 from tests.support import handed, process
 from tests.support.callers import calling
 from tests.support.engine import engine
@@ -572,7 +572,7 @@ def test_the_way_out_is_seen_where_only_processes_are_in_proc() -> None:
 
 def test_the_trial_finds_the_manual_s_commands() -> None:
     """Each block that `tests.process.trial` types is there once; the first event is the second line of its block."""
-    first = trial_machine.block("webhookd endpoint add").splitlines()
+    first = trial.block("webhookd endpoint add").splitlines()
     assert "| webhookd send" in first[1]
     for beginning in (
         "apt-get install -y python3-venv",
@@ -581,7 +581,7 @@ def test_the_trial_finds_the_manual_s_commands() -> None:
         "systemctl stop webhookd.socket webhookd\n",
         "systemctl disable --now",
     ):
-        assert "\n" in trial_machine.block(beginning)
+        assert "\n" in trial.block(beginning)
 
 
 def test_the_manual_s_service_is_the_unit_s() -> None:

@@ -1,0 +1,211 @@
+"""A large database: calls on a great backlog, the log's pages, and from SIGKILL to ready.
+
+    python -m tests.bench.large calls|log|ready [DELIVERIES]
+
+`calls` disables, enables, skips and deletes the endpoint that has 1,000,000 waiting (unless given) and prints how long
+each call took, with p99 and the longest of the commits of a healthy endpoint's events meanwhile.  `log` prints median
+and p95 of the page's and the API's answers, filter by filter, with 1,000,000 finished deliveries while 500 events a
+second go through.  `ready` kills a daemon under load five times and prints how long it took until the next was ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.bench import stock
+from tests.bench.stock import Stock
+from tests.support import process
+from tests.support.process import Daemon
+from tests.support.receiver import receiver
+from tests.support.results import recorded
+from webhookd.clock import rfc3339
+
+CONFIG = stock.config(2, log_level="warning")
+ENDPOINTS = 20
+RATE_PER_SECOND = 500
+KILLS = 5
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the output: what was measured, and its values by name, most in milliseconds."""
+
+    what: str
+    values: dict[str, float]
+
+    def __str__(self) -> str:
+        return f"{self.what:60} " + ", ".join(f"{name} {value:.1f}" for name, value in self.values.items())
+
+
+@asynccontextmanager
+async def stocked(wanted: Callable[[int], Stock]) -> AsyncIterator[tuple[Path, str]]:
+    """A state directory with that stock for the port of a receiver, which answers 404 to the stock's `/hook/0`."""
+    with tempfile.TemporaryDirectory(prefix="webhookd-large-") as folder:
+        async with receiver() as where:
+            await stock.fill(Path(folder) / "state", wanted(int(where.url.rpartition(":")[2])))
+            yield Path(folder) / "state", where.url
+
+
+@asynccontextmanager
+async def meanwhile(going: Awaitable[None]) -> AsyncIterator[None]:
+    """Have something go on until the block ends."""
+    task = asyncio.ensure_future(going)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def waiting(events: int) -> Callable[[int], Stock]:
+    """A dead endpoint with so many events waiting."""
+    return lambda port: Stock(endpoints=1, types=1, port=port, waiting=events, body_bytes=256)
+
+
+async def post_timed(d: Daemon, label: str, latencies_ms: list[float]) -> None:
+    """One event after the other for the healthy endpoint, each timed until its 202."""
+    for number in range(1_000_000):
+        began = time.perf_counter()
+        await d.call("POST", "/v1/events", {"event_type": "bench.t1", "event_id": f"{label}-{number}"}, expect=202)
+        latencies_ms.append((time.perf_counter() - began) * 1000)
+        await asyncio.sleep(0.002)
+
+
+async def calls(events: int, meanwhile_seconds: float = 2.0) -> list[Figure]:
+    """Each call is watched from a quarter of `meanwhile_seconds` before it until so long after it."""
+    figures = []
+    async with stocked(waiting(events)) as (state_dir, url):
+        began = time.perf_counter()
+        async with process.daemon(state_dir, CONFIG) as d:
+            figures.append(Figure("until ready", {"seconds": time.perf_counter() - began}))
+            dead = (await d.call("GET", "/v1/endpoints"))["data"][0]["id"]
+            await d.call("POST", "/v1/endpoints", {"url": f"{url}/well", "event_types": ["bench.t1"]}, expect=201)
+            for method, path, fields in (
+                ("POST", f"/v1/endpoints/{dead}/disable", None),
+                ("POST", f"/v1/endpoints/{dead}/enable", None),
+                ("POST", f"/v1/endpoints/{dead}/disable", None),
+                ("PATCH", "/v1/workspaces/default", {"plan": "growth"}),
+                ("PATCH", "/v1/workspaces/default", {"plan": "advanced"}),
+                ("POST", f"/v1/endpoints/{dead}/enable", {"skip_held": True}),
+                ("DELETE", f"/v1/endpoints/{dead}", None),
+            ):
+                latencies: list[float] = []
+                async with meanwhile(post_timed(d, str(len(figures)), latencies)):
+                    await asyncio.sleep(meanwhile_seconds / 4)
+                    began = time.perf_counter()
+                    await d.call(method, path, fields)
+                    took_ms = (time.perf_counter() - began) * 1000
+                    await asyncio.sleep(meanwhile_seconds)
+                commits = {"commits p99": statistics.quantiles(latencies, n=100)[98], "longest": max(latencies)}
+                figures.append(Figure(f"{method} {path[-20:]} {fields or ''}", {"took": took_ms} | commits))
+    return figures
+
+
+async def traffic(d: Daemon) -> None:
+    """500 events a second, as one stream of lines, until cancelled."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        for number in range(1_000_000):
+            yield b'{"event_type":"bench.t1","event_id":"new-%d"}\n' % number
+            await asyncio.sleep(1 / RATE_PER_SECOND)
+
+    headers = {**d.admin(), "Content-Type": "application/x-ndjson"}
+    async with d.session.post(d.url + "/v1/events", data=lines(), headers=headers) as answer:
+        await answer.read()
+
+
+async def signed_in(d: Daemon) -> aiohttp.ClientSession:
+    """A browser's session on the page."""
+    session = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+    async with session.get(d.url + "/sign-in") as answer:
+        proof = re.findall(r'name="proof" value="([0-9a-f]+)"', await answer.text())[0]
+    form = {"secret": (d.state_dir / "admin-token").read_text().strip(), "proof": proof}
+    async with session.post(d.url + "/sign-in", data=form, headers={"Origin": d.url}) as answer:
+        assert answer.ok, await answer.text()
+    return session
+
+
+async def log(deliveries: int, rounds: int = 22) -> list[Figure]:
+    """The log's pages and the API's, one address after the other, under traffic."""
+    figures = []
+    wanted = Stock(endpoints=ENDPOINTS, types=1, history=deliveries, body_bytes=64)
+    async with stocked(lambda _: wanted) as (state_dir, url), process.daemon(state_dir, CONFIG) as d:
+        await d.call("POST", "/v1/endpoints", {"url": f"{url}/hook", "event_types": ["bench.t1"]}, expect=201)
+        early = rfc3339(time.time_ns() // 1_000_000 - deliveries)
+        session = await signed_in(d)
+        async with meanwhile(traffic(d)):
+            for address in (
+                "/log",
+                f"/log?endpoint=ep_{3:026d}",
+                "/log?state=dropped",
+                f"/log?event_id=old-{77:012d}",
+                f"/log?until={early[:-5]}",
+                "/log?since=2100-01-01T00:00",
+                "/log?event_type=comment.created",  # of which there is none
+                "/v1/deliveries",
+                f"/v1/deliveries?until={early}",
+                "/webhooks",
+            ):
+                taken_ms = []
+                for _ in range(rounds):
+                    began = time.perf_counter()
+                    headers = d.admin() if address.startswith("/v1") else {}
+                    async with session.get(d.url + address, headers=headers) as answer:
+                        await answer.read()
+                        assert 200 == answer.status, address
+                    taken_ms.append((time.perf_counter() - began) * 1000)
+                p95 = statistics.quantiles(taken_ms, n=20)[18]
+                figures.append(Figure(address, {"median": statistics.median(taken_ms), "p95": p95}))
+        await session.close()
+    return figures
+
+
+async def ready(events: int) -> list[Figure]:
+    """Seconds from each SIGKILL, after a second of events for the healthy endpoint, to the next ready."""
+    figures = []
+    async with stocked(waiting(events)) as (state_dir, url):
+        d = await process.start(state_dir, CONFIG)
+        await d.call("POST", "/v1/endpoints", {"url": f"{url}/well", "event_types": ["bench.t1"]}, expect=201)
+        for number in range(KILLS):
+            for batch in range(20):
+                ids = [f"kill-{number}-{batch}-{each}" for each in range(50)]
+                await d.call("POST", "/v1/events", [{"event_type": "bench.t1", "event_id": each} for each in ids])
+                await asyncio.sleep(0.05)
+            began = time.perf_counter()
+            os.kill(d.process.pid, signal.SIGKILL)
+            await d.until_dead()
+            await d.session.close()
+            wal_mb = (state_dir / "webhookd.db-wal").stat().st_size / 1024**2
+            d = await process.start(state_dir, CONFIG)
+            figures.append(Figure("SIGKILL", {"seconds": time.perf_counter() - began, "MiB of log": wal_mb}))
+        await d.stop()
+        await d.session.close()
+    return figures
+
+
+MEASURES: dict[str, Any] = {"calls": calls, "log": log, "ready": ready}
+
+
+def main() -> None:
+    """Measure and print."""
+    what, *number = sys.argv[1:] or ["calls"]
+    print(*asyncio.run(MEASURES[what](int(number[0]) if number else 1_000_000)), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(recorded(main))
