@@ -33,12 +33,14 @@ TESTS = (
     ("tests", [*PYTEST, "-n", "2", "-m", "not alone", "tests"]),
     ("measurements", [*PYTEST, "-m", "alone", "tests"]),
 )
-# Each program with the tests that need it; the Debian package has the program's name.
+# Each program with the tests that need it; the Debian package has the program's name, unless `PACKAGES` has it.
 PROGRAMS = {
     "chromium": "the browser tests",
     "strace": "the tests that kill at a write or make it fail",
     "faketime": "the tests of a clock that is set",
+    **dict.fromkeys(("nginx", "caddy", "haproxy"), "the tests behind a reverse proxy"),
 }
+PACKAGES = {"nginx": "nginx-light"}
 INSTALL_SECONDS = 300
 
 
@@ -65,7 +67,7 @@ def _install(program: str) -> str:
         return "installing needs apt-get and root"
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     print(f"installing {program}", flush=True)
-    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", program]
+    install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", PACKAGES.get(program, program)]
     for command in (["apt-get", "update", "-q"], install):
         try:
             done = subprocess.run(

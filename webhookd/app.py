@@ -16,6 +16,7 @@ from webhookd.admin.tokens import Tokens
 from webhookd.admin.workspaces import Workspaces
 from webhookd.clock import Clock
 from webhookd.config import Config
+from webhookd.config_warnings import warnings
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.held_events import HeldEvents
@@ -172,6 +173,8 @@ class App:
 
     def _take_settings(self, config: Config) -> None:
         self._config = config
+        for key, message in warnings(config):
+            log.emit("config.warned", key=key, message=message)
         self._plans = Plans(config.plans.order, config.plans.webhooks_from)
         self._event_types = EventTypes(
             {name: (extra.label, extra.description) for name, extra in config.events.items()}
@@ -181,7 +184,7 @@ class App:
         deps, store, dispatcher, watchdog = self.deps, self.store, self.dispatcher, self.watchdog
         ingest = Ingest(deps, dispatcher)
         parts = Parts(store, self.registry, dispatcher, ingest, self.recorder, self.held_events, watchdog, self.mailer)
-        status = Status(parts, deps.clock)
+        status = Status(parts, deps.clock, self.settings)
         self.heartbeat = Heartbeat(self.trouble, status.beat)
         tokens = Tokens(deps)
         return Services(

@@ -73,6 +73,21 @@ async def test_check_config_says_what_differs(run: Any, tmp_path: Path) -> None:
     assert {**last, "needs_restart": True} == found[-1]
 
 
+@pytest.mark.parametrize(
+    ("more", "trusted"),
+    [("", "every program of this machine"), ("public_url = 'https://hooks.example.com'\n", "only the unix socket")],
+)
+async def test_check_config_says_who_is_trusted(run: Any, tmp_path: Path, more: str, trusted: str) -> None:
+    """A valid file may still have settings to think about again."""
+    file = tmp_path / "webhookd.toml"
+    file.write_text(f"[listen]\ntrust_local_ingest = true\n{more}")
+    ran = await run("check-config", str(file))
+    assert 0 == ran.code
+    assert "listen.trust_local_ingest: " in ran.out and trusted in ran.out
+    (warning,) = (await run("check-config", "--json", str(file))).json()["warnings"]
+    assert "listen.trust_local_ingest" == warning["key"] and trusted in warning["message"]
+
+
 async def test_check_config_of_the_environment(run: Any) -> None:
     """The variables count, with a file and without."""
     ran = await run("check-config", env={"WEBHOOKD_LISTEN__PORT": "high"})

@@ -24,6 +24,7 @@ LOOK: dict[str, Any] = {
     "loop_lag_ms": 0.4,
     "database": {"full": False, "size_bytes": 120 << 20, "wal_bytes": 3 << 20, "free_bytes": 20 << 30},
     "unsent_mail": {"count": 0, "oldest_age_seconds": None, "last_error": None},
+    "warnings": [],
     "last_errors": [],
 }
 

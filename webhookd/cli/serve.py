@@ -94,22 +94,34 @@ def check_config(call: Call, file: str | None) -> None:
     """Validate the configuration: print each mistake with its line and the right form.
 
     Exit code 1 if there are mistakes. Without mistakes it lists what differs from the defaults, and which of that
-    needs a restart. The WEBHOOKD_… variables count too. Without FILE it checks what the daemon would read.
+    needs a restart, and what is risky. The WEBHOOKD_… variables count too. Without FILE it checks what the daemon
+    would read.
     """
     from webhookd.config import find_config
-    from webhookd.config_loader import check, differences
+    from webhookd.config_loader import check, differences, load
+    from webhookd.config_warnings import warnings
 
     path = find_config(file or call.config, call.environ)
     mistakes = check(path, call.environ)
     changed = [] if mistakes else differences(path, call.environ)
+    risky = [] if mistakes else list(warnings(load(path, call.environ)))
     if call.as_json:
         named = [{"source": m.source, "line": m.line, "key": m.key, "what": m.what, "form": m.form} for m in mistakes]
-        print_json({"ok": not mistakes, "mistakes": named, "differences": [asdict(each) for each in changed]})
+        print_json(
+            {
+                "ok": not mistakes,
+                "mistakes": named,
+                "differences": [asdict(each) for each in changed],
+                "warnings": [{"key": key, "message": message} for key, message in risky],
+            }
+        )
     elif mistakes:
         for mistake in mistakes:
             click.echo(escape(mistake), err=True)
     else:
         _print_differences(escape(path) if path else "The defaults and the environment", changed)
+        for key, message in risky:
+            click.echo(f"\n{key}: {message}.")
     if mistakes:
         click.get_current_context().exit(1)
 

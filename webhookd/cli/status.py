@@ -55,6 +55,8 @@ def _advice(look: dict[str, Any]) -> Iterator[str]:
         yield "look at this machine's network, resolver, descriptors: some attempts failed by it (webhookd log)."
     if look["endpoints"]["auto_disabled"]:
         yield "repair the receivers of the auto-disabled endpoints, then webhookd endpoint enable ID."
+    for warning in look.get("warnings", ()):
+        yield f"think about {escape(warning['key'])} again: {escape(warning['message'])}."
     for budget in look["budgets"]:
         if budget["failures"] >= budget["limit"] * _BUDGET_ALARMING:
             where = f" --workspace {escape(budget['workspace'])}" if budget["workspace"] != "default" else ""

@@ -40,6 +40,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "config.not_reloadable": LogEvent(
         "warning", "SIGHUP: these keys need a restart, or are wrong.", ("changed", "error")
     ),
+    "config.warned": LogEvent(
+        "warning", "At a start or reload: a setting is risky, or does less than it seems to.", ("key", "message")
+    ),
     "state.tightened": LogEvent(
         "warning", "A file or directory of webhookd was open to others; its mode was tightened.", ("path", "mode")
     ),

@@ -139,7 +139,7 @@ async def test_the_status_is_one_look(api: Api) -> None:
     """Version, uptime, backlog, rates, slowest endpoints, database size, unsent mail, last errors."""
     look = (await api.get("/v1/status")).json
     expected = {"version", "uptime_seconds", "backlog", "rates_per_second", "slowest_endpoints", "database"}
-    assert expected | {"unsent_mail", "last_errors"} <= look.keys()
+    assert expected | {"unsent_mail", "last_errors", "warnings"} <= look.keys()
 
 
 async def test_the_catalogue_is_listed_with_everything_about_a_type(tmp_path: Path) -> None:

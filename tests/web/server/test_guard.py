@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 from aiohttp import ClientError, ClientSession, UnixConnector
+from msgspec import structs
 
 from tests.support.api import Api, head, running_api, wire
 from webhookd import log
@@ -369,6 +370,8 @@ async def test_local_programs_can_be_trusted_to_post_events(tmp_path: Path) -> N
                     ("X-Request-Id", "1", 202),
                     ("X-Forwarded-For", "127.0.0.1", 401),
                     ("Forwarded", "for=127.0.0.1", 401),
+                    ("X-Real-IP", "127.0.0.1", 401),
+                    ("Via", "1.1 proxy", 401),
                     ("Origin", "http://localhost", 401),
                 ):
                     answer = await api.post("/v1/events", data=ONE, token=None, headers={name: value})
@@ -382,6 +385,38 @@ async def test_local_programs_can_be_trusted_to_post_events(tmp_path: Path) -> N
             await runner.cleanup()
         assert 422 == (await api.post("/v1/events?x=1", data=ONE, token=None)).status
         assert 401 == (await api.get("/v1/status", token=None)).status
+
+
+@pytest.mark.parametrize(
+    ("listen", "host", "over_tcp"),
+    [
+        (Listen(), "localhost", 202),
+        (Listen(), "127.0.0.1:8780", 202),
+        (Listen(), "[::1]", 202),
+        (Listen(), "app.localhost", 202),
+        (Listen(allowed_hosts=("hooks.example.com",)), "hooks.example.com", 401),
+        (Listen(public_url="https://hooks.example.com"), "hooks.example.com", 401),
+        (Listen(public_url="https://hooks.example.com"), "localhost", 401),
+    ],
+)
+async def test_loopback_is_trusted_under_its_own_names_and_without_a_public_url(
+    tmp_path: Path, listen: Listen, host: str, over_tcp: int
+) -> None:
+    """A proxy on this machine calls from loopback too; over the unix socket the file's mode decides."""
+    async with running_api(tmp_path, Config(listen=structs.replace(listen, trust_local_ingest=True))) as api:
+        runner = Runner(make_app(api.app.services), shutdown_seconds=0.2)
+        await runner.setup()
+        await runner.listen_unix(tmp_path / "socket")
+        try:
+            headers = {"Content-Type": "application/json", "Host": host}
+            assert over_tcp == (await api.post("/v1/events", data=ONE, token=None, headers=headers)).status
+            async with (
+                ClientSession(connector=UnixConnector(str(tmp_path / "socket"))) as session,
+                session.post("http://localhost/v1/events", data=ONE, headers=headers) as answer,
+            ):
+                assert 202 == answer.status
+        finally:
+            await runner.cleanup()
 
 
 @pytest.mark.parametrize(

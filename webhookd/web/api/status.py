@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from webhookd import log
 from webhookd._version import __version__
 from webhookd.clock import Clock, rfc3339
+from webhookd.config import Config
+from webhookd.config_warnings import warnings
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.held_events import HeldEvents
 from webhookd.delivery.ingest import Ingest
@@ -51,8 +53,9 @@ class Parts:
 class Status:
     """Gathers the look; `beat` is called once a second for the rates."""
 
-    def __init__(self, parts: Parts, clock: Clock) -> None:
+    def __init__(self, parts: Parts, clock: Clock, settings: Callable[[], Config]) -> None:
         self._parts = parts
+        self._settings = settings
         self._clock = clock
         self._started_ms = clock.wall_ms()
         self._started = clock.monotonic()
@@ -122,6 +125,7 @@ class Status:
                 "free_bytes": parts.store.disk_space.free_bytes(),
             },
             "unsent_mail": await parts.mailer.unsent(),
+            "warnings": [{"key": key, "message": message} for key, message in warnings(self._settings())],
             "last_errors": [_shown(error) for error in log.recent_errors()],
         }
 

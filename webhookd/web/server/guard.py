@@ -26,7 +26,7 @@ from webhookd.web.services import Services
 SHORTAGE_RETRY_SECONDS = 2
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 # A request with one of these came through a proxy or from a page in a browser, not directly from a local program.
-_NOT_LOCAL = ("Forwarded", "Origin", "Sec-Fetch-Site")
+_NOT_LOCAL = ("Forwarded", "Origin", "Sec-Fetch-Site", "Via", "X-Real-IP")
 _NOT_LOCAL_PREFIX = "x-forwarded-"
 
 # aiohttp's own errors, in our form.
@@ -46,6 +46,7 @@ class Guard:
         listen = services.settings().listen
         self._check = services.tokens.check
         self._trusts_local = listen.trust_local_ingest
+        self._trusts_loopback = not listen.public_url  # else a proxy on this machine calls for strangers
         self._knows_host = lru_cache(1024)(host_check(listen))
 
     async def answer(self, request: web.Request, handle: Handler) -> web.StreamResponse:
@@ -102,7 +103,7 @@ class Guard:
         """The caller's token; None for a local program that is trusted without one."""
         header = request.headers.get(hdrs.AUTHORIZATION)
         if header is None:
-            if trusts_local and _is_local_program(request):
+            if trusts_local and _is_local_program(request, loopback=self._trusts_loopback):
                 return None
             raise ApiError(
                 "unauthorized",
@@ -158,8 +159,7 @@ def host_check(listen: Listen) -> Callable[[str], bool]:
         if found is None:
             return False
         name = _bare_name(found[1])
-        # *.localhost is loopback (RFC 6761, section 6.3): no DNS can give such a name, so it can't be rebound.
-        return name in names or is_loopback(name) or name.endswith(".localhost")
+        return name in names or _is_loopback_name(name)
 
     return knows
 
@@ -172,6 +172,11 @@ async def expect(request: web.Request) -> web.StreamResponse | None:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # this is not part of the answer
     return None
+
+
+def _is_loopback_name(name: str) -> bool:
+    """Whether only this machine is called so: *.localhost too (RFC 6761, section 6.3), which no DNS can rebind."""
+    return is_loopback(name) or name.endswith(".localhost")
 
 
 def _bare_name(host: str) -> str:
@@ -204,8 +209,11 @@ def _check_workspace(request: web.Request, token: Token, route: Route, *, names_
         )
 
 
-def _is_local_program(request: web.Request) -> bool:
-    """Whether a program on this machine sent it: over loopback or the unix socket, and not through a proxy."""
+def _is_local_program(request: web.Request, *, loopback: bool) -> bool:
+    """Whether a program on this machine sent it, not through a proxy: over the unix socket or, with `loopback`, TCP.
+
+    Over TCP it has to call webhookd by a loopback name: a proxy that adds no header passes on the caller's name.
+    """
     headers = request.headers
     if any(name in headers for name in _NOT_LOCAL) or any(
         name.lower().startswith(_NOT_LOCAL_PREFIX) for name in headers
@@ -213,7 +221,13 @@ def _is_local_program(request: web.Request) -> bool:
         return False
     peer, own = request.protocol.peername, request.protocol.sockname
     if isinstance(peer, tuple):
-        return _is_loopback_address(str(peer[0]))
+        named = _HOST.fullmatch(headers.get(hdrs.HOST, ""))
+        return (
+            loopback
+            and named is not None
+            and _is_loopback_name(_bare_name(named[1]))
+            and _is_loopback_address(str(peer[0]))
+        )
     return isinstance(own, str | bytes)  # the unix socket; a TCP connection that was reset has no peer name
 
 
