@@ -12,6 +12,11 @@ from aiohttp import web
 
 from webhookd.cli.log import server_sent_events
 
+PAYLOAD = '{"event_type":"message.sent",  "event_id":"e1","n":1.0e+400,"big":12345678901234567890123}'
+EVENT = (
+    '{"event_id":"e1","workspace":"default","event_type":"message.sent","accepted_at":"2026-01-31T12:00:00.000Z",'
+    f'"payload":{PAYLOAD},"deliveries":[]}}'
+)
 ENDPOINT = {"id": "ep_1", "url": "https://example.com/hook"}
 
 
@@ -26,7 +31,7 @@ def attempt(**changes: Any) -> dict[str, Any]:
         "detail": "",
         "counted": True,
         "connection_retried": False,
-        "request": {"headers": {"webhook-id": "e1", "X-Secret": "***"}},
+        "request": {"url": "https://example.com/old?x", "headers": {"webhook-id": "e1", "X-Secret": "***"}},
         "response": {"headers": {"Server": "x\x1b[2J"}, "body": "first\n\x1b[31msecond", "truncated": True},
     } | changes
 
@@ -51,6 +56,7 @@ def delivery(name: str = "dlv_1", **changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def log_api(api: Any) -> Any:
     api.answers("GET", "/v1/endpoints", {"data": [ENDPOINT], "next": None})
+    api.answers("GET", "/v1/events/e1", lambda _: web.Response(text=EVENT))
     return api
 
 
@@ -67,9 +73,37 @@ async def test_list(log_api: Any, ask: Any) -> None:
     ]
     assert "e2\\u202e" in second
     assert "ep_9 (deleted)" in second
-    assert "There are older ones" in ran.err
+    assert "There are older ones: --cursor more shows them, --all shows all." in ran.err
     [asked] = [one for one in log_api.asked if one.path == "/v1/deliveries"]
     assert {"state": "dropped", "event_type": "message.sent", "endpoint": "ep_1", "limit": "2"} == asked.query
+
+
+async def test_all_and_a_cursor(log_api: Any, ask: Any) -> None:
+    """`--all` goes through every page, `--cursor` to the one that a page before named; both with `--json`."""
+    pages = {"": (["dlv_5", "dlv_4"], "c1"), "c1": (["dlv_3", "dlv_2"], "c2"), "c2": (["dlv_1"], None)}
+
+    def page(asked: Any) -> dict[str, Any]:
+        found, following = pages[asked.query.get("cursor", "")]
+        return {"data": [delivery(each) for each in found], "next": following}
+
+    log_api.answers("GET", "/v1/deliveries", page)
+    newest_first = [f"dlv_{number}" for number in (5, 4, 3, 2, 1)]
+    everything = (await ask("log", "--all", "--json")).json()
+    assert (newest_first, None) == ([one["id"] for one in everything["data"]], everything["next"])
+    shown = await ask("log", "--all")
+    assert (0, "") == (shown.code, shown.err)
+    assert newest_first[::-1] == [line.split()[6] for line in shown.out.splitlines()[1:]]
+    one_page = (await ask("log", "--cursor", "c1", "--json")).json()
+    assert (["dlv_3", "dlv_2"], "c2") == ([one["id"] for one in one_page["data"]], one_page["next"])
+    assert [2, 2] == [(await ask("log", *words, "--all")).code for words in (("-n", "5"), ("-f",))]
+
+
+@pytest.mark.parametrize("command", ["log", "replay"])
+async def test_an_unknown_state_has_the_nearest_one_named(ask: Any, command: str) -> None:
+    """Wrong usage, before anything is asked."""
+    ran = await ask(command, "--state", "droped", "--since", "1h")
+    assert 2 == ran.code
+    assert "'droped': did you mean dropped? It is one of " in ran.err
 
 
 async def test_list_by_url_and_time(log_api: Any, ask: Any) -> None:
@@ -106,18 +140,33 @@ async def test_show(log_api: Any, ask: Any) -> None:
     ]
     log_api.answers("GET", "/v1/workspaces/acme/deliveries/dlv_1", delivery(attempts=attempts))
     log_api.answers("GET", "/v1/workspaces/acme/endpoints", {"data": [ENDPOINT], "next": None})
+    log_api.answers("GET", "/v1/workspaces/acme/events/e1", lambda _: web.Response(text=EVENT))
     ran = await ask("log", "show", "dlv_1", "--workspace", "acme")
     assert 0 == ran.code
     lines = ran.out.splitlines()
     assert "endpoint   https://example.com/hook ep_1" in lines
     assert "Attempt 1, 2026-01-31 12:00:00.123, 41.7 ms: failed: 503" in lines
-    assert "  > X-Secret: ***" in lines
+    sent = lines.index("  > POST https://example.com/old?x")
+    assert ["  > webhook-id: e1", "  > X-Secret: ***", "  >", f"  > {PAYLOAD}", "  < 503"] == lines[sent + 1 : sent + 6]
     assert ["  < Server: x\\x1b[2J", "  <", "  < first", "  < \\x1b[31msecond", "  < … (cut here)"] == lines[
         lines.index("  < Server: x\\x1b[2J") :
     ][:5]
     assert any(line.endswith("failed: timeout (no answer within 5 s)") for line in lines)
     assert any(line.endswith("failed: local, not counted") for line in lines)
     assert any(line.endswith("delivered 200, on a fresh connection after a stale one") for line in lines)
+
+
+async def test_show_event(log_api: Any, ask: Any) -> None:
+    """An event by its id: its payload as it came, and the story of each delivery."""
+    listed = EVENT.replace('"deliveries":[]', f'"deliveries":[{json.dumps(delivery())}]')
+    log_api.answers("GET", "/v1/events/e1", lambda _: web.Response(text=listed))
+    log_api.answers("GET", "/v1/deliveries/dlv_1", delivery(attempts=[attempt()]))
+    ran = await ask("log", "show", "e1")
+    assert 0 == ran.code
+    lines = ran.out.splitlines()
+    assert ["event       message.sent e1", f"  {PAYLOAD}"] == [lines[0], lines[lines.index("") + 1]]
+    assert "delivery   dlv_1" in lines and "  > POST https://example.com/old?x" in lines
+    assert f"{listed}\n" == (await ask("log", "show", "e1", "--json")).out
 
 
 def stream_of(*pieces: bytes) -> Any:
@@ -242,15 +291,39 @@ async def test_replay_one(log_api: Any, ask: Any) -> None:
 async def test_replay_many(log_api: Any, ask: Any, replayed: int, dry_run: bool, expected: str) -> None:
     """All of a filter, or only how many it would be."""
     log_api.answers("POST", "/v1/replay", {"replayed": replayed})
-    words = ["--endpoint", "https://example.com/hook", "--state", "expired", "--since", "2026-01-31T00:00:00Z"]
+    words = [
+        "--type",
+        "message.sent",
+        "--endpoint",
+        "https://example.com/hook",
+        "--state",
+        "expired",
+        "--since",
+        "2026-01-31T00:00:00Z",
+    ]
     ran = await ask("replay", *words, *(["--dry-run"] if dry_run else []))
     assert (0, expected) == (ran.code, ran.out)
     assert {
         "endpoint": "ep_1",
+        "event_type": "message.sent",
         "state": "expired",
         "since": "2026-01-31T00:00:00.000Z",
         "dry_run": dry_run,
     } == log_api.asked[-1].json()
+
+
+async def test_replay_of_an_event(log_api: Any, ask: Any) -> None:
+    """By its id; where nothing of it was dropped, what there is instead."""
+    listed = EVENT.replace('"deliveries":[]', f'"deliveries":[{json.dumps(delivery(state="delivered"))}]')
+    log_api.answers("GET", "/v1/events/e1", lambda _: web.Response(text=listed))
+    log_api.answers("POST", "/v1/replay", lambda asked: {"replayed": 1 if "state" in asked.json() else 0})
+    ran = await ask("replay", "e1", "--state", "delivered")
+    assert (0, "1 delivery goes out again.\n", "") == (ran.code, ran.out, ran.err)
+    assert {"event_id": "e1", "state": "delivered", "dry_run": False} == log_api.asked[-1].json()
+    ran = await ask("replay", "e1")
+    assert (0, "0 deliveries go out again.\n") == (ran.code, ran.out)
+    assert ran.err.startswith("Its deliveries: 1 delivered.")
+    assert 1 == (await ask("replay", "e2")).code
 
 
 async def test_replay_refused(log_api: Any, ask: Any) -> None:

@@ -15,7 +15,7 @@ import sys
 import click
 
 from webhookd._version import __version__
-from webhookd.cli import endpoint, listen, log, operations, send, serve, status, workspace
+from webhookd.cli import endpoint, listen, log, operations, replay, send, serve, status, workspace
 from webhookd.cli.help import help_
 from webhookd.cli.options import common, examples, in_workspace
 
@@ -40,7 +40,7 @@ _EXIT_INTERRUPTED = 130
 _EXIT_PIPE_CLOSED = 141
 _SECTIONS = {
     "To begin": (serve.demo, serve.serve, serve.check_config, operations.open_, help_),
-    "Events": (send.send, listen.listen, log.log, log.replay),
+    "Events": (send.send, listen.listen, log.log, replay.replay),
     "Who gets them": (endpoint.endpoint, workspace.workspace, workspace.token),
     "Looking after it": (status.status, status.budget, operations.mail, operations.backup),
 }

@@ -117,6 +117,11 @@ class Client:
         """GET; raises `ApiRefused` or `Unreachable`, as all that follow do."""
         return self.call("GET", path, query=query)
 
+    def read(self, path: str) -> bytes:
+        """GET, and the answer's bytes as they came."""
+        with self.stream("GET", path, timeout_seconds=ANSWER_TIMEOUT_SECONDS) as reply:
+            return reply.read()
+
     def pages(self, path: str, **query: object) -> Iterator[dict[str, Any]]:
         """Every item of a list, page after page."""
         cursor: str | None = None

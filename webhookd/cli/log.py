@@ -1,35 +1,39 @@
-"""`webhookd log` and `webhookd replay`: what became of every event, and sending it again."""
+"""`webhookd log`: what became of every event."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from webhookd.cli.endpoint import find
-from webhookd.cli.options import Call, common, complete_endpoint, complete_event_type, examples, in_workspace
+from webhookd.cli.options import Call, Words, common, complete_endpoint, complete_event_type, examples, in_workspace
 from webhookd.cli.output import (
     ago,
-    count,
     failure_words,
     fields,
+    json_text,
     local_time,
     moment,
     outcome_words,
     print_body,
-    print_done,
     print_json,
     print_json_line,
     state,
     table,
     without_none,
 )
-from webhookd.text import escape
+from webhookd.text import escape, escape_json
 
-_STATES = click.Choice(["pending", "held", "delivered", "dropped", "expired", "skipped", "cancelled"])
+if TYPE_CHECKING:
+    from webhookd.cli.client import Client
+
+DELIVERY_PREFIX = "dlv_"  # ids of deliveries begin with it
+_PRUNED = "(the body was pruned)"
+FINISHED = ("delivered", "dropped", "expired", "skipped", "cancelled")
 _BEFORE_FOLLOWING = 10
 _AFTER_RESET = 500
 # The daemon sends a comment every 15 seconds; after a longer silence the connection is dead.
@@ -54,7 +58,7 @@ _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
     shell_complete=complete_endpoint,
     help="Only deliveries to this one (id or URL).",
 )
-@click.option("--state", "of_state", type=_STATES, help="Only those in this state.")
+@click.option("--state", "of_state", type=Words("pending", "held", *FINISHED), help="Only those in this state.")
 @click.option(
     "--type", "event_type", metavar="TYPE", shell_complete=complete_event_type, help="Only events of this type."
 )
@@ -62,6 +66,8 @@ _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
 @click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
 @click.option("--until", metavar="TIME", callback=moment, help="Accepted until then.")
 @click.option("--limit", "-n", type=click.IntRange(1, 500), help="How many, the newest  [else 50; 10 with -f]")
+@click.option("--cursor", metavar="CURSOR", help="Go on where the page before ended: its `next`.")
+@click.option("--all", "everything", is_flag=True, help="All of them, page after page.")
 @in_workspace
 @common
 @click.pass_context
@@ -76,10 +82,14 @@ def log(
     since: str | None,
     until: str | None,
     limit: int | None,
+    cursor: str | None,
+    everything: bool,
 ) -> None:
     """Show the event log, the newest last; `log show DELIVERY` has the whole story of one."""
     if ctx.invoked_subcommand is not None:
         return
+    if (everything and limit) or (follow and (everything or cursor)):
+        raise click.UsageError("--all takes no --limit, and -f neither --all nor --cursor.")
     call = ctx.ensure_object(Call)
     query = without_none(
         endpoint=_endpoint_id(call, endpoint),
@@ -92,20 +102,24 @@ def log(
     if follow:
         _follow(call, query, limit or _BEFORE_FOLLOWING)
     else:
-        _list(call, query | without_none(limit=limit))
+        _list(call, query | without_none(limit=limit, cursor=cursor), everything=everything)
 
 
 def _endpoint_id(call: Call, which: str | None) -> str | None:
     return find(call, which) if which else None
 
 
-def _list(call: Call, query: dict[str, Any]) -> None:
-    client = call.client()
-    page = client.get(call.path("deliveries"), **query)
+def _list(call: Call, query: dict[str, Any], *, everything: bool) -> None:
+    client, path = call.client(), call.path("deliveries")
+    if everything:
+        found, following = client.pages(path, **query), None
+    else:
+        page = client.get(path, **query)
+        if call.as_json:
+            return print_json(page)
+        found, following = iter(page["data"]), page["next"]
     if call.as_json:
-        return print_json(page)
-    if not page["data"]:
-        return click.echo("Nothing in the log.")
+        return _print_all_json(found)
     urls = _Urls(call)
     rows = [
         (
@@ -117,12 +131,23 @@ def _list(call: Call, query: dict[str, Any]) -> None:
             one["event_id"],
             urls.of(one["endpoint_id"]),
         )
-        for one in reversed(page["data"])
+        for one in found
     ]
-    table(("accepted", "state", "event", "attempts", "delivery", "event id", "endpoint"), rows)
-    if page["next"] is not None:
-        click.echo("There are older ones: --limit shows more, --until goes back.", err=True)
+    if not rows:
+        return click.echo("Nothing in the log.")
+    table(("accepted", "state", "event", "attempts", "delivery", "event id", "endpoint"), reversed(rows))
+    if following is not None:
+        click.echo(f"There are older ones: --cursor {escape(following)} shows them, --all shows all.", err=True)
     return None
+
+
+def _print_all_json(found: Iterator[dict[str, Any]]) -> None:
+    """One JSON document, in the API's form, printed as it comes: the log may be larger than the memory."""
+    click.echo('{"data": [', nl=False)
+    for number, one in enumerate(found):
+        click.echo(",\n" if number else "\n", nl=False)
+        click.echo(json_text(one, indent=None), nl=False)
+    click.echo('\n], "next": null}')
 
 
 class _Urls:
@@ -242,41 +267,87 @@ def server_sent_events(lines: Iterator[bytes]) -> Iterator[ServerSentEvent]:
             kind, data = "", []
 
 
-@log.command(epilog=examples("webhookd log show dlv_…", "webhookd log show dlv_… --json"))
-@click.argument("delivery", metavar="DELIVERY")
+@log.command(
+    short_help="Show a delivery or an event, and each attempt.",
+    epilog=examples("webhookd log show dlv_…", "webhookd log show EVENT_ID", "webhookd log show dlv_… --json"),
+)
+@click.argument("which", metavar="DELIVERY|EVENT_ID")
 @in_workspace
 @common
 @click.pass_obj
-def show(call: Call, delivery: str) -> None:
-    """Show a delivery with every attempt. When, how long, what was sent, what came back."""
+def show(call: Call, which: str) -> None:
+    """Show a delivery with every attempt, or an event with all its deliveries.
+
+    When, how long, what was sent, what came back.
+    """
+    if not which.startswith(DELIVERY_PREFIX):
+        return _show_event(call, which)
     client = call.client()
-    one = client.get(call.path("deliveries", delivery))
+    one = client.get(call.path("deliveries", which))
     if call.as_json:
         return print_json(one)
-    _print_delivery(one, _Urls(call))
-    for attempt in one["attempts"]:
-        _print_attempt(attempt)
+    return _print_delivery(one, _Urls(call), _event_text(client, call, one["event_id"]) if one["attempts"] else "")
+
+
+def _show_event(call: Call, event_id: str) -> None:
+    """An event: its fields, its payload, and the story of each of its deliveries."""
+    client, urls = call.client(), _Urls(call)
+    raw = client.read(call.path("events", event_id))
+    if call.as_json:  # as it came: no number loses a digit
+        return click.echo(escape_json(raw.decode()))
+    event = json.loads(raw)
+    fields(
+        [
+            ("event", f"{event['event_type']} {event['event_id']}"),
+            ("workspace", event["workspace"]),
+            ("accepted", local_time(event["accepted_at"], millis=True)),
+            ("deliveries", len(event["deliveries"]) or "none: no endpoint wanted it"),
+        ]
+    )
+    payload = _payload(raw)
+    click.echo()
+    print_body(payload or _PRUNED)
+    for one in reversed(event["deliveries"]):
+        click.echo()
+        _print_delivery(client.get(call.path("deliveries", one["id"])), urls, payload)
     return None
 
 
-def _print_delivery(one: dict[str, Any], urls: _Urls) -> None:
+def _event_text(client: Client, call: Call, event_id: str) -> str:
+    return _payload(client.read(call.path("events", event_id)))
+
+
+def _payload(raw: bytes) -> str:
+    """The payload of an event's answer, byte for byte; "" once it was pruned."""
+    from msgspec import Raw
+    from msgspec.json import decode
+
+    text = bytes(decode(raw, type=dict[str, Raw])["payload"]).decode()
+    return "" if text == "null" else text
+
+
+def _print_delivery(one: dict[str, Any], urls: _Urls, payload: str) -> None:
+    """A delivery with each of its attempts; `payload` is what each request's body was, "" once it was pruned."""
     upcoming = one["next_attempt_at"] if one["state"] == "pending" else None
+    url = urls.of(one["endpoint_id"])
     fields(
         [
             ("delivery", one["id"]),
             ("state", one["state"]),
             ("event", f"{one['event_type']} {one['event_id']}"),
             ("workspace", one["workspace"]),
-            ("endpoint", f"{urls.of(one['endpoint_id'])} {one['endpoint_id']}"),
+            ("endpoint", f"{url} {one['endpoint_id']}"),
             ("replay of", one["replay_of"]),
             ("accepted", local_time(one["accepted_at"], millis=True)),
             ("next attempt", upcoming and f"{local_time(upcoming)} ({ago(upcoming)})"),
             ("finished", local_time(one["finished_at"], millis=True)),
         ]
     )
+    for attempt in one["attempts"]:
+        _print_attempt(attempt, url, payload)
 
 
-def _print_attempt(attempt: dict[str, Any]) -> None:
+def _print_attempt(attempt: dict[str, Any], url: str, payload: str) -> None:
     words = attempt["outcome"] if attempt["outcome"] == "delivered" else f"failed: {failure_words(attempt)}"
     status = f" {attempt['status']}" if attempt["outcome"] == "delivered" else ""
     marks = [
@@ -288,62 +359,23 @@ def _print_attempt(attempt: dict[str, Any]) -> None:
         f"Attempt {attempt['number']}, {local_time(attempt['started_at'], millis=True)}, "
         f"{attempt['duration_ms']:.1f} ms: " + escape(", ".join(filter(None, [f"{words}{status}", *marks])))
     )
-    for arrow, part in ((">", attempt.get("request")), ("<", attempt.get("response"))):
-        for name, value in _pairs((part or {}).get("headers")):
-            click.echo(f"  {arrow} {escape(name)}: {escape(value)}")
-        if part and part.get("body"):
-            click.echo(f"  {arrow}")
-            print_body(part["body"], indent=f"  {arrow} ")
-        if part and part.get("truncated"):
-            click.echo(f"  {arrow} … (cut here)")
+    request, response = attempt.get("request") or {}, attempt.get("response")
+    _print_message(">", f"POST {request.get('url') or url}", request.get("headers"), payload or _PRUNED)
+    if response:
+        _print_message("<", f"{attempt['status']}", response.get("headers"), response.get("body"))
+        if response.get("truncated"):
+            click.echo("  < … (cut here)")
+
+
+def _print_message(arrow: str, line: str, headers: Any, body: str | None) -> None:
+    """A request or an answer, as it was on the wire."""
+    click.echo(f"  {arrow} {escape(line)}")
+    for name, value in _pairs(headers):
+        click.echo(f"  {arrow} {escape(name)}: {escape(value)}")
+    if body:
+        click.echo(f"  {arrow}")
+        print_body(body, indent=f"  {arrow} ")
 
 
 def _pairs(headers: Any) -> list[tuple[str, str]]:
     return list(headers.items()) if isinstance(headers, dict) else [tuple(pair) for pair in headers or []]
-
-
-@click.command(
-    short_help="Send past deliveries again.",
-    epilog=examples(
-        "webhookd replay dlv_…",
-        "webhookd replay --endpoint ep_… --state dropped --since 1d --dry-run",
-        "webhookd replay --since '2026-01-31 14:00' --until '2026-01-31 16:00'",
-    ),
-)
-@click.argument("delivery", metavar="[DELIVERY]", required=False)
-@click.option("--endpoint", metavar="ENDPOINT", shell_complete=complete_endpoint, help="All of this one (id or URL).")
-@click.option(
-    "--state",
-    "of_state",
-    type=click.Choice(["delivered", "dropped", "expired", "skipped", "cancelled"]),
-    help="Those in this state  [else dropped]",
-)
-@click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
-@click.option("--until", metavar="TIME", callback=moment, help="Accepted until then.")
-@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
-@in_workspace
-@common
-@click.pass_obj
-def replay(
-    call: Call,
-    *,
-    delivery: str | None,
-    endpoint: str | None,
-    of_state: str | None,
-    since: str | None,
-    until: str | None,
-    dry_run: bool,
-) -> None:
-    """Send a finished delivery again, or all of a filter, at the end of the queue and with the same webhook-id."""
-    if delivery:
-        if endpoint or of_state or since or until or dry_run:
-            raise click.UsageError("name one delivery, or a filter, not both.")
-        made = call.client().post(call.path("deliveries", delivery, "replay"))
-        return print_done(call, made, f"{escape(delivery)} goes out again.")
-    if not endpoint and not since:
-        raise click.UsageError("which? Name a DELIVERY, or --endpoint, or --since.")
-    body = without_none(endpoint=_endpoint_id(call, endpoint), state=of_state, since=since, until=until)
-    answer = call.client().post(call.path("replay"), body | {"dry_run": dry_run})
-    deliveries = count(answer["replayed"], "delivery").replace("deliverys", "deliveries")
-    verb = "would go" if dry_run else "goes" if answer["replayed"] == 1 else "go"
-    return print_done(call, answer, f"{deliveries} {verb} out again.")

@@ -48,6 +48,22 @@ class Call:
         return "/v1/" + "/".join(quote(part, safe="") for part in (*start, *parts))
 
 
+class Words(click.Choice[str]):
+    """One of some words; another one is an error with the nearest of them."""
+
+    def __init__(self, *words: str) -> None:
+        super().__init__(words)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Raises `click.BadParameter`."""
+        if value in self.choices:
+            return value
+        from webhookd.errors import did_you_mean
+
+        nearest = did_you_mean(str(value), self.choices, cutoff=0.0)
+        return self.fail(f"{value!r}: did you mean {nearest}? It is one of {', '.join(self.choices)}.", param, ctx)
+
+
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     """Write an option into the run's `Call`; one that is absent keeps the value given before the command's name."""
     call = ctx.ensure_object(Call)

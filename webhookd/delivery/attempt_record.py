@@ -24,7 +24,8 @@ def attempt_record(number: int, outcome: Outcome, request: Request, *, counted: 
         "counted": counted,
         "connection_retried": outcome.connection_retried,
         "request": {
-            "headers": {name: MASK if name in request.secret_headers else value for name, value in request.headers}
+            "url": request.url,
+            "headers": {name: MASK if name in request.secret_headers else value for name, value in request.headers},
         },
         "response": _response(outcome),
     }

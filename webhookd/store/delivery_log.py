@@ -190,6 +190,9 @@ def finished_matching(db: sqlite3.Connection, wanted: LogFilter, *, after_seq: i
 
     Only those of endpoints that are active, tests left out.
     """
+    if wanted.event_id is not None:  # few, so all at once
+        still = f"e.state = 'active' AND e.deleted_at IS NULL AND d.seq > :after_seq AND {_REPLAYABLE}"
+        return sorted(_of_event(db, wanted, _AFTER_ALL, -1, where=still, after_seq=after_seq))
     found: list[int] = []
     with snapshot(db):
         for after, before in reversed(time_index.between(db, "deliveries", wanted.since_ms, wanted.until_ms)):
@@ -225,9 +228,11 @@ def _newest(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_se
     return found
 
 
-def _of_event(db: sqlite3.Connection, wanted: LogFilter, before_seq: int, limit: int) -> list[int]:
-    own = "d.event_seq = (SELECT seq FROM events WHERE workspace_seq = :workspace_seq AND id = :event_id)"
-    return _scan(db, wanted, own, {"event_id": wanted.event_id}, before_seq, limit)
+def _of_event(
+    db: sqlite3.Connection, wanted: LogFilter, before_seq: int, limit: int, *, where: str = "1", after_seq: int = 0
+) -> list[int]:
+    own = f"d.event_seq = (SELECT seq FROM events WHERE workspace_seq = :workspace_seq AND id = :event_id) AND {where}"
+    return _scan(db, wanted, own, {"event_id": wanted.event_id, "after_seq": after_seq}, before_seq, limit)
 
 
 def _scan(

@@ -19,6 +19,7 @@ from webhookd.web.services import Services
 _ENDPOINT_ID = re.compile(r"ep_[0-9a-z]{1,64}")
 
 EventTypeName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+EventId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Since = Annotated[Moment | None, Meta(description="Accepted then or later")]
 Until = Annotated[Moment | None, Meta(description="Accepted before then")]
 
@@ -29,14 +30,18 @@ class DeliveryFilter(Struct, frozen=True, kw_only=True):
     endpoint: Annotated[str | None, Meta(description="The id of an endpoint, deleted ones included")] = None
     event_type: EventTypeName | None = None
     state: DeliveryState | None = None
-    event_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    event_id: EventId | None = None
     since: Since = None
     until: Until = None
 
 
 async def log_filter(services: Services, workspace_id: str, asked: DeliveryFilter) -> LogFilter:
-    """The filter as the store takes it.  ApiError `not_found` (the workspace, the endpoint)."""
+    """The filter as the store takes it.
+
+    Raises ApiError: `not_found` (the workspace, the endpoint), `unknown_event_type`.
+    """
     workspace = services.registry.workspace(workspace_id)
+    check_event_type(services, workspace.id, asked.event_type)
     return LogFilter(
         workspace.seq,
         services.registry.paused(workspace.id),
@@ -47,6 +52,12 @@ async def log_filter(services: Services, workspace_id: str, asked: DeliveryFilte
         since_ms=asked.since,
         until_ms=asked.until,
     )
+
+
+def check_event_type(services: Services, workspace_id: str, name: str | None) -> None:
+    """ApiError `unknown_event_type` unless the catalogue has the type, or an endpoint kept it when it left there."""
+    if name is not None and not any(name in each.event_types for each in services.registry.endpoints(workspace_id)):
+        services.event_types().require(name)
 
 
 async def _endpoint_seq(services: Services, workspace: Workspace, endpoint_id: str) -> int:

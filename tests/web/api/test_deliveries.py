@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.support.api import Api, running_api
-from webhookd.config import Config, Delivery
+from webhookd.config import Config, Delivery, ExtraType
 from webhookd.models import Reason
 from webhookd.rules.ids import delivery_id, delivery_seq
 from webhookd.web.api.deliveries import DeliveryListSchema, EventListSchema, ReplayedSchema
@@ -65,6 +65,7 @@ async def test_a_delivery_is_listed_as_the_contract_has_it(api: Api) -> None:
         last[name] for name in ("number", "started_at", "outcome", "reason", "status", "counted", "connection_retried")
     )
     assert "a" == last["request"]["headers"]["webhook-id"]
+    assert URL == last["request"]["url"]
     assert {"headers": {}, "body": "", "truncated": False} == last["response"]
 
 
@@ -108,7 +109,7 @@ async def test_deliveries_are_found_by_every_filter(tmp_path: Path) -> None:
         assert ["c", "b", "a"] == await events_of(api, f"endpoint={first.id}")
         assert ["c", "b"] == await events_of(api, f"endpoint={second.id}")
         assert ["a"] == await events_of(api, "event_type=message.sent")
-        assert [] == await events_of(api, "event_type=no.such")
+        assert [] == await events_of(api, "event_type=message.received")
         assert ["b", "b"] == await events_of(api, "state=dropped")
         assert ["b", "b"] == await events_of(api, "event_id=b")
         assert [] == await events_of(api, "event_id=nothing")
@@ -355,6 +356,59 @@ async def test_all_of_a_filter_are_replayed_oldest_first(tmp_path: Path) -> None
         assert {"replayed": 3} == (await api.post("/v1/replay", {"since": START, "dry_run": True})).json
 
 
+async def test_a_replay_of_a_type_or_of_an_event(tmp_path: Path) -> None:
+    """`event_type` narrows a replay; `event_id` is enough by itself, for every endpoint that is active."""
+    async with running_api(tmp_path, NO_RETRIES) as api:
+        endpoint, other = await api.engine.endpoint(URL), await api.engine.endpoint(f"{URL}/2")
+        failing(api, "a", "b")
+        await api.engine.send("a", event_type="message.sent")
+        await api.engine.send("b", "c", event_type="contact.created")
+        await api.engine.quiet()
+        failing(api)
+        await api.engine.app.services.endpoints.disable("default", other.id)
+        for body, expected in (
+            ({"since": START, "event_type": "message.sent"}, 1),
+            ({"endpoint": endpoint.id, "event_type": "contact.created"}, 1),
+            ({"event_id": "b", "event_type": "message.sent"}, 0),
+            ({"event_id": "b", "endpoint": endpoint.id}, 1),
+            ({"event_id": "c"}, 0),
+            ({"event_id": "c", "state": "delivered"}, 1),
+            ({"event_id": "nothing"}, 0),
+        ):
+            answer = await api.post("/v1/replay", body | {"dry_run": True})
+            assert (200, {"replayed": expected}) == (answer.status, answer.json), body
+        sent = len(api.engine.network.posted)
+        assert {"replayed": 1} == (await api.post("/v1/replay", {"event_id": "b"})).json
+        await api.engine.quiet()
+        assert [(URL, "b")] == [(one.url, one.webhook_id) for one in api.engine.network.posted[sent:]]
+
+
+@pytest.mark.parametrize("path", ["events", "deliveries", "deliveries/stream"])
+async def test_an_unknown_type_in_a_filter_is_an_error(api: Api, path: str) -> None:
+    """With the nearest name; a type that the configuration lost is known while an endpoint keeps it."""
+    answer = await api.get(f"/v1/{path}?event_type=message.recieved")
+    assert (422, "unknown_event_type") == (answer.status, answer.code)
+    assert "message.received" == answer.json["error"]["details"]["nearest"]
+
+
+async def test_a_type_that_an_endpoint_kept_is_no_error(tmp_path: Path) -> None:
+    """The configuration lost it, its events are in the log."""
+    with_type = Config(events={"order.paid": ExtraType(label="Order paid")})
+    async with running_api(tmp_path, with_type) as api:
+        await api.engine.endpoint(URL, ["order.paid"])
+        await api.engine.send("a", event_type="order.paid")
+        api.engine.app.reload(Config())
+        assert ["a"] == await events_of(api, "event_type=order.paid")
+
+
+async def test_an_unknown_state_in_a_filter_is_an_error(api: Api) -> None:
+    """With the nearest name and all that there are."""
+    answer = await api.get("/v1/deliveries?state=droped")
+    error = answer.json["error"]
+    assert (422, {"field": "state", "nearest": "dropped"}) == (answer.status, error["details"])
+    assert error["message"].startswith("state is 'droped': did you mean \"dropped\"? It is one of pending, held, ")
+
+
 async def test_what_was_skipped_can_be_replayed_at_once(api: Api) -> None:
     """The mark finishes them; nobody has to wait until the rows have followed."""
     endpoint = await api.engine.endpoint(URL)
@@ -378,7 +432,10 @@ async def test_what_was_skipped_can_be_replayed_at_once(api: Api) -> None:
         ({"since": "today"}, 422, "invalid_field", "since"),
         ({"since": 1767225600}, 422, "invalid_field", "since"),
         ({"since": START, "dry_run": "no"}, 422, "invalid_field", "dry_run"),
-        ({"since": START, "event_type": "message.sent"}, 422, "unknown_field", None),
+        ({"since": START, "event_types": "message.sent"}, 422, "unknown_field", None),
+        ({"since": START, "event_type": "message.sentt"}, 422, "unknown_event_type", None),
+        ({"event_type": "message.sent"}, 422, "invalid_field", "endpoint"),
+        ({"event_id": "a b"}, 422, "invalid_field", "event_id"),
         ({"endpoint": "ep_nope"}, 404, "not_found", None),
         ({"endpoint": 7}, 422, "invalid_field", "endpoint"),
     ],

@@ -26,7 +26,16 @@ from webhookd.web.api.schemas import (
     payload_json,
 )
 from webhookd.web.live_stream import live_stream
-from webhookd.web.log_search import DeliveryFilter, EventTypeName, Since, Until, find_delivery, log_filter
+from webhookd.web.log_search import (
+    DeliveryFilter,
+    EventId,
+    EventTypeName,
+    Since,
+    Until,
+    check_event_type,
+    find_delivery,
+    log_filter,
+)
 from webhookd.web.server.requests import (
     WRITE_ERRORS,
     Cursor,
@@ -68,9 +77,11 @@ class EventQuery(Paging, frozen=True, kw_only=True):
 
 
 class ReplayRequest(Struct, frozen=True, kw_only=True):
-    """What is to be sent again; `endpoint` or `since` is needed."""
+    """What is to be sent again; `endpoint`, `event_id` or `since` is needed."""
 
     endpoint: Annotated[str | None, Meta(description="The id of an endpoint")] = None
+    event_type: EventTypeName | None = None
+    event_id: EventId | None = None
     state: Annotated[DeliveryState, Meta(description="A finished one")] = DeliveryState.DROPPED
     since: Since = None
     until: Until = None
@@ -91,13 +102,13 @@ class ReplayedSchema(Schema):
     replayed: int
 
 
-@ROUTES("GET", "/events", {200: EventListSchema}, query=EventQuery)
+@ROUTES("GET", "/events", {200: EventListSchema}, query=EventQuery, errors=("unknown_event_type",))
 async def list_events(request: web.Request) -> web.Response:
     """List the events of the log, newest first."""
     query = read_query(request, EventQuery)
     services = services_of(request)
     workspace = services.registry.workspace(workspace_id(request))
-
+    check_event_type(services, workspace.id, query.event_type)
     found = await services.store.read(
         lambda db: events.page(
             db,
@@ -139,7 +150,7 @@ async def get_event(request: web.Request) -> web.Response:
     return json_response(answer)
 
 
-@ROUTES("GET", "/deliveries", {200: DeliveryListSchema}, query=DeliveryQuery)
+@ROUTES("GET", "/deliveries", {200: DeliveryListSchema}, query=DeliveryQuery, errors=("unknown_event_type",))
 async def list_deliveries(request: web.Request) -> web.Response:
     """Search the deliveries of the log, newest first."""
     query = read_query(request, DeliveryQuery)
@@ -154,7 +165,13 @@ async def list_deliveries(request: web.Request) -> web.Response:
 
 
 # Before /deliveries/{delivery}, which would take its path.
-@ROUTES("GET", "/deliveries/stream", {200: "text/event-stream"}, query=DeliveryFilter, errors=("unavailable",))
+@ROUTES(
+    "GET",
+    "/deliveries/stream",
+    {200: "text/event-stream"},
+    query=DeliveryFilter,
+    errors=("unknown_event_type", "unavailable"),
+)
 async def stream_deliveries(request: web.Request) -> web.StreamResponse:
     """Follow the deliveries live.
 
@@ -199,7 +216,7 @@ async def replay_delivery(request: web.Request) -> web.Response:
     "/replay",
     {200: ReplayedSchema},
     body=ReplayRequest,
-    errors=("endpoint_not_active", "endpoint_gone", *WRITE_ERRORS),
+    errors=("unknown_event_type", "endpoint_not_active", "endpoint_gone", *WRITE_ERRORS),
 )
 async def replay_deliveries(request: web.Request) -> web.Response:
     """Send all finished deliveries of a filter again, oldest first.
@@ -207,10 +224,10 @@ async def replay_deliveries(request: web.Request) -> web.Response:
     Only deliveries of endpoints that are active; tests and pruned events are left out.
     """
     fields = await read_fields(request, ReplayRequest)
-    if fields.endpoint is None and fields.since is None:
+    if fields.endpoint is None and fields.event_id is None and fields.since is None:
         raise ApiError(
             "invalid_field",
-            "Which deliveries? Name an endpoint or since, so that nobody sends a whole log again by accident.",
+            "Which deliveries? Name endpoint, event_id or since: a whole log is not sent again by accident.",
             details={"field": "endpoint"},
         )
     if fields.state in WAITING:
@@ -219,7 +236,14 @@ async def replay_deliveries(request: web.Request) -> web.Response:
     wanted = await log_filter(
         services,
         workspace,
-        DeliveryFilter(endpoint=fields.endpoint, state=fields.state, since=fields.since, until=fields.until),
+        DeliveryFilter(
+            endpoint=fields.endpoint,
+            event_type=fields.event_type,
+            state=fields.state,
+            event_id=fields.event_id,
+            since=fields.since,
+            until=fields.until,
+        ),
     )
     if wanted.endpoint_seq is not None and services.registry.get(wanted.endpoint_seq) is None:
         raise ApiError("endpoint_gone", f"Endpoint {fields.endpoint} was deleted; there is nowhere to send to.")

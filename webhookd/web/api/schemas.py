@@ -41,6 +41,7 @@ class SentRequestSchema(Schema):
     """What was sent; the values of the endpoint's own headers are masked."""
 
     headers: dict[str, str]
+    url: Annotated[str, Meta(description="Not in attempts that an older webhookd made")] = ""
 
 
 class ReceivedResponseSchema(Schema):

@@ -19,7 +19,7 @@ import msgspec
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, inspect
 
 from webhookd.admin.tokens import Scope
 from webhookd.clock import parse_rfc3339
@@ -322,7 +322,34 @@ def _convert(given: Mapping[str, Any], struct_type: type[S], *, strict: bool) ->
     try:
         return msgspec.convert(given, struct_type, strict=strict, dec_hook=_decode_own)
     except msgspec.ValidationError as error:
-        raise _validation_error(str(error)) from None
+        raise _unknown_word(given, struct_type, str(error)) or _validation_error(str(error)) from None
+
+
+def _unknown_word(given: Mapping[str, Any], struct_type: type[Struct], fault: str) -> ApiError | None:
+    """The error for a word that a field doesn't have (`state=droped`), with the nearest that it has; else None."""
+    found = re.fullmatch(r"Invalid enum value .* - at `\$\.(\w+)`", fault, re.DOTALL)
+    if found is None:
+        return None
+    words = _words(struct_type, found[1])
+    given_word = str(given[found[1]])[:100]
+    nearest = did_you_mean(given_word, words, cutoff=0.0)
+    error = invalid_field(found[1], f'is {given_word!r}: did you mean "{nearest}"? It is one of {", ".join(words)}')
+    error.details["nearest"] = nearest
+    return error
+
+
+def _words(struct_type: type[Struct], name: str) -> list[str]:
+    """The words that a field of an enumeration or a Literal may have."""
+    info = inspect.type_info(struct_type)
+    assert isinstance(info, inspect.StructType)
+    [wanted] = [field.type for field in info.fields if field.encode_name == name]
+    words: list[str] = []
+    for kind in wanted.types if isinstance(wanted, inspect.UnionType) else (wanted,):
+        if isinstance(kind, inspect.EnumType):
+            words += [each.value for each in kind.cls]
+        elif isinstance(kind, inspect.LiteralType):
+            words += map(str, kind.values)
+    return words
 
 
 def _decode_own(wanted: type, value: Any) -> Any:

@@ -1,0 +1,73 @@
+"""`webhookd replay`: sending past deliveries again."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+
+from webhookd.cli.endpoint import find
+from webhookd.cli.log import DELIVERY_PREFIX, FINISHED
+from webhookd.cli.options import Call, Words, common, complete_endpoint, complete_event_type, examples, in_workspace
+from webhookd.cli.output import count, moment, print_done, without_none
+from webhookd.text import escape
+
+
+@click.command(
+    short_help="Send past deliveries again.",
+    epilog=examples(
+        "webhookd replay dlv_…",
+        "webhookd replay EVENT_ID              to every endpoint where it was dropped",
+        "webhookd replay --endpoint ep_… --state dropped --since 1d --dry-run",
+        "webhookd replay --type message.received --since 3h",
+        "webhookd replay --since '2026-01-31 14:00' --until '2026-01-31 16:00'",
+    ),
+)
+@click.argument("which", metavar="[DELIVERY|EVENT_ID]", required=False)
+@click.option("--endpoint", metavar="ENDPOINT", shell_complete=complete_endpoint, help="Only to this one (id or URL).")
+@click.option(
+    "--type", "event_type", metavar="TYPE", shell_complete=complete_event_type, help="Only events of this type."
+)
+@click.option("--state", "of_state", type=Words(*FINISHED), help="Those in this state  [else dropped]")
+@click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
+@click.option("--until", metavar="TIME", callback=moment, help="Accepted until then.")
+@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
+@in_workspace
+@common
+@click.pass_obj
+def replay(
+    call: Call,
+    *,
+    which: str | None,
+    endpoint: str | None,
+    event_type: str | None,
+    of_state: str | None,
+    since: str | None,
+    until: str | None,
+    dry_run: bool,
+) -> None:
+    """Send a finished delivery again, or all of an event or a filter.
+
+    They go to the end of the queue, with the same webhook-id.
+    """
+    client = call.client()
+    if which and which.startswith(DELIVERY_PREFIX):
+        if endpoint or event_type or of_state or since or until or dry_run:
+            raise click.UsageError("name one delivery, or a filter, not both.")
+        made = client.post(call.path("deliveries", which, "replay"))
+        return print_done(call, made, f"{escape(which)} goes out again.")
+    if not which and not endpoint and not since:
+        raise click.UsageError("which? Name a DELIVERY, an EVENT_ID, or --endpoint, or --since.")
+    event = client.get(call.path("events", which)) if which else {}  # an id that isn't there is an error
+    body = without_none(
+        event_id=which, endpoint=find(call, endpoint) if endpoint else None, event_type=event_type, state=of_state
+    )
+    answer = client.post(call.path("replay"), body | without_none(since=since, until=until) | {"dry_run": dry_run})
+    deliveries = count(answer["replayed"], "delivery").replace("deliverys", "deliveries")
+    verb = "would go" if dry_run else "goes" if answer["replayed"] == 1 else "go"
+    print_done(call, answer, f"{deliveries} {verb} out again.")
+    if event and not answer["replayed"] and not call.as_json:
+        states = Counter(str(one["state"]) for one in event["deliveries"])
+        words = ", ".join(f"{number} {name}" for name, number in states.items()) or "none"
+        click.echo(f"Its deliveries: {escape(words)}. --state says which go out again  [else dropped]", err=True)
+    return None
