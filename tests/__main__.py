@@ -45,7 +45,6 @@ INSTALL_SECONDS = 300
 
 
 def main(arguments: list[str]) -> int:
-    """Run everything; 0 if all of it passed."""
     # A shell starts what runs in the background with SIGINT ignored, which commands inherit; some tests send it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     install = "--install" in arguments
@@ -62,7 +61,6 @@ def main(arguments: list[str]) -> int:
 
 
 def _install(program: str) -> str:
-    """Install a Debian package; why that is impossible, or nothing."""
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         return "installing needs apt-get and root"
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}

@@ -38,7 +38,6 @@ hypothesis.settings.load_profile("daily")  # `--hypothesis-profile=full` chooses
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Make pytest without a path the daily loop."""
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr:
         config.option.markexpr = "not slow"
         if getattr(config.option, "numprocesses", 0) is None and not hasattr(config, "workerinput"):
@@ -46,7 +45,6 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the folder or the file that they are in."""
     for item in items:
         place = item.path.relative_to(TESTS).as_posix()
         if place.startswith(SLOW) and place not in QUICK:

@@ -53,7 +53,6 @@ class Bench:
         await self.store.write(command)
 
     async def fail(self, queued: QueuedDelivery, *, minutes_ago: float, counted: bool = True) -> None:
-        """A failed attempt, the delivery's last."""
         ended_at_ms = self.clock.wall_ms() - round(minutes_ago * 60_000)
 
         def command(db: sqlite3.Connection) -> None:
@@ -76,11 +75,9 @@ class Bench:
         await self.deliver(await self.accept(*ids, days_ago=days_ago, body=body))
 
     async def kept(self) -> list[str]:
-        """Ids of the events that are in the log."""
         return [row[0] for row in await self.rows("SELECT id FROM events WHERE body IS NOT NULL ORDER BY seq")]
 
     async def remembered(self) -> list[str]:
-        """Ids without an event."""
         return [row[0] for row in await self.rows("SELECT id FROM events WHERE body IS NULL ORDER BY seq")]
 
     async def counts(self) -> dict[str, int]:

@@ -22,7 +22,6 @@ from webhookd.models import Json
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.BytesIO]:
-    """What a log of the test's own writes."""
     fresh, sink = Logger(), io.BytesIO()
     monkeypatch.setattr(log, "_LOGGER", fresh)
     root = logging.getLogger()
@@ -36,7 +35,6 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.BytesIO]:
 
 
 def lines(written: io.BytesIO, event: str) -> list[Json]:
-    """The lines of one event."""
     assert log.flush()
     return [line for line in map(orjson.loads, written.getvalue().splitlines()) if line["event"] == event]
 

@@ -30,7 +30,6 @@ NAMES = [*ROWS, GROWTH]
 
 
 async def measure(names: list[str], scale: Scale, *, large: bool) -> None:
-    """Measure these rows, and print them as they come."""
     with tempfile.TemporaryDirectory(prefix="webhookd-bench-") as folder:
         async with processes.peer() as peer:
             yard = Yard(Path(folder), peer, scale)
@@ -46,7 +45,6 @@ async def measure(names: list[str], scale: Scale, *, large: bool) -> None:
 
 
 def main() -> None:
-    """As the arguments say."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(NAMES))

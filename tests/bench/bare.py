@@ -20,8 +20,6 @@ from tests.bench.peer import event
 
 
 async def server() -> None:
-    """Answer 202 for ever."""
-
     async def answer(request: web.Request) -> web.Response:
         await request.read()
         return web.Response(status=202)
@@ -36,7 +34,6 @@ async def server() -> None:
 
 
 async def client(port: int, endpoints: int, each: int) -> None:
-    """Post to each endpoint so many times."""
     body = event("message.received", 0)
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=5, ceil_threshold=10)
@@ -52,7 +49,6 @@ async def client(port: int, endpoints: int, each: int) -> None:
 
 
 def main() -> None:
-    """As the arguments say."""
     kind, loop, *numbers = sys.argv[1:]
     factory = importlib.import_module("uvloop").new_event_loop if loop == "uvloop" else None
     with asyncio.Runner(loop_factory=factory) as runner:

@@ -21,8 +21,6 @@ ENDPOINTS = 100
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One size and what it cost."""
-
     size: int
     start_seconds: float
     memory_mb: float
@@ -32,8 +30,6 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Cost against size."""
-
     name: str
     points: tuple[Point, ...]
 

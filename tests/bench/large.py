@@ -62,7 +62,6 @@ async def stocked(wanted: Callable[[int], Stock]) -> AsyncIterator[tuple[Path, s
 
 @asynccontextmanager
 async def meanwhile(going: Awaitable[None]) -> AsyncIterator[None]:
-    """Have something go on until the block ends."""
     task = asyncio.ensure_future(going)
     try:
         yield
@@ -73,7 +72,6 @@ async def meanwhile(going: Awaitable[None]) -> AsyncIterator[None]:
 
 
 def waiting(events: int) -> Callable[[int], Stock]:
-    """A dead endpoint with so many events waiting."""
     return lambda port: Stock(endpoints=1, types=1, port=port, waiting=events, body_bytes=256)
 
 
@@ -130,7 +128,6 @@ async def traffic(d: Daemon) -> None:
 
 
 async def signed_in(d: Daemon) -> aiohttp.ClientSession:
-    """A browser's session on the page."""
     session = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
     async with session.get(d.url + "/sign-in") as answer:
         proof = re.findall(r'name="proof" value="([0-9a-f]+)"', await answer.text())[0]
@@ -202,7 +199,6 @@ MEASURES: dict[str, Any] = {"calls": calls, "log": log, "ready": ready}
 
 
 def main() -> None:
-    """Measure and print."""
     what, *number = sys.argv[1:] or ["calls"]
     print(*asyncio.run(MEASURES[what](int(number[0]) if number else 1_000_000)), sep="\n", flush=True)
 

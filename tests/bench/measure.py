@@ -20,8 +20,6 @@ PEER_BUSY = 0.85  # of a core: above it the peer was the bottleneck
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large a run is: `SMALL` only shows that everything works."""
-
     rounds: int = 5
     seconds: float = 2.0
     per_endpoint: int = 300
@@ -47,7 +45,6 @@ class Figure:
 
     @property
     def median(self) -> float:
-        """The middle of the rounds."""
         return statistics.median(self.values)
 
     @property
@@ -60,17 +57,14 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        """Whether the median reaches the goal."""
         return self.median >= self.goal if self.at_least else self.median <= self.goal
 
     def add(self, value: float, **parts: float) -> None:
-        """Enter a round."""
         self.values.append(value)
         for name, part in parts.items():
             self.parts.setdefault(name, []).append(part)
 
     def line(self) -> str:
-        """The figure as a row of the table."""
         made_of = ", ".join(f"{name.replace('_', ' ')} {statistics.median(p):,.4g}" for name, p in self.parts.items())
         sign = "≥" if self.at_least else "≤"
         verdict = "reached" if self.met else "missed"
@@ -97,7 +91,6 @@ class Yard:
     async def daemon_on_copy(
         self, state_dir: Path, config: str, loop: str, *, ready: bool = True
     ) -> AsyncIterator[Daemon]:
-        """A daemon on a copy of `state_dir`; see `processes.webhookd`."""
         copy = self.folder / "copy"
         shutil.copytree(state_dir, copy)
         try:

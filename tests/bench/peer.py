@@ -53,15 +53,12 @@ class Order:
 
 @dataclass(slots=True)
 class Sink:
-    """What came in."""
-
     count: int = 0
     stamps: list[tuple[float, int]] = field(default_factory=list)
     keep_times: bool = False
     times: dict[int, float] = field(default_factory=dict)
 
     def take(self, body: bytes) -> None:
-        """Count one request."""
         self.count += 1
         if self.count % STAMP_EVERY == 0:
             self.stamps.append((time.monotonic(), self.count))
@@ -70,15 +67,12 @@ class Sink:
             self.times.setdefault(int(body[at + len(_ID) : at + len(_ID) + 12]), time.monotonic())
 
     def clear(self) -> None:
-        """Forget what came so far."""
         self.count = 0
         self.stamps.clear()
         self.times.clear()
 
 
 class Peer:
-    """One epoll loop around everything."""
-
     def __init__(self) -> None:
         self.poll = select.epoll()
         self.sink = Sink()
@@ -91,7 +85,6 @@ class Peer:
         self.port: int = self.listener.getsockname()[1]
 
     def turn(self, timeout_seconds: float) -> None:
-        """Do what is ready."""
         for descriptor, _ in self.poll.poll(timeout_seconds, 512):
             if self.load is not None and descriptor in self.load.callers:
                 self.load.answered(descriptor)
@@ -177,7 +170,6 @@ class Load:
             peer.poll.register(opened, select.EPOLLIN)
 
     def run(self, first_number: int) -> dict[str, Any]:
-        """Post, and say what came of it."""
         order, sink = self.order, self.peer.sink
         self.number = first_number
         self.peer.load = self
@@ -244,7 +236,6 @@ class Load:
             self.callers[descriptor].setblocking(False)
 
     def answered(self, descriptor: int) -> None:
-        """A caller's connection has something to read."""
         try:
             data = self.partial.pop(descriptor, b"") + self.callers[descriptor].recv(65536)
         except BlockingIOError:
@@ -279,7 +270,6 @@ def _cpu_seconds() -> float:
 
 
 def _watch(peer: Peer, count: int, timeout_seconds: float) -> dict[str, Any]:
-    """Take webhooks until there are `count` in all."""
     began, cpu_began = time.monotonic(), _cpu_seconds()
     while peer.sink.count < count and time.monotonic() - began < timeout_seconds:
         peer.turn(0.05)
@@ -310,7 +300,6 @@ def _load(peer: Peer, fields: dict[str, Any], first_number: int) -> dict[str, An
 
 
 def main() -> None:
-    """Obey."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft < hard else soft, hard))
     peer = Peer()

@@ -23,14 +23,11 @@ def loops() -> list[str]:
 
 
 class Peer:
-    """The peer program (`tests.bench.peer`), run and ordered about."""
-
     def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
         self._process = process
         self.port = port
 
     async def ask(self, what: str, **fields: Any) -> dict[str, Any]:
-        """Give an order; its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"do": what, **fields}).encode() + b"\n")
@@ -42,7 +39,6 @@ class Peer:
 
 @asynccontextmanager
 async def peer() -> AsyncIterator[Peer]:
-    """The peer, for as long as it is needed."""
     async with _program("-m", "tests.bench.peer", limit=1 << 26) as process:
         assert process.stdout is not None
         yield Peer(process, json.loads(await process.stdout.readline())["port"])
@@ -50,7 +46,6 @@ async def peer() -> AsyncIterator[Peer]:
 
 @asynccontextmanager
 async def bare_server(loop: str) -> AsyncIterator[tuple[int, int]]:
-    """The bare server: its port and its pid."""
     async with _program("-m", "tests.bench.bare", "server", loop) as process:
         assert process.stdout is not None
         yield int(await process.stdout.readline()), process.pid
@@ -86,7 +81,6 @@ async def webhookd(state_dir: Path, config: str, loop: str = "stock", *, ready: 
 
 
 def _without_uvloop(folder: Path) -> Path:
-    """A folder that, first on the path, hides an installed uvloop."""
     hiding = folder / "hiding"
     hiding.mkdir(exist_ok=True)
     (hiding / "uvloop.py").write_text('raise ImportError("hidden by the benchmark")\n')

@@ -9,13 +9,11 @@ from tests.bench.measure import Figure
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """The figures as a table for people."""
     head = "| what | loop | median ± noise | goal | made of (medians) |\n| --- | --- | --- | --- | --- |"
     return "\n".join([head, *[figure.line() for figure in figures]])
 
 
 def growth_table(curves: Sequence[Curve]) -> str:
-    """Cost against size, for people."""
     lines = [
         "| what | size | start, s | memory, MB | idle, ms/s | µs per event |",
         "| --- | --- | --- | --- | --- | --- |",

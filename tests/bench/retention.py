@@ -61,7 +61,6 @@ class Watch:
     others: list[float] = field(default_factory=list)
 
     def taken(self, part: str, events: int, took_ms: float) -> Figure:
-        """The figure of what was seen since the last one."""
         figure = Figure(part, events, took_ms, self.steps, self.transactions, self.others)
         self.steps, self.transactions, self.others = [], [], []
         return figure
@@ -75,12 +74,9 @@ class WatchedStore:
         self._watch = watch
 
     def __getattr__(self, name: str) -> Any:
-        """All else is the store's own."""
         return getattr(self._store, name)
 
     async def write(self, command: Callable[[Db], Any], **more: Any) -> Any:
-        """`Store.write`, timed."""
-
         def timed(db: Db) -> Any:
             began = time.perf_counter()
             result = command(db)
@@ -171,7 +167,6 @@ async def _one(store: Store, workspace: Workspace, watch: Watch) -> None:
 
 
 async def measure(count: int, alone_seconds: float = 10.0) -> list[Figure]:
-    """The figures, under traffic; the first is of the traffic alone."""
     watch, clock, now_ms = Watch(), SystemClock(), SystemClock().wall_ms()
     with tempfile.TemporaryDirectory(prefix="webhookd-retention-") as folder:
         async with open_store(Path(folder)) as store:
@@ -201,7 +196,6 @@ async def _sweep(part: str, upkeep: Retention, watch: Watch) -> Figure:
 
 
 def spread(times_ms: list[float]) -> str:
-    """Median, p99 and longest of some times."""
     if len(times_ms) < 2:
         return "none"
     p99 = statistics.quantiles(times_ms, n=100)[98]
@@ -209,7 +203,6 @@ def spread(times_ms: list[float]) -> str:
 
 
 def main() -> None:
-    """Measure and print."""
     for figure in asyncio.run(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 300_000)):
         print(f"{figure.part}: {figure.events} events in {figure.took_ms / 1000:.1f} s")
         for name, times_ms in (

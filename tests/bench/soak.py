@@ -116,13 +116,11 @@ class Receivers:
 
 
 def first_try(request: web.Request) -> bool:
-    """Whether it is a delivery's first attempt."""
     return request.headers["X-Webhook-Attempt"] == "1"
 
 
 @asynccontextmanager
 async def receivers() -> AsyncIterator[Receivers]:
-    """The receivers, on a free port."""
     where = Receivers()
     app = web.Application()
     app.router.add_post("/{name}", where.handle)
@@ -137,7 +135,6 @@ async def receivers() -> AsyncIterator[Receivers]:
 
 
 def name_of(number: int) -> str:
-    """An endpoint's name, which says how it behaves."""
     for kind, numbers in (("sick", SICK), ("slow", SLOW), ("shaky", SHAKY)):
         if number in numbers:
             return f"{kind}-{number}"
@@ -180,7 +177,6 @@ async def live_with_it(d: Daemon, where: Receivers, every_seconds: float) -> Non
 
 
 def well_of(endpoints: list[Json]) -> str:
-    """The id of an endpoint that is well."""
     found: str = next(each["id"] for each in endpoints if "/well-" in each["url"])
     return found
 
@@ -225,8 +221,6 @@ def judge(samples: list[dict[str, float]]) -> list[Verdict]:
 
 @dataclass(frozen=True)
 class Soaked:
-    """What came of it."""
-
     samples: list[dict[str, float]]
     verdicts: list[Verdict]
     sent: int
@@ -272,7 +266,6 @@ async def soak(minutes: float, *, sample_seconds: float = 10.0, people_seconds: 
 
 
 def shown(verdict: Verdict) -> str:
-    """A figure as a line of the table."""
     scale, unit = (MEBIBYTE, "MiB") if verdict.name.endswith("_bytes") else (1, "")
     values = [verdict.second_quarter, verdict.last_quarter, verdict.lowest, verdict.highest]
     figures = " ".join(f"{value / scale:>11.1f}" for value in values)

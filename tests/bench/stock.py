@@ -55,7 +55,6 @@ def config(types: int = 0, *, log_level: str = "info") -> str:
 
 
 async def fill(state_dir: Path, stock: Stock) -> None:
-    """Make the database of `state_dir` with `stock` in it."""
     state_dir.mkdir(parents=True, exist_ok=True)
     connection, _, _ = await open_writer(state_dir / "webhookd.db")
     await connection.run(lambda db: db.execute("PRAGMA synchronous = OFF"))  # nobody was promised anything yet

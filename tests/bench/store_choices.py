@@ -56,7 +56,6 @@ async def accept(store: Store, command: Command, *, callers: int, count: int) ->
 
 
 async def compare_batches(store: Store) -> None:
-    """Print what an event costs in several ways, by turns."""
     run_batch, idle_turns = writer.run_batch, writer.IDLE_TURNS
     costs: dict[str, list[float]] = {}
     for _ in range(RUNS):
@@ -81,8 +80,6 @@ async def compare_batches(store: Store) -> None:
 
 
 async def compare_searches(store: Store) -> None:
-    """Print what a page of ten minutes costs in a log of two days."""
-
     def fill(db: sqlite3.Connection) -> None:
         for number in range(ROWS):
             new = [NewEvent(f"e{number}", "message.sent", b"{}")]
@@ -104,7 +101,6 @@ async def compare_searches(store: Store) -> None:
 
 
 def price_of_a_look(store: Store) -> None:
-    """Print what `DiskSpace.short` costs where it looks each time."""
     began = time.process_time()
     for _ in range(10_000):
         store.disk_space._settle()

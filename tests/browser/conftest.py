@@ -69,15 +69,12 @@ class Receiver:
 
 @dataclass(slots=True)
 class Site:
-    """The daemon as a reader meets it."""
-
     app: App
     url: str
     receiver: Receiver
     admin_token: str
 
     def link(self) -> str:
-        """A sign-in link."""
         made = self.app.services.sessions.link(self.url)
         assert made is not None
         return made
@@ -88,7 +85,6 @@ class Site:
         )
 
     async def send(self, *ids: str, text: str = "hello", workspace: str = "default") -> None:
-        """Accept one event per id."""
         events = [
             NewEvent(
                 i,
@@ -101,7 +97,6 @@ class Site:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that comes by itself."""
     async with asyncio.timeout(TIMEOUT_SECONDS):
         while not condition():
             await asyncio.sleep(0.02)
@@ -166,7 +161,6 @@ async def opened(browser: Browser, site: Site) -> AsyncIterator[Open]:
 
 
 async def sign_in_to(page: Page, site: Site, *, script: bool) -> None:
-    """By the link where there is a script, else by typing the token."""
     if script:
         await page.goto(site.link())
     else:

@@ -62,7 +62,6 @@ async def furnish(site: Site) -> list[str]:
 
 
 async def violations(page: Page) -> list[str]:
-    """What axe-core finds on the page as it is."""
     await page.evaluate(AXE)
     found: list[str] = await page.evaluate(RUN)
     return found

@@ -18,7 +18,6 @@ class Reader:
         self.script = script
 
     async def sees(self, text: str, within: str = "main") -> None:
-        """The text comes to be there."""
         place = self.page.locator(within).get_by_text(text).first
         if self.script:
             await expect(place).to_be_visible(timeout=15_000)

@@ -26,8 +26,6 @@ TIMEOUT_SECONDS = 30.0
 
 @dataclass
 class Ran:
-    """A command that has ended."""
-
     code: int
     out: str
     err: str
@@ -38,8 +36,6 @@ class Ran:
 
 @dataclass
 class Asked:
-    """A request that came."""
-
     method: str
     path: str
     query: dict[str, str]
@@ -129,8 +125,6 @@ async def start(environ: dict[str, str]) -> AsyncIterator[Start]:
 
 @pytest.fixture
 def run(start: Start) -> Run:
-    """Run `webhookd` with some words to its end."""
-
     async def running(*words: str, stdin: bytes = b"", env: dict[str, str] | None = None, **options: Any) -> Ran:
         process = await start(*words, env=env, **options)
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -143,8 +137,6 @@ def run(start: Start) -> Run:
 
 @pytest.fixture
 def ask(api: Api, run: Run) -> Run:
-    """Run `webhookd` against the small API."""
-
     async def asking(*words: str, env: dict[str, str] | None = None, **options: Any) -> Ran:
         there = {"WEBHOOKD_URL": api.url, "WEBHOOKD_TOKEN": api.token}
         return await run(*words, env=there | (env or {}), **options)

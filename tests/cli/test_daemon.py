@@ -61,7 +61,6 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def until_ready(process: asyncio.subprocess.Process) -> None:
-    """Read the log of a daemon until it says that it takes events."""
     async with asyncio.timeout(30):
         while json.loads(line := await process.stdout.readline())["event"] != "daemon.ready":  # type: ignore[union-attr]
             assert line
@@ -93,14 +92,12 @@ def ask(daemon: Any, run: Any, tmp_path: Path) -> Any:
 
 @pytest.fixture
 async def endpoint(ask: Any, receiver: Receiver) -> str:
-    """The id of an endpoint that wants everything."""
     ran = await ask("endpoint", "add", receiver.url, "-e", "*", "--json")
     assert (0, "") == (ran.code, ran.err)
     return str(ran.json()["id"])
 
 
 async def settled(ask: Any, count: int, *words: str) -> list[dict[str, Any]]:
-    """The log once `count` deliveries of it are finished."""
     async with asyncio.timeout(30):
         while True:
             found = (await ask("log", "--json", *words)).json()["data"]

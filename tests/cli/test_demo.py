@@ -15,7 +15,6 @@ import pytest
 
 @pytest.fixture
 def temporary(tmp_path: Path) -> Path:
-    """Where the demo makes its folder."""
     made = tmp_path / "temporary"
     made.mkdir()
     return made

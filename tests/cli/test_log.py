@@ -170,8 +170,6 @@ async def test_show_event(log_api: Any, ask: Any) -> None:
 
 
 def stream_of(*pieces: bytes) -> Any:
-    """A stream that sends `pieces` and ends."""
-
     class Stream(web.StreamResponse):
         async def prepare(self, request: web.BaseRequest) -> Any:
             self.content_type = "text/event-stream"

@@ -22,7 +22,6 @@ from webhookd.config_loader import OTHER_VARIABLES, VARIABLES
 
 
 def every_command(command: click.Command = cli, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The words of every command and group."""
     found = [words]
     if isinstance(command, click.Group):
         for name, child in sorted(command.commands.items()):

@@ -21,8 +21,6 @@ from tests.crash.history import (
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A broken promise: which rule, and where."""
-
     rule: str
     text: str
 
@@ -38,13 +36,10 @@ class Judgement:
     most_repeats: int = 0
 
     def count(self, rule: str) -> int:
-        """How often a rule was broken."""
         return sum(each.rule == rule for each in self.violations)
 
 
 class Case:
-    """The history and the final database, indexed."""
-
     def __init__(self, history: History, final: Final) -> None:
         self.history = history
         self.final = final
@@ -105,7 +100,6 @@ class Case:
         return failure is not None and failure.reason in ("timeout", "local")
 
     def queued_at(self, row: DeliveryRow) -> float | None:
-        """When a delivery was there at the latest, if that is known."""
         if row.queued_at is not None:
             return row.queued_at
         taken = self.first_taken.get(row.event_id)

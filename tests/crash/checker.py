@@ -47,7 +47,6 @@ def lost(case: Case) -> Iterator[Violation]:
 
 
 def delivered(case: Case) -> Iterator[Violation]:
-    """*Delivered* means that a 200 was given, to that very attempt."""
     for row in case.final.deliveries:
         if row.state != DELIVERED or row.event_id in case.history.prunable:
             continue
@@ -132,7 +131,6 @@ def recorded(case: Case) -> Iterator[Violation]:
 
 
 def altered(case: Case) -> Iterator[Violation]:
-    """What arrives is, byte for byte, what was sent in."""
     for each in case.history.received:
         asked = case.first_asked.get(each.event_id)
         if asked is None or asked.body != each.body:
@@ -144,7 +142,6 @@ def _name(row: DeliveryRow) -> str:
 
 
 def judge(history: History, final: Final) -> Judgement:
-    """Hold every rule against what was seen."""
     case = Case(history, final)
     rules: tuple[Rule, ...] = (
         lost,

@@ -33,7 +33,6 @@ class Image:
     signature: tuple[object, ...]
 
     def files(self) -> dict[str, bytes]:
-        """The contents of each file that is there."""
         contents = {name: bytearray(content) for name, content in self.synced.items()}
         for _, change, sectors in self.kept:
             if isinstance(change, Create):
@@ -45,25 +44,20 @@ class Image:
         return {name: bytes(content) for name, content in contents.items()}
 
     def lay_out(self, folder: Path) -> None:
-        """Write the files."""
         for name, content in self.files().items():
             (folder / name).write_bytes(content)
 
 
 @dataclass(slots=True)
 class Disk:
-    """The disk under a daemon, as the record goes on."""
-
     synced: dict[str, bytearray] = field(default_factory=dict)
     pending: list[tuple[int, Change]] = field(default_factory=list)
     version: int = 0
 
     def change(self, number: int, change: Change) -> None:
-        """Something was done that no sync followed yet."""
         self.pending.append((number, change))
 
     def sync(self, sync: Sync) -> None:
-        """A file's changes are on the disk, or (`""`) the directory's."""
         self.version += 1
         left = []
         for number, change in self.pending:

@@ -26,15 +26,11 @@ _ID = re.compile(rb'"event_id":\s*"([\w-]+)"')
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """A file came into being."""
-
     file: str
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Bytes were written into a file."""
-
     file: str
     offset: int
     data: bytes
@@ -42,30 +38,22 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """A file was cut, or made longer."""
-
     file: str
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """A file was removed."""
-
     file: str
 
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """A file was synced; `""` is the directory."""
-
     file: str
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """202 was said of these events."""
-
     event_ids: tuple[str, ...]
 
 
@@ -160,7 +148,6 @@ class _Reader:
             raise AssertionError(f"{call.decode()} of {file} isn't understood")
 
     def _received(self, given: bytes) -> None:
-        """A request of a producer: the ids that it asks to be taken."""
         descriptor = _DESCRIPTOR.match(given)
         if descriptor is not None:
             self._asked.setdefault(descriptor[2], []).extend(each.decode() for each in _ID.findall(_bytes(given)))

@@ -21,7 +21,6 @@ LOG_PAGES = 60
 
 
 def main(state_dir: str, config_file: str, synchronous: str) -> int:
-    """Serve until SIGTERM."""
     connection._WRITER_PRAGMAS = connection._WRITER_PRAGMAS.replace(
         "synchronous = FULL", f"synchronous = {synchronous}"
     )

@@ -33,7 +33,6 @@ TRACER_SECONDS = 30.0
 
 
 def run(order: dict[str, Any]) -> NoReturn:
-    """Be a daemon."""
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for target, source in ((0, null), (1, log), (2, log)):
@@ -52,7 +51,6 @@ def run(order: dict[str, Any]) -> NoReturn:
 
 
 def await_tracer() -> None:
-    """Return once somebody traces this process."""
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(-1 & 0xFFFFFFFFFFFFFFFF), 0, 0, 0)
     deadline = time.monotonic() + TRACER_SECONDS
     while "\nTracerPid:\t0\n" in Path("/proc/self/status").read_text():
@@ -61,7 +59,6 @@ def await_tracer() -> None:
 
 
 def main() -> None:
-    """Take orders until there are no more."""
     gc.freeze()
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(write)
@@ -85,7 +82,6 @@ def main() -> None:
 
 
 def spawn(order: dict[str, Any]) -> None:
-    """Fork one."""
     pid = os.fork()
     if not pid:
         signal.set_wakeup_fd(-1)
@@ -95,7 +91,6 @@ def spawn(order: dict[str, Any]) -> None:
 
 
 def report_dead() -> None:
-    """Report all that have ended."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

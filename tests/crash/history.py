@@ -61,7 +61,6 @@ class Crash:
 
     @property
     def started_at(self) -> float:
-        """Since when the next one may have sent what was due."""
         return max(self.at, self.ready_at)
 
 
@@ -78,8 +77,6 @@ class Enabled:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """An endpoint was deleted at a moment between the two times."""
-
     endpoint: str
     asked_at: float
     answered_at: float
@@ -94,7 +91,6 @@ class Subscriber:
     event_types: tuple[str, ...]
 
     def wants(self, asked: Asked) -> bool:
-        """Whether an event is to be delivered to it."""
         return asked.workspace == self.workspace and (asked.event_type in self.event_types or "*" in self.event_types)
 
 
@@ -143,7 +139,6 @@ class History:
         return last if last >= 0 and self.crashes[last].at >= begin else None
 
     def started_between(self, begin: float, end: float) -> float | None:
-        """When the last daemon that started in that time was ready."""
         starts = [*(crash.started_at for crash in self.crashes), *self.restarts]
         return max((at for at in starts if begin < at <= end), default=None)
 
@@ -184,8 +179,6 @@ class DeliveryRow:
 
 @dataclass(frozen=True, slots=True)
 class FailureRow:
-    """A failed attempt in the table."""
-
     seq: int
     delivery_seq: int
     endpoint: str
@@ -198,8 +191,6 @@ class FailureRow:
 
 @dataclass(frozen=True, slots=True)
 class EndpointRow:
-    """An endpoint in the table."""
-
     endpoint: str
     state: str = "active"
     skipped_upto: int = 0

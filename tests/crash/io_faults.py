@@ -42,14 +42,11 @@ RESTARTED = (1, 75)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A call that fails, from its N-th time on or just then."""
-
     call: str
     error: str
     for_ever: bool
 
     def at(self, number: int) -> KillPoint:
-        """The point at which it begins."""
         return KillPoint(self.call, number, inject=f"error={self.error}", for_ever=self.for_ever)
 
     def __str__(self) -> str:
@@ -68,7 +65,6 @@ async def work(play: Play) -> None:
 
 
 async def heal_after(play: Play, seconds: float) -> None:
-    """Let the disk be well again, and see that somebody lives."""
     await asyncio.sleep(seconds)
     await play.supervisor.heal()
     await play.supervisor.again()
@@ -94,7 +90,6 @@ SCENARIO = Scenario(
 
 
 async def exhaust(fault: Fault, kept: Forkserver) -> Tally:
-    """Every call at which a fault may begin."""
     tally = Tally()
     began = time.monotonic()
     async with stage(SCENARIO, kept) as where:
@@ -117,7 +112,6 @@ def faults(words: list[str]) -> list[Fault]:
 
 
 def main() -> int:
-    """As the arguments say."""
     return run_all([(str(fault), fault) for fault in faults(sys.argv[1:])], exhaust)
 
 

@@ -85,7 +85,6 @@ class Stage:
         return judgement, reached
 
     async def _through(self, play: Play) -> None:
-        """From the start to a clean stop, whatever happens on the way."""
         play.supervisor.migration = self.scenario.migration
         await play.supervisor.start()
         await self.scenario.act(play)
@@ -106,7 +105,6 @@ class Stage:
         return Play(supervisor, self.witness, self.mails, history, point=point)
 
     async def prepare(self) -> None:
-        """Make the state that every run begins with."""
         prepared = self.folder / "prepared"
         prepared.mkdir()
         self.history.received = self.witness.begin(silent)
@@ -121,7 +119,6 @@ class Stage:
 
 @asynccontextmanager
 async def stage(scenario: Scenario, kept: Forkserver) -> AsyncIterator[Stage]:
-    """A stage for the time of a scenario's runs."""
     with tempfile.TemporaryDirectory(prefix="webhookd-kill-", ignore_cleanup_errors=True) as folder:
         async with witness() as receivers, mail_server() as mails:
             made = Stage(scenario, Path(folder), kept, receivers, mails, History(scenario.terms))
@@ -131,8 +128,6 @@ async def stage(scenario: Scenario, kept: Forkserver) -> AsyncIterator[Stage]:
 
 @dataclass
 class Tally:
-    """What all runs of a scenario came to."""
-
     points: int = 0
     most_repeats: int = 0
     repeats: int = 0
@@ -140,14 +135,12 @@ class Tally:
     violations: list[tuple[KillPoint, Violation]] = field(default_factory=list)
 
     def add(self, point: KillPoint, judgement: Judgement) -> None:
-        """Count a run that was killed at `point`."""
         self.points += 1
         self.repeats += judgement.repeats
         self.most_repeats = max(self.most_repeats, judgement.most_repeats)
         self.violations += [(point, violation) for violation in judgement.violations]
 
     def include(self, other: Tally) -> None:
-        """Count all that another has counted."""
         self.points += other.points
         self.repeats += other.repeats
         self.most_repeats = max(self.most_repeats, other.most_repeats)
@@ -155,11 +148,9 @@ class Tally:
         self.violations += other.violations
 
     def count(self, rule: str) -> int:
-        """How often a promise was broken."""
         return sum(violation.rule == rule for _, violation in self.violations)
 
     def line(self, name: str) -> str:
-        """A line of the summary."""
         lost, reordered = self.count("lost"), self.count("reordered")
         return (
             f"{name:26} {self.points:5} points  lost {lost}  reordered {reordered}  "
@@ -169,7 +160,6 @@ class Tally:
 
 
 async def exhaust(scenario: Scenario, kept: Forkserver) -> Tally:
-    """Every point of a scenario."""
     tally = Tally()
     began = time.monotonic()
     async with stage(scenario, kept) as where:
@@ -193,7 +183,6 @@ async def until_clean(
 
 
 async def all_of(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkserver], Awaitable[Tally]]) -> Tally:
-    """What all come to, two at a time; each is told of as it ends."""
     left = list(named)
     total = Tally()
 
@@ -223,7 +212,6 @@ def run_all(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkserver],
 
 
 def main() -> int:
-    """All scenarios, or those named."""
     names = sys.argv[1:]
     return run_all([(each.name, each) for each in SCENARIOS if not names or each.name in names], exhaust)
 

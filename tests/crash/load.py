@@ -61,13 +61,10 @@ def subscribers(endpoints: int) -> list[Subscriber]:
 
 @dataclass
 class Manners:
-    """How the receivers behave; once `healed`, all of them well."""
-
     chance: random.Random
     healed: bool = False
 
     def __call__(self, received: Received) -> Reply:
-        """The reply to a request."""
         kind = "well" if self.healed else received.endpoint.rsplit("-", 1)[1]
         bad = self.chance.random() < 0.6
         if kind == "failing":
@@ -139,7 +136,6 @@ class Enabler:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> None:
-        """Look, for ever."""
         while True:
             try:
                 await self.look()

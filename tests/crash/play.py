@@ -40,7 +40,6 @@ class Scenario:
     survived: tuple[int, ...] = ()  # exit codes that are an end like a kill
 
     def settings(self, mail_port: int) -> str:
-        """The configuration."""
         return (
             '[egress]\nallow = ["127.0.0.0/8"]\n[log]\nformat = "json"\n'
             f"[delivery]\nretry_seconds = {list(self.terms.retry_seconds)}\n"
@@ -51,8 +50,6 @@ class Scenario:
 
 @dataclass
 class Play:
-    """One run of a scenario."""
-
     supervisor: Supervisor
     witness: Witness
     mails: MailServer
@@ -70,11 +67,9 @@ class Play:
 
     @property
     def state_dir(self) -> Path:
-        """Where the daemon keeps its state."""
         return self.supervisor.state_dir
 
     async def subscribe(self, name: str, *event_types: str) -> None:
-        """Make an endpoint, if it isn't there yet."""
         wanted = event_types or ("*",)
         fields = {"url": self.witness.url(name), "event_types": list(wanted)}
         status, answer = await self.supervisor.call("POST", "/v1/endpoints", fields)
@@ -84,7 +79,6 @@ class Play:
             self.history.subscribers.append(subscriber)
 
     async def endpoints(self) -> dict[str, Json]:
-        """All endpoints by their names."""
         _, answer = await self.supervisor.call("GET", "/v1/endpoints?limit=500")
         return {each["url"].rsplit("/", 1)[1]: each for each in answer["data"]}
 
@@ -112,7 +106,6 @@ class Play:
         return count
 
     async def arrived(self, count: int) -> None:
-        """Wait until so many requests have reached the receivers."""
         async with asyncio.timeout(DRAIN_SECONDS):
             while len(self.witness.received) < count:
                 await asyncio.sleep(0.005)

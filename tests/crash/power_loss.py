@@ -70,8 +70,6 @@ class Promised:
 
 @dataclass
 class Tally:
-    """What all images came to."""
-
     images: int = 0
     started: int = 0
     lost: int = 0
@@ -80,7 +78,6 @@ class Tally:
     examples: list[str] = field(default_factory=list)
 
     def note(self, faults: list[str]) -> None:
-        """Count the faults of one image."""
         self.broken.update(fault.split(":", 1)[0] for fault in faults)
         self.lost += any(fault.startswith("lost") for fault in faults)
         self.examples += faults[: max(0, 10 - len(self.examples))]
@@ -123,7 +120,6 @@ async def traced(state_dir: Path, trace: Path, synchronous: str) -> tuple[Daemon
 
 
 async def produce(d: Daemon, producer: int, rounds: int) -> None:
-    """Single events and arrays, each waited for."""
     for number in range(rounds):
         name = f"e{producer}-{number}"
         event = {"event_type": "message.sent", "text": "x" * 300}
@@ -133,7 +129,6 @@ async def produce(d: Daemon, producer: int, rounds: int) -> None:
 
 
 async def drained(d: Daemon) -> None:
-    """Wait until nothing waits."""
     async with asyncio.timeout(DRAIN_SECONDS):
         while (await d.call("GET", "/v1/status"))["backlog"]["waiting"]:
             await asyncio.sleep(0.02)
@@ -285,7 +280,6 @@ async def cut(synchronous: str, most_images: int, starts: int, *, rounds: int, s
 
 
 def line(name: str, tally: Tally, seconds: float) -> str:
-    """A line of the summary."""
     broken = ", ".join(f"{kind} {count}" for kind, count in sorted(tally.broken.items())) or "none"
     return (
         f"{name:7} {tally.images} images, a daemon started on {tally.started}: faults {broken}; "

@@ -25,8 +25,6 @@ PIECES = 5
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event to send."""
-
     event_id: str
     event_type: str = "message.sent"
     workspace: str = "default"
@@ -34,13 +32,11 @@ class Event:
 
     @property
     def body(self) -> bytes:
-        """Its bytes."""
         filling = f',"text":"{"x" * self.size}"' if self.size else ""
         return f'{{"event_type":"{self.event_type}","event_id":"{self.event_id}"{filling}}}'.encode()
 
 
 def events(prefix: str, count: int, **fields: Any) -> list[Event]:
-    """So many events, numbered."""
     return [Event(f"{prefix}-{number}", **fields) for number in range(count)]
 
 
@@ -54,11 +50,9 @@ class Producer:
     requests: itertools.count[int] = field(default_factory=itertools.count)
 
     async def one(self, event: Event) -> Json:
-        """A single event; the answer."""
         return await self._send([event], lambda: event.body, "application/json")
 
     async def array(self, batch: Sequence[Event]) -> Json:
-        """An array."""
         body = b"[" + b",".join(event.body for event in batch) + b"]"
         return await self._send(batch, lambda: body, "application/json")
 

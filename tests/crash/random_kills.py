@@ -72,13 +72,10 @@ class Total:
     violations: list[Violation] = field(default_factory=list)
 
     def count(self, rule: str) -> int:
-        """How often a rule was broken."""
         return sum(violation.rule == rule for violation in self.violations)
 
 
 class Round:
-    """One state directory, its load and its kills."""
-
     def __init__(self, state_dir: Path, where: Witness, seed: int, endpoints: int) -> None:
         self.chance = random.Random(seed)
         self.state_dir = state_dir
@@ -96,7 +93,6 @@ class Round:
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
 
     async def run(self, kills: int) -> None:
-        """Kill under load, then bring everything to rest and stop."""
         try:
             await self._begin()
             load = asyncio.create_task(self.producers.run(self.workspaces))
@@ -160,7 +156,6 @@ class Round:
         await self._start(until_ready=False)
 
     async def _rest(self, load: asyncio.Task[None]) -> None:
-        """All receivers are well, everything is enabled and goes out."""
         self.producers.stopped = True
         self.manners.healed = self.enabler.eager = True
         async with asyncio.timeout(REST_SECONDS):
@@ -203,7 +198,6 @@ async def _is_ready(daemon: Daemon) -> bool:
 
 
 async def kill_at_random(*, kills: int, seed: int, endpoints: int, per_round: int) -> Total:
-    """All rounds; each is told of as it ends."""
     total = Total()
     asyncio.get_running_loop().set_exception_handler(_tell_of_fault)
     async with witness() as where:
@@ -231,7 +225,6 @@ def _tell_of_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 
 def _judge(this: Round, total: Total) -> None:
-    """Hold a round against the rules, once the daemon has ended."""
     judgement = judge(this.history, snapshot.read(this.state_dir / "webhookd.db"))
     total.kills += len(this.history.crashes)
     total.accepted += judgement.accepted
@@ -246,7 +239,6 @@ def _judge(this: Round, total: Total) -> None:
 
 
 def main() -> int:
-    """Run and print; 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.random_kills")
     for name, default in (("kills", 1000), ("seed", 1), ("endpoints", 50), ("round", 50)):
         parser.add_argument(f"--{name}", type=int, default=default)

@@ -21,22 +21,18 @@ DAY_MS = 86_400_000
 
 
 def all_well(received: Received) -> Reply:
-    """Everybody says 200."""
     return Reply()
 
 
 def silent(received: Received) -> Reply:
-    """Nobody says anything."""
     return Reply(None)
 
 
 def fails_until(attempt: int) -> Manners:
-    """Everybody says 500 to the attempts before this one."""
     return lambda received: Reply(200 if received.attempt >= attempt else 500)
 
 
 def ill(received: Received) -> Reply:
-    """`well` says 200, all others 500."""
     return Reply(200 if received.endpoint == "well" else 500)
 
 
@@ -48,7 +44,6 @@ async def nothing(play: Play) -> None:
 
 
 async def two_endpoints(play: Play) -> None:
-    """Two endpoints, and a clean stop."""
     await play.supervisor.start()
     await play.subscribe("well")
     await play.subscribe("other")
@@ -56,13 +51,11 @@ async def two_endpoints(play: Play) -> None:
 
 
 async def send_singly(play: Play) -> None:
-    """One after the other, each answered."""
     for event in events("single", 5):
         await play.producer.one(event)
 
 
 async def send_batches(play: Play) -> None:
-    """An array and a pipe."""
     await play.producer.array(events("array", 20))
     await play.producer.pipe(events("pipe", 30))
 
@@ -101,7 +94,6 @@ def told_once(play: Play, final: Final) -> list[Violation]:
 
 
 async def three_wait(play: Play) -> None:
-    """As `some_wait`, with a third endpoint."""
     await play.supervisor.start()
     for name in ("well", "other", "third"):
         await play.subscribe(name)
@@ -111,7 +103,6 @@ async def three_wait(play: Play) -> None:
 
 
 async def two_stopped(play: Play) -> None:
-    """Two endpoints were stopped by the budget, events are held."""
     play.witness.manners = ill
     await play.supervisor.start()
     for name in ("well", "other", "third"):
@@ -125,7 +116,6 @@ async def two_stopped(play: Play) -> None:
 
 
 async def enable_both(play: Play) -> None:
-    """One goes on with what was held, the other one without."""
     for name, skip_held in (("other", False), ("third", True)):
         if (await play.endpoints())[name]["state"] != "active":
             await play.enable(name, skip_held=skip_held)
@@ -133,7 +123,6 @@ async def enable_both(play: Play) -> None:
 
 
 def held_went_out(play: Play, final: Final) -> list[Violation]:
-    """All that was held went to one and was skipped at the other."""
     states: dict[str, Counter[int]] = {"other": Counter(), "third": Counter()}
     for row in final.deliveries:
         if row.endpoint in states and row.event_id.startswith("held"):
@@ -168,7 +157,6 @@ async def replay_all(play: Play) -> None:
 
 
 async def deliveries(play: Play, query: str) -> list[Json]:
-    """The log's deliveries, oldest first."""
     _, answer = await play.supervisor.call("GET", f"/v1/deliveries?limit=500&{query}")
     return list(reversed(answer["data"]))
 
@@ -179,7 +167,6 @@ async def is_replayed(play: Play, ids: list[str]) -> bool:
 
 
 async def ask_once(play: Play, path: str, json: Json | None = None) -> None:
-    """A call that must not be made twice."""
     try:
         status, answer = await play.supervisor.ask("POST", path, json=json)
     except aiohttp.ClientError:
@@ -189,7 +176,6 @@ async def ask_once(play: Play, path: str, json: Json | None = None) -> None:
 
 
 def replayed_once(play: Play, final: Final) -> list[Violation]:
-    """Each delivery of the past has one replay, which was delivered."""
     replays = Counter((row.event_id, row.endpoint) for row in final.deliveries if row.kind == REPLAY)
     undelivered = [row for row in final.deliveries if row.kind == REPLAY and row.state != DELIVERED]
     good = set(replays.values()) == {1} and len(replays) == 8 and not undelivered
@@ -267,7 +253,6 @@ CREATE INDEX shades_by_shade ON shades (shade)
 
 
 def migrated(play: Play, final: Final) -> list[Violation]:
-    """All of the migration is there, once."""
     with closing(sqlite3.connect(play.state_dir / "webhookd.db")) as db:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         rows = db.execute("SELECT count(*), count(DISTINCT shade) FROM shades").fetchone()
@@ -276,7 +261,6 @@ def migrated(play: Play, final: Final) -> list[Violation]:
 
 
 async def first_steps(play: Play) -> None:
-    """The first start ever, the first endpoints, the first event."""
     await play.subscribe("well")
     await play.subscribe("other")
     await play.producer.one(events("first", 1)[0])
@@ -286,7 +270,6 @@ async def first_steps(play: Play) -> None:
 
 
 async def back_up(play: Play) -> None:
-    """A copy, asked for until it came whole, and events after it."""
     play.notes["taken"] = {each.event_id for each in play.history.asked if each.said is Said.TAKEN}
     status, copy = await play.supervisor.call("POST", "/v1/backup")
     assert status == 200

@@ -27,8 +27,6 @@ TELL_EVERY = 10_000
 
 @dataclass(slots=True)
 class Total:
-    """What all schedules together came to."""
-
     schedules: int = 0
     hours: float = 0.0
     events: int = 0
@@ -40,7 +38,6 @@ class Total:
     broken: list[Report] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
-        """Count one schedule."""
         self.schedules += 1
         self.hours += report.hours
         self.events += report.events
@@ -70,7 +67,6 @@ def _reports(seeds: range, jobs: int) -> Iterator[Report]:
 
 
 def simulate(schedules: int, seed: int = 0, *, jobs: int = 1) -> Total:
-    """Play the schedules of so many seeds from `seed` on."""
     total = Total()
     for report in _reports(range(seed, seed + schedules), jobs):
         total.add(report)
@@ -89,7 +85,6 @@ def _trace(seed: int) -> int:
 
 
 def main() -> int:
-    """Play, print, and exit with 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.simulate")
     parser.add_argument("--schedules", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")

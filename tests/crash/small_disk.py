@@ -31,15 +31,12 @@ def small_disk(where: Path, megabytes: int) -> Iterator[Path]:
 
 
 class Filler:
-    """Another program's file on the disk."""
-
     def __init__(self, disk: Path) -> None:
         self._file = disk / "another-programs.log"
         self._stopping = threading.Event()
         self._snatching: threading.Thread | None = None
 
     def fill(self) -> None:
-        """Write until not one byte more fits."""
         with self._file.open("ab", buffering=0) as out:
             piece = bytes(PIECE_BYTES)
             while piece:
@@ -49,8 +46,6 @@ class Filler:
                     piece = piece[: len(piece) // 2]
 
     def snatch(self) -> None:
-        """From now on take every byte that anybody frees, at once."""
-
         def run() -> None:
             while not self._stopping.is_set():
                 self.fill()
@@ -60,7 +55,6 @@ class Filler:
         self._snatching.start()
 
     def go(self) -> None:
-        """Stop, and give everything back."""
         self._stopping.set()
         if self._snatching is not None:
             self._snatching.join(10)
@@ -69,7 +63,6 @@ class Filler:
 
 @contextlib.contextmanager
 def filler(disk: Path) -> Iterator[Filler]:
-    """A filler that is gone at the end, whatever happens."""
     made = Filler(disk)
     try:
         yield made

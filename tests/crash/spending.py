@@ -28,7 +28,6 @@ class _Due:
 
 
 def disabled(case: Case) -> Iterator[Violation]:
-    """See the module."""
     by_endpoint: dict[str, list[_Due]] = defaultdict(list)
     for workspace in {failure.workspace for failure in case.final.failures}:
         failures = _counted(case, workspace)
@@ -53,7 +52,6 @@ def _counted(case: Case, workspace: str) -> list[FailureRow]:
 
 
 def _verdict(case: Case, failures: list[FailureRow]) -> _Due:
-    """On the last of the failures."""
     certain, possible = _count(case, failures, failures[-1].ended_at)
     return _Due(failures[-1], certain > case.history.terms.limit, possible > case.history.terms.limit)
 

@@ -66,8 +66,6 @@ def _stands_still(pid: int) -> bool:
 
 
 class Forkserver:
-    """The other end of `tests.crash.forkserver`."""
-
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._starts: asyncio.Queue[int] = asyncio.Queue()
@@ -75,7 +73,6 @@ class Forkserver:
         self._turn = asyncio.Lock()
 
     async def spawn(self, order: dict[str, Any]) -> int:
-        """Start a daemon; its pid."""
         async with self._turn:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -86,7 +83,6 @@ class Forkserver:
         return self._deaths[pid]
 
     async def listen(self) -> None:
-        """Read what the forkserver reports."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             reported = json.loads(line)
@@ -99,7 +95,6 @@ class Forkserver:
 
 @asynccontextmanager
 async def forkserver() -> AsyncIterator[Forkserver]:
-    """A forkserver for the time of a run."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.crash.forkserver",
         cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -177,7 +172,6 @@ class Supervisor:
 
     @property
     def trace_file(self) -> Path:
-        """Where strace writes what it did."""
         return self.state_dir.with_suffix(".trace")
 
     async def heal(self) -> None:
@@ -207,7 +201,6 @@ class Supervisor:
                 await asyncio.sleep(0.004)
 
     async def _ready(self) -> bool:
-        """Wait until it answers, or has died; whether it answers."""
         assert self.pid is not None
         death = self.forkserver.death(self.pid)
         async with asyncio.timeout(START_SECONDS):
@@ -237,7 +230,6 @@ class Supervisor:
         return status
 
     def log(self) -> str:
-        """What the daemons have logged."""
         return self.state_dir.with_suffix(".log").read_text()
 
     async def again(self) -> None:
@@ -264,7 +256,6 @@ class Supervisor:
             return answer.status, await (answer.json() if answer.content_type == "application/json" else answer.read())
 
     async def call(self, method: str, path: str, json: Any = None) -> tuple[int, Any]:
-        """`ask` until there is an answer."""
         for _ in range(20):
             try:
                 return await self.ask(method, path, json=json)
@@ -282,13 +273,11 @@ class Supervisor:
         return not status
 
     async def kill(self) -> None:
-        """End it with SIGKILL."""
         assert self.pid is not None
         os.kill(self.pid, signal.SIGKILL)
         await self._await_end()
 
     async def close(self) -> None:
-        """Leave nothing running."""
         if self.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)

@@ -26,7 +26,6 @@ EVENTS = 20
 
 
 async def post(d: Daemon, event_id: str, text: str = "") -> tuple[int, Any, str | None]:
-    """Send one event; the status, the answer and its `Retry-After`."""
     event = {"event_type": "message.received", "event_id": event_id, "text": text}
     async with d.session.post(d.url + "/v1/events", json=event, headers=d.admin()) as answer:
         return answer.status, await answer.json(), answer.headers.get("Retry-After")
@@ -41,20 +40,17 @@ async def until_taken(d: Daemon, event_id: str) -> None:
 
 
 async def until_settled(d: Daemon, endpoint_id: str) -> None:
-    """Wait until nothing waits for an endpoint."""
     async with asyncio.timeout(60):
         while (await d.call("GET", f"/v1/endpoints/{endpoint_id}"))["queue"]["waiting"]:
             await asyncio.sleep(0.05)
 
 
 async def add(d: Daemon, where: Receiver, name: str) -> str:
-    """An endpoint that wants everything."""
     answer = await d.call("POST", "/v1/endpoints", {"url": f"{where.url}/{name}", "event_types": ["*"]}, expect=201)
     return str(answer["id"])
 
 
 def one_fails(name: str) -> int:
-    """`ill` answers 500."""
     return 500 if name == "ill" else 200
 
 

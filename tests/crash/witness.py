@@ -48,7 +48,6 @@ class Witness:
     answering: dict[str, _Connection] = field(default_factory=dict)  # who has yet to answer, by its name
 
     def url(self, name: str, *, apart: bool = False) -> str:
-        """The URL of a receiver."""
         return f"http://127.0.0.1:{self.port_apart if apart else self.port}/{name}"
 
     def begin(self, manners: Manners) -> list[Received]:
@@ -119,7 +118,6 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def reset(self) -> None:
-        """End the connection with a RST."""
         assert self._transport is not None
         sock = self._transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -163,7 +161,6 @@ async def caught_up() -> None:
 
 @asynccontextmanager
 async def witness() -> AsyncIterator[Witness]:
-    """The receivers for the time of a run."""
     kept = Witness()
     loop = asyncio.get_running_loop()
     servers = [await loop.create_server(lambda: _Connection(kept), "127.0.0.1", 0, backlog=1024) for _ in range(2)]

@@ -17,7 +17,6 @@ SOON = 10.0
 
 
 def a_view(event_id: str = "a", last_attempt: dict[str, Any] | None = None) -> DeliveryView:
-    """Some delivery."""
     return DeliveryView(
         seq=1,
         workspace="default",

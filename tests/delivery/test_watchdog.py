@@ -15,7 +15,6 @@ from webhookd.models import EndpointState, Reason
 
 
 async def outbox(e: Engine) -> list[dict[str, object]]:
-    """The payloads in the outbox."""
     rows = await e.app.store.read(lambda db: db.execute("SELECT kind, payload FROM outbox ORDER BY seq").fetchall())
     return [{"kind": kind, **orjson.loads(payload)} for kind, payload in rows]
 

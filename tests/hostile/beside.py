@@ -56,8 +56,6 @@ format = "json"
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """One hostile endpoint: whom it leads to."""
-
     scheme: str
     name: str
     url: str
@@ -69,8 +67,6 @@ class Hostile:
 
 @dataclass(slots=True)
 class Figures:
-    """What one run came to."""
-
     hostile: int
     attempts: int
     longest_ms: float
@@ -94,7 +90,6 @@ class Figures:
 
 
 def p99(values: Sequence[float]) -> float:
-    """The value that one in a hundred exceeds."""
     return statistics.quantiles(values, n=100)[98]
 
 
@@ -130,14 +125,11 @@ async def _receivers() -> AsyncIterator[tuple[dict[str, dict[str, int]], str]]:
 
 @dataclass(slots=True)
 class Run:
-    """A daemon with its endpoints, and what is sent to them."""
-
     daemon: Daemon
     hostile: list[Hostile]
     peak_bytes: int = 0
 
     async def post(self, events: list[dict[str, Any]]) -> None:
-        """Send a batch."""
         data = json.dumps(events).encode()
         async with self.daemon.session.post(
             self.daemon.url + "/v1/events", data=data, headers=self.daemon.admin() | JSON
@@ -145,22 +137,18 @@ class Run:
             assert 202 == answer.status, await answer.text()
 
     async def beat(self, seconds: float, per_second: float, once: Callable[[int], Coroutine[Any, Any, None]]) -> None:
-        """Do something so often, at even intervals, for so long."""
         began = time.monotonic()
         for number in range(int(seconds * per_second)):
             await asyncio.sleep(began + number / per_second - time.monotonic())
             await once(number)
 
     async def send_healthy(self, number: int) -> None:
-        """One event for the healthy endpoint."""
         await self.post([{"event_type": "message.received", "number": number}])
 
     async def send_hostile(self, number: int) -> None:
-        """One event for one hostile endpoint, each in its turn."""
         await self.post([self._event(number % len(self.hostile))])
 
     async def send_all(self, _: int) -> None:
-        """One event for every hostile endpoint, at once."""
         await self.post([self._event(number) for number in range(len(self.hostile))])
 
     async def warm_up(self, seconds: float, endpoint: str) -> None:
@@ -174,7 +162,6 @@ class Run:
                 await asyncio.sleep(0.05)
 
     async def watch_memory(self) -> None:
-        """Note the most that the daemon ever held."""
         while True:
             self.peak_bytes = max(self.peak_bytes, self.daemon.resident_bytes())
             await asyncio.sleep(0.05)

@@ -73,12 +73,10 @@ def chunked(*chunks: bytes, **headers: str | None) -> bytes:
 
 
 def raw_head(*lines: bytes, body: bytes = b"") -> bytes:
-    """A request made of its lines."""
     return b"\r\n".join([*lines, b"", b""]) + body
 
 
 def event(rest: bytes) -> bytes:
-    """A good event with more in it."""
     return b'{"event_type":"message.received",' + rest + b"}"
 
 

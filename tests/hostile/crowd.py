@@ -126,7 +126,6 @@ def _established(d: Daemon) -> int:
 
 
 def main() -> None:
-    """Print what was seen."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--connections", type=int, default=10_000)
     chosen = arguments.parse_args()

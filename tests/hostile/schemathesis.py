@@ -97,7 +97,6 @@ async def _round(daemon: process.Daemon, folder: Path, options: list[str]) -> li
 
 
 def main() -> int:
-    """0 if it found nothing."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--examples", type=int, default=50, help="how many per operation and phase, at most")
     chosen = arguments.parse_args()

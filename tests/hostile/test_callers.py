@@ -23,8 +23,6 @@ SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A daemon in a process of its own."""
-
     port: int
     tokens: dict[bytes, bytes]
     process: subprocess.Popen[bytes]
@@ -45,7 +43,6 @@ class Called:
 
 
 def _read(line: socket.socket) -> bytes:
-    """An answer whole, or what came until the end."""
     got = b""
     try:
         while piece := line.recv(65536):

@@ -67,7 +67,6 @@ async def _add(daemon: Daemon, url: str, event_type: str) -> str:
 
 
 def _replace_urls(state_dir: Path, urls: dict[str, str]) -> None:
-    """Change the endpoints' URLs behind webhookd's back."""
     with closing(sqlite3.connect(state_dir / "webhookd.db")) as db, db:
         db.executemany("UPDATE endpoints SET url = ? WHERE id = ?", [(url, each) for each, url in urls.items()])
 

@@ -52,7 +52,6 @@ async def _post(sender: HttpSender, url: str, body: bytes = b"{}") -> Outcome:
 
 
 async def closes(peer: Peer) -> None:
-    """Hang up as the next request arrives."""
     await peer.request()
     await peer.send(OK)
     await peer.reader.read(1)
@@ -60,7 +59,6 @@ async def closes(peer: Peer) -> None:
 
 
 async def resets(peer: Peer) -> None:
-    """RST as the next request arrives."""
     await peer.request()
     await peer.send(OK)
     await peer.reader.read(1)
@@ -68,7 +66,6 @@ async def resets(peer: Peer) -> None:
 
 
 async def reads_all_and_closes(peer: Peer) -> None:
-    """Read the whole next request and hang up without an answer."""
     await peer.request()
     await peer.send(OK)
     await peer.request()

@@ -88,8 +88,6 @@ def _addresses(answer: Answer) -> tuple[str, ...]:
 
 
 class _Rebinding(Mapping[str, Answer]):
-    """Says 127.0.0.1 and 10.0.0.1 in turns."""
-
     def __init__(self) -> None:
         self.asked = 0
 

@@ -43,13 +43,11 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 
 async def filled(api: Api, path: str) -> str:
-    """The path with the names of things that are there."""
     endpoint = await api.engine.endpoint("https://example.com/hook")
     return path.format(endpoint=endpoint.id, workspace="default", delivery="dlv_1", topic="api", name="page.png")
 
 
 async def state_of(api: Api) -> list[bytes]:
-    """What a change would change."""
     return [(await api.get(path)).body for path in ("/v1/endpoints", "/v1/workspaces", "/v1/tokens", "/v1/deliveries")]
 
 
@@ -96,7 +94,6 @@ async def test_a_trusted_program_is_no_page(tmp_path: Path, said: dict[str, str]
 
 
 def hardened(answer: Answer) -> bool:
-    """Whether an answer says all that a browser should be told."""
     policy = answer.headers["Content-Security-Policy"]
     return (
         policy.startswith("default-src 'none'")

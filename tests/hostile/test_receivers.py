@@ -40,8 +40,6 @@ EACH = [
 
 @dataclass(frozen=True, slots=True)
 class Receivers:
-    """Where the process of receivers listens, and how to trust it."""
-
     ports: dict[str, dict[str, int]]
     tls: ssl.SSLContext
 
@@ -51,8 +49,6 @@ class Receivers:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one bad receiver led to."""
-
     outcome: Outcome
     seconds: float
     allowed_seconds: float
@@ -82,7 +78,6 @@ def receivers() -> Iterator[Receivers]:
 
 @pytest.fixture(scope="module")
 def everything(receivers: Receivers) -> Everything:
-    """All bad receivers, a few at once, beside a healthy endpoint."""
     return asyncio.run(_run_all(receivers))
 
 

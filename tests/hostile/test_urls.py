@@ -74,7 +74,6 @@ async def test_saved(apis: tuple[Api, Api], case: Case) -> None:
 
 
 async def _save(api: Api, method: str, path: str, fields: dict[str, object]) -> str:
-    """The code of the error, "" if there is none."""
     headers = {"Content-Type": "application/json"}
     answer = await api.call(method, path, data=json.dumps(fields).encode(), headers=headers)
     if answer.status < 400:
@@ -85,7 +84,6 @@ async def _save(api: Api, method: str, path: str, fields: dict[str, object]) -> 
 
 
 def _code(case: Case, expected: Saved) -> str:
-    """The code of the API, where a surrogate half isn't even JSON."""
     return "invalid_json" if "\ud800" in case.url else expected
 
 

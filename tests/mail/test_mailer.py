@@ -29,8 +29,6 @@ OPS = ("ops@example.com",)
 
 @dataclass
 class Bench:
-    """A store, a clock held by hand, and a Mailer over them."""
-
     store: Store
     clock: ManualClock
     config: Config
@@ -56,7 +54,6 @@ class Bench:
         self.running = asyncio.create_task(self.mailer.run())
 
     async def run_to_first_try(self) -> None:
-        """Run it, and let the 3 s pass in which a digest gathers."""
         self.run()
         await self.advance_after_due(3)
 
@@ -65,7 +62,6 @@ class Bench:
         await self.clock.advance(seconds)
 
     async def kill(self) -> None:
-        """End it at once, as kill -9 does: nothing is recorded any more."""
         if self.running is not None:
             self.running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -102,7 +98,6 @@ class Bench:
         return unsent
 
     async def due_in(self) -> float:
-        """How long the Mailer waits, once it does and saw every notice."""
         async with asyncio.timeout(20):
             while self.mailer._woken.is_set() or not self.clock.waiters:
                 await asyncio.sleep(0.001)

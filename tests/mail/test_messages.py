@@ -57,7 +57,6 @@ def warned() -> Notice:
 
 
 def written(*notices: Notice, settings: Config | None = None) -> EmailMessage:
-    """The mail as a mail program reads it."""
     text = messages.notice_message(
         notices, settings or Config(), sender="hooks@example.com", to=["ops@example.com"], now_ms=START_WALL_MS
     )
@@ -66,7 +65,6 @@ def written(*notices: Notice, settings: Config | None = None) -> EmailMessage:
 
 
 def texts(mail: EmailMessage) -> tuple[str, str]:
-    """The text and the HTML part."""
     plain, html = mail.get_body(("plain",)), mail.get_body(("html",))
     assert plain is not None and html is not None
     return plain.get_content(), html.get_content()

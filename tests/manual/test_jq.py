@@ -20,7 +20,6 @@ OTHERS = "Started webhookd.service - Outgoing webhooks.\nTraceback (most recent 
 
 
 def found(log: str, command: str, filter_: str) -> str:
-    """What jq says of the log."""
     words = [*command.split(), filter_]
     return subprocess.run(words, input=log, capture_output=True, text=True, timeout=30, check=True).stdout
 

@@ -38,7 +38,6 @@ def type_in(commands: str, root: Path, d: Daemon | None = None) -> str:
 
 
 async def accept(d: Daemon, endpoint: str, *event_ids: str) -> None:
-    """Events of these ids, pretty-printed, and a test."""
     for event_id in event_ids:
         body = f'{{\n  "event_type": "message.sent",\n  "event_id": "{event_id}"\n}}'
         headers = {**d.admin(), "Content-Type": "application/json"}

@@ -30,13 +30,11 @@ HASTY = "import webhookd.rules.retry as retry; retry.LOCAL_RETRY_SECONDS = 0.2; 
 
 
 async def add(d: Daemon, where: Receiver, name: str) -> str:
-    """An endpoint that wants everything."""
     made = await d.call("POST", "/v1/endpoints", {"url": f"{where.url}/{name}", "event_types": ["*"]}, expect=201)
     return str(made["id"])
 
 
 async def send(d: Daemon, *ids: str) -> None:
-    """Accept events."""
     await d.call("POST", "/v1/events", [{"event_type": "message.sent", "event_id": each} for each in ids], expect=202)
 
 

@@ -19,14 +19,12 @@ LOOPBACK = '[egress]\nallow = ["127.0.0.0/8"]\n'
 
 
 async def until_waiting(d: Daemon, endpoint_id: str, number: int) -> None:
-    """Wait until so many events wait for an endpoint."""
     async with asyncio.timeout(30):
         while (await d.call("GET", f"/v1/endpoints/{endpoint_id}"))["queue"]["waiting"] != number:
             await asyncio.sleep(0.01)
 
 
 async def send(d: Daemon, *ids: str) -> None:
-    """Accept events."""
     events = [{"event_type": "message.received", "event_id": each} for each in ids]
     await d.call("POST", "/v1/events", events, expect=202)
 
@@ -77,12 +75,10 @@ async def test_a_second_daemon_on_the_same_state_is_refused_and_told_who_has_it(
 
 
 def truncated(database: Path) -> None:
-    """Cut the file in the middle."""
     database.write_bytes(database.read_bytes()[: database.stat().st_size // 2])
 
 
 def overwritten(database: Path) -> None:
-    """Rubbish in the middle."""
     content = bytearray(database.read_bytes())
     middle = len(content) // 2 // 8192 * 8192
     content[middle : middle + 8192] = b"\xa5" * 8192
@@ -90,7 +86,6 @@ def overwritten(database: Path) -> None:
 
 
 def foreign(database: Path) -> None:
-    """Another program's database."""
     database.unlink()
     with sqlite3.connect(database) as db:
         db.execute("CREATE TABLE notes (text)")
@@ -98,14 +93,12 @@ def foreign(database: Path) -> None:
 
 
 def newer(database: Path) -> None:
-    """Written by a webhookd of the future."""
     with sqlite3.connect(database) as db:
         db.execute("PRAGMA user_version = 999")
     db.close()
 
 
 def not_a_database(database: Path) -> None:
-    """A text file."""
     database.write_text("this is not a database\n" * 100)
 
 

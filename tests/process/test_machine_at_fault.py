@@ -23,7 +23,6 @@ NO_ROUTE = ("http://93.184.216.34/", "https://[2606:4700::1111]/", "http://recei
 
 
 async def last_attempt(d: Daemon, endpoint_id: str) -> Json:
-    """The endpoint's last attempt, once there is one."""
     async with asyncio.timeout(30):
         while True:
             endpoint = await d.call("GET", f"/v1/endpoints/{endpoint_id}")
@@ -35,7 +34,6 @@ async def last_attempt(d: Daemon, endpoint_id: str) -> Json:
 
 
 async def send(d: Daemon, *ids: str) -> None:
-    """Accept events."""
     await d.call("POST", "/v1/events", [{"event_type": "message.received", "event_id": i} for i in ids], expect=202)
 
 

@@ -45,20 +45,17 @@ RESTARTS = 3
 
 
 def one(name: str, unit: Path = SERVICE) -> str:
-    """The value of a directive that stands once."""
     (value,) = (value for each, value in handed.directives(unit) if each == name)
     return value
 
 
 def seconds(name: str) -> float:
-    """The value of a directive in seconds."""
     number, unit = re.fullmatch(r"(\d+)(ms|min|s|)", one(name)).groups()  # type: ignore[union-attr]
     return int(number) * {"ms": 0.001, "min": 60, "s": 1, "": 1}[unit]
 
 
 @pytest.fixture(scope="module")
 def analyze() -> str:
-    """systemd's own checker of units."""
     found = shutil.which("systemd-analyze")
     if found is None:
         pytest.skip("systemd-analyze is not on this machine (Debian: apt-get install systemd)")
@@ -76,21 +73,18 @@ class Notified:
         self.heard: list[str] = []
 
     async def until(self, line: str, times: int = 1, *, timeout_seconds: float = 30.0) -> None:
-        """Return once `line` came so many times."""
         async with asyncio.timeout(timeout_seconds):
             while self.heard.count(line) < times:
                 data = await asyncio.get_running_loop().sock_recv(self._listening, 4096)
                 self.heard += data.decode().splitlines()
 
     async def until_said(self, *words: str) -> None:
-        """Return once a line came that has these words."""
         async with asyncio.timeout(30):
             while not any(all(word in each for word in words) for each in self.heard):
                 data = await asyncio.get_running_loop().sock_recv(self._listening, 4096)
                 self.heard += data.decode().splitlines()
 
     def take(self) -> list[str]:
-        """What waits to be heard, without waiting for more."""
         came: list[str] = []
         while True:
             try:
@@ -189,7 +183,6 @@ async def test_a_loop_that_stands_still_sends_no_heartbeat(notified: tuple[Notif
 
 
 def stuck(what: str) -> list[str]:
-    """The command of a daemon in which one thing doesn't move."""
     return ["-m", "tests.support.stuck", what, "serve", "--config", "CONFIG", "--state-dir"]
 
 
@@ -296,13 +289,11 @@ async def test_systemd_is_asked_for_time_while_an_attempt_ends(notified: tuple[N
 
 
 def lines_of(d: Daemon, event: str) -> list[dict[str, Any]]:
-    """The lines of one kind in a daemon's log."""
     lines = [json.loads(line) for line in d.log_file.read_text().splitlines() if line.startswith("{")]
     return [line for line in lines if line["event"] == event]
 
 
 async def end(d: Daemon, *, kill: bool = False) -> int:
-    """Stop a daemon and what calls it; its exit code."""
     if kill and d.process.returncode is None:
         d.process.kill()
     code = await d.stop()
@@ -314,7 +305,6 @@ async def end(d: Daemon, *, kill: bool = False) -> int:
 
 
 def listening(family: socket.AddressFamily = socket.AF_INET, address: object = ("127.0.0.1", 0)) -> socket.socket:
-    """A socket as systemd opens it for `webhookd.socket`."""
     opened = socket.socket(family, socket.SOCK_STREAM)
     opened.bind(address)  # type: ignore[arg-type]
     opened.listen(1024)
@@ -331,7 +321,6 @@ async def start_with(state_dir: Path, handed_over: Sequence[socket.socket], conf
 
 @asynccontextmanager
 async def serving(state_dir: Path, handed_over: Sequence[socket.socket], config: str = "") -> AsyncIterator[Daemon]:
-    """The same, ready, for the time of a test."""
     d = await start_with(state_dir, handed_over, config)
     try:
         assert await process.until_ready(d), d.log_file.read_text()
@@ -410,7 +399,6 @@ def test_a_count_that_is_none_is_told(count: str) -> None:
 
 
 async def all_events(d: Daemon) -> set[str]:
-    """The ids of all events in the log."""
     known: set[str] = set()
     cursor = ""
     while True:

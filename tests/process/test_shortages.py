@@ -57,12 +57,10 @@ async def post(d: Daemon, body: bytes = EVENT) -> tuple[int, str, bool]:
 
 
 async def post_many(d: Daemon, count: int, body: bytes = EVENT) -> Counter[tuple[int, str, bool]]:
-    """So many at once, and how often each answer came."""
     return Counter(await asyncio.gather(*(post(d, body) for _ in range(count))))
 
 
 def limit(d: Daemon, which: int, soft: int) -> tuple[int, int]:
-    """Give the process another limit; returns the one before."""
     before = resource.prlimit(d.process.pid, which)
     resource.prlimit(d.process.pid, which, (soft, before[1]))
     return before
@@ -73,7 +71,6 @@ def descriptors(d: Daemon) -> int:
 
 
 async def settled_descriptors(d: Daemon) -> int:
-    """How many descriptors it has once what just ended is closed."""
     found = -1
     async with asyncio.timeout(20):
         while found != descriptors(d):

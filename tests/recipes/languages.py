@@ -42,8 +42,6 @@ namespace StandardWebhooks {
 
 @dataclass(slots=True)
 class Ended:
-    """A program that has ended."""
-
     code: int
     out: str
     err: str
@@ -51,15 +49,12 @@ class Ended:
 
 @dataclass(slots=True)
 class Program:
-    """A recipe in a folder of its own; whoever starts it ends it."""
-
     name: str
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
     out: str = ""
 
     async def start(self, *words: str) -> asyncio.subprocess.Process:
-        """Start a program in the folder."""
         return await asyncio.create_subprocess_exec(
             *words,
             cwd=self.folder,
@@ -70,7 +65,6 @@ class Program:
         )
 
     async def run(self, *words: str, timeout_seconds: float = 60.0) -> Ended:
-        """Run a program to its end."""
         process = await self.start(*words)
         try:
             async with asyncio.timeout(timeout_seconds):

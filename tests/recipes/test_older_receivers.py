@@ -29,7 +29,6 @@ FROM_PROGRAMS = {
 
 
 def examples() -> list[str]:
-    """The events that our pages give as examples to send."""
     texts = [html.unescape(page.read_text("utf-8")) for page in PAGES]
     return [found for text in texts for found in re.findall(r"""['\n] *(\{"event_type".*?\})(?=['\n])""", text)]
 

@@ -27,7 +27,6 @@ RECEIVERS = ["receive.py", "receive.mjs", "receive.php", "receive.go"]
 
 @asynccontextmanager
 async def running(program: Program, words: list[str]) -> AsyncIterator[str]:
-    """The receiver's URL, once it listens."""
     process = await program.start(*words)
     port = int(program.environ["PORT"])
     try:

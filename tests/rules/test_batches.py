@@ -128,7 +128,6 @@ def split(pieces: list[bytes], max_line_bytes: int) -> list[Line]:
 
 
 def plain_lines(stream: bytes, max_line_bytes: int) -> Iterator[bytes | None]:
-    """The rule, spelled out."""
     for line in stream.split(b"\n"):
         data = line.removesuffix(b"\r")
         if len(data) > max_line_bytes:

@@ -18,7 +18,6 @@ OWN = frozenset({OwnAddress(ip_address("127.0.0.1"), 8780)})
 
 
 def refusal(url: str, **settings: object) -> tuple[str, str]:
-    """The code with which `url` is refused, and the message."""
     with pytest.raises(ApiError) as caught:
         check_url(url, **{"allow_http": True, "allowed": [], "own": OWN, **settings})  # type: ignore[arg-type]
     assert {"field": "url"} == caught.value.details

@@ -266,7 +266,6 @@ def test_a_machine_without_network_blames_itself() -> None:
 
 
 def settings(timeout_seconds: float) -> Config:
-    """Loopback allowed, and a timeout that differs."""
     return Config(
         delivery=Delivery(timeout_seconds=timeout_seconds), egress=EgressSettings(allow=("127.0.0.0/8", "::1/128"))
     )

@@ -58,20 +58,17 @@ async def names() -> AsyncIterator[NameServer]:
 
 
 async def serve(peer: Peer) -> None:
-    """Answer 200 to every request."""
     while True:
         await peer.request()
         await peer.send(OK)
 
 
 async def serve_once(peer: Peer) -> None:
-    """Answer 200 to one request, and say that it was the last."""
     await peer.request()
     await peer.send(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))
 
 
 async def post(egress: Egress, url: str, *, timeout_seconds: float = 2.0) -> Outcome:
-    """One attempt by a sender of its own."""
     sender = HttpSender(egress, timeout_seconds=timeout_seconds, clock=SystemClock())
     try:
         return await sender.post(Request(url, (), b"{}", False))
@@ -80,7 +77,6 @@ async def post(egress: Egress, url: str, *, timeout_seconds: float = 2.0) -> Out
 
 
 def gates(names: NameServer, allowed: list[Any] = LOOPBACK) -> Egress:
-    """Gates that ask `names`."""
     return Egress(allowed, allow_http=True, resolver=DnsResolver([names.address]))
 
 

@@ -19,7 +19,6 @@ RST = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
 def failed_to_connect(code: int) -> OSError:
-    """What is raised for `code` of connect(2)."""
     return OSError(code, os.strerror(code))
 
 

@@ -235,7 +235,6 @@ async def test_closing_while_a_connection_is_handed_over_sends_nothing() -> None
 
     class Closing(Egress):
         async def dial(self, host: str, port: int, trace: AttemptTrace) -> socket.socket:
-            """See `Egress.dial`."""
             sock = await super().dial(host, port, trace)
             asyncio.get_running_loop().call_soon(sender._pool.close)
             return sock
@@ -285,7 +284,6 @@ class _Slow(Egress):
     dialled = threading.Event()
 
     async def dial(self, host: str, port: int, trace: AttemptTrace) -> socket.socket:
-        """See `Egress.dial`."""
         sock = await super().dial(host, port, trace)
         self.dialled.set()
         time.sleep(0.1)  # noqa: ASYNC251
@@ -370,7 +368,6 @@ async def test_a_failed_attempt_leaves_nothing_to_the_collector(
 
 
 def _connections_to(port: int) -> int:
-    """How many sockets of this process are connected to `port`."""
     found = 0
     for number in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as held:

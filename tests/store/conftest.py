@@ -13,6 +13,5 @@ from webhookd.store.store import Store
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """An open one, with its writer at work."""
     async with open_store(tmp_path) as opened:
         yield opened

@@ -24,7 +24,6 @@ BODY = b'{"event_type":"message.sent"}'
 
 @pytest.fixture
 async def workspace(store: Store) -> Workspace:
-    """With one endpoint."""
     workspace = await add_workspace(store)
     await add_endpoint(store, workspace)
     return workspace

@@ -19,8 +19,6 @@ BODY = b'{"event_type":"message.sent"}'
 
 @dataclass
 class Table:
-    """A store with one workspace and one endpoint."""
-
     store: Store
     workspace: Workspace
     endpoint: Endpoint

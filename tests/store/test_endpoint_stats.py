@@ -18,7 +18,6 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture
 async def db(tmp_path: Path) -> AsyncIterator[sqlite3.Connection]:
-    """The schema, in a connection of the test's own."""
     store = await Store.open(tmp_path / "webhookd.db")
     await store.close()
     connection = sqlite3.connect(tmp_path / "webhookd.db")
@@ -27,7 +26,6 @@ async def db(tmp_path: Path) -> AsyncIterator[sqlite3.Connection]:
 
 
 def deliver(db: Db, endpoint_seq: int, finished_ms: int, duration_ms: float = 5.0, *, state: int = 1) -> None:
-    """A finished delivery; the event is shared."""
     db.execute("INSERT OR IGNORE INTO events (seq, workspace_seq, id, type, accepted_at) VALUES (1, 1, 'e', 't', 0)")
     db.execute(
         "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, state, size, accepted_at, finished_at, "

@@ -31,7 +31,6 @@ async def enable(store: Store, seq: int, *, skip_held: bool = False, now_ms: int
 
 
 async def wanted_by(store: Store, workspace_seq: int, event_type: str) -> list[int]:
-    """The endpoints that an event of this type is queued for now."""
     event = NewEvent(secrets.token_hex(8), event_type, b"{}")
     (accepted,) = await store.write(lambda db: events.accept(db, Ingested(workspace_seq, [event], True, 1)))
     return [delivery.endpoint_seq for delivery in accepted.queued]

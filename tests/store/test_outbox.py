@@ -23,7 +23,6 @@ async def add(store: Store, *, workspace_seq: int = 1, now_ms: int = 1000, **pay
 
 
 async def claimed(store: Store) -> Digest:
-    """The first digest, claimed."""
     digest = (await store.read(outbox.waiting))[0]
     await store.write(lambda db: outbox.claim(db, digest))
     return (await store.read(outbox.waiting))[0]

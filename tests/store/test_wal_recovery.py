@@ -21,7 +21,6 @@ READING = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('S
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that commits into a log."""
     with closing(sqlite3.connect(tmp_path / "live.db", isolation_level=None)) as db:
         db.executescript("PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
         db.execute("CREATE TABLE kept (text TEXT)")
@@ -29,19 +28,16 @@ def writer(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def commit(db: sqlite3.Connection, text: str) -> None:
-    """One row, one frame."""
     db.execute("INSERT INTO kept VALUES (?)", (text,))
 
 
 def copy_left(tmp_path: Path, *suffixes: str) -> Path:
-    """A copy of these files, as a kill leaves them at this moment."""
     for suffix in suffixes:
         shutil.copy(tmp_path / f"live.db{suffix}", tmp_path / f"left.db{suffix}")
     return tmp_path / "left.db"
 
 
 def contents(path: Path) -> bytes:
-    """The log's bytes."""
     return path.with_name(f"{path.name}-wal").read_bytes()
 
 

@@ -26,8 +26,6 @@ TIMEOUT_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer; `json` is its body where that is JSON."""
-
     status: int
     headers: CIMultiDictProxy[str]
     body: bytes
@@ -38,7 +36,6 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """The code of an error."""
         return str(self.json["error"]["code"])
 
 
@@ -96,7 +93,6 @@ async def running_api(
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
     network: ScriptedNetwork | None = None,
 ) -> AsyncIterator[Api]:
-    """A running API in `state_dir`."""
     async with engine(state_dir, config, network=network) as running:
         application = make_app(running.app.services, timeouts=timeouts)
         runner = Runner(application, shutdown_seconds=0.5, keep_alive_seconds=keep_alive_seconds)
@@ -125,16 +121,13 @@ class Wire:
         self._writer.write(data.encode() if isinstance(data, str) else data)
 
     async def sent(self) -> None:
-        """Return once the kernel took everything."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await self._writer.drain()
 
     def chunk(self, data: bytes) -> None:
-        """Send a piece of a chunked body; b"" ends it."""
         self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """The next answer: status, headers in lower case, body."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
@@ -142,12 +135,10 @@ class Wire:
         return int(head[0].split(" ")[1]), headers, body
 
     async def json(self) -> tuple[int, Any]:
-        """The next answer: status and JSON."""
         status, _, body = await self.answer()
         return status, orjson.loads(body)
 
     async def ended(self) -> bytes:
-        """What came until the server closed the connection."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             try:
                 return await self._reader.read()
@@ -155,17 +146,14 @@ class Wire:
                 return b""
 
     def end(self) -> None:
-        """Say that nothing more will be sent; answers are still read."""
         self._writer.write_eof()
 
     def reset(self) -> None:
-        """End the connection at once, as a program that is killed does."""
         self._writer.transport.abort()
 
 
 @asynccontextmanager
 async def wire(port: int) -> AsyncIterator[Wire]:
-    """A raw connection to a port of this machine."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         yield Wire(reader, writer)

@@ -24,7 +24,6 @@ class Peer:
     requests: list[bytes]
 
     async def request(self) -> bytes:
-        """Read one whole request and return it, head and body."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         length = next(
             (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
@@ -33,7 +32,6 @@ class Peer:
         return self.requests[-1]
 
     async def send(self, data: bytes) -> None:
-        """Send, as fast as the other side takes it."""
         self.writer.write(data)
         await self.writer.drain()
 
@@ -53,7 +51,6 @@ class Peer:
             await asyncio.sleep(0)  # over TLS, drain neither waits nor tells that the other side is gone
 
     async def stay(self) -> None:
-        """Keep the connection open until the other side closes it."""
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while await self.reader.read(65536):
                 pass
@@ -71,7 +68,6 @@ class Peer:
             self.writer.close()
 
     def reset(self) -> None:
-        """End the connection with a RST."""
         with contextlib.suppress(OSError, AttributeError):  # it may be gone already
             linger = struct.pack("ii", 1, 0)
             self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

@@ -47,7 +47,6 @@ class Callers:
                     await asyncio.sleep(pause_seconds)
 
     async def until_more(self, number: int = 100) -> None:
-        """Return once so many further events were accepted."""
         before = len(self.accepted)
         async with asyncio.timeout(60):
             while len(self.accepted) < before + number:

@@ -33,7 +33,6 @@ class ManualClock:
         self._changed = asyncio.Event()
 
     def monotonic(self) -> float:
-        """Seconds, as far as `advance` brought them."""
         return self._monotonic
 
     def wall_ms(self) -> int:
@@ -81,7 +80,6 @@ class ManualClock:
 
     @property
     def waiters(self) -> int:
-        """How many waits are under way."""
         return len(self._waits)
 
     @property

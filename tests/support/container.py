@@ -41,7 +41,6 @@ WAIT_SECONDS = 60.0
 
 
 def install_what_is_missing() -> str:
-    """Have the programs that this needs; "" or what is missing."""
     if os.geteuid() != 0:
         return "this needs root: namespaces, mounts and a systemd of its own"
     needed = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container", "nsenter": "util-linux"}
@@ -85,7 +84,6 @@ def make_wheels(suite: str) -> Path:
 
 
 def copy_checkout(target: Path) -> None:
-    """The files of this working tree that git knows or would take."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -108,7 +106,6 @@ class Container:
 
     @classmethod
     def of(cls, suite: str) -> Container:
-        """A fresh one, its root a copy of the suite's; not yet booted."""
         base, wheels = make_base(suite), make_wheels(suite)
         root = PLACE / f"{suite}.{os.getpid()}"
         subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(root)], check=True)
@@ -117,7 +114,6 @@ class Container:
         return cls(root)
 
     def boot(self) -> None:
-        """Start systemd, and wait until it has started everything."""
         # Control groups of its own: two containers at once, each with a webhookd.service, must not share any.
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -174,7 +170,6 @@ class Container:
         return ["nsenter", f"--target={leader}", *inside, "--"]
 
     def halt(self) -> None:
-        """Power it off and remove its root."""
         leader = self._leader()
         if leader is not None:
             os.kill(leader, SHUT_DOWN)
@@ -191,7 +186,6 @@ class Container:
         (PLACE / f"{self.root.name}.log").unlink(missing_ok=True)
 
     def _leader(self) -> int | None:
-        """The machine's first process, as the host numbers it."""
         assert self._nspawn is not None
         if self._nspawn.poll() is not None:
             raise RuntimeError((PLACE / f"{self.root.name}.log").read_text("utf-8", "replace"))

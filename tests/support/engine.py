@@ -32,7 +32,6 @@ JUMPS = pytest.mark.parametrize("jump_seconds", [HOUR, -HOUR, DAY, -DAY], ids=["
 
 
 def failing(url: str, webhook_id: str) -> int:
-    """The endpoints ONE and TWO fail, the others are well."""
     return 500 if url in (ONE, TWO) else 200
 
 
@@ -70,7 +69,6 @@ class ScriptedNetwork:
     blocked: int = 0
 
     async def post(self, request: Request) -> Outcome:
-        """Make the attempt as the script says."""
         headers = dict(request.headers)
         started_ms, started = self.clock.wall_ms(), self.clock.monotonic()
         url = request.url
@@ -96,7 +94,6 @@ class ScriptedNetwork:
         """Nothing to end."""
 
     def ids(self, url: str, *, delivered_only: bool = False) -> list[str]:
-        """The event ids that a URL got, in order."""
         return [p.webhook_id for p in self.posted if p.url == url and (not delivered_only or p.answer == 200)]
 
 
@@ -109,19 +106,15 @@ def _outcome(answer: Answer, started_ms: int, duration_ms: float, request: Reque
 
 @dataclass(slots=True)
 class Engine:
-    """A started app with its clock and its network."""
-
     app: App
     clock: ManualClock
     network: ScriptedNetwork
     looking: bool = False
 
     async def endpoint(self, url: str, event_types: Sequence[str] = ("*",), workspace: str = "default") -> Endpoint:
-        """Add an endpoint."""
         return await self.app.services.endpoints.create(workspace, url=url, event_types=list(event_types))
 
     async def send(self, *ids: str, event_type: str = "message.received", workspace: str = "default") -> list[Accepted]:
-        """Accept one event per id."""
         events = [
             NewEvent(i, event_type, b'{"event_type":"%b","event_id":"%b"}' % (event_type.encode(), i.encode()))
             for i in ids
@@ -129,11 +122,9 @@ class Engine:
         return await self.app.services.ingest.accept(workspace, events)
 
     def state(self, endpoint: Endpoint) -> EndpointState:
-        """An endpoint's state."""
         return self.app.registry.endpoint(endpoint.workspace, endpoint.id).state
 
     async def states(self, endpoint: Endpoint) -> dict[str, int]:
-        """How many deliveries of an endpoint read as each state."""
         wanted = LogFilter(workspace_seq=endpoint.workspace_seq, paused=False, endpoint_seq=endpoint.seq)
         views = await self.app.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=500))
         return dict(Counter(view.state.value for view in views))

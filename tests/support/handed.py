@@ -29,13 +29,11 @@ class Compared(ctypes.Structure):
 
 
 def directives(path: Path) -> list[tuple[str, str]]:
-    """Every directive of a unit file with its value, in order."""
     lines = [line for line in path.read_text("utf-8").splitlines() if line and not line.startswith(("#", "["))]
     return [(name, value) for name, _, value in (line.partition("=") for line in lines)]
 
 
 def system_calls() -> set[str]:
-    """The names of the calls that the unit allows."""
     allowed: set[str] = set()
     for name, value in directives(UNIT):
         if name == "SystemCallFilter":

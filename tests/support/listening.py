@@ -21,13 +21,11 @@ def free_port() -> int:
 def served(
     handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
 ) -> AbstractAsyncContextManager[str]:
-    """The URL at which `handle` answers every request."""
     return listening(web.ServerRunner(web.Server(handle), shutdown_timeout=0.1))
 
 
 @asynccontextmanager
 async def listening(runner: web.BaseRunner[Any]) -> AsyncIterator[str]:
-    """The URL at which what `runner` serves is reached."""
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

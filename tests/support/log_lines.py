@@ -12,8 +12,6 @@ TIMEOUT_SECONDS = 20.0
 
 
 class Lines:
-    """A stream in memory, and what was written to it."""
-
     def __init__(self, form: Any = "json", level: Any = "debug", **options: Any) -> None:
         self.stream = io.BytesIO()
         log.configure(form, level, self.stream, **options)
@@ -27,8 +25,6 @@ class Lines:
 
 
 class Clock:
-    """Monotonic seconds, set by the test."""
-
     def __init__(self) -> None:
         self.now = 1000.0
 

@@ -33,11 +33,9 @@ class MailServer:
 
     @property
     def mails(self) -> list[EmailMessage]:
-        """The mails taken, parsed as a mail program does."""
         return [email.message_from_bytes(raw, policy=email.policy.default) for _, raw in self.taken]
 
     async def until(self, number: int, *, timeout_seconds: float = 20.0) -> list[EmailMessage]:
-        """The mails, once there are at least `number`."""
         async with asyncio.timeout(timeout_seconds):
             while len(self.taken) < number:
                 self.arrived.clear()
@@ -79,7 +77,6 @@ class MailServer:
     def authenticate(
         self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, auth_data: object
     ) -> AuthResult:
-        """aiosmtpd's authenticator: one user."""
         assert isinstance(auth_data, LoginPassword)
         good = auth_data == LoginPassword(USER.encode(), PASSWORD.encode())
         if good:
@@ -96,7 +93,6 @@ class Certificates:
 
 
 def certificates(name: str = "localhost") -> Certificates:
-    """A certificate for `name`, and contexts around it."""
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name).configure_cert(server)

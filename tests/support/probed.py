@@ -22,15 +22,12 @@ EVERY_SECONDS = 0.005
 
 
 class Lag(NamedTuple):
-    """One look at the loop.  `own_ms` is at most `late_ms`."""
-
     at_ms: float
     late_ms: float
     own_ms: float
 
 
 def read_lags(file: Path) -> list[Lag]:
-    """What was written down, without a last line that isn't whole."""
     lines = file.read_text().split("\n")[:-1]
     return [Lag(*map(float, line.split())) for line in lines]
 
@@ -45,7 +42,6 @@ async def _probe(out: TextIO) -> None:
 
 
 def run(file: str) -> None:
-    """Probe, and be webhookd with the arguments that are left."""
     start = App.start
 
     async def probed(app: App, environ: Mapping[str, str]) -> None:

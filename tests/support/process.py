@@ -28,8 +28,6 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 @dataclass(slots=True)
 class Daemon:
-    """A running daemon: where it listens, its tokens, its process."""
-
     url: str
     state_dir: Path
     process: asyncio.subprocess.Process
@@ -45,21 +43,17 @@ class Daemon:
             return body
 
     def admin(self) -> dict[str, str]:
-        """The header of the admin token."""
         return {"Authorization": f"Bearer {(self.state_dir / 'admin-token').read_text().strip()}"}
 
     def resident_bytes(self) -> int:
-        """What the process holds in memory."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     async def until_dead(self, *, timeout_seconds: float = 60.0) -> int:
-        """Wait for the process's end; its exit code."""
         async with asyncio.timeout(timeout_seconds):
             return await self.process.wait()
 
     async def stop(self) -> int:
-        """SIGTERM, and its exit code."""
         if self.process.returncode is None:
             self.process.terminate()
         return await self.until_dead()
@@ -94,7 +88,6 @@ async def start(
 
 
 async def until_ready(daemon: Daemon) -> bool:
-    """Wait until it answers, or has died; whether it answers."""
     async with asyncio.timeout(START_SECONDS):
         while daemon.process.returncode is None:
             try:
@@ -110,7 +103,6 @@ async def until_ready(daemon: Daemon) -> bool:
 
 @asynccontextmanager
 async def daemon(state_dir: Path, config: str = "", *, command: Sequence[str] | None = None) -> AsyncIterator[Daemon]:
-    """A daemon for the time of a test."""
     running = await start(state_dir, config, command=command)
     try:
         yield running

@@ -15,8 +15,6 @@ Fields = Mapping[str, str | Sequence[str]]
 
 @dataclass
 class Browser:
-    """A browser without a script: keeps cookies, fills in forms."""
-
     api: Api
     cookies: dict[str, str] = field(default_factory=dict)
 
@@ -28,7 +26,6 @@ class Browser:
         return await self.ask("POST", path, {"Origin": self.api.url, "Content_Type": FORM, **headers}, fields)
 
     async def send_form(self, path: str, fields: Fields, shown_at: str, **headers: str) -> Answer:
-        """Send a form of the page at `shown_at`, hidden field and all."""
         shown = (await self.get(shown_at)).body.decode()
         found = re.search(r'name="proof" value="([0-9a-f]+)"', shown)
         assert found is not None

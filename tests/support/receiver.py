@@ -21,7 +21,6 @@ class Received:
 
     @property
     def id(self) -> str:
-        """The event's id."""
         return self.headers["webhook-id"]
 
 
@@ -36,7 +35,6 @@ class Receiver:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Take one webhook."""
         name = request.match_info["name"]
         body = await request.read()
         self.received.append(Received(name, {key.lower(): value for key, value in request.headers.items()}, body))
@@ -46,11 +44,9 @@ class Receiver:
         return web.Response(status=self.answer(name))
 
     def ids(self, name: str) -> list[str]:
-        """The event ids that a path got, in order."""
         return [each.id for each in self.received if each.name == name]
 
     async def until(self, number: int, *, timeout_seconds: float = 30.0) -> list[Received]:
-        """What was received, once it is at least `number`."""
         async with asyncio.timeout(timeout_seconds):
             while len(self.received) < number:
                 self.arrived.clear()
@@ -66,7 +62,6 @@ async def receiver(
     port: int = 0,
     ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Receiver]:
-    """A receiver for the time of a test."""
     kept = Receiver(answer)
     app = web.Application()
     app.router.add_post("/{name}", kept.handle)

@@ -17,8 +17,6 @@ from tests.support.process import ROOT
 
 
 class _Tee(io.StringIO):
-    """Keeps what is printed, and shows it all the same."""
-
     def __init__(self, shown: TextIO) -> None:
         super().__init__()
         self._shown = shown

@@ -20,13 +20,10 @@ MakeSender = Callable[..., HttpSender]
 
 
 def request(url: str, *, body: bytes = BODY, accept_any_2xx: bool = False) -> Request:
-    """A request to `url`."""
     return Request(url, HEADERS, body, accept_any_2xx)
 
 
 def answering(data: bytes) -> Script:
-    """A script that gives `data` to every request of a connection."""
-
     async def script(peer: Peer) -> None:
         while True:
             await peer.request()
@@ -36,7 +33,6 @@ def answering(data: bytes) -> Script:
 
 
 def server_context(authority: trustme.CA, **settings: object) -> ssl.SSLContext:
-    """What a receiver on 127.0.0.1 speaks TLS with."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     identity = settings.pop("identity", "127.0.0.1")
     authority.issue_cert(str(identity), **settings).configure_cert(context)  # type: ignore[arg-type]

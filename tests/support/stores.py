@@ -18,7 +18,6 @@ from webhookd.store.store import Db, Store
 
 @asynccontextmanager
 async def open_store(folder: Path) -> AsyncIterator[Store]:
-    """`Store.open` with `writer.run` beside it."""
     store = await Store.open(folder / "webhookd.db")
     writing = asyncio.create_task(store.writer.run())
     try:
@@ -34,7 +33,6 @@ async def open_store(folder: Path) -> AsyncIterator[Store]:
 
 
 async def add_workspace(store: Store, workspace_id: str = "default", *, now_ms: int = 0) -> Workspace:
-    """A workspace on the `advanced` plan."""
     return await store.write(
         lambda db: workspaces.insert(
             db, workspace_id=workspace_id, name=workspace_id, plan="advanced", notify=(), now_ms=now_ms
@@ -43,7 +41,6 @@ async def add_workspace(store: Store, workspace_id: str = "default", *, now_ms: 
 
 
 async def add_endpoint(store: Store, workspace: Workspace, url: str = "https://example.com/hook") -> Endpoint:
-    """An active endpoint that wants everything."""
     endpoint = Endpoint(
         seq=0,
         id=f"ep_{secrets.token_hex(13)}",
@@ -86,7 +83,6 @@ async def accept(
 async def deliver(
     store: Store, seq: int, *, number: int = 1, record: bytes = b'{"number":1}', now_ms: int = 20
 ) -> bool:
-    """Record a successful attempt; whether the delivery waited."""
     return await store.write(lambda db: deliveries.delivered(db, Success(seq, number, record, now_ms)))
 
 

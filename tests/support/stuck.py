@@ -33,7 +33,6 @@ SELECT max(n) AS n FROM counted
 
 
 async def never_end(self: HttpSender, request: Request) -> Outcome:
-    """An attempt that even its own timeout doesn't end."""
     while True:
         await asyncio.sleep(3600)
 
@@ -43,12 +42,10 @@ def start_nothing(self: dispatcher.Dispatcher, endpoint: Endpoint, queue: Endpoi
 
 
 def block(number: int, frame: FrameType | None) -> None:
-    """In the main thread, where the event loop runs."""
     time.sleep(3600)
 
 
 def make_stuck(what: str) -> None:
-    """Change what is to be stuck."""
     changed: Any = dispatcher
     changed.STEP_MARGIN_SECONDS = consumer.STEP_MARGIN_SECONDS = MARGIN_SECONDS
     if what == "consumer":

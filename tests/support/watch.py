@@ -27,11 +27,9 @@ class Watch:
 
     @property
     def hosts(self) -> set[str]:
-        """The hosts dialled, without their ports."""
         return {host for host, _ in self.dialled}
 
     def see(self, where: tuple[str, int]) -> None:
-        """Note a dial, and forbid it unless it is let through."""
         self.dialled.append(where)
         if where[0] != "127.0.0.1" or not self.through:
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))

@@ -20,7 +20,6 @@ from webhookd.sender.egress import DnsResolver
 
 
 def run(nameserver: str, file: str) -> None:
-    """Watch, and be webhookd with the arguments that are left."""
     written = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def audit(event: str, args: tuple[Any, ...]) -> None:

@@ -12,6 +12,5 @@ from tests.support.api import Api, running_api
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    """The API with the default configuration."""
     async with running_api(tmp_path) as running:
         yield running

@@ -27,8 +27,6 @@ SOON = 10.0
 
 @dataclass
 class Stream:
-    """An open stream, read frame by frame."""
-
     response: ClientResponse
     last_id: str = ""
     kept: list[dict[str, str]] = field(default_factory=list)
@@ -47,14 +45,12 @@ class Stream:
         return {}
 
     async def event(self) -> dict[str, str]:
-        """The next frame that has data; {} at the end."""
         while frame := await self.frame():
             if "data" in frame:
                 return frame
         return {}
 
     async def told(self, count: int) -> list[tuple[str, str, str]]:
-        """Of the next events: the kind, the event's id, the state."""
         found = []
         for _ in range(count):
             event = await self.event()
@@ -68,7 +64,6 @@ class Stream:
 async def listening(
     api: Api, query: str = "", *, last_id: str = "", path: str = PATH, token: str = ""
 ) -> AsyncIterator[Stream]:
-    """A stream that is open: its first frames have come."""
     headers = {"Authorization": f"Bearer {token or api.admin_token}"} | ({"Last-Event-ID": last_id} if last_id else {})
     async with api.session.get(f"{api.url}{path}?{query}", headers=headers) as response:
         assert 200 == response.status, await response.read()
@@ -78,7 +73,6 @@ async def listening(
 
 
 async def begun(stream: Stream) -> None:
-    """Read the frame that says how far the stream has come."""
     frame = await stream.frame()
     assert {"", "id"} == frame.keys()
 
@@ -309,7 +303,6 @@ async def test_whoever_reads_nothing_is_cut_off(api: Api, monkeypatch: pytest.Mo
 
 
 async def listens(api: Api) -> bool:
-    """Whether anybody still listens, those apart who may come back."""
     await api.engine.clock.advance(live_feed.LINGER_SECONDS + 1)
     return api.app.live_feed.wanted
 

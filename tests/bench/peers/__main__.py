@@ -93,8 +93,6 @@ RIVALS = (
 
 @dataclass(frozen=True, slots=True)
 class Through:
-    """What went through one of them."""
-
     per_second: float
     us: float  # of processor time for each event, all in all
     producer_us: float  # and the producer's part of it
@@ -231,7 +229,6 @@ async def _process(
 
 
 def _family(pid: int) -> list[int]:
-    """A process and its children's children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *[each for child in children for each in _family(int(child))]]
 
@@ -255,7 +252,6 @@ async def _compare(scale: Scale) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.peers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")

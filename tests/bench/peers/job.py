@@ -21,7 +21,6 @@ def events(first, count, size=1024):
 
 
 def headers(event_id, body):
-    """Signed as Standard Webhooks has it, and in the older habit."""
     stamp = str(int(time.time()))
     signed = b".".join((event_id.encode(), stamp.encode(), body))
     return {

@@ -92,7 +92,6 @@ class Disk:
         return self.slowest_seconds * share**6
 
     def close(self) -> None:
-        """Free its memory."""
         self.db.close()
 
 
@@ -139,19 +138,14 @@ def _fail(future: Future[Any], error: Exception) -> None:
 
 
 class PlentyOfRoom(DiskSpace):
-    """A disk that never fills: the machine's own is no part of this."""
-
     def __init__(self) -> None:
         super().__init__(Path("simulated.db"), 0)
 
     def short(self) -> bool:
-        """Never."""
         return False
 
 
 class SimulatedStore(Store):
-    """The real `Store` and `Writer` on simulated connections."""
-
     def __init__(self, disk: Disk, loop: SimulatedLoop, passed: Callable[[str], None]) -> None:
         connections = [SimulatedConnection(disk, loop, passed) for _ in range(3)]
         super().__init__(Path("simulated.db"), PlentyOfRoom(), *connections, time_index.newest_ms(disk.db))
@@ -162,5 +156,4 @@ class NoTime:
 
     @staticmethod
     def perf_counter() -> float:
-        """Everything takes no time."""
         return 0.0

@@ -44,11 +44,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     # What asyncio asks of a loop
 
     def time(self) -> float:
-        """Virtual monotonic seconds."""
         return self._now
 
     def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:  # type: ignore[override]
-        """See asyncio."""
         handle = asyncio.Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
@@ -56,7 +54,6 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """See asyncio."""
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         heapq.heappush(self._timers, (when, next(self._numbers), handle))
         return handle
@@ -64,29 +61,23 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """See asyncio."""
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def create_future(self) -> asyncio.Future[Any]:
-        """See asyncio."""
         return asyncio.Future(loop=self)
 
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
     ) -> asyncio.Task[T]:
-        """See asyncio."""
         return asyncio.Task(coro, loop=self, name=name, context=context)
 
     def get_debug(self) -> bool:
-        """Never."""
         return False
 
     def is_running(self) -> bool:
-        """See asyncio."""
         return events._get_running_loop() is self
 
     def is_closed(self) -> bool:
-        """Never: there is nothing to close."""
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
@@ -104,7 +95,6 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     @property
     def halted(self) -> bool:
-        """Whether it was killed."""
         return self._halted
 
     def run(self, done: Callable[[], bool]) -> None:
@@ -164,8 +154,6 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
 @dataclass(slots=True)
 class Wall:
-    """How far people have set the wall clock."""
-
     offset_seconds: float = 0.0
 
 
@@ -177,9 +165,7 @@ class SimulatedClock(SystemClock):
         self._wall = wall
 
     def monotonic(self) -> float:
-        """See `Clock`."""
         return self._loop.time()
 
     def wall_ms(self) -> int:
-        """See `Clock`."""
         return START_WALL_MS + round((self._loop.time() + self._wall.offset_seconds) * 1000)

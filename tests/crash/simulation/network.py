@@ -31,7 +31,6 @@ class SimulatedNetwork:
         self._world = world
 
     async def post(self, request: Request) -> Outcome:
-        """Make the attempt; the observer sees its begin and its end."""
         world, loop = self._world, self._world.loop
         headers = dict(request.headers)
         began, began_ms = loop.time(), world.clock.wall_ms()

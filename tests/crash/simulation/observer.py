@@ -64,14 +64,11 @@ class Hook:
 
     @property
     def head(self) -> int | None:
-        """The delivery that is next."""
         return next((seq for seq in self.waiting if seq > self.skipped_upto), None)
 
 
 @dataclass(slots=True)
 class Delivery:
-    """A delivery as the table has it."""
-
     seq: int
     event: int
     hook: int
@@ -103,8 +100,6 @@ class Commit:
 
 
 class Observer:
-    """Raises Broken; each call comes with the time."""
-
     def __init__(self, config: Config, slowest_seconds: float) -> None:
         self.config = config
         # A request passes at most a dozen pauses of the disk on its way; a long queue's page a few more.
@@ -213,7 +208,6 @@ class Observer:
         self.hooks[hook].waiting.append(seq)
 
     def _waits(self, seq: int) -> bool:
-        """Whether a delivery waits, marks taken into account."""
         delivery = self.deliveries.get(seq)
         if delivery is None or delivery.state != PENDING:
             return False
@@ -339,7 +333,6 @@ class Observer:
         return self._in_flight[hook.seq]
 
     def ends(self, attempt: Attempt, reason: Reason | None, answer: int | None, now: float) -> None:
-        """The attempt is over."""
         self._ended[attempt.hook] = self._in_flight.pop(attempt.hook)
         attempt.reason, attempt.seen.ended_at, attempt.seen.answer = reason, now, answer
         deleted = self.hooks[attempt.hook].deleted
@@ -355,7 +348,6 @@ class Observer:
                 hook.moves.append(now)
 
     def clock_set(self, offset_seconds: float, now: float) -> None:
-        """Somebody set the wall clock."""
         self.history.wall_steps.append((now, offset_seconds))
 
     def forgotten(self, hook_seq: int, now: float) -> None:
@@ -376,7 +368,6 @@ class Observer:
         self._ended.clear()
 
     def started(self, now: float) -> None:
-        """A daemon is up."""
         crashes = self.history.crashes
         if crashes and not crashes[-1].ready_at:
             crashes[-1] = Crash(crashes[-1].at, now)
@@ -402,7 +393,6 @@ class Observer:
         return left
 
     def waiting(self, hook_seq: int) -> int:
-        """How many deliveries wait for an endpoint."""
         hook = self.hooks[hook_seq]
         return sum(1 for seq in hook.waiting if seq > hook.skipped_upto)
 

@@ -54,8 +54,6 @@ class Kill:
 
 @dataclass(slots=True)
 class Script:
-    """One schedule."""
-
     seed: int
     rng: Random
     config: Config = field(default_factory=Config)
@@ -69,7 +67,6 @@ class Script:
 
 
 def write(seed: int) -> Script:
-    """The schedule of a seed."""
     rng = Random(seed)
     script = Script(seed, rng, in_order=rng.random() < 0.3)
     script.until = rng.choice((0.5, 1, 2, 5, 10)) * HOUR
@@ -110,7 +107,6 @@ def _config(rng: Random, until: float) -> Config:
 
 
 def _people_it(rng: Random, script: Script) -> None:
-    """Endpoints, events and everything that disturbs them."""
     places = WORKSPACES if rng.random() < 0.3 else WORKSPACES[:1]
     for number in range(rng.choice((1, 2, 2, 3, 4))):
         types = rng.choice((("*",), ("*",), TYPES[:1], TYPES[1:], TYPES))
@@ -140,7 +136,6 @@ def _people_it(rng: Random, script: Script) -> None:
 
 
 def _set_clocks(rng: Random, script: Script, moments: Callable[[], float]) -> None:
-    """Set the wall clock, and restart: that is when it could count."""
     if rng.random() < 0.25:
         at, seconds = moments(), rng.choice((-86400.0, -3600.0, -40.0, 40.0, 3600.0, 86400.0))
         if rng.random() < 0.5:  # while something waits for its retry
@@ -170,7 +165,6 @@ def _peaked(rng: Random, until: float) -> Callable[[], float]:
 
 
 def _operation(rng: Random, at: float, hooks: int, workspace: str) -> Action:
-    """Something that a person does."""
     hook = rng.randrange(hooks)
     draw = rng.random()
     if draw < 0.15:

@@ -37,7 +37,6 @@ class SimulatedApp(App):
     """The app without its listener: no tokens, no mail under way, no heartbeat."""
 
     async def start(self, environ: Mapping[str, str]) -> None:
-        """As `App.start`, for the core."""
         self._writing = self.tasks.start("writer", self.store.writer.run)
         self.registry.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
         await self.services.workspaces.ensure_default()
@@ -50,7 +49,6 @@ class SimulatedApp(App):
             self.tasks.start("retention", self._prune)
 
     async def _prune(self) -> None:
-        """As `Retention.run`, a dozen times in a schedule."""
         while True:
             with suppress(ApiError):
                 await self.retention.sweep()
@@ -59,8 +57,6 @@ class SimulatedApp(App):
 
 @dataclass(slots=True)
 class Report:
-    """What a schedule came to."""
-
     seed: int
     hours: float = 0.0
     events: int = 0
@@ -75,8 +71,6 @@ class Report:
 
 
 class World:
-    """One schedule, played."""
-
     def __init__(self, script: Script, *, traced: bool = False) -> None:
         self.script = script
         self.rng = Random(script.seed ^ 0x5EED)
@@ -99,7 +93,6 @@ class World:
 
     @property
     def clock(self) -> SimulatedClock:
-        """The clocks of the life that is lived now."""
         return SimulatedClock(self.loop, self.wall)
 
     def _making(self, number: int) -> Action:
@@ -111,7 +104,6 @@ class World:
     # From the first start to the last stop
 
     def play(self) -> Report:
-        """Play the schedule to its end; Broken when a promise was."""
         while self._one_life():
             pass
         judgement = judge(self.observer.history, self.observer.final())
@@ -176,7 +168,6 @@ class World:
         self.note("stopped")
 
     async def _watch(self, app: App) -> None:
-        """A root task that ends is a fault."""
         end = await app.tasks.run_until_stopped(asyncio.Event())
         self.break_(Broken(f"the daemon ended: {end} ({end.__cause__ if end else None!r})"))
 
@@ -254,7 +245,6 @@ class World:
             await asyncio.sleep(1.0)
 
     def _check_books(self, app: App) -> None:
-        """What the app shows is what the commits add up to."""
         case = Case(self.observer.history, self.observer.final())
         for hook in self.observer.hooks.values():
             if not hook.deleted and app.dispatcher.view(hook.seq).waiting != self.observer.waiting(hook.seq):
@@ -276,12 +266,10 @@ class World:
             raise Broken(f"asyncio says: {fault.get('message')} {fault.get('exception')!r}")
 
     def break_(self, why: BaseException) -> None:
-        """A promise was broken: this is the end of the run."""
         if self._broken is None:
             self._broken = why
 
     def passed(self, what: str) -> None:
-        """A step at which a kill may come."""
         if self._steps_to_live is not None:
             self._steps_to_live -= 1
             if self._steps_to_live == 0:

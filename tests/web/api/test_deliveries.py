@@ -26,7 +26,6 @@ def failing(api: Api, *ids: str) -> None:
 
 
 async def deliveries(api: Api, query: str = "") -> list[dict[str, Any]]:
-    """All deliveries that a query finds."""
     answer = await api.get(f"/v1/deliveries?{query}")
     assert 200 == answer.status, answer.body
     msgspec.convert(answer.json, DeliveryListSchema)
@@ -35,7 +34,6 @@ async def deliveries(api: Api, query: str = "") -> list[dict[str, Any]]:
 
 
 async def events_of(api: Api, query: str = "") -> list[str]:
-    """The ids of the events whose deliveries a query finds."""
     return [one["event_id"] for one in await deliveries(api, query)]
 
 

@@ -30,7 +30,6 @@ NOW = "2026-01-01T00:00:00.000Z"
 
 
 async def make(api: Api, path: str = "/v1/endpoints", **fields: Any) -> dict[str, Any]:
-    """Make an endpoint; returns the answer."""
     answer = await api.post(path, NEW | fields)
     assert 201 == answer.status, answer.body
     made: dict[str, Any] = answer.json
@@ -38,7 +37,6 @@ async def make(api: Api, path: str = "/v1/endpoints", **fields: Any) -> dict[str
 
 
 async def show(api: Api, endpoint_id: str) -> dict[str, Any]:
-    """The endpoint as a single look shows it."""
     answer = await api.get(f"/v1/endpoints/{endpoint_id}")
     assert 200 == answer.status
     msgspec.convert(answer.json, EndpointSchema)
@@ -475,7 +473,6 @@ async def test_every_key_signs_until_its_own_overlap_ends(api: Api) -> None:
         keys.append((await api.get(f"{path}/signing-key")).json["signing_key"])
 
     async def signing() -> list[str]:
-        """The keys that sign, found by the signatures on the wire."""
         await api.post(f"{path}/test")
         request = api.engine.network.posted[-1]
         headers = dict(request.headers)

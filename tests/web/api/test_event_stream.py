@@ -27,12 +27,10 @@ def line_of(event_id: str, extra: bytes = b"") -> bytes:
 
 
 def begin(api: Api, line: Wire) -> None:
-    """Send the head of a stream without a known end."""
     line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/x-ndjson"))
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Return when it holds (real time, bounded)."""
     for _ in range(POLLS):
         if holds():
             return

@@ -23,7 +23,6 @@ SAMPLES = Path(__file__).parents[2] / "rules" / "samples"
 
 
 async def delivered(api: Api, url: str = HOOK) -> list[bytes]:
-    """The bodies that an endpoint got, in order."""
     await api.engine.quiet()
     return [posted.body for posted in api.engine.network.posted if posted.url == url]
 

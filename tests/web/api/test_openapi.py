@@ -22,7 +22,6 @@ OPERATIONS = [
 
 
 def refs(value: Any) -> Iterator[str]:
-    """Every `$ref` in a document."""
     if isinstance(value, dict):
         yield from (ref for name, ref in value.items() if name == "$ref")
         value = list(value.values())

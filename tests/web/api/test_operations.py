@@ -38,7 +38,6 @@ async def scraped(api: Api) -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def samples_of(name: str) -> set[str]:
-    """The names of a metric's samples."""
     histogram = metric_table.METRICS[name].kind == "histogram"
     return {f"{name}_{part}" for part in ("bucket", "sum", "count")} if histogram else {name}
 

@@ -26,7 +26,6 @@ ONE = b'{"event_type":"message.received"}'
 
 
 async def make_token(api: Api, scope: str, workspace: str | None = None) -> str:
-    """The secret of a new token."""
     _, secret = await api.app.services.tokens.add(scope, workspace)
     return secret
 

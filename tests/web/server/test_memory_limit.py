@@ -29,7 +29,6 @@ async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 
 def array(byte_count: int) -> bytes:
-    """An array of one event, so large."""
     return b'[{"event_type":"message.received","x":"%b"}]' % (b"x" * (byte_count - 43))
 
 

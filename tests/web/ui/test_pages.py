@@ -35,7 +35,6 @@ async def browser(api: Api) -> Browser:
 
 
 async def text_of(browser: Browser, path: str, **headers: str) -> str:
-    """A page as a reader reads it: without tags, white space single."""
     body = (await browser.get(path, **headers)).body.decode()
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body.partition("<main")[2])).split())
 

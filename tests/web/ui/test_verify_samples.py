@@ -19,7 +19,6 @@ BODY = '{"event_type":"message.received","text":"Xin chào 📦"}'.encode()
 
 
 def signed(body: bytes, *, at: int) -> dict[str, str]:
-    """The headers of a request, names in lower case."""
     return {name.lower(): value for name, value in Signer(KEY).headers("evt_1", at, body)}
 
 
