@@ -38,7 +38,7 @@ from webhookd.store import endpoints, workspaces
 from webhookd.store.store import Store
 from webhookd.systemd import Heartbeat
 from webhookd.tasks import TaskOwner
-from webhookd.web.api.status import Parts, Status
+from webhookd.web.api.status import Status
 from webhookd.web.services import Services
 
 STOP_SECONDS = 5.0
@@ -183,8 +183,7 @@ class App:
     def _services(self) -> Services:
         deps, store, dispatcher, watchdog = self.deps, self.store, self.dispatcher, self.watchdog
         ingest = Ingest(deps, dispatcher)
-        parts = Parts(store, self.registry, dispatcher, ingest, self.recorder, self.held_events, watchdog, self.mailer)
-        status = Status(parts, deps.clock, self.settings)
+        status = Status(deps, dispatcher, ingest, self.recorder, self.held_events, watchdog, self.mailer)
         self.heartbeat = Heartbeat(self.trouble, status.beat)
         tokens = Tokens(deps)
         return Services(

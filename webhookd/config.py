@@ -1,10 +1,8 @@
 """The settings: every key with its type, default and range, and where configuration and state are found.
 
 A section of the TOML file is a Struct here, a key is an attribute of the same name (only `mail.from` is `from_`).
-A value is checked by its type and range, by `RULES` (an address, a URL, a CIDR), and by `contradictions` between keys.
-
-Sizes named `_kb` and `_mb` are KiB and MiB.  Durations and sizes may be fractions.  `etc/webhookd.toml` shows every
-key, which a test checks.  `config_loader` reads the file.
+A value is checked by its type and range, by `RULES`, and by `contradictions` between keys.  `_kb` and `_mb` are KiB and
+MiB.  Durations and sizes may be fractions.
 """
 
 from __future__ import annotations

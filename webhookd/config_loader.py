@@ -1,8 +1,6 @@
 """Reads the settings: the TOML file, then systemd's credentials, then the environment, each overriding the last.
 
-All mistakes are collected and reported at once, each with its source, line, key and right form.  tomllib doesn't
-report the line of a key, so `lines_of` splits the text into statements and parses each alone with tomllib.  That runs
-only when a line is needed.
+All mistakes are collected and reported at once, each with its source, line, key and right form.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """Errors: what the API answers with, in one table, and what ends the daemon.
 
-An `ApiError` has a code for programs, an HTTP status and a message for people.  `ERRORS` is the only place where a code
-gets its status and its meaning.
-
-A `FatalError` ends the daemon with an exit code that systemd acts on, with the numbers of sysexits.h: 78 (`EX_CONFIG`)
-is never restarted, as a restart would not help; 75 (`EX_TEMPFAIL`) is.
+A `FatalError` ends the daemon with an exit code that systemd acts on (sysexits.h): 78 (`EX_CONFIG`) is never restarted,
+75 (`EX_TEMPFAIL`) is.
 """
 
 from __future__ import annotations

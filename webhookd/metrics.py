@@ -1,10 +1,7 @@
 """The table of metrics (name, kind, meaning), and its rendering for Prometheus.
 
-The parts of webhookd count in plain numbers, which a scrape reads, so a metric costs nothing per event.
-prometheus-client adds its own `process_…`: processor time, memory, open descriptors, start time.
-
-A workspace is a label.  An endpoint is a label only while something waits for it or the budget has disabled it, and
-for at most `LISTED_ENDPOINTS` at once: otherwise ten thousand endpoints would make a hundred thousand series.
+The parts of webhookd count in plain numbers, which a scrape reads.  An endpoint is a label only while something waits
+for it or the budget has disabled it, and for at most `LISTED_ENDPOINTS` at once, to bound the number of series.
 """
 
 from __future__ import annotations

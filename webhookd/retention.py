@@ -1,13 +1,8 @@
 """Retention: removes old events from the log, by age and by size, slowly enough not to disturb delivery.
 
-A sweep takes small steps: each is one command of the writer, of at most 200 events and within a time limit; after each
-the writer has twice as long for others.  The oldest go first; what still waits never goes, nor a failure that counts
-against the budget.  The position up to which everything was examined is kept, so that a million waiting events are not
-read by every sweep, but every `LOOK_AGAIN_SECONDS`.
-
-How long a step may take follows from how long the steps before it held the writer, their commits included (`Pace`).
-The steps write so much that SQLite's own checkpoint (after 64 MiB, for 30 to 70 ms) would come every few seconds,
-within another command's commit.  So the sweep makes small checkpoints of its own between its steps.
+A sweep takes small steps, each one command of the writer; after each the writer has twice as long for others.  How long
+a step may take follows from how long the steps before it held the writer (`Pace`).  Between steps the sweep makes small
+checkpoints: SQLite's own (after 64 MiB, for 30 to 70 ms) would come within another command's commit.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""What webhookd and systemd exchange: notifications, the watchdog heartbeat, listening sockets.
+"""What webhookd and systemd exchange: notifications (sd_notify(3)), the watchdog heartbeat, listening sockets.
 
-- Notifications (sd_notify(3)): datagrams of `NAME=value` lines to the socket that `$NOTIFY_SOCKET` names.
-- The heartbeat: `WATCHDOG=1` every third of `$WATCHDOG_USEC`, only while the daemon's own check is clean (event loop,
-  writer and consumers are alive).  Otherwise the log has the reason before systemd ends the process; a thread logs it
-  when the event loop itself is blocked.
-- Socket activation (sd_listen_fds(3)): `$LISTEN_PID` names the process that the sockets are meant for, `$LISTEN_FDS`
-  how many there are; the first is descriptor 3.  They stay open over a restart, which thus refuses no connection.
+The heartbeat is sent every third of `$WATCHDOG_USEC`, only while the daemon's own check is clean; otherwise the log has
+the reason, from a thread when the event loop itself is blocked.  Sockets come as sd_listen_fds(3) has it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Root tasks: every task that runs as long as the daemon has an owner, which notices its end.  And locks by key.
 
-asyncio keeps quiet about a task that failed until it is collected, and a TaskGroup about one that returned.  Here a
-task that ends too early, in whatever way, ends `run_until_stopped` with the reason; the daemon logs it and exits, and
-systemd starts it again.
+A task that ends too early, in whatever way, ends `run_until_stopped` with the reason; the daemon then exits.
 """
 
 from __future__ import annotations

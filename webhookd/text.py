@@ -1,8 +1,7 @@
 """Text that strangers wrote, made safe to show; the ASCII form of names; durations for people.
 
-A description, a response body or a contact's name may hold escape sequences that move a terminal's cursor, or marks
-that turn the direction of the text.  Such characters are written out (`\\x1b`, `\\u202e`), so that they neither act nor
-hide.  The two joiners U+200C and U+200D stay: some scripts and many emoji need them.
+Characters that move a terminal's cursor, hide, or turn the direction of the text are written out (`\\x1b`, `\\u202e`).
+The joiners U+200C and U+200D stay: some scripts and many emoji need them.
 """
 
 from __future__ import annotations

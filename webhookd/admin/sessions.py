@@ -1,11 +1,8 @@
 """Sessions of the page: signing in with a token, or with a link that carries a one-time code.
 
-A session is a random secret in a cookie; the table has its hash and that of the token that it was signed in with, so a
-session ends with its token and survives a restart.  A code is kept in memory for ten minutes and stands for the token
-that asked for it; it is in a link's fragment, which no server or log sees, and is used up by POST.
-
-A change is accepted only from a form of the page itself: its hidden field is derived from this browser's cookie, and
-the browser's `Origin` names the site that it was sent from.
+The table has the hash of a session's cookie and that of its token, so a session ends with its token and survives a
+restart.  A code is kept in memory for ten minutes.  A change is accepted only from a form of the page itself: its
+hidden field is derived from this browser's cookie, and the browser's `Origin` names the site that it was sent from.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """The command line: one file per family of commands, each talking to the running daemon over its API.
 
-`options` holds what they share, `discovery` finds the daemon, `client` speaks to it, `output` prints.  Exit codes:
-0 done, 1 refused (the API's message is on stderr), 2 wrong usage, 3 daemon not reachable; 130 after Ctrl-C.
-Modules that are slow to import (asyncio, aiohttp, the configuration) are imported where they are used: help takes
-0.11 s instead of 0.24 s.
+Exit codes: 0 done, 1 refused (the API's message is on stderr), 2 wrong usage, 3 daemon not reachable; 130 after Ctrl-C.
+Modules that are slow to import are imported where they are used: help takes 0.11 s instead of 0.24 s.
 """
 
 from __future__ import annotations

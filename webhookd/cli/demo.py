@@ -1,8 +1,6 @@
-"""What `webhookd demo` runs: a daemon of its own, two receivers, and one event of each type.
+"""What `webhookd demo` runs: a daemon of its own on a temporary database, two receivers, one event of each type.
 
-The daemon is a process on a temporary database with a short retry schedule.  One receiver answers 200 throughout.  The
-other answers 500 until its endpoint is disabled; then it is repaired and enabled, and gets the held events in order.
-The receivers check every signature and the order: only what arrived counts.
+One receiver answers 200 throughout, the other 500 until its endpoint is disabled.  They check signatures and order.
 """
 
 from __future__ import annotations

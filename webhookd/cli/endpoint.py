@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from webhookd.cli.options import Call, common, complete_endpoint, complete_event_type, examples, in_workspace
+from webhookd.cli.options import (
+    Call,
+    common,
+    complete_endpoint,
+    complete_event_type,
+    examples,
+    for_workspace,
+    in_workspace,
+)
 from webhookd.cli.output import (
     ago,
     count,
@@ -111,9 +119,7 @@ _KEY = click.option("--signing-key", metavar="whsec_…", help="Sign with this k
 @_SUCCESS
 @_HEADER
 @_KEY
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def add(
     call: Call,
     url: str,
@@ -145,9 +151,7 @@ def _workspace_words(call: Call) -> str:
 
 
 @endpoint.command("list", epilog=examples("webhookd endpoint list", "webhookd endpoint list --workspace acme --json"))
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def list_(call: Call) -> None:
     """List the endpoints with their state and what waits for them."""
     found = list(call.client().pages(call.path("endpoints")))
@@ -183,9 +187,7 @@ def _last_answer(one: dict[str, Any]) -> str:
 )
 @_WHICH
 @click.option("--signing-key", "reveal", is_flag=True, help="Reveal the signing key too (this is logged).")
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def show(call: Call, which: str, *, reveal: bool) -> None:
     """Show one endpoint: settings, state, queue, last answer."""
     client = call.client()
@@ -260,9 +262,7 @@ def _waiting_words(queue: dict[str, Any]) -> str:
 @_HEADER
 @_KEY
 @click.option("--no-headers", is_flag=True, help="Take its own headers away.")
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def edit(
     call: Call,
     which: str,
@@ -293,9 +293,7 @@ def edit(
 @endpoint.command(epilog=examples("webhookd endpoint enable ep_…", "webhookd endpoint enable ep_… --skip-held"))
 @_WHICH
 @click.option("--skip-held", is_flag=True, help="Leave out the events that were held meanwhile.")
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def enable(call: Call, which: str, *, skip_held: bool) -> None:
     """Start an endpoint again: the held events go out, in order."""
     client = call.client()
@@ -308,9 +306,7 @@ def enable(call: Call, which: str, *, skip_held: bool) -> None:
 
 @endpoint.command(epilog=examples("webhookd endpoint disable ep_…"))
 @_WHICH
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def disable(call: Call, which: str) -> None:
     """Stop an endpoint: its events are held, in order."""
     one = call.client().post(call.path("endpoints", find(call, which), "disable"))
@@ -324,9 +320,7 @@ def disable(call: Call, which: str) -> None:
 )
 @_WHICH
 @click.option("--yes", is_flag=True, help="Don't ask.")
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def delete(call: Call, which: str, *, yes: bool) -> None:
     """Delete an endpoint: what waits for it is cancelled. Its log stays."""
     client = call.client()
@@ -357,9 +351,7 @@ def delete(call: Call, which: str, *, yes: bool) -> None:
     shell_complete=complete_event_type,
     help="Which sample to send  [else the endpoint's first]",
 )
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def test(call: Call, which: str, event_type: str | None) -> None:
     """Send an endpoint a test event and show its answer. Exit code 1 if it didn't take it."""
     path = call.path("endpoints", find(call, which), "test")
@@ -385,9 +377,7 @@ def test(call: Call, which: str, event_type: str | None) -> None:
 @click.option(
     "--overlap-seconds", type=click.IntRange(min=0), metavar="N", help="How long the old key signs too  [else 86400]"
 )
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def rotate_key(call: Call, which: str, overlap_seconds: int | None) -> None:
     """Give an endpoint a new signing key. Both sign until the overlap ends."""
     client = call.client()

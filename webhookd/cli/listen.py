@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from webhookd.cli.options import Call, examples
-from webhookd.cli.options import common as common_options
+from webhookd.cli.options import Call, examples, with_call
 from webhookd.cli.output import print_json_line
 from webhookd.text import escape, escape_lines
 
@@ -214,8 +213,7 @@ def _checked_keys(ctx: click.Context, param: click.Parameter, value: tuple[str, 
 )
 @click.option("--slow", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Wait before each answer.")
 @click.option("--body", is_flag=True, help="Print the bodies too.")
-@common_options
-@click.pass_obj
+@with_call
 def listen(
     call: Call,
     *,

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from webhookd.cli.endpoint import find
-from webhookd.cli.options import Call, Words, common, complete_endpoint, complete_event_type, examples, in_workspace
+from webhookd.cli.options import (
+    Call,
+    Words,
+    common,
+    complete_endpoint,
+    complete_event_type,
+    examples,
+    for_workspace,
+    in_workspace,
+)
 from webhookd.cli.output import (
     ago,
     failure_words,
@@ -272,9 +281,7 @@ def server_sent_events(lines: Iterator[bytes]) -> Iterator[ServerSentEvent]:
     epilog=examples("webhookd log show dlv_…", "webhookd log show EVENT_ID", "webhookd log show dlv_… --json"),
 )
 @click.argument("which", metavar="DELIVERY|EVENT_ID")
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def show(call: Call, which: str) -> None:
     """Show a delivery with every attempt, or an event with all its deliveries.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from webhookd.cli.options import Call, common, examples
+from webhookd.cli.options import Call, common, examples, with_call
 from webhookd.cli.output import print_done, size, without_none
 from webhookd.text import escape
 
@@ -27,8 +27,7 @@ _PIECE_BYTES = 1 << 20
     short_help="Print a link that signs you in to the page.",
     epilog=examples("webhookd open", 'xdg-open "$(webhookd open)"'),
 )
-@common
-@click.pass_obj
+@with_call
 def open_(call: Call) -> None:
     """Print a link that signs you in to the page; it works once, for 10 minutes."""
     link = call.client().post("/v1/sign-in-links")
@@ -43,8 +42,7 @@ def mail() -> None:
 
 @mail.command("test", epilog=examples("webhookd mail test", "webhookd mail test --to ops@example.com"))
 @click.option("--to", multiple=True, metavar="ADDRESS", help="The recipient  [else mail.notify]. Repeat it.")
-@common
-@click.pass_obj
+@with_call
 def mail_test(call: Call, to: tuple[str, ...]) -> None:
     """Send a test mail now; print the mail server's error, if any."""
     answer = call.client().post(
@@ -59,8 +57,7 @@ def mail_test(call: Call, to: tuple[str, ...]) -> None:
 )
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
-@common
-@click.pass_obj
+@with_call
 def backup(call: Call, file: Path, *, force: bool) -> None:
     """Copy the database to FILE, consistent, while the daemon runs.
 

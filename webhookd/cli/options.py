@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from click.shell_completion import CompletionItem
@@ -79,6 +79,16 @@ def common(command: Command) -> Command:
             "--json", "as_json", is_flag=True, expose_value=False, callback=_keep, help="For scripts: print JSON."
         )(command)
     )
+
+
+def with_call(command: Command) -> Command:
+    """Add the options of `common`, and pass the run's `Call` first."""
+    return common(cast("Command", click.pass_obj(command)))
+
+
+def for_workspace(command: Command) -> Command:
+    """`with_call`, and `--workspace`."""
+    return in_workspace(with_call(command))
 
 
 def where(command: Command) -> Command:

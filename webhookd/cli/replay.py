@@ -8,7 +8,7 @@ import click
 
 from webhookd.cli.endpoint import find
 from webhookd.cli.log import DELIVERY_PREFIX, FINISHED
-from webhookd.cli.options import Call, Words, common, complete_endpoint, complete_event_type, examples, in_workspace
+from webhookd.cli.options import Call, Words, complete_endpoint, complete_event_type, examples, for_workspace
 from webhookd.cli.output import count, moment, print_done, without_none
 from webhookd.text import escape
 
@@ -32,9 +32,7 @@ from webhookd.text import escape
 @click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
 @click.option("--until", metavar="TIME", callback=moment, help="Accepted until then.")
 @click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def replay(
     call: Call,
     *,

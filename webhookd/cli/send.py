@@ -1,8 +1,6 @@
 """`webhookd send`: posts events from a file or a pipe; each line is accepted once, however often it is sent.
 
-A request holds at most 1,000 lines, and no line waits longer than 200 ms for others.  A line without an `event_id`
-gets one here, before the first try: a repeated request (no answer, full disk, restarted daemon) has the same ids, and
-the daemon recognises duplicates.
+A line without an `event_id` gets one before the first try, so the daemon recognises repeated requests as duplicates.
 """
 
 from __future__ import annotations
@@ -19,8 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from webhookd.cli.ndjson import MAX_LINE_BYTES, Line, batches, ensure_id, jq_filter, new_id
-from webhookd.cli.options import Call, examples, in_workspace
-from webhookd.cli.options import common as common_options
+from webhookd.cli.options import Call, examples, for_workspace
 from webhookd.cli.output import count, print_json
 from webhookd.text import escape
 
@@ -214,9 +211,7 @@ def _retry_after(answer: Answer) -> float | None:
     metavar="SECONDS",
     help="How long to try without getting on  [else: as long as it takes]",
 )
-@in_workspace
-@common_options
-@click.pass_obj
+@for_workspace
 def send(call: Call, file: str, give_up_after: float | None) -> None:
     """Send events, one JSON object per line, from FILE or from a pipe.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from webhookd.cli.options import Call, common, examples, where
+from webhookd.cli.options import Call, examples, where, with_call
 from webhookd.cli.output import print_json, table
 from webhookd.text import escape
 
@@ -88,8 +88,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     ),
 )
 @click.argument("file", type=click.Path(), required=False)
-@common
-@click.pass_obj
+@with_call
 def check_config(call: Call, file: str | None) -> None:
     """Validate the configuration: print each mistake with its line and the right form.
 

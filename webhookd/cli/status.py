@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from webhookd.cli.options import Call, common, examples, in_workspace
+from webhookd.cli.options import Call, examples, for_workspace, with_call
 from webhookd.cli.output import ago, bar, count, fields, json_text, local_time, print_json, size, table
 from webhookd.text import duration, escape
 
@@ -23,8 +23,7 @@ _LAG_ALARMING_MS = 250
     short_help="Show what waits and fails, and what to do next.",
     epilog=examples("webhookd status", "webhookd status --json", "watch webhookd status"),
 )
-@common
-@click.pass_obj
+@with_call
 def status(call: Call) -> None:
     """Show what waits, what fails, what is disabled, and what to do next.
 
@@ -149,9 +148,7 @@ def _print_errors(errors: list[dict[str, Any]]) -> None:
 
 
 @click.command(epilog=examples("webhookd budget", "webhookd budget --workspace acme --json"))
-@in_workspace
-@common
-@click.pass_obj
+@for_workspace
 def budget(call: Call) -> None:
     """Show a workspace's failure budget and who spends it."""
     client = call.client()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from webhookd.cli.options import Call, bound_to_workspace, common, complete_workspace, examples
+from webhookd.cli.options import Call, bound_to_workspace, common, complete_workspace, examples, with_call
 from webhookd.cli.output import fields, local_time, print_done, print_json, table, without_none
 from webhookd.text import escape
 
@@ -31,8 +31,7 @@ def workspace() -> None:
 @_NAME
 @_PLAN
 @_NOTIFY
-@common
-@click.pass_obj
+@with_call
 def add(call: Call, workspace_id: str, name: str | None, plan: str | None, notify: tuple[str, ...]) -> None:
     """Add a workspace."""
     body = {"id": workspace_id, **without_none(name=name, plan=plan, notify=list(notify) or None)}
@@ -40,8 +39,7 @@ def add(call: Call, workspace_id: str, name: str | None, plan: str | None, notif
 
 
 @workspace.command("list", epilog=examples("webhookd workspace list", "webhookd workspace list --json"))
-@common
-@click.pass_obj
+@with_call
 def list_(call: Call) -> None:
     """List the workspaces."""
     found = list(call.client().pages("/v1/workspaces"))
@@ -62,8 +60,7 @@ def list_(call: Call) -> None:
 @_PLAN
 @_NOTIFY
 @click.option("--no-notify", is_flag=True, help="Nobody of its own: the notices go to mail.notify.")
-@common
-@click.pass_obj
+@with_call
 def edit(
     call: Call, workspace_id: str, name: str | None, plan: str | None, notify: tuple[str, ...], *, no_notify: bool
 ) -> None:
@@ -90,8 +87,7 @@ def _print(call: Call, one: dict[str, Any]) -> None:
 @workspace.command(epilog=examples("webhookd workspace delete acme"))
 @_ID
 @click.option("--yes", is_flag=True, help="Don't ask.")
-@common
-@click.pass_obj
+@with_call
 def delete(call: Call, workspace_id: str, *, yes: bool) -> None:
     """Delete a workspace that has no endpoints."""
     client = call.client()
@@ -124,8 +120,7 @@ def token() -> None:
 )
 @click.option("--note", metavar="TEXT", help="Who has it.")
 @bound_to_workspace
-@common
-@click.pass_obj
+@with_call
 def add_token(call: Call, scope: str, note: str | None) -> None:
     """Make a token and print it, once. With --workspace it sees and changes that workspace alone."""
     made = call.client().post("/v1/tokens", {"scope": scope, **without_none(workspace=call.workspace, note=note)})
@@ -138,8 +133,7 @@ def add_token(call: Call, scope: str, note: str | None) -> None:
 
 
 @token.command("list", epilog=examples("webhookd token list"))
-@common
-@click.pass_obj
+@with_call
 def list_tokens(call: Call) -> None:
     """List the tokens (never what they read)."""
     found = list(call.client().pages("/v1/tokens"))
@@ -154,8 +148,7 @@ def list_tokens(call: Call) -> None:
 
 @token.command(epilog=examples("webhookd token revoke tok_…"))
 @click.argument("token_id", metavar="ID")
-@common
-@click.pass_obj
+@with_call
 def revoke(call: Call, token_id: str) -> None:
     """End a token, at once."""
     from urllib.parse import quote

@@ -2,9 +2,6 @@
 
 Order rests on three rules: one consumer per endpoint, one request in flight per consumer, and no attempt before the
 outcome of the one before it is committed.
-
-A consumer ends when there is no work, or when its endpoint stops being active; an attempt in flight ends and is
-recorded first.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """The live feed: what happens to deliveries, as it happens, for the live streams of the API and the page.
 
-A ring keeps the newest feed events.  Each has an id that sorts by time, `<milliseconds>-<count>`, so a subscriber that
-reconnects says where it was; `since` returns None when the ring no longer reaches back that far.
-
-Most of the time nobody is subscribed, and then thousands of deliveries a second should cost nothing: publishers ask
-`wanted` first and build nothing otherwise.  It stays true for `LINGER_SECONDS` after the last subscriber left, so one
-that only lost its connection finds the ring without a gap.
+A ring keeps the newest feed events.  Each has an id that sorts by time, `<milliseconds>-<count>`.  Without a subscriber
+it costs nothing: publishers ask `wanted` first.  That stays true for `LINGER_SECONDS` after the last subscriber left,
+so that one who only lost its connection finds the ring without a gap.
 """
 
 from __future__ import annotations

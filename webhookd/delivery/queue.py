@@ -1,11 +1,7 @@
-"""An endpoint's queue in memory: a hint of what the table says waits, never more than a few events of it.
+"""An endpoint's queue in memory: exact counts of what waits, and never more than a few of its events.
 
-New deliveries are offered right after their commit, in commit order.  As long as the bounded `asyncio.Queue` takes
-them, the consumer never has to read the table.  When it is full the queue is *behind*: what comes is only counted, and
-the consumer refills in pages from the table until it has everything that was committed; then offers are taken again.
-Start-up is the same: everything begins behind.
-
-The counts are exact: they follow each commit, and stand for the limits and for what the page shows.
+New deliveries are offered in commit order.  When the bounded queue is full, and at the start, it is *behind*: what
+comes is only counted, and the consumer refills from the table until it has everything that was committed.
 """
 
 from __future__ import annotations

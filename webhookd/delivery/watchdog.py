@@ -1,15 +1,7 @@
 """The watchdog of the shared failure budget: all of the budget but its pure rule (`rules.failure_budget`).
 
-A failed attempt passes through here in three steps, called by `delivery.recorder`:
-
-1. `judge`, before its transaction: enters the failure into its workspace's window and decides whether it disables an
-   endpoint (the 31st in 30 minutes does) or crosses a threshold to warn of.  The failure is entered in the moment its
-   record is submitted to the writer, so the order of the decisions is the order of the commits.
-2. `disable`, inside the transaction that records the failure: disables, and puts the notices into the outbox.  So all
-   of it is durable or none, whenever the process is killed.
-3. `committed`, after the commit: logs, stops consumers, and hands warnings to the coroutine `run`.
-
-After a start `restore` rebuilds the windows from the recorded attempts.
+`delivery.recorder` calls `judge` before a failure's transaction (in the order of the commits), `disable` inside it, so
+that failure, disabling and notices are durable together, and `committed` after it.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 import structlog
 
+from webhookd.clock import rfc3339
 from webhookd.text import escape, escape_json
 
 LINE_BYTES = 16 * 1024
@@ -24,8 +25,6 @@ FREE_TEXTS = ("error", "message", "detail")
 _QUERY = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#'\"<>]*)[?#][^\s'\"<>]*")
 
 Record = dict[str, Any]
-
-_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
 
 
 def loggable_url(url: str) -> str:
@@ -38,7 +37,7 @@ def loggable_url(url: str) -> str:
 
 def arrange(level: str, event: str, fields: Record) -> Record:
     """`timestamp`, `level`, `event`, then `LEADING` as far as given, then the other fields."""
-    arranged: Record = {"timestamp": timestamp(), "level": level, "event": event}
+    arranged: Record = {"timestamp": rfc3339(time.time_ns() // 1_000_000), "level": level, "event": event}
     for name in _order(tuple(fields)):
         arranged[name] = fields[name]
     if "url" in fields:
@@ -55,17 +54,6 @@ def arrange(level: str, event: str, fields: Record) -> Record:
 def _order(names: tuple[str, ...]) -> tuple[str, ...]:
     first = [name for name in LEADING if name in names]
     return (*first, *[name for name in names if name not in first])
-
-
-def timestamp() -> str:
-    """Now, as RFC 3339 in UTC with milliseconds; a second's text is made once."""
-    global _second  # a cache of one entry, replaced whole, so that threads can't tear it
-    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    known, text = _second
-    if known != seconds:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        _second = (seconds, text)
-    return f"{text}.{nanoseconds // 1_000_000:03d}Z"
 
 
 def json_line(record: Record) -> bytes:

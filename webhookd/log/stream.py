@@ -1,10 +1,8 @@
 """Writes log lines in a thread of its own, so that logging never blocks the event loop.
 
-stdout is often a pipe, and writing to a pipe blocks once 64 KiB are unread.  On the event loop that would stop every
-delivery, and `O_NONBLOCK` is no way out: it belongs to the open file, which the shell shares.  So a thread writes the
-lines, one system call per batch.  Memory is bounded: past `capacity_bytes` the newest lines are lost, counted, and
-reported once the reader takes lines again.  A closed pipe (EPIPE) or a full disk loses lines and nothing else; the
-next batch tries again.
+stdout is often a pipe, and writing to one blocks once 64 KiB are unread; `O_NONBLOCK` belongs to the open file, which
+the shell shares.  Past `capacity_bytes` the newest lines are lost, counted, and reported once the reader takes lines
+again.  A closed pipe or a full disk loses lines and nothing else.
 """
 
 from __future__ import annotations

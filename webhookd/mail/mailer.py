@@ -1,19 +1,9 @@
 """The mailer sends the outbox's notices: each at least once, and twice only after a kill at the wrong moment.
 
-A notice waits `mail.digest_seconds` for others of its workspace and goes with them as one *digest*:
-
-1. `outbox.claim` fixes which notices the digest has;
-2. `outbox.seal` stores the mail with its recipients: from here on the server may have taken it;
-3. the mail is sent;
-4. what the server took is recorded.
-
-A kill between the server's 250 and step 4 sends the sealed mail again: the same bytes under the same Message-ID.  When
-the server surely took nothing, the mail is unsealed, so a corrected address or sender counts for the next try; after a
-temporary failure the notices are released too, and go with those that came since.
-
-An unreachable server is tried again after 5 s, later every 60 s.  A mail that it refuses for good (5xx, from every
-recipient) is tried every 15 minutes, as an address or the server's rules may change.  A changed `[mail]` is tried at
-once.  After 30 days a notice is given up.  Until then `unsent` counts it, with the reason.
+Notices of a workspace go together as one *digest*: `outbox.claim` fixes its notices, `outbox.seal` stores the mail, the
+mail is sent, what the server took is recorded.  A kill after the server's 250 sends the sealed mail again, the same
+bytes under the same Message-ID.  When the server surely took nothing, the mail is unsealed, so a corrected address or
+sender counts for the next try; after a temporary failure later notices may join it.
 """
 
 from __future__ import annotations

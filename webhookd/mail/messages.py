@@ -1,8 +1,7 @@
 """The messages of notices, as text and as HTML.
 
-Half of a message is untrusted: URLs, descriptions, what a receiver answered.  So every value goes through `clean` (one
-line of limited length, without control characters), the HTML templates escape, `EmailMessage` builds the headers and
-refuses line breaks, and no link leads to an endpoint.  The link to the page carries no secret.
+Half of a message is untrusted: every value goes through `clean`, the HTML templates escape, and no link leads to an
+endpoint or carries a secret.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """One conversation with the mail server, and exactly what it took.
 
-Whether a mail without an answer *may* have been taken decides if it can be written again.  So each step of the dialogue
-is made here, and every failure says how far it came (RFC 5321, section 4.2.5: the server is responsible for a mail
-from its 250 after the final dot on).
+Whether a mail without an answer *may* have been taken decides if it can be written again, so every failure says how far
+it came (RFC 5321, section 4.2.5).
 """
 
 from __future__ import annotations

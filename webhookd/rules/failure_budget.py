@@ -1,31 +1,11 @@
 """The failure budget: how many failed attempts a workspace may have before its failing endpoints are disabled.
 
-The rule
---------
-Every failed attempt of every endpoint of a workspace counts, first tries and retries alike.  A failure is dated by the
-end of its attempt and counts while `now - ended_at < window`.  With the default of 30 in 30 minutes, the 31st failure
-in any 30 minutes *exceeds* the budget, and disables the endpoint that it belongs to; while the count stays past the
-limit, each further failure disables its own endpoint too.  Endpoints that don't fail stay active.
+The rule is in manual/behaviour.md.  *Exceeded* is about the present failure: with it, the count is past the limit.
+*Spent* is about the next one: the count has reached the limit, and one more failure will exceed it.
 
-A failure leaves the count when it has aged out of the window, or when its endpoint is enabled or deleted (`forget`).
-Disabling removes nothing.  The caller decides whether an attempt counts at all: a local failure doesn't, nor one whose
-endpoint was enabled or deleted since the attempt began.
-
-*Exceeded* is about the present failure: with it, the count is past the limit.  *Spent* is about the next one: the
-count has reached the limit, and one more failure will exceed it (`spent_until`).
-
-A warning is due once per upward crossing: when the count was below a threshold before a failure and isn't any more.  A
-count that falls by ageing and rises again crosses again.
-
-The window
-----------
-A window holds the failures of one workspace in the order of their ends.  Ends come nearly in order, so a new failure
-is appended, or inserted a few places further left; ageing removes from the left.  Memory is bounded by the failures of
-one window.  Its time never runs backwards: "now" is the latest time it was ever given, so a failure that arrives late
-is counted beside those that overtook it, and one that aged out never returns.
-
-All times are monotonic seconds, given by the caller.  A window is rebuilt from the recorded attempts (`restore`) when
-the daemon starts, and after a transaction that it took part in didn't become durable.
+A window holds the failures of one workspace in the order of their ends.  Its time never runs backwards: "now" is the
+latest time that it was given, so a failure that arrives late is counted beside those that overtook it, and one that
+aged out never returns.  All times are monotonic seconds, given by the caller.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """The ids that webhookd makes; all of them sort by time or order of creation.
 
-An event without an id gets a UUIDv7 (RFC 9562, section 5.7) in its text form.  Endpoints and tokens get the same 128
-bits after a prefix, in Crockford's base32: shorter, without letters that look alike, and safe in a URL.  A delivery's
-id is its number in the table, written so that the text sorts as the number does.
-
-Time and randomness are parameters: the rules are pure.
+Events: a UUIDv7 (RFC 9562, section 5.7).  Endpoints and tokens: the same 128 bits in Crockford's base32, after a
+prefix.  Deliveries: their number in the table, written so that the text sorts as the number does.
 """
 
 from __future__ import annotations

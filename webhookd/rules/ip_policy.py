@@ -1,17 +1,10 @@
 """Which addresses webhookd sends to: the table that all three SSRF gates use.
 
 Source: IANA's *special-purpose address registries* for IPv4 and IPv6 (RFC 6890 and its successors).
-`ipaddress.is_global` isn't used: it is True for addresses that reach into the machine or the cloud
-(`64:ff9b::a9fe:a9fe`, `::127.0.0.1`, `192.88.99.1`, `fec0::`), and differs between versions of Python.
-
-The first row that matches an address decides:
-
-1. it *wraps* an IPv4 address: refused, whatever is inside and whatever is allowed, because programs may disagree on
-   where it leads.  Only NAT64's `64:ff9b::/96` is judged by the IPv4 inside: IPv6-only machines with DNS64 need it.
-2. it is link-local or a cloud's metadata service: refused, even inside `egress.allow`.
-3. it lies in a network of `egress.allow`: allowed.
-4. it lies in a special-purpose network, or is IPv6 outside of `2000::/3`: refused.
-5. it is public: allowed.
+`ipaddress.is_global` is True for addresses that reach into the machine or the cloud (`64:ff9b::a9fe:a9fe`), and differs
+between versions of Python.  The first row that matches decides: an address that wraps an IPv4 address (only NAT64's
+`64:ff9b::/96` is judged by the one inside: machines with DNS64 need it), link-local or metadata: never; in
+`egress.allow`: yes; special-purpose, or IPv6 outside of `2000::/3`: no.
 """
 
 from __future__ import annotations

@@ -1,17 +1,11 @@
 """Parses bytes into events: one event, an array, or a stream of lines.
 
-The body that is delivered is the event's text as received, byte for byte, without the white space around it.  It is
-checked here and never serialized again, so no number is rounded and no key moves.  Only a missing `event_id` is
-inserted, as the first member.
+The body that is delivered is the event's text as received, without the white space around it: it is checked and never
+serialized again.  Only a missing `event_id` is inserted, as the first member.
 
-orjson checks the JSON (RFC 8259, UTF-8, lone surrogates, 1,024 levels).  Two cases are handled
-here:
-
-- A repeated name.  orjson keeps the last value and drops the first, so webhookd and a receiver could read two
-  different types from one event.  The check costs a second pass over the text, so it runs only where `event_type` or
-  `event_id` may occur twice: where the quoted name occurs twice, or one of its letters is escaped.
-- A number beyond a double: an integer of 310 digits, `1.0e+400`.  orjson refuses it, but JSON's numbers have no
-  maximum, and webhookd doesn't compute with it, so it is accepted.
+orjson checks the JSON; two cases are handled here.  It keeps the last of a repeated name, so webhookd and a receiver
+could read two different types: names are checked where `event_type` or `event_id` may occur twice.  And it refuses an
+integer too long for a double, which JSON allows.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """The retry schedule, and the decision after each attempt.
 
-An endpoint's queue waits while a delivery waits for its retry; this keeps the order.  The schedule is the same for
-every receiver: neither `Retry-After` nor 429 or 410 changes it.
-
-A failure of webhookd's own machine (`Reason.LOCAL`) says nothing about the receiver.  It uses up no attempt, never ends
-a delivery, and is retried after `LOCAL_RETRY_SECONDS`, without limit.
+The schedule is the same for every receiver: neither `Retry-After` nor 429 or 410 changes it.  A failure of webhookd's
+own machine (`Reason.LOCAL`) uses up no attempt and is retried after `LOCAL_RETRY_SECONDS`, without limit.
 """
 
 from __future__ import annotations

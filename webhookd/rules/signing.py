@@ -1,15 +1,10 @@
 """Signs requests, so that a receiver can verify their sender and content.
 
-A signing key is `whsec_` and base64.  Every request has two signatures:
-
-- `webhook-signature`, as in Standard Webhooks 1.0.0: HMAC-SHA256 with the *decoded* key over
-  `{webhook-id}.{webhook-timestamp}.{body}`.  The header may hold several, so during a rotation old and new keys sign,
-  and a receiver may know any of them.
-- `X-Webhook-Signature`, for receivers of an older convention: HMAC-SHA256 over the body alone, with the *text* after
-  `whsec_` as the key.  It holds one signature, so during a rotation the oldest key makes it: a receiver that still has
-  that key must go on working.
-
-Source of the first: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+`webhook-signature`, as in Standard Webhooks 1.0.0: HMAC-SHA256 with the *decoded* key over
+`{webhook-id}.{webhook-timestamp}.{body}`; during a rotation one signature for each key.  `X-Webhook-Signature`, an
+older convention: over the body alone, with the *text* after `whsec_` as the key; it holds one signature, during a
+rotation that of the oldest key, so that a receiver that still has it goes on working.
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
 from __future__ import annotations

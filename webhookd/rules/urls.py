@@ -1,16 +1,9 @@
-"""Validates endpoints' URLs and custom headers: the first of three gates against SSRF.
+"""Validates endpoints' URLs and custom headers: the first of three gates against SSRF (the others: `sender.egress`).
 
-The first gate (here) checks the URL when an endpoint is saved, the second every address that a name resolves to, the
-third the address of each connection (both in `sender.egress`).  All three use `rules.ip_policy`.
-
-A URL is dangerous where two programs read it differently: one checks a host, the other connects to another.  So URLs
-are parsed strictly and only here.  What parsers are known to disagree about (userinfo, backslashes, percent signs and
-Unicode in the host, control characters, empty ports) is refused, not repaired.  The result is canonical: scheme and
-host in lower case, an IPv4 address as four decimal numbers.  Path and query stay as given, except that characters
-beyond ASCII become the percent codes of their UTF-8 bytes.
-
-Requests go to the canonical form.  Whether two URLs are the same one is decided by their normal form, which leaves out
-what makes no difference to a request: the default port, the dot at the end of the host, an empty query.
+A URL is dangerous where two programs read it differently.  So what parsers are known to disagree about (userinfo,
+backslashes, percent signs and Unicode in the host, control characters, empty ports) is refused, not repaired.  The
+result is canonical: scheme and host in lower case, an IPv4 address as four decimal numbers; characters beyond ASCII in
+path and query become percent codes.
 """
 
 from __future__ import annotations

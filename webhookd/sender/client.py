@@ -1,12 +1,7 @@
 """One HTTP attempt: a request goes out, an `Outcome` comes back, and nothing that a receiver does gets any further.
 
-The rules (manual/behaviour.md, "Delivery"):
-
-- The whole attempt (DNS, connect, TLS, request, headers, body) has one deadline.
-- At most 16 KiB of the answer's body are read.  If there is more, the connection is closed and the status decides.
-- Success is exactly 200, or any 2xx where the endpoint says so.  Redirects are not followed.
-- A request is repeated in one case only: a *reused* connection ended before any byte of an answer came.  It then goes
-  once more, over a connection opened for it, inside the same attempt and the same deadline.
+The rules are in manual/behaviour.md, "Delivery".  A request is repeated in one case only: a *reused* connection ended
+before any byte of an answer came.  It then goes once more, over a fresh connection, within the same deadline.
 """
 
 from __future__ import annotations

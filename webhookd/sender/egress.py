@@ -1,18 +1,12 @@
-"""Where webhookd may send: the second and the third gate.
+"""Where webhookd sends: the second and the third gate against SSRF.
 
-A customer's URL makes webhookd connect from inside the operator's network, so an address is asked about three times
-and each question fails closed: the URL when it is saved and again when it is used (`rules.urls`), *every* answer of
-its name when it is resolved, and the very address of each connect, in the socket factory, which sees IP literals and
-whatever else reaches a socket.  What was checked is what is dialled: the resolver hands over addresses, not names, so
-no answer can change in between.
+An address is judged three times, and each check fails closed: the URL when it is saved and used (`rules.urls`),
+*every* address that its name resolves to, and the address of each connect, in the socket factory.  The resolver hands
+over addresses, not names, so no answer can change in between.
 
-Names are resolved by c-ares (aiodns): every lookup waits for itself alone.  The system's own `getaddrinfo` blocks a
-thread per lookup; with a few silent names all threads hang and healthy endpoints time out (measured).  c-ares asks
-over its own sockets, as many names at once as there are, honours /etc/resolv.conf, /etc/hosts and
-/etc/nsswitch.conf, follows their changes, and keeps answers for their time to live.  Its questions share one socket,
-which c-ares gives up after an answer that is no DNS message, and asks again for every name that waited on it.  A few
-such answers for one name use up the tries of all the others; so a lookup that gets a malformed answer is repeated
-over a channel of its own.
+Names are resolved by c-ares (aiodns): `getaddrinfo` blocks a thread per lookup, and a few silent names would hang all
+threads.  All lookups share one socket, which c-ares gives up after a malformed answer, asking again for every name; so
+a lookup that gets one is repeated over a channel of its own.
 """
 
 from __future__ import annotations

@@ -1,22 +1,12 @@
 """HTTP/1.1 towards receivers: connections on asyncio, kept alive per origin, and llhttp (httptools) for the answers.
 
-What a receiver may do to a connection, and what comes of it:
+A complete answer decides, whatever follows it; what follows (bytes after the body, a second answer) costs the
+connection.  Bytes on an idle connection are no answer to the next request: it is closed.  Closing means aborting: a
+receiver that never reads would otherwise keep socket and buffer.
 
-- **A complete answer decides.**  Whatever follows it (bytes after `Content-Length`, a body of a 204, a second answer)
-  costs the connection alone: it isn't used again.  An answer counts though the request was not yet taken whole.
-- **The head has an end**: 32 KiB with all interim (1xx) answers before it.  So has what stands around a body (chunk
-  extensions, trailers).  16 KiB of the body are read; if there is more, the connection is closed, and the status
-  decides.
-- **Closing means at once.**  A polite close first sends what is buffered: a receiver that never reads would keep socket
-  and buffer for ever.
-- **Small bites.**  A turn of the event loop reads and parses 16 KiB at most, into a buffer that all connections share.
-- **Nothing unasked.**  Bytes that arrive on an idle connection are no answer to the next request: it is closed.
-
-TLS runs over memory here rather than in asyncio's transport, which keeps 256 KiB per connection to read into, and drops
-an answer that lies in the socket when a write fails.
-
-llhttp accepts what real servers send: folded headers, lines that end with LF alone, spaces after a chunk's
-size.  It stays strict where two readers could see two answers: lengths given twice, a length beside chunks.
+TLS runs over memory: asyncio's transport keeps 256 KiB per connection, and drops an answer that lies in the socket
+when a write fails.  llhttp takes what real servers send (folded headers, lines that end with LF alone, spaces after a
+chunk's size) and is strict where two readers could see two answers: lengths given twice, a length beside chunks.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """How the writer carries out a batch of commands: as one statement where that is possible, else in one transaction.
 
-Every statement that Python's `sqlite3` runs gives up the interpreter's lock several times, and each time has to win it
-back from a busy event loop, which costs more than most statements do.  So commands of a `BatchKind` (accepted events,
-recorded successes) go to SQLite as one statement: the rows of each kind as one JSON array, with all their bodies in one
-blob beside it, inserted into a temporary view whose triggers do the work.  A statement is a transaction by itself, so
-one call begins, does and commits everything, on the second core.  What needs no SQLite (packing, results) runs on the
-event loop's thread.  `manual/decisions.md` has the figures.
+Each statement of `sqlite3` gives up the interpreter's lock several times and has to win it back from a busy event loop.
+So commands of a `BatchKind` go to SQLite together: the rows of each kind as one JSON array, with their bodies in one
+blob beside it, inserted into a temporary view whose triggers do the work.  `manual/decisions.md` has the figures.
 """
 
 from __future__ import annotations

@@ -3,16 +3,9 @@
 What a delivery's state *reads* as is derived here and nowhere else: a row that waits is `held` while its endpoint
 gets nothing, and `skipped` or `cancelled` from the moment of the mark, before the row itself has followed.
 
-A search runs in two steps.  The first finds numbers: it looks through the newest rows, which nearly always fill the
-page, and then through one *range* after the other: the rows of one endpoint in one of the table's states, which an
-index holds in order together with everything that is searched by.  So a search that finds next to nothing among a
-million deliveries reads narrow index entries and nothing else; with a timeout it stops and returns how far it came.
-The second step reads the rows of one page.
-
-`changed_since` finds what changed since a moment.  Each kind of change has an order in the table by which it is found
-from its newest end: deliveries are numbered as they are accepted, failed attempts as they are recorded, and an
-endpoint's successes come in the order of its queue.  So it looks back only as far as the moment.  It is complete unless
-the wall clock was set back meanwhile.
+A search finds numbers first: among the newest rows, then in one *range* after the other (the rows of one endpoint in
+one of the table's states, which an index holds in order with everything that is searched by).  Then it reads the rows
+of one page.  `changed_since` looks back from the newest end of each order in which changes are recorded.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
 """The free space on the database's disk, and a reserve in it that no other program can use.
 
 On a full disk SQLite can't write anything, not even a DELETE or a checkpoint.  So webhookd refuses events long before
-that (`store.min_free_mb`), and a file beside the database, `webhookd.db-reserve`, keeps a quarter of that space.  When
-another program fills the disk to the last byte all the same, webhookd releases the file piece by piece, so that it can
-still record the outcomes of attempts; it accepts no event until the reserve is whole again.
-
-Another program may use up a released piece.  Then outcomes wait in memory, and with them their endpoints, until there
-is space.
+that (`store.min_free_mb`), and a file beside the database, `webhookd.db-reserve`, keeps a quarter of that space.  It is
+released piece by piece when the disk fills up all the same, so that outcomes can still be recorded.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """How an endpoint did over the last hour or day: deliveries, failed attempts and their durations, per span of time.
 
-A busy endpoint has millions of rows in a day, so they are not read.  An endpoint's deliveries finish in the order of
-their numbers, and attempts are numbered as they end; so a bisection in an index finds the number at which a span
-begins, and the rows between two such numbers are counted in the index alone.  Durations are in the attempts' records,
-of which the newest few of each span are read.
+Deliveries of an endpoint finish in the order of their numbers, and attempts are numbered as they end; so a bisection in
+an index finds where a span begins, and rows are counted in the index alone.
 """
 
 from __future__ import annotations

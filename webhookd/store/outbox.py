@@ -1,8 +1,7 @@
 """Mail that waits to be sent, each notice written in the transaction of its cause.
 
-Notices that come together go as one *digest*, named by the number of its first row, whose Message-ID it has.  Which
-notices a digest has, and the mail itself with those it has yet to reach (the *envelope*), are on disk before the mail
-server sees a byte: after a kill the same mail goes again, or none.
+Notices that come together go as one *digest*, named by the number of its first row.  Its notices, and the mail itself
+with those it has yet to reach (the *envelope*), are on disk before the mail server sees a byte.
 """
 
 from __future__ import annotations

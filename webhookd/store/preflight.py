@@ -1,21 +1,13 @@
 """Before the database is opened: whether webhookd may open the file (`examine`), and WAL recovery (`recover_wal`).
 
-SQLite changes a file by opening it: it rolls a write-ahead log in at the close and makes the log's index anew.  So
-`examine` uses a connection that can't write, takes no locks and keeps the index of the log in memory (the VFS
-`unix-none` and `locking_mode=EXCLUSIVE`), and leaves a file that is not fit as it was.  The state directory's lock
-keeps other daemons away; a program that replicates the file may write meanwhile, so `examine` looks twice at what is
-wrong.
+SQLite changes a file by opening it.  So `examine` uses a connection that can't write, takes no locks and keeps the
+index of the log in memory (the VFS `unix-none` and `locking_mode=EXCLUSIVE`).
 
-WAL recovery brings to the disk what a daemon that ended early left in the write-ahead log.  A commit writes its frames
-into the log and then syncs them.  If a kill comes between the two, or the sync fails, the frames may be in the kernel's
-memory alone; yet the next daemon would read them from there, answer "duplicate" for an event in them, and lose it when
-the power fails.  Another sync is not enough: after one that failed Linux takes the pages for clean, and the next
-reports success without writing them.  They have to be written again.  Nor would a checkpoint do: with a hole in the log
-on the disk, a power cut would leave a mix of old and new pages.
-
-The index of the log (`-shm`) has which frames these are: SQLite counts a commit there only after its sync, and the
-index is gone when the kernel's memory is.  When SQLite opens the database it makes the index anew and counts every
-frame; so recovery comes before that.  The formats: https://sqlite.org/walformat.html and fileformat2.html#walformat.
+A commit writes its frames into the log and then syncs them.  After a kill between the two, or a failed sync, frames may
+be in the kernel's memory alone: the next daemon would read them, answer "duplicate", and lose them when the power
+fails.  After a failed sync Linux reports the next one as successful without writing, so the frames are written again.
+The log's index (`-shm`) counts a commit only after its sync, until SQLite opens the database and makes it anew.  The
+formats: https://sqlite.org/walformat.html and fileformat2.html#walformat.
 """
 
 from __future__ import annotations

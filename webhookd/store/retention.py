@@ -1,8 +1,7 @@
-"""Pruning in small steps, so that no write waits long: finished events with their deliveries and attempts.
+"""Pruning in small steps: finished events with their deliveries and attempts.
 
-A reader finds what may go, row by row in the order of acceptance; the writer checks each event once more before it
-goes, because a replay may have come in between.  An event whose id is still needed to recognise duplicates keeps its
-row, with the hash of its body in place of the body.
+A reader finds what may go; the writer checks each event once more, because a replay may have come in between.  An event
+whose id is still needed to recognise duplicates keeps its row, with the hash of its body in place of the body.
 """
 
 from __future__ import annotations

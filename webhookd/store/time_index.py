@@ -1,12 +1,8 @@
 """Where a time lies among the numbers of the log.
 
-Events and deliveries are numbered as they come, so their times go forward with their numbers, and a bisection finds
-where a time begins: a handful of look-ups instead of a walk through a million rows.  Only a machine's clock that is set
-back breaks that.  So `Store.add` knows how rows to be added are dated; where that lies before what was there already,
-they begin a new *segment* of the log, and `clock_steps` has the numbers after which it begins.
-
-Within a segment a date may be up to `SLACK_MS` behind (a test is dated by its start and written at its end).  The
-bisection is that much wider on both sides, and the search itself compares every row's own time.
+Times go forward with numbers, so a bisection finds where a time begins.  Only a clock that is set back breaks that:
+`Store.add` then begins a new *segment* of the log, recorded in `clock_steps`.  Within a segment a date may be up to
+`SLACK_MS` behind (a test is dated by its start), so the bisection is that much wider on both sides.
 """
 
 from __future__ import annotations

@@ -1,19 +1,13 @@
 """The one writer: commands that wait go to SQLite as one batch, and callers get their results after the commit.
 
-A *command* is a function of the connection.  The writer takes commands in order (`_gather`, `_next_batch`) and runs
-them in one transaction, each in a savepoint of its own, so that a refused one leaves its neighbours alone; commands of
-a `BatchKind` that follow each other go in one statement.  After the commit it calls each command's `on_commit` and
-resolves its future, again in order.  So the order of submission is the order of the table and the order in which the
-rest of the process sees the results.
+A *command* is a function of the connection.  Each runs in a savepoint of its own, so that a refused one leaves its
+neighbours alone; commands of a `BatchKind` that follow each other go in one statement.  The order of submission is the
+order of the table and the order in which the rest of the process sees the results.  A command of a caller that was
+cancelled runs all the same.
 
-Commands are not cancelled: the command of a caller that goes away runs all the same.
-
-A checkpoint is queued like a command and runs by itself, between two transactions (`checkpoint`): SQLite makes one on
-its own only when the write-ahead log has become long, and the next commit then waits for all of it.
-
-A full disk refuses commands, except those submitted with `retry_when_full` (outcomes of attempts): the writer tries
-these again, with pieces of the reserve (`store.disk_space`), until there is space.  So does a lack of memory, which
-SQLite rolls back from.  Any other failure of SQLite ends the daemon, because what is durable is no longer known.
+A full disk refuses commands, except those submitted with `retry_when_full` (outcomes of attempts): these are tried
+again, with pieces of the reserve (`store.disk_space`).  So does a lack of memory.  Any other failure of SQLite ends the
+daemon, because what is durable is no longer known.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
 """The live stream, for the API and the page: the live feed as server-sent events (WHATWG HTML, section 9.2).
 
-Each message has the feed event's id, its kind (`delivery.accepted`, `delivery.attempted`) and, as data, the delivery as
-it was then.  A client that lost its connection sends the last id that it saw as `Last-Event-ID` and gets what it
-missed: from the feed's ring in memory, else from the table.  If that is too much, it gets one message of the kind
-`reset` and should read the list again.
-
-A client that reads too slowly is disconnected and may come back the same way; it never makes memory grow.
+A client that comes back with `Last-Event-ID` gets what it missed: from the feed's ring in memory, else from the table;
+if that is too much, one message `reset`.  A client that reads too slowly is disconnected.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
 """A stream of events, one per line, committed as they arrive, for as long as the caller keeps it open.
 
-Two tasks run side by side.  *Reading* cuts what comes into lines, and stops reading the socket while too much waits to
-be committed.  *Committing* takes the lines that have come by now, checks them while the batch before is still being
-committed, and hands them over only when that is done.  So the load sets the size of a batch (no line waits for more to
-come), and the order of the lines is the order of acceptance.  When a batch is refused (the disk is full, the daemon
-stops), nothing after it is accepted: the answer says where to go on.
-
-A connection that ends in the middle of a line leaves that line out; the lines before it stand.
+One task reads and cuts lines, and stops reading while too much waits; another checks and commits them, each batch after
+the one before it, so that the load sets the size of a batch.  When a batch is refused, nothing after it is accepted:
+the answer says where to go on.  A connection that ends in the middle of a line leaves that line out.
 """
 
 from __future__ import annotations

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from webhookd import log
 from webhookd._version import __version__
-from webhookd.clock import Clock, rfc3339
-from webhookd.config import Config
+from webhookd.clock import rfc3339
 from webhookd.config_warnings import warnings
+from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.held_events import HeldEvents
 from webhookd.delivery.ingest import Ingest
 from webhookd.delivery.recorder import Recorder
-from webhookd.delivery.registry import Registry
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.mail.mailer import Mailer
 from webhookd.models import Endpoint, Json
-from webhookd.store.store import SQLITE_VERSION, Store
+from webhookd.store.store import SQLITE_VERSION
 
 RATE_BEATS = 60
 SLOWEST = 5
@@ -36,62 +35,54 @@ class Sample:
     failed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts that are looked at."""
-
-    store: Store
-    registry: Registry
-    dispatcher: Dispatcher
-    ingest: Ingest
-    recorder: Recorder
-    held_events: HeldEvents
-    watchdog: Watchdog
-    mailer: Mailer
-
-
 class Status:
     """Gathers the look; `beat` is called once a second for the rates."""
 
-    def __init__(self, parts: Parts, clock: Clock, settings: Callable[[], Config]) -> None:
-        self._parts = parts
-        self._settings = settings
-        self._clock = clock
-        self._started_ms = clock.wall_ms()
-        self._started = clock.monotonic()
+    def __init__(
+        self,
+        deps: Deps,
+        dispatcher: Dispatcher,
+        ingest: Ingest,
+        recorder: Recorder,
+        held_events: HeldEvents,
+        watchdog: Watchdog,
+        mailer: Mailer,
+    ) -> None:
+        self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
+        self._dispatcher, self._ingest, self._recorder = dispatcher, ingest, recorder
+        self._held_events, self._watchdog, self._mailer = held_events, watchdog, mailer
+        self._started_ms, self._started = self._clock.wall_ms(), self._clock.monotonic()
         self._samples: deque[Sample] = deque(maxlen=RATE_BEATS)
 
     def beat(self, lag_seconds: float) -> None:
         """Take a sample of the counters."""
-        parts = self._parts
         self._samples.append(
             Sample(
                 self._clock.monotonic(),
                 lag_seconds,
-                parts.ingest.accepted_count,
-                parts.recorder.delivered_count,
-                parts.recorder.failed_count,
+                self._ingest.accepted_count,
+                self._recorder.delivered_count,
+                self._recorder.failed_count,
             )
         )
 
     async def show(self, workspace: str | None = None) -> Json:
         """The look, as JSON; of one workspace alone, without what concerns the whole daemon, if it is named."""
-        endpoints = self._parts.registry.endpoints()
+        endpoints = self._registry.endpoints()
         if workspace is None:
             return {**self._endpoints_json(endpoints, None), **await self._daemon_json()}
         return self._endpoints_json([each for each in endpoints if each.workspace == workspace], workspace)
 
     def _endpoints_json(self, endpoints: Sequence[Endpoint], workspace: str | None) -> Json:
-        parts = self._parts
-        views = {each.seq: parts.dispatcher.view(each.seq) for each in endpoints}
+        views = {each.seq: self._dispatcher.view(each.seq) for each in endpoints}
         return {
             "version": __version__,
             "started_at": rfc3339(self._started_ms),
             "uptime_seconds": round(self._clock.monotonic() - self._started, 1),
-            "workspaces": len(parts.registry.workspaces()) if workspace is None else 1,
+            "workspaces": len(self._registry.workspaces()) if workspace is None else 1,
             "endpoints": {
                 "total": len(endpoints),
-                "active": sum(1 for each in endpoints if parts.registry.runs(each)),
+                "active": sum(1 for each in endpoints if self._registry.runs(each)),
                 "auto_disabled": sum(1 for each in endpoints if each.state == "auto_disabled"),
             },
             "backlog": {
@@ -105,26 +96,25 @@ class Status:
         }
 
     async def _daemon_json(self) -> Json:
-        parts = self._parts
         return {
             "sqlite_version": SQLITE_VERSION,
             "totals": {
-                "accepted": parts.ingest.accepted_count,
-                "delivered": parts.recorder.delivered_count,
-                "failed": parts.recorder.failed_count,
-                "dropped": parts.recorder.dropped_count,
-                "expired": parts.held_events.expired_count,
+                "accepted": self._ingest.accepted_count,
+                "delivered": self._recorder.delivered_count,
+                "failed": self._recorder.failed_count,
+                "dropped": self._recorder.dropped_count,
+                "expired": self._held_events.expired_count,
             },
-            "failures_by_reason": {str(reason): count for reason, count in parts.recorder.failures_by_reason.items()},
+            "failures_by_reason": {str(reason): count for reason, count in self._recorder.failures_by_reason.items()},
             "rates_per_second": self._rates(),
             "loop_lag_ms": round(max((each.lag_seconds for each in self._samples), default=0.0) * 1000, 1),
             "database": {
-                "full": parts.store.disk_space.short(),
-                "size_bytes": parts.store.size_bytes(),
-                "wal_bytes": parts.store.wal_bytes(),
-                "free_bytes": parts.store.disk_space.free_bytes(),
+                "full": self._store.disk_space.short(),
+                "size_bytes": self._store.size_bytes(),
+                "wal_bytes": self._store.wal_bytes(),
+                "free_bytes": self._store.disk_space.free_bytes(),
             },
-            "unsent_mail": await parts.mailer.unsent(),
+            "unsent_mail": await self._mailer.unsent(),
             "warnings": [{"key": key, "message": message} for key, message in warnings(self._settings())],
             "last_errors": [_shown(error) for error in log.recent_errors()],
         }
@@ -141,7 +131,7 @@ class Status:
         }
 
     def _slowest(self, endpoints: Sequence[Endpoint]) -> list[Json]:
-        durations = self._parts.recorder.durations_ms
+        durations = self._recorder.durations_ms
         found = [(durations[each.seq], each) for each in endpoints if each.seq in durations]
         found.sort(key=lambda pair: -pair[0])
         return [
@@ -152,10 +142,10 @@ class Status:
     def _budgets(self, only: str | None) -> list[Json]:
         """The workspaces that have spent any of their budget."""
         shown = []
-        for workspace in self._parts.registry.workspaces():
+        for workspace in self._registry.workspaces():
             if only is not None and workspace.id != only:
                 continue
-            view = self._parts.watchdog.view(workspace.id)
+            view = self._watchdog.view(workspace.id)
             if view.failures:
                 shown.append({"workspace": workspace.id, "failures": view.failures, "limit": view.limit})
         return shown

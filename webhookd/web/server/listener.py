@@ -1,9 +1,7 @@
 """Listening sockets, and the 503 for a connection that there is no room for.
 
-asyncio's own accept loop is not used: with no file descriptor left it logs each failure and leaves all callers waiting
-without an answer.  Each `Listener` here keeps a few spare descriptors.  When the process has none left, it gives up a
-spare for as long as it takes to answer one caller 503 with Retry-After.  A caller gets the same answer when the server
-has reached its bound on connections (`has_room`).
+With no file descriptor left, asyncio's own accept loop logs each failure and leaves callers without an answer.  Each
+`Listener` keeps spare descriptors and gives one up for as long as it takes to answer a caller 503 with Retry-After.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
 """The bound on request bodies in memory, over all connections together.
 
-Each caller has a bound of its own (8 MiB of an array, 4 MiB of uncommitted lines), which is none for ten thousand
-callers.  Past `FULL_BYTES` larger bodies are refused and streams are read only as fast as they are committed.  A small
-body is refused only past `SMALL_FULL_BYTES`, so that callers with large or slow bodies can't lock out those with small
-ones.  The process needs two to three times these bytes, because an array's events are copied out of its text.
-
-Under a limit on address space (RLIMIT_AS) callers are refused before it is used up: Python raises `MemoryError`, but
-libraries written in C may crash.
+Past `FULL_BYTES` larger bodies are refused and streams are read only as fast as they are committed; a small body is
+refused only past `SMALL_FULL_BYTES`, so that large or slow bodies can't lock out small ones.  The process needs two to
+three times these bytes.  Under RLIMIT_AS callers are refused before the address space is used up: Python raises
+`MemoryError`, but libraries written in C may crash.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Routes, and reading requests: bodies, queries, cursors.
 
-A msgspec Struct describes a body's fields or a query's parameters: a handler gets it, requests are validated against
-it, and the OpenAPI document shows it.  All unknown names are refused at once, so that a typing mistake never passes for
-"left out".
+A msgspec Struct describes a body's fields or a query's parameters, for handlers, validation and the OpenAPI document.
 """
 
 from __future__ import annotations

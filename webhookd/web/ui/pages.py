@@ -1,10 +1,7 @@
 """The page: what all of its parts share, from the session to the headers.
 
-A handler gets a `Page`: who is signed in, which workspace is looked at, in which language.  Everything that it answers
-goes out with a policy that lets no script, style or frame in but the page's own.  A refusal becomes a page that says
-what is wrong, in the status that the API would give.
-
-An address names its workspace only where there is a choice: `?workspace=acme`, for a token of no workspace of its own.
+Everything goes out with a policy that lets no script, style or frame in but the page's own.  An `ApiError` becomes a
+page with the API's status.  An address names its workspace (`?workspace=acme`) only where there is a choice.
 """
 
 from __future__ import annotations

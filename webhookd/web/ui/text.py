@@ -1,8 +1,7 @@
 """Foreign text made safe and readable; the templates also escape it as HTML.
 
-Invisible characters (controls, marks that turn the direction of writing, lone surrogates) are shown by their
-number, so that a text can't look like another one.  JSON is laid out again without being understood: every character
-of a name, a number or a string stays as it came.
+Invisible characters are shown by their number.  JSON is laid out without being understood: every character of a name, a
+number or a string stays as it came.
 """
 
 from __future__ import annotations

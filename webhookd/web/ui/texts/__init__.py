@@ -1,8 +1,7 @@
 """What the page says, in the reader's language: one catalogue file per language, chosen by cookie or `Accept-Language`.
 
-A text is found by its key and filled in by name.  What counts something has a key with `.one` and one with `.other`.
-The two catalogues have the same keys, and every key is used; a test holds them to it.  What the fields of events mean
-stands in `rules.catalogue`, in English; `meanings.<language>.json` has each of these sentences in another language.
+What counts something has a key with `.one` and one with `.other`.  `meanings.<language>.json` has the meanings of
+events' fields (`rules.event_types`), which are in English, in another language.
 """
 
 from __future__ import annotations
