@@ -20,6 +20,7 @@ from webhookd.config import (
     credential,
     find_config,
     find_state_dir,
+    networks,
     reloadable,
 )
 from webhookd.config_loader import KEYS, VARIABLES, Mistake, check, lines_of, load
@@ -51,7 +52,7 @@ CONTRACT = {
     "budget": {"limit": 30, "window_seconds": 1800, "disables": "failing", "warn_at": [0.5, 0.8],
                "warn_by_mail": False},
     "hold": {"max_age_hours": 72, "max_events": 100_000, "max_mb": 1024},
-    "egress": {"allow": [], "allow_http": True},
+    "egress": {"allow": [], "deny": [], "allow_http": True},
     "mail": {"host": "", "port": 25, "tls": "none", "user": "", "password": "", "from": "", "notify": [],
              "digest_seconds": 3},
     "plans": {"order": ["starter", "growth", "advanced", "enterprise"], "webhooks_from": "advanced"},
@@ -562,7 +563,7 @@ def test_no_secret_is_shown(write: Any) -> None:
 def test_networks_and_sender_are_derived() -> None:
     """Derived values have one definition."""
     config = load(None, {"WEBHOOKD_EGRESS__ALLOW": "127.0.0.0/8,fd00::/8"})
-    assert (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("fd00::/8")) == config.egress.networks
+    assert (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("fd00::/8")) == networks(config.egress.allow)
     assert config.mail.sender.startswith("webhookd@")
     assert "a@example.com" == Mail(from_="a@example.com").sender
 

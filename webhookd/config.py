@@ -11,7 +11,7 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -115,12 +115,8 @@ class Egress(_Section, frozen=True, kw_only=True):
     """`[egress]`: which addresses requests may go to."""
 
     allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
     allow_http: bool = True
-
-    @property
-    def networks(self) -> tuple[Network, ...]:
-        """`allow`, parsed."""
-        return tuple(ipaddress.ip_network(cidr) for cidr in self.allow)
 
 
 class Mail(_Section, frozen=True, kw_only=True, rename={"from_": "from"}):
@@ -228,6 +224,11 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
+def networks(cidrs: Iterable[str]) -> tuple[Network, ...]:
+    """Valid CIDRs, parsed."""
+    return tuple(map(ipaddress.ip_network, cidrs))
+
+
 def _is_cidr(value: str) -> bool:
     try:
         ipaddress.ip_network(value)
@@ -265,6 +266,11 @@ def is_mail_address(value: str) -> bool:
     return not long and bool(_MAIL_LOCAL_PART.fullmatch(local) and _HOST_NAME.fullmatch(name))
 
 
+_CIDRS = Rule(
+    lambda value: all(map(_is_cidr, value)),
+    'a list of networks as CIDR, no bit set after the prefix: ["10.0.0.0/8", "fd00::/8"]',
+)
+
 RULES: dict[str, Rule] = {
     "listen.host": Rule(is_host, 'an address or name to listen on: "127.0.0.1", "::1", "localhost"'),
     "listen.unix_socket": Rule(
@@ -278,10 +284,8 @@ RULES: dict[str, Rule] = {
         'an http or https URL without user, query and fragment: "https://hooks.example.com"',
     ),
     "store.path": Rule(lambda value: value != "", 'a file name: "webhookd.db"'),
-    "egress.allow": Rule(
-        lambda value: all(map(_is_cidr, value)),
-        'a list of networks as CIDR, no bit set after the prefix: ["10.0.0.0/8", "fd00::/8"]',
-    ),
+    "egress.allow": _CIDRS,
+    "egress.deny": _CIDRS,
     "mail.host": Rule(lambda value: not value or is_host(value), 'a host name or address: "mail.example.com"'),
     "mail.from": Rule(lambda value: not value or is_mail_address(value), 'one address: "webhookd@example.com"'),
     "mail.notify": Rule(

@@ -61,6 +61,22 @@ def test_a_network_allows_its_own_addresses_alone() -> None:
     assert [True, True, False, False] == judged
 
 
+@pytest.mark.parametrize("text", ["8.8.8.8", "127.0.0.1", "2a00:1450:4001::1", "64:ff9b::808:808"])
+def test_a_denied_network_wins_over_everything(text: str) -> None:
+    """egress.deny against egress.allow and the table; NAT64 by the address inside too."""
+    denied = [ip_network("8.8.8.0/24"), ip_network("127.0.0.0/8"), ip_network("2a00::/16")]
+    judged = [verdict(ip_address(text), allowed, denied).allowed for allowed in ([], EVERYTHING)]
+    assert [False, False] == judged
+    assert not name_verdict("localhost", EVERYTHING, [*denied, ip_network("::1/128")]).allowed
+
+
+@pytest.mark.parametrize("text", ["8.8.8.8", "2a00:1450:4001::1", "64:ff9b::808:808"])
+def test_the_machines_own_addresses_need_permission(text: str) -> None:
+    """A public address of this machine is no public target."""
+    judged = [verdict(ip_address(text), allowed, (), lambda _: True).allowed for allowed in ([], EVERYTHING)]
+    assert [False, True] == judged
+
+
 def test_a_verdict_says_why() -> None:
     """The reason completes "it is …", for messages."""
     assert Verdict(False, "a loopback address") == verdict(ip_address("127.0.0.1"), [])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
+import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +25,7 @@ from tests.support.watch import watch
 from webhookd.clock import SystemClock
 from webhookd.models import Outcome, Reason, Request
 from webhookd.rules.ip_policy import OwnAddress
+from webhookd.sender import host
 from webhookd.sender.attempt_trace import AttemptTrace, EgressFailure
 from webhookd.sender.client import HttpSender
 from webhookd.sender.egress import DnsResolver, Egress
@@ -329,3 +335,84 @@ def _an_address_of_this_machine() -> str:
         except OSError:
             return "127.0.0.1"
         return str(probe.getsockname()[0])
+
+
+_ON_ITS_OWN_ADDRESSES = """
+import asyncio, json
+from webhookd.clock import SystemClock
+from webhookd.config import networks
+from webhookd.errors import ApiError
+from webhookd.models import Request
+from webhookd.sender.client import HttpSender
+from webhookd.sender.egress import Egress
+
+class Names:
+    async def lookup(self, name):
+        return ["9.9.9.9"]
+    async def close(self):
+        pass
+
+async def answer(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n")
+    writer.close()
+
+async def main():
+    await asyncio.start_server(answer, None, 8081)
+    hosts = ["9.9.9.9", "[2620:fe::fe]", "own.example", "9.9.8.7", "1.1.1.1"]
+    everything = ("9.9.9.0/24", "2620:fe::/48", "9.9.8.0/24")
+    for allow, deny in (((), ()), (everything, ()), (("9.9.9.0/24",), ("9.9.0.0/16",))):
+        egress = Egress(networks(allow), networks(deny), allow_http=True, resolver=Names())
+        sender = HttpSender(egress, timeout_seconds=2, clock=SystemClock())
+        found = []
+        for host in hosts:
+            url = f"http://{host}:8081/"
+            try:
+                egress.check_url(url)
+                saved = True
+            except ApiError as refusal:
+                saved = refusal.code
+            outcome = await sender.post(Request(url, (), b"{}", False))
+            found.append([saved, outcome.reason or "delivered"])
+        await sender.close()
+        print(json.dumps(found))
+
+asyncio.run(main())
+"""
+
+
+def test_the_machines_own_public_addresses_are_denied_unless_allowed() -> None:
+    """In a network namespace with public addresses on `lo`: by IP, by name, by a route that ends here."""
+    unshare, ip = shutil.which("unshare"), shutil.which("ip")
+    if unshare is None or ip is None or subprocess.run([unshare, "-n", "true"], check=False).returncode:
+        pytest.skip("network namespaces can't be made here")
+    script = (
+        f"{ip} link set lo up && {ip} addr add 9.9.9.9/32 dev lo && {ip} addr add 2620:fe::fe/128 dev lo && "
+        f'{ip} route add local 9.9.8.0/24 dev lo && exec "$0" -c "$1"'
+    )
+    done = subprocess.run(
+        [unshare, "-n", "sh", "-c", script, sys.executable, _ON_ITS_OWN_ADDRESSES],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "" == done.stderr
+    denied, delivered, elsewhere = ["blocked_address"] * 2, [True, "delivered"], [True, "local"]
+    assert [
+        [denied, denied, [True, "blocked_address"], denied, elsewhere],
+        [delivered, delivered, delivered, delivered, elsewhere],
+        [denied, denied, [True, "blocked_address"], denied, elsewhere],
+    ] == [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_without_netlink_a_socket_that_can_be_bound_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the routing table can't be asked, the answer is the same."""
+    assert [True, True, False] == [host.is_of_machine(ip_address(each)) for each in ("127.0.0.1", "::1", "9.9.9.9")]
+
+    def fails(family: int, packed: bytes) -> bool:
+        raise OSError(errno.EAFNOSUPPORT, "no netlink")
+
+    monkeypatch.setattr(host, "_ends_here", fails)
+    assert [True, True, False] == [host.is_of_machine(ip_address(each)) for each in ("127.0.0.1", "::1", "9.9.9.9")]

@@ -2,14 +2,14 @@
 
 Source: IANA's *special-purpose address registries* for IPv4 and IPv6 (RFC 6890 and its successors).
 `ipaddress.is_global` is True for addresses that reach into the machine or the cloud (`64:ff9b::a9fe:a9fe`), and differs
-between versions of Python.  The first row that matches decides: an address that wraps an IPv4 address (only NAT64's
-`64:ff9b::/96` is judged by the one inside: machines with DNS64 need it), link-local or metadata: never; in
-`egress.allow`: yes; special-purpose, or IPv6 outside of `2000::/3`: no.
+between versions of Python.  The first row that matches decides: in `egress.deny`: no; an address that wraps an IPv4
+address (only NAT64's `64:ff9b::/96` is judged by the one inside: machines with DNS64 need it), link-local or metadata:
+never; in `egress.allow`: yes; special-purpose, IPv6 outside of `2000::/3`, or of this machine's own interfaces: no.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
@@ -107,21 +107,37 @@ def _row(address: Address, table: Iterable[tuple[Network, str]]) -> str | None:
     return next((why for network, why in table if address in network), None)
 
 
-def verdict(address: Address, allowed: Sequence[Network]) -> Verdict:
-    """Judge one address; `allowed` are the networks of `egress.allow`.  The module's docstring has the order."""
+def _wrapped(address: Address) -> str | None:
+    # The old IPv4-compatible form, `::a.b.c.d`; `::` and `::1` share its prefix but aren't of that form.
+    if isinstance(address, IPv6Address) and 1 < int(address) <= 0xFFFFFFFF:
+        return "an IPv4 address written as IPv6"
+    return _row(address, _WRAPPED)
+
+
+def _is_elsewhere(address: Address) -> bool:
+    return False
+
+
+def verdict(
+    address: Address,
+    allowed: Sequence[Network],
+    denied: Sequence[Network] = (),
+    is_of_machine: Callable[[Address], bool] = _is_elsewhere,
+) -> Verdict:
+    """Judge one address by the order of the module's docstring.
+
+    `allowed` and `denied` are the networks of `egress.allow` and `egress.deny`; `is_of_machine` tells whether an
+    interface of this machine has the address.
+    """
     if isinstance(address, IPv6Address):
         address = IPv6Address(int(address))  # without the zone (%eth0), which names an interface, not a destination
-        if address in _NAT64:
-            inside = IPv4Address(int(address) & 0xFFFFFFFF)
-            judged = verdict(inside, allowed)
-            return Verdict(judged.allowed, f"the NAT64 address of {inside}, {judged.why}")
-        wrapped = _row(address, _WRAPPED)
-        # The old IPv4-compatible form, `::a.b.c.d`; `::` and `::1` share its prefix but aren't of that form.
-        if wrapped is None and 1 < int(address) <= 0xFFFFFFFF:
-            wrapped = "an IPv4 address written as IPv6"
-        if wrapped is not None:
-            return Verdict(False, wrapped)
-    why = _row(address, _ALWAYS)
+    if any(address in network for network in denied):
+        return Verdict(False, "in a network of egress.deny")
+    if address in _NAT64:
+        inside = IPv4Address(int(address) & 0xFFFFFFFF)
+        judged = verdict(inside, allowed, denied, is_of_machine)
+        return Verdict(judged.allowed, f"the NAT64 address of {inside}, {judged.why}")
+    why = _wrapped(address) or _row(address, _ALWAYS)
     if why is not None:
         return Verdict(False, why)
     if any(address in network for network in allowed):
@@ -129,6 +145,8 @@ def verdict(address: Address, allowed: Sequence[Network]) -> Verdict:
     why = _row(address, _SPECIAL)
     if why is None and isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
         why = "outside of the public IPv6 addresses"
+    if why is None and is_of_machine(address):
+        why = "an address of this machine"
     return Verdict(True, "a public address") if why is None else Verdict(False, why)
 
 
@@ -138,17 +156,17 @@ def is_localhost(name: str) -> bool:
     return bare == "localhost" or bare.endswith(".localhost") or bare == "localhost.localdomain"
 
 
-def loopbacks(allowed: Sequence[Network]) -> list[Address]:
-    """What a localhost name resolves to: those of 127.0.0.1 and ::1 that `egress.allow` contains."""
-    return [address for address in _LOOPBACKS if verdict(address, allowed).allowed]
+def loopbacks(allowed: Sequence[Network], denied: Sequence[Network] = ()) -> list[Address]:
+    """What a localhost name resolves to: those of 127.0.0.1 and ::1 that are sent to."""
+    return [address for address in _LOOPBACKS if verdict(address, allowed, denied).allowed]
 
 
-def name_verdict(name: str, allowed: Sequence[Network]) -> Verdict:
+def name_verdict(name: str, allowed: Sequence[Network], denied: Sequence[Network] = ()) -> Verdict:
     """Judge a name before any lookup: localhost only where a loopback address is allowed, metadata never."""
     bare = name.rstrip(".").lower()
     if bare in _METADATA_NAMES or bare.endswith(".metadata.google.internal"):
         return Verdict(False, "a name of the cloud's metadata service")
-    if is_localhost(bare) and not loopbacks(allowed):
+    if is_localhost(bare) and not loopbacks(allowed, denied):
         return Verdict(False, "this machine")
     return Verdict(True, "a name")
 

@@ -130,24 +130,29 @@ def check_url(
 
 
 def judge_url(
-    parts: UrlParts, *, allow_http: bool, allowed: Sequence[Network], own: Iterable[OwnAddress] = frozenset()
+    parts: UrlParts,
+    *,
+    allow_http: bool,
+    allowed: Sequence[Network],
+    denied: Sequence[Network] = (),
+    own: Iterable[OwnAddress] = frozenset(),
 ) -> UrlParts:
     """`parts`, if the URL alone doesn't forbid sending there; otherwise the errors of `check_url`."""
     if parts.scheme == "http" and not allow_http:
         _invalid("The URL must begin with https://: this webhookd has egress.allow_http turned off.")
     if parts.address is not None:
-        judged, targets = verdict(parts.address, allowed), [parts.address]
+        judged, targets = verdict(parts.address, allowed, denied), [parts.address]
     else:
-        judged = name_verdict(parts.host, allowed)
-        targets = loopbacks(allowed) if is_localhost(parts.host) else []
+        judged = name_verdict(parts.host, allowed, denied)
+        targets = loopbacks(allowed, denied) if is_localhost(parts.host) else []
     if not judged.allowed:
-        _blocked(f"{parts.host} is {judged.why}; webhookd doesn't send there. {_HOW_TO_ALLOW}")
+        _blocked(f"{parts.host} is {judged.why}; webhookd doesn't send there. {HOW_TO_ALLOW}")
     if any(is_own(target, parts.port, own) for target in targets):
         _blocked(f"{parts.host}:{parts.port} is where webhookd itself listens; give the address of the receiver.")
     return parts
 
 
-_HOW_TO_ALLOW = "Give a public address, or have the operator add its network to egress.allow, where that is possible."
+HOW_TO_ALLOW = "Give a public address, or have the operator add its network to egress.allow, where that is possible."
 
 
 def parse_url(url: str) -> UrlParts:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from webhookd.clock import Clock
-from webhookd.config import Config
+from webhookd.config import Config, networks
 from webhookd.errors import ApiError
 from webhookd.models import Outcome, Reason, Request
 from webhookd.rules.ip_policy import OwnAddress
@@ -174,7 +174,13 @@ class Client:
             await each.sender.close()
 
     def _open(self, config: Config) -> _Configured:
-        egress = Egress(config.egress.networks, allow_http=config.egress.allow_http, resolver=DnsResolver())
+        settings = config.egress
+        egress = Egress(
+            networks(settings.allow),
+            networks(settings.deny),
+            allow_http=settings.allow_http,
+            resolver=DnsResolver(),
+        )
         egress.set_own(self._own)
         return _Configured(
             HttpSender(egress, timeout_seconds=config.delivery.timeout_seconds, clock=self._clock), egress

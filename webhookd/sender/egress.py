@@ -23,18 +23,20 @@ import aiodns.error as ares
 import pycares
 from aiohappyeyeballs import AddrInfoType, start_connection
 
+from webhookd.errors import ApiError
 from webhookd.models import Reason
 from webhookd.rules.ip_policy import (
     Address,
     Network,
     OwnAddress,
+    Verdict,
     is_localhost,
     is_own,
     loopbacks,
     name_verdict,
     verdict,
 )
-from webhookd.rules.urls import UrlParts, judge_url, parse_url
+from webhookd.rules.urls import HOW_TO_ALLOW, UrlParts, judge_url, parse_url
 from webhookd.sender import host
 from webhookd.sender.attempt_trace import AttemptTrace, EgressFailure, Stage, host_and_port
 
@@ -134,10 +136,13 @@ class DnsResolver:
 
 
 class Egress:
-    """The gates, as `egress.allow` and `egress.allow_http` set them.  Owns `resolver`: `close` closes it."""
+    """The gates, as `[egress]` sets them.  Owns `resolver`: `close` closes it."""
 
-    def __init__(self, allowed: Sequence[Network], *, allow_http: bool, resolver: Resolver) -> None:
+    def __init__(
+        self, allowed: Sequence[Network], denied: Sequence[Network] = (), *, allow_http: bool, resolver: Resolver
+    ) -> None:
         self._allowed = tuple(allowed)
+        self._denied = tuple(denied)
         self._allow_http = allow_http
         self._resolver = resolver
         self._own: frozenset[OwnAddress] = frozenset()
@@ -148,15 +153,22 @@ class Egress:
 
     def check_url(self, url: str) -> UrlParts:
         """The first gate: `url` taken apart; Refusal `invalid_url` or `blocked_address` if it isn't one to send to."""
-        return judge_url(parse_url(url), allow_http=self._allow_http, allowed=self._allowed, own=self._own)
+        parts = judge_url(
+            parse_url(url), allow_http=self._allow_http, allowed=self._allowed, denied=self._denied, own=self._own
+        )
+        judged = self._judge(parts.address) if parts.address is not None else Verdict(True, "a name")
+        if not judged.allowed:
+            message = f"{parts.host} is {judged.why}; webhookd doesn't send there. {HOW_TO_ALLOW}"
+            raise ApiError("blocked_address", message, details={"field": "url"})
+        return parts
 
     async def resolve(self, name: str, port: int) -> list[Address]:
         """The second gate: the addresses to dial for `name`; EgressFailure if there is none, or any is denied."""
-        judged = name_verdict(name, self._allowed)
+        judged = name_verdict(name, self._allowed, self._denied)
         if not judged.allowed:
             raise _blocked(f"{name} is {judged.why}")
         if is_localhost(name):
-            addresses = loopbacks(self._allowed)
+            addresses = loopbacks(self._allowed, self._denied)
         else:
             addresses = [_parse(text) for text in await self._resolver.lookup(name)]
         for address in addresses:
@@ -223,27 +235,20 @@ class Egress:
         """Close the resolver."""
         await self._resolver.close()
 
+    def _judge(self, address: Address) -> Verdict:
+        return verdict(address, self._allowed, self._denied, host.is_of_machine)
+
     def _admit(self, address: Address, port: int, prefix: str = "") -> None:
-        judged = verdict(address, self._allowed)
+        judged = self._judge(address)
         if not judged.allowed:
             raise _blocked(f"{prefix}{address}: {judged.why}")
         if is_own(address, port, self._own) or self._listens_here(address, port):
             raise _blocked(f"{prefix}{host_and_port(str(address), port)}, where webhookd itself listens")
 
     def _listens_here(self, address: Address, port: int) -> bool:
-        """Whether webhookd listens on every address of the machine, and `address` is one of them.
-
-        A datagram socket can be bound only to an address of the machine; that asks the kernel and sends nothing.
-        """
-        if not any(mine.ip.is_unspecified and mine.port == port for mine in self._own):
-            return False
-        family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind((str(address), 0))
-            except OSError:
-                return False
-        return True
+        """Whether webhookd listens on every address of the machine, and `address` is one of them."""
+        everywhere = any(mine.ip.is_unspecified and mine.port == port for mine in self._own)
+        return everywhere and host.is_of_machine(address)
 
 
 def _dialled(address: Address, port: int) -> AddrInfoType:
