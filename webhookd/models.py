@@ -15,6 +15,8 @@ from msgspec import Struct
 Json = dict[str, Any]
 
 DEFAULT_WORKSPACE = "default"
+# A workspace's number or its id: see `Registry`.
+WorkspaceKey = int | str
 EVERY_TYPE = "*"
 
 
@@ -182,6 +184,7 @@ class DeliveryView:
     """A delivery as the log shows it; `last_attempt` and `attempts` are in the API's own form already."""
 
     seq: int
+    workspace_seq: int
     workspace: str
     endpoint_seq: int
     endpoint_id: str
@@ -230,10 +233,11 @@ class BudgetView:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An API token, without its secret.  `workspace` None means every workspace."""
+    """An API token, without its secret.  `workspace_seq` None means every workspace; `workspace` is for showing."""
 
     id: str
     scope: str
     workspace: str | None
+    workspace_seq: int | None
     created_at_ms: int
     note: str = ""

@@ -9,16 +9,23 @@ import pytest
 
 from tests.support.clock import ManualClock
 from webhookd.delivery import live_feed
-from webhookd.delivery.live_feed import LiveFeed
+from webhookd.delivery.live_feed import LiveFeed, Subscription
 from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, DeliveryView
 
 SOON = 10.0
 
 
-def a_view(event_id: str = "a", last_attempt: dict[str, Any] | None = None) -> DeliveryView:
+def subscribe(feed: LiveFeed, workspace_seq: int = 1) -> Subscription:
+    """A subscription to everything of a workspace."""
+    return feed.subscribe(workspace_seq, lambda view: True)
+
+
+def a_view(event_id: str = "a", last_attempt: dict[str, Any] | None = None, *, workspace_seq: int = 1) -> DeliveryView:
+    """Some delivery."""
     return DeliveryView(
         seq=1,
+        workspace_seq=workspace_seq,
         workspace="default",
         endpoint_seq=1,
         endpoint_id="ep_1",
@@ -40,7 +47,7 @@ async def test_nothing_is_wanted_without_a_subscription() -> None:
     clock = ManualClock()
     feed = LiveFeed(clock)
     assert not feed.wanted
-    subscription = feed.subscribe()
+    subscription = subscribe(feed)
     assert feed.wanted
     feed.unsubscribe(subscription)
     assert feed.wanted
@@ -52,7 +59,7 @@ async def test_a_ring_with_a_gap_is_cleared() -> None:
     """What was not published is missing in it, so it must not answer."""
     clock = ManualClock()
     feed = LiveFeed(clock)
-    subscription = feed.subscribe()
+    subscription = subscribe(feed)
     feed.publish("delivery.accepted", a_view())
     (first,) = await subscription.next()
     assert [] == feed.since(first.id)
@@ -66,7 +73,7 @@ async def test_ids_never_go_back() -> None:
     """Whatever the wall clock does."""
     clock = ManualClock()
     feed = LiveFeed(clock)
-    subscription = feed.subscribe()
+    subscription = subscribe(feed)
     feed.publish("delivery.accepted", a_view())
     clock.jump_wall(-3600)
     feed.publish("delivery.accepted", a_view())
@@ -78,7 +85,7 @@ async def test_a_slow_subscriber_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
     """It gets what was queued for it, in order, and then the end; the others go on."""
     monkeypatch.setattr(live_feed, "SUBSCRIPTION_EVENTS", 3)
     feed = LiveFeed(ManualClock())
-    slow, quick = feed.subscribe(), feed.subscribe()
+    slow, quick = subscribe(feed), subscribe(feed)
     seen = []
     for number in range(5):
         feed.publish("delivery.accepted", a_view(str(number)))
@@ -92,9 +99,9 @@ async def test_the_end_reaches_subscriptions_of_every_kind(monkeypatch: pytest.M
     """One that waits, one with something left to read, one that is full, one that comes late."""
     monkeypatch.setattr(live_feed, "SUBSCRIPTION_EVENTS", 1)
     feed = LiveFeed(ManualClock())
-    full = feed.subscribe()
+    full = subscribe(feed)
     feed.publish("delivery.accepted", a_view())
-    waiting = feed.subscribe()
+    waiting = subscribe(feed)
     wait = asyncio.create_task(waiting.next())
     await asyncio.sleep(0)
     feed.end()
@@ -102,16 +109,38 @@ async def test_the_end_reaches_subscriptions_of_every_kind(monkeypatch: pytest.M
         assert [] == await wait
         assert ["a"] == [event.delivery.event_id for event in await full.next()]
         assert [] == await full.next()
-        assert [] == await feed.subscribe().next()
+        assert [] == await subscribe(feed).next()
 
 
 async def test_too_many_subscriptions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """And there is room again when one has left."""
     monkeypatch.setattr(live_feed, "MAX_SUBSCRIPTIONS", 2)
     feed = LiveFeed(ManualClock())
-    feed.subscribe()
-    second = feed.subscribe()
+    subscribe(feed)
+    second = subscribe(feed)
     with pytest.raises(ApiError, match="live streams"):
-        feed.subscribe()
+        subscribe(feed)
     feed.unsubscribe(second)
-    feed.subscribe()
+    subscribe(feed)
+
+
+async def test_a_workspace_has_its_own_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has as many streams as it may have leaves the others theirs."""
+    monkeypatch.setattr(live_feed, "MAX_PER_WORKSPACE", 1)
+    feed = LiveFeed(ManualClock())
+    subscribe(feed, 1)
+    with pytest.raises(ApiError, match="of this workspace"):
+        subscribe(feed, 1)
+    subscribe(feed, 2)
+
+
+async def test_only_what_is_wanted_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of another workspace, or of what the filter leaves out, cuts nobody off; a namesake's is not its own."""
+    monkeypatch.setattr(live_feed, "SUBSCRIPTION_EVENTS", 1)
+    feed = LiveFeed(ManualClock())
+    subscription = feed.subscribe(1, lambda view: view.event_id == "a")
+    for _ in range(5):
+        feed.publish("delivery.accepted", a_view("b"))
+        feed.publish("delivery.accepted", a_view("a", workspace_seq=2))  # its namesake, deleted before
+    feed.publish("delivery.accepted", a_view("a"))
+    assert [("a", 1)] == [(each.delivery.event_id, each.delivery.workspace_seq) for each in await subscription.next()]

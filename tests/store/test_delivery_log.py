@@ -86,6 +86,7 @@ async def test_a_delivery_is_shown_with_what_is_known_of_it(log: Log) -> None:
     assert await log.page(log.filter()) == [
         DeliveryView(
             seq=delivery.seq,
+            workspace_seq=log.workspace.seq,
             workspace="default",
             endpoint_seq=endpoint.seq,
             endpoint_id=endpoint.id,

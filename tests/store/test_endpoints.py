@@ -156,7 +156,9 @@ async def test_enabling_forgets_why_it_stood_still(store: Store) -> None:
     (waiting,) = await accept(store, workspace, "a", now_ms=1)
     await fail(store, waiting, next_ms=70, record=RECORD, now_ms=40)
     counted = await store.read(lambda db: attempts.counted_since(db, 0, 100))
-    assert [("default", endpoint.seq, 40)] == [(one.workspace, one.endpoint_seq, one.ended_at_ms) for one in counted]
+    assert [(workspace.seq, endpoint.seq, 40)] == [
+        (one.workspace_seq, one.endpoint_seq, one.ended_at_ms) for one in counted
+    ]
     await disable(store, endpoint.seq)
     enabled = await enable(store, endpoint.seq)
     assert replace(endpoint, forgiven_upto=1, updated_at_ms=60) == enabled

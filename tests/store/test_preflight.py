@@ -63,7 +63,7 @@ def overwritten(path: Path) -> None:
 def schema_spoilt(path: Path) -> None:
     """Rubbish where the schema is."""
     with path.open("r+b") as file:
-        file.seek(200)
+        file.seek(100)
         file.write(b"\xa5" * 4000)
 
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import ClientResponse
 
 from tests.delivery.test_live_feed import a_view
-from tests.support.api import Api, running_api, wire
+from tests.support.api import Api, head, running_api, wire
 from webhookd.config import Config, Delivery
 from webhookd.delivery import live_feed
 from webhookd.web import live_stream
@@ -257,7 +257,7 @@ async def test_silence_is_broken_by_a_heartbeat(api: Api, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("ending", ["token", "workspace"])
 async def test_it_ends_with_what_allowed_it(api: Api, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that is revoked, a workspace that is deleted."""
-    monkeypatch.setattr(live_stream, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(live_stream, "RIGHTS_SECONDS", 0.05)
     await api.post("/v1/workspaces", {"id": "acme"})
     token, secret = await api.app.services.tokens.add("admin", None if ending == "workspace" else "acme")
     path = "/v1/workspaces/acme/deliveries/stream"
@@ -268,6 +268,35 @@ async def test_it_ends_with_what_allowed_it(api: Api, ending: str, monkeypatch: 
         else:
             await api.call("DELETE", "/v1/workspaces/acme")
         assert {} == await stream.event()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_traffic_keeps_no_revoked_token(api: Api, reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rights are asked on a clock: it ends in time under a flood, also if its client has stopped reading."""
+    monkeypatch.setattr(live_stream, "RIGHTS_SECONDS", 0.05)
+    token, secret = await api.app.services.tokens.add("admin", "default")
+    feed = api.app.live_feed
+
+    async def flood() -> None:
+        while True:
+            feed.publish("delivery.attempted", a_view(last_attempt={"body": "x" * 20_000}))
+            await asyncio.sleep(0.001)
+
+    async with wire(api.port) as client:
+        client.send(head(api, "GET", PATH, Authorization=f"Bearer {secret}", Connection="close"))
+        await client.sent()
+        flooding = asyncio.create_task(flood())
+        try:
+            async with asyncio.timeout(SOON):
+                reading = asyncio.create_task(client.ended()) if reads else None
+                await asyncio.sleep(0.2)
+                await api.app.services.tokens.revoke(token.id)
+                while await listens(api):
+                    await asyncio.sleep(0.02)
+                if reading is not None:
+                    await reading
+        finally:
+            flooding.cancel()
 
 
 async def test_it_ends_when_the_daemon_stops(api: Api) -> None:

@@ -13,11 +13,11 @@ from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.errors import ApiError, field_error
-from webhookd.models import Endpoint, EndpointState, Workspace
+from webhookd.models import Endpoint, EndpointState, Workspace, WorkspaceKey
 from webhookd.rules import signing
 from webhookd.rules.ids import sortable_id
 from webhookd.rules.urls import check_headers
-from webhookd.store import endpoints
+from webhookd.store import endpoints, workspaces
 from webhookd.store.store import Db
 from webhookd.tasks import KeyedLocks
 
@@ -44,7 +44,7 @@ class Endpoints:
 
     async def create(
         self,
-        workspace_id: str,
+        key: WorkspaceKey,
         *,
         url: str,
         event_types: Sequence[str],
@@ -58,7 +58,7 @@ class Endpoints:
         Raises ApiError: `plan_required`, `invalid_url`, `blocked_address`, `unknown_event_type`, `invalid_field`,
         `endpoint_exists`, `too_many_endpoints`.
         """
-        workspace = self._registry.workspace(workspace_id)
+        workspace = self._registry.workspace(key)
         self._plans().require(workspace.plan, "Adding an endpoint")
         fields = self._checked(
             {
@@ -69,16 +69,17 @@ class Endpoints:
                 "headers": headers or {},
             }
         )
-        key = _new_key() if signing_key is None else signing.check_key(signing_key)
-        endpoint = _new_endpoint(workspace, fields, key, self._clock.wall_ms())
+        own_key = _new_key() if signing_key is None else signing.check_key(signing_key)
+        endpoint = _new_endpoint(workspace, fields, own_key, self._clock.wall_ms())
 
         def command(db: Db) -> Endpoint:
+            workspaces.require(db, workspace.seq)
             self._check_free(db, endpoint)
             limit = self._settings().limits.endpoints
             if endpoints.count(db, workspace.seq) >= limit:
                 raise ApiError(
                     "too_many_endpoints",
-                    f"Workspace {workspace_id!r} has {limit} endpoints, as many as limits.endpoints allows.",
+                    f"Workspace {workspace.id!r} has {limit} endpoints, as many as limits.endpoints allows.",
                     details={"limit": limit},
                 )
             return endpoints.insert(db, endpoint)
@@ -89,7 +90,7 @@ class Endpoints:
 
     async def change(
         self,
-        workspace_id: str,
+        workspace: WorkspaceKey,
         endpoint_id: str,
         changes: Mapping[str, Any],
         *,
@@ -101,7 +102,7 @@ class Endpoints:
         `endpoint_changed` if the endpoint is no longer one that `only_if` takes.
         """
         async with self._locks.of(endpoint_id):
-            endpoint = self._registry.endpoint(workspace_id, endpoint_id)
+            endpoint = self._registry.endpoint(workspace, endpoint_id)
             if not only_if(endpoint):
                 raise ApiError("endpoint_changed", "The endpoint was changed meanwhile, so nothing was saved.")
             fields = self._checked(dict(changes), endpoint.event_types)
@@ -120,7 +121,7 @@ class Endpoints:
         log.emit("endpoint.changed", **_named(changed), fields=sorted(changes))
         return changed
 
-    async def rotate_key(self, workspace_id: str, endpoint_id: str, overlap_seconds: float) -> Endpoint:
+    async def rotate_key(self, workspace: WorkspaceKey, endpoint_id: str, overlap_seconds: float) -> Endpoint:
         """Give it a new signing key; until `overlap_seconds` have passed the one before it signs too.
 
         Keys replaced earlier sign until their own overlap ends.  ApiError `too_many_keys` if `PREVIOUS_KEYS_MAX` do.
@@ -130,7 +131,7 @@ class Endpoints:
                 "overlap_seconds", f"overlap_seconds is a number from 0 to {OVERLAP_SECONDS_MAX} (30 days)."
             )
         async with self._locks.of(endpoint_id):
-            endpoint = self._registry.endpoint(workspace_id, endpoint_id)
+            endpoint = self._registry.endpoint(workspace, endpoint_id)
             now_ms = self._clock.wall_ms()
             previous = endpoint.live_previous_keys(now_ms)
             if len(previous) >= PREVIOUS_KEYS_MAX:
@@ -144,13 +145,13 @@ class Endpoints:
                 previous = ((endpoint.signing_key, now_ms + round(overlap_seconds * 1000)), *previous)
             rotated = replace(endpoint, signing_key=_new_key(), previous_keys=previous, updated_at_ms=now_ms)
             rotated = await self._store.write(lambda db: endpoints.update(db, rotated), on_commit=self._registry.put)
-        log.emit("key.rotated", workspace=workspace_id, endpoint_id=endpoint_id, overlap_seconds=overlap_seconds)
+        log.emit("key.rotated", workspace=rotated.workspace, endpoint_id=endpoint_id, overlap_seconds=overlap_seconds)
         return rotated
 
-    async def disable(self, workspace_id: str, endpoint_id: str) -> Endpoint:
+    async def disable(self, workspace: WorkspaceKey, endpoint_id: str) -> Endpoint:
         """Disable it for a person: no further attempt starts, its events are held.  On a disabled one: nothing."""
         async with self._locks.of(endpoint_id):
-            endpoint = self._registry.endpoint(workspace_id, endpoint_id)
+            endpoint = self._registry.endpoint(workspace, endpoint_id)
             if endpoint.state is EndpointState.DISABLED:
                 return endpoint
             self._dispatcher.block(endpoint.seq)
@@ -170,17 +171,17 @@ class Endpoints:
             finally:
                 self._dispatcher.unblock(endpoint.seq)
         log.emit("endpoint.disabled", **_named(endpoint))
-        return self._registry.endpoint(workspace_id, endpoint_id)
+        return self._registry.endpoint(workspace, endpoint_id)
 
-    async def enable(self, workspace_id: str, endpoint_id: str, *, skip_held: bool = False) -> Endpoint:
+    async def enable(self, workspace: WorkspaceKey, endpoint_id: str, *, skip_held: bool = False) -> Endpoint:
         """Enable it: its held events go out in order, or are skipped; its failures no longer count.
 
         On an active one nothing changes.  ApiError `plan_required` below the plan that has webhooks.
         """
         async with self._locks.of(endpoint_id):
-            workspace = self._registry.workspace(workspace_id)
-            endpoint = self._registry.endpoint(workspace_id, endpoint_id)
-            self._plans().require(workspace.plan, "Enabling an endpoint")
+            plan = self._registry.workspace(workspace).plan
+            endpoint = self._registry.endpoint(workspace, endpoint_id)
+            self._plans().require(plan, "Enabling an endpoint")
             if endpoint.active:
                 return endpoint
             await self._dispatcher.wait_idle(endpoint.seq)
@@ -189,7 +190,7 @@ class Endpoints:
 
             def on_commit(enabled: Endpoint) -> None:
                 self._registry.put(enabled)
-                self._watchdog.forget(workspace_id, enabled.seq)
+                self._watchdog.forget(enabled.workspace_seq, enabled.seq)
                 if skip_held:
                     self._dispatcher.emptied(enabled.seq)
                 self._dispatcher.wake(enabled.seq)
@@ -206,16 +207,16 @@ class Endpoints:
         )
         return enabled
 
-    async def delete(self, workspace_id: str, endpoint_id: str) -> None:
+    async def delete(self, workspace: WorkspaceKey, endpoint_id: str) -> None:
         """Delete it: what waits is cancelled, an attempt in flight ends and is recorded, the log stays."""
         async with self._locks.of(endpoint_id):
-            endpoint = self._registry.endpoint(workspace_id, endpoint_id)
+            endpoint = self._registry.endpoint(workspace, endpoint_id)
             self._dispatcher.block(endpoint.seq)
             now_ms = self._clock.wall_ms()
 
             def on_commit(_: None) -> None:
                 self._registry.remove(endpoint)
-                self._watchdog.forget(workspace_id, endpoint.seq)
+                self._watchdog.forget(endpoint.workspace_seq, endpoint.seq)
                 self._dispatcher.forget(endpoint.seq)
 
             try:

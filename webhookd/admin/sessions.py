@@ -19,6 +19,7 @@ from aiohttp import web
 from webhookd.admin.tokens import Scope, Tokens, secret_digest
 from webhookd.delivery.deps import Deps
 from webhookd.models import Token
+from webhookd.rules.ids import sortable_id
 from webhookd.store import credentials
 
 SESSION_MS = 12 * 3600 * 1000
@@ -77,8 +78,8 @@ class Sessions:
         self._codes[secret_digest(code)] = _Code(token_sha256, now + CODE_SECONDS)
         return f"{base_url}/sign-in#{code}"
 
-    async def sign_in(self, secret: str) -> Session | None:
-        """Sign in with an admin token or a one-time code; None if it is neither."""
+    async def sign_in(self, secret: str, address: str = "") -> Session | None:
+        """Sign in from `address` with an admin token or a one-time code; None if it is neither."""
         token_sha256 = self._spent(secret)
         token = self._tokens.holder(token_sha256)
         if token is None or token.scope != Scope.ADMIN:
@@ -88,8 +89,10 @@ class Sessions:
         await self._store.write(
             lambda db: credentials.put_session(
                 db,
+                session_id=sortable_id("ses", now_ms, secrets.token_bytes(10)),
                 secret_sha256=secret_digest(session.secret),
                 token_sha256=token_sha256,
+                address=address,
                 expires_at_ms=session.expires_at_ms,
                 now_ms=now_ms,
             )

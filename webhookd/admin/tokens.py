@@ -57,11 +57,19 @@ class Tokens:
     def check(self, secret: str) -> Token | None:
         """The token with this secret, or None."""
         # A lookup by hash: its time reveals nothing about a secret.
-        return self._by_hash.get(secret_digest(secret))
+        return self.holder(secret_digest(secret))
 
     def holder(self, secret_sha256: bytes) -> Token | None:
         """The token whose secret has this hash, or None: what a session of the page remembers of its token."""
-        return self._by_hash.get(secret_sha256)
+        token = self._by_hash.get(secret_sha256)
+        if token is None or token.workspace_seq is None or self._registry.find_workspace(token.workspace_seq):
+            return token
+        return None  # its workspace was deleted in this moment, and its row with it
+
+    def lasts(self, token: Token) -> bool:
+        """Whether a token that was checked earlier, for a stream that is still open, still holds."""
+        digest = self.digest_of(token.id)
+        return digest is not None and self.holder(digest) is not None
 
     def digest_of(self, token_id: str) -> bytes | None:
         """The hash of the secret of the token with this id, or None."""

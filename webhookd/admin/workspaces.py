@@ -11,7 +11,7 @@ from webhookd.config import is_mail_address
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.errors import ApiError, field_error
-from webhookd.models import DEFAULT_WORKSPACE, Workspace
+from webhookd.models import DEFAULT_WORKSPACE, Workspace, WorkspaceKey
 from webhookd.store import endpoints, workspaces
 from webhookd.store.store import Db
 
@@ -59,7 +59,7 @@ class Workspaces:
 
     async def change(
         self,
-        workspace_id: str,
+        key: WorkspaceKey,
         *,
         name: str | None = None,
         plan: str | None = None,
@@ -67,13 +67,13 @@ class Workspaces:
     ) -> Workspace:
         """Change what is given.  A plan without webhooks stops delivery, one with them starts it again."""
         async with self._lock:
-            workspace = self._registry.workspace(workspace_id)
+            workspace = self._registry.workspace(key)
             if name is not None:
                 workspace = replace(workspace, name=_checked_name(name))
             if notify is not None:
                 workspace = replace(workspace, notify=_checked_notify(notify))
             if plan is not None and plan != workspace.plan:
-                plans, paused_before = self._plans(), self._registry.paused(workspace_id)
+                plans, paused_before = self._plans(), self._registry.paused(workspace.seq)
                 workspace = replace(workspace, plan=plans.check(plan))
                 # Between two plans without webhooks, what is held goes on ageing.
                 if plans.has_webhooks(plan) is paused_before:
@@ -81,27 +81,27 @@ class Workspaces:
 
             def on_commit(changed: Workspace) -> None:
                 self._registry.put_workspace(changed)
-                self._dispatcher.review(self._registry.endpoints(workspace_id))
+                self._dispatcher.review(self._registry.endpoints(changed.seq))
 
             workspace = await self._store.write(lambda db: workspaces.update(db, workspace), on_commit=on_commit)
         fields = [field for field, value in (("name", name), ("notify", notify), ("plan", plan)) if value is not None]
-        log.emit("workspace.changed", workspace=workspace_id, plan=workspace.plan, fields=fields)
+        log.emit("workspace.changed", workspace=workspace.id, plan=workspace.plan, fields=fields)
         return workspace
 
-    async def delete(self, workspace_id: str) -> None:
+    async def delete(self, key: WorkspaceKey) -> None:
         """Delete a workspace without endpoints; `default` can't be.  ApiError `workspace_in_use` otherwise."""
-        workspace = self._registry.workspace(workspace_id)
-        if workspace_id == DEFAULT_WORKSPACE:
+        workspace = self._registry.workspace(key)
+        if workspace.id == DEFAULT_WORKSPACE:
             raise ApiError("workspace_in_use", "The workspace `default` can't be deleted.")
         now_ms = self._clock.wall_ms()
 
         def command(db: Db) -> None:
             if endpoints.count(db, workspace.seq):
-                raise ApiError("workspace_in_use", f"Workspace {workspace_id!r} has endpoints: delete them first.")
+                raise ApiError("workspace_in_use", f"Workspace {workspace.id!r} has endpoints: delete them first.")
             workspaces.delete(db, workspace.seq, now_ms)
 
-        await self._store.write(command, on_commit=lambda _: self._registry.remove_workspace(workspace_id))
-        log.emit("workspace.deleted", workspace=workspace_id)
+        await self._store.write(command, on_commit=lambda _: self._registry.remove_workspace(workspace))
+        log.emit("workspace.deleted", workspace=workspace.id)
 
 
 def _checked_name(name: str) -> str:

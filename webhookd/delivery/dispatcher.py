@@ -198,7 +198,7 @@ class Dispatcher:
         oldest = deliveries.oldest_waiting(db, endpoint.seq, endpoint.skipped_upto) if queue.waiting else None
         return EndpointStatus(
             endpoint,
-            paused=self._registry.paused(endpoint.workspace),
+            paused=self._registry.paused(endpoint.workspace_seq),
             queue=queue,
             oldest_at_ms=oldest[1] if oldest else None,
             last_attempt=attempts.last_of_endpoint(db, endpoint.seq),

@@ -127,8 +127,8 @@ class HeldEvents:
 
     def _held_since_ms(self, endpoint: Endpoint) -> int:
         since = [] if endpoint.disabled_at_ms is None else [endpoint.disabled_at_ms]
-        if self._registry.paused(endpoint.workspace):
-            since.append(self._registry.workspace(endpoint.workspace).plan_changed_at_ms)
+        if self._registry.paused(endpoint.workspace_seq):
+            since.append(self._registry.workspace(endpoint.workspace_seq).plan_changed_at_ms)
         return min(since, default=self._clock.wall_ms())
 
     async def _finish(

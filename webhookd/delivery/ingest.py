@@ -8,7 +8,7 @@ from webhookd import log
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.errors import ApiError
-from webhookd.models import Accepted, NewEvent, Workspace
+from webhookd.models import Accepted, NewEvent, Workspace, WorkspaceKey
 from webhookd.store.events import ACCEPT, Ingested
 from webhookd.store.writer import storage_full
 
@@ -33,14 +33,14 @@ class Ingest:
         """Whether the daemon is stopping."""
         return not self._open
 
-    async def accept(self, workspace_id: str, new: Sequence[NewEvent]) -> list[Accepted]:
+    async def accept(self, key: WorkspaceKey, new: Sequence[NewEvent]) -> list[Accepted]:
         """Accept events in their order; returns what became of each, once that is durable.
 
         Raises ApiError, and then nothing was accepted: `not_found`, `unavailable`, `storage_full`, `too_far_behind`.
         """
-        workspace = self._registry.workspace(workspace_id)
+        workspace = self._registry.workspace(key)
         self._check_room(workspace)
-        deliver = not self._registry.paused(workspace_id)
+        deliver = not self._registry.paused(workspace.seq)
 
         def on_commit(results: list[Accepted]) -> None:
             for result in results:
@@ -50,7 +50,7 @@ class Ingest:
         now_ms = self._clock.wall_ms()
         ingested = Ingested(workspace.seq, new, deliver, now_ms)
         results = await self._store.add(now_ms, ACCEPT.of(ingested), on_commit=on_commit)
-        self._log(workspace_id, results)
+        self._log(workspace.id, results)
         return results
 
     def _check_room(self, workspace: Workspace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from webhookd.clock import Clock
@@ -19,6 +20,7 @@ from webhookd.models import DeliveryState, DeliveryView, Endpoint, Json, QueuedD
 RING = 1024
 SUBSCRIPTION_EVENTS = 1024
 MAX_SUBSCRIPTIONS = 100
+MAX_PER_WORKSPACE = 20
 LINGER_SECONDS = 60.0
 
 
@@ -32,9 +34,11 @@ class FeedEvent:
 
 
 class Subscription:
-    """One subscriber's queue.  A subscriber that is too slow is cut off rather than let memory grow."""
+    """One subscriber's queue of what it wants.  One that is too slow is cut off rather than let memory grow."""
 
-    def __init__(self) -> None:
+    def __init__(self, workspace_seq: int, wants: Callable[[DeliveryView], bool]) -> None:
+        self.workspace_seq = workspace_seq
+        self.wants = wants
         self._queue: asyncio.Queue[FeedEvent | None] = asyncio.Queue(SUBSCRIPTION_EVENTS)
         self._over = False
 
@@ -46,6 +50,12 @@ class Subscription:
             self._over = True
         if not self._queue.full():
             self._queue.put_nowait(event)
+
+    def end(self) -> None:
+        """End it at once, and drop what is queued."""
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self.put(None)
 
     async def next(self) -> list[FeedEvent]:
         """All events since the last call, as soon as there is one; [] at the end of the feed."""
@@ -84,14 +94,24 @@ class LiveFeed:
         event = FeedEvent(f"{self._last_ms}-{self._count}", kind, delivery)
         self._ring.append(event)
         for subscription in self._subscriptions:
-            subscription.put(event)
+            if subscription.workspace_seq == delivery.workspace_seq and subscription.wants(delivery):
+                subscription.put(event)
 
-    def subscribe(self) -> Subscription:
-        """A new subscription; `unsubscribe` must be called for it.  ApiError `unavailable` if there are too many."""
-        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
-            message = f"{MAX_SUBSCRIPTIONS} live streams are open, which is as many as there may be. End one of them."
+    def subscribe(self, workspace_seq: int, wants: Callable[[DeliveryView], bool]) -> Subscription:
+        """A new subscription to the deliveries of a workspace that `wants` is true of; call `unsubscribe` for it.
+
+        ApiError `unavailable` if the workspace, or webhookd, has as many as there may be.
+        """
+        own = sum(1 for each in self._subscriptions if each.workspace_seq == workspace_seq)
+        if own >= MAX_PER_WORKSPACE or len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            whose = (
+                f"{own} live streams of this workspace"
+                if own >= MAX_PER_WORKSPACE
+                else f"{MAX_SUBSCRIPTIONS} live streams"
+            )
+            message = f"{whose} are open, which is as many as there may be. End one of them."
             raise ApiError("unavailable", message, retry_after_seconds=30)
-        subscription = Subscription()
+        subscription = Subscription(workspace_seq, wants)
         if self._ended:
             subscription.put(None)
         self._subscriptions.add(subscription)
@@ -137,6 +157,7 @@ def delivery_view(
     """A delivery as the live feed publishes it, from what is in memory."""
     return DeliveryView(
         seq=delivery.seq,
+        workspace_seq=endpoint.workspace_seq,
         workspace=endpoint.workspace,
         endpoint_seq=endpoint.seq,
         endpoint_id=endpoint.id,

@@ -8,16 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from webhookd.errors import ApiError
-from webhookd.models import Endpoint, Workspace
+from webhookd.models import Endpoint, Workspace, WorkspaceKey
 from webhookd.rules.plans import Plans
 
 
 class Registry:
-    """Workspaces by id, endpoints by number and by id.  Deleted ones are gone from here at once."""
+    """Workspaces and endpoints by number and by id.  Deleted ones are gone from here at once.
+
+    A workspace's id can be given again after it was deleted, its number never: whoever holds on to a workspace over an
+    `await`, or compares two, uses the number.  The look-ups take either.
+    """
 
     def __init__(self, plans: Callable[[], Plans]) -> None:
         self._plans = plans
-        self._workspaces: dict[str, Workspace] = {}
+        self._workspaces: dict[int, Workspace] = {}
+        self._seq_by_id: dict[str, int] = {}
         self._by_seq: dict[int, Endpoint] = {}
         self._by_id: dict[str, Endpoint] = {}
 
@@ -31,28 +36,35 @@ class Registry:
 
     def put_workspace(self, workspace: Workspace) -> None:
         """Add a workspace or replace it."""
-        self._workspaces[workspace.id] = workspace
+        self._workspaces[workspace.seq] = workspace
+        self._seq_by_id[workspace.id] = workspace.seq
 
-    def remove_workspace(self, workspace_id: str) -> None:
+    def remove_workspace(self, workspace: Workspace) -> None:
         """Remove a deleted workspace."""
-        self._workspaces.pop(workspace_id, None)
+        self._workspaces.pop(workspace.seq, None)
+        if self._seq_by_id.get(workspace.id) == workspace.seq:
+            del self._seq_by_id[workspace.id]
 
     def workspaces(self) -> list[Workspace]:
         """All of them, oldest first."""
         return sorted(self._workspaces.values(), key=lambda workspace: workspace.seq)
 
-    def workspace(self, workspace_id: str) -> Workspace:
-        """The workspace with this id; ApiError `not_found` if there is none."""
-        workspace = self._workspaces.get(workspace_id)
+    def find_workspace(self, key: WorkspaceKey) -> Workspace | None:
+        """The workspace with this number or id; None if there is none (any more)."""
+        seq = self._seq_by_id.get(key) if isinstance(key, str) else key
+        return None if seq is None else self._workspaces.get(seq)
+
+    def workspace(self, key: WorkspaceKey) -> Workspace:
+        """The workspace with this number or id; ApiError `not_found` if there is none."""
+        workspace = self.find_workspace(key)
         if workspace is None:
-            raise ApiError(
-                "not_found", f"There is no workspace {workspace_id!r}. `webhookd workspace list` shows them."
-            )
+            named = f"There is no workspace {key!r}" if isinstance(key, str) else "The workspace was deleted just now"
+            raise ApiError("not_found", f"{named}. `webhookd workspace list` shows them.")
         return workspace
 
-    def paused(self, workspace_id: str) -> bool:
+    def paused(self, key: WorkspaceKey) -> bool:
         """Whether the workspace's plan has no webhooks, so that nothing is delivered for it."""
-        workspace = self._workspaces.get(workspace_id)
+        workspace = self.find_workspace(key)
         return workspace is None or not self._plans().has_webhooks(workspace.plan)
 
     # Endpoints
@@ -81,22 +93,24 @@ class Registry:
         endpoint = self._by_seq.get(seq)
         return endpoint.id if endpoint else f"(deleted {seq})"
 
-    def endpoint(self, workspace_id: str, endpoint_id: str) -> Endpoint:
+    def endpoint(self, workspace: WorkspaceKey, endpoint_id: str) -> Endpoint:
         """An endpoint of a workspace by its id; ApiError `not_found` if there is none."""
-        self.workspace(workspace_id)
+        of = self.workspace(workspace)
         endpoint = self._by_id.get(endpoint_id)
-        if endpoint is None or endpoint.workspace != workspace_id:
+        if endpoint is None or endpoint.workspace_seq != of.seq:
             raise ApiError(
                 "not_found",
-                f"There is no endpoint {endpoint_id!r} in workspace {workspace_id!r}. "
-                "`webhookd endpoint list` shows them.",
+                f"There is no endpoint {endpoint_id!r} in workspace {of.id!r}. `webhookd endpoint list` shows them.",
             )
         return endpoint
 
-    def endpoints(self, workspace_id: str | None = None) -> list[Endpoint]:
+    def endpoints(self, workspace: WorkspaceKey | None = None) -> list[Endpoint]:
         """The endpoints of a workspace (or all), oldest first."""
-        return [e for e in self._by_seq.values() if workspace_id is None or e.workspace == workspace_id]
+        if workspace is None:
+            return list(self._by_seq.values())
+        found = self.find_workspace(workspace)
+        return [] if found is None else [e for e in self._by_seq.values() if e.workspace_seq == found.seq]
 
     def runs(self, endpoint: Endpoint) -> bool:
         """Whether events go out to it now: it is active and its workspace's plan has webhooks."""
-        return endpoint.active and not self.paused(endpoint.workspace)
+        return endpoint.active and not self.paused(endpoint.workspace_seq)

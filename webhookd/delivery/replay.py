@@ -26,7 +26,7 @@ class Replayer:
         self._store, self._registry, self._clock = deps.store, deps.registry, deps.clock
         self._dispatcher = dispatcher
 
-    async def one(self, workspace_id: str, delivery: DeliveryView) -> int:
+    async def one(self, delivery: DeliveryView) -> int:
         """Replay one delivery; returns the number of the new one.
 
         Raises ApiError: `delivery_not_finished`, `endpoint_gone`, `endpoint_not_active`, `not_found` (its body was
@@ -48,23 +48,24 @@ class Replayer:
             raise ApiError("not_found", "The body of this event was pruned; it can't be sent again.")
         log.emit(
             "delivery.replayed",
-            workspace=workspace_id,
+            workspace=endpoint.workspace,
             endpoint_id=endpoint.id,
             delivery_id=delivery_id(queued[0].seq),
             replay_of=delivery_id(delivery.seq),
         )
         return queued[0].seq
 
-    async def many(self, wanted: LogFilter, workspace_id: str, *, dry_run: bool) -> int:
+    async def many(self, wanted: LogFilter, *, dry_run: bool) -> int:
         """Replay all finished deliveries of a filter, oldest first; returns how many (with `dry_run`: would be).
 
         What becomes finished while it runs, its own replays among them, is not replayed.
         """
+        workspace = self._registry.workspace(wanted.workspace_seq)
         if wanted.endpoint_seq is not None:
             endpoint = self._registry.get(wanted.endpoint_seq)
             if endpoint is None or not self._registry.runs(endpoint):
                 raise ApiError("endpoint_not_active", "The endpoint is not active. Enable it first.")
-        if self._registry.paused(workspace_id):
+        if self._registry.paused(workspace.seq):
             raise ApiError("endpoint_not_active", "The workspace's plan has no webhooks, so none of them is active.")
         wanted = replace(wanted, upto_seq=await self._store.read(deliveries.newest_seq))
         total = after_seq = 0
@@ -77,7 +78,7 @@ class Replayer:
             after_seq = seqs[-1]
             total += len(seqs) if dry_run else len(await self._replay(seqs))
         if not dry_run:
-            log.emit("delivery.replayed", workspace=workspace_id, count=total)
+            log.emit("delivery.replayed", workspace=workspace.id, count=total)
         return total
 
     async def _replay(self, seqs: list[int]) -> list[QueuedDelivery]:

@@ -10,7 +10,7 @@ from webhookd import log
 from webhookd.delivery.attempt_record import attempt_record
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.live_feed import LiveFeed, delivery_view
-from webhookd.models import EVERY_TYPE, DeliveryState, Endpoint, Json, Outcome, QueuedDelivery
+from webhookd.models import EVERY_TYPE, DeliveryState, Endpoint, Json, Outcome, QueuedDelivery, WorkspaceKey
 from webhookd.rules.ids import delivery_id, uuid7
 from webhookd.sender import request_builder
 from webhookd.sender.client import Transport
@@ -30,13 +30,13 @@ class TestEvents:
         self._live_feed = live_feed
         self._locks = KeyedLocks()
 
-    async def send(self, workspace_id: str, endpoint_id: str, event_type: str | None = None) -> Json:
+    async def send(self, workspace: WorkspaceKey, endpoint_id: str, event_type: str | None = None) -> Json:
         """Send the sample of `event_type` (or of the first type the endpoint wants); returns the attempt.
 
         Raises ApiError: `not_found`, `unknown_event_type`, `plan_required`.
         """
-        endpoint = self._registry.endpoint(workspace_id, endpoint_id)
-        self._plans().require(self._registry.workspace(workspace_id).plan, "Sending a test")
+        endpoint = self._registry.endpoint(workspace, endpoint_id)
+        self._plans().require(self._registry.workspace(workspace).plan, "Sending a test")
         event_types = self._event_types()
         kind = event_types.require(event_type or self._first_type(endpoint), kept=endpoint.event_types)
         async with self._locks.of(endpoint_id):

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from webhookd import log
 from webhookd.clock import rfc3339
 from webhookd.delivery.deps import Deps
-from webhookd.models import BudgetView, Endpoint, EndpointState, Failure, Json, Outcome, QueuedDelivery, Reason
+from webhookd.models import (
+    BudgetView,
+    Endpoint,
+    EndpointState,
+    Failure,
+    Json,
+    Outcome,
+    QueuedDelivery,
+    Reason,
+    WorkspaceKey,
+)
 from webhookd.rules.failure_budget import FailureBudget, FailureWindow, Verdict
 from webhookd.rules.ids import delivery_id
 from webhookd.store import attempts, endpoints, outbox
@@ -53,7 +63,7 @@ class Watchdog:
         self._waiting = waiting
         self._stop_consumer = stop_consumer
         self._wake_mail = wake_mail
-        self._windows: dict[str, FailureWindow] = {}  # by workspace
+        self._windows: dict[int, FailureWindow] = {}  # by the number of the workspace
         self._verdicts: asyncio.Queue[tuple[str, Verdict]] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -78,13 +88,13 @@ class Watchdog:
         """Rebuild every window from the recorded attempts.  Stamps of the future count as expired."""
         now, now_ms = self._clock.monotonic(), self._clock.wall_ms()
         since_ms = now_ms - round(self._settings().budget.window_seconds * 1000)
-        failures: dict[str, list[Failure]] = {}
+        failures: dict[int, list[Failure]] = {}
         for recorded in await self._store.read_for_delivery(lambda db: attempts.counted_since(db, since_ms, now_ms)):
             failure = Failure(recorded.endpoint_seq, now - (now_ms - recorded.ended_at_ms) / 1000)
-            failures.setdefault(recorded.workspace, []).append(failure)
+            failures.setdefault(recorded.workspace_seq, []).append(failure)
         self._windows.clear()
-        for workspace_id, of_workspace in failures.items():
-            self._window(workspace_id).restore(of_workspace)
+        for workspace_seq, of_workspace in failures.items():
+            self._window(workspace_seq).restore(of_workspace)
 
     def reload(self) -> None:
         """The settings changed.  What was counted stays counted."""
@@ -92,28 +102,29 @@ class Watchdog:
         for window in self._windows.values():
             window.budget = budget
 
-    def forget(self, workspace_id: str, endpoint_seq: int) -> None:
+    def forget(self, workspace_seq: int, endpoint_seq: int) -> None:
         """The endpoint was enabled or deleted: its failures no longer count."""
-        self._window(workspace_id).forget(endpoint_seq)
+        self._window(workspace_seq).forget(endpoint_seq)
 
-    def view(self, workspace_id: str) -> BudgetView:
+    def view(self, workspace: WorkspaceKey) -> BudgetView:
         """How much of a workspace's budget is spent now, and by which endpoints (by id)."""
-        return self._window(workspace_id).view(self._clock.monotonic(), self._registry.endpoint_id)
+        seq = workspace if isinstance(workspace, int) else self._registry.workspace(workspace).seq
+        return self._window(seq).view(self._clock.monotonic(), self._registry.endpoint_id)
 
-    def spent_until_ms(self, workspace_id: str) -> int | None:
+    def spent_until_ms(self, workspace_seq: int) -> int | None:
         """Until when one more failure would disable its endpoint (wall clock), or None if it wouldn't."""
         now = self._clock.monotonic()
-        until = self._window(workspace_id).spent_until(now)
+        until = self._window(workspace_seq).spent_until(now)
         return None if until is None else self._clock.wall_ms() + round((until - now) * 1000)
 
     def _budget(self) -> FailureBudget:
         budget = self._settings().budget
         return FailureBudget(budget.limit, budget.window_seconds, tuple(budget.warn_at))
 
-    def _window(self, workspace_id: str) -> FailureWindow:
-        window = self._windows.get(workspace_id)
+    def _window(self, workspace_seq: int) -> FailureWindow:
+        window = self._windows.get(workspace_seq)
         if window is None:
-            window = self._windows[workspace_id] = FailureWindow(self._budget())
+            window = self._windows[workspace_seq] = FailureWindow(self._budget())
         return window
 
     # A failure, step by step
@@ -127,8 +138,8 @@ class Watchdog:
         forgiven = now is None or now.forgiven_upto != endpoint.forgiven_upto
         if forgiven or outcome.reason is Reason.LOCAL:
             return Judgement()
-        verdict = self._window(endpoint.workspace).fail(endpoint.seq, self._clock.monotonic())
-        warning = self._warning(endpoint.workspace, verdict)
+        verdict = self._window(endpoint.workspace_seq).fail(endpoint.seq, self._clock.monotonic())
+        warning = self._warning(endpoint, verdict)
         if not verdict.exceeded:
             return Judgement(verdict, warning=warning)
         budget = self._settings().budget
@@ -138,7 +149,7 @@ class Watchdog:
         )
         disabling = tuple(
             (each, self._facts(each, message))
-            for each in self._registry.endpoints(endpoint.workspace)
+            for each in self._registry.endpoints(endpoint.workspace_seq)
             if each.active and (budget.disables == "all" or each.seq == endpoint.seq)
         )
         return Judgement(verdict, message, disabling, warning)
@@ -197,7 +208,7 @@ class Watchdog:
     def _facts(self, endpoint: Endpoint, message: str) -> Json:
         """What the event loop knows of a disabling; `disable` adds what the table knows."""
         budget = self._settings().budget
-        spent_until_ms = self.spent_until_ms(endpoint.workspace)
+        spent_until_ms = self.spent_until_ms(endpoint.workspace_seq)
         return {
             "workspace": endpoint.workspace,
             "endpoint": {"id": endpoint.id, "url": endpoint.url, "description": endpoint.description},
@@ -209,15 +220,15 @@ class Watchdog:
             "window_seconds": budget.window_seconds,
         }
 
-    def _warning(self, workspace_id: str, verdict: Verdict) -> Json | None:
+    def _warning(self, endpoint: Endpoint, verdict: Verdict) -> Json | None:
         """The facts of a warning, if this failure crossed a threshold and warnings go by mail."""
         budget = self._settings().budget
         if not verdict.crossed or not budget.warn_by_mail:
             return None
-        urls = {each.id: each.url for each in self._registry.endpoints(workspace_id)}
-        spent = self.view(workspace_id).by_endpoint
+        urls = {each.id: each.url for each in self._registry.endpoints(endpoint.workspace_seq)}
+        spent = self.view(endpoint.workspace_seq).by_endpoint
         return {
-            "workspace": workspace_id,
+            "workspace": endpoint.workspace,
             "at": rfc3339(self._clock.wall_ms()),
             "fraction": verdict.crossed[-1],
             "failures": verdict.count,

@@ -17,7 +17,7 @@ from webhookd.models import Json
 class RecordedFailure:
     """A counted failure as the table has it: the window is rebuilt from these after a start."""
 
-    workspace: str
+    workspace_seq: int
     endpoint_seq: int
     ended_at_ms: int
 
@@ -72,8 +72,8 @@ def recent_failures(db: sqlite3.Connection, endpoint_seq: int, limit: int) -> li
 def counted_since(db: sqlite3.Connection, since_ms: int, until_ms: int) -> list[RecordedFailure]:
     """Failures that ended in `since_ms < ended ≤ until_ms` and still count: not forgiven, endpoint not deleted."""
     rows = db.execute(
-        "SELECT w.id, a.endpoint_seq, a.ended_at FROM attempts a INDEXED BY attempts_counted "
-        "JOIN endpoints e ON e.seq = a.endpoint_seq JOIN workspaces w ON w.seq = a.workspace_seq "
+        "SELECT a.workspace_seq, a.endpoint_seq, a.ended_at FROM attempts a INDEXED BY attempts_counted "
+        "JOIN endpoints e ON e.seq = a.endpoint_seq "
         "WHERE a.counted = 1 AND a.ended_at > ? AND a.ended_at <= ? AND e.deleted_at IS NULL "
         "AND a.seq > e.forgiven_upto ORDER BY a.seq",
         (since_ms, until_ms),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from webhookd.models import Token
+from webhookd.store import workspaces
 
 
 def put_token(
@@ -17,19 +18,26 @@ def put_token(
     note: str,
     now_ms: int,
 ) -> None:
-    """Add a token, or give the one with this id another secret (its file was replaced)."""
+    """Add a token, or give the one with this id another secret (its file was replaced).
+
+    `workspace_seq` None makes an unbound one.  ApiError `not_found` if the workspace was deleted.
+    """
+    if workspace_seq is not None:
+        workspaces.require(db, workspace_seq)
     db.execute(
-        "INSERT INTO tokens (id, scope, workspace_seq, secret_sha256, note, created_at) VALUES (?, ?, ?, ?, ?, ?) "
+        "INSERT INTO tokens (id, scope, unbound, workspace_seq, secret_sha256, note, created_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (id) DO UPDATE SET secret_sha256 = excluded.secret_sha256",
-        (token_id, scope, workspace_seq, secret_sha256, note, now_ms),
+        (token_id, scope, workspace_seq is None, workspace_seq, secret_sha256, note, now_ms),
     )
 
 
 def tokens_by_secret(db: sqlite3.Connection) -> dict[bytes, Token]:
-    """All tokens by the SHA-256 of their secret."""
+    """All tokens by the SHA-256 of their secret; one whose workspace is gone is none."""
     rows = db.execute(
-        "SELECT t.secret_sha256, t.id, t.scope, w.id, t.created_at, t.note "
-        "FROM tokens t LEFT JOIN workspaces w ON w.seq = t.workspace_seq"
+        "SELECT t.secret_sha256, t.id, t.scope, w.id, w.seq, t.created_at, t.note "
+        "FROM tokens t LEFT JOIN workspaces w ON w.seq = t.workspace_seq AND w.deleted_at IS NULL "
+        "WHERE t.unbound = 1 OR w.seq IS NOT NULL"
     ).fetchall()
     return {row[0]: Token(*row[1:]) for row in rows}
 
@@ -40,13 +48,22 @@ def delete_token(db: sqlite3.Connection, token_id: str) -> bool:
 
 
 def put_session(
-    db: sqlite3.Connection, *, secret_sha256: bytes, token_sha256: bytes, expires_at_ms: int, now_ms: int
+    db: sqlite3.Connection,
+    *,
+    session_id: str,
+    secret_sha256: bytes,
+    token_sha256: bytes,
+    address: str,
+    expires_at_ms: int,
+    now_ms: int,
 ) -> None:
-    """Add a session and remove those that have ended."""
+    """Add a session of the token with this hash, if there is one, and remove those that have ended."""
     db.execute("DELETE FROM sessions WHERE expires_at <= ?", (now_ms,))
     db.execute(
-        "INSERT INTO sessions (secret_sha256, token_sha256, expires_at) VALUES (?, ?, ?)",
-        (secret_sha256, token_sha256, expires_at_ms),
+        "INSERT INTO sessions "
+        "(secret_sha256, id, token_id, token_sha256, address, created_at, last_used_at, expires_at) "
+        "SELECT ?1, ?2, id, ?3, ?4, ?5, ?5, ?6 FROM tokens WHERE secret_sha256 = ?3",
+        (secret_sha256, session_id, token_sha256, address, now_ms, expires_at_ms),
     )
 
 

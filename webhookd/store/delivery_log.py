@@ -40,7 +40,7 @@ _STATE = (
     "WHEN 1 THEN 'delivered' WHEN 2 THEN 'dropped' WHEN 3 THEN 'expired' WHEN 4 THEN 'skipped' ELSE 'cancelled' END"
 )
 _SELECT = (
-    f"SELECT d.seq, w.id, e.seq, e.id, v.id, v.type, {_STATE} AS reads_as, d.replay_of, d.kind, d.accepted_at, "
+    f"SELECT d.seq, w.seq, w.id, e.seq, e.id, v.id, v.type, {_STATE} AS reads_as, d.replay_of, d.kind, d.accepted_at, "
     # Only what will really be attempted has a next attempt; what a mark ended was finished by the mark.
     f"CASE WHEN {_STATE} = 'pending' THEN d.next_attempt_at END, "
     f"CASE WHEN {_MARKED} THEN coalesce(e.deleted_at, e.updated_at) ELSE d.finished_at END, "
@@ -89,9 +89,10 @@ class LogFilter:
     upto_seq: int | None = None
 
     def matches(self, view: DeliveryView) -> bool:
-        """Whether a delivery of this workspace is asked for."""
+        """Whether a delivery is asked for."""
         return (
-            self.endpoint_seq in (None, view.endpoint_seq)
+            self.workspace_seq == view.workspace_seq
+            and self.endpoint_seq in (None, view.endpoint_seq)
             and self.event_type in (None, view.event_type)
             and self.state in (None, view.state)
             and self.event_id in (None, view.event_id)
@@ -349,7 +350,7 @@ def _newest_changes(
 
 def _view(row: tuple[Any, ...]) -> DeliveryView:
     values = list(row)
-    values[6] = DeliveryState(values[6])
-    values[8] = values[8] == TEST
-    values[13] = orjson.loads(values[13]) if values[13] is not None else None
+    values[7] = DeliveryState(values[7])
+    values[9] = values[9] == TEST
+    values[14] = orjson.loads(values[14]) if values[14] is not None else None
     return DeliveryView(*values)

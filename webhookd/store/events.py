@@ -12,7 +12,7 @@ import orjson
 from msgspec import Struct
 
 from webhookd.models import Accepted, EventView, NewEvent, QueuedDelivery
-from webhookd.store import time_index
+from webhookd.store import time_index, workspaces
 from webhookd.store.batch import ROW_BYTES, BatchKind, packed
 
 _INSERT_EVENT = (
@@ -29,6 +29,8 @@ _INSERT_DELIVERIES = (
 # Their numbers are the next ones (sqlite.org/autoinc.html), in the array's order; within a trigger `sqlite_sequence`
 # still has the last one from before, and were it otherwise, the foreign key would refuse it.
 _TOGETHER = (
+    "SELECT RAISE(ABORT, 'workspace') FROM json_each(NEW.accepted_rows) j WHERE NOT EXISTS "
+    "(SELECT 1 FROM workspaces w WHERE w.seq = j.value->>0 AND w.deleted_at IS NULL); "
     "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body) "
     "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) + 1 + j.key, "
     "j.value->>0, j.value->>1, j.value->>2, j.value->>3, substr(NEW.accepted_blobs, j.value->>5, j.value->>6) "
@@ -63,8 +65,10 @@ class Ingested(Struct, frozen=True, gc=False):
 def accept(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
     """Add the events in their order.
 
-    One whose id is known is a duplicate if its bytes are the same, a conflict if not; neither adds anything.
+    One whose id is known is a duplicate if its bytes are the same, a conflict if not; neither adds anything.  ApiError
+    `not_found` if the workspace was deleted.
     """
+    workspaces.require(db, item.workspace_seq)
     return [_accept_one(db, item, event) for event in item.events]
 
 

@@ -6,6 +6,7 @@ import sqlite3
 
 import orjson
 
+from webhookd.errors import ApiError
 from webhookd.models import Workspace
 
 _COLUMNS = "seq, id, name, plan, notify, created_at, plan_changed_at"
@@ -15,6 +16,12 @@ def load(db: sqlite3.Connection) -> list[Workspace]:
     """Every workspace that wasn't deleted, oldest first."""
     rows = db.execute(f"SELECT {_COLUMNS} FROM workspaces WHERE deleted_at IS NULL ORDER BY seq").fetchall()
     return [_workspace(row) for row in rows]
+
+
+def require(db: sqlite3.Connection, seq: int) -> None:
+    """ApiError `not_found` unless there is a workspace with this number, asked in the transaction that relies on it."""
+    if not db.execute("SELECT 1 FROM workspaces WHERE seq = ? AND deleted_at IS NULL", (seq,)).fetchall():
+        raise ApiError("not_found", "The workspace was deleted just now.")
 
 
 def insert(
@@ -30,7 +37,8 @@ def insert(
 
 
 def update(db: sqlite3.Connection, workspace: Workspace) -> Workspace:
-    """Write the fields of a workspace that can change."""
+    """Write the fields of a workspace that can change.  ApiError `not_found` if it was deleted."""
+    require(db, workspace.seq)
     db.execute(
         "UPDATE workspaces SET name = ?, plan = ?, notify = ?, plan_changed_at = ? WHERE seq = ?",
         (
@@ -45,7 +53,8 @@ def update(db: sqlite3.Connection, workspace: Workspace) -> Workspace:
 
 
 def delete(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
-    """Mark it deleted and delete its tokens; its log goes in small steps later (`retention`)."""
+    """Mark it deleted and delete its tokens; its log goes in small steps later (`retention`).  ApiError `not_found`."""
+    require(db, seq)
     db.execute("UPDATE workspaces SET deleted_at = ? WHERE seq = ?", (now_ms, seq))
     db.execute("DELETE FROM tokens WHERE workspace_seq = ?", (seq,))
 

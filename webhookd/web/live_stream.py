@@ -24,6 +24,8 @@ from webhookd.web.server.responses import SECURITY_HEADERS
 HEARTBEAT_SECONDS = 15.0
 # How long a client may read nothing at all before it is disconnected.
 WRITE_SECONDS = 30.0
+# How often the stream asks whether its caller may still read it, whatever the traffic.
+RIGHTS_SECONDS = 2.0
 # How long a browser waits before it connects again.
 RETRY_MS = 2000
 MISSED = 1000
@@ -38,18 +40,17 @@ async def live_stream(
 ) -> web.StreamResponse:
     """Answer with the live stream until the client leaves or is too slow, or the daemon stops.
 
-    Each heartbeat asks `allowed`, and ends the stream if the caller may no longer read it.  `data` makes a message's
-    data.
+    A clock asks `allowed`, and ends the stream if the caller may no longer read it.  `data` makes a message's data.
     """
     live_feed = services_of(request).live_feed
-    subscription = live_feed.subscribe()
+    subscription = live_feed.subscribe(wanted.workspace_seq, wanted.matches)
     try:
         response = web.StreamResponse(
             headers={**SECURITY_HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
         )
         await response.prepare(request)
         with suppress(ConnectionError):  # the client has gone, which is how most streams end
-            await _LiveStream(request, response, wanted, allowed, data).run(subscription)
+            await _LiveStream(request, response, wanted, allowed, data, subscription).run()
     except TimeoutError:  # it reads nothing, so no end of the stream would reach it
         if request.transport is not None:
             request.transport.abort()
@@ -68,7 +69,11 @@ class _LiveStream:
         wanted: LogFilter,
         allowed: Callable[[], bool],
         data: Callable[[DeliveryView], Json],
+        subscription: Subscription,
     ) -> None:
+        self._subscription = subscription
+        self._transport = request.transport
+        self._writing = False
         self._response = response
         self._services = services_of(request)
         self._last_id = request.headers.get("Last-Event-ID", "").strip()[:64]
@@ -77,16 +82,32 @@ class _LiveStream:
         self._data = data
         self._seen_id = ""
 
-    async def run(self, subscription: Subscription) -> None:
-        """Send what was missed, then what comes."""
+    async def run(self) -> None:
+        """Send what was missed, then what comes, until the caller may no longer read it."""
+        asking = asyncio.create_task(self._end_with_rights())
+        try:
+            await self._send()
+        finally:
+            asking.cancel()
+
+    async def _end_with_rights(self) -> None:
+        registry = self._services.registry
+        while True:
+            await asyncio.sleep(RIGHTS_SECONDS)
+            if not self._allowed() or registry.find_workspace(self._wanted.workspace_seq) is None:
+                break
+        self._subscription.end()
+        if self._writing and self._transport is not None:  # the client doesn't read, and what is buffered is not for it
+            self._transport.abort()
+
+    async def _send(self) -> None:
         await self._begin()
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    feed_events = await subscription.next()
+                    feed_events = await self._subscription.next()
             except TimeoutError:
-                if not self._allowed() or self._workspace() is None:
-                    return
+                self._seen_id = self._services.live_feed.now_id  # all that came since was filtered out
                 await self._write([_frame(comment="", id=self._seen_id)])
                 continue
             if not feed_events:
@@ -100,7 +121,10 @@ class _LiveStream:
         self._seen_id = live_feed.now_id
         missed = live_feed.since(self._last_id) if self._last_id else []
         frames = [f"retry: {RETRY_MS}\n\n".encode()]
-        frames += self._frames(missed) if missed is not None else await self._missed()
+        if missed is None:
+            frames += await self._missed()
+        else:
+            frames += self._frames(each for each in missed if self._wanted.matches(each.delivery))
         await self._write([*frames, _frame(comment="", id=self._seen_id)])
 
     async def _missed(self) -> list[bytes]:
@@ -118,17 +142,7 @@ class _LiveStream:
         return [_frame(kind=_kind(view), data=self._data(view)) for view in views]
 
     def _frames(self, feed_events: Iterable[FeedEvent]) -> list[bytes]:
-        workspace = self._workspace()
-        return [
-            _frame(id=each.id, kind=each.kind, data=self._data(each.delivery))
-            for each in feed_events
-            if each.delivery.workspace == workspace and self._wanted.matches(each.delivery)
-        ]
-
-    def _workspace(self) -> str | None:
-        """The workspace's id; None once it was deleted."""
-        workspaces = self._services.registry.workspaces()
-        return next((each.id for each in workspaces if each.seq == self._wanted.workspace_seq), None)
+        return [_frame(id=each.id, kind=each.kind, data=self._data(each.delivery)) for each in feed_events]
 
     async def _write(self, frames: Iterable[bytes]) -> None:
         """Write frames in pieces; TimeoutError if the client takes none of it for `WRITE_SECONDS`."""
@@ -142,8 +156,10 @@ class _LiveStream:
             await self._write_piece(piece)
 
     async def _write_piece(self, piece: bytearray) -> None:
+        self._writing = True
         async with asyncio.timeout(WRITE_SECONDS):
             await self._response.write(bytes(piece))
+        self._writing = False
 
 
 def _kind(view: DeliveryView) -> str:

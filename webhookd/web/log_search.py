@@ -35,16 +35,15 @@ class DeliveryFilter(Struct, frozen=True, kw_only=True):
     until: Until = None
 
 
-async def log_filter(services: Services, workspace_id: str, asked: DeliveryFilter) -> LogFilter:
+async def log_filter(services: Services, workspace: Workspace, asked: DeliveryFilter) -> LogFilter:
     """The filter as the store takes it.
 
-    Raises ApiError: `not_found` (the workspace, the endpoint), `unknown_event_type`.
+    Raises ApiError: `not_found` (the endpoint), `unknown_event_type`.
     """
-    workspace = services.registry.workspace(workspace_id)
-    check_event_type(services, workspace.id, asked.event_type)
+    check_event_type(services, workspace.seq, asked.event_type)
     return LogFilter(
         workspace.seq,
-        services.registry.paused(workspace.id),
+        services.registry.paused(workspace.seq),
         endpoint_seq=None if asked.endpoint is None else await _endpoint_seq(services, workspace, asked.endpoint),
         event_type=asked.event_type,
         state=asked.state,
@@ -54,9 +53,9 @@ async def log_filter(services: Services, workspace_id: str, asked: DeliveryFilte
     )
 
 
-def check_event_type(services: Services, workspace_id: str, name: str | None) -> None:
+def check_event_type(services: Services, workspace_seq: int, name: str | None) -> None:
     """ApiError `unknown_event_type` unless the catalogue has the type, or an endpoint kept it when it left there."""
-    if name is not None and not any(name in each.event_types for each in services.registry.endpoints(workspace_id)):
+    if name is not None and not any(name in each.event_types for each in services.registry.endpoints(workspace_seq)):
         services.event_types().require(name)
 
 
@@ -66,7 +65,7 @@ async def _endpoint_seq(services: Services, workspace: Workspace, endpoint_id: s
         seq = await services.store.read(lambda db: endpoints.seq_of_id(db, workspace.seq, endpoint_id))
         if seq is not None:
             return seq
-    return services.registry.endpoint(workspace.id, endpoint_id[:100]).seq  # raises `not_found`
+    return services.registry.endpoint(workspace.seq, endpoint_id[:100]).seq  # raises `not_found`
 
 
 async def find_delivery(
@@ -76,7 +75,7 @@ async def find_delivery(
     seq = delivery_seq(delivery_id)
     if seq is None:
         return None
-    paused = services.registry.paused(workspace.id)
+    paused = services.registry.paused(workspace.seq)
 
     def question(db: Db) -> tuple[DeliveryView, list[Json]] | None:
         with delivery_log.snapshot(db):

@@ -44,6 +44,6 @@ class Services:
     live_feed: LiveFeed
     tokens: Tokens
     sessions: Sessions
-    status: Callable[[str | None], Awaitable[Json]]  # of one workspace alone, if it is named
+    status: Callable[[int | None], Awaitable[Json]]  # of one workspace alone, if its number is given
     ready: Callable[[], Awaitable[str]]  # "" when ready, else what it waits for
     send_test_mail: Callable[[Sequence[str]], Awaitable[None]]

@@ -91,14 +91,14 @@ async def _replay(world: World, app: App, action: Action) -> None:
         workspace_seq = _workspace_seq(app, workspace)
         view = await app.store.read(lambda db: delivery_log.get(db, workspace_seq, chosen, paused=paused))
         if view is not None:
-            await app.services.replayer.one(workspace, view)
+            await app.services.replayer.one(view)
 
 
 async def _replay_all(world: World, app: App, action: Action) -> None:
     seq = _workspace_seq(app, action.workspace)
     hook = _endpoint_id(world, app, action)[2] if action.flag else None
     wanted = LogFilter(workspace_seq=seq, paused=app.registry.paused(action.workspace), endpoint_seq=hook)
-    await app.services.replayer.many(wanted, action.workspace, dry_run=False)
+    await app.services.replayer.many(wanted, dry_run=False)
 
 
 async def _test(world: World, app: App, action: Action) -> None:

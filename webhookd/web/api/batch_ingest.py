@@ -14,7 +14,7 @@ from aiohttp import web
 
 from webhookd import log
 from webhookd.errors import ApiError
-from webhookd.models import Accepted, Json, NewEvent
+from webhookd.models import Accepted, Json, NewEvent, Workspace
 from webhookd.rules.ids import RANDOM_BYTES, uuid7
 from webhookd.rules.parsing import Line, parse_event, too_large
 from webhookd.web.services import Services
@@ -57,10 +57,10 @@ class Summary:
 class BatchIngest:
     """The events of one request, on their way into one workspace."""
 
-    def __init__(self, services: Services, workspace_id: str, refusals: Counter[str]) -> None:
+    def __init__(self, services: Services, workspace: Workspace, refusals: Counter[str]) -> None:
         self.summary = Summary()
         self._services = services
-        self._workspace_id = workspace_id
+        self._workspace = workspace
         self._refusals = refusals
 
     @property
@@ -85,7 +85,7 @@ class BatchIngest:
         Raises ApiError (`unavailable`, `storage_full`, `too_far_behind`, `not_found`), and then none was accepted.
         """
         good = [event for _, event in batch if isinstance(event, NewEvent)]
-        results = iter(await self._services.ingest.accept(self._workspace_id, good) if good else ())
+        results = iter(await self._services.ingest.accept(self._workspace.seq, good) if good else ())
         refused: Counter[str] = Counter()
         for place, event in batch:
             refusal = event if isinstance(event, ApiError) else self._enter(next(results))
@@ -93,7 +93,7 @@ class BatchIngest:
                 refused[refusal.code] += 1
                 self._reject(place, refusal)
         for code, count in refused.items():
-            note_refusal(self._refusals, self._workspace_id, code, count)
+            note_refusal(self._refusals, self._workspace.id, code, count)
         if batch:
             self.summary.next_index = batch[-1].place + 1
 

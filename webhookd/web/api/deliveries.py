@@ -48,7 +48,7 @@ from webhookd.web.server.requests import (
     read_fields,
     read_query,
     services_of,
-    workspace_id,
+    workspace_of,
 )
 from webhookd.web.server.responses import json_response, list_response, one_page
 
@@ -107,8 +107,8 @@ async def list_events(request: web.Request) -> web.Response:
     """List the events of the log, newest first."""
     query = read_query(request, EventQuery)
     services = services_of(request)
-    workspace = services.registry.workspace(workspace_id(request))
-    check_event_type(services, workspace.id, query.event_type)
+    workspace = workspace_of(request)
+    check_event_type(services, workspace.seq, query.event_type)
     found = await services.store.read(
         lambda db: events.page(
             db,
@@ -133,8 +133,8 @@ async def get_event(request: web.Request) -> web.Response:
     """
     event_id = request.match_info["event"]
     services = services_of(request)
-    workspace = services.registry.workspace(workspace_id(request))
-    wanted = LogFilter(workspace.seq, services.registry.paused(workspace.id), event_id=event_id)
+    workspace = workspace_of(request)
+    wanted = LogFilter(workspace.seq, services.registry.paused(workspace.seq), event_id=event_id)
 
     def question(db: Db) -> tuple[EventView | None, list[DeliveryView]]:
         with delivery_log.snapshot(db):
@@ -155,7 +155,7 @@ async def list_deliveries(request: web.Request) -> web.Response:
     """Search the deliveries of the log, newest first."""
     query = read_query(request, DeliveryQuery)
     services = services_of(request)
-    wanted = await log_filter(services, workspace_id(request), query)
+    wanted = await log_filter(services, workspace_of(request), query)
     before_seq = None if query.cursor is None else query.cursor.seq
     found = await services.store.read(
         lambda db: delivery_log.page(db, wanted, before_seq=before_seq, limit=query.limit + 1)
@@ -180,7 +180,7 @@ async def stream_deliveries(request: web.Request) -> web.StreamResponse:
     and that the list should be read again.
     """
     services, token = services_of(request), caller(request)
-    wanted = await log_filter(services, workspace_id(request), read_query(request, DeliveryFilter))
+    wanted = await log_filter(services, workspace_of(request), read_query(request, DeliveryFilter))
 
     def allowed() -> bool:
         return token is None or any(each.id == token.id for each in services.tokens.list())
@@ -206,7 +206,7 @@ async def replay_delivery(request: web.Request) -> web.Response:
     """Send a finished delivery again, as a new one at the end of the queue."""
     await read_fields(request, NoFields)
     view, _ = await _find(request, request.match_info["delivery"])
-    seq = await services_of(request).replayer.one(view.workspace, view)
+    seq = await services_of(request).replayer.one(view)
     replayed, _ = await _find(request, delivery_id(seq))
     return json_response(delivery_json(replayed), 201)
 
@@ -232,10 +232,10 @@ async def replay_deliveries(request: web.Request) -> web.Response:
         )
     if fields.state in WAITING:
         raise invalid_field("state", f"is {fields.state.value!r}, and these go out by themselves: name a finished one")
-    services, workspace = services_of(request), workspace_id(request)
+    services = services_of(request)
     wanted = await log_filter(
         services,
-        workspace,
+        workspace_of(request),
         DeliveryFilter(
             endpoint=fields.endpoint,
             event_type=fields.event_type,
@@ -247,13 +247,13 @@ async def replay_deliveries(request: web.Request) -> web.Response:
     )
     if wanted.endpoint_seq is not None and services.registry.get(wanted.endpoint_seq) is None:
         raise ApiError("endpoint_gone", f"Endpoint {fields.endpoint} was deleted; there is nowhere to send to.")
-    return json_response({"replayed": await services.replayer.many(wanted, workspace, dry_run=fields.dry_run)})
+    return json_response({"replayed": await services.replayer.many(wanted, dry_run=fields.dry_run)})
 
 
 async def _find(request: web.Request, named: str) -> tuple[DeliveryView, list[Json]]:
     """A delivery by its id, with its attempts; ApiError `not_found`."""
     services = services_of(request)
-    workspace = services.registry.workspace(workspace_id(request))
+    workspace = workspace_of(request)
     found = await find_delivery(services, workspace, named)
     if found is None:
         raise ApiError("not_found", f"There is no delivery {named[:100]!r} in the log of workspace {workspace.id!r}.")

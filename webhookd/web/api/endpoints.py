@@ -33,7 +33,7 @@ from webhookd.web.server.requests import (
     read_fields,
     read_query,
     services_of,
-    workspace_id,
+    workspace_of,
 )
 from webhookd.web.server.responses import json_response, list_response, no_content, one_page
 from webhookd.web.services import Services
@@ -160,9 +160,9 @@ async def list_endpoints(request: web.Request) -> web.Response:
     """List the endpoints, oldest first."""
     query = read_query(request, Paging)
     services = services_of(request)
-    workspace = services.registry.workspace(workspace_id(request))
+    workspace = workspace_of(request)
     after_seq = query.seq or 0
-    found = [each for each in services.registry.endpoints(workspace.id) if each.seq > after_seq]
+    found = [each for each in services.registry.endpoints(workspace.seq) if each.seq > after_seq]
     page, after = one_page(sorted(found, key=lambda endpoint: endpoint.seq), query.limit)
     return list_response(await endpoints_json(services, page), after)
 
@@ -182,7 +182,7 @@ async def make_endpoint(request: web.Request) -> web.Response:
     """
     fields = await read_fields(request, NewEndpoint)
     services = services_of(request)
-    endpoint = await services.endpoints.create(workspace_id(request), **_given(fields))
+    endpoint = await services.endpoints.create(workspace_of(request).seq, **_given(fields))
     return json_response({**await endpoint_json(services, endpoint), "signing_key": endpoint.signing_key}, 201)
 
 
@@ -228,7 +228,7 @@ async def enable_endpoint(request: web.Request) -> web.Response:
     services = services_of(request)
     endpoint = await services.endpoints.enable(*_names(request), skip_held=fields.skip_held)
     answer = await endpoint_json(services, endpoint)
-    spent = _budget_spent(services, endpoint.workspace)
+    spent = _budget_spent(services, endpoint.workspace_seq)
     return json_response(answer if spent is None else {**answer, "budget": spent})
 
 
@@ -296,19 +296,19 @@ async def reveal_signing_key(request: web.Request) -> web.Response:
     )
 
 
-def _names(request: web.Request) -> tuple[str, str]:
-    return workspace_id(request), request.match_info["endpoint"]
+def _names(request: web.Request) -> tuple[int, str]:
+    return workspace_of(request).seq, request.match_info["endpoint"]
 
 
 def _given(fields: Struct) -> Json:
     return {name: value for name, value in structs.asdict(fields).items() if value is not UNSET}
 
 
-def _budget_spent(services: Services, workspace: str) -> Json | None:
-    until_ms = services.watchdog.spent_until_ms(workspace)
+def _budget_spent(services: Services, workspace_seq: int) -> Json | None:
+    until_ms = services.watchdog.spent_until_ms(workspace_seq)
     if until_ms is None:
         return None
-    budget = budget_json(services, workspace)
+    budget = budget_json(services, workspace_seq)
     clock_time = f"{datetime.fromtimestamp(until_ms / 1000, UTC):%H:%M} UTC"
     return {
         "spent_until": time_json(until_ms),

@@ -16,7 +16,7 @@ from webhookd.errors import ApiError
 from webhookd.rules.parsing import Line, LineSplitter
 from webhookd.web.api.batch_ingest import BatchIngest, Checked, note_refusal
 from webhookd.web.server.memory_limit import MEMORY_LIMIT
-from webhookd.web.server.requests import REQUEST_TIMEOUTS, read_arrived, read_some, services_of, workspace_id
+from webhookd.web.server.requests import REQUEST_TIMEOUTS, read_arrived, read_some, services_of, workspace_of
 from webhookd.web.server.responses import json_response
 
 UNCOMMITTED_BYTES = 4 * 1024 * 1024
@@ -36,7 +36,7 @@ class IngestStream:
         self._refusals = refusals
         self._timeouts = request.app[REQUEST_TIMEOUTS]
         self._memory_limit = request.app[MEMORY_LIMIT]
-        self._batch_ingest = BatchIngest(services_of(request), workspace_id(request), refusals)
+        self._batch_ingest = BatchIngest(services_of(request), workspace_of(request), refusals)
         self._line_max = self._batch_ingest.max_bytes + WHITE_SPACE_BYTES
         self._splitter = LineSplitter(self._line_max)
         self._uncommitted_max = max(UNCOMMITTED_BYTES - self._batch_ingest.max_bytes, SPLIT_BYTES)
@@ -75,7 +75,7 @@ class IngestStream:
         summary = self._batch_ingest.summary
         if refusal is None:
             return json_response(summary.body(), summary.status())
-        note_refusal(self._refusals, workspace_id(self._request), refusal.code)
+        note_refusal(self._refusals, workspace_of(self._request).id, refusal.code)
         after = refusal.retry_after_seconds
         return json_response(
             {**refusal.body(), **summary.body(), "next_index": summary.next_index},

@@ -22,7 +22,7 @@ from webhookd.web.server.requests import (
     read_body,
     services_of,
     unsupported_media_type,
-    workspace_id,
+    workspace_of,
 )
 
 # Of an array in all.  The largest event that can be configured (delivery.max_body_kb) is as large.
@@ -95,8 +95,7 @@ async def post_events(request: web.Request) -> web.StreamResponse:
     The answer is given once the events are durable. An event sent again with the same event_id and the same bytes
     is a duplicate and delivered once. The body delivered is the event byte for byte.
     """
-    services, workspace = services_of(request), workspace_id(request)
-    services.registry.workspace(workspace)
+    services, workspace = services_of(request), workspace_of(request)
     check_encoding(request)
     kind = media_type(request)
     if kind == NDJSON:
@@ -108,11 +107,11 @@ async def post_events(request: web.Request) -> web.StreamResponse:
         if body.lstrip()[:1] == b"[":
             return await _array(request, body)
         event = check_event(services, body)
-        result = (await services.ingest.accept(workspace, (event,)))[0]
+        result = (await services.ingest.accept(workspace.seq, (event,)))[0]
         if result.conflict:
             raise conflict(result.event_id)
     except ApiError as refusal:
-        note_refusal(request.app[REFUSALS], workspace, refusal.code)
+        note_refusal(request.app[REFUSALS], workspace.id, refusal.code)
         raise
     return ReadyResponse(
         {"event_id": result.event_id, "deliveries": result.deliveries, "duplicate": result.duplicate}, 202
@@ -120,7 +119,7 @@ async def post_events(request: web.Request) -> web.StreamResponse:
 
 
 async def _array(request: web.Request, body: bytes) -> web.Response:
-    batch_ingest = BatchIngest(services_of(request), workspace_id(request), request.app[REFUSALS])
+    batch_ingest = BatchIngest(services_of(request), workspace_of(request), request.app[REFUSALS])
     lines = [Line(index, raw) for index, raw in enumerate(split_array(body))]
     await batch_ingest.accept(await batch_ingest.check(lines))
     return ReadyResponse(batch_ingest.summary.body(), batch_ingest.summary.status())

@@ -26,19 +26,20 @@ class _Queue:
     oldest_seconds: float
 
 
-async def metric_values(services: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
-    """The current value of every metric of `metrics.METRICS`; if a workspace is named, only of its own."""
-    values = await _all(services, refusals, workspace)
-    if workspace is None:
+async def metric_values(services: Services, refusals: Counter[str], workspace_seq: int | None) -> dict[str, Values]:
+    """The current value of every metric of `metrics.METRICS`; if a workspace is given, only of its own."""
+    values = await _all(services, refusals, workspace_seq)
+    if workspace_seq is None:
         return values
+    workspace = services.registry.workspace(workspace_seq).id  # asked last: while it is there, no other has its id
     own = {name: rows for name, rows in values.items() if METRICS[name].labels[:1] == ("workspace",)}
     return {name: {row: value for row, value in rows.items() if row[0] == workspace} for name, rows in own.items()}
 
 
-async def _all(services: Services, refusals: Counter[str], workspace: str | None) -> dict[str, Values]:
+async def _all(services: Services, refusals: Counter[str], workspace_seq: int | None) -> dict[str, Values]:
     status = await services.status(None)
     totals, database = status["totals"], status["database"]
-    queues = await _queues(services, workspace)
+    queues = await _queues(services, workspace_seq)
     return {
         "webhookd_info": {(status["version"],): 1},
         "webhookd_uptime_seconds": {(): status["uptime_seconds"]},
@@ -75,9 +76,9 @@ def _attempts(status: Json) -> Values:
     return {("delivered", ""): status["totals"]["delivered"], **failed}
 
 
-async def _queues(services: Services, workspace: str | None) -> list[_Queue]:
+async def _queues(services: Services, workspace_seq: int | None) -> list[_Queue]:
     """The endpoints for which anything waits, and those that the budget disabled."""
-    views = [(each, services.dispatcher.view(each.seq)) for each in services.registry.endpoints(workspace)]
+    views = [(each, services.dispatcher.view(each.seq)) for each in services.registry.endpoints(workspace_seq)]
     wanted = [(each, view) for each, view in views if view.waiting or each.state == "auto_disabled"]
     oldest = await services.store.read(lambda db: _oldest(db, [each for each, view in wanted if view.waiting]))
     now_ms = services.clock.wall_ms()
@@ -132,5 +133,5 @@ def _endpoints(services: Services) -> Values:
 
 def _budgets(services: Services) -> Values:
     return {
-        (workspace.id,): services.watchdog.view(workspace.id).failures for workspace in services.registry.workspaces()
+        (workspace.id,): services.watchdog.view(workspace.seq).failures for workspace in services.registry.workspaces()
     }

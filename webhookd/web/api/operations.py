@@ -120,10 +120,10 @@ async def show_metrics(request: web.Request) -> web.Response:
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
-def _own_workspace(request: web.Request) -> str | None:
-    """The workspace that the caller's token is bound to."""
+def _own_workspace(request: web.Request) -> int | None:
+    """The number of the workspace that the caller's token is bound to."""
     token = caller(request)
-    return token.workspace if token is not None else None
+    return token.workspace_seq if token is not None else None
 
 
 @ROUTES("GET", "/openapi.json", {200: dict[str, Any]}, scope=Scope.OBSERVE)

@@ -265,15 +265,15 @@ def workspace_json(services: Services, workspace: Workspace) -> Json:
         "id": workspace.id,
         "name": workspace.name,
         "plan": workspace.plan,
-        "webhooks": not services.registry.paused(workspace.id),
+        "webhooks": not services.registry.paused(workspace.seq),
         "notify": workspace.notify,
         "created_at": rfc3339(workspace.created_at_ms),
     }
 
 
-def budget_json(services: Services, workspace_id: str) -> Json:
+def budget_json(services: Services, workspace_seq: int) -> Json:
     """The failure budget of a workspace, now."""
-    view = services.watchdog.view(workspace_id)
+    view = services.watchdog.view(workspace_seq)
     expires = view.oldest_expires_in_seconds
     seconds = view.window_seconds
     return {
@@ -282,7 +282,7 @@ def budget_json(services: Services, workspace_id: str) -> Json:
         "failures": view.failures,
         "by_endpoint": view.by_endpoint,
         "oldest_expires_at": None if expires is None else rfc3339(services.clock.wall_ms() + round(expires * 1000)),
-        "spent_until": time_json(services.watchdog.spent_until_ms(workspace_id)),
+        "spent_until": time_json(services.watchdog.spent_until_ms(workspace_seq)),
     }
 
 

@@ -66,20 +66,20 @@ class Status:
             )
         )
 
-    async def show(self, workspace: str | None = None) -> Json:
-        """The look, as JSON; of one workspace alone, without what concerns the whole daemon, if it is named."""
-        endpoints = self._registry.endpoints()
-        if workspace is None:
+    async def show(self, workspace_seq: int | None = None) -> Json:
+        """The look, as JSON; of one workspace alone, without what concerns the whole daemon, if it is given."""
+        endpoints = self._registry.endpoints(workspace_seq)
+        if workspace_seq is None:
             return {**self._endpoints_json(endpoints, None), **await self._daemon_json()}
-        return self._endpoints_json([each for each in endpoints if each.workspace == workspace], workspace)
+        return self._endpoints_json(endpoints, workspace_seq)
 
-    def _endpoints_json(self, endpoints: Sequence[Endpoint], workspace: str | None) -> Json:
+    def _endpoints_json(self, endpoints: Sequence[Endpoint], workspace_seq: int | None) -> Json:
         views = {each.seq: self._dispatcher.view(each.seq) for each in endpoints}
         return {
             "version": __version__,
             "started_at": rfc3339(self._started_ms),
             "uptime_seconds": round(self._clock.monotonic() - self._started, 1),
-            "workspaces": len(self._registry.workspaces()) if workspace is None else 1,
+            "workspaces": len(self._registry.workspaces()) if workspace_seq is None else 1,
             "endpoints": {
                 "total": len(endpoints),
                 "active": sum(1 for each in endpoints if self._registry.runs(each)),
@@ -92,7 +92,7 @@ class Status:
                 "in_flight": sum(1 for view in views.values() if view.in_flight),
             },
             "slowest_endpoints": self._slowest(endpoints),
-            "budgets": self._budgets(workspace),
+            "budgets": self._budgets(workspace_seq),
         }
 
     async def _daemon_json(self) -> Json:
@@ -135,17 +135,22 @@ class Status:
         found = [(durations[each.seq], each) for each in endpoints if each.seq in durations]
         found.sort(key=lambda pair: -pair[0])
         return [
-            {"id": each.id, "workspace": each.workspace, "url": each.url, "attempt_ms": round(duration_ms, 1)}
+            {
+                "id": each.id,
+                "workspace": each.workspace,
+                "url": log.loggable_url(each.url),
+                "attempt_ms": round(duration_ms, 1),
+            }
             for duration_ms, each in found[:SLOWEST]
         ]
 
-    def _budgets(self, only: str | None) -> list[Json]:
+    def _budgets(self, only: int | None) -> list[Json]:
         """The workspaces that have spent any of their budget."""
         shown = []
         for workspace in self._registry.workspaces():
-            if only is not None and workspace.id != only:
+            if only is not None and workspace.seq != only:
                 continue
-            view = self._watchdog.view(workspace.id)
+            view = self._watchdog.view(workspace.seq)
             if view.failures:
                 shown.append({"workspace": workspace.id, "failures": view.failures, "limit": view.limit})
         return shown

@@ -17,7 +17,7 @@ from webhookd.web.server.requests import (
     read_fields,
     read_query,
     services_of,
-    workspace_id,
+    workspace_of,
 )
 from webhookd.web.server.responses import json_response, list_response, no_content, one_page
 
@@ -62,8 +62,8 @@ async def list_workspaces(request: web.Request) -> web.Response:
     """
     query = read_query(request, Paging)
     services, who = services_of(request), caller(request)
-    own = None if who is None else who.workspace
-    found = [each for each in services.registry.workspaces() if own is None or each.id == own]
+    own = None if who is None else who.workspace_seq
+    found = [each for each in services.registry.workspaces() if own is None or each.seq == own]
     after_seq = query.seq or 0
     page, after = one_page([each for each in found if each.seq > after_seq], query.limit)
     return list_response([workspace_json(services, each) for each in page], after)
@@ -89,7 +89,7 @@ async def make_workspace(request: web.Request) -> web.Response:
 async def get_workspace(request: web.Request) -> web.Response:
     """Get a workspace."""
     services = services_of(request)
-    return json_response(workspace_json(services, services.registry.workspace(workspace_id(request))))
+    return json_response(workspace_json(services, workspace_of(request)))
 
 
 @ROUTES("PATCH", "/v1/workspaces/{workspace}", {200: WorkspaceSchema}, body=WorkspaceChanges, errors=WRITE_ERRORS)
@@ -100,10 +100,10 @@ async def change_workspace(request: web.Request) -> web.Response:
     """
     fields = await read_fields(request, WorkspaceChanges)
     services = services_of(request)
-    changed = services.registry.workspace(workspace_id(request))
+    changed = workspace_of(request)
     if (fields.name, fields.plan, fields.notify) != (UNSET, UNSET, UNSET):
         changed = await services.workspaces.change(
-            changed.id,
+            changed.seq,
             name=None if fields.name is UNSET else fields.name,
             plan=None if fields.plan is UNSET else fields.plan,
             notify=None if fields.notify is UNSET else tuple(fields.notify),
@@ -115,7 +115,7 @@ async def change_workspace(request: web.Request) -> web.Response:
 async def delete_workspace(request: web.Request) -> web.Response:
     """Delete a workspace that has no endpoints, with its tokens."""
     services = services_of(request)
-    await services.workspaces.delete(workspace_id(request))
+    await services.workspaces.delete(workspace_of(request).seq)
     await services.tokens.reload()
     return no_content()
 
@@ -124,4 +124,4 @@ async def delete_workspace(request: web.Request) -> web.Response:
 async def get_budget(request: web.Request) -> web.Response:
     """Get the failure budget: the failures that count, by endpoint."""
     services = services_of(request)
-    return json_response(budget_json(services, services.registry.workspace(workspace_id(request)).id))
+    return json_response(budget_json(services, workspace_of(request).seq))

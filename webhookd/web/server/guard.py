@@ -17,9 +17,9 @@ from aiohttp import hdrs, web
 from webhookd.admin.tokens import Scope
 from webhookd.config import Listen, is_loopback
 from webhookd.errors import ApiError
-from webhookd.models import Token
+from webhookd.models import DEFAULT_WORKSPACE, Token
 from webhookd.web.server.memory_limit import release_memory
-from webhookd.web.server.requests import CALLER, Handler, NoFields, Route, read_query, workspace_id
+from webhookd.web.server.requests import CALLER, WORKSPACE, Handler, NoFields, Route, read_query
 from webhookd.web.server.responses import SECURITY_HEADERS, error_response, internal_error
 from webhookd.web.services import Services
 
@@ -45,6 +45,7 @@ class Guard:
     def __init__(self, services: Services) -> None:
         listen = services.settings().listen
         self._check = services.tokens.check
+        self._registry = services.registry
         self._trusts_local = listen.trust_local_ingest
         self._trusts_loopback = not listen.public_url  # else a proxy on this machine calls for strangers
         self._knows_host = lru_cache(1024)(host_check(listen))
@@ -84,15 +85,24 @@ class Guard:
         allowed = frozenset({Scope.ADMIN, scope})
         trusts_local = self._trusts_local and scope is Scope.INGEST
         names_workspace = route.workspaced or "{workspace}" in route.path
+        registry = self._registry
 
         async def guarded(request: web.Request) -> web.StreamResponse:
             token = self._caller(request, trusts_local=trusts_local)
             if token is not None:
                 if token.scope not in allowed:
                     raise _wrong_scope(token, scope)
-                if token.workspace is not None:
-                    _check_workspace(request, token, route, names_workspace=names_workspace)
+                if token.workspace_seq is not None and route.unbound:
+                    raise _bound(token, "and this call concerns the whole of webhookd.")
                 request[CALLER] = token
+            if names_workspace:
+                named = request.match_info.get("workspace", DEFAULT_WORKSPACE)
+                workspace = registry.find_workspace(named)
+                bound = None if token is None else token.workspace_seq
+                if token is not None and bound is not None and (workspace is None or workspace.seq != bound):
+                    # The same answer for a workspace of somebody else and for none.
+                    raise _bound(token, f"so call /v1/workspaces/{token.workspace}/….")
+                request[WORKSPACE] = workspace or registry.workspace(named)  # raises `not_found`
             if query is None and request.rel_url.raw_query_string:
                 read_query(request, NoFields)
             return await handler(request)
@@ -193,20 +203,12 @@ def _wrong_scope(token: Token, needed: Scope) -> ApiError:
     )
 
 
-def _check_workspace(request: web.Request, token: Token, route: Route, *, names_workspace: bool) -> None:
-    """A token bound to a workspace is good for that workspace alone."""
-    if route.unbound:
-        raise ApiError(
-            "forbidden",
-            f"This token is bound to workspace {token.workspace!r}, and this call concerns the whole of webhookd.",
-            details={"workspace": token.workspace},
-        )
-    if names_workspace and workspace_id(request) != token.workspace:
-        raise ApiError(
-            "forbidden",
-            f"This token is bound to workspace {token.workspace!r}: call /v1/workspaces/{token.workspace}/….",
-            details={"workspace": token.workspace},
-        )
+def _bound(token: Token, why: str) -> ApiError:
+    return ApiError(
+        "forbidden",
+        f"This token is bound to workspace {token.workspace!r}, {why}",
+        details={"workspace": token.workspace},
+    )
 
 
 def _is_local_program(request: web.Request, *, loopback: bool) -> bool:

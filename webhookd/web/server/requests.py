@@ -22,7 +22,7 @@ from msgspec import Meta, Struct, inspect
 from webhookd.admin.tokens import Scope
 from webhookd.clock import parse_rfc3339
 from webhookd.errors import ApiError, did_you_mean
-from webhookd.models import DEFAULT_WORKSPACE, Token
+from webhookd.models import Token, Workspace
 from webhookd.rules.parsing import raise_if_memory_ran_out
 from webhookd.web.server.memory_limit import acquire_memory
 from webhookd.web.services import Services
@@ -32,6 +32,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SERVICES = web.AppKey("services", Services)
 CALLER = web.RequestKey("caller", Token)
+WORKSPACE = web.RequestKey("workspace", Workspace)
 
 WRITE_ERRORS = ("storage_full", "unavailable")  # of what is written to the database
 FIELDS_MAX_BYTES = 256 * 1024
@@ -162,9 +163,12 @@ def caller(request: web.Request) -> Token | None:
     return request.get(CALLER)
 
 
-def workspace_id(request: web.Request) -> str:
-    """The workspace that the path names, or `default`."""
-    return request.match_info.get("workspace", DEFAULT_WORKSPACE)
+def workspace_of(request: web.Request) -> Workspace:
+    """The workspace that the path names, or `default`, as it was when the guard let the request in.
+
+    Over an `await` only its number is sure to mean the same workspace.
+    """
+    return request[WORKSPACE]
 
 
 def read_query(request: web.Request, struct_type: type[S]) -> S:

@@ -41,7 +41,7 @@ async def show_log(page: Page) -> web.StreamResponse:
     try:
         form = await _form(page)
     except ApiError as refusal:
-        everything = await log_filter(page.services, page.workspace.id, DeliveryFilter())
+        everything = await log_filter(page.services, page.workspace, DeliveryFilter())
         return await _list(page, LogForm({}, everything), None, refusal)
     cursor = page.asked("cursor")
     before_seq = int(cursor) if cursor.isdecimal() and len(cursor) < 19 else None
@@ -148,7 +148,7 @@ async def stream(page: Page) -> web.StreamResponse:
 
 async def replay_one(page: Page) -> web.StreamResponse:
     """Replay a delivery, and redirect to the new one."""
-    seq = await page.services.replayer.one(page.workspace.id, (await _delivery(page))[0])
+    seq = await page.services.replayer.one((await _delivery(page))[0])
     return page.go(f"/log/{delivery_id(seq)}", said="replayed_one")
 
 
@@ -158,7 +158,7 @@ async def show_replay(page: Page) -> web.StreamResponse:
     fault: ApiError | None = None
     count = 0
     try:
-        count = await page.services.replayer.many(form.filter, page.workspace.id, dry_run=True)
+        count = await page.services.replayer.many(form.filter, dry_run=True)
     except ApiError as refusal:
         fault = refusal
     return page.show(
@@ -175,7 +175,7 @@ async def show_replay(page: Page) -> web.StreamResponse:
 async def replay(page: Page) -> web.StreamResponse:
     """Replay all deliveries of the filter."""
     form = await _replay_form(page)
-    count = await page.services.replayer.many(form.filter, page.workspace.id, dry_run=False)
+    count = await page.services.replayer.many(form.filter, dry_run=False)
     return page.go("/log", endpoint=form.fields.get("endpoint"), said="replayed", n=count)
 
 
@@ -210,7 +210,7 @@ async def _form(page: Page, *, state: DeliveryState | None = None) -> LogForm:
         until=_moment(page, fields, "until"),
     )
     try:
-        return LogForm(fields, await log_filter(page.services, page.workspace.id, asked))
+        return LogForm(fields, await log_filter(page.services, page.workspace, asked))
     except ApiError as refusal:
         if refusal.code != "not_found":
             raise
@@ -238,7 +238,7 @@ def _moment(page: Page, fields: Mapping[str, str], name: str) -> Moment | None:
 
 
 def _by_seq(page: Page) -> dict[int, Endpoint]:
-    return {each.seq: each for each in page.services.registry.endpoints(page.workspace.id)}
+    return {each.seq: each for each in page.services.registry.endpoints(page.workspace.seq)}
 
 
 async def _delivery(page: Page) -> tuple[DeliveryView, list[Json]]:

@@ -99,7 +99,7 @@ class Page:
     @property
     def chooses(self) -> bool:
         """Whether the reader may look at every workspace."""
-        return self.session is not None and self.session.token.workspace is None
+        return self.session is not None and self.session.token.workspace_seq is None
 
     @property
     def workspaces(self) -> list[Workspace]:
@@ -183,8 +183,8 @@ async def _begin(request: web.Request) -> Page:
     language = choose(request.cookies.get(LANGUAGE_COOKIE), request.headers.get("Accept-Language", ""))
     session = await services.sessions.find(request.cookies.get(SESSION_COOKIE, ""))
     visitor = request.cookies.get(VISITOR_COOKIE, "") or secrets.token_urlsafe(16)
-    bound = session.token.workspace if session else None
-    default = services.registry.workspace(bound or DEFAULT_WORKSPACE)
+    bound = session.token.workspace_seq if session else None
+    default = services.registry.workspace(DEFAULT_WORKSPACE if bound is None else bound)
     return Page(request, services, texts(language), session, default, visitor)
 
 

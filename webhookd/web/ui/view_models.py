@@ -48,7 +48,7 @@ class BudgetGauge:
 
 def budget_gauge(page: Page) -> BudgetGauge:
     """The budget of the page's workspace."""
-    services, workspace = page.services, page.workspace.id
+    services, workspace = page.services, page.workspace.seq
     view = services.watchdog.view(workspace)
     by_id = {each.id: each for each in services.registry.endpoints(workspace)}
     expires = view.oldest_expires_in_seconds

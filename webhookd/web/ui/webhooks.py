@@ -58,7 +58,7 @@ async def show_webhooks(page: Page) -> web.StreamResponse:
         tones=TONES,
         kinds={kind.name: kind for kind in event_type_views(page)},
         limit=services.settings().limits.endpoints,
-        paused=services.registry.paused(page.workspace.id),
+        paused=services.registry.paused(page.workspace.seq),
     )
 
 
@@ -66,7 +66,7 @@ async def show_webhook(page: Page) -> web.StreamResponse:
     """One webhook: its status, its plots, its newest deliveries, its settings."""
     services, endpoint = page.services, _endpoint(page)
     hour, day = await _plots(page, endpoint)
-    wanted = await log_filter(services, page.workspace.id, DeliveryFilter(endpoint=endpoint.id))
+    wanted = await log_filter(services, page.workspace, DeliveryFilter(endpoint=endpoint.id))
     recent = await services.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=RECENT))
     kinds = event_type_views(page, endpoint)
     return page.show(
@@ -105,7 +105,7 @@ async def create(page: Page) -> web.StreamResponse:
     """Add a webhook, and redirect to its signing key."""
     form = given(page)
     try:
-        endpoint = await page.services.endpoints.create(page.workspace.id, **form.fields(page))
+        endpoint = await page.services.endpoints.create(page.workspace.seq, **form.fields(page))
     except ApiError as refusal:
         return _again(page, form, refusal, None)
     return _show_key(page, endpoint, fresh=True)
@@ -128,7 +128,7 @@ async def edit(page: Page) -> web.StreamResponse:
     try:
         # A form that shows what is no longer so has nothing to say of headers that may be gone.
         fields = form.fields(page) if as_shown(endpoint) else {}
-        await page.services.endpoints.change(page.workspace.id, endpoint.id, fields, only_if=as_shown)
+        await page.services.endpoints.change(page.workspace.seq, endpoint.id, fields, only_if=as_shown)
     except ApiError as refusal:
         return _again(page, form, refusal, _endpoint(page))
     return page.go(f"/webhooks/{endpoint.id}", said="changed")
@@ -199,7 +199,7 @@ async def reveal(page: Page) -> web.StreamResponse:
 async def rotate(page: Page) -> web.StreamResponse:
     """Rotate the signing key, and redirect to the new one; for a day both sign."""
     endpoint = _endpoint(page)
-    rotated = await page.services.endpoints.rotate_key(page.workspace.id, endpoint.id, ROTATE_OVERLAP_SECONDS)
+    rotated = await page.services.endpoints.rotate_key(page.workspace.seq, endpoint.id, ROTATE_OVERLAP_SECONDS)
     return _show_key(page, rotated, fresh=True)
 
 
@@ -236,7 +236,7 @@ async def enable(page: Page) -> web.StreamResponse:
     """Enable a webhook; its held events are delivered or skipped."""
     endpoint, skip = _endpoint(page), page.field("held") == "skip"
     waiting = page.services.dispatcher.view(endpoint.seq).waiting
-    await page.services.endpoints.enable(page.workspace.id, endpoint.id, skip_held=skip)
+    await page.services.endpoints.enable(page.workspace.seq, endpoint.id, skip_held=skip)
     said = "enabled" if not waiting else "enabled_skipped" if skip else "enabled_delivering"
     return page.go(f"/webhooks/{endpoint.id}", said=said, n=waiting or None)
 
@@ -244,16 +244,16 @@ async def enable(page: Page) -> web.StreamResponse:
 async def disable(page: Page) -> web.StreamResponse:
     """Disable a webhook."""
     endpoint = _endpoint(page)
-    await page.services.endpoints.disable(page.workspace.id, endpoint.id)
+    await page.services.endpoints.disable(page.workspace.seq, endpoint.id)
     return page.go(f"/webhooks/{endpoint.id}", said="disabled")
 
 
 async def send_test(page: Page) -> web.StreamResponse:
     """Send a test event and show its delivery in the log."""
     endpoint, services = _endpoint(page), page.services
-    attempt = await services.test_events.send(page.workspace.id, endpoint.id, page.field("event_type") or None)
+    attempt = await services.test_events.send(page.workspace.seq, endpoint.id, page.field("event_type") or None)
     event_id = attempt["request"]["headers"]["webhook-id"]
-    wanted = await log_filter(services, page.workspace.id, DeliveryFilter(event_id=event_id))
+    wanted = await log_filter(services, page.workspace, DeliveryFilter(event_id=event_id))
     found = await services.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=1))
     return page.go(
         f"/log/{delivery_id(found[0].seq)}",
@@ -269,7 +269,7 @@ async def show_delete(page: Page) -> web.StreamResponse:
 async def delete(page: Page) -> web.StreamResponse:
     """Delete a webhook; what waits is cancelled, the log stays."""
     endpoint = _endpoint(page)
-    await page.services.endpoints.delete(page.workspace.id, endpoint.id)
+    await page.services.endpoints.delete(page.workspace.seq, endpoint.id)
     return page.go("/webhooks", said="deleted")
 
 
@@ -278,15 +278,15 @@ async def from_mail(page: Page) -> web.StreamResponse:
     endpoint_id = page.request.match_info["endpoint"]
     if page.chooses:
         page.workspace = page.services.registry.workspace(page.request.match_info["workspace"])
-    return page.go(f"/webhooks/{page.services.registry.endpoint(page.workspace.id, endpoint_id).id}")
+    return page.go(f"/webhooks/{page.services.registry.endpoint(page.workspace.seq, endpoint_id).id}")
 
 
 def _endpoints(page: Page) -> list[Endpoint]:
-    return page.services.registry.endpoints(page.workspace.id)
+    return page.services.registry.endpoints(page.workspace.seq)
 
 
 def _endpoint(page: Page) -> Endpoint:
-    return page.services.registry.endpoint(page.workspace.id, page.request.match_info["endpoint"])
+    return page.services.registry.endpoint(page.workspace.seq, page.request.match_info["endpoint"])
 
 
 async def _status(page: Page, endpoint: Endpoint) -> EndpointStatus:
