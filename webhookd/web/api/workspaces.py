@@ -8,6 +8,8 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from webhookd.admin.workspaces import NAME_CHARACTERS
+from webhookd.errors import ApiError
+from webhookd.models import Workspace
 from webhookd.web.api.schemas import BudgetSchema, PageSchema, WorkspaceSchema, budget_json, workspace_json
 from webhookd.web.server.requests import (
     WRITE_ERRORS,
@@ -96,11 +98,14 @@ async def get_workspace(request: web.Request) -> web.Response:
 async def change_workspace(request: web.Request) -> web.Response:
     """Change a workspace.
 
-    A plan without webhooks holds everything, one with them starts delivery again.
+    A plan without webhooks holds everything, one with them starts delivery again. A token bound to the workspace
+    can change neither the plan nor add an address for the notices.
     """
     fields = await read_fields(request, WorkspaceChanges)
     services = services_of(request)
-    changed = workspace_of(request)
+    changed, who = workspace_of(request), caller(request)
+    if who is not None and who.workspace_seq is not None:
+        _check_bound(services.registry.workspace(changed.seq), fields)
     if (fields.name, fields.plan, fields.notify) != (UNSET, UNSET, UNSET):
         changed = await services.workspaces.change(
             changed.seq,
@@ -109,6 +114,14 @@ async def change_workspace(request: web.Request) -> web.Response:
             notify=None if fields.notify is UNSET else tuple(fields.notify),
         )
     return json_response(workspace_json(services, changed))
+
+
+def _check_bound(workspace: Workspace, changes: WorkspaceChanges) -> None:
+    """ApiError `forbidden` for what a workspace's own admin can't change: its plan, and who else gets its notices."""
+    if changes.plan not in (UNSET, workspace.plan):
+        raise ApiError("forbidden", "Only an admin of the whole of webhookd changes a workspace's plan.")
+    if changes.notify is not UNSET and not set(changes.notify) <= set(workspace.notify):
+        raise ApiError("forbidden", "Only an admin of the whole of webhookd adds an address for the notices.")
 
 
 @ROUTES("DELETE", "/v1/workspaces/{workspace}", {204: None}, errors=("workspace_in_use", *WRITE_ERRORS), unbound=True)
