@@ -450,37 +450,18 @@ def _hosts() -> Iterator[Caller]:
 
 
 def _paths() -> Iterator[Caller]:
+    nothing = """
+        //v1/events /v1//events /v1/events/ /v1/./events/../nope /v1/../../etc/passwd /v1/%2e%2e/%2e%2e/etc/passwd
+        /static/..%2f..%2f..%2fetc%2fpasswd /static/%2e%2e/pages.py /static/....//pages.py
+        /v1/workspaces/..%2fdefault/events /v1/workspaces/%00/events /v1/workspaces/default%00/events
+        /v1/workspaces/a%0d%0aX-Evil:%201/events /v1/workspaces/%c0%ae%c0%ae/events /v1/workspaces/%ff/events
+        /v1/workspaces/%ed%a0%80/events /v1/workspaces/Default/events /v1/workspaces/'%20OR%201=1/events
+        /v1/workspaces//events /V1/EVENTS /v1/events;jsessionid=1 /v1/events%20 /v1/events%0a /v1/events\\ /% /%zz
+        /.git/config /webhookd.db /admin-token
+    """
     targets = {
-        "//v1/events": NOTHING_THERE,
-        "/v1//events": NOTHING_THERE,
-        "/v1/events/": NOTHING_THERE,
-        "/v1/./events/../nope": NOTHING_THERE,
-        "/v1/../../etc/passwd": NOTHING_THERE,
-        "/v1/%2e%2e/%2e%2e/etc/passwd": NOTHING_THERE,
-        "/static/..%2f..%2f..%2fetc%2fpasswd": NOTHING_THERE,
-        "/static/%2e%2e/pages.py": NOTHING_THERE,
-        "/static/....//pages.py": NOTHING_THERE,
-        "/v1/workspaces/..%2fdefault/events": NOTHING_THERE,
-        "/v1/workspaces/%00/events": NOTHING_THERE,
-        "/v1/workspaces/default%00/events": NOTHING_THERE,
-        "/v1/workspaces/a%0d%0aX-Evil:%201/events": NOTHING_THERE,
-        "/v1/workspaces/%c0%ae%c0%ae/events": NOTHING_THERE,
-        "/v1/workspaces/%ff/events": NOTHING_THERE,
-        "/v1/workspaces/%ed%a0%80/events": NOTHING_THERE,
-        "/v1/workspaces/Default/events": NOTHING_THERE,
-        "/v1/workspaces/'%20OR%201=1/events": NOTHING_THERE,
-        "/v1/workspaces//events": NOTHING_THERE,
+        **dict.fromkeys(nothing.split(), NOTHING_THERE),
         "/v1/workspaces/" + "a" * 4000 + "/events": NOTHING_THERE,
-        "/V1/EVENTS": NOTHING_THERE,
-        "/v1/events;jsessionid=1": NOTHING_THERE,
-        "/v1/events%20": NOTHING_THERE,
-        "/v1/events%0a": NOTHING_THERE,
-        "/v1/events\\": NOTHING_THERE,
-        "/%": NOTHING_THERE,
-        "/%zz": NOTHING_THERE,
-        "/.git/config": NOTHING_THERE,
-        "/webhookd.db": NOTHING_THERE,
-        "/admin-token": NOTHING_THERE,
         "*": MALFORMED,
         "/v1/events?x=1": (422, "unknown_field"),
         "/v1/events?%00=1": (422, "unknown_field"),

@@ -52,13 +52,6 @@ async def test_lines_are_accepted_in_their_order(api: Api) -> None:
     assert [line_of("a"), line_of("b"), line_of("c")] == [posted.body for posted in api.engine.network.posted]
 
 
-async def test_an_empty_stream_is_nothing_to_do(api: Api) -> None:
-    """202 with zeros, for no byte and for blank lines."""
-    for body in (b"", b"\n\r\n \n"):
-        answer = await api.post("/v1/events", data=body, headers=NDJSON)
-        assert (202, {"accepted": 0, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
-
-
 async def test_faults_name_their_line(api: Api) -> None:
     """422 with the index of each refused line, blank ones not counted; the others stand."""
     lines = [line_of("a"), b"", b"nonsense", line_of("a"), line_of("a", b',"x":1'), b"\xff", b'{"event_type":"x"}']
@@ -272,14 +265,6 @@ async def test_the_socket_is_not_read_while_too_much_is_uncommitted(api: Api, mo
         gate.set()
         status, told = await line.json()
         assert (202, 700) == (status, told["accepted"])
-
-
-async def test_a_line_of_any_length_is_read_to_its_end(api: Api) -> None:
-    """A line longer than all that may be uncommitted is refused once, and the one after it is taken."""
-    body = b"a" * (2 * event_stream.UNCOMMITTED_BYTES) + b"\n" + line_of("next")
-    answer = await asyncio.wait_for(api.post("/v1/events", data=body, headers=NDJSON), 30)
-    assert (422, 1, 1) == (answer.status, answer.json["accepted"], answer.json["rejected_count"])
-    assert [(0, "payload_too_large")] == [(each["index"], each["error"]["code"]) for each in answer.json["rejected"]]
 
 
 async def test_the_largest_event_that_can_be_configured_fits_a_stream(tmp_path: Path) -> None:

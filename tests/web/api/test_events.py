@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from tests.support.api import Api, head, running_api, wire
-from webhookd.config import Config, Delivery, Limits, Listen
+from webhookd.config import Config, Limits
 from webhookd.rules.parsing import Line
 from webhookd.web.api.batch_ingest import REFUSALS, BatchIngest
 from webhookd.web.server.requests import RequestTimeouts
@@ -69,25 +69,14 @@ async def test_every_sample_is_accepted(api: Api, sample: Path) -> None:
     ("body", "status", "code"),
     [
         (b"", 400, "invalid_json"),
-        (b"nonsense", 400, "invalid_json"),
-        (b'{"event_type":"message.received"', 400, "invalid_json"),
-        (b'{"event_type":"message.received"} {}', 400, "invalid_json"),
         (b'{"event_type":"message.received","x":"\xff"}', 400, "invalid_json"),
         (b'{"event_type":"message.received","x":"\\ud800"}', 400, "invalid_json"),
-        (b'{"event_type":"message.received","x":NaN}', 400, "invalid_json"),
-        (b'{"event_type":"message.received","x":1e999.5}', 400, "invalid_json"),
         (b'{"event_type":"message.received","x":' + b"[" * 10_000 + b"]" * 10_000 + b"}", 400, "invalid_json"),
         (b'"text"', 422, "invalid_event"),
-        (b"null", 422, "invalid_event"),
         (b'{"event_type":"message.received","event_type":"contact.created"}', 422, "invalid_event"),
-        (b'{"event_type":"message.received","event_id":"a","event_id":"b"}', 422, "invalid_event"),
         (b"{}", 422, "missing_event_type"),
         (b'{"event_type":"message.recieved"}', 422, "unknown_event_type"),
-        (b'{"event_type":7}', 422, "unknown_event_type"),
         (b'{"event_type":"message.received","event_id":"a b"}', 422, "invalid_event_id"),
-        (b'{"event_type":"message.received","event_id":""}', 422, "invalid_event_id"),
-        (b'{"event_type":"message.received","event_id":"%b"}' % (b"x" * 65), 422, "invalid_event_id"),
-        (b'{"event_type":"message.received","event_id":null}', 422, "invalid_event_id"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -97,16 +86,6 @@ async def test_a_faulty_event_is_refused_with_its_code(api: Api, body: bytes, st
     assert (status, code) == (answer.status, answer.code)
     assert {"code", "message", "details"} == answer.json["error"].keys()
     assert 0 == api.app.services.ingest.accepted_count
-
-
-async def test_the_limit_of_an_event_is_exact(api: Api) -> None:
-    """256 KiB is accepted, white space around it apart; one byte more is 413."""
-    frame = b'{"event_type":"message.received","event_id":"%b","x":"%b"}'
-    room = 256 * 1024 - len(frame % (b"a", b""))
-    fits = await api.post("/v1/events", data=b"  " + frame % (b"a", b"x" * room) + b"\n", headers=JSON)
-    assert 202 == fits.status
-    over = await api.post("/v1/events", data=frame % (b"b", b"x" * (room + 1)), headers=JSON)
-    assert (413, "payload_too_large") == (over.status, over.code)
 
 
 async def test_an_unknown_workspace_is_not_found(api: Api) -> None:
@@ -120,15 +99,9 @@ async def test_an_unknown_workspace_is_not_found(api: Api) -> None:
     ("content_type", "status"),
     [
         (None, 202),
-        ("application/json", 202),
         ("Application/JSON; charset=UTF-8", 202),
         ("application/json; charset=latin-1", 415),
-        ("text/plain", 415),
-        ("application/x-www-form-urlencoded", 415),
-        ("multipart/form-data; boundary=x", 415),
         ("application/cloudevents+json", 415),
-        ("", 415),
-        ("nonsense", 415),
     ],
 )
 async def test_the_media_type_decides(api: Api, content_type: str | None, status: int) -> None:
@@ -191,12 +164,6 @@ async def test_a_syntax_error_refuses_the_whole_array(api: Api) -> None:
         answer = await api.post("/v1/events", data=body, headers=JSON)
         assert (400, "invalid_json") == (answer.status, answer.code)
     assert 0 == api.app.services.ingest.accepted_count
-
-
-async def test_an_empty_array_is_nothing_to_do(api: Api) -> None:
-    """202 with zeros."""
-    answer = await api.post("/v1/events", [])
-    assert (202, {"accepted": 0, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
 
 
 async def test_the_limits_of_an_array(api: Api) -> None:
@@ -277,35 +244,6 @@ async def test_a_body_that_never_ends_is_given_up(tmp_path: Path) -> None:
         assert (408, "request_timeout") == (status, told["error"]["code"])
 
 
-async def test_a_body_announced_too_large_is_refused_at_once(api: Api) -> None:
-    """413 by Content-Length alone, without a byte of the body."""
-    async with wire(api.port) as line:
-        line.send(head(api, Content_Length=str(8 * 1024 * 1024 + 1), Content_Type="application/json"))
-        status, told = await line.json()
-        assert (413, "payload_too_large") == (status, told["error"]["code"])
-
-
-async def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large(api: Api) -> None:
-    """413 in the middle of a body without end."""
-    async with wire(api.port) as line:
-        line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/json"))
-        for _ in range(9):
-            line.chunk(b" " * 1024 * 1024)
-        status, told = await line.json()
-        assert (413, "payload_too_large") == (status, told["error"]["code"])
-
-
-@pytest.mark.parametrize("rest", [b"zz\r\n", b"5\r\nabcdefgh\r\n"])
-async def test_broken_framing_is_refused(api: Api, rest: bytes) -> None:
-    """400 for chunks that aren't."""
-    async with wire(api.port) as line:
-        line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/json"))
-        line.chunk(b'{"event_type"')
-        line.send(rest)
-        status, told = await line.json()
-        assert (400, "invalid_request") == (status, told["error"]["code"])
-
-
 async def test_a_connection_cut_in_the_body_leaves_nothing(api: Api) -> None:
     """Half an event is none, and the daemon goes on."""
     async with wire(api.port) as line:
@@ -315,29 +253,6 @@ async def test_a_connection_cut_in_the_body_leaves_nothing(api: Api) -> None:
         line.reset()
     assert 202 == (await api.post("/v1/events", data=ONE, headers=JSON)).status
     assert 1 == api.app.services.ingest.accepted_count
-
-
-async def test_expect_continue_is_answered(api: Api) -> None:
-    """A caller that waits for 100 Continue gets it, then its answer; any other expectation is refused."""
-    async with wire(api.port) as line:
-        line.send(head(api, Content_Length=str(len(ONE)), Expect="100-continue"))
-        assert 100 == (await line.answer())[0]
-        line.send(ONE)
-        assert 202 == (await line.answer())[0]
-        line.send(head(api, Content_Length="0", Expect="a miracle"))
-        assert 400 == (await line.answer())[0]
-
-
-async def test_local_programs_may_post_without_a_token_where_that_is_set(tmp_path: Path) -> None:
-    """`trust_local_ingest`: no token needed over loopback, unless a proxy or a browser is in between; only to post."""
-    config = Config(listen=Listen(trust_local_ingest=True), delivery=Delivery())
-    async with running_api(tmp_path, config) as api:
-        assert 202 == (await api.post("/v1/events", data=ONE, headers=JSON, token=None)).status
-        assert 401 == (await api.post("/v1/events", data=ONE, headers=JSON, token="wrong")).status
-        assert 401 == (await api.get("/v1/status", token=None)).status
-        for name in ("Forwarded", "X-Forwarded-For", "X-Forwarded-Anything", "Origin", "Sec-Fetch-Site"):
-            answer = await api.post("/v1/events", data=ONE, headers={**JSON, name: "x"}, token=None)
-            assert (401, "unauthorized") == (answer.status, answer.code)
 
 
 async def test_a_query_is_never_overlooked(api: Api) -> None:
