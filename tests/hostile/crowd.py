@@ -5,21 +5,18 @@ A third of them says nothing, a third begins a header and a third a body of 8 Mi
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
-from socket import create_connection, socket
+from socket import create_connection
 
 from tests.support.api import wire
-from tests.support.process import Daemon, daemon
+from tests.support.process import daemon
 from tests.support.results import recorded
 
 EVENT = b'{"event_type":"message.received"}'
@@ -31,106 +28,59 @@ SERVE = (
     "import webhookd.web.server.http_server as server; half = server._connections_max; "
     "server._connections_max = lambda: max(half(), {connections} + 10); from webhookd.cli import main; main()"
 )
-BODY_SENT = 16 * 1024
 HEALTHY_CALLS = 300
-MIB = 1024 * 1024
+KIB = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """How the daemon and the healthy caller did: bytes of memory, and seconds of each call."""
+async def crowd(folder: Path, connections: int, *, calls: int = HEALTHY_CALLS) -> tuple[int, list[float], list[float]]:
+    """Bytes of memory that so many connections take, and seconds of each call beside them: on a line kept, on new ones.
 
-    connections: int
-    taken_seconds: float
-    grown_bytes: int
-    old_line: list[float]
-    new_lines: list[float]
-
-    def __str__(self) -> str:
-        told = [
-            f"{self.connections:,} connections, made in {self.taken_seconds:.1f} s",
-            f"memory: {self.grown_bytes / MIB:.0f} MiB more, {self.grown_bytes / self.connections / 1024:.1f} KiB each",
-        ]
-        for name, seconds in (("on its own connection", self.old_line), ("each on a new connection", self.new_lines)):
-            percentiles = statistics.quantiles(seconds, n=100)
-            told.append(
-                f"a healthy caller, {name}: {len(seconds)} of {len(seconds)} events accepted, "
-                f"median {percentiles[49] * 1000:.1f} ms, p99 {percentiles[98] * 1000:.1f} ms"
-            )
-        return "\n".join(told)
-
-
-async def crowd(folder: Path, connections: int, *, calls: int = HEALTHY_CALLS) -> Seen:
-    """Make so many connections to a daemon of its own, and call it beside them."""
-    state_dir = folder / "state"
-    command = [
-        "-c",
-        SERVE.format(connections=connections),
-        "serve",
-        "--config",
-        "CONFIG",
-        "--state-dir",
-        str(state_dir),
-    ]
-    async with daemon(state_dir, command=command) as d:
+    AssertionError if a call isn't answered 202, or a connection of the crowd is closed.
+    """
+    state = folder / "state"
+    command = ["-c", SERVE.format(connections=connections), "serve", "--config", "CONFIG", "--state-dir", str(state)]
+    async with daemon(state, command=command) as d:
         for pid in (d.process.pid, 0):  # the daemon's descriptors, and ours
             _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
-        token = (d.state_dir / "ingest-token").read_text().strip()
-        port = int(d.url.rpartition(":")[2])
+        token, port = (state / "ingest-token").read_text().strip(), int(d.url.rpartition(":")[2])
         good = HEAD.format(token=token, length=len(EVENT)).encode() + EVENT
+        body = HEAD.format(token=token, length=8 * KIB * KIB).encode() + b"[" * 16 * KIB
+        parts = (b"", b"POST /v1/events HTTP/1.1\r\nHost: loc", body)
+        kept, fresh = [], []
         async with wire(port) as own:
             own.send(good)
             assert 202 == (await own.answer())[0]
-            at_rest, began = d.resident_bytes(), time.monotonic()
-            with _crowded(port, token, connections):
-                taken_seconds = time.monotonic() - began
-                old, new = [], []
+            at_rest = d.resident_bytes()
+            with ExitStack() as stack:
+                for number in range(connections):
+                    line = stack.enter_context(create_connection(("127.0.0.1", port), timeout=30))
+                    line.sendall(parts[number % len(parts)])
                 for _ in range(calls):
                     began = time.monotonic()
                     own.send(good)
                     assert 202 == (await own.answer())[0]
-                    old.append(time.monotonic() - began)
-                for _ in range(calls):
+                    kept.append(time.monotonic() - began)
                     began = time.monotonic()
-                    async with wire(port) as line:
-                        line.send(good)
-                        assert 202 == (await line.answer())[0]
-                    new.append(time.monotonic() - began)
+                    async with wire(port) as new:
+                        new.send(good)
+                        assert 202 == (await new.answer())[0]
+                    fresh.append(time.monotonic() - began)
                 grown = d.resident_bytes() - at_rest
-                assert connections <= _established(d), "the daemon closed some"
-        return Seen(connections, taken_seconds, grown, old, new)
-
-
-@contextmanager
-def _crowded(port: int, token: str, connections: int) -> Iterator[None]:
-    parts = (
-        b"",
-        b"POST /v1/events HTTP/1.1\r\nHost: loc",
-        HEAD.format(token=token, length=8 * MIB).encode() + b"[" * BODY_SENT,
-    )
-    with ExitStack() as stack:
-        for number in range(connections):
-            line: socket = stack.enter_context(create_connection(("127.0.0.1", port), timeout=30))
-            line.sendall(parts[number % len(parts)])
-        yield
-
-
-def _established(d: Daemon) -> int:
-    """How many sockets it has; one that is closed while they are counted is none."""
-    found = 0
-    for link in Path(f"/proc/{d.process.pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            found += str(link.readlink()).startswith("socket:")
-    return found
+                established = sum(link.is_socket() for link in Path(f"/proc/{d.process.pid}/fd").iterdir())
+                assert connections <= established, "the daemon closed some"
+        return grown, kept, fresh
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--connections", type=int, default=10_000)
-    chosen = arguments.parse_args()
+    connections = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     with tempfile.TemporaryDirectory(prefix="webhookd-crowd-") as folder:
-        print(asyncio.run(crowd(Path(folder), chosen.connections)))
+        grown, *calls = asyncio.run(crowd(Path(folder), connections))
+    print(f"{connections:,} connections: {grown / KIB / KIB:.0f} MiB more, {grown / connections / KIB:.1f} KiB each")
+    for name, seconds in zip(("on its own connection", "each on a new connection"), calls, strict=True):
+        percentiles = statistics.quantiles(seconds, n=100)
+        median, p99 = percentiles[49] * 1000, percentiles[98] * 1000
+        print(f"a healthy caller, {name}: {len(seconds)} accepted, median {median:.1f} ms, p99 {p99:.1f} ms")
 
 
 if __name__ == "__main__":
