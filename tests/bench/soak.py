@@ -19,17 +19,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import web
 
+from tests.support.listening import served
 from tests.support.process import Daemon, cpu_seconds, daemon
 from tests.support.results import recorded
 from webhookd.clock import rfc3339
-from webhookd.models import Json
 
 RATE_PER_SECOND = 200
 BATCH = 20
@@ -99,39 +98,22 @@ class Receivers:
     newest: dict[str, int] = field(default_factory=dict)
     out_of_order: int = 0
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.BaseRequest) -> web.Response:
         """Answer as the endpoint's name says: `sick-0`, `slow-2`, `shaky-4`, `well-6`."""
-        name = request.match_info["name"]
+        name = request.path.lstrip("/")
         number = int(request.headers["webhook-id"].rpartition("-")[2])
         await request.read()
         if name.startswith("slow"):
             await asyncio.sleep(0.08)
-        failing = name.startswith("sick") or (name.startswith("shaky") and number % 4 == 0 and first_try(request))
+        failing = name.startswith("sick") or (
+            name.startswith("shaky") and number % 4 == 0 and request.headers["X-Webhook-Attempt"] == "1"
+        )
         status = 500 if failing else 200
         self.answered[status] += 1
         if status == 200 and "X-Webhook-Replay" not in request.headers:
             self.out_of_order += number <= self.newest.get(name, -1)
             self.newest[name] = number
         return web.Response(status=status)
-
-
-def first_try(request: web.Request) -> bool:
-    return request.headers["X-Webhook-Attempt"] == "1"
-
-
-@asynccontextmanager
-async def receivers() -> AsyncIterator[Receivers]:
-    where = Receivers()
-    app = web.Application()
-    app.router.add_post("/{name}", where.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    where.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        yield where
-    finally:
-        await runner.cleanup()
 
 
 def name_of(number: int) -> str:
@@ -168,17 +150,12 @@ async def live_with_it(d: Daemon, where: Receivers, every_seconds: float) -> Non
         made = await d.call("POST", "/v1/endpoints", guest, expect=201)
         await d.call("GET", "/v1/deliveries?state=dropped&limit=20", expect=200)
         again = {
-            "endpoint": well_of(endpoints),
+            "endpoint": next(each["id"] for each in endpoints if "/well-" in each["url"]),
             "state": "delivered",
             "since": rfc3339(time.time_ns() // 1_000_000 - 5000),
         }
         await d.call("POST", "/v1/replay", again, expect=200)
         await d.call("DELETE", f"/v1/endpoints/{made['id']}")
-
-
-def well_of(endpoints: list[Json]) -> str:
-    found: str = next(each["id"] for each in endpoints if "/well-" in each["url"])
-    return found
 
 
 async def sample(d: Daemon, began: float) -> dict[str, float]:
@@ -242,7 +219,8 @@ async def soak(minutes: float, *, sample_seconds: float = 10.0, people_seconds: 
     )
     types = "".join(f'[events."soak.n{number}"]\n' for number in range(ENDPOINTS))
     with tempfile.TemporaryDirectory(prefix="webhookd-soak-") as folder:
-        async with receivers() as where, daemon(Path(folder) / "state", config + types) as d:
+        where = Receivers()
+        async with served(where.handle) as where.url, daemon(Path(folder) / "state", config + types) as d:
             for number in range(ENDPOINTS):
                 fields = {"url": f"{where.url}/{name_of(number)}", "event_types": [f"soak.n{number}"]}
                 await d.call("POST", "/v1/endpoints", fields, expect=201)
@@ -265,13 +243,6 @@ async def soak(minutes: float, *, sample_seconds: float = 10.0, people_seconds: 
     )
 
 
-def shown(verdict: Verdict) -> str:
-    scale, unit = (MEBIBYTE, "MiB") if verdict.name.endswith("_bytes") else (1, "")
-    values = [verdict.second_quarter, verdict.last_quarter, verdict.lowest, verdict.highest]
-    figures = " ".join(f"{value / scale:>11.1f}" for value in values)
-    return f"{verdict.name:<18} {figures} {unit:<4} {'flat' if verdict.flat else 'GROWS'}"
-
-
 def main() -> None:
     """Soak, print, write; exit 1 if anything grows or came out of order."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.soak")
@@ -288,7 +259,10 @@ def main() -> None:
     )
     print(f"{'after 1st quarter':<18} {'2nd quarter':>11} {'last':>11} {'lowest':>11} {'highest':>11}")
     for verdict in found.verdicts:
-        print(shown(verdict))
+        scale, unit = (MEBIBYTE, "MiB") if verdict.name.endswith("_bytes") else (1, "")
+        values = [verdict.second_quarter, verdict.last_quarter, verdict.lowest, verdict.highest]
+        figures = " ".join(f"{value / scale:>11.1f}" for value in values)
+        print(f"{verdict.name:<18} {figures} {unit:<4} {'flat' if verdict.flat else 'GROWS'}")
     if not found.pruned:
         print("nothing was pruned: it ran too shortly to say anything")
     sys.exit(0 if found.pruned and not found.out_of_order and all(each.flat for each in found.verdicts) else 1)

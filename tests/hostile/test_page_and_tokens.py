@@ -29,6 +29,8 @@ ELSEWHERE = [
     {"Origin": "null"},
     {"Origin": "file://"},
     {"Origin": "http://[::bad"},
+    {"Origin": ""},
+    {"Origin": "", "Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site"},
     {"Sec-Fetch-Site": "none"},

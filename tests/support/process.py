@@ -102,8 +102,9 @@ async def until_ready(daemon: Daemon) -> bool:
 
 
 @asynccontextmanager
-async def daemon(state_dir: Path, config: str = "", *, command: Sequence[str] | None = None) -> AsyncIterator[Daemon]:
-    running = await start(state_dir, config, command=command)
+async def daemon(state_dir: Path, config: str = "", **more: Any) -> AsyncIterator[Daemon]:
+    """`start` for the time of a test."""
+    running = await start(state_dir, config, **more)
     try:
         yield running
     finally:

@@ -6,8 +6,6 @@ import asyncio
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.support.api import Api, running_api
 from tests.support.reader import Browser
 from webhookd.admin.sessions import CODE_SECONDS, SESSION_MS, WRONG_MAX, WRONG_SECONDS
@@ -131,26 +129,6 @@ async def test_guessing_is_throttled_and_forgotten(api: Api) -> None:
     assert 429 == (await browser.sign_in(api.admin_token)).status
     await api.engine.clock.advance(WRONG_SECONDS)
     assert 303 == (await browser.sign_in(api.admin_token)).status
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Origin": "https://evil.example"},
-        {"Origin": "null"},
-        {"Origin": "http://[::bad"},
-        {"Origin": ""},
-        {"Origin": "", "Sec_Fetch_Site": "cross-site"},
-    ],
-)
-async def test_a_change_from_elsewhere_is_not_made(api: Api, headers: dict[str, str]) -> None:
-    """The right cookie and the right hidden field, but another origin, or none said: 403, nothing done."""
-    endpoint = await api.engine.endpoint("https://example.com/hook")
-    browser = Browser(api)
-    await browser.sign_in(api.admin_token)
-    answer = await browser.send_form(f"/webhooks/{endpoint.id}/disable", {}, "/webhooks", **headers)
-    assert 403 == answer.status
-    assert api.app.registry.endpoint("default", endpoint.id).active
 
 
 async def test_a_change_without_its_proof_is_not_made(api: Api) -> None:
