@@ -302,7 +302,7 @@ def _show_event(call: Call, event_id: str) -> None:
     raw = client.read(call.path("events", event_id))
     if call.as_json:  # as it came: no number loses a digit
         return click.echo(escape_json(raw.decode()))
-    event = json.loads(raw)
+    event = json.loads(raw, parse_int=len)  # an integer of the payload may have any length
     fields(
         [
             ("event", f"{event['event_type']} {event['event_id']}"),

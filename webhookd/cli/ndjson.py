@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from webhookd.errors import ApiError
+
 MAX_LINES = 1000
 MAX_REQUEST_BYTES = 2 << 20
 LINGER_SECONDS = 0.2
@@ -76,7 +78,7 @@ def split_objects(line: bytes) -> list[bytes]:
     """
     if b"}{" not in line and b"} {" not in line and b"}\t{" not in line:
         return [line]
-    decoder, found, start = json.JSONDecoder(), list[bytes](), 0
+    decoder, found, start = json.JSONDecoder(parse_int=len), list[bytes](), 0  # an integer may have any length
     try:
         text = line.decode()
         while start < len(text):
@@ -90,12 +92,12 @@ def split_objects(line: bytes) -> list[bytes]:
 
 def ensure_id(line: bytes, new_id: Callable[[], str]) -> tuple[bytes, bool]:
     """The line with an `event_id` as its first member, and whether it was added; no other byte changes."""
-    import orjson
+    from webhookd.rules.parsing import load_json
 
     try:
-        event = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return line, False  # the daemon refuses it, or adds the id
+        event = load_json(line)
+    except ApiError:
+        return line, False  # the daemon refuses it
     if not isinstance(event, dict) or not event or "event_id" in event:
         return line, False
     return b'{"event_id":"%b",%b' % (new_id().encode(), line[1:]), True

@@ -30,6 +30,7 @@ def test_numbers_keep_every_digit() -> None:
     """Big integers, trailing zeros, exponents: as they came."""
     expected = '{\n  "n": [\n    12345678901234567890123,\n    1.50,\n    1E4\n  ]\n}'
     assert expected == pretty(b'{"n":[12345678901234567890123,1.50,1E4]}')
+    assert '{\n  "n": 1.0e+400\n}' == pretty(b'{"n":1.0e+400}')
 
 
 def test_what_is_not_json_stays() -> None:

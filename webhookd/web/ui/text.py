@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-import orjson
-
+from webhookd.errors import ApiError
+from webhookd.rules.parsing import load_json
 from webhookd.text import escape_lines
 
 _JSON_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
@@ -33,8 +33,8 @@ def pretty(body: bytes | str) -> str:
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
     if len(text) <= SHOWN_CHARACTERS and text[:1] in "{[":
         try:
-            orjson.loads(text)
-        except (orjson.JSONDecodeError, UnicodeEncodeError):
+            load_json(text.encode())
+        except (ApiError, UnicodeEncodeError):
             pass
         else:
             text = _laid_out(text) or text
