@@ -144,10 +144,7 @@ class App:
         self.mailer.wake()
 
     async def trouble(self) -> str:
-        """What keeps the daemon from its work: "" when the database answers and the consumers move.
-
-        A full disk doesn't count: the status shows it, a restart doesn't help, and consumers wait for room.
-        """
+        """What keeps the daemon from its work, a full disk apart: "" when database and consumers answer."""
         if self._writing is None or self._writing.done():
             return "the writer does not run"
         try:

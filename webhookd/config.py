@@ -253,10 +253,7 @@ def _is_public_url(value: str) -> bool:
 
 
 def is_mail_address(value: str) -> bool:
-    """Whether `value` is one bare mail address that any mail server accepts.
-
-    The domain is a host name, also an internationalized one (the envelope has its ASCII form), not an IP address.
-    """
+    """Whether `value` is one bare mail address that any mail server accepts, its domain a host name."""
     local, at, domain = value.rpartition("@")
     try:
         name = ascii_name(domain)

@@ -64,10 +64,7 @@ class Mistake:
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """The settings of the file at `path` (None: the defaults), the credentials and the environment.
-
-    Raises ConfigError with each mistake on its own line.
-    """
+    """The settings of the file at `path` (None: the defaults) and the environment; ConfigError with each mistake."""
     reading = _Reading()
     config = reading.read(path, environ)
     if reading.mistakes:
@@ -118,10 +115,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def lines_of(text: str) -> dict[KeyPath, int]:
-    """The first line of each key and table of `text` (a valid TOML document), counted from 1.
-
-    Keys inside an inline table or a list have the line of their statement.
-    """
+    """The first line of each key and table of `text` (a valid TOML document), counted from 1."""
     found: dict[KeyPath, int] = {}
     table: KeyPath = ()
     for line, statement, tree in _statements(text):

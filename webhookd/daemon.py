@@ -221,10 +221,7 @@ def _announce(
 
 
 def _tune_garbage_collector() -> None:
-    """Leave what lives as long as the daemon out of the garbage collector's rounds, and make these rarer.
-
-    Each full round blocks the event loop for as long as it takes to traverse everything that lives.
-    """
+    """Keep the garbage collector's rounds short and rare: each blocks the event loop (manual/decisions.md)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)

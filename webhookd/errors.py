@@ -64,11 +64,7 @@ ERRORS: dict[str, ErrorKind] = {
 
 
 class ApiError(Exception):
-    """A request that is refused.
-
-    `code` is a key of `ERRORS`; `message` says what is wrong and what to do; `details` are JSON values for programs;
-    `retry_after_seconds` becomes the `Retry-After` header.
-    """
+    """A request that is refused: `code` is a key of `ERRORS`, `details` are JSON values for programs."""
 
     def __init__(
         self,
@@ -137,10 +133,7 @@ class StoreFailed(FatalError):
 
 
 def did_you_mean(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """The candidate nearest to `word`, whatever its case, or "" where none is near enough to be meant.
-
-    `cutoff` is from 0.0 (the nearest one, however far) to 1.0 (only the same word).
-    """
+    """The candidate nearest to `word`, whatever its case, or "" where none is as near as `cutoff` (1.0: the same)."""
     return _nearest(word[:100].casefold(), tuple(candidates), cutoff)
 
 

@@ -110,10 +110,7 @@ METRICS: dict[str, MetricKind] = {
 
 
 def render(values: Mapping[str, Values], *, process: bool = False) -> bytes:
-    """The metrics in Prometheus' text format, with those of the process if `process`.
-
-    KeyError for a name that the table doesn't have.
-    """
+    """The metrics in Prometheus' text format, with those of the process if `process`."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot(values))
     if process:

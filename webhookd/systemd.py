@@ -125,10 +125,7 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
 
 
 def activated_sockets(environ: Mapping[str, str], *, insecure_public: bool) -> list[socket.socket]:
-    """The sockets that are meant for this process, TCP or unix, in their order; [] when there are none.
-
-    Raises ConfigError for one that webhookd can't serve on, or may not: beside loopback only if `insecure_public`.
-    """
+    """The sockets meant for this process; ConfigError for one that webhookd can't, or may not, serve on."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = environ.get("LISTEN_FDS", "")

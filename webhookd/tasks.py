@@ -42,10 +42,7 @@ class TaskOwner:
         return task
 
     async def run_until_stopped(self, stop: asyncio.Event) -> TaskEnded | None:
-        """Wait until `stop` is set (None) or a task ended by itself (why).
-
-        A task may end because it sees `stop` too: once that is set, a quiet return is what was asked for.
-        """
+        """Wait until `stop` is set (None; a task may then return quietly) or a task ended by itself (why)."""
         waiters = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._one_ended.wait())]
         try:
             await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
@@ -60,10 +57,7 @@ class TaskOwner:
         return None if stop.is_set() or not ends else ends[0]
 
     async def cancel_all(self, timeout_seconds: float = 5.0) -> list[TaskEnded]:
-        """Cancel every task and wait for it; returns those that failed on the way or didn't end in time.
-
-        Called again it does nothing.  A failure that `run_until_stopped` returned is among those returned here.
-        """
+        """Cancel every task and wait for it; returns those that failed on the way or didn't end in time."""
         self._cancelling = True
         tasks, self._tasks = self._tasks, {}
         for task in tasks.values():

@@ -28,10 +28,7 @@ PREVIOUS_KEYS_MAX = 10
 
 
 class Endpoints:
-    """Everything a person or program can do to endpoints.
-
-    `check_url` returns a URL in its normal form, or raises ApiError for one that can't be an endpoint's.
-    """
+    """Everything a person or program can do to endpoints; `check_url` as in `sender.client.Client`."""
 
     def __init__(self, deps: Deps, dispatcher: Dispatcher, watchdog: Watchdog, check_url: Callable[[str], str]) -> None:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings

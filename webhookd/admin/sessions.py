@@ -63,10 +63,7 @@ class Sessions:
         self._signed_out: dict[bytes, None] = {}  # in order; only streams that are still open ask for these
 
     def link(self, base_url: str, token_id: str = FIRST_ID) -> str | None:
-        """A link to the page that signs in by itself, once, in the next 10 minutes; None if there is no such token.
-
-        `base_url` is where the page is, without a slash at its end.
-        """
+        """A link to the page that signs in by itself, once, in the next 10 minutes; None if there is no such token."""
         token_sha256 = self._tokens.digest_of(token_id)
         if token_sha256 is None:
             return None
@@ -164,10 +161,7 @@ def proves(cookie_secret: str, proof: str) -> bool:
 
 
 def from_own_page(request: web.Request, public_url: str) -> bool:
-    """Whether the browser says that this request was sent by a page of ours.
-
-    `Origin` comes with every POST of a browser of today; one without it must at least say `same-origin`.
-    """
+    """Whether the browser says, by `Origin` or `Sec-Fetch-Site`, that this request was sent by a page of ours."""
     origin = request.headers.get("Origin")
     if origin is None:
         return request.headers.get("Sec-Fetch-Site") == "same-origin"

@@ -185,10 +185,7 @@ def _attempt_words(one: dict[str, Any]) -> str:
 
 
 def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
-    """Print the newest deliveries, then each change as it happens.
-
-    The stream is opened before the list is read, so that no change is missed; what both have is printed once.
-    """
+    """Print the newest deliveries, then each change as it happens, none missed and none twice."""
     client, urls, seen = call.client(), _Urls(call), set[tuple[Any, ...]]()
 
     def show(one: dict[str, Any]) -> None:
@@ -223,10 +220,7 @@ def _print_line(one: dict[str, Any], urls: _Urls) -> None:
 
 
 def _changes(call: Call, query: dict[str, Any], *, when_open: Callable[[], None]) -> Iterator[dict[str, Any] | None]:
-    """The changes in the stream; after a lost connection it resumes after the last one (`Last-Event-ID`).
-
-    None: too much was missed, and the list has to be read again.
-    """
+    """The changes in the stream, over lost connections; None: too much was missed, the list has to be read again."""
     from webhookd.cli.client import Unreachable
 
     last_id, was_open, tries = "", False, 0

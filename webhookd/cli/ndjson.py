@@ -72,10 +72,7 @@ class LineSplitter:
 
 
 def split_objects(line: bytes) -> list[bytes]:
-    """The events on a line: one, or several where files without a last newline were joined (`cat *.json`).
-
-    A line that isn't a sequence of objects is returned unchanged, and the daemon reports what is wrong with it.
-    """
+    """The events on a line: one, several (`cat *.json` without last newlines), or the line itself if it isn't JSON."""
     if b"}{" not in line and b"} {" not in line and b"}\t{" not in line:
         return [line]
     decoder, found, start = json.JSONDecoder(parse_int=len), list[bytes](), 0  # an integer may have any length

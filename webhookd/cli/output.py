@@ -166,10 +166,7 @@ def count(number: int, noun: str) -> str:
 
 
 def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """The callback of `--since` and `--until`: a time as RFC 3339.
-
-    Accepts RFC 3339, local time as tables show it, or a time ago (`2h`, `1d12h`); anything else is a usage error.
-    """
+    """The callback of `--since` and `--until`: a time as RFC 3339, from one, from local time or from `2h`, `1d12h`."""
     if value is None:
         return None
     try:

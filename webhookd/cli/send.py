@@ -179,10 +179,7 @@ class Sender:
 
 
 def _lines_to_ask_again(body: dict[str, Any], rest: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """The lines to send again, because the answer listed only the first refusals.
-
-    That is safe: the daemon recognises what it has accepted.
-    """
+    """The lines to send again, which is safe, because the answer listed only the first refusals."""
     listed = body.get("rejected") or []
     if body.get("rejected_count", len(listed)) <= len(listed) or not listed:
         return []

@@ -114,10 +114,7 @@ class HeldEvents:
         return await self._due_by_age(endpoint, round(hold.max_age_hours * 3_600_000)), "max_age_hours"
 
     async def _due_by_age(self, endpoint: Endpoint, max_age_ms: int) -> int:
-        """An event is held since it was accepted, or since its endpoint stopped, whichever is later.
-
-        The stamps are wall clock, which may be set forward meanwhile; so the time since the start is monotonic.
-        """
+        """Held since accepted or since the stop, the later of both; monotonic, as the wall clock may be set forward."""
         now_ms = min(self._clock.wall_ms(), round(self._began_ms + self._clock.monotonic() * 1000))
         if now_ms - self._held_since_ms(endpoint) < max_age_ms:
             return 0

@@ -56,10 +56,7 @@ class Replayer:
         return queued[0].seq
 
     async def many(self, wanted: LogFilter, *, dry_run: bool) -> int:
-        """Replay all finished deliveries of a filter, oldest first; returns how many (with `dry_run`: would be).
-
-        What becomes finished while it runs, its own replays among them, is not replayed.
-        """
+        """Replay all deliveries of a filter that are finished by now, oldest first; returns how many."""
         workspace = self._registry.workspace(wanted.workspace_seq)
         if wanted.endpoint_seq is not None:
             endpoint = self._registry.get(wanted.endpoint_seq)

@@ -130,10 +130,7 @@ class Watchdog:
     # A failure, step by step
 
     def judge(self, endpoint: Endpoint, outcome: Outcome) -> Judgement:
-        """Enter a failed attempt that began with `endpoint` as it was then, and decide what follows from it.
-
-        A local failure doesn't count, nor one whose endpoint was enabled or deleted since the attempt began.
-        """
+        """Enter a failed attempt that began with `endpoint` as it was then, if it counts, and decide what follows."""
         now = self._registry.get(endpoint.seq)
         forgiven = now is None or now.forgiven_upto != endpoint.forgiven_upto
         if forgiven or outcome.reason is Reason.LOCAL:

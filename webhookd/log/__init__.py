@@ -25,11 +25,7 @@ def emit(event: str, /, **fields: Any) -> None:
 
 
 def throttled(event: str, /, *, key: object = "", **fields: Any) -> None:
-    """`emit`, at most once a minute for the same event and key.
-
-    `count` is the number of occurrences that a line stands for; suppressed ones are reported when their minute is
-    over, or at exit.
-    """
+    """`emit`, at most once a minute for the same event and key; `count` is the number of occurrences it stands for."""
     _LOGGER.throttled(event, key, fields)
 
 
@@ -40,10 +36,7 @@ def configure(
     *,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Start writing lines of `level` and above, also those of libraries, to `stream` (stdout).
-
-    `auto` is `console` on a terminal and `json` elsewhere.  May be called again while running (SIGHUP).
-    """
+    """Start, or go on, writing lines of `level` and above, also those of libraries, to `stream` (stdout)."""
     _LOGGER.configure(format, LEVELS[level], stream, monotonic)
 
 

@@ -60,10 +60,7 @@ class _Ready:
 
 
 class Mailer:
-    """Sends the outbox; `run` is a root task, to be woken by `wake` after a notice is committed.
-
-    `recipients` returns the addresses for a workspace (by its number).  `tls_context` replaces the system's CAs.
-    """
+    """Sends the outbox; `run` is a root task.  `recipients` returns the addresses for a workspace (by its number)."""
 
     def __init__(
         self,

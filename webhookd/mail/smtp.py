@@ -26,10 +26,7 @@ _FAULTS = (aiosmtplib.SMTPException, OSError, ValueError)  # TimeoutError and ss
 
 
 class ServerAway(Exception):
-    """The mail server can't be reached, refuses the connection or the login, or went away.
-
-    `uncertain`: it went away after a mail's content was under way, so it may have taken that.
-    """
+    """The mail server can't be reached or went away; `uncertain`: it may have taken the mail that was under way."""
 
     def __init__(self, why: str, *, uncertain: bool = False) -> None:
         super().__init__(why)

@@ -37,10 +37,7 @@ class EventType:
 
 
 class EventTypes:
-    """The catalogue: the nine built-in event types and those that the configuration adds.
-
-    `extra` maps each added type to its label and description; for a built-in type it replaces these two.
-    """
+    """The nine built-in event types and those of the configuration: `extra` maps names to label and description."""
 
     def __init__(self, extra: Mapping[str, tuple[str, str]] | None = None) -> None:
         self._types = {each.name: each for each in BUILT_IN}

@@ -81,10 +81,7 @@ class FailureWindow:
         )
 
     def spent_until(self, now: float) -> float | None:
-        """When the count falls below the limit if nothing fails until then, in monotonic seconds.
-
-        Until then one more failure disables its endpoint.  None: the count is below the limit at `now`.
-        """
+        """Until when (monotonic) one more failure disables its endpoint; None where the count is below the limit."""
         self._age(now)
         surplus = len(self._failures) - self.budget.limit
         return None if surplus < 0 else self._expires_at(surplus)

@@ -25,10 +25,7 @@ def uuid7(unix_ms: int, random_bytes: bytes) -> str:
 
 
 def sortable_id(prefix: str, unix_ms: int, random_bytes: bytes) -> str:
-    """`prefix`, `_` and a UUIDv7 as 26 digits of lower-case Crockford base32: `ep_01j8…`.
-
-    `random_bytes` are at least `RANDOM_BYTES`.  Ids of one prefix sort by their milliseconds.
-    """
+    """`prefix`, `_` and a UUIDv7 as 26 digits of lower-case Crockford base32: `ep_01j8…`."""
     return f"{prefix}_{_base32(_uuid7(unix_ms, random_bytes), 26)}"
 
 

@@ -165,10 +165,7 @@ _MEMBERS = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=lambda _type,
 
 
 def _refuse_repeated(body: bytes) -> None:
-    """Raise ApiError `invalid_event` if `event_type` or `event_id` is a member of the object twice.
-
-    `body` is a valid JSON object.  Nested objects may have any members.
-    """
+    """Raise ApiError `invalid_event` if `event_type` or `event_id` is a member of the (valid) object twice."""
     try:
         names = [name.text for name in _MEMBERS.decode(body)]
     except RecursionError:  # at about 990 levels; orjson goes to 1,024

@@ -47,11 +47,7 @@ Decision = Delivered | RetryIn | Dropped
 
 
 def decide(reason: Reason | None, tries: int, schedule: RetrySchedule) -> Decision:
-    """What follows an attempt that failed for `reason`, or was delivered (None).
-
-    `tries` is the number of attempts used up, this one included (irrelevant for a local failure).  After a reload that
-    made the schedule shorter than `tries`, the delivery is dropped.
-    """
+    """What follows an attempt that failed for `reason` (None: delivered), of `tries` used up with this one."""
     if reason is None:
         return Delivered()
     if reason is Reason.LOCAL:

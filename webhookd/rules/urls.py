@@ -82,11 +82,7 @@ _RESERVED_PREFIXES = ("webhook-", "x-webhook-")
 
 @dataclass(frozen=True, slots=True)
 class UrlParts:
-    """A parsed URL.
-
-    `text` is its canonical form; `host` has no brackets; `address` is the host if it is an IP address, else None;
-    `rest` is what follows the host and port, "" or from / or ? on.
-    """
+    """A parsed URL: `text` is its canonical form, `address` the host if it is an IP address, else None."""
 
     text: str
     scheme: str

@@ -19,10 +19,7 @@ class Stage(IntEnum):
 
 
 class EgressFailure(OSError):
-    """A request that was not made: `reason` and `detail` are the attempt's.
-
-    An OSError, because a socket factory may raise nothing else while several addresses are tried.
-    """
+    """A request that was not made; an OSError, because a socket factory may raise nothing else."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)

@@ -119,10 +119,7 @@ class _Configured:
 
 
 class Client:
-    """The transport of all consumers, as configured now.
-
-    When settings change, attempts under way end with those that they began with.
-    """
+    """The transport of all consumers as configured now; attempts under way keep the settings that they began with."""
 
     def __init__(self, config: Config, clock: Clock) -> None:
         self._clock = clock

@@ -10,10 +10,7 @@ T = TypeVar("T")
 
 
 class Deadlines(Generic[T]):
-    """One timer for many deadlines of the same length: what starts first is due first, so an ordered dict is enough.
-
-    `expire` is called with each item that wasn't ended in time, and with the seconds since it was due.
-    """
+    """One timer for everything that has the same time; `expire` gets what is late and by how many seconds."""
 
     def __init__(self, seconds: float, expire: Callable[[T, float], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -52,10 +49,7 @@ class Deadlines(Generic[T]):
 
 
 class AttemptDeadline:
-    """Cancels the task that made it when it expires, and distinguishes this from any other cancellation.
-
-    `asyncio.timeout` does the same with a timer of its own for each attempt.
-    """
+    """Cancels the task that made it when it expires, and tells this from a cancellation by somebody else."""
 
     __slots__ = ("_cancelling", "_task", "overdue_seconds")
 

@@ -221,10 +221,7 @@ class Egress:
             return await self.resolve(host, port)
 
     def _check_peer(self, sock: socket.socket, trace: AttemptTrace) -> None:
-        """The last word: EgressFailure if the address that *was* reached is denied.
-
-        It differs from the address dialled where the system redirects: towards 0.0.0.0 it reaches 127.0.0.1.
-        """
+        """EgressFailure if the address that *was* reached is denied: 0.0.0.0 reaches 127.0.0.1."""
         try:
             host, port, *_ = sock.getpeername()
         except OSError:  # the kernel has forgotten it: the connection is over already

@@ -27,10 +27,7 @@ _QUOTED = re.compile(r"\n|\bb['\"]|\bbytearray\(")
 
 
 def late(trace: AttemptTrace, timeout_seconds: float, overdue_seconds: float = 0.0) -> Fault:
-    """The deadline of the attempt has passed; a silent name server is a failure of DNS.
-
-    Noticed long after (`overdue_seconds`), it tells nothing of the receiver, whose answer may lie in our own socket.
-    """
+    """The deadline has passed; if that was noticed long after (`overdue_seconds`), it tells nothing of the receiver."""
     if overdue_seconds > STOOD_STILL_SECONDS:
         return Reason.LOCAL, f"this machine stood still: the deadline was noticed {overdue_seconds:.1f} s late"
     within = f"within {timeout_seconds:g} s"
@@ -66,11 +63,7 @@ def explain(error: Exception, trace: AttemptTrace) -> Fault:
 
 
 def ended_unanswered(error: Exception, trace: AttemptTrace) -> bool:
-    """Whether a *reused* connection ended before any byte of an answer: the one case in which a request is repeated.
-
-    A receiver that closes an idle connection crosses the request on its way; it can't have acted on what it hadn't
-    read.  A fresh connection that ends without an answer is a failed attempt.
-    """
+    """Whether a *reused* connection ended before any byte of an answer: then the receiver can't have acted on it."""
     if not isinstance(error, ConnectionEnded) or not trace.reused or trace.answered:
         return False
     lost = trace.lost

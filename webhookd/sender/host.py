@@ -26,10 +26,7 @@ _RTF_REJECT = 0x0200
 
 
 def has_default_route(proc_net: Path = PROC_NET) -> bool:
-    """Whether the machine has a default route of any family; True where that can't be found out.
-
-    Blocks for two small reads of procfs, so it is asked only after a failure.
-    """
+    """Whether the machine has a default route of any family; True where that can't be found out.  Blocks shortly."""
     try:
         return _has_default_ipv4(proc_net / "route") or _has_default_ipv6(proc_net / "ipv6_route")
     except (OSError, ValueError, IndexError):

@@ -205,11 +205,7 @@ class Connection(asyncio.BufferedProtocol):
             data = data[room:]
 
     def _parse(self, trace: AttemptTrace, data: memoryview, *, alone: bool) -> None:
-        """Parse `data`, which is not empty; `alone` if no more was read with it.
-
-        The parser doesn't tell where in it an answer ended.  So the last byte goes in by itself: an answer that is
-        complete before it has something behind it.
-        """
+        """Parse `data`, the last byte by itself, to see whether an answer ended before; `alone`: no more was read."""
         parser = self._parser
         assert parser is not None
         try:

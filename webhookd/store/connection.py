@@ -145,10 +145,7 @@ async def _connect(path: Path, begin: Callable[[sqlite3.Connection], T]) -> tupl
 
 
 def _tighten(path: Path) -> None:
-    """Owner only, from the first byte on, and whatever a restored copy came with: signing keys are in it.
-
-    SQLite's side files take its mode.
-    """
+    """Owner only, from the first byte on, also a restored copy: signing keys are in it.  Side files take its mode."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         with suppress(FileNotFoundError, PermissionError):  # another's file: it is theirs to protect
@@ -180,10 +177,7 @@ def _migrations() -> list[str]:
 
 
 def fatal_error(error: sqlite3.Error, path: Path | str = "the database") -> FatalError:
-    """What a SQLite error that can't be answered with a refusal means for the daemon.
-
-    CORRUPT and NOTADB: a restart doesn't help (exit 78).  Anything else: only a new start knows what is durable.
-    """
+    """What a SQLite error means for the daemon: a corrupt file exits 78; after any other a new start may help."""
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return StoreUnusable(f"{path} is corrupt ({error}, {name}); {preflight.RECOVERY}.")
@@ -202,10 +196,7 @@ def is_full(error: sqlite3.Error) -> bool:
 
 
 def may_be_full(error: sqlite3.Error) -> bool:
-    """Whether it is an error that SQLite raises for a full quota, and for no space for the WAL's index.
-
-    A broken disk raises the same; only another write shows which it is (`DiskSpace.exhausted`).
-    """
+    """Whether SQLite raises it for a full quota too; `DiskSpace.exhausted` tells that from a broken disk."""
     return (getattr(error, "sqlite_errorname", None) or "") in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
 
 

@@ -62,10 +62,7 @@ def waiting(db: sqlite3.Connection) -> list[Waiting]:
 def page(
     db: sqlite3.Connection, endpoint_seq: int, after_seq: int, limit: int, inline_bytes: int
 ) -> list[QueuedDelivery]:
-    """The next `limit` deliveries that wait for an endpoint, in order, after `after_seq`.
-
-    Bodies larger than `inline_bytes` are left out.
-    """
+    """The next `limit` deliveries that wait for an endpoint, in order; without bodies larger than `inline_bytes`."""
     rows = db.execute(_PAGE, (inline_bytes, endpoint_seq, after_seq, limit)).fetchall()
     return [_queued(row) for row in rows]
 
@@ -162,10 +159,7 @@ RECORD_SUCCESS = BatchKind(
 def failed(
     db: sqlite3.Connection, seq: int, *, attempt_count: int, tries: int, next_attempt_at_ms: int | None, now_ms: int
 ) -> bool:
-    """Record that an attempt failed: with `next_attempt_at_ms` None it is dropped, else it waits for that time.
-
-    False if it no longer waited (cancelled or expired under way); then only the attempt is counted.
-    """
+    """Record a failed attempt; without a next one it is dropped.  False if the delivery no longer waited."""
     state, finished = (DROPPED, now_ms) if next_attempt_at_ms is None else (PENDING, None)
     updated = db.execute(
         "UPDATE deliveries SET state = ?, attempt_count = ?, tries = ?, next_attempt_at = ?, finished_at = ? "
@@ -180,10 +174,7 @@ def failed(
 def finish_some(
     db: sqlite3.Connection, endpoint_seq: int, *, state: int, upto_seq: int, after_seq: int, limit: int, now_ms: int
 ) -> list[tuple[int, int]]:
-    """Finish the oldest waiting deliveries of an endpoint (skipped, expired or cancelled), at most `limit`.
-
-    Returns `(seq, size)` of each.  In steps, so that no transaction grows with the backlog.
-    """
+    """Finish the oldest waiting deliveries of an endpoint, at most `limit`; returns `(seq, size)` of each."""
     return db.execute(
         "UPDATE deliveries SET state = ?, finished_at = ?, next_attempt_at = NULL WHERE seq IN "
         "(SELECT seq FROM deliveries INDEXED BY deliveries_waiting WHERE endpoint_seq = ? AND state = 0 "
@@ -193,10 +184,7 @@ def finish_some(
 
 
 def marked(db: sqlite3.Connection) -> list[tuple[int, int, int]]:
-    """Endpoints with rows that have yet to follow a mark: `(endpoint_seq, upto_seq, state to give)`.
-
-    What was skipped comes first: it stays skipped when its endpoint is deleted right after.
-    """
+    """`(endpoint_seq, upto_seq, state)` of endpoints with rows that have yet to follow a mark; skipped ones first."""
     waits = (
         "EXISTS (SELECT 1 FROM deliveries d INDEXED BY deliveries_waiting WHERE d.endpoint_seq = e.seq AND d.state = 0"
     )
@@ -209,10 +197,7 @@ def marked(db: sqlite3.Connection) -> list[tuple[int, int, int]]:
 
 
 def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[QueuedDelivery]:
-    """Queue past deliveries again, as new ones at the end, in the order given; those without a body are left out.
-
-    They are returned without their bodies, which may be large and many: each is read when its turn comes.
-    """
+    """Queue past deliveries that have a body again, in the order given; returned without their bodies."""
     queued = []
     again = _QUEUED.format(body="NULL", hint="") + " WHERE d.seq = ?"
     for seq in seqs:

@@ -73,10 +73,7 @@ _READS_AS = {
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """What of a workspace's log is asked for; None means any.  Times are milliseconds since 1970, `until` excluded.
-
-    `endpoint_seq` is that of an endpoint of the workspace, deleted or not.
-    """
+    """What of a workspace's log is asked for; None means any.  Times are milliseconds since 1970, `until` excluded."""
 
     workspace_seq: int
     paused: bool
@@ -104,10 +101,7 @@ class LogFilter:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """Rows of one endpoint in one of the table's states, their numbers between two others (both excluded).
-
-    All of them read as the same state.
-    """
+    """Rows of one endpoint that read as the same state, their numbers between two others (both excluded)."""
 
     endpoint_seq: int
     state: int
@@ -180,10 +174,7 @@ def views(db: sqlite3.Connection, seqs: list[int], *, paused: bool) -> list[Deli
 
 
 def finished_matching(db: sqlite3.Connection, wanted: LogFilter, *, after_seq: int, limit: int) -> list[int]:
-    """The next finished deliveries of the filter that can be replayed, oldest first: their numbers.
-
-    Only those of endpoints that are active, tests left out.
-    """
+    """The next finished deliveries of the filter that can be replayed to active endpoints, oldest first."""
     if wanted.event_id is not None:  # few, so all at once
         still = f"e.state = 'active' AND e.deleted_at IS NULL AND d.seq > :after_seq AND {_REPLAYABLE}"
         return sorted(_of_event(db, wanted, _AFTER_ALL, -1, where=still, after_seq=after_seq))

@@ -32,10 +32,7 @@ _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class DiskSpace:
-    """What is left for the database at `database`, of which `min_free_mb` is kept for outcomes, the reserve included.
-
-    Times are the machine's, not the injected clock's, as the space is.
-    """
+    """The space for the database at `database`, of which `min_free_mb` is kept for outcomes, the reserve included."""
 
     def __init__(self, database: Path, min_free_mb: float) -> None:
         self._directory = database.parent
@@ -74,11 +71,7 @@ class DiskSpace:
         self._settle()
 
     def wal_limit_pages(self) -> int:
-        """After how many pages the write-ahead log is to be carried over into the file.
-
-        That may need as much space again, so the log is never larger than what is kept; and where space is short, the
-        file needs what is left to grow.
-        """
+        """How long the write-ahead log may be: no longer than what is kept, as a checkpoint may need as much again."""
         if self.short():
             return WAL_PAGES_WHEN_SHORT
         return min(CHECKPOINT_PAGES, self._kept_bytes // PAGE_BYTES) or CHECKPOINT_PAGES

@@ -133,10 +133,7 @@ def disable(
 
 
 def enable(db: sqlite3.Connection, seq: int, *, skip_held: bool, now_ms: int) -> Endpoint:
-    """Make it active: its failures no longer count, its first waiting delivery starts its schedule anew.
-
-    With `skip_held` everything that waits now is marked skipped.  One mark each, whatever the backlog.
-    """
+    """Make it active, its schedule anew, its failures forgotten; with `skip_held` what waits now is marked skipped."""
     db.execute(
         "UPDATE endpoints SET state = 'active', disabled_reason = NULL, disabled_at = NULL, disabled_message = NULL, "
         "updated_at = ?, forgiven_upto = (SELECT coalesce(max(seq), 0) FROM attempts) WHERE seq = ?",

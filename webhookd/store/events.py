@@ -63,11 +63,7 @@ class Ingested(Struct, frozen=True, gc=False):
 
 
 def accept(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
-    """Add the events in their order.
-
-    One whose id is known is a duplicate if its bytes are the same, a conflict if not; neither adds anything.  ApiError
-    `not_found` if the workspace was deleted.
-    """
+    """Add the events in their order; one with a known id adds nothing: a duplicate (same bytes) or a conflict."""
     workspaces.require(db, item.workspace_seq)
     return [_accept_one(db, item, event) for event in item.events]
 

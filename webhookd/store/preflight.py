@@ -81,10 +81,7 @@ def _is_new(path: Path) -> bool:
 
 
 def _never_committed(path: Path) -> bool:
-    """Whether the first transaction ever was cut off: SQLite will roll it back to an empty file.
-
-    Its journal begins with a magic number and has, at 16, the number of pages before (sqlite.org/fileformat2.html, §3).
-    """
+    """Whether the first transaction was cut off: the journal's count of pages, at 16, is 0 (fileformat2.html, §3)."""
     try:
         with path.with_name(f"{path.name}-journal").open("rb") as file:
             head = file.read(20)

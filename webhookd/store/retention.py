@@ -56,10 +56,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What a look at the next events found: those that may go, how far it came, whether it was the last look.
-
-    `passed_over` when it went past events that will be prunable one day.
-    """
+    """The events that may go, how far the look came, whether it `passed_over` some that may go later, or ended."""
 
     prunable: list[int]
     upto_seq: int
@@ -99,10 +96,7 @@ def file_size(db: sqlite3.Connection) -> FileSize:
 
 
 def examine(db: sqlite3.Connection, terms: Terms, *, after_seq: int, by_age: bool) -> Examined:
-    """Look at the next events after `after_seq`; with `by_age` only as far as they are old enough.
-
-    Events dated in the future (the clock was set back) are passed over, and don't end the look.
-    """
+    """Look at the next events after `after_seq`; with `by_age` until they are too young (the future apart)."""
     rows = db.execute(_EXAMINE, terms.as_parameters() | {"after_seq": after_seq}).fetchall()
     prunable: list[int] = []
     passed_over = False
@@ -226,10 +220,7 @@ def _remove_some(db: sqlite3.Connection, table: str, workspace_seq: int, out_of_
 
 
 def forget_endpoints(db: sqlite3.Connection, terms: Terms, *, out_of_time: Callable[[], bool]) -> int:
-    """Remove deleted endpoints, keys and all, of which the log holds nothing, until it is `out_of_time`.
-
-    Returns how many.
-    """
+    """Remove deleted endpoints of which the log holds nothing, until it is `out_of_time`; returns how many."""
     return _in_pieces(
         db,
         "DELETE FROM endpoints WHERE seq IN (SELECT e.seq FROM endpoints e WHERE e.deleted_at < ? "

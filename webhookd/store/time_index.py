@@ -85,10 +85,7 @@ def between(db: sqlite3.Connection, table: str, since_ms: int | None, until_ms: 
 
 
 def first_since(look: Callable[[int], tuple[int, int] | None], at_ms: int, low: int, high: int) -> int:
-    """The number from which on rows are dated `at_ms` or later, between `low` and `high`, where all are.
-
-    `look` returns the number and the date of the first row from a number on, None if there is none.
-    """
+    """From which number on rows are dated `at_ms` or later; `look` finds number and date of the first row from one."""
     while low < high:
         middle = (low + high) // 2
         found = look(middle)

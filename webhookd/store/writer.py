@@ -138,10 +138,7 @@ class Writer:
             raise self._give_up(fatal_error(error)) from error
 
     async def _gather(self) -> None:
-        """Let more commands come, up to a worthwhile batch, as long as the turns of the event loop bring any.
-
-        That is no wait for a time: an idle loop makes these turns in a tenth of a commit's time.
-        """
+        """Let more commands come, up to a worthwhile batch, as long as the turns of the event loop bring any."""
         idle_turns, count = 0, len(self._waiting)
         while idle_turns < IDLE_TURNS and count < WORTHWHILE_SIZE:
             await asyncio.sleep(0)

@@ -38,10 +38,7 @@ _RESET = {"reason": "More happened than can be told one by one. Read the list ag
 async def live_stream(
     request: web.Request, wanted: LogFilter, *, allowed: Callable[[], bool], data: Callable[[DeliveryView], Json]
 ) -> web.StreamResponse:
-    """Answer with the live stream until the client leaves or is too slow, or the daemon stops.
-
-    A clock asks `allowed`, and ends the stream if the caller may no longer read it.  `data` makes a message's data.
-    """
+    """Answer with the live stream while the client reads and is `allowed`; `data` makes a message's data."""
     live_feed = services_of(request).live_feed
     subscription = live_feed.subscribe(wanted.workspace_seq, wanted.matches)
     try:

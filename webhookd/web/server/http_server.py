@@ -46,11 +46,7 @@ READ_BYTES = 256 * 1024
 
 
 class ReadyResponse(web.Response):
-    """A JSON answer whose head is known beforehand, written at once: for what is answered thousands of times a second.
-
-    An aiohttp response takes 15 % of the processor time of a small request more.  This one becomes such a response
-    only where the connection is to end or the caller speaks HTTP/1.0.
-    """
+    """A JSON answer whose head is known, written at once: for thousands a second (figures in manual/decisions.md)."""
 
     def __init__(self, data: Any, status: int) -> None:
         self._data = orjson.dumps(data)  # aiohttp's own part is made when it is needed
@@ -87,11 +83,7 @@ def _head(status: int) -> bytes:
 
 
 class _Connection(RequestHandler, asyncio.BufferedProtocol):
-    """One connection of a caller.
-
-    All connections read into one buffer and pass the data on at once: asyncio's own reading allocates 256 KiB for each
-    read, which fails where memory is short, and then closes the connection without an answer.
-    """
+    """A caller's connection.  All read into one buffer: asyncio's 256 KiB for each read fail where memory is short."""
 
     __slots__ = ("_buffer", "_newest", "half_closed")
 
@@ -143,10 +135,7 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
         return self._waiter is not None and not self._waiter.done()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks for it; aiohttp never stays
-        """The caller has closed its sending side; requests that arrived whole are still answered (`nc -N`).
-
-        If an answer has begun, the caller counts as gone, as those of a live stream are.
-        """
+        """The caller sends nothing more; whole requests are still answered (`nc -N`), unless an answer had begun."""
         asking = self._current_request
         answering = asking is not None and asking.writer.output_size > 0 and not self._messages
         self.half_closed = not (self._is_idle() or answering) and self._newest is not None and self._newest.is_eof()
@@ -284,11 +273,7 @@ class Runner(web.AppRunner):
         await _Site(self, listening).start()
 
     async def drain(self) -> None:
-        """Accept no new connection; answer requests that are on their way, each with `Connection: close`.
-
-        Returns once no request is expected any more, after `NEW_CONNECTION_SECONDS` at most.  Otherwise callers whose
-        connection was just accepted, or who are sending the next request, would get no answer.
-        """
+        """Accept no new connection; answer requests that are on their way, each with `Connection: close`."""
         self._draining = True
         sites = self.sites
         for site in sites:

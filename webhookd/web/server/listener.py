@@ -157,10 +157,7 @@ class Listener:
 
 
 class OverloadResponse(asyncio.Protocol):
-    """A connection that there is no room for: answers 503 to any request and closes.
-
-    It reads and drops what the caller sends: closing with unread data would reset the connection and lose the answer.
-    """
+    """Answers 503 for want of room, and drops what comes: closing with unread data would lose the answer."""
 
     def __init__(self, on_lost: Callable[[], None], *, at_once: bool) -> None:
         self._on_lost = on_lost

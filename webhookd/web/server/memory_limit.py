@@ -37,10 +37,7 @@ class MemoryLimit:
         return self.byte_count > FULL_BYTES
 
     def acquire(self, byte_count: int, own_bytes: int) -> None:
-        """Count more bytes of a body that has `own_bytes` with these; ApiError `unavailable` where that is too much.
-
-        Also after the error, the bytes must be released.
-        """
+        """Count bytes of a body of `own_bytes`, which must be released; ApiError `unavailable` if that is too much."""
         self.byte_count += byte_count
         if self.byte_count > (FULL_BYTES if own_bytes > SMALL_BODY_BYTES else SMALL_FULL_BYTES):
             raise ApiError(

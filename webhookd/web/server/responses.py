@@ -72,10 +72,7 @@ def wire_bytes(answer: web.Response) -> bytes:
 
 
 def internal_error(method: str, path: str, error: BaseException) -> ApiError:
-    """The error for an unexpected exception, which is logged in full; the same exception has the same incident number.
-
-    When the machine has no descriptor, memory or thread left, the caller may retry instead: `unavailable`.
-    """
+    """The error for an unexpected exception, which is logged in full; `unavailable` where a resource ran out."""
     if is_shortage(error):
         log.throttled("resource.exhausted", error=f"{type(error).__name__}: {error}")
         return ApiError(

@@ -71,10 +71,7 @@ class EventTypeView:
 
 
 def event_type_view(page: Page, name: str) -> EventTypeView:
-    """An event type by its name, also one that the catalogue no longer has.
-
-    The built-in words are translated; what the configuration says in their place stays as it is.
-    """
+    """An event type by its name, also one that the catalogue no longer has; the built-in words are translated."""
     known = page.services.event_types().get(name)
     if known is None:
         return EventTypeView(name, name, page.text("type.lost"), lost=True)
