@@ -41,6 +41,7 @@ ERRORS: dict[str, ErrorKind] = {
     "endpoint_not_active": ErrorKind(409, "The endpoint is not active: enable it first."),
     "endpoint_gone": ErrorKind(409, "The endpoint was deleted since."),
     "delivery_not_finished": ErrorKind(409, "The delivery still waits; only a finished one can be replayed."),
+    "delivered_since": ErrorKind(409, "The endpoint got this event since; replay its newest delivery instead."),
     "workspace_exists": ErrorKind(409, "A workspace with this id exists."),
     "mail_disabled": ErrorKind(409, "No mail server or no recipient is configured: set `mail.host` and `mail.notify`."),
     "workspace_in_use": ErrorKind(409, "The workspace has endpoints, or is `default`: it can't be deleted."),

@@ -283,12 +283,13 @@ async def test_replay_one(log_api: Any, ask: Any) -> None:
         (3, True, "3 deliveries would go out again.\n"),
         (1200, False, "1,200 deliveries go out again.\n"),
         (1, False, "1 delivery goes out again.\n"),
-        (0, False, "0 deliveries go out again.\n"),
+        (0, False, "0 deliveries go out again. Left out: 1,200 delivered since, 1 waiting already.\n"),
     ],
 )
 async def test_replay_many(log_api: Any, ask: Any, replayed: int, dry_run: bool, expected: str) -> None:
     """All of a filter, or only how many it would be."""
-    log_api.answers("POST", "/v1/replay", {"replayed": replayed})
+    left_out = {"delivered_since": 1200, "waiting": 1} if replayed == 0 else {}
+    log_api.answers("POST", "/v1/replay", {"replayed": replayed, "left_out": left_out})
     words = [
         "--type",
         "message.sent",
@@ -314,7 +315,9 @@ async def test_replay_of_an_event(log_api: Any, ask: Any) -> None:
     """By its id; where nothing of it was dropped, what there is instead."""
     listed = EVENT.replace('"deliveries":[]', f'"deliveries":[{json.dumps(delivery(state="delivered"))}]')
     log_api.answers("GET", "/v1/events/e1", lambda _: web.Response(text=listed))
-    log_api.answers("POST", "/v1/replay", lambda asked: {"replayed": 1 if "state" in asked.json() else 0})
+    log_api.answers(
+        "POST", "/v1/replay", lambda asked: {"replayed": 1 if "state" in asked.json() else 0, "left_out": {}}
+    )
     ran = await ask("replay", "e1", "--state", "delivered")
     assert (0, "1 delivery goes out again.\n", "") == (ran.code, ran.out, ran.err)
     assert {"event_id": "e1", "state": "delivered", "dry_run": False} == log_api.asked[-1].json()

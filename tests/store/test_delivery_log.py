@@ -268,14 +268,12 @@ async def test_every_filter_finds_what_a_look_at_every_row_finds(
 
 @pytest.mark.parametrize("state", [S.DELIVERED, S.DROPPED, S.SKIPPED, S.EXPIRED, None])
 async def test_replaying_takes_what_is_finished_oldest_first(log: Log, state: S | None) -> None:
-    """In steps, only of endpoints that are active; what a mark skipped is finished already, what waits isn't."""
+    """In steps; what a mark skipped is finished already, what waits isn't."""
     everything = await history(log)
-    sql = "SELECT seq FROM endpoints WHERE state = 'active' AND deleted_at IS NULL"
-    active = {row[0] for row in await log.store.read(lambda db: db.execute(sql).fetchall())}
     expected = [
         view.seq
         for view in reversed(everything)
-        if view.endpoint_seq in active and view.state not in delivery_log.WAITING and state in (None, view.state)
+        if view.state not in delivery_log.WAITING and state in (None, view.state)
     ]
     wanted, found = replace(log.filter(), state=state), [0]
     while step := await log.store.read(
@@ -292,8 +290,9 @@ async def test_a_replay_leaves_out_what_has_lost_its_body(log: Log) -> None:
         (delivery,) = await log.accept(event_id)
         await log.fail(delivery)
     await log.store.write(lambda db: db.execute("UPDATE events SET body = NULL WHERE id = 'a'"))
-    found = await log.store.read(lambda db: delivery_log.finished_matching(db, log.filter(), after_seq=0, limit=9))
-    assert [delivery.seq] == found
+    seqs = await log.store.read(lambda db: delivery_log.finished_matching(db, log.filter(), after_seq=0, limit=9))
+    rows = await log.store.read(lambda db: delivery_log.left_out(db, log.filter(), seqs, once=True))
+    assert [(delivery.seq - 1, "pruned"), (delivery.seq, None)] == [(seq, reason) for seq, _, reason in rows]
 
 
 async def test_no_search_walks_through_wide_rows(log: Log) -> None:

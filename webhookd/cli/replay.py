@@ -12,6 +12,17 @@ from webhookd.cli.options import Call, Words, complete_endpoint, complete_event_
 from webhookd.cli.output import count, moment, print_done, without_none
 from webhookd.text import escape
 
+# Why a replay leaves deliveries out.
+_LEFT_OUT = {
+    "delivered_since": "delivered since",
+    "waiting": "waiting already",
+    "repeated": "of the same event and endpoint",
+    "not_active": "of endpoints that are not active",
+    "gone": "of deleted endpoints",
+    "pruned": "without their body, which was pruned",
+    "no_room": "for which there is no room now: too much waits already",
+}
+
 
 @click.command(
     short_help="Send past deliveries again.",
@@ -63,7 +74,8 @@ def replay(
     answer = client.post(call.path("replay"), body | without_none(since=since, until=until) | {"dry_run": dry_run})
     deliveries = count(answer["replayed"], "delivery").replace("deliverys", "deliveries")
     verb = "would go" if dry_run else "goes" if answer["replayed"] == 1 else "go"
-    print_done(call, answer, f"{deliveries} {verb} out again.")
+    left_out = ", ".join(f"{number:,} {_LEFT_OUT.get(why, why)}" for why, number in answer["left_out"].items())
+    print_done(call, answer, f"{deliveries} {verb} out again." + (f" Left out: {left_out}." if left_out else ""))
     if event and not answer["replayed"] and not call.as_json:
         states = Counter(str(one["state"]) for one in event["deliveries"])
         words = ", ".join(f"{number} {name}" for name, number in states.items()) or "none"

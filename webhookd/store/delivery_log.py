@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +50,23 @@ _SELECT = (
     "JOIN workspaces w ON w.seq = e.workspace_seq"
 )
 _SCAN = f"SELECT d.seq, {_STATE} AS reads_as FROM deliveries d CROSS JOIN endpoints e ON e.seq = d.endpoint_seq"
-_REPLAYABLE = f"d.kind <> {TEST} AND EXISTS (SELECT 1 FROM events v WHERE v.seq = d.event_seq AND v.body IS NOT NULL)"
+_SAME = "FROM deliveries o WHERE o.event_seq = d.event_seq AND o.endpoint_seq = d.endpoint_seq"
+# Of several deliveries of the filter that nothing delivered since, the oldest is sent again.
+_REPEATED = (
+    f"EXISTS (SELECT 1 {_SAME} AND o.seq < d.seq AND (:state IS NULL OR {_STATE.replace('d.', 'o.')} = :state) "
+    "AND o.accepted_at >= :since_ms AND o.accepted_at < :until_ms AND o.seq >= coalesce("
+    f"(SELECT max(seq) {_SAME} AND o.state = {DELIVERED} AND o.seq <= :upto_seq), 0))"
+)
+_LEFT_OUT = (
+    f"SELECT d.seq, d.size, CASE WHEN d.kind = {TEST} THEN 'test' WHEN e.deleted_at IS NOT NULL THEN 'gone' "
+    "WHEN d.state = 0 AND d.seq > e.skipped_upto THEN 'waiting' "
+    "WHEN e.state <> 'active' OR :paused THEN 'not_active' WHEN v.body IS NULL THEN 'pruned' "
+    f"WHEN :once AND {_REPEATED} THEN 'repeated' "
+    f"WHEN EXISTS (SELECT 1 {_SAME} AND o.state = 0 AND o.seq > e.skipped_upto) THEN 'waiting' "
+    f"WHEN EXISTS (SELECT 1 {_SAME} AND o.state = {DELIVERED} AND o.seq > d.seq) THEN 'delivered_since' END "
+    "FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq JOIN events v ON v.seq = d.event_seq "
+    "WHERE d.seq IN (SELECT value FROM json_each(:seqs)) ORDER BY d.seq"
+)
 _CHANGED_ACCEPTED = (  # a test is dated by its start, but is in the log from its end on
     f"SELECT d.seq, CASE WHEN d.kind = {TEST} THEN d.finished_at ELSE d.accepted_at END, e.workspace_seq "
     "FROM deliveries d CROSS JOIN endpoints e ON e.seq = d.endpoint_seq ORDER BY d.seq DESC"
@@ -174,9 +190,9 @@ def views(db: sqlite3.Connection, seqs: list[int], *, paused: bool) -> list[Deli
 
 
 def finished_matching(db: sqlite3.Connection, wanted: LogFilter, *, after_seq: int, limit: int) -> list[int]:
-    """The next finished deliveries of the filter that can be replayed to active endpoints, oldest first."""
+    """The next finished deliveries of the filter, oldest first: their numbers.  Tests are left out."""
     if wanted.event_id is not None:  # few, so all at once
-        still = f"e.state = 'active' AND e.deleted_at IS NULL AND d.seq > :after_seq AND {_REPLAYABLE}"
+        still = f"d.seq > :after_seq AND d.kind <> {TEST}"
         return sorted(_of_event(db, wanted, _AFTER_ALL, -1, where=still, after_seq=after_seq))
     found: list[int] = []
     with snapshot(db):
@@ -186,15 +202,35 @@ def finished_matching(db: sqlite3.Connection, wanted: LogFilter, *, after_seq: i
     return found
 
 
+def left_out(
+    db: sqlite3.Connection, wanted: LogFilter, seqs: Sequence[int], *, once: bool
+) -> list[tuple[int, int, str | None]]:
+    """Each delivery's number, its size, and why a replay of the filter leaves it out (None: it doesn't).
+
+    An event goes out again to an endpoint unless it was delivered there since or waits there already; `once`: and not
+    twice in this replay.
+    """
+    values = {
+        "seqs": orjson.dumps(list(seqs)).decode(),
+        "paused": wanted.paused,
+        "once": once,
+        "state": wanted.state,
+        "since_ms": wanted.since_ms or 0,
+        "until_ms": _AFTER_ALL if wanted.until_ms is None else wanted.until_ms,
+        "upto_seq": _AFTER_ALL if wanted.upto_seq is None else wanted.upto_seq,
+    }
+    return db.execute(_LEFT_OUT, values).fetchall()
+
+
 def _finished_between(
     db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, limit: int
 ) -> list[int]:
     found: list[int] = []
-    for each in _ranges(db, wanted, after_seq, before_seq, "AND state = 'active' AND deleted_at IS NULL"):
+    for each in _ranges(db, wanted, after_seq, before_seq):
         if each.reads_as in WAITING:
             continue
         before = min(each.before_seq, found[-1]) if len(found) == limit else each.before_seq
-        rows = _in_range(db, wanted, each, each.after_seq, before, f"{_REPLAYABLE} ORDER BY d.seq", limit)
+        rows = _in_range(db, wanted, each, each.after_seq, before, f"d.kind <> {TEST} ORDER BY d.seq", limit)
         found = sorted(found + rows)[:limit]
     return found
 
@@ -240,14 +276,12 @@ def _scan(
     return [row[0] for row in db.execute(sql, common | values | {"limit": limit}).fetchall()]
 
 
-def _ranges(
-    db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, which: str = ""
-) -> Iterator[_Range]:
+def _ranges(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int) -> Iterator[_Range]:
     """Where the deliveries of the filter can be, by workspace, endpoint and state."""
     own = "" if wanted.endpoint_seq is None else "AND seq = :endpoint_seq"
     rows = db.execute(
         "SELECT seq, state = 'active', skipped_upto, deleted_at IS NOT NULL FROM endpoints "
-        f"WHERE workspace_seq = :workspace_seq {own} {which} ORDER BY seq",
+        f"WHERE workspace_seq = :workspace_seq {own} ORDER BY seq",
         {"workspace_seq": wanted.workspace_seq, "endpoint_seq": wanted.endpoint_seq},
     ).fetchall()
     for seq, active, skipped_upto, deleted in rows:

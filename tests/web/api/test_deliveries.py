@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.support.api import Api, running_api
-from webhookd.config import Config, Delivery, ExtraType
+from webhookd.config import Budget, Config, Delivery, ExtraType, Limits
 from webhookd.models import Reason
 from webhookd.rules.ids import delivery_id, delivery_seq
 from webhookd.web.api.deliveries import DeliveryListSchema, EventListSchema, ReplayedSchema
@@ -342,16 +342,70 @@ async def test_all_of_a_filter_are_replayed_oldest_first(tmp_path: Path) -> None
         ):
             answer = await api.post("/v1/replay", body | {"dry_run": True})
             msgspec.convert(answer.json, ReplayedSchema)
-            assert (200, {"replayed": expected}) == (answer.status, answer.json), body
+            assert (200, {"replayed": expected, "left_out": {}}) == (answer.status, answer.json), body
         assert sent == len(api.engine.network.posted)
-        assert {"replayed": 3} == (await api.post("/v1/replay", {"endpoint": endpoint.id})).json
+        all_three = {"replayed": 3, "left_out": {}}
+        assert all_three == (await api.post("/v1/replay", {"endpoint": endpoint.id})).json
         await api.engine.quiet()
         assert ["a", "c", "d"] == [posted.webhook_id for posted in api.engine.network.posted[sent:]]
         assert {URL} == {posted.url for posted in api.engine.network.posted[sent:]}
-        # What was replayed stays dropped, as the log has it, and can be replayed again.
-        assert {"replayed": 3} == (await api.post("/v1/replay", {"endpoint": endpoint.id, "dry_run": True})).json
+        # What was replayed stays dropped, as the log has it, and was delivered since.
+        left_out = {"replayed": 0, "left_out": {"delivered_since": 3}}
+        assert left_out == (await api.post("/v1/replay", {"endpoint": endpoint.id, "dry_run": True})).json
         await api.post(f"/v1/endpoints/{other.id}/disable")
-        assert {"replayed": 3} == (await api.post("/v1/replay", {"since": START, "dry_run": True})).json
+        left_out["left_out"] |= {"not_active": 3}
+        assert left_out == (await api.post("/v1/replay", {"since": START, "dry_run": True})).json
+
+
+async def test_a_replay_sends_nothing_twice(tmp_path: Path) -> None:
+    """The same filter again and again while the receiver fails, waits or has it: once per event and endpoint."""
+    async with running_api(tmp_path, Config(delivery=Delivery(retry_seconds=(60,)), budget=Budget(limit=1000))) as api:
+        endpoint = await api.engine.endpoint(URL)
+
+        async def replay(**fields: object) -> tuple[int, dict[str, int]]:
+            would = (await api.post("/v1/replay", {"endpoint": endpoint.id, "dry_run": True, **fields})).json
+            answer = (await api.post("/v1/replay", {"endpoint": endpoint.id, **fields})).json
+            assert would == answer
+            return answer["replayed"], answer["left_out"]
+
+        failing(api, "a", "b", "c")
+        await api.engine.send("a", "b", "c")
+        await api.engine.advance(200)
+        for times in range(4):
+            assert (3, {"repeated": 3 * times} if times else {}) == await replay()
+            assert (0, {"waiting": 3} | ({"repeated": 3 * times} if times else {})) == await replay()
+            await api.engine.advance(200)
+        assert 3 * 5 * 2 == len(api.engine.network.posted)
+        failing(api, "b")
+        *_, of_a = await deliveries(api, "event_id=a")
+        assert 201 == (await api.post(f"/v1/deliveries/{of_a['id']}/replay")).status
+        await api.engine.quiet()
+        again = await api.post(f"/v1/deliveries/{of_a['id']}/replay")
+        assert (409, "delivered_since") == (again.status, again.code)
+        assert (2, {"delivered_since": 5, "repeated": 8}) == await replay()
+        await api.engine.advance(1)
+        waits = (await deliveries(api, "event_id=b&state=dropped"))[0]
+        again = await api.post(f"/v1/deliveries/{waits['id']}/replay")
+        assert (409, "delivery_not_finished") == (again.status, again.code)
+        await api.engine.advance(200)
+        # What was delivered goes out again if asked for, once.
+        assert (2, {}) == await replay(state="delivered")
+        await api.engine.quiet()
+        assert (2, {"delivered_since": 2}) == await replay(state="delivered")
+
+
+async def test_a_replay_leaves_room_for_live_events(tmp_path: Path) -> None:
+    """It takes half of what may wait in the workspace; events are accepted beside it."""
+    config = Config(delivery=Delivery(retry_seconds=()), limits=Limits(waiting_per_workspace=10))
+    async with running_api(tmp_path, config) as api:
+        endpoint = await api.engine.endpoint(URL)
+        failing(api, *(ids := [f"e{number}" for number in range(9)]))
+        await api.engine.send(*ids)
+        await api.engine.quiet()
+        taken = {"replayed": 5, "left_out": {"no_room": 4}}
+        for dry_run in (True, False):
+            assert taken == (await api.post("/v1/replay", {"endpoint": endpoint.id, "dry_run": dry_run})).json
+        await api.engine.send("live")
 
 
 async def test_a_replay_of_a_type_or_of_an_event(tmp_path: Path) -> None:
@@ -374,9 +428,10 @@ async def test_a_replay_of_a_type_or_of_an_event(tmp_path: Path) -> None:
             ({"event_id": "nothing"}, 0),
         ):
             answer = await api.post("/v1/replay", body | {"dry_run": True})
-            assert (200, {"replayed": expected}) == (answer.status, answer.json), body
+            assert (200, expected) == (answer.status, answer.json["replayed"]), body
         sent = len(api.engine.network.posted)
-        assert {"replayed": 1} == (await api.post("/v1/replay", {"event_id": "b"})).json
+        done = {"replayed": 1, "left_out": {"not_active": 1}}
+        assert done == (await api.post("/v1/replay", {"event_id": "b"})).json
         await api.engine.quiet()
         assert [(URL, "b")] == [(one.url, one.webhook_id) for one in api.engine.network.posted[sent:]]
 
@@ -414,7 +469,7 @@ async def test_what_was_skipped_can_be_replayed_at_once(api: Api) -> None:
     await api.engine.send("a", "b")
     await api.post(f"/v1/endpoints/{endpoint.id}/enable", {"skip_held": True})
     answer = await api.post("/v1/replay", {"endpoint": endpoint.id, "state": "skipped"})
-    assert {"replayed": 2} == answer.json
+    assert {"replayed": 2, "left_out": {}} == answer.json
     await api.engine.quiet()
     assert ["a", "b"] == api.engine.network.ids(URL)
 

@@ -97,9 +97,16 @@ class EventListSchema(PageSchema[EventSchema]):
 
 
 class ReplayedSchema(Schema):
-    """How many deliveries were queued again, or would be."""
+    """How many deliveries were queued again, or would be, and how many were left out."""
 
     replayed: int
+    left_out: Annotated[
+        dict[str, int],
+        Meta(
+            description="How many by reason: `delivered_since`, `waiting`, `repeated` (the same event and endpoint "
+            "once more), `not_active`, `gone`, `pruned`, `no_room`"
+        ),
+    ]
 
 
 @ROUTES("GET", "/events", {200: EventListSchema}, query=EventQuery, errors=("unknown_event_type",))
@@ -200,7 +207,10 @@ async def get_delivery(request: web.Request) -> web.Response:
     "/deliveries/{delivery}/replay",
     {201: DeliverySchema},
     body=NoFields,
-    errors=("endpoint_not_active", "endpoint_gone", "delivery_not_finished", *WRITE_ERRORS),
+    errors=(
+        *("endpoint_not_active", "endpoint_gone", "delivery_not_finished", "delivered_since", "too_far_behind"),
+        *WRITE_ERRORS,
+    ),
 )
 async def replay_delivery(request: web.Request) -> web.Response:
     """Send a finished delivery again, as a new one at the end of the queue."""
@@ -221,7 +231,8 @@ async def replay_delivery(request: web.Request) -> web.Response:
 async def replay_deliveries(request: web.Request) -> web.Response:
     """Send all finished deliveries of a filter again, oldest first.
 
-    Only deliveries of endpoints that are active; tests and pruned events are left out.
+    Each event once per endpoint, unless it was delivered there since or waits there already; only to endpoints that are
+    active. Tests are left out, and so is what would fill more than half of what may wait in the workspace.
     """
     fields = await read_fields(request, ReplayRequest)
     if fields.endpoint is None and fields.event_id is None and fields.since is None:
@@ -247,7 +258,8 @@ async def replay_deliveries(request: web.Request) -> web.Response:
     )
     if wanted.endpoint_seq is not None and services.registry.get(wanted.endpoint_seq) is None:
         raise ApiError("endpoint_gone", f"Endpoint {fields.endpoint} was deleted; there is nowhere to send to.")
-    return json_response({"replayed": await services.replayer.many(wanted, dry_run=fields.dry_run)})
+    done = await services.replayer.many(wanted, dry_run=fields.dry_run)
+    return json_response({"replayed": done.count, "left_out": done.left_out})
 
 
 async def _find(request: web.Request, named: str) -> tuple[DeliveryView, list[Json]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from webhookd.delivery.replay import Replayed
 from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, Json, Reason
 from webhookd.rules.ids import delivery_id
@@ -98,22 +99,9 @@ async def show_delivery(page: Page) -> web.StreamResponse:
         kind=event_type_view(page, delivery.event_type),
         tones=TONES,
         delivery_settings=services.settings().delivery,
-        replayable=_replayable(page, delivery, endpoint, body),
+        not_replayable=await services.replayer.why_not(delivery),
         explained=lambda attempt: explain(page, attempt, endpoint),
     )
-
-
-def _replayable(page: Page, delivery: DeliveryView, endpoint: Endpoint | None, body: bytes | None) -> str:
-    """ "" if it can be replayed, else why not: the last part of a text's key."""
-    if delivery.is_test:
-        return "test"
-    if delivery.state in WAITING:
-        return "waiting"
-    if endpoint is None:
-        return "gone"
-    if not page.services.registry.runs(endpoint):
-        return "not_active"
-    return "" if body is not None else "pruned"
 
 
 def explain(page: Page, attempt: Json, endpoint: Endpoint | None) -> str:
@@ -156,16 +144,17 @@ async def show_replay(page: Page) -> web.StreamResponse:
     """Ask for confirmation, with the number of deliveries that the filter would replay."""
     form = await _replay_form(page)
     fault: ApiError | None = None
-    count = 0
+    would = Replayed(0, {})
     try:
-        count = await page.services.replayer.many(form.filter, dry_run=True)
+        would = await page.services.replayer.many(form.filter, dry_run=True)
     except ApiError as refusal:
         fault = refusal
     return page.show(
         "replay.html",
         409 if fault else 200,
         form=form,
-        count=count,
+        count=would.count,
+        left_out=would.left_out,
         fault=fault,
         endpoint=page.services.registry.get(form.filter.endpoint_seq or 0),
         kind=lambda name: event_type_view(page, name),
@@ -175,7 +164,7 @@ async def show_replay(page: Page) -> web.StreamResponse:
 async def replay(page: Page) -> web.StreamResponse:
     """Replay all deliveries of the filter."""
     form = await _replay_form(page)
-    count = await page.services.replayer.many(form.filter, dry_run=False)
+    count = (await page.services.replayer.many(form.filter, dry_run=False)).count
     return page.go("/log", endpoint=form.fields.get("endpoint"), said="replayed", n=count)
 
 
