@@ -171,7 +171,7 @@ async def test_life_of_an_endpoint(ask: Any, endpoint: str, receiver: Receiver) 
     again = await ask("endpoint", "rotate-key", endpoint, "--overlap-seconds", "0")
     revealed = await ask("endpoint", "show", endpoint, "--signing-key", "--json")
     await settled(ask, 1, "--type", "message.sent", "--event-id", json.loads(SAMPLES[-1].read_bytes())["event_id"])
-    deleted = await ask("endpoint", "delete", endpoint)
+    deleted = await ask("endpoint", "delete", endpoint, "--yes")
     done = (listed, shown, edited, tested, disabled, held, enabled, rotated, again, revealed, deleted)
     assert [(0, "")] * len(done) == [(ran.code, ran.err) for ran in done]
     assert endpoint in listed.out
@@ -206,7 +206,7 @@ async def test_refusals(ask: Any, endpoint: str, receiver: Receiver) -> None:
         (("endpoint", "add", "http://169.254.169.254/", "-e", "*"), ""),
         (("endpoint", "add", "https://example.com/", "-e", "message.receivd"), "message.received"),
         (("endpoint", "show", "ep_missing"), "ep_missing"),
-        (("workspace", "delete", "default"), "default"),
+        (("workspace", "delete", "default", "--yes"), "default"),
         (("log", "show", "dlv_missing"), ""),
         (("replay", "dlv_missing"), ""),
         (("token", "revoke", "tok_missing"), "tok_missing"),
@@ -242,6 +242,40 @@ async def test_drop_log_and_replay(ask: Any, endpoint: str, receiver: Receiver) 
     assert (4, 1) == (len(receiver.bodies), len(set(receiver.bodies)))
 
 
+async def test_deleting_is_asked_about(ask: Any, endpoint: str) -> None:
+    """With how much waits; without an answer it wants --yes (2), "n" is 1, and only yes deletes."""
+    await ask("endpoint", "disable", endpoint)
+    await ask("send", stdin=b"".join(sample.read_bytes() for sample in SAMPLES))
+    silent = await ask("endpoint", "delete", endpoint)
+    no = await ask("endpoint", "delete", endpoint, stdin=b"n\n")
+    assert [(2, ""), (1, "")] == [(ran.code, ran.out) for ran in (silent, no)]
+    assert "9 waiting events" in silent.err and "--yes" in silent.err and "9 waiting events" in no.err
+    assert 0 == (await ask("endpoint", "show", endpoint)).code
+    yes = await ask("endpoint", "delete", endpoint, stdin=b"y\n")
+    assert (0, "Deleted.\n") == (yes.code, yes.out)
+    assert [2, 1] == [(await ask("workspace", "delete", "default", stdin=given)).code for given in (b"", b"no\n")]
+
+
+async def test_events_that_nobody_gets(ask: Any, endpoint: str) -> None:
+    """No webhook subscribes, or the plan has none: `send` tells it, and the ids that it made up."""
+    await ask("endpoint", "edit", endpoint, "-e", "message.sent")
+    lines = b'{"event_type":"contact.created"}\n' * 3
+    ran = await ask("send", stdin=lines)
+    first, *made = ran.out.splitlines()
+    assert (0, "", "3 accepted, 0 webhooks subscribe (contact.created).") == (ran.code, ran.err, first)
+    ids = [line.split("event_id ")[1] for line in made if line.startswith("line ")]
+    assert 3 == len(set(ids)) and 0 == (await ask("log", "show", ids[2])).code
+    told = (await ask("send", "--json", stdin=lines + b'{"event_type":"message.sent","event_id":"e1"}\nbad\n')).json()
+    assert (4, {"contact.created": 3}) == (told["accepted"], told["unsubscribed"])
+    assert [1, 2, 3] == [one["line"] for one in told["made_ids"]]
+    mixed = await ask("send", stdin=b'{"event_type":"contact.created"}\n{"event_type":"message.sent"}\n')
+    assert mixed.out.startswith("2 accepted, 0 known already, 0 refused; 1 of them: 0 webhooks subscribe (contact.")
+    await ask("workspace", "edit", "default", "--plan", "starter")
+    below = await ask("send", stdin=lines)
+    assert "the workspace's plan has no webhooks, so nothing is delivered" in below.out
+    assert "plan" == (await ask("send", "--json", stdin=lines)).json()["paused_by"]
+
+
 async def test_follow(ask: Any, endpoint: str, start: Any, tmp_path: Path) -> None:
     """`log -f` shows a delivery as it happens."""
     process = await start("log", "-f", "--json", "--state-dir", str(tmp_path / "state"), env=SETTINGS)
@@ -275,7 +309,7 @@ async def test_workspaces_and_tokens(ask: Any, run: Any, daemon: Any, tmp_path: 
     looking = await run("log", "--workspace", "acme", env=env)
     revoked = await ask("token", "revoke", made.json()["id"])
     ended = await run("send", "--workspace", "acme", stdin=SAMPLES[0].read_bytes(), env=env)
-    deleted = await ask("workspace", "delete", "acme")
+    deleted = await ask("workspace", "delete", "acme", "--yes")
     assert [0] * 7 == [ran.code for ran in (added, edited, listed, made, tokens, sent, revoked)]
     assert ("enterprise", []) == (edited.json()["plan"], edited.json()["notify"])
     assert "ACME Ltd" in listed.out

@@ -58,7 +58,7 @@ def test_objects_of(line: bytes, expected: list[bytes]) -> None:
 )  # fmt: skip
 def test_with_id_leaves_alone(line: bytes) -> None:
     """A line that has an id, or is no event, goes out as it came."""
-    assert (line, False) == ensure_id(line, lambda: "made")
+    assert (line, "") == ensure_id(line, lambda: "made")
 
 
 def test_with_id_splices() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ from webhookd.cli.options import (
     common,
     complete_endpoint,
     complete_event_type,
+    confirm,
     examples,
     for_workspace,
     in_workspace,
@@ -325,13 +325,10 @@ def delete(call: Call, which: str, *, yes: bool) -> None:
     """Delete an endpoint: what waits for it is cancelled. Its log stays."""
     client = call.client()
     path = call.path("endpoints", find(call, which))
-    if not yes and sys.stdin.isatty():
+    if not yes:
         one = client.get(path)
-        click.confirm(
-            f"Delete {escape(one['url'])} ({count(one['queue']['waiting'], 'waiting event')} will be cancelled)?",
-            abort=True,
-            err=True,
-        )
+        waiting = count(one["queue"]["waiting"], "waiting event")
+        confirm(f"Delete {escape(one['url'])}, with {waiting}, which will be cancelled?", yes=yes)
     client.delete(path)
     print_done(call, {"deleted": path.rsplit("/", 1)[1]}, "Deleted.")
 

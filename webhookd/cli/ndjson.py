@@ -87,17 +87,18 @@ def split_objects(line: bytes) -> list[bytes]:
     return found
 
 
-def ensure_id(line: bytes, new_id: Callable[[], str]) -> tuple[bytes, bool]:
-    """The line with an `event_id` as its first member, and whether it was added; no other byte changes."""
+def ensure_id(line: bytes, new_id: Callable[[], str]) -> tuple[bytes, str]:
+    """The line with an `event_id` as its first member, and the id if it was added, else ""; no other byte changes."""
     from webhookd.rules.parsing import load_json
 
     try:
         event = load_json(line)
     except ApiError:
-        return line, False  # the daemon refuses it
+        return line, ""  # the daemon refuses it
     if not isinstance(event, dict) or not event or "event_id" in event:
-        return line, False
-    return b'{"event_id":"%b",%b' % (new_id().encode(), line[1:]), True
+        return line, ""
+    made = new_id()
+    return b'{"event_id":"%b",%b' % (made.encode(), line[1:]), made
 
 
 def new_id() -> str:

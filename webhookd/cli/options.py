@@ -7,6 +7,7 @@ The options of `common` may stand before the command's name or after it: `webhoo
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -46,6 +47,23 @@ class Call:
 
         start = ("workspaces", self.workspace) if self.workspace else ()
         return "/v1/" + "/".join(quote(part, safe="") for part in (*start, *parts))
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed, unless `yes`; anything but yes exits with 1.
+
+    Where nothing can be read (a script, cron): `click.UsageError`, which asks for --yes.
+    """
+    if yes:
+        return
+    click.echo(f"{question} [y/N]: ", nl=False, err=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        click.echo(err=True)
+        raise click.UsageError(f"{question} Without a terminal it takes --yes; nothing was done.")
+    if answer.strip().lower() not in ("y", "yes"):
+        click.echo("Nothing was done.", err=True)
+        click.get_current_context().exit(1)
 
 
 class Words(click.Choice[str]):

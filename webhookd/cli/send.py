@@ -10,6 +10,7 @@ import shlex
 import stat
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,6 +29,7 @@ _COMMIT_TIMEOUT_SECONDS = 120.0
 _RECONNECT_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _LATER = (408, 503, 507)
 _LISTED = 100
+_KEPT_IDS = 10_000  # a pipe may never end
 
 
 @dataclass(slots=True)
@@ -41,10 +43,18 @@ class Summary:
     repeated: int = 0
     done_to_line: int = 0
     listed: list[dict[str, Any]] = field(default_factory=list)
+    unsubscribed: Counter[str] = field(default_factory=Counter)
+    below_plan: bool = False
+    made_ids: list[dict[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """The summary in the API's form, with at most 100 refused lines."""
-        return {
+        """The summary in the API's form, with at most 100 refused lines and 10,000 of the ids that were made up."""
+        told: dict[str, Any] = {"unsubscribed": dict(self.unsubscribed)} if self.unsubscribed else {}
+        if self.below_plan:
+            told["paused_by"] = "plan"
+        if self.made_ids:
+            told["made_ids"] = self.made_ids
+        return told | {
             "accepted": self.accepted,
             "duplicates": self.duplicates,
             "rejected": self.listed,
@@ -69,6 +79,7 @@ class Sender:
         self._complain = complain
         self._give_up_after_seconds = give_up_after_seconds
         self._reached = False
+        self._refused: set[int] = set()  # lines of the batch
         self._waiting_since: float | None = None
         self._tries = 0
         self.summary = Summary()
@@ -81,7 +92,8 @@ class Sender:
         """
         from webhookd.cli.client import ApiRefused
 
-        rest = self._prepared(batch)
+        self._refused.clear()
+        rest, made = self._prepared(batch)
         counting = True
         while rest:
             answer = self._answer(rest)
@@ -98,10 +110,13 @@ class Sender:
                 why = ApiRefused(answer.status, answer.body, answer.reason)
                 self._wait(why, _retry_after(answer), progress=taken > 0)
         self.summary.done_to_line = batch[-1].number
+        room = _KEPT_IDS - len(self.summary.made_ids)
+        accepted = [one for one in made if one["line"] not in self._refused]
+        self.summary.made_ids += accepted[:room]
 
-    def _prepared(self, batch: list[Line]) -> list[tuple[int, bytes]]:
-        """The lines with their ids, without those that are refused here."""
-        prepared = []
+    def _prepared(self, batch: list[Line]) -> tuple[list[tuple[int, bytes]], list[dict[str, Any]]]:
+        """The lines with their ids, without those that are refused here; and the ids that were made up."""
+        prepared, made_ids = [], []
         for line in batch:
             if line.data is None:
                 message = f"The line is longer than {MAX_LINE_BYTES >> 20} MiB: send a reference to what is large."
@@ -109,9 +124,11 @@ class Sender:
                 self.summary.rejected += 1
                 continue
             data, made = ensure_id(line.data, new_id)
-            self.summary.without_id += made
+            if made:
+                self.summary.without_id += 1
+                made_ids.append({"line": line.number, "event_id": made})
             prepared.append((line.number, data))
-        return prepared
+        return prepared, made_ids
 
     def _answer(self, rest: list[tuple[int, bytes]]) -> Answer | None:
         """Send once; None if the connection was lost: try again."""
@@ -148,6 +165,8 @@ class Sender:
             self.summary.accepted += body.get("accepted", 0)
             self.summary.duplicates += body.get("duplicates", 0)
             self.summary.rejected += body.get("rejected_count", len(rejected))
+            self.summary.unsubscribed.update(body.get("unsubscribed") or {})
+            self.summary.below_plan |= body.get("paused_by") == "plan"
         for one in rejected:
             self._refuse(rest[one["index"]][0], one["error"])
 
@@ -159,6 +178,7 @@ class Sender:
         return min(taken, len(rest))
 
     def _refuse(self, number: int, error: dict[str, Any]) -> None:
+        self._refused.add(number)
         if len(self.summary.listed) < _LISTED:
             self.summary.listed.append({"line": number, "error": error})
         self._complain(f"line {number}: {escape(error.get('message'))}")
@@ -268,7 +288,25 @@ def _unfinished(summary: Summary) -> str:
 
 
 def _summary(summary: Summary) -> str:
-    return f"{summary.accepted:,} accepted, {summary.duplicates:,} known already, {summary.rejected:,} refused"
+    accepted, words = f"{summary.accepted:,} accepted", f"{summary.duplicates:,} known already"
+    words = f"{accepted}, {words}, {summary.rejected:,} refused"
+    unsubscribed = summary.unsubscribed.total()
+    told = f"0 webhooks subscribe ({', '.join(map(escape, summary.unsubscribed))})"
+    if summary.below_plan:
+        words += "; the workspace's plan has no webhooks, so nothing is delivered"
+    elif unsubscribed and unsubscribed == summary.accepted and not summary.duplicates and not summary.rejected:
+        words = f"{accepted}, {told}"
+    elif unsubscribed:
+        words += f"; {unsubscribed:,} of them: {told}"
+    return words
+
+
+def _print_made_ids(summary: Summary) -> None:
+    for one in summary.made_ids[:_LISTED]:
+        click.echo(f"line {one['line']}: event_id {one['event_id']}")
+    more = summary.without_id - _LISTED
+    if more > 0:
+        click.echo(f"… and {more:,} more (with --json the first {_KEPT_IDS:,})")
 
 
 def _end(call: Call, summary: Summary) -> NoReturn:
@@ -276,6 +314,7 @@ def _end(call: Call, summary: Summary) -> NoReturn:
         print_json(summary.as_json())
     else:
         click.echo(f"{_summary(summary)}.")
+        _print_made_ids(summary)
         if summary.rejected or summary.repeated:
             click.echo(_repeat_advice(summary), err=True)
         elif summary.without_id and summary.accepted:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
-from webhookd.cli.options import Call, bound_to_workspace, common, complete_workspace, examples, with_call
+from webhookd.cli.options import Call, bound_to_workspace, common, complete_workspace, confirm, examples, with_call
 from webhookd.cli.output import fields, local_time, print_done, print_json, table, without_none
 from webhookd.text import escape
 
@@ -91,8 +90,7 @@ def _print(call: Call, one: dict[str, Any]) -> None:
 def delete(call: Call, workspace_id: str, *, yes: bool) -> None:
     """Delete a workspace that has no endpoints."""
     client = call.client()
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"Delete the workspace {escape(workspace_id)}?", abort=True, err=True)
+    confirm(f"Delete the workspace {escape(workspace_id)}?", yes=yes)
     client.delete(_path(workspace_id))
     print_done(call, {"deleted": workspace_id}, f"Deleted {escape(workspace_id)}.")
 

@@ -124,7 +124,7 @@ async def test_a_cut_connection_discards_the_unfinished_line_alone(api: Api) -> 
         await line.sent()
     await until(lambda: accepted(api) == 3)
     again = await api.post("/v1/events", data=line_of("c") + b"\n" + line_of("e"), headers=NDJSON)
-    assert {"accepted": 2, "duplicates": 0, "rejected": []} == again.json
+    assert {"accepted": 2, "duplicates": 0, "rejected": [], "unsubscribed": {"message.received": 2}} == again.json
 
 
 async def test_a_begun_line_has_to_end_in_time(tmp_path: Path) -> None:
@@ -234,7 +234,10 @@ async def test_batches_follow_each_other(api: Api, monkeypatch: pytest.MonkeyPat
         await until(lambda: under_way == 1)
         await asyncio.sleep(0.02)
         gate.set()
-        assert (202, {"accepted": 2000, "duplicates": 0, "rejected": []}) == await line.json()
+        assert (
+            202,
+            {"accepted": 2000, "duplicates": 0, "rejected": [], "unsubscribed": {"message.received": 2000}},
+        ) == await line.json()
         assert 1 == most
 
 
@@ -274,7 +277,10 @@ async def test_the_largest_event_that_can_be_configured_fits_a_stream(tmp_path: 
         lines = [line_of(name, b',"x":"' + b"x" * (largest - len(line_of(name)) - 7) + b'"') for name in ("a", "b")]
         assert [largest, largest] == [len(line) for line in lines]
         answer = await asyncio.wait_for(api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON), 30)
-        assert (202, {"accepted": 2, "duplicates": 0, "rejected": []}) == (answer.status, answer.json)
+        assert (202, {"accepted": 2, "duplicates": 0, "rejected": [], "unsubscribed": {"message.received": 2}}) == (
+            answer.status,
+            answer.json,
+        )
 
 
 @pytest.mark.slow

@@ -272,3 +272,19 @@ async def test_refused_events_are_counted_by_code(api: Api) -> None:
     text = (await api.get("/metrics")).body.decode()
     assert 'webhookd_events_refused_total{code="missing_event_type"} 3.0' in text
     assert 'webhookd_events_refused_total{code="unknown_event_type"} 1.0' in text
+
+
+async def test_events_that_no_endpoint_gets_are_told(api: Api) -> None:
+    """No endpoint subscribes, or the plan has no webhooks: in the answer to one, to an array and to lines."""
+    await api.engine.endpoint("https://hooks.example/in", ["message.sent"])
+    events = [{"event_type": name} for name in ("contact.created", "message.sent", "contact.created")]
+    lines = b"\n".join(map(orjson.dumps, events))
+    headers = {"Content-Type": "application/x-ndjson"}
+    expected = {"accepted": 3, "duplicates": 0, "rejected": [], "unsubscribed": {"contact.created": 2}}
+    assert expected == (await api.post("/v1/events", events)).json
+    assert expected == (await api.post("/v1/events", data=lines, headers=headers)).json
+    assert {"event_id", "deliveries", "duplicate"} == (await api.post("/v1/events", events[0])).json.keys()
+    await api.call("PATCH", "/v1/workspaces/default", {"plan": "starter"})
+    expected = {"accepted": 3, "duplicates": 0, "rejected": [], "paused_by": "plan"}
+    assert expected == (await api.post("/v1/events", events)).json
+    assert "plan" == (await api.post("/v1/events", events[1])).json["paused_by"]

@@ -43,15 +43,23 @@ class Summary:
     rejected: list[Json] = field(default_factory=list)
     rejected_count: int = 0
     next_index: int = 0
+    unsubscribed: Counter[str] = field(default_factory=Counter)
+    below_plan: bool = False
 
     def status(self) -> int:
         """The HTTP status of the answer."""
         return 422 if self.rejected_count else 202
 
     def body(self) -> Json:
-        """The answer's body, as `manual/api.md` defines it; `rejected_count` where the list may not be all."""
-        body = {"accepted": self.accepted, "duplicates": self.duplicates, "rejected": self.rejected}
-        return body | {"rejected_count": self.rejected_count} if self.rejected_count else body
+        """The answer's body, as `manual/api.md` defines it; the last three only where there is something to tell."""
+        body: Json = {"accepted": self.accepted, "duplicates": self.duplicates, "rejected": self.rejected}
+        if self.rejected_count:
+            body["rejected_count"] = self.rejected_count
+        if self.unsubscribed:
+            body["unsubscribed"] = dict(self.unsubscribed)
+        if self.below_plan:
+            body["paused_by"] = "plan"
+        return body
 
 
 class BatchIngest:
@@ -88,7 +96,7 @@ class BatchIngest:
         results = iter(await self._services.ingest.accept(self._workspace.seq, good) if good else ())
         refused: Counter[str] = Counter()
         for place, event in batch:
-            refusal = event if isinstance(event, ApiError) else self._enter(next(results))
+            refusal = event if isinstance(event, ApiError) else self._enter(event, next(results))
             if refusal is not None:
                 refused[refusal.code] += 1
                 self._reject(place, refusal)
@@ -105,13 +113,17 @@ class BatchIngest:
         except ApiError as refusal:
             return refusal.with_traceback(None)  # which would keep the frames, and with them the bytes, of each
 
-    def _enter(self, result: Accepted) -> ApiError | None:
+    def _enter(self, event: NewEvent, result: Accepted) -> ApiError | None:
         if result.conflict:
             return conflict(result.event_id)
         if result.duplicate:
             self.summary.duplicates += 1
         else:
             self.summary.accepted += 1
+            if not result.deliveries and self._services.registry.paused(self._workspace_id):
+                self.summary.below_plan = True
+            elif not result.deliveries:
+                self.summary.unsubscribed[event.type] += 1
         return None
 
     def _reject(self, place: int, refusal: ApiError) -> None:

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from webhookd.admin.tokens import Scope
 from webhookd.errors import ApiError
+from webhookd.models import Json
 from webhookd.rules.parsing import Line, split_array
 from webhookd.web.api.batch_ingest import LISTED_REJECTIONS, REFUSALS, BatchIngest, check_event, conflict, note_refusal
 from webhookd.web.api.event_stream import STREAMS, IngestStream
@@ -38,6 +39,7 @@ class AcceptedEventSchema(Struct):
     event_id: str
     deliveries: Annotated[int, Meta(description="For how many endpoints it is queued")]
     duplicate: Annotated[bool, Meta(description="Whether this very event had been accepted before")]
+    paused_by: Annotated[str, Meta(description="`plan` where the workspace's plan has no webhooks; else missing")] = ""
 
 
 class RejectionSchema(Struct):
@@ -55,6 +57,10 @@ class AcceptedEventsSchema(Struct):
     rejected: Annotated[list[RejectionSchema], Meta(max_length=LISTED_REJECTIONS)]
     rejected_count: Annotated[int, Meta(description="All that were refused; there where any was")] = 0
     next_index: Annotated[int, Meta(description="Where to go on; there where a stream had to stop")] = 0
+    unsubscribed: Annotated[
+        dict[str, int], Meta(description="By type, how many accepted events no endpoint subscribes to; there where any")
+    ] = {}
+    paused_by: Annotated[str, Meta(description="`plan` where the workspace's plan has no webhooks; else missing")] = ""
 
 
 class NewEventFields(Struct):
@@ -113,9 +119,10 @@ async def post_events(request: web.Request) -> web.StreamResponse:
     except ApiError as refusal:
         note_refusal(request.app[REFUSALS], workspace.id, refusal.code)
         raise
-    return ReadyResponse(
-        {"event_id": result.event_id, "deliveries": result.deliveries, "duplicate": result.duplicate}, 202
-    )
+    answer: Json = {"event_id": result.event_id, "deliveries": result.deliveries, "duplicate": result.duplicate}
+    if not result.deliveries and services.registry.paused(workspace):
+        answer["paused_by"] = "plan"
+    return ReadyResponse(answer, 202)
 
 
 async def _array(request: web.Request, body: bytes) -> web.Response:
