@@ -120,7 +120,7 @@ class BatchIngest:
             self.summary.duplicates += 1
         else:
             self.summary.accepted += 1
-            if not result.deliveries and self._services.registry.paused(self._workspace_id):
+            if not result.deliveries and self._services.registry.paused(self._workspace.seq):
                 self.summary.below_plan = True
             elif not result.deliveries:
                 self.summary.unsubscribed[event.type] += 1

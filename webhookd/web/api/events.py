@@ -120,7 +120,7 @@ async def post_events(request: web.Request) -> web.StreamResponse:
         note_refusal(request.app[REFUSALS], workspace.id, refusal.code)
         raise
     answer: Json = {"event_id": result.event_id, "deliveries": result.deliveries, "duplicate": result.duplicate}
-    if not result.deliveries and services.registry.paused(workspace):
+    if not result.deliveries and services.registry.paused(workspace.seq):
         answer["paused_by"] = "plan"
     return ReadyResponse(answer, 202)
 
