@@ -65,7 +65,7 @@ def test_with_id_splices() -> None:
     """An id is spliced in as the first member; no other byte changes."""
     for number in (b"1.00", b"1.0e+400", b"9" * 5000):
         rest = b' "event_type":"x", "n":%b,"nested":{"event_id":"inner"}}' % number
-        assert (b'{"event_id":"made",' + rest, True) == ensure_id(b"{" + rest, lambda: "made")
+        assert (b'{"event_id":"made",' + rest, "made") == ensure_id(b"{" + rest, lambda: "made")
 
 
 def test_new_ids_differ() -> None:
