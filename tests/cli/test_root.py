@@ -179,6 +179,22 @@ async def test_the_daemon_completes(api: Any, ask: Any, line: str, found: list[s
     assert found == [item.split(",")[1] for item in ran.out.split()]
 
 
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+async def test_completion_cannot_steer_the_terminal(api: Any, ask: Any, shell: str) -> None:
+    """These two shells print a help text beside each item, and strangers write the URLs and names."""
+    steering = {"id": "ep_1\x1b[2J", "url": "https://example.com/\x1b]0;x\x07\u202e"}
+    api.answers("GET", "/v1/endpoints", {"data": [steering], "next": None})
+    line = "webhookd endpoint show ep_"
+    env = {
+        "_WEBHOOKD_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": "3" if shell == "zsh" else "ep_",
+    }
+    ran = await ask(env=env)
+    assert (0, "") == (ran.code, ran.err)
+    assert "ep_1" in ran.out and not set("\x1b\x07\u202e") & set(ran.out)
+
+
 async def test_without_a_daemon_completion_is_quiet(run: Any) -> None:
     """No endpoints, the built-in types, and no complaint in the middle of a line that is being typed."""
     away = {"WEBHOOKD_URL": "http://127.0.0.1:1", "WEBHOOKD_TOKEN": "x"}

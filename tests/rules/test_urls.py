@@ -285,6 +285,7 @@ def test_good_headers_are_kept_in_their_order() -> None:
     "name",
     [
         "Host", "host", "Content-Length", "Content-Type", "content-encoding", "Transfer-Encoding", "Connection",
+        "Transfer_Encoding", "content_Length",
         "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "TE", "Trailer", "Upgrade", "Expect", "User-Agent",
         "Accept-Encoding", "webhook-id", "Webhook-Signature", "webhook-anything", "X-Webhook-Signature",
         "x-webhook-attempt", "X-Webhook-Other", "", "X Tenant", "X-Tenant:", "X-Tenant\r\nHost", "X-Tenänt", "X\x00",

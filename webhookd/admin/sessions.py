@@ -165,10 +165,19 @@ def from_own_page(request: web.Request, public_url: str) -> bool:
     origin = request.headers.get("Origin")
     if origin is None:
         return request.headers.get("Sec-Fetch-Site") == "same-origin"
+    public = _site(public_url)
+    if public is not None and _site(f"{public[0]}://{request.host}") == public:
+        return _site(origin) == public
+    # webhookd itself speaks http alone; a proxy before it says if it was reached by https, which no form can.
+    scheme = request.headers.get("X-Forwarded-Proto", "http").partition(",")[0].strip().lower()
+    return _site(origin) is not None and _site(origin) in (public, _site(f"{scheme}://{request.host}"))
+
+
+def _site(url: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of a URL; None if it has none of them."""
     try:
-        sent_by, own = urlsplit(origin), urlsplit(public_url)
-    except ValueError:
-        return False
-    return sent_by.netloc != "" and (
-        sent_by.netloc == request.host or (sent_by.scheme, sent_by.netloc) == (own.scheme, own.netloc)
-    )
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        return None
+    return (parts.scheme, parts.hostname, port) if parts.hostname else None

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 from click.shell_completion import CompletionItem
 
+from webhookd.text import escape
+
 if TYPE_CHECKING:
     from webhookd.cli.client import Client
 
@@ -172,7 +174,7 @@ def _complete(call: Call, path: str, value: str, help_: str, begun: str) -> list
     except (click.ClickException, click.exceptions.Exit):
         return []
     return [
-        CompletionItem(each[value], help=" ".join(str(each[help_]).split()))
+        CompletionItem(escape(each[value]), help=escape(" ".join(str(each[help_]).split())))
         for each in found
         if each[value].startswith(begun)
     ]

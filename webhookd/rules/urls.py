@@ -289,7 +289,8 @@ def check_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 def _check_header_name(name: str) -> None:
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         _invalid_header(f"{name!a:.140} is not a header name: 1 to 128 letters, digits or any of !#$%&'*+-.^_`|~.")
-    if name.lower() in _RESERVED_HEADERS or name.lower().startswith(_RESERVED_PREFIXES):
+    read_as = name.lower().replace("_", "-")  # CGI and its heirs read `Transfer_Encoding` as Transfer-Encoding
+    if read_as in _RESERVED_HEADERS or read_as.startswith(_RESERVED_PREFIXES):
         _invalid_header(f"The header {name} is set by webhookd or by the connection itself; leave it out.")
 
 

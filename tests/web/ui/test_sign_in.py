@@ -6,6 +6,8 @@ import asyncio
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.support.api import Api, running_api
 from tests.support.reader import Browser
 from webhookd.admin.sessions import CODE_SECONDS, SESSION_MS, WRONG_MAX, WRONG_SECONDS
@@ -36,7 +38,9 @@ async def test_the_cookie_is_for_https_alone_where_the_page_is_reached_by_it(tmp
         proof = re.findall(r'name="proof" value="([0-9a-f]+)"', shown)[0]
         fields = {"proof": proof, "secret": api.admin_token}
         answer = await browser.post("/sign-in", fields, Origin="https://hooks.example.com")
-        assert "Secure" in answer.headers.getall("Set-Cookie")[0]
+        cookies = answer.headers.getall("Set-Cookie")
+        assert all(each.startswith("__Host-") and "Secure" in each and "Path=/" in each for each in cookies)
+        assert 200 == (await browser.get("/webhooks")).status
         link = (await api.post("/v1/sign-in-links")).json["url"]
         assert link.startswith("https://hooks.example.com/sign-in#")
 
@@ -122,13 +126,37 @@ async def test_a_switch_appears_with_the_second_workspace(api: Api) -> None:
 
 
 async def test_guessing_is_throttled_and_forgotten(api: Api) -> None:
-    """After ten wrong tries in a minute even the right token waits; a minute later it signs in."""
+    """After ten wrong tries in a minute the next one waits; the right token signs in whatever others tried."""
     browser = Browser(api)
     for _ in range(WRONG_MAX):
         assert 403 == (await browser.sign_in("wrong")).status
-    assert 429 == (await browser.sign_in(api.admin_token)).status
+    assert 429 == (await browser.sign_in("wrong")).status
+    assert 303 == (await Browser(api).sign_in(api.admin_token)).status
     await api.engine.clock.advance(WRONG_SECONDS)
-    assert 303 == (await browser.sign_in(api.admin_token)).status
+    assert 403 == (await browser.sign_in("wrong")).status
+
+
+@pytest.mark.parametrize(
+    ("public_url", "host", "forwarded", "origin", "ok"),
+    [
+        ("", "", "", "http://{host}", True),
+        ("", "", "", "https://{host}", False),
+        ("", "", "https", "https://{host}", True),
+        ("", "", "https", "http://{host}", False),
+        ("https://hooks.example.com", "hooks.example.com", "", "https://hooks.example.com", True),
+        ("https://hooks.example.com:443/", "hooks.example.com", "", "https://hooks.example.com", True),
+        ("https://hooks.example.com", "hooks.example.com", "", "http://hooks.example.com", False),
+        ("https://hooks.example.com", "hooks.example.com", "http", "http://hooks.example.com", False),
+    ],
+)
+async def test_the_scheme_belongs_to_the_origin(
+    tmp_path: Path, public_url: str, host: str, forwarded: str, origin: str, *, ok: bool
+) -> None:
+    """A page that was brought over http is another site than ours over https."""
+    async with running_api(tmp_path, Config(listen=Listen(public_url=public_url))) as api:
+        given = {"Origin": origin.format(host=f"127.0.0.1:{api.port}"), "Host": host, "X_Forwarded_Proto": forwarded}
+        answer = await Browser(api).send_form("/language", {"language": "en"}, "/sign-in", **given)
+        assert (303 if ok else 403) == answer.status
 
 
 async def test_a_change_without_its_proof_is_not_made(api: Api) -> None:

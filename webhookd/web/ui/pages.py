@@ -140,17 +140,40 @@ class Page:
 
     def give_proof(self, response: web.StreamResponse) -> None:
         """Give a visitor who isn't signed in the cookie that the forms are made for."""
-        if self.session is None and self.request.cookies.get(VISITOR_COOKIE) != self.visitor:
+        if self.session is None and read_cookie(self.request, VISITOR_COOKIE) != self.visitor:
             self.set_cookie(response, VISITOR_COOKIE, self.visitor, SESSION_SECONDS, samesite="Strict")
 
     def set_cookie(
         self, response: web.StreamResponse, name: str, value: str, max_age_seconds: int, *, samesite: str = "Lax"
     ) -> None:
         """Set a cookie that no script can read, for https alone where the page is reached by it."""
-        secure = self.services.settings().listen.public_url.startswith("https:")
         response.set_cookie(
-            name, value, max_age=max_age_seconds, path="/", httponly=True, secure=secure, samesite=samesite
+            cookie_name(self.request, name),
+            value,
+            max_age=max_age_seconds,
+            path="/",
+            httponly=True,
+            secure=_is_secure(self.request),
+            samesite=samesite,
         )
+
+    def drop_cookie(self, response: web.StreamResponse, name: str) -> None:
+        """Let the browser forget a cookie."""
+        response.del_cookie(cookie_name(self.request, name), path="/", secure=_is_secure(self.request))
+
+
+def _is_secure(request: web.Request) -> bool:
+    return services_of(request).settings().listen.public_url.startswith("https:")
+
+
+def cookie_name(request: web.Request, name: str) -> str:
+    """A cookie's name; over https with the prefix by which no other host of the domain can set it (RFC 6265bis)."""
+    return f"__Host-{name}" if _is_secure(request) else name
+
+
+def read_cookie(request: web.Request, name: str) -> str:
+    """A cookie's value, "" without it."""
+    return request.cookies.get(cookie_name(request, name), "")
 
 
 Handler = Callable[[Page], Awaitable[web.StreamResponse]]
@@ -180,9 +203,9 @@ def page(handler: Handler, *, open_to_all: bool = False) -> Answering:
 
 async def _begin(request: web.Request) -> Page:
     services = services_of(request)
-    language = choose(request.cookies.get(LANGUAGE_COOKIE), request.headers.get("Accept-Language", ""))
-    session = await services.sessions.find(request.cookies.get(SESSION_COOKIE, ""))
-    visitor = request.cookies.get(VISITOR_COOKIE, "") or secrets.token_urlsafe(16)
+    language = choose(read_cookie(request, LANGUAGE_COOKIE), request.headers.get("Accept-Language", ""))
+    session = await services.sessions.find(read_cookie(request, SESSION_COOKIE))
+    visitor = read_cookie(request, VISITOR_COOKIE) or secrets.token_urlsafe(16)
     bound = session.token.workspace_seq if session else None
     default = services.registry.workspace(DEFAULT_WORKSPACE if bound is None else bound)
     return Page(request, services, texts(language), session, default, visitor)

@@ -43,19 +43,20 @@ async def sign_in(page: Page) -> web.StreamResponse:
     """Spend a code or check a token."""
     sessions, address = page.services.sessions, page.request.remote or "local"
     then = page.field("then")
-    wait_seconds = sessions.locked_seconds(address)
-    if wait_seconds > 0:
-        return _refuse(page, 429, page.text.count("sign_in.too_often", math.ceil(wait_seconds)), then)
     secret = page.field("secret").strip()
-    session = await sessions.sign_in(secret) if 0 < len(secret) <= SECRET_CHARACTERS else None
+    # First, so that a correct secret is never locked out by the wrong ones of others behind the same address.
+    session = await sessions.sign_in(secret, address) if 0 < len(secret) <= SECRET_CHARACTERS else None
     if session is None:
+        wait_seconds = sessions.locked_seconds(address)
+        if wait_seconds > 0:
+            return _refuse(page, 429, page.text.count("sign_in.too_often", math.ceil(wait_seconds)), then)
         sessions.count_wrong(address)
         return _refuse(page, 403, page.text("sign_in.wrong"), then)
     if page.session is not None:
         await sessions.sign_out(page.session)
     response = web.Response(status=303, headers={"Location": then if is_own_path(then) else "/webhooks"})
     page.set_cookie(response, SESSION_COOKIE, session.secret, SESSION_SECONDS)
-    response.del_cookie(VISITOR_COOKIE, path="/")
+    page.drop_cookie(response, VISITOR_COOKIE)
     return response
 
 
@@ -64,7 +65,7 @@ async def sign_out(page: Page) -> web.StreamResponse:
     if page.session is not None:
         await page.services.sessions.sign_out(page.session)
     response = web.Response(status=303, headers={"Location": "/sign-in"})
-    response.del_cookie(SESSION_COOKIE, path="/")
+    page.drop_cookie(response, SESSION_COOKIE)
     return response
 
 
