@@ -219,8 +219,6 @@ def test_what_is_in_the_wrong_place_is_told_where_it_belongs(write: Any, text: s
 
 
 # --- keys that don't go together ---
-
-
 @pytest.mark.parametrize(
     ("text", "key", "line"),
     [
@@ -342,8 +340,6 @@ def test_a_long_list_does_not_make_the_search_slow(write: Any) -> None:
 
 
 # --- files that aren't what they should be ---
-
-
 @pytest.mark.parametrize(
     ("text", "line", "part"),
     [
@@ -381,8 +377,6 @@ def test_hostile_text_in_a_message_stays_on_its_line(write: Any) -> None:
 
 
 # --- event types ---
-
-
 def test_the_file_adds_event_types(write: Any) -> None:
     """The label is the name where it is left out."""
     path = write('[events."order.paid"]\nlabel = "Order Paid"\ndescription = "When."\n[events."call.ended"]\n')
@@ -411,8 +405,6 @@ def test_a_mistake_in_an_event_type_is_told(write: Any, text: str, key: str, par
 
 
 # --- environment and credentials ---
-
-
 @pytest.mark.parametrize(
     ("variable", "text", "value"),
     [
@@ -520,8 +512,6 @@ def test_no_secret_is_shown(write: Any) -> None:
 
 
 # --- what the values offer ---
-
-
 def test_networks_and_sender_are_derived() -> None:
     """Derived values have one definition."""
     config = load(None, {"WEBHOOKD_EGRESS__ALLOW": "127.0.0.0/8,fd00::/8"})
@@ -545,8 +535,6 @@ def test_what_changed_is_split_into_what_can_change_and_what_needs_a_restart(wri
 
 
 # --- where things are ---
-
-
 def test_the_config_is_where_somebody_says_it_is() -> None:
     """The option before the variable, and no place besides."""
     assert Path("/a.toml") == find_config("/a.toml", {"WEBHOOKD_CONFIG": "/b.toml"})

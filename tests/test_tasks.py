@@ -159,8 +159,6 @@ async def test_who_watches_can_be_cancelled() -> None:
 
 
 # Locks by key
-
-
 async def test_a_key_s_lock_goes_to_its_tasks_in_order() -> None:
     """Another key's lock doesn't wait for it, and nothing is kept afterwards."""
     locks, seen = KeyedLocks(), []

@@ -10,6 +10,7 @@ the writer, how long the transactions took that they were in, and how long the o
 from __future__ import annotations
 
 import asyncio
+import copy
 import secrets
 import statistics
 import sys
@@ -66,46 +67,35 @@ class Watch:
         return figure
 
 
-class WatchedStore:
-    """A store for retention alone, whose every command is timed on the writer's own thread."""
+@contextmanager
+def watched(store: Store, watch: Watch) -> Iterator[Store]:
+    """A copy of the store for retention alone, whose steps are timed, and every transaction that one was in."""
+    copied, connection = copy.copy(store), store.writer._connection
+    write, run = store.write, connection.run
 
-    def __init__(self, store: Store, watch: Watch) -> None:
-        self._store = store
-        self._watch = watch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def write(self, command: Callable[[Db], Any], **more: Any) -> Any:
+    async def write_timed(command: Callable[[Db], Any], **more: Any) -> Any:
         def timed(db: Db) -> Any:
             began = time.perf_counter()
             result = command(db)
-            self._watch.steps.append((time.perf_counter() - began) * 1000)
+            watch.steps.append((time.perf_counter() - began) * 1000)
             return result
 
-        return await self._store.write(timed, **more)
+        return await write(timed, **more)
 
-
-@contextmanager
-def transactions_timed(store: Store, watch: Watch) -> Iterator[None]:
-    """Time every transaction that a step was in, its commit included."""
-    connection = store.writer._connection
-    run = connection.run
-
-    async def timed(function: Callable[[Db], Any]) -> Any:
-        before = len(watch.steps)
-
-        def inside(db: Db) -> tuple[Any, float]:
+    async def run_timed(function: Callable[[Db], Any]) -> Any:
+        def timed(db: Db) -> tuple[Any, float]:
             began = time.perf_counter()
             return function(db), (time.perf_counter() - began) * 1000
 
-        result, took_ms = await run(inside)
+        before = len(watch.steps)
+        result, took_ms = await run(timed)
         if len(watch.steps) > before:
             watch.transactions.append(took_ms)
         return result
 
-    connection.run = timed  # type: ignore[method-assign]
-    yield
+    copied.write = write_timed  # type: ignore[assignment]
+    connection.run = run_timed  # type: ignore[method-assign]
+    yield copied
     connection.run = run  # type: ignore[method-assign]
 
 
@@ -174,8 +164,8 @@ async def measure(count: int, alone_seconds: float = 10.0) -> list[Figure]:
             await add_endpoint(store, workspace)
             await fill(store, workspace, count, now_ms)
             settings = Config(retention=Settings(max_size_mb=1_000_000))
-            upkeep = Retention(WatchedStore(store, watch), clock, lambda: settings)  # type: ignore[arg-type]
-            with transactions_timed(store, watch):
+            with watched(store, watch) as timed:
+                upkeep = Retention(timed, clock, lambda: settings)
                 going = asyncio.create_task(traffic(store, workspace, watch))
                 await asyncio.sleep(alone_seconds)
                 figures = [watch.taken("traffic alone", 0, alone_seconds * 1000)]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.peer import event
+from tests.support.stores import new_endpoint
 from webhookd.models import Endpoint, EndpointState
 from webhookd.store import endpoints, workspaces
 from webhookd.store.connection import open_writer
 
 STEP = 20_000
-KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 RECORD = (
     b'{"number":1,"started_at":"2026-01-01T00:00:00.000Z","duration_ms":4.2,"outcome":"delivered","reason":null,'
     b'"status":200,"detail":"answered 200","counted":false,"connection_retried":false,"request":{"headers":{}},'
@@ -81,28 +81,9 @@ def _base(db: sqlite3.Connection, stock: Stock, now_ms: int) -> None:
 
 
 def _endpoint(number: int, event_type: str, stock: Stock, now_ms: int) -> Endpoint:
-    return Endpoint(
-        seq=0,
-        id=f"ep_{number:026d}",
-        workspace_seq=1,
-        workspace="default",
-        url=f"http://127.0.0.1:{stock.port}/hook/{number}",
-        event_types=(event_type,),
-        description="",
-        success="200",
-        headers=(),
-        signing_key=KEY,
-        previous_keys=(),
-        state=EndpointState.ACTIVE if stock.active else EndpointState.DISABLED,
-        disabled_reason=None,
-        disabled_at_ms=None if stock.active else now_ms,
-        disabled_message=None,
-        skipped_upto=0,
-        forgiven_upto=0,
-        created_at_ms=now_ms,
-        updated_at_ms=now_ms,
-        deleted_at_ms=None,
-    )
+    stopped = {} if stock.active else {"state": EndpointState.DISABLED, "disabled_at_ms": now_ms}
+    url = f"http://127.0.0.1:{stock.port}/hook/{number}"
+    return new_endpoint(now_ms=now_ms, id=f"ep_{number:026d}", url=url, event_types=(event_type,), **stopped)
 
 
 def _events(db: sqlite3.Connection, stock: Stock, numbers: range, now_ms: int) -> None:

@@ -145,17 +145,6 @@ async def test_numbers_of_any_size_go_through(ask: Any, endpoint: str, receiver:
         assert '"x":1.0e+400,"y":99999' in shown.out
 
 
-async def test_refused_lines(ask: Any) -> None:
-    """Lines that the daemon refuses are named with their number in the input and its message."""
-    text = b'{"event_type":"message.sent"}\n\nnonsense\n{"event_type":"message.sentt"}\n' + b"bad\n" * 150
-    ran = await ask("send", "--json", stdin=text)
-    assert (1, 1, 152) == (ran.code, ran.json()["accepted"], ran.json()["rejected_count"])
-    lines = ran.err.splitlines()
-    assert ["line 3", "line 4", *(f"line {n}" for n in range(5, 155))] == [line.split(":")[0] for line in lines]
-    assert "not JSON" in lines[0]
-    assert "message.sent" in lines[1]
-
-
 async def test_life_of_an_endpoint(ask: Any, endpoint: str, receiver: Receiver) -> None:
     """Added, shown, edited, tested, disabled, enabled, its key rotated and revealed, deleted."""
     listed = await ask("endpoint", "list")

@@ -69,14 +69,6 @@ def refusal(status: int, code: str, *, retry_after: str = "0", **more: Any) -> w
     return web.json_response(body, status=status, headers={"Retry-After": retry_after})
 
 
-async def test_samples_from_a_pipe(ledger: Ledger, ask: Any) -> None:
-    """All nine samples, piped in: accepted byte for byte, in order, in one request."""
-    lines = [sample.read_bytes() for sample in SAMPLES]
-    ran = await ask("send", stdin=b"".join(lines))
-    assert (0, "9 accepted, 0 known already, 0 refused.\n", "") == (ran.code, ran.out, ran.err)
-    assert [[line.rstrip(b"\n") for line in lines]] == ledger.requests
-
-
 async def test_samples_without_newlines(ledger: Ledger, ask: Any) -> None:
     """`cat *.json` of files that don't end with a newline is what it looks like: one event per file."""
     lines = [sample.read_bytes().rstrip(b"\n") for sample in SAMPLES]

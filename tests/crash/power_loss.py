@@ -56,7 +56,6 @@ format = "json"
 """
 ENDPOINTS = ("well", "ill", "slow")
 MEMORY = Path("/dev/shm")
-FINISHED = "state <> 0"
 DRAIN_SECONDS = 60.0
 
 
@@ -84,8 +83,6 @@ class Tally:
 
 
 # The record
-
-
 async def record(folder: Path, where: Receiver, synchronous: str, rounds: int) -> list[Step]:
     """Let a daemon work for so many rounds under strace, stop it, and read what it did."""
     state_dir, trace = folder / "state", folder / "trace"
@@ -141,8 +138,6 @@ def manners() -> Receiver:
 
 
 # The images
-
-
 def images(steps: list[Step], seed: int) -> Iterator[tuple[Image, Promised]]:
     """Every image of a record with what had been promised by then; no two are the same.
 
@@ -173,8 +168,6 @@ def images(steps: list[Step], seed: int) -> Iterator[tuple[Image, Promised]]:
 
 
 # The judgement
-
-
 def judge(image: Image, promised: Promised, folder: Path) -> tuple[list[str], int]:
     """The faults of an image, and the most attempts that would be repeated at one endpoint."""
     image.lay_out(folder)
@@ -250,8 +243,6 @@ async def start_on(image: Image, promised: Promised, folder: Path, where: Receiv
 
 
 # All of it
-
-
 async def cut(synchronous: str, most_images: int, starts: int, *, rounds: int, seed: int = 1) -> Tally:
     """Record, replay and judge at least `most_images` images, or as many as the record gives, and start on some."""
     tally = Tally()

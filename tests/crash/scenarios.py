@@ -41,8 +41,6 @@ async def nothing(play: Play) -> None:
 
 
 # accept, batch
-
-
 async def two_endpoints(play: Play) -> None:
     await play.supervisor.start()
     await play.subscribe("well")
@@ -61,8 +59,6 @@ async def send_batches(play: Play) -> None:
 
 
 # success, failure, drop: what waits after a kill
-
-
 async def some_wait(play: Play) -> None:
     """Five events wait for two endpoints, with the first attempts under way as the daemon is killed."""
     await play.supervisor.start()
@@ -74,8 +70,6 @@ async def some_wait(play: Play) -> None:
 
 
 # disable, enable
-
-
 def told_once(play: Play, final: Final) -> list[Violation]:
     """Each disabling is told in one mail, and a second copy, after a kill, is the same to the byte."""
     found = []
@@ -132,8 +126,6 @@ def held_went_out(play: Play, final: Final) -> list[Violation]:
 
 
 # replay
-
-
 async def some_dropped(play: Play) -> None:
     """Four events were delivered to one endpoint and dropped at the other."""
     play.witness.manners = ill
@@ -267,8 +259,6 @@ async def first_steps(play: Play) -> None:
 
 
 # backup
-
-
 async def back_up(play: Play) -> None:
     play.notes["taken"] = {each.event_id for each in play.history.asked if each.said is Said.TAKEN}
     status, copy = await play.supervisor.call("POST", "/v1/backup")

@@ -110,8 +110,6 @@ def test_a_history_in_order_passes() -> None:
 
 
 # Each of these breaks one promise.
-
-
 def forget_event(history: History, final: Final) -> None:
     """Accepted, and not in the table."""
     final.bodies.pop("one")

@@ -49,8 +49,6 @@ async def _post(sender: HttpSender, url: str, body: bytes = b"{}") -> Outcome:
 
 
 # Each answers the first request of a connection; what it does then is its name.
-
-
 async def closes(peer: Peer) -> None:
     await peer.request()
     await peer.send(OK)

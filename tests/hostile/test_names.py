@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_network
 
@@ -11,7 +10,7 @@ import pytest
 from tests.hostile.urls import NAMES, Name
 from tests.support.bad_receiver_server import OK, Peer, ScriptedReceiver
 from tests.support.bad_receivers import healthy
-from tests.support.nameserver import Alias, Answer, NameServer, Silence
+from tests.support.nameserver import Alias, Answer, NameServer
 from tests.support.watch import watch
 from webhookd.clock import SystemClock
 from webhookd.models import Outcome, Reason, Request
@@ -119,23 +118,3 @@ async def test_a_name_that_is_bound_anew_between_check_and_connect_gains_nothing
     assert {None, Reason.BLOCKED_ADDRESS} == {outcome.reason for outcome in outcomes}
     assert [("127.0.0.1", receiver.port)] * delivered == watching.dialled
     assert answers.asked <= 2 * 20  # A and AAAA, once per attempt: nobody asks again between check and connect
-
-
-async def test_two_hundred_silent_names_slow_nobody() -> None:
-    """Fifty deliveries, each after a lookup of its own, are done while all the others still wait for their name."""
-    answers = {"good.test": ("127.0.0.1",)} | {f"silent{number}.test": Silence for number in range(200)}
-
-    async def once(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))
-
-    async with NameServer(answers) as names, ScriptedReceiver(once) as receiver:
-        sender = _sender(names, LOOPBACK, timeout_seconds=4.0)
-        silent = [asyncio.create_task(_post(sender, f"http://silent{number}.test/")) for number in range(200)]
-        await asyncio.sleep(0)
-        for _ in range(50):
-            assert (await _post(sender, f"http://good.test:{receiver.port}/")).delivered
-        assert 0 == sum(task.done() for task in silent)
-        assert 50 == receiver.connections
-        await sender.close()
-        assert {False} == {outcome.delivered for outcome in await asyncio.gather(*silent)}

@@ -40,8 +40,6 @@ EACH = pytest.mark.parametrize("case", [pytest.param(case, id=f"{name} | {case.u
 
 
 # --- saved ------------------------------------------------------------------------------------------------------
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def apis(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Api, Api]]:
     """Two webhookds: one with nothing in egress.allow, one with everything."""
@@ -88,8 +86,6 @@ def _code(case: Case, expected: Saved) -> str:
 
 
 # --- resolved ---------------------------------------------------------------------------------------------------
-
-
 @EACH
 async def test_resolved(case: Case) -> None:
     """Used though it was never checked: blocked, nobody asked for its name; and so is a name that leads there."""
@@ -138,8 +134,6 @@ def _port(case: Case) -> int:
 
 
 # --- connected --------------------------------------------------------------------------------------------------
-
-
 @EACH
 async def test_connected(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another parser and a resolver that lies: the socket factory alone keeps it from being dialled."""

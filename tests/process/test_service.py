@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,6 @@ def analyze() -> str:
 
 
 # The word to systemd
-
-
 class Notified:
     """What a service's manager hears: one end of the datagram socket that `$NOTIFY_SOCKET` names."""
 
@@ -72,15 +70,15 @@ class Notified:
         self._listening = listening
         self.heard: list[str] = []
 
-    async def until(self, line: str, times: int = 1, *, timeout_seconds: float = 30.0) -> None:
-        async with asyncio.timeout(timeout_seconds):
-            while self.heard.count(line) < times:
-                data = await asyncio.get_running_loop().sock_recv(self._listening, 4096)
-                self.heard += data.decode().splitlines()
+    async def until(self, line: str, times: int = 1) -> None:
+        await self._hear(lambda: self.heard.count(line) >= times)
 
     async def until_said(self, *words: str) -> None:
+        await self._hear(lambda: any(all(word in each for word in words) for each in self.heard))
+
+    async def _hear(self, enough: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
-            while not any(all(word in each for word in words) for each in self.heard):
+            while not enough():
                 data = await asyncio.get_running_loop().sock_recv(self._listening, 4096)
                 self.heard += data.decode().splitlines()
 
@@ -107,15 +105,28 @@ def notified(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[N
         yield Notified(listening), address
 
 
+@asynccontextmanager
+async def reporting(
+    notified: tuple[Notified, str], folder: Path, stuck: str = "", config: str = "", *, alive: bool = True
+) -> AsyncIterator[tuple[Notified, Daemon]]:
+    """A daemon that reports to the manager; for `stuck` see `tests.support.stuck`."""
+    manager, address = notified
+    state = folder / "state"
+    serve = ["-m", "tests.support.stuck", stuck, "serve", "--config", "CONFIG", "--state-dir", str(state)]
+    environ = {"NOTIFY_SOCKET": address} | ({} if stuck == "migration" else {"WATCHDOG_USEC": "300000"})
+    d = await process.start(state, config, alive=alive, environ=environ, command=serve if stuck else None)
+    try:
+        yield manager, d
+    finally:
+        await end(d, kill=stuck in ("consumer", "missing", "loop"))
+
+
 @pytest.mark.parametrize("notified", ["path", "abstract"], indirect=True)
 async def test_systemd_is_told_of_the_start_each_beat_and_the_stop(
     notified: tuple[Notified, str], tmp_path: Path
 ) -> None:
     """READY=1 with a status once events are taken, WATCHDOG=1 again and again, STOPPING=1 at SIGTERM."""
-    manager, address = notified
-    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
-    d = await process.start(tmp_path / "state", alive=False, environ=environ)
-    try:
+    async with reporting(notified, tmp_path, alive=False) as (manager, d):
         await manager.until("READY=1")
         assert await process.until_ready(d)
         assert [f"STATUS=taking events at {d.url}"] == [each for each in manager.heard if each.startswith("STATUS=")]
@@ -126,16 +137,11 @@ async def test_systemd_is_told_of_the_start_each_beat_and_the_stop(
         assert 0 == await d.until_dead()
         kinds = [each for each in manager.heard if not each.startswith(("STATUS=", "WATCHDOG="))]
         assert [more, more, "READY=1", "STOPPING=1", more] == kinds
-    finally:
-        await end(d)
 
 
 async def test_a_writer_that_hangs_stops_the_heartbeat(notified: tuple[Notified, str], tmp_path: Path) -> None:
     """The loop runs and the process lives, but the database answers no write: no WATCHDOG=1 until it does again."""
-    manager, address = notified
-    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
-    d = await process.start(tmp_path / "state", environ=environ)
-    try:
+    async with reporting(notified, tmp_path) as (manager, d):
         await manager.until("WATCHDOG=1")
         memory_limit = await asyncio.create_subprocess_exec(
             sys.executable, "-c", HOLD_THE_DATABASE, str(d.state_dir / "webhookd.db"),
@@ -151,8 +157,6 @@ async def test_a_writer_that_hangs_stops_the_heartbeat(notified: tuple[Notified,
         before = manager.heard.count("WATCHDOG=1")
         await manager.until("WATCHDOG=1", times=before + 2)
         assert silent <= 1  # one may have been under way
-    finally:
-        await end(d)
 
 
 HOLD_THE_DATABASE = """
@@ -164,40 +168,13 @@ sys.stdin.read()
 """
 
 
-async def test_a_loop_that_stands_still_sends_no_heartbeat(notified: tuple[Notified, str], tmp_path: Path) -> None:
-    """A stopped process stands for a blocked loop: silence, which is what systemd kills it for."""
-    manager, address = notified
-    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
-    d = await process.start(tmp_path / "state", environ=environ)
-    try:
-        await manager.until("WATCHDOG=1")
-        d.process.send_signal(signal.SIGSTOP)
-        manager.take()
-        await asyncio.sleep(BLOCKED_SECONDS)
-        assert manager.take().count("WATCHDOG=1") <= 1
-        d.process.send_signal(signal.SIGCONT)
-        await manager.until("WATCHDOG=1", times=manager.heard.count("WATCHDOG=1") + 1)
-    finally:
-        d.process.send_signal(signal.SIGCONT)
-        await end(d)
-
-
-def stuck(what: str) -> list[str]:
-    return ["-m", "tests.support.stuck", what, "serve", "--config", "CONFIG", "--state-dir"]
-
-
 @pytest.mark.parametrize(("what", "said"), [("consumer", "late with its present step"), ("missing", "no consumer")])
 async def test_a_consumer_that_does_not_move_stops_the_heartbeat(
     what: str, said: str, notified: tuple[Notified, str], tmp_path: Path
 ) -> None:
     """Loop and writer are alive: no WATCHDOG=1 all the same, /readyz says 503, and all name the endpoint."""
-    manager, address = notified
-    state = tmp_path / "state"
-    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
-    d = await process.start(
-        state, LOOPBACK + "[delivery]\ntimeout_seconds = 0.1\n", environ=environ, command=[*stuck(what), str(state)]
-    )
-    try:
+    config = LOOPBACK + "[delivery]\ntimeout_seconds = 0.1\n"
+    async with reporting(notified, tmp_path, what, config) as (manager, d):
         made = {"url": "http://127.0.0.1:9/", "event_types": ["*"]}
         endpoint = (await d.call("POST", "/v1/endpoints", made, expect=201))["id"]
         await manager.until("WATCHDOG=1", times=2)
@@ -209,8 +186,6 @@ async def test_a_consumer_that_does_not_move_stops_the_heartbeat(
         answer = await d.call("GET", "/readyz", expect=503)
         assert endpoint in answer["error"]["message"]
         assert 1 == sum(endpoint in line["reason"] for line in lines_of(d, "heartbeat.missed"))
-    finally:
-        await end(d, kill=True)
 
 
 async def test_an_endless_retry_wait_is_no_stuck_consumer(tmp_path: Path) -> None:
@@ -229,11 +204,7 @@ async def test_a_loop_that_is_blocked_is_told_of_before_it_is_killed(
     notified: tuple[Notified, str], tmp_path: Path
 ) -> None:
     """No WATCHDOG=1, and a log line with the place where the loop stands."""
-    manager, address = notified
-    state = tmp_path / "state"
-    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "300000"}
-    d = await process.start(state, environ=environ, command=[*stuck("loop"), str(state)])
-    try:
+    async with reporting(notified, tmp_path, "loop") as (manager, d):
         await manager.until("WATCHDOG=1")
         d.process.send_signal(signal.SIGUSR1)
         async with asyncio.timeout(30):
@@ -243,49 +214,33 @@ async def test_a_loop_that_is_blocked_is_told_of_before_it_is_killed(
         manager.take()
         await asyncio.sleep(BLOCKED_SECONDS)
         assert 0 == manager.take().count("WATCHDOG=1")
-    finally:
-        await end(d, kill=True)
 
 
 async def test_systemd_is_asked_for_time_while_the_schema_is_migrated(
     notified: tuple[Notified, str], tmp_path: Path
 ) -> None:
     """EXTEND_TIMEOUT_USEC again and again, each before the one before it ran out, until READY=1."""
-    manager, address = notified
-    state = tmp_path / "state"
-    d = await process.start(
-        state, alive=False, environ={"NOTIFY_SOCKET": address}, command=[*stuck("migration"), str(state)]
-    )
-    try:
+    async with reporting(notified, tmp_path, "migration", alive=False) as (manager, _):
         await manager.until("READY=1")
         before = manager.heard[: manager.heard.index("READY=1")]
         assert {MORE_TIME} == set(before)
         assert 3 < len(before)
-    finally:
-        await end(d)
 
 
 async def test_systemd_is_asked_for_time_while_an_attempt_ends(notified: tuple[Notified, str], tmp_path: Path) -> None:
     """The same while it stops."""
-    manager, address = notified
-    state = tmp_path / "state"
-    async with receiver() as where:
+    async with receiver() as where, reporting(notified, tmp_path, "migration", LOOPBACK) as (manager, d):
         where.gates["hook"] = asyncio.Event()
-        command = [*stuck("migration"), str(state)]
-        d = await process.start(state, LOOPBACK, environ={"NOTIFY_SOCKET": address}, command=command)
-        try:
-            made = {"url": where.url + "/hook", "event_types": ["*"]}
-            await d.call("POST", "/v1/endpoints", made, expect=201)
-            await d.call("POST", "/v1/events", {"event_type": "message.sent"}, expect=202)
-            await where.until(1)
-            d.process.terminate()
-            await manager.until("STOPPING=1")
-            so_far = manager.heard.count(MORE_TIME)
-            await manager.until(MORE_TIME, times=so_far + 3)
-            where.gates["hook"].set()
-            assert 0 == await d.until_dead()
-        finally:
-            await end(d)
+        made = {"url": where.url + "/hook", "event_types": ["*"]}
+        await d.call("POST", "/v1/endpoints", made, expect=201)
+        await d.call("POST", "/v1/events", {"event_type": "message.sent"}, expect=202)
+        await where.until(1)
+        d.process.terminate()
+        await manager.until("STOPPING=1")
+        so_far = manager.heard.count(MORE_TIME)
+        await manager.until(MORE_TIME, times=so_far + 3)
+        where.gates["hook"].set()
+        assert 0 == await d.until_dead()
 
 
 def lines_of(d: Daemon, event: str) -> list[dict[str, Any]]:
@@ -302,8 +257,6 @@ async def end(d: Daemon, *, kill: bool = False) -> int:
 
 
 # Sockets handed over
-
-
 def listening(family: socket.AddressFamily = socket.AF_INET, address: object = ("127.0.0.1", 0)) -> socket.socket:
     opened = socket.socket(family, socket.SOCK_STREAM)
     opened.bind(address)  # type: ignore[arg-type]
@@ -459,8 +412,6 @@ async def test_who_was_connected_before_the_end_is_still_answered(tmp_path: Path
 
 
 # Exit codes that systemd acts on
-
-
 async def test_a_wrong_setting_exits_with_the_code_that_is_not_started_again(tmp_path: Path) -> None:
     """78, which the unit names; its reason is a line of the log like any other.  A kill isn't it."""
     assert str(EXIT_CONFIG) == one("RestartPreventExitStatus")
@@ -478,8 +429,6 @@ async def test_a_wrong_setting_exits_with_the_code_that_is_not_started_again(tmp
 
 
 # The unit files
-
-
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
 def test_each_directive_has_a_reason_above(unit: Path) -> None:
     """The line above a directive is a comment of its own."""

@@ -273,8 +273,6 @@ def test_what_is_not_text_is_refused() -> None:
 
 
 # --- headers ----------------------------------------------------------------------------------------------------
-
-
 def test_good_headers_are_kept_in_their_order() -> None:
     """Names as given, values as given."""
     headers = {"X-Tenant": "acme", "Authorization": "Bearer a.b-c=", "Cookie": "a=b; c=d", "X-Empty": ""}

@@ -92,8 +92,6 @@ async def test_ipv6_is_reached(sender: HttpSender) -> None:
 
 
 # --- what counts and what is kept -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("status", "exactly_200", "any_2xx"),
     [(200, None, None), (201, Reason.STATUS, None), (204, Reason.STATUS, None), (299, Reason.STATUS, None)]
@@ -195,8 +193,6 @@ async def test_an_outcome_has_both_times(make_sender: MakeSender) -> None:
 
 
 # --- whose fault ------------------------------------------------------------------------------------------------
-
-
 async def test_a_closed_port_refuses(sender: HttpSender) -> None:
     """The address is named, the query is not."""
     async with ScriptedReceiver(healthy) as receiver:
@@ -295,8 +291,6 @@ def _peak_memory_kib() -> int:
 
 
 # --- changed settings --------------------------------------------------------------------------------------------
-
-
 async def test_a_reload_leaves_no_descriptor_behind() -> None:
     """Also where nothing was under way: neither the idle connections nor the resolver of the settings before."""
     async with ScriptedReceiver(healthy) as where:

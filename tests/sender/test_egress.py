@@ -196,8 +196,6 @@ async def test_a_name_with_many_addresses_gets_a_few_tries(names: NameServer) ->
 
 
 # --- the third gate, by itself: nothing before it has judged ----------------------------------------------------
-
-
 async def _dial(egress: Egress, url: str) -> AttemptTrace:
     """A connection to what another program reads in `url`: what a fault in the first gate would come to."""
     trace, read = AttemptTrace(), urlsplit(url)
@@ -283,8 +281,6 @@ async def test_a_connection_that_the_kernel_has_forgotten_was_reset() -> None:
 
 
 # --- webhookd itself --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("own", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "good.test", "127.1"])
 async def test_webhookds_own_socket_is_never_dialled(

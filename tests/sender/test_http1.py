@@ -261,8 +261,6 @@ async def test_an_answer_in_the_last_moment_counts(make_sender: MakeSender, monk
 
 
 # --- a complete answer decides ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("what", SURPLUS)
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 async def test_what_follows_an_answer_costs_the_connection_alone(
@@ -340,8 +338,6 @@ async def test_an_idle_connection_is_closed_after_a_while(
 
 
 # --- what it costs ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "script",
     [

@@ -7,7 +7,9 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from webhookd.models import Endpoint, EndpointState, NewEvent, QueuedDelivery, Workspace
 from webhookd.store import attempts, deliveries, endpoints, events, workspaces
@@ -40,13 +42,14 @@ async def add_workspace(store: Store, workspace_id: str = "default", *, now_ms: 
     )
 
 
-async def add_endpoint(store: Store, workspace: Workspace, url: str = "https://example.com/hook") -> Endpoint:
+def new_endpoint(workspace_seq: int = 1, workspace: str = "default", now_ms: int = 0, **more: Any) -> Endpoint:
+    """An active endpoint that wants everything, unless `more` says otherwise; not in any table."""
     endpoint = Endpoint(
         seq=0,
         id=f"ep_{secrets.token_hex(13)}",
-        workspace_seq=workspace.seq,
-        workspace=workspace.id,
-        url=url,
+        workspace_seq=workspace_seq,
+        workspace=workspace,
+        url="https://example.com/hook",
         event_types=("*",),
         description="",
         success="200",
@@ -59,10 +62,15 @@ async def add_endpoint(store: Store, workspace: Workspace, url: str = "https://e
         disabled_message=None,
         skipped_upto=0,
         forgiven_upto=0,
-        created_at_ms=workspace.created_at_ms,
-        updated_at_ms=workspace.created_at_ms,
+        created_at_ms=now_ms,
+        updated_at_ms=now_ms,
         deleted_at_ms=None,
     )
+    return replace(endpoint, **more)
+
+
+async def add_endpoint(store: Store, workspace: Workspace, url: str = "https://example.com/hook") -> Endpoint:
+    endpoint = new_endpoint(workspace.seq, workspace.id, workspace.created_at_ms, url=url)
     return await store.write(lambda db: endpoints.insert(db, endpoint))
 
 

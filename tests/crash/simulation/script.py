@@ -15,7 +15,6 @@ TYPES = ("message.received", "message.sent")
 WORKSPACES = ("default", "acme")
 HOUR, DAY = 3600.0, 86400.0
 # The share of schedules in which the log is pruned.
-PRUNED = 0.15
 MODES = ("ok", "fail", "flaky", "slow", "hang", "late", "refused", "dns", "local", "ill", "wild")
 
 

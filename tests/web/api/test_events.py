@@ -124,8 +124,6 @@ async def test_a_compressed_body_is_refused(api: Api, headers: dict[str, str]) -
 
 
 # Arrays
-
-
 async def test_an_array_is_accepted_in_its_order(api: Api) -> None:
     """All good: 202 with three keys; delivered in the array's order, each element's own bytes."""
     await api.engine.endpoint(HOOK)
@@ -211,8 +209,6 @@ async def test_a_thousand_events_leave_the_loop_to_others(api: Api) -> None:
 
 
 # Where the promise can't be kept
-
-
 async def test_a_workspace_too_far_behind_is_told_when_to_come_back(tmp_path: Path) -> None:
     """503 `too_far_behind` with Retry-After; nothing of the array is accepted."""
     config = Config(limits=Limits(waiting_per_workspace=1))
@@ -233,8 +229,6 @@ async def test_a_daemon_that_stops_takes_nothing(api: Api) -> None:
 
 
 # Slow and broken bodies
-
-
 async def test_a_body_that_never_ends_is_given_up(tmp_path: Path) -> None:
     """Chunked without end, byte by byte: 408 once the request timeout is over."""
     async with running_api(tmp_path, timeouts=RequestTimeouts(body_seconds=0.15)) as api, wire(api.port) as line:

@@ -30,8 +30,6 @@ async def make_token(api: Api, scope: str, workspace: str | None = None) -> str:
 
 
 # Tokens
-
-
 @pytest.mark.parametrize("path", ["/v1/status", "/metrics", "/openapi.json", "/v1/tokens", "/v1/endpoints", "/v1/nope"])
 async def test_every_call_wants_a_token(api: Api, path: str) -> None:
     """Without one, with a wrong one, with one in the wrong place: 401 that says how."""
@@ -129,8 +127,6 @@ async def test_a_revoked_token_is_worthless_at_once(api: Api) -> None:
 
 
 # Host
-
-
 @pytest.mark.parametrize(
     ("host", "status"),
     [
@@ -188,8 +184,6 @@ def test_configured_names_are_own_names() -> None:
 
 
 # The one form of an error
-
-
 async def test_unknown_paths_and_methods(api: Api) -> None:
     """404 and 405 in the one form, 405 with Allow; under /v1 only callers are told."""
     answer = await api.get("/v1/nope")
@@ -203,12 +197,7 @@ async def test_unknown_paths_and_methods(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    [
-        "//v1/tokens",
-        "/v1/workspaces/a%0d%0aX-Evil:%201/endpoints",
-        "/static/..%2f..%2f..%2fetc%2fpasswd",
-        "/v1/%ff",
-    ],
+    ["//v1/tokens", "/v1/workspaces/a%0d%0aX-Evil:%201/endpoints", "/static/..%2f..%2f..%2fetc%2fpasswd", "/v1/%ff"],
 )
 async def test_path_tricks_are_harmless(api: Api, target: str) -> None:
     """Each is an ordinary refusal, and the connection's next request is answered as ever."""
@@ -415,8 +404,6 @@ async def test_security_headers_are_on_every_answer(api: Api) -> None:
 
 
 # Bodies with fields
-
-
 @pytest.mark.parametrize(
     ("data", "content_type", "status", "code"),
     [
@@ -491,8 +478,6 @@ async def test_a_slow_body_of_fields_is_given_up(tmp_path: Path) -> None:
 
 
 # Connections
-
-
 @pytest.mark.parametrize("requests", [1, 2, 5])
 @pytest.mark.parametrize("pieces", [1, 2, 200])
 async def test_a_caller_that_has_said_all_is_answered(api: Api, requests: int, pieces: int) -> None:
