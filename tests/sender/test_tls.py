@@ -6,9 +6,8 @@ import asyncio
 import gc
 import os
 import ssl
-import time
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,7 +15,7 @@ import trustme
 
 from tests.support.bad_receiver_server import Peer, ScriptedReceiver
 from tests.support.bad_receivers import healthy
-from tests.support.sending import LATE_SECONDS, MakeSender, request, server_context
+from tests.support.sending import MakeSender, request, server_context
 from webhookd.models import Reason
 from webhookd.sender.client import HttpSender
 
@@ -76,52 +75,6 @@ async def test_a_self_signed_certificate_is_refused_by_default(make_sender: Make
     async with ScriptedReceiver(healthy, tls=server_context(authority)) as receiver:
         outcome = await sender.post(request(receiver.url))
     assert (Reason.TLS, []) == (outcome.reason, receiver.requests)
-
-
-async def _stall(peer: Peer) -> None:
-    await peer.stay()
-
-
-async def _speak_plainly(peer: Peer) -> None:
-    await peer.reader.read(1)
-    await peer.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nplain HTTP here\r\n")
-    await peer.stay()
-
-
-async def _hang_up(peer: Peer) -> None:
-    await peer.reader.read(1024)
-    peer.writer.close()
-
-
-async def _reset(peer: Peer) -> None:
-    await peer.reader.read(1)
-    peer.reset()
-
-
-async def _drip_a_handshake(peer: Peer) -> None:
-    await peer.drip(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc" + b"\0" * 1000, seconds=0.02)
-
-
-@pytest.mark.parametrize(
-    ("script", "reason"),
-    [
-        (_stall, Reason.TIMEOUT),
-        (_drip_a_handshake, Reason.TIMEOUT),
-        (_speak_plainly, Reason.TLS),
-        (_hang_up, Reason.TLS),
-        (_reset, Reason.RESET),
-    ],
-)
-async def test_a_handshake_that_goes_wrong(
-    make_sender: MakeSender, script: Callable[[Peer], Awaitable[None]], reason: Reason
-) -> None:
-    """Stalled, one byte at a time, not TLS at all, ended: in time, each with its reason."""
-    sender = make_sender(LATE_SECONDS)
-    async with ScriptedReceiver(script) as receiver:
-        started = time.monotonic()
-        outcome = await sender.post(request(f"https://127.0.0.1:{receiver.port}/"))
-        assert time.monotonic() - started < LATE_SECONDS + 0.25
-    assert reason == outcome.reason, outcome.detail
 
 
 async def test_a_kept_tls_connection_is_small(make_sender: MakeSender, authority: trustme.CA) -> None:

@@ -138,21 +138,6 @@ async def test_a_begun_line_has_to_end_in_time(tmp_path: Path) -> None:
         assert (1, 0, [], 1) == (told["accepted"], told["duplicates"], told["rejected"], told["next_index"])
 
 
-async def test_a_line_that_trickles_is_late_as_well(tmp_path: Path) -> None:
-    """The line's time counts from its first byte, not from its last."""
-    timeouts = RequestTimeouts(line_seconds=0.15, idle_seconds=15)
-    async with running_api(tmp_path, timeouts=timeouts) as api, wire(api.port) as line:
-        begin(api, line)
-        answering = asyncio.create_task(line.json())
-        for _ in range(200):
-            line.chunk(b"x")
-            await asyncio.wait([answering], timeout=0.02)
-            if answering.done():
-                break
-        status, told = await answering
-        assert (408, 0) == (status, told["next_index"])
-
-
 async def test_between_lines_a_stream_may_idle_only_so_long(tmp_path: Path) -> None:
     """408 after the idle time, which is another than a line's."""
     timeouts = RequestTimeouts(line_seconds=15, idle_seconds=0.1)

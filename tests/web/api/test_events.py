@@ -13,7 +13,6 @@ from tests.support.api import Api, head, running_api, wire
 from webhookd.config import Config, Limits
 from webhookd.rules.parsing import Line
 from webhookd.web.api.batch_ingest import REFUSALS, BatchIngest
-from webhookd.web.server.requests import RequestTimeouts
 
 HOOK = "https://hooks.example/in"
 ONE = b'{"event_type":"message.received","event_id":"a"}'
@@ -229,15 +228,6 @@ async def test_a_daemon_that_stops_takes_nothing(api: Api) -> None:
 
 
 # Slow and broken bodies
-async def test_a_body_that_never_ends_is_given_up(tmp_path: Path) -> None:
-    """Chunked without end, byte by byte: 408 once the request timeout is over."""
-    async with running_api(tmp_path, timeouts=RequestTimeouts(body_seconds=0.15)) as api, wire(api.port) as line:
-        line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/json"))
-        line.chunk(b"[")
-        status, told = await line.json()
-        assert (408, "request_timeout") == (status, told["error"]["code"])
-
-
 async def test_a_connection_cut_in_the_body_leaves_nothing(api: Api) -> None:
     """Half an event is none, and the daemon goes on."""
     async with wire(api.port) as line:
