@@ -65,6 +65,15 @@ async def test_a_look_at_one_workspace(api: Any, ask: Any) -> None:
     assert "database" not in ran.out
 
 
+async def test_dropped_events_are_trouble(api: Any, ask: Any) -> None:
+    """Nothing is well while an endpoint drops what it is sent, though the budget isn't spent."""
+    dropping = [{"id": "ep_7", "workspace": "acme", "url": "https://example.com/hook", "dropped": 1234}]
+    api.answers("GET", "/v1/status", LOOK | {"dropping_endpoints": dropping})
+    ran = await ask("status")
+    assert "Dropped events in the last hour:" in ran.out and "1,234" in ran.out and "ep_7" in ran.out
+    assert "all is well" not in ran.out and "webhookd log --state dropped --since 1h" in ran.out
+
+
 async def test_json(api: Any, ask: Any) -> None:
     """For scripts, what the API says."""
     api.answers("GET", "/v1/status", LOOK)

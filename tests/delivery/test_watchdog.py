@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support.clock import ManualClock
-from tests.support.engine import JUMPS, NO_RETRIES, ONE, TWO, WELL, Engine, ScriptedNetwork, engine, failing
+from tests.support.engine import HOUR, JUMPS, NO_RETRIES, ONE, TWO, WELL, Engine, ScriptedNetwork, engine, failing
 from webhookd.config import Budget
 from webhookd.models import EndpointState, Reason
 
@@ -184,3 +184,34 @@ async def test_the_window_restored_after_a_jump_disables_no_endpoint(jump_second
         await e.send("c")
         await e.quiet()
         assert EndpointState.AUTO_DISABLED == e.state(one)
+
+
+async def test_one_mail_at_the_first_drop(tmp_path: Path) -> None:
+    """Ten of ten dropped: one mail, and the status names the endpoint for an hour; the next after it has delivered."""
+    config = replace(NO_RETRIES, mail=replace(NO_RETRIES.mail, on_drop=True))
+    async with engine(tmp_path, config) as e:
+        one, well = await e.endpoint(ONE), await e.endpoint(WELL)
+        e.network.answer = failing
+        await e.send(*[f"a{n}" for n in range(10)])
+        await e.quiet()
+        (mail,) = await outbox(e)
+        assert ("dropped", one.id, "a0") == (mail["kind"], mail["endpoint"]["id"], mail["event_id"])  # type: ignore[index]
+        assert 1 == len(mail["failures"])  # type: ignore[arg-type]
+        assert EndpointState.ACTIVE == e.state(one)
+        look = await e.app.services.status()
+        dropping = [{"id": one.id, "workspace": "default", "url": ONE, "dropped": 10}]
+        assert dropping == look["dropping_endpoints"]
+        await e.app.services.test_events.send("default", one.id)
+        await e.send("b")
+        await e.quiet()
+        assert 1 == len(await outbox(e))  # a test that arrives says nothing
+        e.network.answer = lambda url, webhook_id: 200
+        await e.send("c")
+        await e.quiet()
+        e.network.answer = failing
+        await e.advance(HOUR + 1)
+        await e.send("d", "e")
+        await e.quiet()
+        assert ["a0", "d"] == [each["event_id"] for each in await outbox(e)]
+        assert [2] == [each["dropped"] for each in (await e.app.services.status())["dropping_endpoints"]]
+        assert well.id not in str(look["dropping_endpoints"])

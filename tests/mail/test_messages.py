@@ -97,6 +97,21 @@ def test_a_disabling_says_all_that_one_has_to_know() -> None:
             assert hidden not in part
 
 
+def test_a_first_drop_says_which_event_why_and_how_to_send_it_again() -> None:
+    """In both parts; beside a disabling in the same mail."""
+    facts = {"event_id": "evt-7", "event_type": "message.sent", "workspace": "acme", "description": HOSTILE}
+    dropped = Notice("dropped", "<3@hooks.example.com>", START_WALL_MS, disabled().payload | facts)
+    mail = written(dropped)
+    assert "[webhookd acme] Webhook drops events (example.com)" == mail["Subject"]
+    for part in texts(mail):
+        for words in ("evt-7 (message.sent)", "answer was not a success", "no answer within 5 s", "ep_01j8"):
+            assert words in part
+        assert "webhookd replay --endpoint ep_01j8 --since 1d --workspace acme" in part
+        assert "t0psecret" not in part and "hook?" in part and "Enable the webhook" not in part
+    both = written(dropped, disabled(workspace="acme"))
+    assert "[webhookd acme] Webhook disabled" in both["Subject"] and "evt-7" in texts(both)[0]
+
+
 def test_headers_of_a_machines_mail() -> None:
     """From, To, Date, Message-ID, and that automatic replies are not wanted."""
     mail = written(disabled())

@@ -25,7 +25,9 @@ Answer = int | Reason
 POLLS = 20_000
 ONE, TWO, WELL = "https://one.example/", "https://two.example/", "https://well.example/"
 # Each event is one attempt, so failures come fast.
-NO_RETRIES = Config(delivery=Delivery(retry_seconds=()), mail=Mail(host="mail.example", notify=("ops@example.com",)))
+NO_RETRIES = Config(
+    delivery=Delivery(retry_seconds=()), mail=Mail(host="mail.example", notify=("ops@example.com",), on_drop=False)
+)
 HOUR, DAY = 3600.0, 86400.0
 # The wall clock is set forward or back, while webhookd runs or while it doesn't.
 JUMPS = pytest.mark.parametrize("jump_seconds", [HOUR, -HOUR, DAY, -DAY], ids=["+1h", "-1h", "+1d", "-1d"])

@@ -38,6 +38,7 @@ def status(call: Call) -> None:
     )
     fields(_lines(look))
     _print_disabled(client, look)
+    _print_dropping(look.get("dropping_endpoints", []))
     _print_slowest(look["slowest_endpoints"])
     _print_errors(look.get("last_errors", []))
     advice = list(_advice(look)) or ["nothing: all is well."]
@@ -52,8 +53,7 @@ def _advice(look: dict[str, Any]) -> Iterator[str]:
         yield "free some space: events are refused (507) until there is store.min_free_mb."
     if reasons.get("local"):
         yield "look at this machine's network, resolver, descriptors: some attempts failed by it (webhookd log)."
-    if look["endpoints"]["auto_disabled"]:
-        yield "repair the receivers of the auto-disabled endpoints, then webhookd endpoint enable ID."
+    yield from _advice_on_endpoints(look)
     for warning in look.get("warnings", ()):
         yield f"think about {escape(warning['key'])} again: {escape(warning['message'])}."
     for budget in look["budgets"]:
@@ -66,6 +66,13 @@ def _advice(look: dict[str, Any]) -> Iterator[str]:
         yield f"give it more processor: its event loop was {look['loop_lag_ms']:.0f} ms late."
     if not look["endpoints"]["total"]:
         yield "add a first endpoint: webhookd endpoint add https://example.com/hook -e '*'"
+
+
+def _advice_on_endpoints(look: dict[str, Any]) -> Iterator[str]:
+    if look["endpoints"]["auto_disabled"]:
+        yield "repair the receivers of the auto-disabled endpoints, then webhookd endpoint enable ID."
+    if look.get("dropping_endpoints"):
+        yield "see why events were dropped in the last hour: webhookd log --state dropped --since 1h"
 
 
 def _lines(look: dict[str, Any]) -> Iterator[tuple[str, object]]:
@@ -129,6 +136,13 @@ def _print_disabled(client: Client, look: dict[str, Any]) -> None:
         return
     click.echo(click.style("\nAuto-disabled:", fg="red"))
     table(("id", "workspace", "held", "disabled", "url"), rows, right=("held",))
+
+
+def _print_dropping(dropping: list[dict[str, Any]]) -> None:
+    if dropping:
+        click.echo(click.style("\nDropped events in the last hour:", fg="red"))
+        rows = [(one["id"], one["workspace"], f"{one['dropped']:,}", one["url"]) for one in dropping]
+        table(("id", "workspace", "dropped", "url"), rows, right=("dropped",))
 
 
 def _print_slowest(slowest: list[dict[str, Any]]) -> None:

@@ -27,7 +27,7 @@ from webhookd.models import (
 )
 from webhookd.rules.failure_budget import FailureBudget, FailureWindow, Verdict
 from webhookd.rules.ids import delivery_id
-from webhookd.store import attempts, endpoints, outbox
+from webhookd.store import attempts, deliveries, endpoints, outbox
 from webhookd.store.store import Db
 from webhookd.text import duration_words
 
@@ -62,7 +62,7 @@ class Watchdog:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
         self._waiting = waiting
         self._stop_consumer = stop_consumer
-        self._wake_mail = wake_mail
+        self.wake_mail = wake_mail
         self._windows: dict[int, FailureWindow] = {}  # by the number of the workspace
         self._verdicts: asyncio.Queue[tuple[str, Verdict]] = asyncio.Queue()
 
@@ -80,7 +80,7 @@ class Watchdog:
                     share=share,
                     window_seconds=budget.window_seconds,
                 )
-            self._wake_mail()
+            self.wake_mail()
 
     # The windows
 
@@ -165,13 +165,29 @@ class Watchdog:
         )
         facts = {each.seq: facts for each, facts in judgement.disabling}
         for each in disabled:
-            failures = [
-                {name: value for name, value in failure.items() if name not in ("request", "response")}
-                for failure in attempts.recent_failures(db, each.seq, LAST_FAILURES)
-            ]
-            payload = {**facts[each.seq], "failures": failures}
+            payload = {**facts[each.seq], "failures": _last_failures(db, each.seq)}
             self._add_notice(db, each.workspace_seq, "auto_disabled", payload, now_ms)
         return disabled
+
+    def tell_of_drop(self, db: Db, endpoint: Endpoint, delivery: QueuedDelivery, now_ms: int) -> bool:
+        """The drop's part of the failure's transaction: a notice, if it is the first since the endpoint delivered.
+
+        Returns whether there is one; once that is committed, call `wake_mail`.
+        """
+        mail = self._settings().mail
+        if not mail.host or not mail.on_drop or not deliveries.first_drop(db, endpoint.seq, delivery.seq):
+            return False
+        payload = {
+            "workspace": endpoint.workspace,
+            "endpoint": {"id": endpoint.id, "url": endpoint.url, "description": endpoint.description},
+            "at": rfc3339(now_ms),
+            "event_id": delivery.event_id,
+            "event_type": delivery.event_type,
+            "delivery_id": delivery_id(delivery.seq),
+            "failures": _last_failures(db, endpoint.seq),
+        }
+        self._add_notice(db, endpoint.workspace_seq, "dropped", payload, now_ms)
+        return True
 
     def committed(
         self, endpoint: Endpoint, delivery: QueuedDelivery, judgement: Judgement, disabled: list[Endpoint]
@@ -240,3 +256,11 @@ class Watchdog:
             return
         message_id = f"<{secrets.token_hex(16)}@{mail.from_.rpartition('@')[2].strip('>') or 'webhookd.localhost'}>"
         outbox.insert(db, workspace_seq=workspace_seq, kind=kind, message_id=message_id, payload=payload, now_ms=now_ms)
+
+
+def _last_failures(db: Db, endpoint_seq: int) -> list[Json]:
+    """The newest failed attempts of an endpoint, as a mail shows them."""
+    return [
+        {name: value for name, value in failure.items() if name not in ("request", "response")}
+        for failure in attempts.recent_failures(db, endpoint_seq, LAST_FAILURES)
+    ]

@@ -55,8 +55,10 @@ def notice_message(notices: Sequence[Notice], settings: Config, *, sender: str, 
     """One mail with all of `notices` (of one workspace), ready to send: ASCII, under the first notice's Message-ID."""
     disabled = [_disabled(notice.payload, settings) for notice in notices if notice.kind == "auto_disabled"]
     warned = [_warned(notice.payload) for notice in notices if notice.kind == "budget_warned"]
+    dropped = [_dropped(notice.payload, settings) for notice in notices if notice.kind == "dropped"]
     facts = {
-        "headline": _headline(disabled, warned),
+        "headline": _headline(disabled, dropped, warned),
+        "dropped": dropped,
         "disabled": disabled[:SHOWN_IN_FULL],
         "more_disabled": disabled[SHOWN_IN_FULL:],
         "warned": warned,
@@ -64,7 +66,7 @@ def notice_message(notices: Sequence[Notice], settings: Config, *, sender: str, 
         "hold": f"{duration_words(settings.hold.max_age_hours * 3600)} and {settings.hold.max_events:,} events",
         "page": clean(settings.listen.public_url),
     }
-    subject = _subject(disabled, warned)
+    subject = _subject(disabled, dropped, warned)
     return _mail("notice", facts, subject, sender=sender, to=to, message_id=notices[0].message_id, now_ms=now_ms)
 
 
@@ -116,6 +118,23 @@ def _disabled(payload: Json, settings: Config) -> dict[str, Any]:
     }
 
 
+def _dropped(payload: Json, settings: Config) -> dict[str, Any]:
+    endpoint, workspace = payload["endpoint"], str(payload["workspace"])
+    where = "" if workspace == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(clean(workspace))}"
+    return {
+        "url": _without_query(endpoint["url"]),
+        "host": _host(endpoint["url"]),
+        "id": clean(endpoint["id"]),
+        "description": clean(endpoint.get("description")),
+        "workspace": clean(workspace),
+        "at": _time(payload.get("at")),
+        "event": f"{clean(payload.get('event_id'))} ({clean(payload.get('event_type'))})",
+        "failures": [_failure(each) for each in payload.get("failures") or ()],
+        "command": f"webhookd replay --endpoint {clean(endpoint['id'])} --since 1d{where}",
+        "link": _page_of(settings.listen.public_url, workspace, str(endpoint["id"])),
+    }
+
+
 def _failure(attempt: Json) -> dict[str, str]:
     reason = attempt.get("reason")
     words = _REASONS[Reason(reason)] if reason in set(Reason) else "the attempt failed"
@@ -142,22 +161,25 @@ def _warned(payload: Json) -> dict[str, Any]:
     }
 
 
-def _subject(disabled: list[dict[str, Any]], warned: list[dict[str, Any]]) -> str:
-    workspace = (disabled or warned)[0]["workspace"]
+def _subject(disabled: list[dict[str, Any]], dropped: list[dict[str, Any]], warned: list[dict[str, Any]]) -> str:
+    workspace = (disabled or dropped or warned)[0]["workspace"]
     tag = "[webhookd]" if workspace == DEFAULT_WORKSPACE else f"[webhookd {workspace}]"
-    if not disabled:
-        return f"{tag} {_headline(disabled, warned)}"
-    hosts = list(dict.fromkeys(each["host"] for each in disabled))
+    headline = _headline(disabled, dropped, warned)
+    if not disabled and not dropped:
+        return f"{tag} {headline}"
+    hosts = list(dict.fromkeys(each["host"] for each in disabled or dropped))
     named = ", ".join(hosts[:_HOSTS_IN_SUBJECT])
     if len(hosts) > _HOSTS_IN_SUBJECT:
         named += f" and {len(hosts) - _HOSTS_IN_SUBJECT} more"
-    return f"{tag} {_headline(disabled, warned)} ({named})"
+    return f"{tag} {headline} ({named})"
 
 
-def _headline(disabled: list[dict[str, Any]], warned: list[dict[str, Any]]) -> str:
+def _headline(disabled: list[dict[str, Any]], dropped: list[dict[str, Any]], warned: list[dict[str, Any]]) -> str:
     if disabled:
         many = "Webhook" if len(disabled) == 1 else f"{len(disabled)} webhooks"
         return f"{many} disabled: {disabled[0]['too_many']}"
+    if dropped:
+        return "Webhook drops events" if len(dropped) == 1 else f"{len(dropped)} webhooks drop events"
     last = warned[-1]
     return f"Failure budget {last['share']} spent: {last['failures']} of {last['limit']} failures in {last['window']}"
 

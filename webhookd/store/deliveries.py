@@ -171,6 +171,16 @@ def failed(
     return bool(updated)
 
 
+def first_drop(db: sqlite3.Connection, endpoint_seq: int, seq: int) -> bool:
+    """Whether a drop is the endpoint's first, or the first since it delivered something; tests apart."""
+    rows = "FROM deliveries INDEXED BY deliveries_log WHERE endpoint_seq = ?1 AND state <> 0 AND kind <> 2 AND state ="
+    return not db.execute(
+        f"SELECT 1 {rows} {DROPPED} AND seq <> ?2 "
+        f"AND seq > coalesce((SELECT seq {rows} {DELIVERED} ORDER BY seq DESC LIMIT 1), 0) LIMIT 1",
+        (endpoint_seq, seq),
+    ).fetchall()
+
+
 def finish_some(
     db: sqlite3.Connection, endpoint_seq: int, *, state: int, upto_seq: int, after_seq: int, limit: int, now_ms: int
 ) -> list[tuple[int, int]]:

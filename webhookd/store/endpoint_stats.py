@@ -48,6 +48,25 @@ def spans(db: sqlite3.Connection, endpoint_seq: int, *, since_ms: int, until_ms:
     ]
 
 
+def dropped_since(db: sqlite3.Connection, endpoint_seq: int, since_ms: int) -> int:
+    """How many events of an endpoint were dropped at `since_ms` or later; tests apart."""
+    rows = "FROM deliveries INDEXED BY deliveries_log WHERE endpoint_seq = ? AND state = 2 AND state <> 0"
+    newest = db.execute(f"SELECT max(seq) {rows}", (endpoint_seq,)).fetchall()[0][0]
+    if newest is None:
+        return 0
+
+    def look(seq: int) -> tuple[int, int] | None:
+        sql = f"SELECT seq, finished_at {rows} AND seq >= ? ORDER BY seq LIMIT 1"
+        found = db.execute(sql, (endpoint_seq, seq)).fetchall()
+        return found[0] if found else None
+
+    first = first_since(look, since_ms, 0, newest + 1)
+    counted: int = db.execute(f"SELECT count(*) {rows} AND seq >= ? AND kind <> 2", (endpoint_seq, first)).fetchall()[
+        0
+    ][0]
+    return counted
+
+
 class _Series:
     """One of the two tables, cut at the bounds."""
 

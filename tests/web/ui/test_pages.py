@@ -197,6 +197,8 @@ async def test_auto_disabled_says_why_since_when_and_how_many_wait(api: Api, bro
     """The table, the webhook's page and *Enable* all tell of it; the budget names who spent it and until when."""
     endpoint = await auto_disabled(api)
     table = await text_of(browser, "/webhooks")
+    assert "1 event dropped in the last hour" in table
+    assert "1 event dropped in the last hour" in await text_of(browser, f"/webhooks/{endpoint.id}")
     assert "Auto-disabled since 20" in table and "6 of 5" in table and "Spent until 20" in table
     shown = await text_of(browser, f"/webhooks/{endpoint.id}")
     for words in (

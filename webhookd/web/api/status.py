@@ -18,10 +18,12 @@ from webhookd.delivery.recorder import Recorder
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.mail.mailer import Mailer
 from webhookd.models import Endpoint, Json
-from webhookd.store.store import SQLITE_VERSION
+from webhookd.store import endpoint_stats
+from webhookd.store.store import SQLITE_VERSION, Db
 
 RATE_BEATS = 60
 SLOWEST = 5
+HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,22 @@ class Status:
     async def show(self, workspace_seq: int | None = None) -> Json:
         """The look, as JSON; of one workspace alone, without what concerns the whole daemon, if it is given."""
         endpoints = self._registry.endpoints(workspace_seq)
-        if workspace_seq is None:
-            return {**self._endpoints_json(endpoints, None), **await self._daemon_json()}
-        return self._endpoints_json(endpoints, workspace_seq)
+        look = {**self._endpoints_json(endpoints, workspace_seq), "dropping_endpoints": await self._dropping(endpoints)}
+        return {**look, **await self._daemon_json()} if workspace_seq is None else look
+
+    async def _dropping(self, endpoints: Sequence[Endpoint]) -> list[Json]:
+        """The endpoints that dropped events in the last hour, and how many."""
+        since_ms = self._clock.wall_ms() - HOUR_MS
+
+        def question(db: Db) -> list[Json]:
+            counts = [(endpoint_stats.dropped_since(db, each.seq, since_ms), each) for each in endpoints]
+            return [
+                {"id": each.id, "workspace": each.workspace, "url": each.url, "dropped": count}
+                for count, each in counts
+                if count
+            ]
+
+        return await self._store.read(question)
 
     def _endpoints_json(self, endpoints: Sequence[Endpoint], workspace_seq: int | None) -> Json:
         views = {each.seq: self._dispatcher.view(each.seq) for each in endpoints}
