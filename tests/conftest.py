@@ -21,7 +21,7 @@ QUICK = ("crash/test_checker.py", "crash/test_witness.py", "hostile/test_keep_al
 ALONE = (
     "bench",
     "hostile/test_beside.py",
-    "hostile/test_crowd.py",
+    "hostile/test_many_connections.py",
     "process/test_clock.py",
     "process/test_main_job.py",
 )

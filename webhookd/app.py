@@ -162,7 +162,6 @@ class App:
         self.dispatcher.settle(delivery.endpoint_seq, 1, delivery.size)
 
     def _recipients_of(self, workspace_seq: int) -> tuple[str, ...]:
-        """The notice addresses of a workspace, else those of the configuration."""
         for workspace in self.registry.workspaces():
             if workspace.seq == workspace_seq and workspace.notify:
                 return workspace.notify

@@ -149,7 +149,6 @@ def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
 
 
 def _paths(tree: Any) -> Iterator[KeyPath]:
-    """Every path in `tree`, parents first; `[[name]]` counts as a table."""
     if isinstance(tree, list) and len(tree) == 1:
         tree = tree[0]
     if isinstance(tree, dict):
@@ -323,7 +322,6 @@ class _Reading:
         return Config(**sections, events=events)
 
     def _values(self, parent: KeyPath) -> dict[str, Any]:
-        """The valid values given below `parent`, by attribute."""
         values: dict[str, Any] = {}
         for path, given in self._given.items():
             if path[:-1] != parent:
@@ -344,7 +342,6 @@ class _Reading:
 
 
 def _is_clean(value: Any) -> bool:
-    """Whether texts have no control characters and no lone surrogates."""
     if isinstance(value, tuple):
         return all(map(_is_clean, value))
     return not isinstance(value, str) or not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", value)
@@ -366,7 +363,6 @@ def _from_text(text: str, field: FieldInfo) -> Any:
 
 
 def _toml_value(text: str) -> Any:
-    """`text` as a TOML value, or unchanged if it isn't one."""
     try:
         tree = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
@@ -384,7 +380,6 @@ def _syntax_mistake(source: str, text: str, message: str) -> Mistake:
 
 
 def _shown(value: Any) -> str:
-    """A value as TOML, short and without control characters."""
     try:
         shown = json.dumps(value, default=str)
     except (ValueError, RecursionError):

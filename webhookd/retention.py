@@ -96,7 +96,7 @@ class Retention:
         total = Swept()
         for reason, work in (
             ("workspace", self._clear_workspaces),
-            ("age", self._by_age),
+            ("age", self._oldest),
             ("size", self._by_size),
         ):
             began = self._clock.monotonic()
@@ -148,16 +148,13 @@ class Retention:
         while step := await self._step(lambda db, late: retention.clear_workspace(db, seq, out_of_time=late)):
             swept.add(step)
 
-    async def _by_age(self, terms: Terms) -> Swept:
-        return await self._oldest(terms, until_used_bytes=None)
-
     async def _by_size(self, terms: Terms) -> Swept:
         allowed_bytes = round(self._settings().retention.max_size_mb * MIB)
         if (await self._store.read(retention.file_size)).used_bytes <= allowed_bytes:
             return Swept()
         return await self._oldest(terms, until_used_bytes=allowed_bytes)
 
-    async def _oldest(self, terms: Terms, *, until_used_bytes: int | None) -> Swept:
+    async def _oldest(self, terms: Terms, *, until_used_bytes: int | None = None) -> Swept:
         """Remove the oldest events that may go: all that are old enough, or as many as make the rest small enough."""
         swept = Swept()
         by_age = until_used_bytes is None
@@ -190,7 +187,6 @@ class Retention:
         return []
 
     async def _forget_the_rest(self, terms: Terms) -> None:
-        """What stays behind when events go: remembered ids, closed notices, deleted endpoints."""
         before_ms, limit = terms.accepted_before_ms, retention.PIECE_ROWS
         while await self._step(lambda db, late: retention.forget_ids(db, terms, out_of_time=late)):
             pass

@@ -84,7 +84,6 @@ class Heartbeat:
 
 
 def _stack_of(thread: int) -> tuple[str, ...]:
-    """Where a thread is, innermost last: files, lines and functions, no values."""
     frame = sys._current_frames().get(thread)
     frames = traceback.extract_stack(frame)[-STACK_DEPTH:] if frame is not None else []
     return tuple(f"{each.filename}:{each.lineno} {each.name}" for each in frames)

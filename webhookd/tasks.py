@@ -103,5 +103,4 @@ def _end_of(name: str, task: asyncio.Task[Any]) -> TaskEnded:
 
 
 def _described(error: BaseException | None) -> str:
-    """An error's type and message."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

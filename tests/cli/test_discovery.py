@@ -112,7 +112,7 @@ async def test_not_running(run: Any, state_dir: Path) -> None:
 
 
 async def test_no_token(api: Any, run: Any, state_dir: Path) -> None:
-    """Without a token the API's refusal is shown, and where a token was looked for."""
+    """Without a token the API's error is shown, and where a token was looked for."""
     (state_dir / "admin-token").unlink()
     ran = await run("budget", "--state-dir", str(state_dir))
     assert 1 == ran.code

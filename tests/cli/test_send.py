@@ -1,4 +1,4 @@
-"""`webhookd send`: what arrives at the daemon, what is said about it, and its patience."""
+"""`webhookd send`: what arrives at the daemon, what is printed, and how long it retries."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def ledger(api: Any) -> Ledger:
     return Ledger(api)
 
 
-def refusal(status: int, code: str, *, retry_after: str = "0", **more: Any) -> web.Response:
+def error_answer(status: int, code: str, *, retry_after: str = "0", **more: Any) -> web.Response:
     body = {"error": {"code": code, "message": f"{code}, try again.", "details": {}}, **more}
     return web.json_response(body, status=status, headers={"Retry-After": retry_after})
 
@@ -175,9 +175,9 @@ async def test_full_disk(ledger: Ledger, ask: Any) -> None:
     """507 with `Retry-After`: it waits, says why, and goes on where the daemon stopped."""
 
     def half(lines: list[bytes]) -> web.Response:
-        return refusal(507, "storage_full", **ledger.accept(lines[:2]), next_index=2)
+        return error_answer(507, "storage_full", **ledger.accept(lines[:2]), next_index=2)
 
-    ledger.before = [lambda _: refusal(503, "unavailable"), half]
+    ledger.before = [lambda _: error_answer(503, "unavailable"), half]
     text = "".join(EVENT % n + "\n" for n in range(5))
     ran = await ask("send", "--json", stdin=text.encode())
     assert (0, 5, 0) == (ran.code, ran.json()["accepted"], ran.json()["duplicates"])
@@ -216,15 +216,15 @@ async def test_never_reached(ask: Any) -> None:
 
 
 async def test_wrong_token(ask: Any) -> None:
-    """What no patience mends ends it: exit code 1 and the API's message."""
+    """An error that a retry can't cure ends it: exit code 1 and the API's message."""
     ran = await ask("send", stdin=(EVENT % "a").encode(), env={"WEBHOOKD_TOKEN": "wrong"})
     assert 1 == ran.code
     assert ", with the token from WEBHOOKD_TOKEN." in ran.err
 
 
 async def test_give_up_after(ledger: Ledger, ask: Any) -> None:
-    """With `--give-up-after` its patience ends, and it says from which line on nothing is confirmed."""
-    ledger.before = [lambda _: refusal(503, "too_far_behind")] * 100
+    """`--give-up-after` ends the retries, and it prints from which line on nothing is confirmed."""
+    ledger.before = [lambda _: error_answer(503, "too_far_behind")] * 100
     ran = await ask("send", "--give-up-after", "0", stdin=(EVENT % "a").encode())
     assert 1 == ran.code
     assert "Nothing after line 0 is confirmed" in ran.err

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Said(StrEnum):
-    """What a producer heard of an event: 202 (new or known), a refusal, or nothing."""
+    """What a producer heard of an event: 202 (new or known), an error, or nothing."""
 
     TAKEN = "taken"
     REFUSED = "refused"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from tests.crash.case import Violation
 from tests.crash.history import Final, Terms
-from tests.crash.kill_points import MOST_POINTS, Tally, run_all, stage, until_clean
+from tests.crash.kill_points import MOST_POINTS, Result, run_all, stage, until_clean
 from tests.crash.play import Play, Scenario
 from tests.crash.producer import events
 from tests.crash.scenarios import fails_until, some_wait
@@ -89,13 +89,13 @@ SCENARIO = Scenario(
 )
 
 
-async def exhaust(fault: Fault, kept: Forkserver) -> Tally:
-    tally = Tally()
+async def exhaust(fault: Fault, kept: Forkserver) -> Result:
+    result = Result()
     began = time.monotonic()
     async with stage(SCENARIO, kept) as where:
-        await until_clean(tally, (fault.at(number) for number in range(1, MOST_POINTS)), where.run)
-    tally.seconds = time.monotonic() - began
-    return tally
+        await until_clean(result, (fault.at(number) for number in range(1, MOST_POINTS)), where.run)
+    result.seconds = time.monotonic() - began
+    return result
 
 
 def faults(words: list[str]) -> list[Fault]:

@@ -127,7 +127,7 @@ async def stage(scenario: Scenario, kept: Forkserver) -> AsyncIterator[Stage]:
 
 
 @dataclass
-class Tally:
+class Result:
     points: int = 0
     most_repeats: int = 0
     repeats: int = 0
@@ -140,7 +140,7 @@ class Tally:
         self.most_repeats = max(self.most_repeats, judgement.most_repeats)
         self.violations += [(point, violation) for violation in judgement.violations]
 
-    def include(self, other: Tally) -> None:
+    def include(self, other: Result) -> None:
         self.points += other.points
         self.repeats += other.repeats
         self.most_repeats = max(self.most_repeats, other.most_repeats)
@@ -159,48 +159,48 @@ class Tally:
         )
 
 
-async def exhaust(scenario: Scenario, kept: Forkserver) -> Tally:
-    tally = Tally()
+async def exhaust(scenario: Scenario, kept: Forkserver) -> Result:
+    result = Result()
     began = time.monotonic()
     async with stage(scenario, kept) as where:
         for call in CALLS:
             points = (KillPoint(call, number, scenario.anywhere) for number in range(1, MOST_POINTS))
-            await until_clean(tally, points, where.run)
-    tally.seconds = time.monotonic() - began
-    return tally
+            await until_clean(result, points, where.run)
+    result.seconds = time.monotonic() - began
+    return result
 
 
 async def until_clean(
-    tally: Tally, points: Iterable[KillPoint], run: Callable[[KillPoint], Awaitable[tuple[Judgement, bool]]]
+    result: Result, points: Iterable[KillPoint], run: Callable[[KillPoint], Awaitable[tuple[Judgement, bool]]]
 ) -> None:
     """One run after the other, until one gets through without reaching its point."""
     for point in points:
         judgement, reached = await run(point)
         if not reached:
-            tally.violations += [(point, violation) for violation in judgement.violations]
+            result.violations += [(point, violation) for violation in judgement.violations]
             return
-        tally.add(point, judgement)
+        result.add(point, judgement)
 
 
-async def all_of(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkserver], Awaitable[Tally]]) -> Tally:
+async def all_of(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkserver], Awaitable[Result]]) -> Result:
     left = list(named)
-    total = Tally()
+    total = Result()
 
     async def work() -> None:
         while left:
             name, each = left.pop(0)
-            tally = await exhausted(each, kept)
-            print(tally.line(name), flush=True)
-            for point, violation in tally.violations[:20]:
+            result = await exhausted(each, kept)
+            print(result.line(name), flush=True)
+            for point, violation in result.violations[:20]:
                 print(f"    {point.call} {point.number}: {violation.rule}: {violation.text}", flush=True)
-            total.include(tally)
+            total.include(result)
 
     async with forkserver() as kept:
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
     return total
 
 
-def run_all(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkserver], Awaitable[Tally]]) -> int:
+def run_all(named: Iterable[tuple[str, T]], exhausted: Callable[[T, Forkserver], Awaitable[Result]]) -> int:
     """Run all and print; 1 if a promise was broken, 2 where it can't be tried."""
     reason = why_no_kill_points()
     if reason is not None:

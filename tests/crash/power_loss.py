@@ -68,7 +68,7 @@ class Promised:
 
 
 @dataclass
-class Tally:
+class Result:
     images: int = 0
     started: int = 0
     lost: int = 0
@@ -243,9 +243,9 @@ async def start_on(image: Image, promised: Promised, folder: Path, where: Receiv
 
 
 # All of it
-async def cut(synchronous: str, most_images: int, starts: int, *, rounds: int, seed: int = 1) -> Tally:
+async def cut(synchronous: str, most_images: int, starts: int, *, rounds: int, seed: int = 1) -> Result:
     """Record, replay and judge at least `most_images` images, or as many as the record gives, and start on some."""
-    tally = Tally()
+    result = Result()
     chance = random.Random(seed)
     async with receiver() as where:
         where.answer = manners().answer
@@ -260,21 +260,21 @@ async def cut(synchronous: str, most_images: int, starts: int, *, rounds: int, s
                 if number in judged:
                     with tempfile.TemporaryDirectory(dir=folder) as place:
                         faults, repeats = await asyncio.to_thread(judge, image, promised, Path(place))
-                    tally.images += 1
-                    tally.note(faults)
-                    tally.most_repeats = max(tally.most_repeats, repeats)
+                    result.images += 1
+                    result.note(faults)
+                    result.most_repeats = max(result.most_repeats, repeats)
                 if number in started:
                     with tempfile.TemporaryDirectory(dir=folder) as place:
-                        tally.note(await start_on(image, promised, Path(place), where))
-                    tally.started += 1
-    return tally
+                        result.note(await start_on(image, promised, Path(place), where))
+                    result.started += 1
+    return result
 
 
-def line(name: str, tally: Tally, seconds: float) -> str:
-    broken = ", ".join(f"{kind} {count}" for kind, count in sorted(tally.broken.items())) or "none"
+def line(name: str, result: Result, seconds: float) -> str:
+    broken = ", ".join(f"{kind} {count}" for kind, count in sorted(result.broken.items())) or "none"
     return (
-        f"{name:7} {tally.images} images, a daemon started on {tally.started}: faults {broken}; "
-        f"most repeats per endpoint {tally.most_repeats}  {seconds:.0f} s"
+        f"{name:7} {result.images} images, a daemon started on {result.started}: faults {broken}; "
+        f"most repeats per endpoint {result.most_repeats}  {seconds:.0f} s"
     )
 
 
@@ -285,14 +285,14 @@ def main() -> int:
         print(reason)
         return 2
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else ENOUGH_IMAGES
-    tallies = {}
+    results = {}
     for name, most_images, starts, rounds in (("FULL", wanted, STARTS, 20), ("NORMAL", wanted // 8, 0, 8)):
         began = time.monotonic()
-        tallies[name] = tally = asyncio.run(cut(name, most_images, starts, rounds=rounds))
-        print(line(name, tally, time.monotonic() - began), flush=True)
-        for example in tally.examples[:5]:
+        results[name] = result = asyncio.run(cut(name, most_images, starts, rounds=rounds))
+        print(line(name, result, time.monotonic() - began), flush=True)
+        for example in result.examples[:5]:
             print("    " + example, flush=True)
-    return 0 if not tallies["FULL"].broken and tallies["NORMAL"].lost else 1
+    return 0 if not results["FULL"].broken and results["NORMAL"].lost else 1
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ async def _pieces(body: bytes, pause_seconds: float) -> AsyncIterator[bytes]:
 
 
 def _heard(begun: list[Asked], status: int, answer: Json) -> list[Asked]:
-    """What the answer says of each; a stream that was cut short by a refusal says how far it came."""
+    """What the answer says of each; a stream that was cut short by an error says how far it came."""
     now = time.time()
     if status == 202:
         if "accepted" in answer:

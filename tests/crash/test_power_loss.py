@@ -19,17 +19,17 @@ WHY_NOT = why_no_kill_points()
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 async def test_a_power_cut_loses_nothing_that_was_promised() -> None:
     """Whatever of the unsynced writes is on the disk: sound, nothing lost, in order, one repeat per endpoint."""
-    tally = await cut("FULL", 200, 1, rounds=3)
-    assert (200, 1) == (tally.images, tally.started)
-    assert ([], 0) == (tally.examples, tally.broken.total())
-    assert tally.most_repeats <= 1
+    result = await cut("FULL", 200, 1, rounds=3)
+    assert (200, 1) == (result.images, result.started)
+    assert ([], 0) == (result.examples, result.broken.total())
+    assert result.most_repeats <= 1
 
 
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 async def test_with_a_sync_too_few_the_same_test_fails() -> None:
     """`synchronous=NORMAL` loses events that were answered with 202: the test can tell."""
-    tally = await cut("NORMAL", 300, 0, rounds=3)
-    assert tally.lost > 0
+    result = await cut("NORMAL", 300, 0, rounds=3)
+    assert result.lost > 0
 
 
 def test_a_record_is_read_in_the_order_of_what_was_done(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def _not_utf8() -> Iterator[Caller]:
     bodies = {
         "0xff": event(b'"x":"\xff"'),
         "overlong slash": event(b'"x":"\xc0\xaf"'),
-        "cut in a letter": event(b'"x":"\xe2\x82"'),
+        "cut in a character": event(b'"x":"\xe2\x82"'),
         "surrogate as bytes": event(b'"x":"\xed\xa0\x80"'),
         "beyond Unicode": event(b'"x":"\xf4\x90\x80\x80"'),
         "latin-1": event('"x":"über"'.encode("latin-1")),
@@ -398,7 +398,7 @@ def _tokens() -> Iterator[Caller]:
             "none": (with_token(None), NOT_KNOWN),
             "wrong": (with_token("Bearer whk_ingest_wrong"), NOT_KNOWN),
             "cut by one": (request(GOOD).replace(b"{TOKEN}", b"{CUT}"), NOT_KNOWN),
-            "one letter more": (with_token("Bearer {TOKEN}x"), NOT_KNOWN),
+            "one character more": (with_token("Bearer {TOKEN}x"), NOT_KNOWN),
             "in capitals": (request(GOOD).replace(b"{TOKEN}", b"{CAPITALS}"), NOT_KNOWN),
             "bare": (with_token("{TOKEN}"), NOT_KNOWN),
             "empty": (with_token("Bearer "), NOT_KNOWN),

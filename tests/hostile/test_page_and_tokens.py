@@ -161,7 +161,7 @@ async def test_every_refusal_has_the_policy(api: Api) -> None:
 
 # Guessing
 def test_secrets_are_looked_up_by_a_hash_and_compared_in_constant_time() -> None:
-    """No secret is compared letter by letter: tokens, codes and cookies by the hash of what came, the form's proof by
+    """Secrets are compared at once: tokens, codes and cookies by the hash of what came, the form's proof by
     `compare_digest`."""
     for module in (tokens, sessions):
         assert module.__file__

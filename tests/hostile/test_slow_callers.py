@@ -51,7 +51,7 @@ async def dribble(line: Wire, drop: bytes, answering: asyncio.Task[tuple[int, ob
 
 @pytest.mark.parametrize("name", SLOW)
 async def test_a_slow_caller_is_given_up(api: Api, name: str) -> None:
-    """408 once the patience is over, nothing accepted; and a caller beside it is answered meanwhile."""
+    """408 once the time is over, nothing accepted; and a caller beside it is answered meanwhile."""
     headers, at_once, drop = SLOW[name]
     async with wire(api.port) as line:
         line.send(head(api, **headers).encode() + at_once)
@@ -68,7 +68,7 @@ async def test_a_slow_caller_is_given_up(api: Api, name: str) -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "])
 async def test_slow_headers_are_given_up(tmp_path: Path, begun: bytes) -> None:
-    """Nothing, a letter, or half a header of which more keeps coming: the connection ends."""
+    """Nothing, one byte, or half a header of which more keeps coming: the connection ends."""
     async with running_api(tmp_path, keep_alive_seconds=0.2) as api, wire(api.port) as line:
         line.send(begun)
         ending = asyncio.create_task(line.ended())

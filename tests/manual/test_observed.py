@@ -55,7 +55,7 @@ def matchers(inside: str) -> list[tuple[str, str, str]]:
 
 @pytest.fixture
 async def exported(tmp_path: Path) -> AsyncIterator[dict[str, set[str]]]:
-    """Every sample that a real daemon exports, with its labels, after a delivery, a failure and a refusal."""
+    """Every sample that a real daemon exports, with its labels, after a delivery, a failure and an error."""
     config = '[egress]\nallow = ["127.0.0.0/8"]\n[delivery]\nretry_seconds = [60]\n'
     async with receiver(lambda name: 200 if name == "good" else 500) as where, daemon(tmp_path / "state", config) as d:
         for name in ("good", "bad"):

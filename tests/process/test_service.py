@@ -292,7 +292,7 @@ async def test_a_tcp_socket_handed_over_is_served_on(tmp_path: Path) -> None:
 
 async def test_tcp_and_unix_sockets_are_served_on_together(tmp_path: Path) -> None:
     """Both answer, and the unix socket stays in its place when the daemon ends: it is systemd's."""
-    path = tmp_path / "door"
+    path = tmp_path / "webhookd.sock"
     with listening() as tcp, listening(socket.AF_INET6, ("::1", 0)) as tcp6, listening(socket.AF_UNIX, str(path)) as un:
         async with serving(tmp_path / "state", [tcp, tcp6, un]) as d:
             urls = [d.url, f"http://[::1]:{tcp6.getsockname()[1]}"]
@@ -310,7 +310,7 @@ async def test_tcp_and_unix_sockets_are_served_on_together(tmp_path: Path) -> No
 
 async def test_a_unix_socket_handed_over_leaves_the_configured_address_open(tmp_path: Path) -> None:
     """A socket takes the place of its own kind alone, whatever `listen.unix_socket` says."""
-    path = tmp_path / "door"
+    path = tmp_path / "webhookd.sock"
     with listening(socket.AF_UNIX, str(path)) as opened:
         async with serving(tmp_path / "state", [opened], 'unix_socket = "other"\n') as d:
             assert d.url.startswith("http://127.0.0.1:")

@@ -25,7 +25,7 @@ EVENT = '{"event_type":"message.received","event_id":"m-9","text":"hello"}'
 
 
 @dataclass
-class Door:
+class Proxy:
     """Stands before the daemon: turns the first away with 503 and breaks off the second; lets the others in."""
 
     daemon: Daemon
@@ -46,33 +46,33 @@ class Door:
 
 
 @pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Door]:
+async def proxy(tmp_path: Path) -> AsyncIterator[Proxy]:
     async with daemon(tmp_path / "state") as d:
-        made = Door(d)
+        made = Proxy(d)
         async with served(made.handle) as made.url:
             yield made
 
 
-def sender(door: Door, name: str, token: str) -> Program:
-    return Program(name, door.daemon.state_dir, {"WEBHOOKD_URL": door.url, "WEBHOOKD_INGEST_TOKEN": token})
+def sender(proxy: Proxy, name: str, token: str) -> Program:
+    return Program(name, proxy.daemon.state_dir, {"WEBHOOKD_URL": proxy.url, "WEBHOOKD_INGEST_TOKEN": token})
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-async def test_a_sender_tries_until_it_is_taken(door: Door, name: str) -> None:
+async def test_a_sender_tries_until_it_is_taken(proxy: Proxy, name: str) -> None:
     """Turned away, then broken off: the same bytes go a third time, and the daemon has the event once.
 
     A wrong token is no reason to try again: it ends at once, with what the daemon said.
     """
     words = [needs(COMMANDS[name]), str(RECIPES / name), *([EVENT] if name == "send.sh" else [])]
-    token = (door.daemon.state_dir / "ingest-token").read_text().strip()
-    ran = await sender(door, name, token).run(*words)
+    token = (proxy.daemon.state_dir / "ingest-token").read_text().strip()
+    ran = await sender(proxy, name, token).run(*words)
     assert (0, "") == (ran.code, ran.err)
-    assert 3 == len(door.bodies) and 1 == len(set(door.bodies))
-    listed = await door.daemon.call("GET", "/v1/events")
-    assert [json.loads(door.bodies[0])["event_id"]] == [each["event_id"] for each in listed["data"]]
+    assert 3 == len(proxy.bodies) and 1 == len(set(proxy.bodies))
+    listed = await proxy.daemon.call("GET", "/v1/events")
+    assert [json.loads(proxy.bodies[0])["event_id"]] == [each["event_id"] for each in listed["data"]]
     assert listed["data"][0]["event_id"] in ran.out
-    ran = await sender(door, name, "wrong").run(*words)
-    assert 0 != ran.code and 4 == len(door.bodies)
+    ran = await sender(proxy, name, "wrong").run(*words)
+    assert 0 != ran.code and 4 == len(proxy.bodies)
     assert "unauthorized" in ran.out + ran.err
 
 

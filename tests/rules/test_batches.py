@@ -15,7 +15,7 @@ from webhookd.errors import ApiError
 from webhookd.rules.parsing import MAX_ARRAY_EVENTS, Line, LineSplitter, split_array
 
 
-def refusal(raw: bytes) -> ApiError:
+def error_of(raw: bytes) -> ApiError:
     with pytest.raises(ApiError) as caught:
         split_array(raw)
     return caught.value
@@ -53,7 +53,7 @@ def test_a_thousand_elements_are_taken_and_one_more_is_not() -> None:
     """The limit is on the number of events, whatever they hold."""
     for element in (b"1", b'{"a":[1,2,3]}'):
         assert [element] * MAX_ARRAY_EVENTS == split_array(b"[" + b",".join([element] * MAX_ARRAY_EVENTS) + b"]")
-        refused = refusal(b"[" + b",".join([element] * (MAX_ARRAY_EVENTS + 1)) + b"]")
+        refused = error_of(b"[" + b",".join([element] * (MAX_ARRAY_EVENTS + 1)) + b"]")
         assert ("payload_too_large", 413, {"max_events": 1000}) == (refused.code, refused.status, refused.details)
 
 
@@ -82,7 +82,7 @@ def test_a_syntax_error_anywhere_refuses_the_whole_and_names_the_place(text: byt
     if padding and text.startswith(b"["):
         list_of_commas = b'["' + b"," * padding + b'",'
         text, said = list_of_commas + text[1:], "byte" if said.startswith("byte") else said
-    refused = refusal(text)
+    refused = error_of(text)
     assert "invalid_json" == refused.code
     assert said in refused.message
 
@@ -90,7 +90,7 @@ def test_a_syntax_error_anywhere_refuses_the_whole_and_names_the_place(text: byt
 @pytest.mark.parametrize("raw", [b"{}", b"1", b'{"a":[' + b"0," * 2000 + b"0]}"])
 def test_what_is_no_array_is_refused_as_such(raw: bytes) -> None:
     """The caller looks at the first byte before; if it doesn't, this is what it hears."""
-    assert "invalid_event" == refusal(raw).code
+    assert "invalid_event" == error_of(raw).code
 
 
 def test_millions_of_elements_cost_no_memory() -> None:
@@ -98,7 +98,7 @@ def test_millions_of_elements_cost_no_memory() -> None:
     raw = b"[" + b"0," * (4 * 1024 * 1024) + b"0]"
     tracemalloc.start()
     try:
-        refused = refusal(raw)
+        refused = error_of(raw)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -29,7 +29,7 @@ def parse(raw: bytes, max_bytes: int = 256 * 1024) -> NewEvent:
     return parse_event(raw, max_bytes=max_bytes, event_types=CATALOGUE, new_id=lambda: NEW_ID)
 
 
-def refusal(raw: bytes, max_bytes: int = 256 * 1024) -> ApiError:
+def error_of(raw: bytes, max_bytes: int = 256 * 1024) -> ApiError:
     with pytest.raises(ApiError) as caught:
         parse(raw, max_bytes)
     assert caught.value.__cause__ is None
@@ -87,30 +87,30 @@ def test_an_id_of_1_to_64_of_the_alphabet_is_taken(event_id: str) -> None:
 )
 def test_any_other_id_is_refused(event_id: object) -> None:
     """Null and numbers too: an id left out is left out."""
-    assert "invalid_event_id" == refusal(orjson.dumps({"event_type": "order.paid", "event_id": event_id})).code
+    assert "invalid_event_id" == error_of(orjson.dumps({"event_type": "order.paid", "event_id": event_id})).code
 
 
 @pytest.mark.parametrize("event_type", [None, 1, True, ["message.sent"], {"a": 1}, "", "message.send", "*"])
 def test_a_type_outside_the_catalogue_is_refused(event_type: object) -> None:
     """Whatever its JSON type."""
-    assert "unknown_event_type" == refusal(orjson.dumps({"event_type": event_type})).code
+    assert "unknown_event_type" == error_of(orjson.dumps({"event_type": event_type})).code
 
 
 def test_an_unknown_type_is_told_the_nearest() -> None:
-    """The catalogue's own refusal."""
-    assert "message.received" == refusal(b'{"event_type":"message.recieved"}').details["nearest"]
+    """The catalogue's own error."""
+    assert "message.received" == error_of(b'{"event_type":"message.recieved"}').details["nearest"]
 
 
 @pytest.mark.parametrize("raw", [b"{}", b'{"type":"message.sent"}', b'{"contact":{"event_type":"message.sent"}}'])
 def test_an_event_without_a_type_is_refused(raw: bytes) -> None:
     """One in a nested object is not the event's."""
-    assert "missing_event_type" == refusal(raw).code
+    assert "missing_event_type" == error_of(raw).code
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"[" + SAMPLE + b"]", b"1", b"1.5", b"null", b"true", b'"event_type"'])
 def test_what_is_json_but_no_object_is_refused(raw: bytes) -> None:
     """An array where an object belongs, and the rest."""
-    assert "invalid_event" == refusal(raw).code
+    assert "invalid_event" == error_of(raw).code
 
 
 @pytest.mark.parametrize(
@@ -136,19 +136,19 @@ def test_what_is_json_but_no_object_is_refused(raw: bytes) -> None:
 )  # fmt: skip
 def test_what_is_not_json_is_refused(raw: bytes) -> None:
     """Hostile bodies: one clear error each, no crash."""
-    assert "invalid_json" == refusal(raw).code
+    assert "invalid_json" == error_of(raw).code
 
 
 def test_the_place_of_a_syntax_error_is_named() -> None:
     """By line and column, counted from 1."""
-    refused = refusal(b'{"event_type": "message.sent",\n "x": oops}')
+    refused = error_of(b'{"event_type": "message.sent",\n "x": oops}')
     assert {"line": 2, "column": 7} == refused.details
     assert "line 2, column 7" in refused.message
 
 
 def test_the_place_of_bytes_that_are_not_utf8_is_named() -> None:
     """By the byte, counted from 0, and what it is."""
-    refused = refusal(b'{"x":"\xff"}')
+    refused = error_of(b'{"x":"\xff"}')
     assert {"byte": 6} == refused.details
     assert "byte 6 (0xff)" in refused.message
 
@@ -172,7 +172,7 @@ def test_digits_in_a_string_are_no_integer() -> None:
     """Where one huge integer stands, the strings around it still have to be right."""
     raw = HEAD + b',"n":' + b"9" * 400 + b',"s":"\\" ' + b"9" * 400 + b'"}'
     assert raw == parse(raw).body
-    assert "invalid_json" == refusal(raw.replace(b'\\" ', b"\\q ")).code
+    assert "invalid_json" == error_of(raw.replace(b'\\" ', b"\\q ")).code
 
 
 @pytest.mark.parametrize("depth", [500, 900])
@@ -187,7 +187,7 @@ def test_the_size_is_that_of_the_trimmed_text() -> None:
     """At the limit it is taken, one byte over it is refused, white space around doesn't count."""
     raw = HEAD + b"}"
     assert raw == parse(b"  " + raw + b"\n", max_bytes=len(raw)).body
-    refused = refusal(raw, max_bytes=len(raw) - 1)
+    refused = error_of(raw, max_bytes=len(raw) - 1)
     assert ("payload_too_large", 413) == (refused.code, refused.status)
     assert too_large(len(raw) - 1).body() == refused.body()
 
@@ -203,7 +203,7 @@ def test_an_id_spliced_in_does_not_count_against_the_size() -> None:
 def test_a_name_given_twice_is_refused(name: str, spell: Callable[[str], str]) -> None:
     """orjson alone would keep the last, so receivers could read another event than webhookd did."""
     raw = HEAD[:-1] + b'a","' + spell(name).encode() + b'":"order.paid"}'
-    refused = refusal(raw)
+    refused = error_of(raw)
     assert ("invalid_event", {"name": name}) == (refused.code, refused.details)
 
 
@@ -211,9 +211,9 @@ def test_a_name_given_twice_is_refused(name: str, spell: Callable[[str], str]) -
 @pytest.mark.parametrize("hexadecimal", ["x", "X"])
 def test_any_letter_of_a_name_may_be_the_escaped_one(name: str, hexadecimal: str) -> None:
     """`\\u005f` is `\\u005F` is `_`; a name hidden behind any one escape is found."""
-    for place, letter in enumerate(name):
-        spelled_name = f"{name[:place]}\\u{ord(letter):04{hexadecimal}}{name[place + 1 :]}"
-        assert "invalid_event" == refusal(HEAD + f',"{spelled_name}":"order.paid"}}'.encode()).code
+    for place, character in enumerate(name):
+        spelled_name = f"{name[:place]}\\u{ord(character):04{hexadecimal}}{name[place + 1 :]}"
+        assert "invalid_event" == error_of(HEAD + f',"{spelled_name}":"order.paid"}}'.encode()).code
 
 
 def test_other_names_may_stand_twice_and_any_name_may_be_nested() -> None:
@@ -241,10 +241,10 @@ def spelled(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
     return (
         '"'
         + "".join(
-            f"\\u{ord(letter):04{draw(st.sampled_from('xX'))}}"
-            if place in escaped and letter < "\uffff"
-            else plain.get(letter, letter)
-            for place, letter in enumerate(text)
+            f"\\u{ord(character):04{draw(st.sampled_from('xX'))}}"
+            if place in escaped and character < "\uffff"
+            else plain.get(character, character)
+            for place, character in enumerate(text)
         )
         + '"'
     )
@@ -270,7 +270,7 @@ VALUES = st.recursive(
 
 
 def exact(text: str) -> str | None:
-    """What becomes of an object by the rules, read slowly: the code of its refusal, or None."""
+    """What becomes of an object by the rules, read slowly: the code of its error, or None."""
     pairs: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=lambda pairs: pairs, parse_int=len)
     names = [name for name, _ in pairs]
     if names.count("event_type") > 1 or names.count("event_id") > 1:
@@ -327,7 +327,7 @@ def test_any_payload_goes_out_as_it_came_in(
 
 @given(st.data())
 def test_no_bytes_do_worse_than_be_refused(data: st.DataObject) -> None:
-    """A sample with pieces cut out, doubled and overwritten: an event that others can read too, or a refusal."""
+    """A sample with pieces cut out, doubled and overwritten: an event that others can read too, or an error."""
     raw = bytearray(SAMPLE)
     pieces = st.binary(max_size=4) | st.sampled_from(
         [b'"', b"\\", b"\\u00", b"{", b"]", b",", b"\xff", b"9" * 400, b"1e999", b"-"]
@@ -346,7 +346,7 @@ def test_no_bytes_do_worse_than_be_refused(data: st.DataObject) -> None:
 @given(st.binary(max_size=60))
 def test_garbage_is_refused(raw: bytes) -> None:
     """Nothing that short is an event of any type."""
-    assert refusal(raw).code in {"invalid_json", "invalid_event", "missing_event_type", "unknown_event_type"}
+    assert error_of(raw).code in {"invalid_json", "invalid_event", "missing_event_type", "unknown_event_type"}
 
 
 def test_nothing_ends_where_doubles_end() -> None:

@@ -17,7 +17,7 @@ EVERYTHING = [ip_network("0.0.0.0/0"), ip_network("::/0")]
 OWN = frozenset({OwnAddress(ip_address("127.0.0.1"), 8780)})
 
 
-def refusal(url: str, **settings: object) -> tuple[str, str]:
+def error_of(url: str, **settings: object) -> tuple[str, str]:
     with pytest.raises(ApiError) as caught:
         check_url(url, **{"allow_http": True, "allowed": [], "own": OWN, **settings})  # type: ignore[arg-type]
     assert {"field": "url"} == caught.value.details
@@ -149,7 +149,7 @@ INVALID = [
 @pytest.mark.parametrize("url", INVALID)
 def test_ambiguous_or_broken_urls_are_refused(url: str) -> None:
     """Whatever two readers could understand differently is refused at save, even if everything is allowed."""
-    code, message = refusal(url, allowed=EVERYTHING)
+    code, message = error_of(url, allowed=EVERYTHING)
     assert "invalid_url" == code
     assert message.isprintable()
     assert message.endswith(".")
@@ -161,7 +161,7 @@ def test_ambiguous_or_broken_urls_are_refused(url: str) -> None:
 )
 def test_a_host_beyond_ascii_is_advised_its_form_by_idna_2008(host: str, ascii_form: str) -> None:
     """Not IDNA 2003's, which gives faß.de to the owner of fass.de."""
-    assert refusal(f"https://{host}/x")[1].endswith(f"write its ASCII form: {ascii_form}.")
+    assert error_of(f"https://{host}/x")[1].endswith(f"write its ASCII form: {ascii_form}.")
 
 
 # --- where webhookd doesn't send --------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ BLOCKED_UNLESS_ALLOWED = [
 @pytest.mark.parametrize(("url", "stored"), BLOCKED_UNLESS_ALLOWED)
 def test_special_addresses_are_refused_unless_allowed(url: str, stored: str) -> None:
     """In every notation: refused by default, and stored in the plain one where egress.allow holds the address."""
-    assert "blocked_address" == refusal(url)[0]
+    assert "blocked_address" == error_of(url)[0]
     assert stored == check_url(url, allow_http=True, allowed=EVERYTHING, own=OWN)
 
 
@@ -217,7 +217,7 @@ BLOCKED_ALWAYS = [
 @pytest.mark.parametrize("url", BLOCKED_ALWAYS)
 def test_metadata_link_local_and_wrapped_are_refused_always(url: str) -> None:
     """No egress.allow opens them."""
-    assert ("blocked_address", "blocked_address") == (refusal(url)[0], refusal(url, allowed=EVERYTHING)[0])
+    assert ("blocked_address", "blocked_address") == (error_of(url)[0], error_of(url, allowed=EVERYTHING)[0])
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_metadata_link_local_and_wrapped_are_refused_always(url: str) -> None:
 )  # fmt: skip
 def test_webhookd_itself_is_refused_even_on_an_allowed_network(url: str) -> None:
     """webhookd's own address and port, by number and by name."""
-    code, message = refusal(url, allowed=EVERYTHING)
+    code, message = error_of(url, allowed=EVERYTHING)
     assert ("blocked_address", True) == (code, "webhookd itself listens" in message)
 
 
@@ -242,13 +242,13 @@ def test_a_neighbour_of_webhookd_is_allowed() -> None:
 def test_own_default_port_is_recognised() -> None:
     """A URL without a port means the scheme's."""
     own = [OwnAddress(ip_address("127.0.0.1"), 80)]
-    assert "blocked_address" == refusal("http://127.0.0.1/", allowed=LOOPBACK, own=own)[0]
+    assert "blocked_address" == error_of("http://127.0.0.1/", allowed=LOOPBACK, own=own)[0]
     assert "https://127.0.0.1/" == check_url("https://127.0.0.1/", allow_http=True, allowed=LOOPBACK, own=own)
 
 
 def test_http_is_refused_where_the_operator_turned_it_off() -> None:
     """egress.allow_http = false leaves https alone."""
-    code, message = refusal("http://example.com/", allow_http=False)
+    code, message = error_of("http://example.com/", allow_http=False)
     assert ("invalid_url", True) == (code, "https://" in message)
     assert "https://example.com/" == check_url("https://example.com/", allow_http=False, allowed=[])
 
@@ -268,8 +268,8 @@ def test_no_text_gets_past_as_something_else(text: str) -> None:
 
 
 def test_what_is_not_text_is_refused() -> None:
-    """A caller that passes a number gets a refusal, not a traceback."""
-    assert "invalid_url" == refusal(17)[0]  # type: ignore[arg-type]
+    """A caller that passes a number gets an error, not a traceback."""
+    assert "invalid_url" == error_of(17)[0]  # type: ignore[arg-type]
 
 
 # --- headers ----------------------------------------------------------------------------------------------------

@@ -366,8 +366,8 @@ async def main():
             try:
                 egress.check_url(url)
                 saved = True
-            except ApiError as refusal:
-                saved = refusal.code
+            except ApiError as error:
+                saved = error.code
             outcome = await sender.post(Request(url, (), b"{}", False))
             found.append([saved, outcome.reason or "delivered"])
         await sender.close()

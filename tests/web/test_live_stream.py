@@ -313,7 +313,7 @@ async def test_it_ends_when_the_daemon_stops(api: Api) -> None:
 
 
 async def test_whoever_reads_nothing_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the stream nor its happenings stay: afterwards nobody listens any more."""
+    """Neither the stream nor its events stay: afterwards there is no subscription."""
     monkeypatch.setattr(live_stream, "WRITE_SECONDS", 0.1)
     async with wire(api.port) as deaf:
         deaf.send(f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.admin_token}\r\n\r\n")

@@ -223,7 +223,6 @@ class Endpoints:
         log.emit("endpoint.deleted", **_named(endpoint))
 
     def _checked(self, fields: dict[str, Any], kept_types: Sequence[str] = ()) -> dict[str, Any]:
-        """The fields that are given, checked and in the form of the model."""
         checks: dict[str, Callable[[Any], Any]] = {
             "url": self._check_url,
             "event_types": lambda names: self._event_types().check_types(list(names), kept=kept_types),

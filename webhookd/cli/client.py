@@ -211,7 +211,6 @@ class Client:
         headers: Mapping[str, str],
         timeout_seconds: float,
     ) -> Iterator[Reply]:
-        """A request sent, and its answer with the body still to read."""
         connection = self._connect(timeout_seconds)
         given = {name: str(value) for name, value in (query or {}).items() if value is not None}
         target = (self._connected.prefix if self._connected else "") + path + (f"?{urlencode(given)}" if given else "")
@@ -229,7 +228,6 @@ class Client:
             connection.close()
 
     def _connect(self, timeout_seconds: float) -> http.client.HTTPConnection:
-        """An open connection to the first address that accepts one."""
         failures = []
         for address in [self._connected] if self._connected else self.addresses:
             connection = address.connection(timeout_seconds)

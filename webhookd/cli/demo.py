@@ -128,7 +128,6 @@ async def _daemon(folder: Path) -> AsyncIterator[Client]:
 
 
 def _end_of_log(folder: Path) -> str:
-    """The end of the daemon's log."""
     lines = (folder / "log").read_text("utf-8", "replace").splitlines()
     return "\n".join(escape(line) for line in lines[-10:])
 
@@ -202,7 +201,6 @@ class _Demo:
         self._say(f"B has the {len(expected)} held ones, in order. Nothing was lost.")
 
     async def _until(self, done: Callable[[], bool]) -> None:
-        """Wait until `done`; raises `_Failed` on a wrong signature."""
         while not done():
             self._changed.clear()
             await self._changed.wait()

@@ -75,7 +75,6 @@ def find(call: Call, which: str) -> str:
 
 
 def _headers(given: tuple[str, ...]) -> dict[str, str]:
-    """`-H 'Name: value'` as the API takes them."""
     headers = {}
     for one in given:
         name, colon, value = one.partition(":")

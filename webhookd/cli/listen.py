@@ -158,7 +158,6 @@ def _json_of(received: Received, status: int) -> dict[str, Any]:
 
 
 def _times(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
-    """How many requests to fail; None for `always`."""
     if value == "always":
         return None
     if not value.isascii() or not value.isdigit():
@@ -172,8 +171,8 @@ def _checked_keys(ctx: click.Context, param: click.Parameter, value: tuple[str, 
 
     try:
         return tuple(check_key(key) for key in value)
-    except ApiError as refusal:
-        raise click.BadParameter(refusal.message, ctx=ctx, param=param) from refusal
+    except ApiError as error:
+        raise click.BadParameter(error.message, ctx=ctx, param=param) from error
 
 
 @click.command(
@@ -278,7 +277,6 @@ async def serving(receiver: Receiver, host: str, port: int, show: Show) -> Async
 
 
 async def _listen(receiver: Receiver, host: str, port: int, show: Show, *, say: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM."""
     import asyncio
     import signal
 

@@ -369,7 +369,6 @@ def _print_attempt(attempt: dict[str, Any], url: str, payload: str) -> None:
 
 
 def _print_message(arrow: str, line: str, headers: Any, body: str | None) -> None:
-    """A request or an answer, as it was on the wire."""
     click.echo(f"  {arrow} {escape(line)}")
     for name, value in _pairs(headers):
         click.echo(f"  {arrow} {escape(name)}: {escape(value)}")

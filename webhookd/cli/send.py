@@ -171,7 +171,6 @@ class Sender:
             self._refuse(rest[one["index"]][0], one["error"])
 
     def _taken(self, body: dict[str, Any], rest: list[tuple[int, bytes]], *, counting: bool) -> int:
-        """How many lines were accepted before a 503 or 507."""
         taken = int(body.get("next_index") or 0)
         if taken:
             self._count(body, rest, counting=counting)

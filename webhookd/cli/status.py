@@ -153,7 +153,6 @@ def _print_slowest(slowest: list[dict[str, Any]]) -> None:
 
 
 def _print_errors(errors: list[dict[str, Any]]) -> None:
-    """Print the newest errors of the log."""
     if not errors:
         return
     click.echo("\nLast errors:")

@@ -100,7 +100,6 @@ class Consumer:
             self.in_flight = False
 
     async def _waited(self, seconds: float) -> bool:
-        """Wait for the next attempt; False if `stop` was called."""
         self.next_attempt_at_ms = self._deps.clock.wall_ms() + round(seconds * 1000)
         self._expect(seconds)
         try:
@@ -121,7 +120,6 @@ class Consumer:
         )
 
     def _expect(self, seconds: float) -> None:
-        """A step begins that takes `seconds` at most."""
         self.due_at = self._deps.clock.monotonic() + seconds + STEP_MARGIN_SECONDS
 
     async def _with_body(self, delivery: QueuedDelivery) -> QueuedDelivery:

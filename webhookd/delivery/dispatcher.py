@@ -241,7 +241,6 @@ class Dispatcher:
         return queue is not None and queue.waiting > 0 and endpoint is not None and self._may_start(endpoint)
 
     def _may_start(self, endpoint: Endpoint) -> bool:
-        """Whether an endpoint may be sent to, and no consumer runs."""
         return endpoint.seq not in self._tasks and endpoint.seq not in self._blocked and self._registry.runs(endpoint)
 
     def _start(self, endpoint: Endpoint, queue: EndpointQueue) -> None:

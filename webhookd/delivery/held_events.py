@@ -76,7 +76,7 @@ class HeldEvents:
                 _EVERYTHING,
                 after_seq=endpoint.skipped_upto,
                 limit=limit,
-                still=lambda db: self._still_held(db, endpoint),
+                still=lambda db: self._same_stop(endpoints.get(db, endpoint.seq), endpoint),
                 on_commit=on_commit,
             )
             if not finished:
@@ -150,11 +150,8 @@ class HeldEvents:
 
         return await self._store.write(command, on_commit=on_commit)
 
-    def _still_held(self, db: Db, endpoint: Endpoint) -> bool:
-        """Whether what was due still is: not if the endpoint was enabled since, nor if it was stopped again after."""
-        return self._same_stop(endpoints.get(db, endpoint.seq), endpoint)
-
     def _same_stop(self, now: Endpoint | None, before: Endpoint) -> bool:
+        """Whether what was due still is: not if the endpoint was enabled since, nor if it was stopped again after."""
         return (
             now is not None
             and now.deleted_at_ms is None

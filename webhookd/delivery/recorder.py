@@ -144,7 +144,6 @@ class Recorder:
         now_ms: int,
         next_attempt_at_ms: int | None = None,
     ) -> None:
-        """After the commit: counts, the log, the live feed."""
         finished = state in (DeliveryState.DELIVERED, DeliveryState.DROPPED)
         if finished and waited:
             self._on_finished(delivery)

@@ -74,7 +74,6 @@ def _dumped(record: Record) -> bytes:
 
 
 def _shortened(record: Record) -> bytes:
-    """The record with its long values cut, as much as it takes."""
     plain = {name: _flat(value) for name, value in record.items()}
     for longest in (4096, 1024, 256, 64, 16):
         line = _dumped({name: _cut(value, longest) for name, value in plain.items()})
@@ -90,7 +89,6 @@ def _cut(value: Any, longest: int) -> Any:
 
 
 def _flat(value: Any) -> Any:
-    """A scalar as it is, anything else as its JSON text."""
     value = _plain(value)
     return orjson.dumps(value).decode() if isinstance(value, dict | list) else value
 

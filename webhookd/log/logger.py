@@ -112,7 +112,6 @@ class _LibraryHandler(logging.Handler):
 
 
 def _renderer(form: str, stream: BinaryIO | TextIO) -> Callable[[dict[str, Any]], bytes]:
-    """What makes the bytes of a line."""
     on_terminal = stream.isatty()
     if form == "json" or (form == "auto" and not on_terminal):
         return json_line

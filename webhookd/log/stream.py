@@ -119,7 +119,6 @@ class LogStream:
             self._on_lost(lost)
 
     def _put(self, batch: bytes) -> bool:
-        """Write it all; False on an error."""
         # After an error in the middle of a line, the next line must start on a new one.
         whole = b"\n" + batch if self._torn else batch
         rest = memoryview(whole)

@@ -126,8 +126,9 @@ class Mailer:
         if not to:
             raise ApiError("mail_disabled", "There is no recipient: give an address, or set mail.notify.")
         sender, recipients = mailbox(mail.sender), tuple(map(mailbox, to))
+        message_id = f"<{secrets.token_hex(16)}@{sender.rpartition('@')[2]}>"
         message = test_message(
-            settings, sender=sender, to=recipients, message_id=_message_id(sender), now_ms=self._clock.wall_ms()
+            settings, sender=sender, to=recipients, message_id=message_id, now_ms=self._clock.wall_ms()
         )
         try:
             async with self._conversation(mail) as talk:
@@ -262,7 +263,6 @@ class Mailer:
         )
 
     async def _record(self, ready: _Ready, receipt: Receipt) -> None:
-        """Record what the server took; put off what it may take later."""
         digest, envelope = ready.digest, ready.envelope
         named = {**_named(ready.notices), "count": len(ready.notices)}
         if receipt.taken:
@@ -315,7 +315,3 @@ def _cancelled() -> bool:
 def _named(notices: Sequence[Notice]) -> dict[str, Any]:
     """The fields of a log line that say which mail it is about."""
     return {"workspace": notices[0].payload.get("workspace"), "mail_id": notices[0].message_id}
-
-
-def _message_id(sender: str) -> str:
-    return f"<{secrets.token_hex(16)}@{sender.rpartition('@')[2]}>"

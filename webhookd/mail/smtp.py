@@ -43,7 +43,7 @@ class Receipt:
     replies: list[str] = field(default_factory=list)
 
     def add_refusal(self, recipients: Sequence[str], code: int, message: str) -> None:
-        """Add a refusal, in the server's own words."""
+        """Add a reply that refuses, in the server's own words."""
         (self.refused if code >= 500 else self.deferred).extend(recipients)
         self.replies.append(f"{', '.join(recipients)}: {one_line(f'{code} {message}', _LONGEST_WORDS)}")
 
@@ -150,7 +150,6 @@ def _own_name(mail: config.Mail) -> str:
 
 
 def _words(where: str, error: Exception) -> str:
-    """What went wrong, with the server's own words where it had any."""
     if isinstance(error, aiosmtplib.SMTPResponseException):
         return one_line(f"{where}: {error.code} {error.message}", _LONGEST_WORDS)
     return one_line(f"{where}: {error}" if str(error) else f"{where}: no answer in time", _LONGEST_WORDS)

@@ -148,7 +148,6 @@ _CHANNEL = (
 
 
 def _bare_type(name: str) -> EventType:
-    """A type of which only the name is known."""
     return EventType(
         name, name, "", _ENVELOPE, {"event_type": name, "event_id": "6f1d4a0e-2f0f-4b6e-9a53-0a1c6de7b000"}
     )

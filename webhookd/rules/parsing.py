@@ -27,7 +27,7 @@ MAX_ARRAY_EVENTS = 1000
 _WHITE_SPACE = b" \t\r\n"  # JSON's; bytes.strip() alone would also take form feeds, which JSON refuses
 _EVENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-# The letters of the two names as \uXXXX: _ d e i n p t v y.  JSON has no other escape for a letter.
+# The letters of the two names as \uXXXX: _ d e i n p t v y.  JSON has no other escape for them.
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6[459eE]|7[0469])")
 
 # Strings, closed or not, and whole numbers that a double may not hold: of 200 digits, or an exponent of three.
@@ -124,9 +124,9 @@ def _shorten_huge_numbers(body: bytes) -> bytes:
 
 
 def _not_json(body: bytes, error: orjson.JSONDecodeError) -> ApiError:
-    refusal = _not_utf8(body)
-    if refusal is not None:
-        return refusal
+    fault = _not_utf8(body)
+    if fault is not None:
+        return fault
     return ApiError(
         "invalid_json",
         f"The event is not JSON: {error.msg}, at line {error.lineno}, column {error.colno}.",
@@ -197,9 +197,9 @@ def split_array(raw: bytes) -> list[bytes]:
     payload_too_large for more than `MAX_ARRAY_EVENTS` elements.  A lone surrogate concerns its element alone and is
     left to `parse_event`.
     """
-    refusal = None if raw.isascii() else _not_utf8(raw)
-    if refusal is not None:
-        raise refusal
+    fault = None if raw.isascii() else _not_utf8(raw)
+    if fault is not None:
+        raise fault
     try:
         return _elements(raw)
     except msgspec.ValidationError:
@@ -290,7 +290,6 @@ class LineSplitter:
         return lines
 
     def _begin(self, piece: bytes, lines: list[Line]) -> None:
-        """Begin a line, or continue the unfinished one."""
         if self._skipping:
             return
         if len(self._pending) + len(piece) > self._max_line_bytes + 1:  # one more for the CR of CRLF
@@ -301,7 +300,6 @@ class LineSplitter:
             self._pending += piece
 
     def _end(self, lines: list[Line]) -> None:
-        """End the unfinished line."""
         if not self._skipping:
             self._take(bytes(self._pending), lines)
         self._pending.clear()

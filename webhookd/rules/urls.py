@@ -258,7 +258,6 @@ def _ascii_form(host: str) -> str:
 
 
 def _ascii_only(rest: str) -> str:
-    """Path and query with everything beyond ASCII percent-encoded, and nothing else."""
     if rest.isascii():
         return rest
     try:

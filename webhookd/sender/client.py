@@ -99,8 +99,8 @@ class HttpSender:
             if trace.complete and deadline.overdue_seconds <= STOOD_STILL_SECONDS:  # in the last moment
                 return trace, retried, None
             return trace, retried, late(trace, self._timeout_seconds, deadline.overdue_seconds)
-        except ApiError as refusal:
-            return trace, retried, (Reason.BLOCKED_ADDRESS, refusal.message)
+        except ApiError as error:
+            return trace, retried, (Reason.BLOCKED_ADDRESS, error.message)
         except Exception as error:  # noqa: BLE001  whatever a receiver causes is an outcome, not a crash of the consumer
             fault = explain(error, trace)
             _forget_frames(error)
@@ -200,7 +200,6 @@ def _forget_frames(error: BaseException | None) -> None:
 
 
 def _judge(trace: AttemptTrace, request: Request) -> tuple[Reason | None, str]:
-    """The success rule, for an answer that was read without a fault."""
     status = trace.status
     if status is None or not 100 <= status <= 599:
         trace.status = None

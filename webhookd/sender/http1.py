@@ -188,7 +188,6 @@ class Connection(asyncio.BufferedProtocol):
             self._flush(self._tls)
 
     def _receive(self, data: memoryview) -> None:
-        """Read on in the answer, within its bounds."""
         trace = self._trace
         if trace is None:  # nothing was asked
             self.abort()

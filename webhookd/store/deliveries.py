@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -142,14 +142,10 @@ def delivered(db: sqlite3.Connection, item: Success) -> bool:
     return False
 
 
-def _pack(items: Sequence[Success]) -> tuple[str, bytes]:
-    return packed(((item.seq, item.attempt_count, item.now_ms), item.record) for item in items)
-
-
 RECORD_SUCCESS = BatchKind(
     "delivered",
     delivered,
-    _pack,
+    lambda items: packed(((item.seq, item.attempt_count, item.now_ms), item.record) for item in items),
     _DELIVERED_TOGETHER,
     read=lambda db, items: None,
     results=lambda items, read: [True] * len(items),  # all waited, else they would have gone one by one

@@ -169,7 +169,6 @@ def _subscribe(db: sqlite3.Connection, endpoint: Endpoint) -> None:
 
 
 def _settings(endpoint: Endpoint) -> tuple[str, ...]:
-    """The columns from `url` to `signing_key`."""
     event_types, headers = (orjson.dumps(value).decode() for value in (endpoint.event_types, endpoint.headers))
     return endpoint.url, event_types, endpoint.description, endpoint.success, headers, endpoint.signing_key
 

@@ -76,9 +76,9 @@ def between(db: sqlite3.Connection, table: str, since_ms: int | None, until_ms: 
     ranges = [(0, steps[0] + 1)] if steps[0] else []
     for after, upto in zip(steps, [*steps[1:], None], strict=True):
         before = _END if upto is None else upto + 1
-        beyond = _beyond(db, table, before)
-        first = after if since_ms is None else first_since(look, since_ms - SLACK_MS, after + 1, beyond) - 1
-        last = before if until_ms is None else first_since(look, until_ms + SLACK_MS, after + 1, beyond)
+        newest = db.execute(f"SELECT coalesce(max(seq), 0) FROM {table} WHERE seq < ?", (before,)).fetchall()[0][0]
+        first = after if since_ms is None else first_since(look, since_ms - SLACK_MS, after + 1, newest + 1) - 1
+        last = before if until_ms is None else first_since(look, until_ms + SLACK_MS, after + 1, newest + 1)
         if first + 1 < last:
             ranges.append((first, last))
     return ranges[::-1]
@@ -94,8 +94,3 @@ def first_since(look: Callable[[int], tuple[int, int] | None], at_ms: int, low: 
         else:
             low = found[0] + 1
     return low
-
-
-def _beyond(db: sqlite3.Connection, table: str, before: int) -> int:
-    newest: int = db.execute(f"SELECT coalesce(max(seq), 0) FROM {table} WHERE seq < ?", (before,)).fetchall()[0][0]
-    return newest + 1

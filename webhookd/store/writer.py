@@ -185,7 +185,6 @@ class Writer:
         return batch
 
     async def _carry_out(self, batch: list[Command[Any]]) -> list[Any]:
-        """The results of a batch, once it is committed."""
         if batch[0].exclusive:
             return [await self._run(batch[0].run)]
         statement: BatchStatement | None = self._statement
@@ -231,7 +230,7 @@ class Writer:
 
 
 def storage_full() -> ApiError:
-    """The refusal for a disk that is (nearly) full."""
+    """The error for a disk that is (nearly) full."""
     return ApiError(
         "storage_full",
         "The disk is nearly full, so nothing was accepted. Free some space (store.min_free_mb) and send it again.",
@@ -261,7 +260,6 @@ def _answer(command: Command[Any], result: Any) -> None:
 
 
 def _timed(db: sqlite3.Connection, run: Callable[[sqlite3.Connection], T]) -> tuple[T, float]:
-    """Run on the connection's thread; with how long it took there."""
     began = time.perf_counter()
     return run(db), time.perf_counter() - began
 

@@ -125,7 +125,6 @@ class _LiveStream:
         await self._write([*frames, _frame(comment="", id=self._seen_id)])
 
     async def _missed(self) -> list[bytes]:
-        """What the ring no longer has, from the table."""
         found = _ID.fullmatch(self._last_id)
         since_ms = int(found[1]) if found is not None else None
         views: list[DeliveryView] | None = None
@@ -136,7 +135,8 @@ class _LiveStream:
         if views is None:
             return [_frame(kind="reset", data=_RESET)]
         # They have no ids of their own: a client that loses the connection in between starts again from its last id.
-        return [_frame(kind=_kind(view), data=self._data(view)) for view in views]
+        kinds = ["delivery.attempted" if view.attempt_count else "delivery.accepted" for view in views]
+        return [_frame(kind=kind, data=self._data(view)) for kind, view in zip(kinds, views, strict=True)]
 
     def _frames(self, feed_events: Iterable[FeedEvent]) -> list[bytes]:
         return [_frame(id=each.id, kind=each.kind, data=self._data(each.delivery)) for each in feed_events]
@@ -157,10 +157,6 @@ class _LiveStream:
         async with asyncio.timeout(WRITE_SECONDS):
             await self._response.write(bytes(piece))
         self._writing = False
-
-
-def _kind(view: DeliveryView) -> str:
-    return "delivery.attempted" if view.attempt_count else "delivery.accepted"
 
 
 def _frame(*, comment: str | None = None, id: str = "", kind: str = "", data: Json | None = None) -> bytes:  # noqa: A002 - the name of the field on the wire

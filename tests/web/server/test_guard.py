@@ -200,7 +200,7 @@ async def test_unknown_paths_and_methods(api: Api) -> None:
     ["//v1/tokens", "/v1/workspaces/a%0d%0aX-Evil:%201/endpoints", "/static/..%2f..%2f..%2fetc%2fpasswd", "/v1/%ff"],
 )
 async def test_path_tricks_are_harmless(api: Api, target: str) -> None:
-    """Each is an ordinary refusal, and the connection's next request is answered as ever."""
+    """Each is an ordinary error, and the connection's next request is answered as ever."""
     async with wire(api.port) as line:
         line.send(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.admin_token}\r\n\r\n")
         status, headers, body = await line.answer()
@@ -389,7 +389,7 @@ def test_who_is_a_program_of_this_machine(address: str, local: bool) -> None:
 
 
 async def test_security_headers_are_on_every_answer(api: Api) -> None:
-    """Success, refusal, 404 and probes: no sniffing, no storing, no framing, no version of ours."""
+    """Success, error, 404 and probes: no sniffing, no storing, no framing, no version of ours."""
     for path, token in (("/v1/tokens", "admin"), ("/v1/tokens", None), ("/nope", None), ("/healthz", None)):
         headers = (await api.get(path, token=token)).headers
         assert ("nosniff", "no-store") == (headers["X-Content-Type-Options"], headers["Cache-Control"])

@@ -44,9 +44,9 @@ def sources() -> str:
 
 
 def test_the_catalogues_have_the_same_keys_and_nothing_empty() -> None:
-    """What one language says the other says too, filled in with the same values; the help for a refusal apart."""
+    """What one language says the other says too, filled in with the same values; the help for an error apart."""
     english, vietnamese = (texts(language).texts for language in LANGUAGES)
-    helps = {f"error.{code}.help" for code in ERRORS.keys() - NOT_ON_PAGES}  # in English the refusal's own message
+    helps = {f"error.{code}.help" for code in ERRORS.keys() - NOT_ON_PAGES}  # in English the error's own message
     assert helps == vietnamese.keys() - english.keys()
     assert list(english) == [key for key in vietnamese if key not in helps]
     for key, text in english.items():

@@ -96,10 +96,10 @@ class BatchIngest:
         results = iter(await self._services.ingest.accept(self._workspace.seq, good) if good else ())
         refused: Counter[str] = Counter()
         for place, event in batch:
-            refusal = event if isinstance(event, ApiError) else self._enter(event, next(results))
-            if refusal is not None:
-                refused[refusal.code] += 1
-                self._reject(place, refusal)
+            error = event if isinstance(event, ApiError) else self._enter(event, next(results))
+            if error is not None:
+                refused[error.code] += 1
+                self._reject(place, error)
         for code, count in refused.items():
             note_refusal(self._refusals, self._workspace.id, code, count)
         if batch:
@@ -110,8 +110,8 @@ class BatchIngest:
             if raw is None:
                 raise too_large(self.max_bytes)
             return check_event(self._services, raw)
-        except ApiError as refusal:
-            return refusal.with_traceback(None)  # which would keep the frames, and with them the bytes, of each
+        except ApiError as error:
+            return error.with_traceback(None)  # which would keep the frames, and with them the bytes, of each
 
     def _enter(self, event: NewEvent, result: Accepted) -> ApiError | None:
         if result.conflict:
@@ -126,10 +126,10 @@ class BatchIngest:
                 self.summary.unsubscribed[event.type] += 1
         return None
 
-    def _reject(self, place: int, refusal: ApiError) -> None:
+    def _reject(self, place: int, error: ApiError) -> None:
         self.summary.rejected_count += 1
         if len(self.summary.rejected) < LISTED_REJECTIONS:
-            self.summary.rejected.append({"index": place, **refusal.body()})
+            self.summary.rejected.append({"index": place, **error.body()})
 
 
 def check_event(services: Services, raw: bytes) -> NewEvent:
@@ -147,7 +147,7 @@ def max_event_bytes(services: Services) -> int:
 
 
 def conflict(event_id: str) -> ApiError:
-    """The refusal of an id that was accepted with another body."""
+    """The error of an id that was accepted with another body."""
     return ApiError(
         "event_id_conflict",
         f"event_id {event_id!r} was accepted before with another body. Each event needs an id of its own; the same "

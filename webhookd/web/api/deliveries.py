@@ -263,7 +263,6 @@ async def replay_deliveries(request: web.Request) -> web.Response:
 
 
 async def _find(request: web.Request, named: str) -> tuple[DeliveryView, list[Json]]:
-    """A delivery by its id, with its attempts; ApiError `not_found`."""
     services = services_of(request)
     workspace = workspace_of(request)
     found = await find_delivery(services, workspace, named)

@@ -71,15 +71,15 @@ class IngestStream:
             reading.result()
         return self._answer(self._stopped or self._reading_failed)
 
-    def _answer(self, refusal: ApiError | None) -> web.Response:
+    def _answer(self, error: ApiError | None) -> web.Response:
         summary = self._batch_ingest.summary
-        if refusal is None:
+        if error is None:
             return json_response(summary.body(), summary.status())
-        note_refusal(self._refusals, workspace_of(self._request).id, refusal.code)
-        after = refusal.retry_after_seconds
+        note_refusal(self._refusals, workspace_of(self._request).id, error.code)
+        after = error.retry_after_seconds
         return json_response(
-            {**refusal.body(), **summary.body(), "next_index": summary.next_index},
-            refusal.status,
+            {**error.body(), **summary.body(), "next_index": summary.next_index},
+            error.status,
             {} if after is None else {"Retry-After": str(after)},
         )
 
@@ -88,8 +88,8 @@ class IngestStream:
     async def _read(self) -> None:
         try:
             await self._read_pieces()
-        except ApiError as refusal:
-            self._reading_failed = refusal
+        except ApiError as error:
+            self._reading_failed = error
         finally:
             self._all_read = True
             self._news.set()
@@ -199,8 +199,8 @@ class IngestStream:
     async def _accept(self, batch: list[Checked], size: int) -> None:
         try:
             await self._batch_ingest.accept(batch)
-        except ApiError as refusal:
-            self.stop(refusal)
+        except ApiError as error:
+            self.stop(error)
             return
         self._release(size)
 

@@ -116,8 +116,8 @@ async def post_events(request: web.Request) -> web.StreamResponse:
         result = (await services.ingest.accept(workspace.seq, (event,)))[0]
         if result.conflict:
             raise conflict(result.event_id)
-    except ApiError as refusal:
-        note_refusal(request.app[REFUSALS], workspace.id, refusal.code)
+    except ApiError as error:
+        note_refusal(request.app[REFUSALS], workspace.id, error.code)
         raise
     answer: Json = {"event_id": result.event_id, "deliveries": result.deliveries, "duplicate": result.duplicate}
     if not result.deliveries and services.registry.paused(workspace.seq):

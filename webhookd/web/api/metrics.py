@@ -56,7 +56,9 @@ async def _all(services: Services, refusals: Counter[str], workspace_seq: int | 
         "webhookd_deliveries_in_flight": {(): status["backlog"]["in_flight"]},
         **_by_endpoint(queues),
         "webhookd_endpoints": _endpoints(services),
-        "webhookd_budget_failures": _budgets(services),
+        "webhookd_budget_failures": {
+            (each.id,): services.watchdog.view(each.seq).failures for each in services.registry.workspaces()
+        },
         "webhookd_budget_limit": {(): services.settings().budget.limit},
         "webhookd_mail_unsent": {(): status["unsent_mail"]["count"]},
         "webhookd_database_bytes": {(): database["size_bytes"]},
@@ -94,7 +96,6 @@ async def _queues(services: Services, workspace_seq: int | None) -> list[_Queue]
 
 
 def _oldest(db: Db, endpoints: list[Endpoint]) -> dict[int, int]:
-    """When the oldest waiting delivery of each endpoint was accepted."""
     found = {each.seq: deliveries.oldest_waiting(db, each.seq, each.skipped_upto) for each in endpoints}
     return {seq: oldest[1] for seq, oldest in found.items() if oldest is not None}
 
@@ -129,9 +130,3 @@ def _by_endpoint(queues: list[_Queue]) -> dict[str, Values]:
 
 def _endpoints(services: Services) -> Values:
     return Counter((endpoint.workspace, endpoint.state.value) for endpoint in services.registry.endpoints())
-
-
-def _budgets(services: Services) -> Values:
-    return {
-        (workspace.id,): services.watchdog.view(workspace.seq).failures for workspace in services.registry.workspaces()
-    }

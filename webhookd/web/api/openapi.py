@@ -74,7 +74,9 @@ class _Schemas:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         types = list(dict.fromkeys(each for route in routes for each in _types(route)))
-        found, self.components = msgspec.json.schema_components(types, schema_hook=_own_schema, ref_template=_REF)
+        found, self.components = msgspec.json.schema_components(
+            types, schema_hook=_OWN_TYPES.__getitem__, ref_template=_REF
+        )
         self._by_type = dict(zip(types, found, strict=True))
         for body in {route.body for route in routes if route.body is not None}:
             self.components[body.__name__]["additionalProperties"] = False  # `unknown_field`
@@ -95,16 +97,11 @@ class _Schemas:
 
 
 def _types(route: Route) -> Iterator[Any]:
-    """Every type that a route's row names."""
     yield Error
     for form in (*route.answers.values(), *route.media.values(), route.body, route.query):
         for each in form if isinstance(form, tuple) else (form,):
             if each is not None and not isinstance(each, str):
                 yield each
-
-
-def _own_schema(kind: type) -> Json:
-    return _OWN_TYPES[kind]
 
 
 def _operation(route: Route, path: str, schemas: _Schemas) -> Json:
@@ -116,7 +113,10 @@ def _operation(route: Route, path: str, schemas: _Schemas) -> Json:
         "description": " ".join(filter(None, sentences)),
         "tags": [_tag(route)],
         "parameters": [*_path_parameters(path), *_query_parameters(route, schemas)],
-        "responses": {**_answers(route, schemas), **_refusals(route)},
+        "responses": {
+            **{str(status): _answer(status, form, schemas) for status, form in route.answers.items()},
+            **_refusals(route),
+        },
     }
     if route.scope is None:
         operation["security"] = []
@@ -166,10 +166,6 @@ def _request_body(route: Route, schemas: _Schemas) -> Json:
         for media, form in route.media.items()
     }
     return {"required": True, "content": content}
-
-
-def _answers(route: Route, schemas: _Schemas) -> Json:
-    return {str(status): _answer(status, form, schemas) for status, form in route.answers.items()}
 
 
 def _answer(status: int, form: Any, schemas: _Schemas) -> Json:

@@ -121,7 +121,6 @@ async def show_metrics(request: web.Request) -> web.Response:
 
 
 def _own_workspace(request: web.Request) -> int | None:
-    """The number of the workspace that the caller's token is bound to."""
     token = caller(request)
     return token.workspace_seq if token is not None else None
 

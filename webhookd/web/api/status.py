@@ -160,7 +160,6 @@ class Status:
         ]
 
     def _budgets(self, only: int | None) -> list[Json]:
-        """The workspaces that have spent any of their budget."""
         shown = []
         for workspace in self._registry.workspaces():
             if only is not None and workspace.seq != only:
@@ -172,6 +171,5 @@ class Status:
 
 
 def _shown(error: Json) -> Json:
-    """A logged error as the status shows it: its time, its event, its fields."""
     fields = {name: value for name, value in error.items() if name not in ("at_unix_seconds", "event")}
     return {"at": rfc3339(round(error["at_unix_seconds"] * 1000)), "event": error["event"], "fields": fields}

@@ -55,8 +55,8 @@ class Guard:
         try:
             self._check_host(request)
             response = await handle(request)
-        except ApiError as refusal:
-            response = error_response(refusal)
+        except ApiError as error:
+            response = error_response(error)
         except web.HTTPException as error:
             response = self._of_aiohttp(request, error)
         except ConnectionError:
@@ -143,8 +143,8 @@ class Guard:
         if error.status in (404, 405) and request.path.startswith("/v1/"):
             try:
                 self._caller(request, trusts_local=False)  # only callers may learn which paths exist under /v1
-            except ApiError as refusal:
-                return error_response(refusal)
+            except ApiError as fault:
+                return error_response(fault)
         if isinstance(error, web.HTTPMethodNotAllowed):
             allowed = ", ".join(sorted(error.allowed_methods))
             message = f"{request.method[:20]} is not possible here; {allowed} is."

@@ -120,18 +120,17 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
 
     def _out_of_memory(self, error: MemoryError) -> None:
         """The data can't be kept: fail the handler that reads the body, or else answer 503; then close."""
-        refusal = internal_error("", "", error)
+        fault = internal_error("", "", error)
         reading = self._current_request
         if reading is not None and not reading.content.is_eof():
             reading.content.set_exception(error)
             reading.content.feed_eof()
         elif (self._newest is None or self._is_idle()) and self.transport is not None:
-            self.transport.write(wire_bytes(error_response(refusal)))
+            self.transport.write(wire_bytes(error_response(fault)))
             self.force_close()
         self.close()
 
     def _is_idle(self) -> bool:
-        """Whether it waits for the next request."""
         return self._waiter is not None and not self._waiter.done()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks for it; aiohttp never stays
@@ -189,7 +188,8 @@ class _Server(web.Server):
 
     def has_room(self) -> bool:
         """Whether there is room for one more connection; at the bound, an idle one is closed to make room."""
-        if len(self._connections) < _connections_max():
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if len(self._connections) < descriptors // 2:  # the other half is for endpoints and files
             return True
         idle = self._idlest()
         if idle is not None:
@@ -304,9 +304,3 @@ class Runner(web.AppRunner):
             loop=made._loop,
             **made._kwargs,
         )
-
-
-def _connections_max() -> int:
-    """Half of the descriptors that the process may have: the other half is for endpoints and files."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft // 2

@@ -341,7 +341,6 @@ def _unknown_word(given: Mapping[str, Any], struct_type: type[Struct], fault: st
 
 
 def _words(struct_type: type[Struct], name: str) -> list[str]:
-    """The words that a field of an enumeration or a Literal may have."""
     info = inspect.type_info(struct_type)
     assert isinstance(info, inspect.StructType)
     [wanted] = [field.type for field in info.fields if field.encode_name == name]

@@ -44,7 +44,8 @@ def one_page(found: Sequence[T], limit: int, *, key: str = "seq") -> tuple[Seque
 
 def list_response(data: Sequence[Json], next_cursor: str | int | None) -> web.Response:
     """A page of a list; `next_cursor` is the `Paging.cursor` of the next page, None at the end."""
-    return json_response({"data": data, "next": None if next_cursor is None else _encode_cursor(str(next_cursor))})
+    encoded = base64.urlsafe_b64encode(str(next_cursor).encode()).decode().rstrip("=")
+    return json_response({"data": data, "next": None if next_cursor is None else encoded})
 
 
 def no_content() -> web.Response:
@@ -52,14 +53,14 @@ def no_content() -> web.Response:
     return web.Response(status=204)
 
 
-def error_response(refusal: ApiError, headers: Mapping[str, str] | None = None) -> web.Response:
+def error_response(error: ApiError, headers: Mapping[str, str] | None = None) -> web.Response:
     """An error as an answer."""
     extra = dict(headers or {})
-    if refusal.retry_after_seconds is not None:
-        extra["Retry-After"] = str(refusal.retry_after_seconds)
-    if refusal.status == 401:
+    if error.retry_after_seconds is not None:
+        extra["Retry-After"] = str(error.retry_after_seconds)
+    if error.status == 401:
         extra["WWW-Authenticate"] = 'Bearer realm="webhookd"'
-    return json_response(refusal.body(), refusal.status, extra)
+    return json_response(error.body(), error.status, extra)
 
 
 def wire_bytes(answer: web.Response) -> bytes:
@@ -96,7 +97,3 @@ def is_shortage(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in SHORTAGES
     return isinstance(error, MemoryError) or "can't start new thread" in str(error)
-
-
-def _encode_cursor(text: str) -> str:
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")

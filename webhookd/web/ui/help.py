@@ -83,5 +83,4 @@ def _relinked(tokens: list[Token]) -> list[Token]:
 
 @cache
 def _contents() -> list[tuple[str, list[tuple[str, str]]]]:
-    """Each section with its topics and their titles."""
     return [(name, [(topic, manual.title(topic)) for topic in topics]) for name, topics in manual.SECTIONS.items()]

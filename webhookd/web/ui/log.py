@@ -41,9 +41,9 @@ async def show_log(page: Page) -> web.StreamResponse:
     """A page of the log, newest first."""
     try:
         form = await _form(page)
-    except ApiError as refusal:
+    except ApiError as error:
         everything = await log_filter(page.services, page.workspace, DeliveryFilter())
-        return await _list(page, LogForm({}, everything), None, refusal)
+        return await _list(page, LogForm({}, everything), None, error)
     cursor = page.asked("cursor")
     before_seq = int(cursor) if cursor.isdecimal() and len(cursor) < 19 else None
     return await _list(page, form, before_seq, None)
@@ -69,7 +69,7 @@ async def _list(page: Page, form: LogForm, before_seq: int | None, fault: ApiErr
         stopped=stopped_at is not None,
         newest=before_seq is None,
         stream=page.url("/log/stream", **_streamed(form)),
-        endpoints=_by_seq(page),
+        endpoints={each.seq: each for each in page.services.registry.endpoints(page.workspace.seq)},
         deleted={each.seq: each for each in deleted},
         kinds=event_type_views(page),
         kind=lambda name: event_type_view(page, name),
@@ -147,8 +147,8 @@ async def show_replay(page: Page) -> web.StreamResponse:
     would = Replayed(0, {})
     try:
         would = await page.services.replayer.many(form.filter, dry_run=True)
-    except ApiError as refusal:
-        fault = refusal
+    except ApiError as error:
+        fault = error
     return page.show(
         "replay.html",
         409 if fault else 200,
@@ -200,8 +200,8 @@ async def _form(page: Page, *, state: DeliveryState | None = None) -> LogForm:
     )
     try:
         return LogForm(fields, await log_filter(page.services, page.workspace, asked))
-    except ApiError as refusal:
-        if refusal.code != "not_found":
+    except ApiError as error:
+        if error.code != "not_found":
             raise
         raise Translated("not_found", page.text("log.no_webhook", id=fields["endpoint"][:40])) from None
 
@@ -224,10 +224,6 @@ def _moment(page: Page, fields: Mapping[str, str], name: str) -> Moment | None:
     except (ValueError, OverflowError):
         raise Translated("invalid_field", page.text("log.bad_time"), details={"field": name}) from None
     return Moment(min(ms, _MAX_MS))
-
-
-def _by_seq(page: Page) -> dict[int, Endpoint]:
-    return {each.seq: each for each in page.services.registry.endpoints(page.workspace.seq)}
 
 
 async def _delivery(page: Page) -> tuple[DeliveryView, list[Json]]:

@@ -187,13 +187,13 @@ def page(handler: Handler, *, open_to_all: bool = False) -> Answering:
         made = await _begin(request)
         try:
             response = await _answer(made, handler, open_to_all=open_to_all)
-        except ApiError as refusal:
-            response = made.show("error.html", refusal.status, refusal=refusal)
+        except ApiError as error:
+            response = made.show("error.html", error.status, error=error)
         except (web.HTTPException, ConnectionError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets a page and no traceback
             fault = internal_error(request.method, request.path, error)
-            response = made.show("error.html", fault.status, refusal=fault)
+            response = made.show("error.html", fault.status, error=fault)
         if not response.prepared:
             response.headers.update(_HEADERS)
         return response
@@ -267,12 +267,10 @@ def _static_url(name: str) -> str:
 
 
 def _iso(at: int | str) -> str:
-    """A time as RFC 3339 has it, from milliseconds or from itself."""
     return at if isinstance(at, str) else rfc3339(at)
 
 
 def _utc(at: int | str, characters: int = 19) -> str:
-    """A time for reading: `2026-01-31 12:00:00 UTC`."""
     return _iso(at)[:characters].replace("T", " ") + " UTC"
 
 
@@ -297,7 +295,7 @@ def _templates() -> Environment:
         "field_time": lambda at: "" if at is None else rfc3339(at)[:19],
         "delivery_id": delivery_id,
     }
-    environment.tests["translated"] = lambda refusal: isinstance(refusal, Translated)
+    environment.tests["translated"] = lambda error: isinstance(error, Translated)
     environment.globals |= {
         "static": _static_url,
         "version": webhookd.__version__,

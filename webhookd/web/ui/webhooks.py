@@ -106,8 +106,8 @@ async def create(page: Page) -> web.StreamResponse:
     form = given(page)
     try:
         endpoint = await page.services.endpoints.create(page.workspace.seq, **form.fields(page))
-    except ApiError as refusal:
-        return _again(page, form, refusal, None)
+    except ApiError as error:
+        return _again(page, form, error, None)
     return _show_key(page, endpoint, fresh=True)
 
 
@@ -129,8 +129,8 @@ async def edit(page: Page) -> web.StreamResponse:
         # A form that shows what is no longer so has nothing to say of headers that may be gone.
         fields = form.fields(page) if as_shown(endpoint) else {}
         await page.services.endpoints.change(page.workspace.seq, endpoint.id, fields, only_if=as_shown)
-    except ApiError as refusal:
-        return _again(page, form, refusal, _endpoint(page))
+    except ApiError as error:
+        return _again(page, form, error, _endpoint(page))
     return page.go(f"/webhooks/{endpoint.id}", said="changed")
 
 
@@ -151,11 +151,10 @@ def _form(
     )
 
 
-def _again(page: Page, form: WebhookForm, refusal: ApiError, endpoint: Endpoint | None) -> web.Response:
-    """The form again, with the error beside its field."""
-    if refusal.code not in _FORM_ERRORS:
-        raise refusal
-    return _form(page, form, endpoint, refusal, refusal.status)
+def _again(page: Page, form: WebhookForm, error: ApiError, endpoint: Endpoint | None) -> web.Response:
+    if error.code not in _FORM_ERRORS:
+        raise error
+    return _form(page, form, endpoint, error, error.status)
 
 
 def _field_of(fault: ApiError | None) -> str:

@@ -1,4 +1,4 @@
-"""`python -m tests.hostile.crowd`: 10,000 connections to a real daemon, and how a healthy caller fares beside them.
+"""`python -m tests.hostile.many_connections`: 10,000 connections to a daemon, and a healthy caller beside them.
 
 A third of them says nothing, a third begins a header and a third a body of 8 MiB, of which 16 KiB come; all stay.
 """
@@ -32,10 +32,12 @@ HEALTHY_CALLS = 300
 KIB = 1024
 
 
-async def crowd(folder: Path, connections: int, *, calls: int = HEALTHY_CALLS) -> tuple[int, list[float], list[float]]:
+async def connect_many(
+    folder: Path, connections: int, *, calls: int = HEALTHY_CALLS
+) -> tuple[int, list[float], list[float]]:
     """Bytes of memory that so many connections take, and seconds of each call beside them: on a line kept, on new ones.
 
-    AssertionError if a call isn't answered 202, or a connection of the crowd is closed.
+    AssertionError if a call isn't answered 202, or a connection of them is closed.
     """
     state = folder / "state"
     command = ["-c", SERVE.format(connections=connections), "serve", "--config", "CONFIG", "--state-dir", str(state)]
@@ -74,8 +76,8 @@ async def crowd(folder: Path, connections: int, *, calls: int = HEALTHY_CALLS) -
 
 def main() -> None:
     connections = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    with tempfile.TemporaryDirectory(prefix="webhookd-crowd-") as folder:
-        grown, *calls = asyncio.run(crowd(Path(folder), connections))
+    with tempfile.TemporaryDirectory(prefix="webhookd-connections-") as folder:
+        grown, *calls = asyncio.run(connect_many(Path(folder), connections))
     print(f"{connections:,} connections: {grown / KIB / KIB:.0f} MiB more, {grown / connections / KIB:.1f} KiB each")
     for name, seconds in zip(("on its own connection", "each on a new connection"), calls, strict=True):
         percentiles = statistics.quantiles(seconds, n=100)
