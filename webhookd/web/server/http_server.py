@@ -188,8 +188,7 @@ class _Server(web.Server):
 
     def has_room(self) -> bool:
         """Whether there is room for one more connection; at the bound, an idle one is closed to make room."""
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if len(self._connections) < descriptors // 2:  # the other half is for endpoints and files
+        if len(self._connections) < _connections_max():
             return True
         idle = self._idlest()
         if idle is not None:
@@ -304,3 +303,9 @@ class Runner(web.AppRunner):
             loop=made._loop,
             **made._kwargs,
         )
+
+
+def _connections_max() -> int:
+    """Half of the descriptors that the process may have: the other half is for endpoints and files."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft // 2
