@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from webhookd.errors import EXIT_CONFIG, StoreFailed, StoreUnusable
-from webhookd.tasks import KeyedLocks, TaskEnded, TaskOwner
+from webhookd.tasks import KeyedLocks, LoopTurns, TaskEnded, TaskOwner
 
 LIMIT_SECONDS = 20.0
 
@@ -172,3 +172,20 @@ async def test_a_key_s_lock_goes_to_its_tasks_in_order() -> None:
     await asyncio.gather(acquire("a", "first"), acquire("a", "second"), acquire("b", "other"))
     assert ["first begins", "other begins", "first ends", "other ends", "second begins", "second ends"] == seen
     assert 0 == len(locks)
+
+
+async def test_heavy_work_has_one_slice_per_turn_of_the_loop_and_keys_take_turns() -> None:
+    """However many tasks of one key ask, another key's is at most one slice behind; a cancelled one is passed over."""
+    turns, order = LoopTurns(), list[str]()
+
+    async def work(key: str) -> None:
+        await turns.next(key)
+        order.append(key)
+
+    noise = [asyncio.create_task(work("noise")) for _ in range(8)]
+    await asyncio.sleep(0)
+    noise[3].cancel()
+    quiet = asyncio.create_task(work("quiet"))
+    await asyncio.wait([*noise, quiet])
+    assert 7 == order.count("noise")
+    assert order.index("quiet") <= 2

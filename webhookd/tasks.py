@@ -6,7 +6,8 @@ A task that ends too early, in whatever way, ends `run_until_stopped` with the r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -104,3 +105,38 @@ def _end_of(name: str, task: asyncio.Task[Any]) -> TaskEnded:
 
 def _described(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+class LoopTurns:
+    """Slices of heavy work on the event loop: one per turn of the loop, and whoever asks for them fairly.
+
+    Without this, eight tasks that work for 5 ms each keep everything else waiting for 40 ms.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
+        self._scheduled = False
+
+    async def next(self, key: Hashable) -> None:
+        """Return when the next slice is that of `key`'s: the keys take turns, and so do callers with the same key."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.setdefault(key, deque()).append(turn)
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._grant)
+        await turn
+
+    def _grant(self) -> None:
+        while self._waiting:
+            key, turns = next(iter(self._waiting.items()))
+            turn = turns.popleft()
+            self._waiting.move_to_end(key)
+            if not turns:
+                del self._waiting[key]
+            if not turn.done():  # else its task was cancelled
+                turn.set_result(None)
+                break
+        self._scheduled = bool(self._waiting)
+        if self._scheduled:
+            asyncio.get_running_loop().call_soon(self._grant)

@@ -22,7 +22,9 @@ SLACK = time_index.SLACK_MS
 
 async def accept(store: Store, workspace: Workspace, event_id: str, at_ms: int) -> None:
     new = [NewEvent(event_id, "message.sent", b"{}")]
-    await store.add(at_ms, lambda db: events.accept(db, Ingested(workspace.seq, new, True, at_ms)))
+    await store.add(
+        at_ms, lambda db: events.accept(db, Ingested(workspace.seq, new, True, at_ms)), workspace_seq=workspace.seq
+    )
 
 
 async def dated(store: Store, workspace: Workspace, since_ms: int | None, until_ms: int | None) -> list[str]:
@@ -77,7 +79,7 @@ async def test_a_span_is_found_without_walking_to_it(tmp_path: Path) -> None:
             for number, each in enumerate(new):
                 events.accept(db, Ingested(workspace.seq, each, True, number * 1000))
 
-        await store.add(0, fill)
+        await store.add(0, fill, workspace_seq=1)
         for table in ("deliveries", "events"):
             spans = await store.read(lambda db, t=table: time_index.between(db, t, 5_000_000, 5_060_000))  # type: ignore[misc]
             assert 1 == len(spans)

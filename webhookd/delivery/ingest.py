@@ -9,8 +9,10 @@ from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.errors import ApiError
 from webhookd.models import Accepted, NewEvent, Workspace, WorkspaceKey
+from webhookd.store.batch import ROW_BYTES
 from webhookd.store.events import ACCEPT, Ingested
 from webhookd.store.writer import storage_full
+from webhookd.tasks import LoopTurns
 
 TRY_AGAIN_SECONDS = 30
 
@@ -23,6 +25,7 @@ class Ingest:
         self._dispatcher = dispatcher
         self._open = True
         self.accepted_count = 0
+        self.loop_turns = LoopTurns()  # for the checks of events, many at a time
 
     def close(self) -> None:
         """Accept no further event: the daemon stops."""
@@ -41,17 +44,45 @@ class Ingest:
         workspace = self._registry.workspace(key)
         self._check_room(workspace)
         deliver = not self._registry.paused(workspace.seq)
-
-        def on_commit(results: list[Accepted]) -> None:
-            for result in results:
-                if result.queued:
-                    self._dispatcher.offer(result.queued)
-
-        now_ms = self._clock.wall_ms()
-        ingested = Ingested(workspace.seq, new, deliver, now_ms)
-        results = await self._store.add(now_ms, ACCEPT.of(ingested), on_commit=on_commit)
-        self._log(workspace.id, results)
+        results: list[Accepted] = []
+        try:
+            while len(results) < len(new):
+                part, delivery_count = self._next_part(workspace.seq, new, len(results), deliver=deliver)
+                ingested = Ingested(workspace.seq, part, deliver, self._clock.wall_ms(), delivery_count)
+                # Only the first part may be refused: the caller is to learn of all or of none.
+                results += await self._add(ingested, retry_when_full=bool(results))
+        finally:
+            self._log(workspace.id, results)
         return results
+
+    async def _add(self, ingested: Ingested, *, retry_when_full: bool) -> list[Accepted]:
+        return await self._store.add(
+            ingested.now_ms,
+            ACCEPT.of(ingested),
+            workspace_seq=ingested.workspace_seq,
+            on_commit=self._offer,
+            retry_when_full=retry_when_full,
+        )
+
+    def _offer(self, results: list[Accepted]) -> None:
+        for result in results:
+            if result.queued:
+                self._dispatcher.offer(result.queued)
+
+    def _next_part(
+        self, workspace_seq: int, new: Sequence[NewEvent], begin: int, *, deliver: bool
+    ) -> tuple[Sequence[NewEvent], int]:
+        """As many events from `begin` on as the writer takes at once, at least one; how many deliveries they get."""
+        left = self._store.writer.batch_size
+        delivery_count = 0
+        for end in range(begin, len(new)):
+            event = new[end]
+            fan_out = self._registry.fan_out(workspace_seq, event.type) if deliver else 0
+            left -= 1 + fan_out + len(event.body) // ROW_BYTES
+            if left < 0 and end > begin:
+                return new[begin:end], delivery_count
+            delivery_count += fan_out
+        return new[begin:] if begin else new, delivery_count
 
     def _check_room(self, workspace: Workspace) -> None:
         if not self._open:

@@ -5,10 +5,11 @@ The table is the truth; this is changed only by the `on_commit` of the command t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from webhookd.errors import ApiError
-from webhookd.models import Endpoint, Workspace, WorkspaceKey
+from webhookd.models import EVERY_TYPE, Endpoint, Workspace, WorkspaceKey
 from webhookd.rules.plans import Plans
 
 
@@ -25,6 +26,7 @@ class Registry:
         self._seq_by_id: dict[str, int] = {}
         self._by_seq: dict[int, Endpoint] = {}
         self._by_id: dict[str, Endpoint] = {}
+        self._subscriptions: Counter[tuple[int, str]] = Counter()  # by workspace and event type
 
     def load(self, workspaces: Iterable[Workspace], endpoints: Iterable[Endpoint]) -> None:
         """Take what the table has at the start."""
@@ -71,6 +73,8 @@ class Registry:
 
     def put(self, endpoint: Endpoint) -> None:
         """Add an endpoint or replace it."""
+        self._unsubscribe(self._by_seq.get(endpoint.seq))
+        self._subscriptions.update((endpoint.workspace_seq, each) for each in endpoint.event_types)
         self._by_seq[endpoint.seq] = endpoint
         self._by_id[endpoint.id] = endpoint
 
@@ -81,8 +85,16 @@ class Registry:
 
     def remove(self, endpoint: Endpoint) -> None:
         """Remove a deleted endpoint."""
-        self._by_seq.pop(endpoint.seq, None)
+        self._unsubscribe(self._by_seq.pop(endpoint.seq, None))
         self._by_id.pop(endpoint.id, None)
+
+    def fan_out(self, workspace_seq: int, event_type: str) -> int:
+        """How many endpoints of a workspace want events of a type."""
+        return self._subscriptions[workspace_seq, event_type] + self._subscriptions[workspace_seq, EVERY_TYPE]
+
+    def _unsubscribe(self, endpoint: Endpoint | None) -> None:
+        if endpoint is not None:
+            self._subscriptions.subtract((endpoint.workspace_seq, each) for each in endpoint.event_types)
 
     def get(self, seq: int) -> Endpoint | None:
         """The endpoint with this number, unless it was deleted."""

@@ -17,8 +17,8 @@ from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Db
 from webhookd.store.writer import storage_full
 
-# In one transaction: a replay of a million goes in short steps.
-STEP = 500
+# In one transaction: a replay of a million goes in short steps, between which live events have their turns.
+STEP = 100
 # A replay fills no more than this share of what may wait in a workspace: the rest is for live events.
 ROOM_SHARE = 0.5
 
@@ -71,6 +71,7 @@ class Replayer:
     def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
         self._dispatcher = dispatcher
+        self._running: set[tuple[int, int | None]] = set()  # workspaces and endpoints that `many` is at work on
 
     async def why_not(self, delivery: DeliveryView) -> str | None:
         """Why a delivery can't be replayed now, None if it can: a reason of `delivery_log.left_out`."""
@@ -106,7 +107,8 @@ class Replayer:
         """Replay all finished deliveries of a filter, oldest first, each event once per endpoint.
 
         Says how many (with `dry_run`: would be), and why others were left out.  What becomes finished while it runs,
-        its own replays among them, is not replayed.
+        its own replays among them, is not replayed.  Raises ApiError: `endpoint_not_active`, `storage_full`,
+        `replay_running` (one at a time for an endpoint).
         """
         workspace = self._registry.workspace(wanted.workspace_seq)
         if wanted.endpoint_seq is not None:
@@ -115,6 +117,30 @@ class Replayer:
                 raise ApiError("endpoint_not_active", "The endpoint is not active. Enable it first.")
         if self._registry.paused(workspace.seq):
             raise ApiError("endpoint_not_active", "The workspace's plan has no webhooks, so none of them is active.")
+        if dry_run:
+            return await self._many(wanted, dry_run=True)
+        running = workspace.seq, wanted.endpoint_seq
+        self._check_none_runs(*running)
+        self._running.add(running)
+        try:
+            replayed = await self._many(wanted, dry_run=False)
+        finally:
+            self._running.discard(running)
+        log.emit("delivery.replayed", workspace=workspace.id, count=replayed.count)
+        return replayed
+
+    def _check_none_runs(self, workspace_seq: int, endpoint_seq: int | None) -> None:
+        """Refuse a replay that sends to an endpoint to which another is sending."""
+        for running_workspace, running_endpoint in self._running:
+            everything = endpoint_seq is None or running_endpoint is None
+            if running_workspace == workspace_seq and (everything or running_endpoint == endpoint_seq):
+                raise ApiError(
+                    "replay_running",
+                    "A replay for the same endpoint is running. Wait until it ends, or narrow one of the two.",
+                    retry_after_seconds=5,
+                )
+
+    async def _many(self, wanted: LogFilter, *, dry_run: bool) -> Replayed:
         wanted = replace(wanted, upto_seq=await self._store.read(deliveries.newest_seq))
         total = after_seq = 0
         reasons: Counter[str] = Counter()
@@ -134,8 +160,6 @@ class Replayer:
                 queued, left = await self._replay(wanted, seqs, once=True)
                 total += len(queued)
                 reasons += left
-        if not dry_run:
-            log.emit("delivery.replayed", workspace=workspace.id, count=total)
         return Replayed(total, dict(sorted(reasons.items())))
 
     def _own(self, delivery: DeliveryView) -> LogFilter | None:
@@ -157,7 +181,13 @@ class Replayer:
             chosen = room.choose(delivery_log.left_out(db, wanted, seqs, once=once), reasons)
             return deliveries.replay(db, chosen, now_ms), reasons
 
-        return await self._store.add(now_ms, command, on_commit=lambda result: self._dispatcher.offer(result[0]))
+        return await self._store.add(
+            now_ms,
+            command,
+            workspace_seq=wanted.workspace_seq,
+            on_commit=lambda result: self._dispatcher.offer(result[0]),
+            size=2 * len(seqs),
+        )
 
     def _room(self, workspace_seq: int) -> _Room:
         """How much a replay may add in a workspace.  ApiError `storage_full`."""

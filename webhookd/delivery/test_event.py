@@ -70,7 +70,7 @@ class TestEvents:
                 now_ms=now_ms,
             )
 
-        seq = await self._store.add(outcome.started_at_ms, command)
+        seq = await self._store.add(outcome.started_at_ms, command, workspace_seq=endpoint.workspace_seq)
         if self._live_feed.wanted:
             sent = QueuedDelivery(seq, endpoint.seq, event_id, event_type, None, len(body), outcome.started_at_ms)
             state = DeliveryState.DELIVERED if outcome.delivered else DeliveryState.DROPPED

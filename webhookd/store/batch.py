@@ -23,7 +23,7 @@ I = TypeVar("I")  # noqa: E741 - an item
 T = TypeVar("T")
 
 # A row with a larger body counts as several, so that a batch of rows bounds the bytes as well.
-ROW_BYTES = 10 * 1024
+ROW_BYTES = 4 * 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +57,11 @@ class BatchItem(Generic[T]):
     kind: BatchKind[Any, T]
     item: Any
 
+    @property
+    def size(self) -> int:
+        """Its work, in rows."""
+        return self.kind.size(self.item)
+
     def __call__(self, db: sqlite3.Connection) -> T:
         """Carry out this item by itself."""
         return self.kind.one(db, self.item)
@@ -71,10 +76,7 @@ class Command(Generic[T]):
     retry_when_full: bool
     exclusive: bool
     future: asyncio.Future[T]
-
-    def size(self) -> int:
-        """Its work, in rows."""
-        return self.run.kind.size(self.run.item) if isinstance(self.run, BatchItem) else 1
+    size: int = 1  # its work, in rows
 
 
 @dataclass(frozen=True, slots=True)

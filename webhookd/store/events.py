@@ -54,12 +54,16 @@ _VIEW = (
 
 
 class Ingested(Struct, frozen=True, gc=False):
-    """The events of one request: accepted in their order, each with a delivery per subscriber unless not `deliver`."""
+    """Events of one request: accepted in their order, each with a delivery per subscriber unless not `deliver`.
+
+    `delivery_count`: how many deliveries that makes, as far as is known, for the size of the batch.
+    """
 
     workspace_seq: int
     events: Sequence[NewEvent]
     deliver: bool
     now_ms: int
+    delivery_count: int = 0
 
 
 def accept(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
@@ -110,7 +114,7 @@ def _accepted(items: Sequence[Ingested], added: str) -> list[list[Accepted]]:
 
 
 def _size(item: Ingested) -> int:
-    return len(item.events) + sum(len(event.body) // ROW_BYTES for event in item.events)
+    return len(item.events) + item.delivery_count + sum(len(event.body) // ROW_BYTES for event in item.events)
 
 
 ACCEPT = BatchKind("accepted", accept, _pack, _TOGETHER, _added, _accepted, _size)

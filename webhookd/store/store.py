@@ -83,11 +83,20 @@ class Store:
         return store
 
     async def add(
-        self, at_ms: int, run: Callable[[sqlite3.Connection], T], *, on_commit: Callable[[T], None] | None = None
+        self,
+        at_ms: int,
+        run: Callable[[sqlite3.Connection], T],
+        *,
+        workspace_seq: int,
+        on_commit: Callable[[T], None] | None = None,
+        retry_when_full: bool = False,
+        size: int = 1,
     ) -> T:
-        """`write` for a command that adds events or deliveries dated `at_ms` (milliseconds since 1970)."""
+        """`write` for a command of a workspace that adds events or deliveries dated `at_ms` (ms since 1970)."""
         if not self._time_index.goes_back(at_ms):
-            return await self.write(run, on_commit=on_commit)
+            return await self.write(
+                run, on_commit=on_commit, retry_when_full=retry_when_full, workspace_seq=workspace_seq, size=size
+            )
 
         def run_after_step(db: sqlite3.Connection) -> T:
             time_index.add_clock_step(db)
@@ -98,7 +107,10 @@ class Store:
             if on_commit is not None:
                 on_commit(result)
 
-        return await self.write(run_after_step, on_commit=step_committed)
+        # What was dated before the step has to be there before it, whosever turn it is.
+        return await self.write(
+            run_after_step, on_commit=step_committed, retry_when_full=retry_when_full, in_order=True, size=size
+        )
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run a question of a person or program; it sees everything committed before."""

@@ -1,13 +1,12 @@
 """The one writer: commands that wait go to SQLite as one batch, and callers get their results after the commit.
 
-A *command* is a function of the connection.  Each runs in a savepoint of its own, so that a refused one leaves its
-neighbours alone; commands of a `BatchKind` that follow each other go in one statement.  The order of submission is the
-order of the table and the order in which the rest of the process sees the results.  A command of a caller that was
-cancelled runs all the same.
+A *command* is a function of the connection.  Commands are taken by turns (`store.turns`: outcomes first, then workspaces
+fairly), and each runs in a savepoint of its own, so that a refused one leaves its neighbours alone; commands of a
+`BatchKind` that follow each other go in one statement.  The order in which they are taken is the order of the table and
+the order in which the rest of the process sees the results; within a workspace it is that of submission.  A command of
+a caller that was cancelled runs all the same.
 
-A full disk refuses commands, except those submitted with `retry_when_full` (outcomes of attempts): these are tried
-again, with pieces of the reserve (`store.disk_space`).  So does a lack of memory.  Any other failure of SQLite ends the
-daemon, because what is durable is no longer known.
+A batch is cut by its cost, so that it holds the writer for about `SLOW_SECONDS`: how much fits is measured.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -26,11 +24,17 @@ from webhookd.metrics import Histogram
 from webhookd.store.batch import BatchItem, BatchStatement, Command, PackedBatch, Refused, run_batch
 from webhookd.store.connection import CHECKPOINT_PAGES, Connection, fatal_error, is_full, limit_wal, may_be_full
 from webhookd.store.disk_space import DiskSpace
+from webhookd.store.turns import Turns
 
 T = TypeVar("T")
 
-# Rows: few enough that a batch stays in the milliseconds.
-BATCH_SIZE = 400
+# A batch that takes longer than SLOW is followed by smaller ones, one below QUICK by larger ones.
+SLOW_SECONDS = 0.012
+QUICK_SECONDS = 0.006
+# In rows.  With less than the least, a slow disk would do little else than sync.
+BATCH_SIZE = 400  # to begin with
+LEAST_SIZE = 150
+MOST_SIZE = 2000
 # Enough to make the sync cheap per row.  More than these are shared with the next batch: while one is being written,
 # the event loop works on the others.  All in one, loop and SQLite would wait for each other by turns.
 WORTHWHILE_SIZE = 48
@@ -47,7 +51,8 @@ class Writer:
         self._statement = statement
         self._disk_space = disk_space
         self._wal_limit_pages = CHECKPOINT_PAGES
-        self._waiting: deque[Command[Any]] = deque()
+        self._waiting = Turns()
+        self._batch_size: float = BATCH_SIZE
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -65,17 +70,26 @@ class Writer:
         on_commit: Callable[[T], None] | None = None,
         retry_when_full: bool = False,
         exclusive: bool = False,
+        workspace_seq: int | None = None,
+        in_order: bool = False,
+        size: int = 1,
     ) -> asyncio.Future[T]:
         """Queue a command; the future has its result once it is durable, or its exception.
 
         `on_commit` is called with the result right after the commit, before any later command's, on the event loop.
-        `exclusive`: it runs alone and outside a transaction.  A cancelled caller cancels its future, not the command.
+        `exclusive`: it runs alone and outside a transaction.  `workspace_seq`: it takes turns with the commands of
+        other workspaces; without one it goes before these.  `in_order`: it keeps its place among all others.
+        `size`: its work in rows, unless it is of a `BatchKind`.
+
+        A cancelled caller cancels its future, not the command.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._failed is not None:
             future.set_exception(_unavailable())
         else:
-            self._waiting.append(Command(run, on_commit, retry_when_full, exclusive, future))
+            size = run.size if isinstance(run, BatchItem) else size
+            command = Command(run, on_commit, retry_when_full, exclusive, future, size)
+            self._waiting.add(command, workspace_seq, in_order=in_order)
             self._idle.clear()
             self._wake.set()
         return future
@@ -95,6 +109,11 @@ class Writer:
     async def flushed(self) -> None:
         """Return when nothing waits to be written."""
         await self._idle.wait()
+
+    @property
+    def batch_size(self) -> int:
+        """How many rows a command may write at most, so that it holds the writer for milliseconds only."""
+        return int(self._batch_size)
 
     @property
     def idle(self) -> bool:
@@ -166,6 +185,7 @@ class Writer:
             return
         if not batch[0].exclusive:
             self._count_commit(batch)
+            self._adapt(sum(command.size for command in batch))
         for command, result in zip(batch, results, strict=True):
             if command.on_commit is not None and not isinstance(result, Refused):
                 command.on_commit(result)
@@ -174,15 +194,7 @@ class Writer:
 
     def _next_batch(self) -> list[Command[Any]]:
         """The commands for the next transaction: half of those that wait, if that is worthwhile."""
-        half = len(self._waiting) // 2
-        batch = [self._waiting.popleft()]
-        size = batch[0].size()
-        while not batch[0].exclusive and self._waiting and size < BATCH_SIZE and not self._waiting[0].exclusive:
-            if size >= WORTHWHILE_SIZE and len(batch) >= half:
-                break
-            batch.append(self._waiting.popleft())
-            size += batch[-1].size()
-        return batch
+        return self._waiting.take(self.batch_size, WORTHWHILE_SIZE)
 
     async def _carry_out(self, batch: list[Command[Any]]) -> list[Any]:
         if batch[0].exclusive:
@@ -206,12 +218,19 @@ class Writer:
         # An empty transaction goes through on a full disk as well.
         self.full = self.full and all(command.run is _do_nothing for command in batch)
 
+    def _adapt(self, size: int) -> None:
+        """Make later batches smaller or larger by how long this one, of `size` rows, held the writer."""
+        if self.batch_seconds > SLOW_SECONDS and size > LEAST_SIZE:
+            self._batch_size = max(LEAST_SIZE, min(self._batch_size, size) * 0.7)
+        elif self.batch_seconds < QUICK_SECONDS and size > self._batch_size / 2:
+            self._batch_size = min(MOST_SIZE, self._batch_size * 1.2)
+
     async def _after_full(self, batch: list[Command[Any]]) -> None:
         self.full = True
         self._put_back(batch, Refused(storage_full()))
         if self._disk_space.release():
             self._wal_limit_pages = 0  # with this piece the log can be carried over
-        elif self._waiting and self._waiting[0].retry_when_full:
+        elif any(command.retry_when_full for command in batch):
             await asyncio.sleep(FULL_RETRY_SECONDS)
 
     def _put_back(self, batch: list[Command[Any]], refused: Refused) -> None:
@@ -219,12 +238,13 @@ class Writer:
         for command in batch:
             if not command.retry_when_full:
                 _answer(command, refused)
-        self._waiting.extendleft(command for command in reversed(batch) if command.retry_when_full)
+        self._waiting.put_back([command for command in batch if command.retry_when_full])
 
     def _give_up(self, error: FatalError) -> FatalError:
         self._failed = error
         while self._waiting:
-            _answer(self._waiting.popleft(), Refused(_unavailable()))
+            for command in self._waiting.take(MOST_SIZE, MOST_SIZE):
+                _answer(command, Refused(_unavailable()))
         self._idle.set()
         return error
 

@@ -83,6 +83,9 @@ def write(seed: int) -> Script:
         # Every second, as in the daemon, most of a virtual hour would go into looks that find nothing.
         "webhookd.delivery.held_events.LOOK_SECONDS": script.until / 40,
     }
+    # How long batches really take must not decide how large the next ones are.
+    for name in ("LEAST_SIZE", "MOST_SIZE"):
+        script.constants[f"webhookd.store.writer.{name}"] = script.constants["webhookd.store.writer.BATCH_SIZE"]
     _people_it(rng, script)
     script.actions.sort(key=lambda action: action.at)
     return script

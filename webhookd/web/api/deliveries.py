@@ -226,7 +226,7 @@ async def replay_delivery(request: web.Request) -> web.Response:
     "/replay",
     {200: ReplayedSchema},
     body=ReplayRequest,
-    errors=("unknown_event_type", "endpoint_not_active", "endpoint_gone", *WRITE_ERRORS),
+    errors=("unknown_event_type", "endpoint_not_active", "endpoint_gone", "replay_running", *WRITE_ERRORS),
 )
 async def replay_deliveries(request: web.Request) -> web.Response:
     """Send all finished deliveries of a filter again, oldest first.
