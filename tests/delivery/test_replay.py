@@ -51,9 +51,7 @@ async def test_live_events_go_between_the_steps_of_a_replay(tmp_path: Path, monk
     monkeypatch.setattr(replay, "STEP", 1)
     async with engine(tmp_path) as e:
         endpoint = await _delivered(e, 40)
-        replaying = asyncio.create_task(
-            e.app.services.replayer.many(_everything_of(endpoint), dry_run=False)
-        )
+        replaying = asyncio.create_task(e.app.services.replayer.many(_everything_of(endpoint), dry_run=False))
         while e.app.dispatcher.view(endpoint.seq).waiting == 0:
             await asyncio.sleep(0)
         await e.send("live")
