@@ -197,7 +197,7 @@ async def test_a_thousand_events_leave_the_loop_to_others(api: Api) -> None:
             turns += 1
 
     element = b'{"event_type":"message.received","x":"\\u0065%b"}' % (b"\\u0041" * 1300)  # slow to check
-    batch_ingest = BatchIngest(api.app.services, "default", api.application[REFUSALS])
+    batch_ingest = BatchIngest(api.app.services, api.app.registry.workspaces()[0], api.application[REFUSALS])
     counting = asyncio.create_task(count_turns())
     await asyncio.sleep(0)
     before = turns
