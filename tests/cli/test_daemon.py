@@ -265,6 +265,72 @@ async def test_events_that_nobody_gets(ask: Any, endpoint: str) -> None:
     assert "plan" == (await ask("send", "--json", stdin=lines)).json()["paused_by"]
 
 
+async def test_types(ask: Any) -> None:
+    """All of the catalogue; one with its fields and its sample; an unknown one with the nearest."""
+    listed = await ask("types")
+    assert 10 == len(listed.out.splitlines()) and "A contact sent a message." in listed.out
+    shown = await ask("types", "message.received")
+    assert "contact.assignee.email" in shown.out and '"event_type": "message.received"' in shown.out
+    assert "message.sent" in [one["name"] for one in (await ask("types", "--json")).json()["data"]]
+    wrong = await ask("types", "message.recieved")
+    assert 1 == wrong.code and "did you mean message.received?" in wrong.err
+
+
+async def test_types_by_list_and_pattern(ask: Any, receiver: Receiver) -> None:
+    """`-e a,b` and `-e 'message.*'`, in `add` and in `edit`."""
+    words = ("endpoint", "add", receiver.url, "--json", "-e")
+    made = (await ask(*words, "contact.created, contact.updated", "-e", "message.*")).json()
+    assert ["contact.created", "contact.updated", "message.sent", "message.received"] == made["event_types"]
+    edited = await ask("endpoint", "edit", made["id"], "--json", "-e", "*.created")
+    assert ["contact.created", "comment.created"] == edited.json()["event_types"]
+    wrong = await ask(*words, "mesage.*")
+    assert 1 == wrong.code and "did you mean message." in wrong.err
+
+
+async def test_completion_of_what_the_daemon_knows(
+    ask: Any, run: Any, tmp_path: Path, endpoint: str, receiver: Receiver
+) -> None:
+    """Ids with URLs and descriptions beside them; deliveries, events and tokens where they are wanted."""
+    await ask("endpoint", "edit", endpoint, "--description", "the warehouse")
+    await ask("send", stdin=b'{"event_type":"message.sent","event_id":"evt1"}')
+    [one] = await settled(ask, 1)
+    token = (await ask("token", "add", "--scope", "observe", "--note", "Grafana", "--json")).json()["id"]
+
+    async def completed(line: str) -> list[str]:
+        words = {"COMP_WORDS": f"webhookd {line}", "COMP_CWORD": line.split()[-1]}
+        state = {"_WEBHOOKD_COMPLETE": "fish_complete", "WEBHOOKD_STATE_DIR": str(tmp_path / "state")}
+        ran = await run(env=SETTINGS | state | words)
+        return [part for part in ran.out.splitlines() if part.startswith("plain")]
+
+    assert [f"plain,{endpoint}\t{receiver.url} the warehouse"] == await completed("endpoint show ep_")
+    assert [f"plain,{receiver.url}\t{endpoint} the warehouse"] == await completed("log --endpoint http")
+    assert [f"plain,{one['id']}\tdelivered message.sent {one['accepted_at']}"] == await completed("log show dlv_")
+    assert [f"plain,evt1\tmessage.sent {one['accepted_at']}"] == await completed("replay evt")
+    assert [f"plain,evt1\tmessage.sent {one['accepted_at']}"] == await completed("log --event-id evt")
+    assert [f"plain,{token}\tobserve Grafana"] == [
+        line for line in await completed("token revoke tok_") if "Grafana" in line
+    ]
+
+
+async def test_listen_adds_an_endpoint_for_itself(ask: Any, start: Any, tmp_path: Path) -> None:
+    """It verifies with the key of its endpoint, which is gone after Ctrl-C."""
+    words = ("listen", "--add", "--port", "0", "-e", "message.*", "--json", "--state-dir", str(tmp_path / "state"))
+    process = await start(*words, env=SETTINGS)
+    async with asyncio.timeout(30):
+        while b"Added" not in await process.stderr.readline():
+            pass
+    [made] = (await ask("endpoint", "list", "--json")).json()["data"]
+    assert ["message.sent", "message.received"] == made["event_types"]
+    await ask("send", stdin=b'{"event_type":"message.sent","event_id":"e1"}')
+    async with asyncio.timeout(30):
+        received = json.loads(await process.stdout.readline())
+    assert ("e1", True, 200) == (received["event_id"], received["verified"], received["status"])
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(30):
+        assert 0 == await process.wait()
+    assert [] == (await ask("endpoint", "list", "--json")).json()["data"]
+
+
 async def test_follow(ask: Any, endpoint: str, start: Any, tmp_path: Path) -> None:
     """`log -f` shows a delivery as it happens."""
     process = await start("log", "-f", "--json", "--state-dir", str(tmp_path / "state"), env=SETTINGS)

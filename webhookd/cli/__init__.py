@@ -13,7 +13,7 @@ import sys
 import click
 
 from webhookd._version import __version__
-from webhookd.cli import endpoint, listen, log, operations, replay, send, serve, status, workspace
+from webhookd.cli import endpoint, event_types, listen, log, operations, replay, send, serve, status, workspace
 from webhookd.cli.help import help_
 from webhookd.cli.options import common, examples, in_workspace
 
@@ -25,6 +25,7 @@ _VARIABLES = (
         "WEBHOOKD_URL, WEBHOOKD_TOKEN",
         "The daemon's address and a token, instead of those in the state directory.",
     ),
+    ("WEBHOOKD_INGEST_TOKEN", "The token that the recipes post events with."),
     ("WEBHOOKD_LISTEN__PORT, …", "Any setting, as WEBHOOKD_<SECTION>__<KEY>."),
     ("NO_COLOR", "No colours."),
 )
@@ -39,7 +40,7 @@ _EXIT_PIPE_CLOSED = 141
 _SECTIONS = {
     "To begin": (serve.demo, serve.serve, serve.check_config, operations.open_, help_),
     "Events": (send.send, listen.listen, log.log, replay.replay),
-    "Who gets them": (endpoint.endpoint, workspace.workspace, workspace.token),
+    "Who gets them": (endpoint.endpoint, event_types.types, workspace.workspace, workspace.token),
     "Looking after it": (status.status, status.budget, operations.mail, operations.backup),
 }
 

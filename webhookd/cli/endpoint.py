@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from webhookd.cli.event_types import expanded
 from webhookd.cli.options import (
     Call,
     common,
@@ -91,7 +92,7 @@ _EVENT = click.option(
     multiple=True,
     metavar="TYPE",
     shell_complete=complete_event_type,
-    help="An event type that it wants; '*' for all. Repeat it.",
+    help="What it wants: a type, several (a,b), 'message.*', or '*' for all. Repeat it.",
 )
 _DESCRIPTION = click.option("--description", metavar="TEXT", help="What it is for.")
 _SUCCESS = click.option(
@@ -131,7 +132,7 @@ def add(
     """Add an endpoint; prints its id and its signing key."""
     if not events:
         raise click.UsageError("which events does it want? Name them with -e message.received (or -e '*' for all).")
-    body: dict[str, Any] = {"url": url, "event_types": list(events)}
+    body: dict[str, Any] = {"url": url, "event_types": expanded(call, events)}
     if headers:
         body["headers"] = _headers(headers)
     body |= without_none(description=description, success=success, signing_key=signing_key)
@@ -250,7 +251,7 @@ def _waiting_words(queue: dict[str, Any]) -> str:
 @endpoint.command(
     epilog=examples(
         "webhookd endpoint edit ep_… --url https://example.com/new",
-        "webhookd endpoint edit ep_… -e message.received -e message.sent",
+        "webhookd endpoint edit ep_… -e message.received,message.sent",
     )
 )
 @_WHICH
@@ -277,7 +278,7 @@ def edit(
     """Change an endpoint: what isn't named stays. -e and -H replace all of theirs."""
     if headers and no_headers:
         raise click.UsageError("--header sets headers and --no-headers takes them away: name one of them.")
-    changes = without_none(url=url, event_types=list(events) or None)
+    changes = without_none(url=url, event_types=expanded(call, events) or None)
     changes |= without_none(description=description, success=success, signing_key=signing_key)
     if headers or no_headers:
         changes["headers"] = _headers(headers)

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from webhookd.cli.options import Call, examples, with_call
+from webhookd.cli.event_types import expanded
+from webhookd.cli.options import Call, complete_event_type, examples, for_workspace
 from webhookd.cli.output import print_json_line
 from webhookd.text import escape, escape_lines
 
@@ -178,6 +180,7 @@ def _checked_keys(ctx: click.Context, param: click.Parameter, value: tuple[str, 
 @click.command(
     short_help="Receive webhooks and print each one.",
     epilog=examples(
+        "webhookd listen --add                  with an endpoint until Ctrl-C",
         "webhookd listen --port 9000 --key whsec_…",
         "webhookd listen --port 0 --fail 3      answer 500 three times, then 200",
         "webhookd listen --fail always --status 503",
@@ -212,7 +215,17 @@ def _checked_keys(ctx: click.Context, param: click.Parameter, value: tuple[str, 
 )
 @click.option("--slow", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Wait before each answer.")
 @click.option("--body", is_flag=True, help="Print the bodies too.")
-@with_call
+@click.option("--add", is_flag=True, help="Add an endpoint for it, verify with its key, delete it at the end.")
+@click.option(
+    "--event-type",
+    "-e",
+    "events",
+    multiple=True,
+    metavar="TYPE",
+    shell_complete=complete_event_type,
+    help="With --add: which events it wants  [else all]. Repeat it.",
+)
+@for_workspace
 def listen(
     call: Call,
     *,
@@ -223,10 +236,14 @@ def listen(
     status: int | None,
     slow: float,
     body: bool,
+    add: bool,
+    events: tuple[str, ...],
 ) -> None:
     """Receive webhooks and print each one: time, type, event id, attempt, signature check, answer."""
     import asyncio
 
+    if (add and keys) or (events and not add):
+        raise click.UsageError("--add brings its own key and takes -e: it doesn't go with --key, nor -e without it.")
     receiver = Receiver(
         keys,
         fail=fail,
@@ -244,7 +261,33 @@ def listen(
                 click.echo(f"    {line}")
         return None
 
-    asyncio.run(_listen(receiver, host, port, show, say=lambda words: click.echo(words, err=call.as_json)))
+    added = _Added(call, receiver, expanded(call, events or ("*",))) if add else None
+    asyncio.run(_listen(receiver, host, port, show, lambda words: click.echo(words, err=call.as_json), added))
+
+
+class _Added:
+    """The endpoint of `--add`: there while the receiver listens."""
+
+    def __init__(self, call: Call, receiver: Receiver, events: list[str]) -> None:
+        self._client, self._path = call.client(), call.path("endpoints")
+        self._receiver, self._events = receiver, events
+
+    def add(self, url: str) -> str:
+        """Add it, and verify with its key from now on; returns its id."""
+        body = {"url": url, "event_types": self._events, "description": "webhookd listen --add"}
+        made = self._client.post(self._path, body)
+        self._receiver.keys.append(made["signing_key"])
+        return str(made["id"])
+
+    def delete(self, endpoint_id: str) -> None:
+        """Delete it; one that was deleted meanwhile is no error."""
+        from webhookd.cli.client import ApiRefused
+
+        try:
+            self._client.delete(f"{self._path}/{endpoint_id}")
+        except ApiRefused as refusal:
+            if refusal.status != HTTPStatus.NOT_FOUND:
+                raise
 
 
 @asynccontextmanager
@@ -276,7 +319,9 @@ async def serving(receiver: Receiver, host: str, port: int, show: Show) -> Async
         await runner.cleanup()
 
 
-async def _listen(receiver: Receiver, host: str, port: int, show: Show, *, say: Callable[[str], None]) -> None:
+async def _listen(
+    receiver: Receiver, host: str, port: int, show: Show, say: Callable[[str], None], added: _Added | None
+) -> None:
     import asyncio
     import signal
 
@@ -285,7 +330,16 @@ async def _listen(receiver: Receiver, host: str, port: int, show: Show, *, say: 
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with serving(receiver, host, port, show) as url:
         say(f"Listening on {url}")
+        if added is not None:
+            endpoint_id = await asyncio.to_thread(added.add, url)
+            say(f"Added {escape(endpoint_id)} for it, until Ctrl-C.")
+            try:
+                await stop.wait()
+            finally:
+                await asyncio.to_thread(added.delete, endpoint_id)
+                say(f"Deleted {escape(endpoint_id)}.")
+            return
         if not receiver.keys:
             say("No --key whsec_… was given, so signatures aren't verified.")
-        say(f"To get events here: webhookd endpoint add {url} -e '*'  (egress.allow must hold this address)")
+        say(f"To get events here: --add, or webhookd endpoint add {url} -e '*'  (egress.allow must hold this address)")
         await stop.wait()

@@ -15,7 +15,9 @@ from webhookd.cli.options import (
     Words,
     common,
     complete_endpoint,
+    complete_event,
     complete_event_type,
+    complete_logged,
     examples,
     for_workspace,
     in_workspace,
@@ -71,7 +73,7 @@ _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
 @click.option(
     "--type", "event_type", metavar="TYPE", shell_complete=complete_event_type, help="Only events of this type."
 )
-@click.option("--event-id", metavar="ID", help="Only this event.")
+@click.option("--event-id", metavar="ID", shell_complete=complete_event, help="Only this event.")
 @click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
 @click.option("--until", metavar="TIME", callback=moment, help="Accepted until then.")
 @click.option("--limit", "-n", type=click.IntRange(1, 500), help="How many, the newest  [else 50; 10 with -f]")
@@ -274,7 +276,7 @@ def server_sent_events(lines: Iterator[bytes]) -> Iterator[ServerSentEvent]:
     short_help="Show a delivery or an event, and each attempt.",
     epilog=examples("webhookd log show dlv_…", "webhookd log show EVENT_ID", "webhookd log show dlv_… --json"),
 )
-@click.argument("which", metavar="DELIVERY|EVENT_ID")
+@click.argument("which", metavar="DELIVERY|EVENT_ID", shell_complete=complete_logged)
 @for_workspace
 def show(call: Call, which: str) -> None:
     """Show a delivery with every attempt, or an event with all its deliveries.

@@ -20,6 +20,10 @@ from webhookd.text import escape
 if TYPE_CHECKING:
     from webhookd.cli.client import Client
 
+# A page of a list is enough to choose from, and comes in some milliseconds.
+_COMPLETED = 200
+_COMPLETION_SECONDS = 0.5
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -152,9 +156,12 @@ def complete_workspace(context: click.Context, parameter: click.Parameter, begun
 
 
 def complete_endpoint(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """Shell completion: ids of endpoints, with their URLs in shells that show a help text."""
+    """Shell completion: ids of endpoints and their URLs, each with the other and the description beside it."""
     call = context.ensure_object(Call)
-    return _complete(call, call.path("endpoints"), "id", "url", begun)
+    path = call.path("endpoints")
+    return _complete(call, path, "id", "url description", begun) + (
+        _complete(call, path, "url", "id description", begun) if begun else []
+    )
 
 
 def complete_event_type(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -167,17 +174,43 @@ def complete_event_type(context: click.Context, parameter: click.Parameter, begu
     ]
 
 
+def complete_event(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Shell completion: ids of the newest events, with type and time."""
+    call = context.ensure_object(Call)
+    return _complete(call, call.path("events"), "event_id", "event_type accepted_at", begun)
+
+
+def complete_logged(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Shell completion: ids of the newest deliveries, with state, type and time; then of the newest events."""
+    call = context.ensure_object(Call)
+    found = _complete(call, call.path("deliveries"), "id", "state event_type accepted_at", begun)
+    return found + complete_event(context, parameter, begun)
+
+
+def complete_token(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Shell completion: ids of tokens, with scope and note."""
+    return _complete(context.ensure_object(Call), "/v1/tokens", "id", "scope note", begun)
+
+
 def _complete(call: Call, path: str, value: str, help_: str, begun: str) -> list[CompletionItem]:
-    """The items of a list of the API whose `value` starts with `begun`; none where the daemon doesn't answer."""
+    """The first items of a list of the API whose `value` starts with `begun`; `help_` names the fields beside it.
+
+    None where the daemon doesn't answer at once: a person waits for it.
+    """
     try:
-        found = list(call.client().pages(path))
+        page = call.client().call("GET", path, query={"limit": _COMPLETED}, timeout_seconds=_COMPLETION_SECONDS)
     except (click.ClickException, click.exceptions.Exit):
         return []
     return [
-        CompletionItem(escape(each[value]), help=escape(" ".join(str(each[help_]).split())))
-        for each in found
+        CompletionItem(escape(each[value]), help=_beside(each, help_.split()))
+        for each in page["data"]
         if each[value].startswith(begun)
     ]
+
+
+def _beside(item: dict[str, Any], names: list[str]) -> str:
+    """Some fields of an item on one line."""
+    return escape(" ".join(" ".join(str(item.get(name) or "") for name in names).split()))
 
 
 def examples(*lines: str, exits: str = "0 done, 1 refused, 2 wrong usage, 3 the daemon can't be reached.") -> str:

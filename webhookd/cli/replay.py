@@ -8,7 +8,15 @@ import click
 
 from webhookd.cli.endpoint import find
 from webhookd.cli.log import DELIVERY_PREFIX, FINISHED
-from webhookd.cli.options import Call, Words, complete_endpoint, complete_event_type, examples, for_workspace
+from webhookd.cli.options import (
+    Call,
+    Words,
+    complete_endpoint,
+    complete_event_type,
+    complete_logged,
+    examples,
+    for_workspace,
+)
 from webhookd.cli.output import count, moment, print_done, without_none
 from webhookd.text import escape
 
@@ -34,7 +42,7 @@ _LEFT_OUT = {
         "webhookd replay --since '2026-01-31 14:00' --until '2026-01-31 16:00'",
     ),
 )
-@click.argument("which", metavar="[DELIVERY|EVENT_ID]", required=False)
+@click.argument("which", metavar="[DELIVERY|EVENT_ID]", required=False, shell_complete=complete_logged)
 @click.option("--endpoint", metavar="ENDPOINT", shell_complete=complete_endpoint, help="Only to this one (id or URL).")
 @click.option(
     "--type", "event_type", metavar="TYPE", shell_complete=complete_event_type, help="Only events of this type."

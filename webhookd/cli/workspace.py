@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from webhookd.cli.options import Call, bound_to_workspace, common, complete_workspace, confirm, examples, with_call
+from webhookd.cli.options import (
+    Call,
+    bound_to_workspace,
+    common,
+    complete_token,
+    complete_workspace,
+    confirm,
+    examples,
+    with_call,
+)
 from webhookd.cli.output import fields, local_time, print_done, print_json, table, without_none
 from webhookd.text import escape
 
@@ -145,7 +154,7 @@ def list_tokens(call: Call) -> None:
 
 
 @token.command(epilog=examples("webhookd token revoke tok_…"))
-@click.argument("token_id", metavar="ID")
+@click.argument("token_id", metavar="ID", shell_complete=complete_token)
 @with_call
 def revoke(call: Call, token_id: str) -> None:
     """End a token, at once."""
