@@ -341,3 +341,32 @@ async def test_events_are_listed_newest_first_without_their_bodies(log: Log) -> 
     assert ["e3", "e2"] == await ids(since_ms=1_003, until_ms=1_005)
     assert ["e4", "e3"] == await ids(limit=2)
     assert ["e2", "e1", "e0"] == await ids(before_seq=4)
+
+
+@pytest.mark.parametrize("state", [S.DROPPED, S.HELD, S.EXPIRED])
+async def test_a_quiet_workspaces_rows_do_not_depend_on_a_loud_one(
+    log: Log, monkeypatch: pytest.MonkeyPatch, state: S
+) -> None:
+    """Seven rows behind many of another workspace are found in the first window, with no time left for a second."""
+    monkeypatch.setattr(delivery_log, "WINDOW_ROWS", 20)
+    monkeypatch.setattr(delivery_log, "NEWEST_ROWS", 5)
+    endpoint = await add_endpoint(log.store, log.workspace)
+    quiet = [(await log.accept(f"q{number}"))[0] for number in range(7)]
+    if state is S.DROPPED:
+        for each in quiet:
+            await log.fail(each)
+    else:
+        code = {S.HELD: deliveries.PENDING, S.EXPIRED: deliveries.EXPIRED}[state]
+        await log.store.write(lambda db: db.execute("UPDATE deliveries SET state = ?", (code,)))
+        await log.store.write(
+            lambda db: db.execute("UPDATE endpoints SET state = 'disabled' WHERE seq = ?", (endpoint.seq,))
+        )
+    loud = await add_workspace(log.store, "loud")
+    await add_endpoint(log.store, loud)
+    await accept(log.store, loud, *[f"l{number}" for number in range(200)], now_ms=5_000)
+    found, stopped_at = await log.store.read(
+        lambda db: delivery_log.search(
+            db, replace(log.filter(), state=state), before_seq=None, limit=50, timeout_seconds=0
+        )
+    )
+    assert ([each.seq for each in reversed(quiet)], None) == ([view.seq for view in found], stopped_at)

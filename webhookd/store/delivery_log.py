@@ -170,10 +170,23 @@ def _windows(
     for after, before in time_index.between(db, "deliveries", wanted.since_ms, wanted.until_ms):
         upto = min(before, newest + 1)
         while deadline is not None and upto - 1 > after + WINDOW_ROWS:
+            # Rows of other workspaces are passed over: a quiet one's few rows are found at once.
+            upto = _last_between(db, wanted, after, upto) + 1
+            if upto - 1 <= after + WINDOW_ROWS:
+                break
             yield upto - WINDOW_ROWS - 1, upto
             upto -= WINDOW_ROWS
         if upto - 1 > after:
             yield after, upto
+
+
+def _last_between(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int) -> int:
+    """The newest number between two (both excluded) where a match can be: of the filter's endpoints and states."""
+    anything = LogFilter(wanted.workspace_seq, wanted.paused)
+    newest = [after_seq]
+    for each in _ranges(db, wanted, after_seq, before_seq):
+        newest += _in_range(db, anything, each, each.after_seq, each.before_seq, "1 ORDER BY d.seq DESC", 1)
+    return max(newest)
 
 
 def get(db: sqlite3.Connection, workspace_seq: int, seq: int, *, paused: bool) -> DeliveryView | None:
