@@ -140,7 +140,7 @@ class Client:
                 await self._close_idle()
 
     def check_url(self, url: str) -> str:
-        """The first gate: `url` as it is kept; Refusal `invalid_url` or `blocked_address` if nothing is sent there."""
+        """The first gate: `url` as it is kept; ApiError `invalid_url` or `blocked_address` otherwise."""
         return self._current.egress.check_url(url).text
 
     def set_own(self, addresses: Iterable[OwnAddress]) -> None:

@@ -1,4 +1,4 @@
-"""Where webhookd sends: the second and the third gate against SSRF.
+"""Where webhookd sends: the three gates against SSRF, and a look at the peer once connected.
 
 An address is judged three times, and each check fails closed: the URL when it is saved and used (`rules.urls`),
 *every* address that its name resolves to, and the address of each connect, in the socket factory.  The resolver hands
@@ -152,7 +152,7 @@ class Egress:
         self._own = frozenset(addresses)
 
     def check_url(self, url: str) -> UrlParts:
-        """The first gate: `url` taken apart; Refusal `invalid_url` or `blocked_address` if it isn't one to send to."""
+        """The first gate: `url` taken apart; ApiError `invalid_url` or `blocked_address` otherwise."""
         parts = judge_url(
             parse_url(url), allow_http=self._allow_http, allowed=self._allowed, denied=self._denied, own=self._own
         )

@@ -1,9 +1,9 @@
 """Before the database is opened: whether webhookd may open the file (`examine`), and WAL recovery (`recover_wal`).
 
 SQLite changes a file by opening it.  So `examine` uses a connection that can't write, takes no locks and keeps the
-index of the log in memory (the VFS `unix-none` and `locking_mode=EXCLUSIVE`).
+index of the WAL in memory (the VFS `unix-none` and `locking_mode=EXCLUSIVE`).
 
-A commit writes its frames into the log and then syncs them.  After a kill between the two, or a failed sync, frames may
+A commit writes its frames into the WAL and then syncs them.  After a kill between the two, or a failed sync, frames may
 be in the kernel's memory alone: the next daemon would read them, answer "duplicate", and lose them when the power
 fails.  After a failed sync Linux reports the next one as successful without writing, so the frames are written again.
 The log's index (`-shm`) counts a commit only after its sync, until SQLite opens the database and makes it anew.  The
@@ -50,7 +50,7 @@ def examine(path: Path, application_id: int, newest_version: int) -> None:
             return
         _refuse_foreign(path, application_id)
         if _bytes_of(path, "-journal"):
-            return  # a first start was cut short, before the log is used: rolled back when the file is opened
+            return  # a first start was cut short, before the WAL is used: rolled back when the file is opened
     except PermissionError as error:
         raise StoreUnusable(f"{path} can't be read: {error.strerror}. Give it to webhookd's own user.") from error
     try:
@@ -103,7 +103,7 @@ def _refuse_foreign(path: Path, application_id: int) -> None:
             "Set store.path to a file of webhookd's own."
         )
     expected_bytes = _page_bytes(head) * int.from_bytes(head[28:32], "big")
-    # What the log holds may not be in the file yet.
+    # What the WAL holds may not be in the file yet.
     if path.stat().st_size + _bytes_of(path, "-wal") < expected_bytes:
         raise StoreUnusable(f"{path} is truncated ({path.stat().st_size} of {expected_bytes} bytes); {RECOVERY}.")
 
@@ -131,7 +131,7 @@ def _look_inside(path: Path, newest_version: int) -> None:
 
 
 def recover_wal(path: Path) -> int:
-    """Write again and sync what the log of the database at `path` holds beyond its last sync; how many bytes.
+    """Write again and sync what the WAL of the database at `path` holds beyond its last sync; how many bytes.
 
     Call it before SQLite opens the database in this process, whose locks it would end.  Where another program (one that
     replicates the file) has it open, the index stays, without those frames, and nothing is done.  OSError when the disk
@@ -149,13 +149,13 @@ def recover_wal(path: Path) -> int:
             begin, end = _doubtful(file, os.pread(index_file, 2 * INDEX_HEADER_BYTES, 0))
             if begin < end:
                 _write_again(file, begin, end)
-                with _opened(path.parent, os.O_RDONLY) as directory:  # the log may be new
+                with _opened(path.parent, os.O_RDONLY) as directory:  # the WAL may be new
                     os.fsync(directory)
     return end - begin
 
 
 def _doubtful(file: int, index: bytes) -> tuple[int, int]:
-    """From where to where the frames reach that belong to the log and aren't counted in its index."""
+    """From where to where the frames reach that belong to the WAL and aren't counted in its index."""
     header = os.pread(file, LOG_HEADER_BYTES, 0)
     if len(header) < LOG_HEADER_BYTES or not header.startswith(LOG_MAGIC):
         return 0, 0  # SQLite doesn't read it either
@@ -171,7 +171,7 @@ def _doubtful(file: int, index: bytes) -> tuple[int, int]:
 
 
 def _synced_frames(index: bytes, salts: bytes) -> int:
-    """How many frames of the log with these salts are certainly on the disk."""
+    """How many frames of the WAL with these salts are certainly on the disk."""
     header = index[:INDEX_HEADER_BYTES]
     if header != index[INDEX_HEADER_BYTES:] or header[32:40] != salts:
         return 0
