@@ -108,18 +108,6 @@ async def settled(ask: Any, count: int, *words: str) -> list[dict[str, Any]]:
                 return list(found)
 
 
-async def test_samples_all_the_way(ask: Any, endpoint: str, receiver: Receiver) -> None:
-    """`cat samples/*.json | webhookd send`: all nine arrive, in order, byte for byte."""
-    lines = [sample.read_bytes() for sample in SAMPLES]
-    sent = await ask("send", stdin=b"".join(lines))
-    again = await ask("send", stdin=b"".join(lines))
-    log = await settled(ask, 9)
-    assert (0, "9 accepted, 0 known already, 0 refused.\n") == (sent.code, sent.out)
-    assert (0, "0 accepted, 9 known already, 0 refused.\n") == (again.code, again.out)
-    assert [line.rstrip(b"\n") for line in lines] == receiver.bodies
-    assert ["delivered"] * 9 == [one["state"] for one in log]
-
-
 async def test_an_endpoint_is_found_by_its_url_as_it_was_typed(ask: Any, receiver: Receiver) -> None:
     """And in every other form of the same URL."""
     typed = receiver.url.replace("http://127.0.0.1", "HTTP://LocalHost.").replace("/hook", "?")

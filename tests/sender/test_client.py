@@ -7,11 +7,7 @@ import gzip
 import json
 import os
 import resource
-import shutil
 import socket
-import subprocess
-import sys
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -208,57 +204,6 @@ async def test_a_full_queue_of_connections_is_a_timeout(make_sender: MakeSender)
         port = listening.getsockname()[1]
         outcomes = await asyncio.gather(*(sender.post(request(f"http://127.0.0.1:{port}/")) for _ in range(4)))
     assert [Reason.TIMEOUT] * 4 == [outcome.reason for outcome in outcomes]
-
-
-async def test_no_descriptors_left_is_this_machines_fault(sender: HttpSender) -> None:
-    """EMFILE is `local`; with descriptors again, the next attempt goes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    async with ScriptedReceiver(healthy) as receiver:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-        try:
-            short = await sender.post(request(receiver.url))
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert Reason.LOCAL == short.reason, short
-        assert (await sender.post(request(receiver.url))).delivered
-
-
-_WITHOUT_NETWORK = """
-import asyncio, ipaddress, json
-from webhookd.clock import SystemClock
-from webhookd.sender.http1 import Connection
-from webhookd.sender.egress import DnsResolver, Egress
-from webhookd.sender.client import HttpSender
-from webhookd.models import Request
-
-async def main():
-    everything = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
-    sender = HttpSender(Egress(everything, allow_http=True, resolver=DnsResolver()), timeout_seconds=2,
-                        clock=SystemClock())
-    urls = ["http://192.0.2.1/", "http://[2001:db8::1]/", "http://name.example/", "http://127.0.0.1:9/"]
-    print(json.dumps([(await sender.post(Request(url, (), b"{}", False))).reason for url in urls]))
-    await sender.close()
-
-asyncio.run(main())
-"""
-
-
-def test_a_machine_without_network_blames_itself() -> None:
-    """In a network namespace with nothing in it: addresses and names are `local`, loopback stays the receiver's."""
-    unshare = shutil.which("unshare")
-    ip = shutil.which("ip")
-    if unshare is None or ip is None or subprocess.run([unshare, "-n", "true"], check=False).returncode:
-        pytest.skip("network namespaces can't be made here")
-    script = f'{ip} link set lo up; exec "$0" -c "$1"'
-    done = subprocess.run(
-        [unshare, "-n", "sh", "-c", script, sys.executable, _WITHOUT_NETWORK],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    assert ["local", "local", "local", "refused"] == json.loads(done.stdout)
 
 
 def settings(timeout_seconds: float) -> Config:

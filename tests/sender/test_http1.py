@@ -17,7 +17,7 @@ import trustme
 
 from tests.support.bad_receiver_server import OK, Peer, Script, ScriptedReceiver
 from tests.support.bad_receivers import SURPLUS, deaf, head, healthy
-from tests.support.sending import BODY, LATE_SECONDS, TIMEOUT_SECONDS, MakeSender, answering, request, server_context
+from tests.support.sending import LATE_SECONDS, TIMEOUT_SECONDS, MakeSender, answering, request, server_context
 from webhookd.clock import SystemClock
 from webhookd.models import Reason
 from webhookd.sender import http1
@@ -44,11 +44,6 @@ async def _closes_as_the_next_request_comes(peer: Peer) -> None:
     await peer.reader.read(1)
 
 
-async def _resets_as_the_next_request_comes(peer: Peer) -> None:
-    await _closes_as_the_next_request_comes(peer)
-    peer.reset()
-
-
 async def _says_408_to_the_next(peer: Peer) -> None:
     await peer.request()
     await peer.send(OK)
@@ -68,19 +63,6 @@ async def _silent_to_the_next(peer: Peer) -> None:
     await peer.request()
     await peer.send(OK)
     await peer.stay()
-
-
-@pytest.mark.parametrize("script", [_closes_as_the_next_request_comes, _resets_as_the_next_request_comes])
-@pytest.mark.parametrize("tls", [False, True])
-async def test_a_reused_connection_that_ends_unanswered_is_replaced_once(
-    sender: HttpSender, authority: trustme.CA, script: Script, tls: bool
-) -> None:
-    """The request goes once more, over a fresh connection, in the same attempt; the record says so."""
-    async with ScriptedReceiver(script, tls=server_context(authority) if tls else None) as receiver:
-        first, second = [await sender.post(request(receiver.url)) for _ in range(2)]
-        assert 2 == receiver.connections
-    assert [(None, False), (None, True)] == [(o.reason, o.connection_retried) for o in (first, second)]
-    assert [BODY, BODY] == [sent.partition(b"\r\n\r\n")[2] for sent in receiver.requests]
 
 
 async def test_the_repeat_takes_a_fresh_connection_though_others_are_idle(sender: HttpSender) -> None:
@@ -130,27 +112,18 @@ async def test_the_repeat_has_no_time_of_its_own(make_sender: MakeSender) -> Non
     assert (Reason.TIMEOUT, True) == (outcome.reason, outcome.connection_retried)
 
 
-async def _ends_unanswered(peer: Peer) -> None:
-    await peer.request()
-
-
 @pytest.mark.parametrize(
-    ("warm_up", "script", "reason", "requests"),
+    ("script", "reason", "requests"),
     [
-        (False, _ends_unanswered, Reason.RESET, 1),
-        (True, _says_408_to_the_next, Reason.STATUS, 2),
-        (True, _begins_the_next_answer, Reason.PROTOCOL, 2),
-        (True, _silent_to_the_next, Reason.TIMEOUT, 1),
+        (_says_408_to_the_next, Reason.STATUS, 2),
+        (_silent_to_the_next, Reason.TIMEOUT, 1),
     ],
 )
-async def test_nothing_else_is_repeated(
-    make_sender: MakeSender, warm_up: bool, script: Script, reason: Reason, requests: int
-) -> None:
-    """Not a fresh connection, not after a byte of an answer, not what is merely late."""
+async def test_nothing_else_is_repeated(make_sender: MakeSender, script: Script, reason: Reason, requests: int) -> None:
+    """Neither after an answer nor what is merely late."""
     sender = make_sender(LATE_SECONDS)
     async with ScriptedReceiver(script) as receiver:
-        if warm_up:
-            assert (await sender.post(request(receiver.url))).delivered
+        assert (await sender.post(request(receiver.url))).delivered
         outcome = await sender.post(request(receiver.url))
         assert (reason, False) == (outcome.reason, outcome.connection_retried)
         assert (1, requests) == (receiver.connections, len(receiver.requests))

@@ -500,19 +500,6 @@ async def test_a_caller_that_ends_before_it_has_said_all_is_not_waited_for(api: 
     assert 1 == api.app.services.ingest.accepted_count
 
 
-async def test_many_idle_connections_leave_room(api: Api) -> None:
-    """300 connections that say nothing, or half a header: others are served as ever."""
-    lines = [await asyncio.open_connection("127.0.0.1", api.port) for _ in range(300)]
-    try:
-        for _, writer in lines[::2]:
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: local")
-        assert 200 == (await api.get("/healthz")).status
-        assert 202 == (await api.post("/v1/events", data=ONE)).status
-    finally:
-        for _, writer in lines:
-            writer.close()
-
-
 async def test_at_the_bound_silent_connections_make_room(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the descriptors are for callers; beyond that the oldest that never asked for anything is ended."""
     monkeypatch.setattr("webhookd.web.server.http_server._connections_max", lambda: 3)
