@@ -95,21 +95,6 @@ async def test_each_crossing_of_a_threshold_warns_once(tmp_path: Path) -> None:
         assert {"budget_warned"} == {mail["kind"] for mail in mails}
 
 
-async def test_the_window_slides(tmp_path: Path) -> None:
-    """30 failures, 30 minutes, 30 more: nothing is disabled; a 31st within the window is."""
-    async with engine(tmp_path, NO_RETRIES) as e:
-        e.network.answer = failing
-        one = await e.endpoint(ONE)
-        await e.send(*[f"a{n}" for n in range(30)])
-        await e.advance(1800)
-        await e.send(*[f"b{n}" for n in range(30)])
-        await e.quiet()
-        assert EndpointState.ACTIVE == e.state(one)
-        await e.send("c")
-        await e.quiet()
-        assert EndpointState.AUTO_DISABLED == e.state(one)
-
-
 async def test_the_count_survives_a_restart(tmp_path: Path) -> None:
     """20 failures before and 11 after a restart are 31."""
     clock = ManualClock()

@@ -42,22 +42,6 @@ async def test_sigterm_lets_the_attempt_in_flight_end_and_the_rest_resumes(tmp_p
             assert [("delivered", 1)] == [(each["state"], each["attempt_count"]) for each in deliveries]
 
 
-async def test_kill_9_repeats_at_most_the_attempt_under_way(tmp_path: Path) -> None:
-    """The same webhook-id again, then the rest in order."""
-    async with receiver() as where:
-        where.gates["hook"] = asyncio.Event()
-        async with daemon(tmp_path / "state", LOOPBACK) as d:
-            await d.call("POST", "/v1/endpoints", {"url": f"{where.url}/hook", "event_types": ["*"]}, expect=201)
-            await send(d, "a", "b", "c")
-            await where.until(1)
-            d.process.kill()
-            await d.until_dead()
-        where.gates["hook"].set()
-        async with daemon(tmp_path / "state", LOOPBACK):
-            await where.until(4)
-        assert ["a", "a", "b", "c"] == where.ids("hook")
-
-
 async def test_a_second_daemon_on_the_same_state_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
     """The lock's message names the first one's pid."""
     async with daemon(tmp_path / "state") as d:

@@ -96,6 +96,11 @@ def test_an_unknown_type_is_refused_with_the_nearest_name(name: str, nearest: st
     assert f'did you mean "{nearest}"?' in caught.value.message
 
 
+def test_a_type_that_an_endpoint_has_is_known_though_the_configuration_lost_it() -> None:
+    """By its name alone."""
+    assert "order.lost" == EXTENDED.require("order.lost", kept=["order.lost"]).name
+
+
 @pytest.mark.parametrize("name", ["", "☃", "\x1b[31m", "x" * 100_000, "*"])
 def test_a_name_like_none_is_refused_too(name: str) -> None:
     """There is always a nearest name; what a caller sent is shown in part and without control characters."""

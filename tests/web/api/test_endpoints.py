@@ -523,19 +523,3 @@ async def test_a_test_answers_with_its_attempt(api: Api) -> None:
     assert 0 == (await api.get("/v1/budget")).json["failures"]
     refused = await api.post(f"{path}/test", {"event_type": "nope"})
     assert (422, "unknown_event_type") == (refused.status, refused.code)
-
-
-async def test_a_token_of_a_workspace_sees_that_workspace_alone(api: Api) -> None:
-    """Also its signing keys; an ingest token sees none of it."""
-    made = await make(api)
-    await api.post("/v1/workspaces", {"id": "acme"})
-    _, secret = await api.app.services.tokens.add("admin", "acme")
-    own = await make(api, "/v1/workspaces/acme/endpoints")
-    base = "/v1/workspaces/acme/endpoints"
-    assert [own["id"]] == [one["id"] for one in (await api.get(base, token=secret)).json["data"]]
-    assert 200 == (await api.get(f"{base}/{own['id']}/signing-key", token=secret)).status
-    for path in ("/v1/endpoints", f"/v1/endpoints/{made['id']}", f"/v1/endpoints/{made['id']}/signing-key"):
-        assert 403 == (await api.get(path, token=secret)).status
-    assert 404 == (await api.get(f"{base}/{made['id']}", token=secret)).status
-    assert 403 == (await api.get("/v1/endpoints", token="ingest")).status
-    assert 401 == (await api.get("/v1/endpoints", token=None)).status

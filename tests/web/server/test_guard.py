@@ -197,7 +197,13 @@ async def test_unknown_paths_and_methods(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["//v1/tokens", "/v1/workspaces/a%0d%0aX-Evil:%201/endpoints", "/static/..%2f..%2f..%2fetc%2fpasswd", "/v1/%ff"],
+    [
+        "//v1/tokens",
+        "http://evil.example/v1/nope",
+        "/v1/workspaces/a%0d%0aX-Evil:%201/endpoints",
+        "/static/..%2f..%2f..%2fetc%2fpasswd",
+        "/v1/%ff",
+    ],
 )
 async def test_path_tricks_are_harmless(api: Api, target: str) -> None:
     """Each is an ordinary error, and the connection's next request is answered as ever."""
