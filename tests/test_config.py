@@ -58,7 +58,7 @@ CONTRACT = {
     "plans": {"order": ["starter", "growth", "advanced", "enterprise"], "webhooks_from": "advanced"},
     "limits": {"endpoints": 35, "waiting_per_workspace": 1_000_000, "waiting_mb_per_workspace": 2048},
     "log": {"format": "auto", "level": "info"},
-    "retention": {"max_age_days": 30, "max_size_mb": 2048, "idempotency_hours": 72},
+    "retention": {"max_age_days": 30, "max_size_mb": 2048, "idempotency_hours": 72, "audit_days": 365},
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from webhookd import log
+from webhookd.admin.audit import Audit
 from webhookd.admin.endpoints import Endpoints
 from webhookd.admin.sessions import Sessions
 from webhookd.admin.tokens import Tokens
@@ -198,6 +199,7 @@ class App:
             watchdog=watchdog,
             live_feed=self.live_feed,
             tokens=tokens,
+            audit=Audit(deps),
             sessions=Sessions(deps, tokens),
             status=status.show,
             ready=self.trouble,

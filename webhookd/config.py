@@ -169,6 +169,7 @@ class Retention(_Section, frozen=True, kw_only=True):
     max_age_days: Annotated[float, _up_to(3650, "a number of days")] = 30
     max_size_mb: Megabytes = 2048
     idempotency_hours: TenYearsOfHours = 72
+    audit_days: Annotated[float, _up_to(3650, "a number of days")] = 365
 
 
 class ExtraType(_Section, frozen=True, kw_only=True):

@@ -232,6 +232,22 @@ class BudgetView:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """A change, or a refused secret: who (token, session, address), what, on what, with which outcome."""
+
+    seq: int
+    at_ms: int
+    workspace_seq: int | None
+    workspace: str | None
+    token_id: str | None
+    session_id: str | None
+    address: str
+    action: str
+    target: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """An API token, without its secret.  `workspace_seq` None means every workspace; `workspace` is for showing."""
 

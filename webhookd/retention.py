@@ -17,7 +17,7 @@ from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.errors import ApiError
-from webhookd.store import outbox, retention
+from webhookd.store import credentials, outbox, retention
 from webhookd.store.retention import FileSize, Step, Terms
 from webhookd.store.store import Store
 
@@ -191,6 +191,9 @@ class Retention:
         while await self._step(lambda db, late: retention.forget_ids(db, terms, out_of_time=late)):
             pass
         while await self._step(lambda db, late: outbox.forget_closed(db, before_ms=before_ms, limit=limit)):
+            pass
+        audit_before_ms = terms.now_ms - round(self._settings().retention.audit_days * 86_400_000)
+        while await self._step(lambda db, late: credentials.forget_audit(db, before_ms=audit_before_ms, limit=limit)):
             pass
         while await self._step(lambda db, late: retention.forget_endpoints(db, terms, out_of_time=late)):
             pass

@@ -190,6 +190,27 @@ async def test_budget(api: Any, ask: Any, failures: int, spent: bool) -> None:
         assert lines[3].startswith("The oldest failure leaves the count at 2026-01-31 12:00:00 (")
 
 
+async def test_audit(api: Any, ask: Any) -> None:
+    """One line an entry, with the session where there is one; as JSON as it came."""
+    entry = {
+        "at": "2026-01-31T12:00:00.000Z",
+        "workspace": None,
+        "token_id": "tok_admin",
+        "session_id": None,
+        "address": "127.0.0.1",
+        "action": "make_workspace",
+        "target": "/v1/workspaces/acme\x1b[2J",
+        "outcome": "done",
+    }
+    answer = {"data": [entry, {**entry, "session_id": "ses_1", "workspace": "acme"}], "next": None}
+    api.answers("GET", "/v1/audit", answer)
+    ran = await ask("audit", "-n", "2")
+    assert 0 == ran.code and "\x1b" not in ran.out
+    header, first, second = ran.out.splitlines()
+    assert "WHO" in header and "tok_admin" in first and "ses_1" in second and "tok_admin" not in second
+    assert answer == (await ask("audit", "--json")).json()
+
+
 async def test_open(api: Any, ask: Any) -> None:
     """Nothing but the link, so that it can go into another command."""
     api.answers("POST", "/v1/sign-in-links", {"url": "http://127.0.0.1:8780/sign-in#code"})

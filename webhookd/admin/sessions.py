@@ -38,6 +38,7 @@ SIGNED_OUT_MAX = 1000
 class Session:
     """Who is signed in: `secret` is the cookie's, `token` what it was signed in with, both with an end."""
 
+    id: str
     secret: str
     token: Token
     token_sha256: bytes
@@ -82,11 +83,12 @@ class Sessions:
         if token is None or token.scope != Scope.ADMIN:
             return None
         now_ms = self._clock.wall_ms()
-        session = Session(secrets.token_urlsafe(32), token, token_sha256, now_ms + SESSION_MS)
+        session_id = sortable_id("ses", now_ms, secrets.token_bytes(10))
+        session = Session(session_id, secrets.token_urlsafe(32), token, token_sha256, now_ms + SESSION_MS)
         await self._store.write(
             lambda db: credentials.put_session(
                 db,
-                session_id=sortable_id("ses", now_ms, secrets.token_bytes(10)),
+                session_id=session_id,
                 secret_sha256=secret_digest(session.secret),
                 token_sha256=token_sha256,
                 address=address,
@@ -104,9 +106,9 @@ class Sessions:
         found = await self._store.read(lambda db: credentials.find_session(db, digest, now_ms))
         if found is None:
             return None
-        token_sha256, expires_at_ms = found
+        session_id, token_sha256, expires_at_ms = found
         token = self._tokens.holder(token_sha256)
-        return Session(secret, token, token_sha256, expires_at_ms) if token else None
+        return Session(session_id, secret, token, token_sha256, expires_at_ms) if token else None
 
     def lasts(self, session: Session) -> bool:
         """Whether a session that was found earlier, for a stream that is still open, has not ended since."""

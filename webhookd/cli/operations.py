@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from webhookd.cli.options import Call, common, examples, with_call
-from webhookd.cli.output import print_done, size, without_none
+from webhookd.cli.output import local_time, print_done, print_json, size, table, without_none
 from webhookd.text import escape
 
 if TYPE_CHECKING:
@@ -72,6 +72,29 @@ def backup(call: Call, file: Path, *, force: bool) -> None:
     except OSError as error:  # the client reports the connection's errors itself
         raise click.ClickException(f"{escape(file)} can't be written: {error.strerror or error}.") from error
     print_done(call, {"file": str(file), "bytes": written}, f"{escape(file)}: {size(written)}.")
+
+
+@click.command(short_help="Show who changed what.", epilog=examples("webhookd audit", "webhookd audit -n 500 --json"))
+@click.option("-n", "--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="How many at most.")
+@with_call
+def audit(call: Call, limit: int) -> None:
+    """Show who changed what, and whose token was refused, newest first."""
+    found = call.client().get("/v1/audit", limit=limit)
+    if call.as_json:
+        return print_json(found)
+    rows = [
+        (
+            local_time(one["at"]),
+            one["session_id"] or one["token_id"],
+            one["address"],
+            one["workspace"],
+            one["action"],
+            one["target"],
+            one["outcome"],
+        )
+        for one in found["data"]
+    ]
+    return table(("at", "who", "address", "workspace", "action", "on", "outcome"), rows)
 
 
 def _receive(client: Client, file: Path) -> int:

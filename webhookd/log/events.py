@@ -46,6 +46,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "state.tightened": LogEvent(
         "warning", "A file or directory of webhookd was open to others; its mode was tightened.", ("path", "mode")
     ),
+    "auth.failed": LogEvent(
+        "warning", "A secret was refused: a call's token, or one at the page's sign-in.", ("address", "path", "count")
+    ),
     "token.created": LogEvent("info", "A token was created.", ("workspace", "token_id", "scope")),
     "token.revoked": LogEvent("info", "A token was revoked.", ("token_id",)),
     "key.revealed": LogEvent("info", "A signing key was revealed.", ("workspace", "endpoint_id", "token_id")),

@@ -1,10 +1,11 @@
-"""API tokens, and the page's sessions that they open: hashed, never the secret itself."""
+"""API tokens and the page's sessions that they open (hashed, never the secret itself), and what was done with them."""
 
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import astuple
 
-from webhookd.models import Token
+from webhookd.models import AuditEntry, Token
 from webhookd.store import workspaces
 
 
@@ -67,10 +68,10 @@ def put_session(
     )
 
 
-def find_session(db: sqlite3.Connection, secret_sha256: bytes, now_ms: int) -> tuple[bytes, int] | None:
-    """A session's token, hashed, and when it ends (milliseconds since 1970); None if it has ended or never was."""
+def find_session(db: sqlite3.Connection, secret_sha256: bytes, now_ms: int) -> tuple[str, bytes, int] | None:
+    """A session's id, its token, hashed, and when it ends (ms since 1970); None if it has ended or never was."""
     rows = db.execute(
-        "SELECT token_sha256, expires_at FROM sessions WHERE secret_sha256 = ? AND expires_at > ?",
+        "SELECT id, token_sha256, expires_at FROM sessions WHERE secret_sha256 = ? AND expires_at > ?",
         (secret_sha256, now_ms),
     ).fetchall()
     return rows[0] if rows else None
@@ -79,3 +80,31 @@ def find_session(db: sqlite3.Connection, secret_sha256: bytes, now_ms: int) -> t
 def delete_session(db: sqlite3.Connection, secret_sha256: bytes) -> None:
     """End a session."""
     db.execute("DELETE FROM sessions WHERE secret_sha256 = ?", (secret_sha256,))
+
+
+_AUDIT = "at, workspace_seq, workspace, token_id, session_id, address, action, target, outcome"
+
+
+def insert_audit(db: sqlite3.Connection, entry: AuditEntry) -> None:
+    """Add an entry to the audit trail."""
+    values = astuple(entry)[1:]
+    db.execute(f"INSERT INTO audit ({_AUDIT}) VALUES ({', '.join('?' for _ in values)})", values)
+
+
+def audit_page(
+    db: sqlite3.Connection, workspace_seq: int | None, *, before_seq: int | None, limit: int
+) -> list[AuditEntry]:
+    """The newest entries before `before_seq`, of one workspace if its number is given."""
+    rows = db.execute(
+        f"SELECT seq, {_AUDIT} FROM audit WHERE seq < ?1 {'' if workspace_seq is None else 'AND workspace_seq = ?3'} "
+        "ORDER BY seq DESC LIMIT ?2",
+        (before_seq or 2**63 - 1, limit, *(() if workspace_seq is None else (workspace_seq,))),
+    ).fetchall()
+    return [AuditEntry(*row) for row in rows]
+
+
+def forget_audit(db: sqlite3.Connection, *, before_ms: int, limit: int) -> int:
+    """Remove entries that are too old, `limit` at most; returns how many."""
+    return db.execute(
+        "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE at < ? LIMIT ?)", (before_ms, limit)
+    ).rowcount

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from webhookd.admin.audit import Audit
 from webhookd.admin.endpoints import Endpoints
 from webhookd.admin.sessions import Sessions
 from webhookd.admin.tokens import Tokens
@@ -43,6 +44,7 @@ class Services:
     watchdog: Watchdog
     live_feed: LiveFeed
     tokens: Tokens
+    audit: Audit
     sessions: Sessions
     status: Callable[[int | None], Awaitable[Json]]  # of one workspace alone, if its number is given
     ready: Callable[[], Awaitable[str]]  # "" when ready, else what it waits for

@@ -45,6 +45,7 @@ async def _all(services: Services, refusals: Counter[str], workspace_seq: int | 
         "webhookd_uptime_seconds": {(): status["uptime_seconds"]},
         "webhookd_events_accepted_total": {(): totals["accepted"]},
         "webhookd_events_refused_total": {(code,): refusals[code] for code in {*_WATCHED_REFUSALS, *refusals}},
+        "webhookd_auth_failures_total": {(): services.audit.refused_count},
         "webhookd_attempts_total": _attempts(status),
         "webhookd_attempt_seconds": {
             ("delivered",): services.recorder.delivered_seconds,

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from http import HTTPStatus
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+import orjson
 from aiohttp import hdrs, web
 
+from webhookd.admin.audit import DONE
 from webhookd.admin.tokens import Scope
 from webhookd.config import Listen, is_loopback
 from webhookd.errors import ApiError
@@ -24,6 +27,7 @@ from webhookd.web.server.responses import SECURITY_HEADERS, error_response, inte
 from webhookd.web.services import Services
 
 SHORTAGE_RETRY_SECONDS = 2
+TARGET_CHARACTERS = 200
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 # A request with one of these came through a proxy or from a page in a browser, not directly from a local program.
 _NOT_LOCAL = ("Forwarded", "Origin", "Sec-Fetch-Site", "Via", "X-Real-IP")
@@ -46,6 +50,7 @@ class Guard:
         listen = services.settings().listen
         self._check = services.tokens.check
         self._registry = services.registry
+        self._audit = services.audit
         self._trusts_local = listen.trust_local_ingest
         self._trusts_loopback = not listen.public_url  # else a proxy on this machine calls for strangers
         self._knows_host = lru_cache(1024)(host_check(listen))
@@ -83,9 +88,11 @@ class Guard:
         trusts_local = self._trusts_local and scope is Scope.INGEST
         names_workspace = route.workspaced or "{workspace}" in route.path
         registry = self._registry
+        changes = scope is Scope.ADMIN and (route.method != "GET" or route.path.endswith("/signing-key"))
+        handle = self._audited(handler) if changes else handler
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            token = self._caller(request, trusts_local=trusts_local)
+            token = await self._audited_caller(request, trusts_local=trusts_local)
             if token is not None:
                 if token.scope not in allowed:
                     raise _wrong_scope(token, scope)
@@ -102,9 +109,45 @@ class Guard:
                 request[WORKSPACE] = workspace or registry.workspace(named)  # raises `not_found`
             if query is None and request.rel_url.raw_query_string:
                 read_query(request, NoFields)
-            return await handler(request)
+            return await handle(request)
 
         return guarded
+
+    def _audited(self, handler: Handler) -> Handler:
+        """A handler whose calls go to the audit trail, whatever comes of them."""
+
+        async def audited(request: web.Request) -> web.StreamResponse:
+            target, outcome = request.path[:TARGET_CHARACTERS], "internal_error"
+            try:
+                response = await handler(request)
+                outcome = DONE
+                if response.status == HTTPStatus.CREATED and isinstance(response, web.Response):
+                    made = orjson.loads(response.body or b"{}").get("id")  # type: ignore[arg-type]
+                    target += f"/{made}" if made else ""
+            except ApiError as error:
+                outcome = error.code
+                raise
+            finally:
+                await self._audit.note(
+                    handler.__name__,
+                    target,
+                    outcome,
+                    address=request.remote or "local",
+                    token=request.get(CALLER),
+                    workspace=request.get(WORKSPACE),
+                )
+            return response
+
+        return audited
+
+    async def _audited_caller(self, request: web.Request, *, trusts_local: bool) -> Token | None:
+        """`_caller`; a secret that is refused goes to the audit trail."""
+        try:
+            return self._caller(request, trusts_local=trusts_local)
+        except ApiError:
+            if hdrs.AUTHORIZATION in request.headers:
+                await self._audit.refused(request.remote or "local", request.path[:TARGET_CHARACTERS])
+            raise
 
     def _caller(self, request: web.Request, *, trusts_local: bool) -> Token | None:
         """The caller's token; None for a local program that is trusted without one."""

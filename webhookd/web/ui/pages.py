@@ -19,6 +19,7 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import webhookd
+from webhookd.admin.audit import DONE
 from webhookd.admin.sessions import Session, form_proof, from_own_page, proves
 from webhookd.clock import rfc3339
 from webhookd.errors import ApiError
@@ -185,17 +186,30 @@ def page(handler: Handler, *, open_to_all: bool = False) -> Answering:
 
     async def answer(request: web.Request) -> web.StreamResponse:
         made = await _begin(request)
+        outcome = DONE
         try:
             response = await _answer(made, handler, open_to_all=open_to_all)
         except ApiError as error:
+            outcome = error.code
             response = made.show("error.html", error.status, error=error)
         except (web.HTTPException, ConnectionError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets a page and no traceback
             fault = internal_error(request.method, request.path, error)
+            outcome = fault.code
             response = made.show("error.html", fault.status, error=fault)
         if not response.prepared:
             response.headers.update(_HEADERS)
+        if request.method == "POST" and made.session is not None:
+            await made.services.audit.note(
+                "page",
+                request.path,
+                outcome if response.status < 400 or outcome != DONE else "invalid_field",
+                address=request.remote or "local",
+                token=made.session.token,
+                session_id=made.session.id,
+                workspace=made.workspace,
+            )
         return response
 
     return answer

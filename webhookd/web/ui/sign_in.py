@@ -51,6 +51,7 @@ async def sign_in(page: Page) -> web.StreamResponse:
         if wait_seconds > 0:
             return _refuse(page, 429, page.text.count("sign_in.too_often", math.ceil(wait_seconds)), then)
         sessions.count_wrong(address)
+        await page.services.audit.refused(address, page.request.path)
         return _refuse(page, 403, page.text("sign_in.wrong"), then)
     if page.session is not None:
         await sessions.sign_out(page.session)
