@@ -107,6 +107,7 @@ class App:
     async def _load(self, environ: Mapping[str, str]) -> None:
         self.registry.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
         await self.services.workspaces.ensure_default()
+        await self.services.endpoints.quarantine()
         await self.services.tokens.start(self._state_dir, self._config.listen.ingest_token_file, environ)
         await self.watchdog.restore()
         await self.dispatcher.start()

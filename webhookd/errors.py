@@ -35,6 +35,9 @@ ERRORS: dict[str, ErrorKind] = {
     "request_timeout": ErrorKind(408, "The request took too long to arrive."),
     "endpoint_exists": ErrorKind(409, "The workspace has an endpoint with this URL; `details.id` names it."),
     "endpoint_changed": ErrorKind(409, "The endpoint was changed since the page's form was opened; nothing was saved."),
+    "endpoint_malformed": ErrorKind(
+        409, "Fields of the endpoint can't be read in the database; `details.fields` has them."
+    ),
     "too_many_endpoints": ErrorKind(409, "The workspace has as many endpoints as `limits.endpoints` allows."),
     "too_many_keys": ErrorKind(409, "As many replaced signing keys of the endpoint still sign as can."),
     "event_id_conflict": ErrorKind(409, "This `event_id` was accepted before, with another body."),

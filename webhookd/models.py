@@ -15,6 +15,7 @@ from msgspec import Struct
 Json = dict[str, Any]
 
 DEFAULT_WORKSPACE = "default"
+MALFORMED = "malformed"  # why an endpoint is disabled whose row can't be read
 # A workspace's number or its id: see `Registry`.
 WorkspaceKey = int | str
 EVERY_TYPE = "*"
@@ -96,6 +97,7 @@ class Endpoint:
     created_at_ms: int
     updated_at_ms: int
     deleted_at_ms: int | None
+    malformed: tuple[str, ...] = ()  # the columns that can't be read: it gets nothing until they are set again
 
     def live_previous_keys(self, now_ms: int) -> tuple[tuple[str, int], ...]:
         """The replaced keys that sign at `now_ms`."""
@@ -104,7 +106,7 @@ class Endpoint:
     @property
     def active(self) -> bool:
         """Whether it gets events as far as its own state goes (its workspace's plan apart)."""
-        return self.state is EndpointState.ACTIVE and self.deleted_at_ms is None
+        return self.state is EndpointState.ACTIVE and self.deleted_at_ms is None and not self.malformed
 
 
 # Made for every event, so Structs: a frozen dataclass takes several times as long.  `gc=False`: they hold no cycles.

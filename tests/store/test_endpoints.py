@@ -47,8 +47,8 @@ async def test_an_endpoint_comes_back_as_it_went_in(store: Store) -> None:
         description="<b>\x1b[31m",
         success="2xx",
         headers=(("X-B", "b"), ("X-A", "a")),
-        signing_key="whsec_new",
-        previous_keys=((KEY, 99), ("whsec_older", 98)),
+        signing_key="whsec_bm5ubm5ubm5ubm5ubm5ubm5ubm5ubm5u",
+        previous_keys=((KEY, 99), ("whsec_b29vb29vb29vb29vb29vb29vb29vb29v", 98)),
         updated_at_ms=8,
     )
     assert changed == await store.write(lambda db: endpoints.update(db, changed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from webhookd import log
@@ -13,7 +14,7 @@ from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.errors import ApiError, field_error
-from webhookd.models import Endpoint, EndpointState, Workspace, WorkspaceKey
+from webhookd.models import MALFORMED, Endpoint, EndpointState, Workspace, WorkspaceKey
 from webhookd.rules import signing
 from webhookd.rules.ids import sortable_id
 from webhookd.rules.urls import check_headers
@@ -85,6 +86,20 @@ class Endpoints:
         log.emit("endpoint.created", **_named(created), event_types=created.event_types)
         return created
 
+    async def quarantine(self) -> None:
+        """At the start: disable the endpoints whose rows can't be read, each with a log line."""
+        for endpoint in self._registry.endpoints():
+            names = " and ".join(endpoint.malformed)
+            if names:
+                log.emit("endpoint.quarantined", **_named(endpoint), message=names)
+            if names and endpoint.disabled_reason != MALFORMED:
+                message = f"In the database {names} can't be read."
+                now_ms = self._clock.wall_ms()
+                await self._store.write(
+                    partial(endpoints.quarantine, seq=endpoint.seq, message=message, now_ms=now_ms),
+                    on_commit=self._registry.put,
+                )
+
     async def change(
         self,
         workspace: WorkspaceKey,
@@ -99,7 +114,7 @@ class Endpoints:
         `endpoint_changed` if the endpoint is no longer one that `only_if` takes.
         """
         async with self._locks.of(endpoint_id):
-            endpoint = self._registry.endpoint(workspace, endpoint_id)
+            endpoint = self._registry.whole(workspace, endpoint_id, setting=changes.keys())
             if not only_if(endpoint):
                 raise ApiError("endpoint_changed", "The endpoint was changed meanwhile, so nothing was saved.")
             fields = self._checked(dict(changes), endpoint.event_types)
@@ -128,7 +143,7 @@ class Endpoints:
                 "overlap_seconds", f"overlap_seconds is a number from 0 to {OVERLAP_SECONDS_MAX} (30 days)."
             )
         async with self._locks.of(endpoint_id):
-            endpoint = self._registry.endpoint(workspace, endpoint_id)
+            endpoint = self._registry.whole(workspace, endpoint_id, setting=("signing_key",))
             now_ms = self._clock.wall_ms()
             previous = endpoint.live_previous_keys(now_ms)
             if len(previous) >= PREVIOUS_KEYS_MAX:
@@ -138,7 +153,7 @@ class Endpoints:
                     "ends, or set a key of your own, which then signs alone.",
                     details={"until": rfc3339(min(until_ms for _, until_ms in previous))},
                 )
-            if overlap_seconds:
+            if overlap_seconds and not endpoint.malformed:
                 previous = ((endpoint.signing_key, now_ms + round(overlap_seconds * 1000)), *previous)
             rotated = replace(endpoint, signing_key=_new_key(), previous_keys=previous, updated_at_ms=now_ms)
             rotated = await self._store.write(lambda db: endpoints.update(db, rotated), on_commit=self._registry.put)
@@ -177,7 +192,7 @@ class Endpoints:
         """
         async with self._locks.of(endpoint_id):
             plan = self._registry.workspace(workspace).plan
-            endpoint = self._registry.endpoint(workspace, endpoint_id)
+            endpoint = self._registry.whole(workspace, endpoint_id)
             self._plans().require(plan, "Enabling an endpoint")
             if endpoint.active:
                 return endpoint

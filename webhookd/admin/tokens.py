@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from enum import StrEnum
@@ -19,6 +20,8 @@ from webhookd.store import credentials
 from webhookd.store.store import Db
 
 NOTE_CHARACTERS = 200
+TOKEN_CHARACTERS_MIN = 16
+_FORM = re.compile(rf"[!-~]{{{TOKEN_CHARACTERS_MIN},500}}")
 
 
 class Scope(StrEnum):
@@ -43,14 +46,21 @@ class Tokens:
     async def start(self, state_dir: Path, ingest_token_file: str, environ: Mapping[str, str]) -> None:
         """Load the first two tokens from credentials or files, created where missing, the others from the table."""
         await self.reload()
+        found: dict[Scope, str] = {}
         for scope, name in _FIRST:
-            secret = credential(name, environ)
+            secret, where = credential(name, environ), f"the credential {name}"
             if secret is None and scope is Scope.INGEST and ingest_token_file:
-                secret = _given(Path(ingest_token_file))
+                secret, where = _given(Path(ingest_token_file)), f"listen.ingest_token_file: {ingest_token_file}"
             if secret is None:
-                secret = _from_file(state_dir / name, scope)
-            known = self.check(secret)
-            if known is None or known.id != f"tok_{scope}":  # else nothing is written: a start on a full disk
+                secret, where = _from_file(state_dir / name, scope), str(state_dir / name)
+            known = self._by_hash.get(secret_digest(secret))
+            _check_form(secret, where)
+            if secret in found.values() or (known is not None and known.id != f"tok_{scope}"):
+                other = f"that of {known.id}" if known is not None else "the admin token"
+                raise ConfigError(f"{where}: the same token as {other}; each needs a secret of its own")
+            found[scope] = secret
+        for scope, secret in found.items():
+            if self._by_hash.get(secret_digest(secret)) is None:  # else nothing is written: a start on a full disk
                 await self._put(f"tok_{scope}", scope, None, secret, "made at the first start")
         await self.reload()
 
@@ -139,14 +149,27 @@ def secret_digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
+def _check_form(secret: str, where: str) -> None:
+    """ConfigError, which doesn't repeat the secret, if it can't be a token."""
+    if not _FORM.fullmatch(secret):
+        raise ConfigError(
+            f"{where}: not a token, expected {TOKEN_CHARACTERS_MIN} to 500 printable ASCII characters in one line, "
+            "without spaces"
+        )
+
+
 def _given(path: Path) -> str:
     try:
         secret = path.read_text("utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"listen.ingest_token_file: {path} can't be read ({error.strerror})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"listen.ingest_token_file: {path} can't be read ({_why(error)})") from error
     if not secret:
         raise ConfigError(f"listen.ingest_token_file: {path} is empty; it holds one token in one line")
     return secret
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8"
 
 
 def _from_file(path: Path, scope: Scope) -> str:
@@ -156,6 +179,8 @@ def _from_file(path: Path, scope: Scope) -> str:
             return secret
     except FileNotFoundError:
         pass
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the token can't be read ({_why(error)})") from error
     secret = _new_secret(scope)
     # Whole or not at all, and never readable by others: written aside, then renamed.
     aside = path.with_name(path.name + ".new")

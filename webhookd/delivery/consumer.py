@@ -69,7 +69,11 @@ class Consumer:
             if self.stopped or endpoint is None or not self._deps.registry.runs(endpoint):
                 return False
             if delivery.body is None:
-                delivery = await self._with_body(delivery)
+                whole = await self._with_body(delivery)
+                if whole.body is None:
+                    await self._recorder.quarantine(endpoint, delivery)
+                    return True
+                delivery = whole
                 wait_seconds = 0.0
                 continue  # the endpoint may have been stopped meanwhile
             decision = await self._attempt(endpoint, delivery)

@@ -121,6 +121,23 @@ class Recorder:
         await self._store.write(command, on_commit=on_commit, retry_when_full=True)
         return decision
 
+    async def quarantine(self, endpoint: Endpoint, delivery: QueuedDelivery) -> None:
+        """End a delivery whose event can't be read, so that those behind it go on."""
+        now_ms = self._clock.wall_ms()
+        await self._store.write(
+            lambda db: deliveries.quarantine(db, delivery.seq, now_ms),
+            on_commit=lambda _: self._on_finished(delivery),
+            retry_when_full=True,
+        )
+        log.emit(
+            "delivery.quarantined",
+            workspace=endpoint.workspace,
+            endpoint_id=endpoint.id,
+            event_id=delivery.event_id,
+            delivery_id=delivery_id(delivery.seq),
+            event_type=delivery.event_type,
+        )
+
     def _state_after(self, endpoint: Endpoint, decision: Decision, *, waited: bool) -> DeliveryState:
         """What a delivery reads as after a failed attempt; `waited` is whether it still did when that was recorded."""
         if waited and isinstance(decision, Dropped):

@@ -6,7 +6,7 @@ The table is the truth; this is changed only by the `on_commit` of the command t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from webhookd.errors import ApiError
 from webhookd.models import EVERY_TYPE, Endpoint, Workspace, WorkspaceKey
@@ -113,6 +113,19 @@ class Registry:
             raise ApiError(
                 "not_found",
                 f"There is no endpoint {endpoint_id!r} in workspace {of.id!r}. `webhookd endpoint list` shows them.",
+            )
+        return endpoint
+
+    def whole(self, workspace: WorkspaceKey, endpoint_id: str, *, setting: Collection[str] = ()) -> Endpoint:
+        """`endpoint`; ApiError `endpoint_malformed` if columns but those of `setting` can't be read."""
+        endpoint = self.endpoint(workspace, endpoint_id)
+        left = [name for name in endpoint.malformed if name not in setting]
+        if left:
+            raise ApiError(
+                "endpoint_malformed",
+                f"In the database {' and '.join(left)} of this endpoint can't be read. Set {' and '.join(left)} again "
+                "with one change, then enable it.",
+                details={"fields": left},
             )
         return endpoint
 

@@ -35,7 +35,7 @@ class TestEvents:
 
         Raises ApiError: `not_found`, `unknown_event_type`, `plan_required`.
         """
-        endpoint = self._registry.endpoint(workspace, endpoint_id)
+        endpoint = self._registry.whole(workspace, endpoint_id)
         self._plans().require(self._registry.workspace(workspace).plan, "Sending a test")
         event_types = self._event_types()
         kind = event_types.require(event_type or self._first_type(endpoint), kept=endpoint.event_types)

@@ -70,6 +70,11 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "The failure budget disabled an endpoint.",
         (*_ENDPOINT, "event_id", "delivery_id", "reason", "message", "failures", "limit", "window_seconds", "waiting"),
     ),
+    "endpoint.quarantined": LogEvent(
+        "error",
+        "At a start: columns of its row (`message`) can't be read. It is disabled; set them again, then enable it.",
+        (*_ENDPOINT, "message"),
+    ),
     "endpoint.tested": LogEvent(
         "info", "A test event was sent to an endpoint.", (*_DELIVERY, "attempt", "status", "reason", "duration_ms")
     ),
@@ -107,6 +112,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
         ("workspace", "endpoint_id", "reason", "count"),
     ),
     "delivery.skipped": LogEvent("info", "A person skipped held deliveries.", ("workspace", "endpoint_id", "count")),
+    "delivery.quarantined": LogEvent(
+        "error", "A delivery whose event can't be read was ended (`expired`); send the event again.", _DELIVERY
+    ),
     "delivery.cancelled": LogEvent(
         "info", "Deliveries were cancelled with their endpoint.", ("workspace", "endpoint_id", "count")
     ),
@@ -133,6 +141,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "info", "The database is open.", ("duration_ms", "path", "sqlite_version", "schema_version", "size_bytes")
     ),
     "store.migrated": LogEvent("info", "The database was migrated to a newer schema.", ("from_version", "to_version")),
+    "store.malformed": LogEvent(
+        "error", "A value of the database can't be read, and counts as empty; `where` names it.", ("where", "count")
+    ),
     "store.pruned": LogEvent(
         "info", "Retention removed finished events.", ("reason", "events", "deliveries", "duration_ms")
     ),

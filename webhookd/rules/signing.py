@@ -34,18 +34,23 @@ def check_key(text: str) -> str:
 
     Only the canonical base64 of the bytes is accepted, because `X-Webhook-Signature` signs with the text.
     """
-    encoded = text.removeprefix(_PREFIX)
-    try:
-        key = b64decode(encoded, validate=True)
-    except ValueError:  # binascii.Error, or characters beyond ASCII
-        key = b""
-    if not text.startswith(_PREFIX) or b64encode(key).decode() != encoded or not _MIN_BYTES <= len(key) <= _MAX_BYTES:
+    if not is_key(text):
         raise field_error(
             "signing_key",
             f'signing_key must be "{_PREFIX}" followed by standard base64, with its padding, of {_MIN_BYTES} to '
             f"{_MAX_BYTES} bytes; leave it out and webhookd makes one.",
         )
     return text
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` passes `check_key`."""
+    encoded = text.removeprefix(_PREFIX)
+    try:
+        key = b64decode(encoded, validate=True)
+    except ValueError:  # binascii.Error, or characters beyond ASCII
+        return False
+    return text.startswith(_PREFIX) and b64encode(key).decode() == encoded and _MIN_BYTES <= len(key) <= _MAX_BYTES
 
 
 class Signer:

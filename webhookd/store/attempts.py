@@ -8,9 +8,8 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-import orjson
-
 from webhookd.models import Json
+from webhookd.store import malformed
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def of_delivery(db: sqlite3.Connection, delivery_seq: int) -> list[Json]:
     final = db.execute(
         "SELECT final_attempt FROM deliveries WHERE seq = ? AND final_attempt IS NOT NULL", (delivery_seq,)
     ).fetchall()
-    return [orjson.loads(record) for (record,) in failures + final]
+    return [malformed.attempt(record) for (record,) in failures + final]
 
 
 def last_of_endpoint(db: sqlite3.Connection, endpoint_seq: int) -> Json | None:
@@ -57,8 +56,8 @@ def last_of_endpoint(db: sqlite3.Connection, endpoint_seq: int) -> Json | None:
         "WHERE endpoint_seq = ?1 AND state = 1 AND state <> 0 AND kind <> 2 ORDER BY seq DESC LIMIT 1)",
         (endpoint_seq,),
     ).fetchall()
-    records: list[Json] = [orjson.loads(record) for (record,) in rows]
-    return max(records, key=lambda record: str(record["started_at"]), default=None)
+    records: list[Json] = [malformed.attempt(record) for (record,) in rows]
+    return max(records, key=lambda record: str(record.get("started_at")), default=None)
 
 
 def recent_failures(db: sqlite3.Connection, endpoint_seq: int, limit: int) -> list[Json]:
@@ -66,7 +65,7 @@ def recent_failures(db: sqlite3.Connection, endpoint_seq: int, limit: int) -> li
     rows = db.execute(
         "SELECT record FROM attempts WHERE endpoint_seq = ? ORDER BY seq DESC LIMIT ?", (endpoint_seq, limit)
     ).fetchall()
-    return [orjson.loads(record) for (record,) in rows]
+    return [malformed.attempt(record) for (record,) in rows]
 
 
 def counted_since(db: sqlite3.Connection, since_ms: int, until_ms: int) -> list[RecordedFailure]:

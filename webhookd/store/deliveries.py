@@ -21,8 +21,9 @@ ORDINARY, REPLAY, TEST = range(3)
 _QUEUED = (
     "SELECT d.seq, d.endpoint_seq, v.id, v.type, {body}, d.size, d.accepted_at, d.replay_of, d.attempt_count, d.tries, "
     # Only a queue's head waits for a time; the reason is in the record of its last attempt.
-    "d.next_attempt_at, CASE WHEN d.next_attempt_at IS NOT NULL THEN (SELECT CAST(a.record AS TEXT)->>'reason' = "
-    "'local' FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1) END "
+    "d.next_attempt_at, CASE WHEN d.next_attempt_at IS NOT NULL THEN (SELECT CASE WHEN "
+    "json_valid(CAST(a.record AS TEXT)) THEN CAST(a.record AS TEXT)->>'reason' = 'local' END "
+    "FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1) END "
     "FROM deliveries d {hint} JOIN events v ON v.seq = d.event_seq"
 )
 _PAGE = (
@@ -72,11 +73,16 @@ def _queued(row: tuple[Any, ...]) -> QueuedDelivery:
     return QueuedDelivery(*values)
 
 
-def body(db: sqlite3.Connection, seq: int) -> bytes:
-    """The body of a delivery's event."""
+def body(db: sqlite3.Connection, seq: int) -> bytes | None:
+    """The body of a delivery's event; None where there is none any more, which should never be."""
     sql = "SELECT v.body FROM deliveries d JOIN events v ON v.seq = d.event_seq WHERE d.seq = ?"
-    result: bytes = db.execute(sql, (seq,)).fetchall()[0][0]
-    return result
+    rows = db.execute(sql, (seq,)).fetchall()
+    return rows[0][0] if rows else None
+
+
+def quarantine(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
+    """End a delivery that can't be sent, because its row is malformed."""
+    db.execute(f"UPDATE deliveries SET state = {EXPIRED}, finished_at = ? WHERE seq = ? AND state = 0", (now_ms, seq))
 
 
 def oldest_waiting(db: sqlite3.Connection, endpoint_seq: int, after_seq: int) -> tuple[int, int, int | None] | None:

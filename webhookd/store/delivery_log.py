@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from webhookd.models import DeliveryState, DeliveryView
-from webhookd.store import time_index
+from webhookd.store import malformed, time_index
 from webhookd.store.deliveries import CANCELLED, DELIVERED, DROPPED, EXPIRED, PENDING, SKIPPED, TEST
 
 # How many of the newest rows are looked through before the ranges are: a millisecond's worth.
@@ -390,5 +390,5 @@ def _view(row: tuple[Any, ...]) -> DeliveryView:
     values = list(row)
     values[7] = DeliveryState(values[7])
     values[9] = values[9] == TEST
-    values[14] = orjson.loads(values[14]) if values[14] is not None else None
+    values[14] = malformed.attempt(values[14]) if values[14] is not None else None
     return DeliveryView(*values)

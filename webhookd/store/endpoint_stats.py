@@ -10,8 +10,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from webhookd.store import malformed
 from webhookd.store.time_index import first_since
 
 # Enough for a median that can be believed, few enough that a day of 24 spans stays in the milliseconds.
@@ -97,7 +96,7 @@ class _Series:
     def durations_ms(self, number: int) -> list[float]:
         """How long the newest few of a span took."""
         rows = self._ask(f"SELECT {self._record}", number, f"ORDER BY seq DESC LIMIT {SAMPLED}")
-        return [float(orjson.loads(record)["duration_ms"]) for (record,) in rows if record is not None]
+        return [float(malformed.attempt(record)["duration_ms"]) for (record,) in rows if record is not None]
 
     def _ask(self, what: str, number: int, rest: str) -> list[tuple[Any]]:
         begin, end = self._cuts[number], self._cuts[number + 1]

@@ -9,8 +9,10 @@ from typing import Any
 
 import orjson
 
-from webhookd.models import Endpoint, EndpointState
+from webhookd.models import MALFORMED, Endpoint, EndpointState
+from webhookd.rules.signing import is_key
 from webhookd.rules.urls import normal_form, parse_url
+from webhookd.store.malformed import column
 
 _COLUMNS = (
     "e.seq, e.id, e.workspace_seq, w.id, e.url, e.event_types, e.description, e.success, e.headers, e.signing_key, "
@@ -173,10 +175,36 @@ def _settings(endpoint: Endpoint) -> tuple[str, ...]:
     return endpoint.url, event_types, endpoint.description, endpoint.success, headers, endpoint.signing_key
 
 
+def _is_clean(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def quarantine(db: sqlite3.Connection, seq: int, message: str, now_ms: int) -> Endpoint:
+    """Disable an endpoint whose row is malformed; the malformed columns stay as they are until they are set again."""
+    db.execute(
+        "UPDATE endpoints SET state = 'disabled', disabled_reason = ?, disabled_at = coalesce(disabled_at, ?), "
+        "disabled_message = ?, updated_at = ? WHERE seq = ?",
+        (MALFORMED, now_ms, message, now_ms, seq),
+    )
+    return get(db, seq)
+
+
 def _endpoint(row: tuple[Any, ...]) -> Endpoint:
+    """An endpoint of its row; what can't be read is empty, named in `malformed`, and stops the endpoint."""
     values = list(row)
-    values[5] = tuple(orjson.loads(values[5]))
-    values[8] = tuple((name, value) for name, value in orjson.loads(values[8]))
-    values[10] = tuple((key, until_ms) for key, until_ms in orjson.loads(values[10]))
-    values[11] = EndpointState(values[11])
+    where = "{} of endpoint " + values[1]
+    types = column(values[5], tuple[str, ...], (), where=where.format("event_types"))
+    headers = column(values[8], tuple[tuple[str, str], ...], (("", ""),), where=where.format("headers"))
+    keys = column(values[10], tuple[tuple[str, int], ...], (("", 0),), where=where.format("previous_keys"))
+    faults = {
+        "event_types": not types,
+        "headers": not all(name and _is_clean(name + value) for name, value in headers),
+        "signing_key": not all(map(is_key, (values[9], *(key for key, _ in keys)))),
+        "state": values[11] not in set(EndpointState),
+    }
+    values[5] = types
+    values[8] = () if faults["headers"] else headers
+    values[10] = () if faults["signing_key"] else keys
+    values[11] = EndpointState.DISABLED if faults["state"] else EndpointState(values[11])
+    values.append(tuple(name for name, wrong in faults.items() if wrong))
     return Endpoint(*values)

@@ -8,6 +8,7 @@ import orjson
 
 from webhookd.errors import ApiError
 from webhookd.models import Workspace
+from webhookd.store import malformed
 
 _COLUMNS = "seq, id, name, plan, notify, created_at, plan_changed_at"
 
@@ -61,4 +62,6 @@ def delete(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
 
 def _workspace(row: tuple[int, str, str, str, str, int, int]) -> Workspace:
     seq, workspace_id, name, plan, notify, created_at, plan_changed_at = row
-    return Workspace(seq, workspace_id, name, plan, tuple(orjson.loads(notify)), created_at, plan_changed_at)
+    where = f"notify of workspace {workspace_id}"
+    notices: tuple[str, ...] = malformed.column(notify, tuple[str, ...], (), where=where)
+    return Workspace(seq, workspace_id, name, plan, notices, created_at, plan_changed_at)

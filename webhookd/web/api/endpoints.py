@@ -68,6 +68,7 @@ Types = Annotated[
 
 ROUTES = Routes(workspaced=True)
 _OF_URL = ("invalid_url", "blocked_address", "unknown_event_type", "endpoint_exists")
+_OF_CHANGE = (*_OF_URL, "endpoint_malformed", *WRITE_ERRORS)
 
 
 class NewEndpoint(Struct, frozen=True, kw_only=True):
@@ -193,7 +194,13 @@ async def get_endpoint(request: web.Request) -> web.Response:
     return json_response(await endpoint_json(services, services.registry.endpoint(*_names(request))))
 
 
-@ROUTES("PATCH", "/endpoints/{endpoint}", {200: EndpointSchema}, body=EndpointChanges, errors=(*_OF_URL, *WRITE_ERRORS))
+@ROUTES(
+    "PATCH",
+    "/endpoints/{endpoint}",
+    {200: EndpointSchema},
+    body=EndpointChanges,
+    errors=(*_OF_URL, "endpoint_malformed", *WRITE_ERRORS),
+)
 async def change_endpoint(request: web.Request) -> web.Response:
     """Change an endpoint.
 
@@ -220,7 +227,7 @@ async def delete_endpoint(request: web.Request) -> web.Response:
     "/endpoints/{endpoint}/enable",
     {200: EnabledEndpointSchema},
     body=EnableRequest,
-    errors=("plan_required", *WRITE_ERRORS),
+    errors=("plan_required", "endpoint_malformed", *WRITE_ERRORS),
 )
 async def enable_endpoint(request: web.Request) -> web.Response:
     """Enable an endpoint; its held events go out in order, or are skipped."""
@@ -245,7 +252,7 @@ async def disable_endpoint(request: web.Request) -> web.Response:
     "/endpoints/{endpoint}/test",
     {200: AttemptSchema},
     body=TestRequest,
-    errors=("plan_required", "unknown_event_type", *WRITE_ERRORS),
+    errors=("plan_required", "unknown_event_type", "endpoint_malformed", *WRITE_ERRORS),
 )
 async def test_endpoint(request: web.Request) -> web.Response:
     """Send a test event to an endpoint, in any state; answers with the attempt."""
@@ -258,7 +265,7 @@ async def test_endpoint(request: web.Request) -> web.Response:
     "/endpoints/{endpoint}/rotate-key",
     {200: EndpointSchema},
     body=RotateRequest,
-    errors=("too_many_keys", *WRITE_ERRORS),
+    errors=("too_many_keys", "endpoint_malformed", *WRITE_ERRORS),
 )
 async def rotate_key(request: web.Request) -> web.Response:
     """Replace the signing key; both sign for a while.

@@ -152,7 +152,7 @@ def payload_json(view: EventView) -> orjson.Fragment | None:
 class DisabledSchema(Schema):
     """Why an endpoint isn't active, and since when."""
 
-    reason: Annotated[str, Meta(description="`failure_budget`, or `person`")]
+    reason: Annotated[str, Meta(description="`failure_budget`, `person`, or `malformed`: its row in the database")]
     at: Time
     message: str
 

@@ -31,6 +31,7 @@ _FORM_ERRORS = {
     "blocked_address",
     "endpoint_changed",
     "endpoint_exists",
+    "endpoint_malformed",
     "unknown_event_type",
     "invalid_field",
     "too_many_endpoints",
