@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import os
 import signal
+import sys
 from typing import Any
 
+import click
 import pytest
 from aiohttp import web
 
 from webhookd.cli.log import server_sent_events
+from webhookd.cli.options import Call
+from webhookd.cli.output import table, width
 
 PAYLOAD = '{"event_type":"message.sent",  "event_id":"e1","n":1.0e+400,"big":12345678901234567890123}'
 EVENT = (
@@ -218,14 +224,45 @@ async def test_follow(log_api: Any, start: Any) -> None:
 
 
 async def test_follow_readable(log_api: Any, start: Any) -> None:
-    """For a person, one line per happening: time, state, delivery, type, event, attempts, endpoint."""
+    """For a person, `log`'s own columns, a line per happening; whole in a pipe."""
     log_api.answers("GET", "/v1/deliveries", {"data": [], "next": None})
     waiting = delivery(state="pending", finished_at=None, attempt_count=1, next_attempt_at="2026-01-31T12:00:30Z")
     log_api.answers("GET", "/v1/deliveries/stream", lambda _: stream_of(told("1-1", waiting)))
     process = await start("log", "-f", env={"WEBHOOKD_URL": log_api.url, "WEBHOOKD_TOKEN": log_api.token})
-    line = (await process.stdout.readline()).decode()
-    assert line.startswith("2026-01-31 12:00:00  pending  dlv_1  message.sent  e1  1: 503, next ")
-    assert line.endswith("  https://example.com/hook\n")
+    header = (await process.stdout.readline()).decode().split("  ")
+    line = (await process.stdout.readline()).decode().split("  ")
+    names = ["ACCEPTED", "STATE", "EVENT", "ATTEMPTS", "DELIVERY", "EVENT ID", "ENDPOINT"]
+    assert names == [each.strip() for each in header if each.strip()]
+    shown = [each.strip() for each in line if each.strip()]
+    assert ["2026-01-31 12:00:00", "pending", "message.sent"] == shown[:3] and shown[3].startswith("1: 503, next ")
+    assert ["dlv_1", "e1", "https://example.com/hook"] == shown[4:]
+
+
+@pytest.mark.parametrize("words", [(), ("--wide",)])
+def test_a_table_fits_the_terminal(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long cells are shortened in the middle, ids last; `--wide` shows all."""
+    monkeypatch.setattr("sys.stdout", type("Terminal", (io.StringIO,), {"isatty": lambda _: True})())
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((60, 24)))
+    url = "https://hooks.example.com/" + "x" * 80 + "/the-end"
+    with click.Context(click.Command("x"), obj=Call(wide=bool(words))):
+        table(("id", "url", "note"), [("ep_01m8cj5r82eqwst9r07j5v16vq", url, "日本語" * 9)])
+    lines = sys.stdout.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert "ep_01m8cj5r82eqwst9r07j5v16vq" in lines[1]
+    assert (url in lines[1]) == bool(words)
+    if not words:
+        assert max(map(width, lines)) <= 60 and "https" in lines[1] and "end" in lines[1]
+
+
+async def test_errors_are_json_with_json(log_api: Any, ask: Any, run: Any) -> None:
+    """The API's own, wrong usage, no daemon: one object on stderr."""
+    log_api.refuses("GET", "/v1/deliveries/dlv_9", 404, "not_found", "There is no delivery.")
+    refused = await ask("log", "show", "dlv_9", "--json")
+    wrong = await ask("--json", "log", "--state", "droped")
+    away = await run("log", "--json", env={"WEBHOOKD_URL": "http://127.0.0.1:1", "WEBHOOKD_TOKEN": "x"})
+    errors = [json.loads(ran.err)["error"] for ran in (refused, wrong, away)]
+    assert ["not_found", "wrong_usage", "unreachable"] == [error["code"] for error in errors]
+    assert "There is no delivery." == errors[0]["message"]
+    assert [(1, ""), (2, ""), (3, "")] == [(ran.code, ran.out) for ran in (refused, wrong, away)]
 
 
 async def test_follow_refused(log_api: Any, ask: Any) -> None:

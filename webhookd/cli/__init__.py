@@ -16,6 +16,7 @@ from webhookd._version import __version__
 from webhookd.cli import endpoint, event_types, listen, log, operations, replay, send, serve, status, workspace
 from webhookd.cli.help import help_
 from webhookd.cli.options import common, examples, in_workspace
+from webhookd.cli.output import json_text
 
 # For the help; `find_config` and `find_state_dir` define the exact rules.
 _VARIABLES = (
@@ -100,6 +101,14 @@ for _commands in _SECTIONS.values():
         cli.add_command(_command)
 
 
+def _error_json(error: click.ClickException) -> str:
+    """An error in the API's form; where it isn't the API's own, the code is the meaning of the exit code."""
+    codes = {2: "wrong_usage", 3: "unreachable"}
+    code = getattr(error, "code", "") or codes.get(error.exit_code, "refused")
+    details = getattr(error, "details", {})
+    return json_text({"error": {"code": code, "message": error.format_message(), "details": details}}, indent=None)
+
+
 def main() -> None:
     """The program's entry point: run a command and exit with its code."""
     for stream in (sys.stdout, sys.stderr):
@@ -110,6 +119,9 @@ def main() -> None:
     except click.exceptions.Abort:
         sys.exit(_EXIT_INTERRUPTED)
     except click.ClickException as error:
-        error.show()
+        if "--json" in sys.argv:
+            click.echo(_error_json(error), err=True)
+        else:
+            error.show()
         sys.exit(error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

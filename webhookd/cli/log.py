@@ -33,8 +33,8 @@ from webhookd.cli.output import (
     print_body,
     print_json,
     print_json_line,
-    state,
     table,
+    table_line,
     without_none,
 )
 from webhookd.text import escape, escape_json
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 DELIVERY_PREFIX = "dlv_"  # ids of deliveries begin with it
 _PRUNED = "(the body was pruned)"
 FINISHED = ("delivered", "dropped", "expired", "skipped", "cancelled")
+_COLUMNS = ("accepted", "state", "event", "attempts", "delivery", "event id", "endpoint")
+_FOLLOWED_WIDTHS = (19, 9, 24, 20, 30, 36, 40)  # what comes isn't known yet
 _BEFORE_FOLLOWING = 10
 _AFTER_RESET = 500
 # The daemon sends a comment every 15 seconds; after a longer silence the connection is dead.
@@ -132,21 +134,10 @@ def _list(call: Call, query: dict[str, Any], *, everything: bool) -> None:
     if call.as_json:
         return _print_all_json(found)
     urls = _Urls(call)
-    rows = [
-        (
-            local_time(one["accepted_at"]),
-            one["state"],
-            one["event_type"],
-            _attempt_words(one),
-            one["id"],
-            one["event_id"],
-            urls.of(one["endpoint_id"]),
-        )
-        for one in found
-    ]
+    rows = [_row(one, urls) for one in found]
     if not rows:
         return click.echo("Nothing in the log.")
-    table(("accepted", "state", "event", "attempts", "delivery", "event id", "endpoint"), reversed(rows))
+    table(_COLUMNS, reversed(rows))
     if following is not None:
         click.echo(f"There are older ones: --cursor {escape(following)} shows them, --all shows all.", err=True)
     return None
@@ -198,12 +189,14 @@ def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
         if call.as_json:
             print_json_line(one)
         else:
-            _print_line(one, urls)
+            table_line(_COLUMNS, _row(one, urls), _FOLLOWED_WIDTHS)
 
     def show_newest(how_many: int) -> None:
         for one in reversed(client.get(call.path("deliveries"), limit=how_many, **query)["data"]):
             show(one)
 
+    if not call.as_json:
+        table_line(_COLUMNS, [name.upper() for name in _COLUMNS], _FOLLOWED_WIDTHS)
     for change in _changes(call, query, when_open=lambda: show_newest(limit)):
         if change is None:
             click.echo("More happened than could be streamed; the newest deliveries follow.", err=True)
@@ -214,11 +207,10 @@ def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
             seen.clear()
 
 
-def _print_line(one: dict[str, Any], urls: _Urls) -> None:
-    last = one.get("last_attempt")
-    at = one.get("finished_at") or (last and last["started_at"]) or one["accepted_at"]
-    words = (local_time(at), state(escape(one["state"])), *map(escape, (one["id"], one["event_type"], one["event_id"])))
-    click.echo("  ".join([*words, escape(_attempt_words(one)), escape(urls.of(one["endpoint_id"]))]))
+def _row(one: dict[str, Any], urls: _Urls) -> tuple[str, ...]:
+    """A delivery in the columns of the table."""
+    accepted, url = local_time(one["accepted_at"]), urls.of(one["endpoint_id"])
+    return (accepted, one["state"], one["event_type"], _attempt_words(one), one["id"], one["event_id"], url)
 
 
 def _changes(call: Call, query: dict[str, Any], *, when_open: Callable[[], None]) -> Iterator[dict[str, Any] | None]:

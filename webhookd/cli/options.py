@@ -34,6 +34,7 @@ class Call:
     config: str | None = None
     state_dir: str | None = None
     as_json: bool = False
+    wide: bool = False
     workspace: str | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
@@ -97,12 +98,13 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def common(command: Command) -> Command:
-    """Add `--config`, `--state-dir` and `--json`."""
-    return where(
-        click.option(
-            "--json", "as_json", is_flag=True, expose_value=False, callback=_keep, help="For scripts: print JSON."
-        )(command)
-    )
+    """Add `--config`, `--state-dir`, `--json` and `--wide`."""
+    for name, text, *names in (
+        ("wide", "Don't shorten tables to fit the terminal.", "--wide"),
+        ("as_json", "For scripts: print JSON, errors too.", "--json"),
+    ):
+        command = click.option(*names, name, is_flag=True, expose_value=False, callback=_keep, help=text)(command)
+    return where(command)
 
 
 def with_call(command: Command) -> Command:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -20,6 +22,8 @@ from webhookd.text import duration, escape, escape_json, escape_lines
 
 _RELATIVE = re.compile(r"(?:\d+[smhdw])+")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_NARROWEST = 8
+_KEPT_COLUMNS = ("id", "delivery", "state", "accepted", "type")  # shortened last: they are copied, or tell most
 _STATE_COLOURS = {
     "active": "green",
     "delivered": "green",
@@ -68,17 +72,64 @@ def width(text: str) -> int:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """Print a table; the columns named in `right` are aligned to the right."""
+    """Print a table; the columns named in `right` are aligned to the right.
+
+    On a terminal it fits: long cells are shortened in the middle, ids and states last.  `--wide`, a pipe and a file get
+    them whole.
+    """
     cells = [[escape(value) for value in row] for row in rows]
     widths = [max([width(name), *(width(row[n]) for row in cells)]) for n, name in enumerate(header)]
+    widths = fitting(header, widths)
     click.echo(_line(header, header, widths, right).upper())
     for row in cells:
         click.echo(coloured_states(_line(row, header, widths, right)))
 
 
+def table_line(header: Sequence[str], row: Sequence[str], widths: Sequence[int]) -> None:
+    """Print one line of a table whose rows come one by one: `widths` are what to expect."""
+    cells = [escape(value) for value in row]
+    fitted = fitting(header, widths)
+    if fitted == list(widths):  # nothing is shortened
+        fitted = [max(columns, width(cell)) for columns, cell in zip(widths, cells, strict=True)]
+    click.echo(coloured_states(_line(cells, header, fitted, ())))
+
+
+def fitting(header: Sequence[str], widths: Sequence[int]) -> list[int]:
+    """The widths of a table's columns, made narrower where the terminal is; the widest first."""
+    fitted = list(widths)
+    context = click.get_current_context(silent=True)
+    call = context.find_object(Call) if context else None
+    if (call is not None and call.wide) or not sys.stdout.isatty():
+        return fitted
+    too_wide = sum(fitted) + 2 * (len(fitted) - 1) - shutil.get_terminal_size().columns
+    kept = [n for n, name in enumerate(header) if name in _KEPT_COLUMNS]
+    for columns in ([n for n in range(len(fitted)) if n not in kept], kept):
+        while too_wide > 0 and columns:
+            widest = max(columns, key=lambda n: fitted[n])
+            if fitted[widest] <= _NARROWEST:
+                break
+            fitted[widest] -= 1
+            too_wide -= 1
+    return fitted
+
+
+def shortened(text: str, columns: int) -> str:
+    """`text` in at most `columns`, with … in place of its middle where it is longer."""
+    if width(text) <= columns:
+        return text
+    head, tail = "", ""
+    for n in range(len(text)):  # from both ends in turn
+        longer = (head + text[len(head)], tail) if n % 2 == 0 else (head, text[-len(tail) - 1] + tail)
+        if width(longer[0]) + width(longer[1]) > columns - 1:
+            break
+        head, tail = longer
+    return f"{head}…{tail}"
+
+
 def _line(row: Sequence[str], header: Sequence[str], widths: Sequence[int], right: Sequence[str]) -> str:
     parts = []
-    for text, name, columns in zip(row, header, widths, strict=True):
+    for whole, name, columns in zip(row, header, widths, strict=True):
+        text = shortened(whole, columns)
         gap = " " * (columns - width(text))
         parts.append(gap + text if name in right else text + gap)
     return "  ".join(parts).rstrip()
