@@ -146,14 +146,18 @@ class Replayer:
         reasons: Counter[str] = Counter()
         room = self._room(wanted.workspace_seq)
         while True:
-            seqs = await self._store.read(
-                lambda db, after=after_seq: delivery_log.finished_matching(db, wanted, after_seq=after, limit=STEP)  # type: ignore[misc]
+            seqs = await self._store.search(
+                wanted.workspace_seq,
+                lambda db, after=after_seq: delivery_log.finished_matching(db, wanted, after_seq=after, limit=STEP),  # type: ignore[misc]
             )
             if not seqs:
                 break
             after_seq = seqs[-1]
             if dry_run:
-                rows = await self._store.read(lambda db, of=seqs: delivery_log.left_out(db, wanted, of, once=True))  # type: ignore[misc]
+                rows = await self._store.search(
+                    wanted.workspace_seq,
+                    lambda db, of=seqs: delivery_log.left_out(db, wanted, of, once=True),  # type: ignore[misc]
+                )
                 chosen = room.choose(rows, reasons)
                 total += len(chosen)
             else:

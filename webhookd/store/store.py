@@ -16,6 +16,7 @@ from webhookd.store.connection import Connection, fatal_error, is_broken, open_r
 from webhookd.store.disk_space import DiskSpace
 from webhookd.store.time_index import TimeIndex
 from webhookd.store.writer import Writer
+from webhookd.tasks import KeyedLocks
 
 T = TypeVar("T")
 
@@ -39,14 +40,18 @@ class Store:
         connection: Connection,
         delivery_reader: Connection,
         reader: Connection,
+        search_reader: Connection,
         newest_ms: int,
     ) -> None:
         self.path = path
         self.disk_space = disk_space
         self._connection = connection
-        # Two readers, so that a long question about the log never keeps a consumer from its next page.
+        # Readers of their own, so that a search of the log keeps neither a consumer from its next page nor upkeep,
+        # sign-ins, metrics and other pages from their answers.
         self._delivery_reader = delivery_reader
         self._reader = reader
+        self._search_reader = search_reader
+        self._searches = KeyedLocks()
         self._time_index = TimeIndex(newest_ms)
         self.writer = Writer(connection, BATCH, disk_space)
         self.write = self.writer.write
@@ -62,14 +67,14 @@ class Store:
         try:
             newest_ms = await connection.run(time_index.newest_ms)
             await connection.run(BATCH.prepare)
-            for _ in range(2):
+            for _ in range(3):
                 opened.insert(0, await open_reader(path))
         except BaseException:
             for each in opened:
                 await each.close()
             raise
         disk_space.acquire()
-        store = cls(path, disk_space, connection, opened[0], opened[1], newest_ms)
+        store = cls(path, disk_space, connection, opened[0], opened[1], opened[2], newest_ms)
         if 0 < before < now:
             log.emit("store.migrated", from_version=before, to_version=now)
         log.emit(
@@ -113,8 +118,16 @@ class Store:
         )
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a question of a person or program; it sees everything committed before."""
+        """Run a short question; it sees everything committed before."""
         return await self._ask(self._reader, question)
+
+    async def search(self, workspace_seq: int, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a question about a workspace's log, one at a time for each workspace; callers that leave are forgotten.
+
+        So many searches in one workspace keep another's waiting for one of them at most.
+        """
+        async with self._searches.of(str(workspace_seq)):
+            return await self._ask(self._search_reader, question)
 
     async def read_for_delivery(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run a question of the delivery itself: short, and never behind a search of the log."""
@@ -164,6 +177,7 @@ class Store:
         """Close the readers first: the last to close checkpoints, and only the writer may."""
         await self._delivery_reader.close()
         await self._reader.close()
+        await self._search_reader.close()
         await self._connection.close()
 
 

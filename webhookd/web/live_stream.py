@@ -129,8 +129,9 @@ class _LiveStream:
         since_ms = int(found[1]) if found is not None else None
         views: list[DeliveryView] | None = None
         if since_ms is not None and since_ms <= self._services.clock.wall_ms():
-            views = await self._services.store.read(
-                lambda db: delivery_log.changed_since(db, self._wanted, since_ms, MISSED)
+            views = await self._services.store.search(
+                self._wanted.workspace_seq,
+                lambda db: delivery_log.changed_since(db, self._wanted, since_ms, MISSED),
             )
         if views is None:
             return [_frame(kind="reset", data=_RESET)]

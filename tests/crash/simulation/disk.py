@@ -147,7 +147,7 @@ class PlentyOfRoom(DiskSpace):
 
 class SimulatedStore(Store):
     def __init__(self, disk: Disk, loop: SimulatedLoop, passed: Callable[[str], None]) -> None:
-        connections = [SimulatedConnection(disk, loop, passed) for _ in range(3)]
+        connections = [SimulatedConnection(disk, loop, passed) for _ in range(4)]
         super().__init__(Path("simulated.db"), PlentyOfRoom(), *connections, time_index.newest_ms(disk.db))
 
 

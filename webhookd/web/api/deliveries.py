@@ -53,6 +53,7 @@ from webhookd.web.server.requests import (
 from webhookd.web.server.responses import json_response, list_response, one_page
 
 # An event has one delivery per endpoint and one more per replay; all of them are found with `deliveries?event_id=`.
+SEARCH_SECONDS = 0.25
 DELIVERIES_OF_EVENT = 500
 
 # What can't be an id is not looked up.
@@ -116,7 +117,8 @@ async def list_events(request: web.Request) -> web.Response:
     services = services_of(request)
     workspace = workspace_of(request)
     check_event_type(services, workspace.seq, query.event_type)
-    found = await services.store.read(
+    found = await services.store.search(
+        workspace.seq,
         lambda db: events.page(
             db,
             workspace.seq,
@@ -125,7 +127,7 @@ async def list_events(request: web.Request) -> web.Response:
             until_ms=query.until,
             before_seq=query.seq,
             limit=query.limit + 1,
-        )
+        ),
     )
     page, after = one_page(found, query.limit)
     return list_response([event_json(view) for view in page], after)
@@ -149,7 +151,7 @@ async def get_event(request: web.Request) -> web.Response:
             return event, delivery_log.page(db, wanted, before_seq=None, limit=DELIVERIES_OF_EVENT)
 
     known = _EVENT_ID.fullmatch(event_id) is not None
-    event, found = await services.store.read(question) if known else (None, [])
+    event, found = await services.store.search(workspace.seq, question) if known else (None, [])
     if event is None:
         raise ApiError("not_found", f"There is no event {event_id[:100]!r} in the log of workspace {workspace.id!r}.")
     answer = event_json(event)
@@ -159,15 +161,23 @@ async def get_event(request: web.Request) -> web.Response:
 
 @ROUTES("GET", "/deliveries", {200: DeliveryListSchema}, query=DeliveryQuery, errors=("unknown_event_type",))
 async def list_deliveries(request: web.Request) -> web.Response:
-    """Search the deliveries of the log, newest first."""
+    """Search the deliveries of the log, newest first.
+
+    A long search stops after a while: then a page is short, or empty, and `next` says where to go on.
+    """
     query = read_query(request, DeliveryQuery)
     services = services_of(request)
     wanted = await log_filter(services, workspace_of(request), query)
     before_seq = None if query.cursor is None else query.cursor.seq
-    found = await services.store.read(
-        lambda db: delivery_log.page(db, wanted, before_seq=before_seq, limit=query.limit + 1)
+    found, stopped_at = await services.store.search(
+        wanted.workspace_seq,
+        lambda db: delivery_log.search(
+            db, wanted, before_seq=before_seq, limit=query.limit + 1, timeout_seconds=SEARCH_SECONDS
+        ),
     )
     page, after = one_page(found, query.limit)
+    if after is None:
+        after = stopped_at
     return list_response([delivery_json(view) for view in page], after)
 
 

@@ -56,7 +56,7 @@ async def _list(page: Page, form: LogForm, before_seq: int | None, fault: ApiErr
         )
         return found, stopped_at, endpoints.deleted(db, page.workspace.seq, DELETED_SHOWN)
 
-    rows, stopped_at, deleted = await page.services.store.read(question)
+    rows, stopped_at, deleted = await page.services.store.search(page.workspace.seq, question)
     cursor = stopped_at if len(rows) <= PAGE_ROWS else rows[PAGE_ROWS - 1].seq
     rows = rows[:PAGE_ROWS]
     return page.show(

@@ -68,7 +68,9 @@ async def show_webhook(page: Page) -> web.StreamResponse:
     services, endpoint = page.services, _endpoint(page)
     hour, day = await _plots(page, endpoint)
     wanted = await log_filter(services, page.workspace, DeliveryFilter(endpoint=endpoint.id))
-    recent = await services.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=RECENT))
+    recent = await services.store.search(
+        page.workspace.seq, lambda db: delivery_log.page(db, wanted, before_seq=None, limit=RECENT)
+    )
     kinds = event_type_views(page, endpoint)
     return page.show(
         "webhook.html",
@@ -90,7 +92,7 @@ async def _plots(page: Page, endpoint: Endpoint) -> tuple[Plot, Plot]:
         hour = endpoint_stats.spans(db, endpoint.seq, since_ms=now_ms - HOUR_MS, until_ms=now_ms, count=30)
         return hour, endpoint_stats.spans(db, endpoint.seq, since_ms=now_ms - DAY_MS, until_ms=now_ms, count=24)
 
-    hour, day = await page.services.store.read(question)
+    hour, day = await page.services.store.search(page.workspace.seq, question)
     return plot("hour", hour), plot("day", day)
 
 
