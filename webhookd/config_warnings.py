@@ -9,7 +9,9 @@ from webhookd.config import Config
 
 def warnings(config: Config) -> Iterator[tuple[str, str]]:
     """Each key to think about again, with the reason."""
-    listen = config.listen
+    listen, mail = config.listen, config.mail
+    if mail.user and mail.tls == "none":
+        yield "mail.user", 'with mail.tls = "none" the password crosses the network in clear text'
     if listen.trust_local_ingest and listen.public_url:
         yield (
             "listen.trust_local_ingest",

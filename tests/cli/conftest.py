@@ -54,7 +54,7 @@ class Api:
     """A programmable API: answers by method and path; `asked` is what came, in order."""
 
     url: str = ""
-    token: str = "the-admin-token"
+    token: str = "the-admin-token-1"
     asked: list[Asked] = field(default_factory=list)
     routes: dict[tuple[str, str], Any] = field(default_factory=dict)
 

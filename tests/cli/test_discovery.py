@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import click
 import pytest
 from aiohttp import web
 
-from webhookd.cli.client import Address
+from webhookd.cli.client import Address, Unreachable
 from webhookd.cli.discovery import find_daemon, parse_address
 
 BUDGET = {
@@ -109,6 +110,54 @@ async def test_not_running(run: Any, state_dir: Path) -> None:
     assert (3, "") == (ran.code, ran.out)
     assert "http://127.0.0.1:1" in ran.err
     assert "Is it running?" in ran.err
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "no token", "too short", "foreign"])
+async def test_a_hostile_token_file_is_neither_sent_nor_shown(
+    api: Any, run: Any, state_dir: Path, tmp_path: Path, kind: str
+) -> None:
+    """Root reads there what the service's user wrote: no link is followed, and only what looks like a token is sent."""
+    secret, file = tmp_path / "shadow", state_dir / "admin-token"
+    secret.write_text("root:$6$secret-of-the-machine:20000:\n")
+    file.unlink()
+    if kind == "link":
+        file.symlink_to(secret)
+    elif kind == "hard link":
+        os.link(secret, file)
+    elif kind == "fifo":
+        os.mkfifo(file)
+    else:
+        file.write_text({"no token": "root:x:0:0:root:/root: a shell\n", "too short": "short"}.get(kind, api.token))
+    if kind == "foreign":
+        if os.geteuid():
+            pytest.skip("giving a file away takes root")
+        os.chown(file, 12345, 12345)
+    ran = await run("budget", "--state-dir", str(state_dir))
+    assert 1 == ran.code
+    assert [None] == [each.headers.get("Authorization") for each in api.asked]
+    assert "secret-of-the-machine" not in ran.err + ran.out and "a shell" not in ran.err + ran.out
+    assert f"{file} can't be read (" in ran.err
+
+
+@pytest.mark.parametrize("address", ["http://192.0.2.1:8780", "https://evil.example", "root:$6$hidden:1", "unix:/x"])
+async def test_a_hostile_address_file_leads_nowhere(api: Any, run: Any, state_dir: Path, address: str) -> None:
+    """Only loopback, or the address that the configuration has; what the file says is never shown."""
+    (state_dir / "address").write_text(address)
+    client_or_error = ""
+    try:
+        addresses = find_daemon(None, str(state_dir), {"WEBHOOKD_LISTEN__PORT": "1"}).addresses
+        assert all(each.host == "127.0.0.1" or each.scheme == "unix" for each in addresses)
+    except Unreachable as error:
+        client_or_error = str(error)
+    assert "192.0.2.1" not in client_or_error and "evil" not in client_or_error and "hidden" not in client_or_error
+
+
+async def test_a_linked_address_file_is_not_followed(run: Any, state_dir: Path, tmp_path: Path) -> None:
+    """Its content could be any file of the machine."""
+    (state_dir / "address").rename(tmp_path / "elsewhere")
+    (state_dir / "address").symlink_to(tmp_path / "elsewhere")
+    ran = await run("budget", "--state-dir", str(state_dir), env={"WEBHOOKD_LISTEN__PORT": "1"})
+    assert 3 == ran.code
 
 
 async def test_no_token(api: Any, run: Any, state_dir: Path) -> None:

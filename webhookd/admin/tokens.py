@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
 from collections.abc import Mapping
 from enum import StrEnum
@@ -15,13 +14,11 @@ from webhookd.config import credential
 from webhookd.delivery.deps import Deps
 from webhookd.errors import ApiError, ConfigError, field_error
 from webhookd.models import Token
-from webhookd.rules.ids import sortable_id
+from webhookd.rules.ids import TOKEN_CHARACTERS_MIN, is_token, sortable_id
 from webhookd.store import credentials
 from webhookd.store.store import Db
 
 NOTE_CHARACTERS = 200
-TOKEN_CHARACTERS_MIN = 16
-_FORM = re.compile(rf"[!-~]{{{TOKEN_CHARACTERS_MIN},500}}")
 
 
 class Scope(StrEnum):
@@ -151,7 +148,7 @@ def secret_digest(secret: str) -> bytes:
 
 def _check_form(secret: str, where: str) -> None:
     """ConfigError, which doesn't repeat the secret, if it can't be a token."""
-    if not _FORM.fullmatch(secret):
+    if not is_token(secret):
         raise ConfigError(
             f"{where}: not a token, expected {TOKEN_CHARACTERS_MIN} to 500 printable ASCII characters in one line, "
             "without spaces"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,8 +18,10 @@ from webhookd.cli.client import Address, Client, Unreachable
 from webhookd.config import Config, find_config, find_state_dir
 from webhookd.config_loader import load
 from webhookd.errors import ConfigError
+from webhookd.rules.ids import is_token
 from webhookd.text import escape
 
+_FILE_BYTES = 4096
 _FROM_VARIABLE = "with the token from WEBHOOKD_TOKEN"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not listened on
@@ -46,7 +49,7 @@ def find_daemon(
         addresses = _addresses(config, directory, elsewhere=bool(token and not named))
     if token:
         return Client(addresses, token, _FROM_VARIABLE)
-    found, source = _token(_token_files(config, directory, ingest=ingest))
+    found, source = _token(_token_files(config, directory, ingest=ingest), Path(config.listen.ingest_token_file))
     return Client(addresses, found, source)
 
 
@@ -90,7 +93,12 @@ def _addresses(config: Config, state_dir: Path, *, elsewhere: bool) -> list[Addr
     try:
         if _is_free(state_dir / "lock"):
             raise FileNotFoundError
-        return [parse_address((state_dir / "address").read_text("utf-8").strip()), *sockets]
+        address = parse_address(_own_file(state_dir / "address"))
+        if _is_local(address) or address.host in (listen.host, *_EVERYWHERE):
+            return [address, *sockets]
+        raise Unreachable(
+            f"{escape(state_dir / 'address')} names no loopback address. Say where it is with WEBHOOKD_URL."
+        )
     except (FileNotFoundError, NotADirectoryError):
         if not elsewhere:
             raise Unreachable(
@@ -108,7 +116,7 @@ def _addresses(config: Config, state_dir: Path, *, elsewhere: bool) -> list[Addr
 def _is_free(lock: Path) -> bool:
     """Whether no daemon holds the lock of its state directory; a daemon that is starting tries again in a moment."""
     try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     try:
@@ -120,6 +128,23 @@ def _is_free(lock: Path) -> bool:
     return True
 
 
+def _own_file(path: Path) -> str:
+    """What a file of the state directory says.  Its content may be hostile: never show it.
+
+    Root reads here what the service's user wrote.  So no link is followed, and a file that doesn't belong to the
+    directory's owner, or is no small regular file, is refused: OSError or ValueError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != path.parent.stat().st_uid or found.st_nlink != 1:
+            raise ValueError("it is no file of the state directory's owner")
+        try:
+            return file.read(_FILE_BYTES).decode("ascii").strip()
+        except UnicodeDecodeError:
+            raise ValueError("it is not ASCII") from None
+
+
 def _token_files(config: Config, state_dir: Path, *, ingest: bool) -> list[Path]:
     files = [state_dir / "admin-token"]
     if ingest:
@@ -129,15 +154,19 @@ def _token_files(config: Config, state_dir: Path, *, ingest: bool) -> list[Path]
     return files
 
 
-def _token(files: list[Path]) -> tuple[str | None, str]:
-    """The first token that can be read, and where it came from (or why there is none)."""
+def _token(files: list[Path], configured: Path) -> tuple[str | None, str]:
+    """The first token that can be read, and where it came from (or why there is none); `configured` may be a link."""
     problems = []
     for file in files:
         try:
-            return file.read_text("utf-8").strip(), f"with the token from {file}"
+            token = file.read_text("utf-8").strip() if file == configured else _own_file(file)
+            if not is_token(token):
+                raise ValueError("it holds no token")
+            return token, f"with the token from {file}"
         except FileNotFoundError:
             problems.append(f"{file} isn't there")
         except (OSError, ValueError) as error:
-            problems.append(f"{file} can't be read ({getattr(error, 'strerror', None) or error})")
+            why = "not UTF-8" if isinstance(error, UnicodeError) else getattr(error, "strerror", None) or error
+            problems.append(f"{file} can't be read ({why})")
     hint = "Run this as root or as the user that webhookd runs as, or set WEBHOOKD_TOKEN"
     return None, f"without a token: {', '.join(problems)}. {hint}"

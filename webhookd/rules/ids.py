@@ -6,6 +6,7 @@ prefix.  Deliveries: their number in the table, written so that the text sorts a
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 RANDOM_BYTES = 10
@@ -64,3 +65,12 @@ def _delivery_head(number: int) -> str:
 
 def _base32(number: int, digits: int) -> str:
     return "".join(_DIGITS[number >> shift & 31] for shift in range(5 * (digits - 1), -1, -5))
+
+
+TOKEN_CHARACTERS_MIN = 16
+_TOKEN = re.compile(rf"[!-~]{{{TOKEN_CHARACTERS_MIN},500}}")
+
+
+def is_token(secret: str) -> bool:
+    """Whether a secret can be an API token."""
+    return _TOKEN.fullmatch(secret) is not None
