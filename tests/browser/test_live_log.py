@@ -1,0 +1,33 @@
+"""The live log in a browser: under a reader who scrolled down nothing slides."""
+
+from __future__ import annotations
+
+from playwright.async_api import expect
+
+from tests.browser.conftest import Open, Receiver, Site, until
+
+
+async def test_scrolled_down_nothing_slides(opened: Open, site: Site, receiver: Receiver) -> None:
+    """A button says how many are new, and leads to them; at the top the list keeps up by itself."""
+    page = await opened(viewport={"width": 1000, "height": 500})
+    await site.endpoint()
+    ids = [f"old-{number}" for number in range(30)]
+    await site.send(*ids)
+    await until(lambda: len(receiver.delivered) == 30)
+    await page.goto(f"{site.url}/log")
+    row = page.get_by_role("row").filter(has_text="old-10")
+    await expect(row.get_by_text("Delivered")).to_be_visible()
+    await row.evaluate("row => scrollTo(0, row.offsetTop)")
+    place = await row.evaluate("row => row.getBoundingClientRect().top")
+    button = page.locator("#new-rows")
+    await expect(button).to_be_hidden()
+    await site.send("new-1", "new-2", "new-3", "new-4")
+    await expect(button).to_have_text("4 new ↑")
+    assert place == await row.evaluate("row => row.getBoundingClientRect().top")
+    await expect(page.get_by_text("new-4")).to_have_count(0)
+    await button.click()
+    await expect(page.get_by_text("new-4")).to_be_visible()
+    await expect(button).to_be_hidden()
+    await site.send("new-5")
+    await expect(page.get_by_text("new-5")).to_be_visible()
+    await expect(button).to_be_hidden()
