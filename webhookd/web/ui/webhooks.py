@@ -145,7 +145,7 @@ def _form(
         status,
         form=form,
         endpoint=endpoint,
-        version=version(page, endpoint) if endpoint else "",
+        shown_version=version(page, endpoint) if endpoint else "",
         conflicts=conflicts(page, form, endpoint) if endpoint and fault and fault.code == "endpoint_changed" else (),
         kinds=event_type_views(page, endpoint),
         fault=fault,
