@@ -47,6 +47,10 @@ class Noise:
             headers={"Authorization": f"Bearer {token}"}, connector=aiohttp.TCPConnector(limit=0)
         )
 
+    async def close(self) -> None:
+        """The noise is over."""
+        await self._session.close()
+
     async def pipe(self, line: bytes, per_write: int) -> None:
         """One stream of lines, as fast as it is taken; ends are followed by another stream."""
 
@@ -123,7 +127,7 @@ NOISES = {
     ),
     "searches": Kind(
         "50 concurrent searches",
-        lambda n: [n.ask("/deliveries?type=nothing.such&limit=100") for _ in range(50)],
+        lambda n: [n.ask("/deliveries?state=expired&limit=100") for _ in range(50)],
         endpoints=1,
         state="active",
         stocked=REPLAYED,
@@ -148,6 +152,8 @@ async def make_noise(name: str, url: str, token: str, seconds: float) -> None:
     print(json.dumps((noise.count - before) / (time.monotonic() - began)), flush=True)
     for task in tasks:
         task.cancel()
+    await asyncio.wait(tasks)
+    await noise.close()
 
 
 async def quiet(daemon: Daemon, seconds: float) -> tuple[float, float]:
@@ -284,7 +290,7 @@ async def _stock(daemon: Daemon, count: int) -> None:
         await daemon.call("POST", f"/v1/workspaces/{NOISY}/events", [event] * 1000)
     while count:
         shown = await daemon.call("GET", f"/v1/workspaces/{NOISY}/endpoints")
-        if not sum(each["queue"]["waiting"] for each in shown["endpoints"]):
+        if not sum(each["queue"]["waiting"] for each in shown["data"]):
             break
         await asyncio.sleep(0.5)
 
