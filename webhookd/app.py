@@ -143,6 +143,7 @@ class App:
         self.watchdog.reload()
         self.client.configure(config)
         self.dispatcher.review(self.registry.endpoints())
+        self.dispatcher.reschedule()
         self.mailer.wake()
 
     async def trouble(self) -> str:

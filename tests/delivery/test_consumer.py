@@ -66,6 +66,30 @@ async def test_a_wait_begins_when_the_attempt_before_it_ended(tmp_path: Path) ->
         assert [34, 64, 94] == [round(after - before, 3) for before, after in itertools.pairwise(at)]
 
 
+@pytest.mark.parametrize(
+    ("waits", "at"),
+    [
+        ((20.0, 20.0, 90.0), [0, 20, 40, 130]),
+        ((5.0, 5.0, 5.0), [0, 10, 15, 20]),
+        ((), [0, 10]),
+        ((300.0, 300.0, 300.0), [0, 30, 330]),
+    ],
+)
+async def test_a_wait_follows_a_schedule_that_a_reload_shortens(
+    waits: tuple[float, ...], at: list[float], tmp_path: Path
+) -> None:
+    """Ten seconds into a wait of 30: it ends with the new step, if that is shorter; at once where it is over."""
+    async with engine(tmp_path) as e:
+        e.network.answer = failing
+        await e.endpoint(ONE)
+        await e.send("a")
+        await e.advance(10)
+        e.app.reload(Config(delivery=Delivery(retry_seconds=waits)))
+        await e.quiet()
+        await e.advance(400)
+        assert at == times(e.network, ONE)
+
+
 async def test_a_fresh_schedule_after_enable(tmp_path: Path) -> None:
     """Enabled after its second attempt, the delivery has all four attempts again before it is dropped."""
     async with engine(tmp_path) as e:

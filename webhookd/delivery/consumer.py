@@ -14,7 +14,7 @@ from webhookd.delivery.deps import Deps
 from webhookd.delivery.queue import EndpointQueue
 from webhookd.delivery.recorder import Recorder
 from webhookd.models import Endpoint, QueuedDelivery
-from webhookd.rules.retry import Decision, RetryIn, RetrySchedule, remaining_wait
+from webhookd.rules.retry import Decision, RetryIn, RetrySchedule, remaining_wait, wait_step
 from webhookd.sender import request_builder
 from webhookd.sender.client import Transport
 from webhookd.sender.request_builder import RequestBuilder
@@ -32,7 +32,8 @@ class Consumer:
         self._deps = deps
         self._recorder = recorder
         self._transport = transport
-        self._stopping = asyncio.Event()
+        self._interrupt = asyncio.Event()  # ends or shortens a wait
+        self.stopped = False
         self._builder: RequestBuilder | None = None
         self.in_flight = False
         self.next_attempt_at_ms: int | None = None
@@ -41,12 +42,12 @@ class Consumer:
 
     def stop(self) -> None:
         """Start no further attempt: a wait ends now, an attempt in flight ends and is recorded."""
-        self._stopping.set()
+        self.stopped = True
+        self._interrupt.set()
 
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopping.is_set()
+    def reschedule(self) -> None:
+        """The schedule may have changed: a wait under way that is longer than its step now is cut to it."""
+        self._interrupt.set()
 
     async def run(self) -> bool:
         """Returns whether the queue was emptied; if not, the next consumer reads what waits from the table again."""
@@ -61,9 +62,9 @@ class Consumer:
 
     async def _deliver(self, delivery: QueuedDelivery) -> bool:
         """Attempt one delivery until it is finished; False if the consumer has to end before that."""
-        wait_seconds = self._restored_wait(delivery)
+        wait_seconds, local = self._restored_wait(delivery), delivery.after_local_failure
         while True:
-            if wait_seconds > 0 and not await self._waited(wait_seconds):
+            if wait_seconds > 0 and not await self._waited(wait_seconds, delivery.tries, local=local):
                 return False
             endpoint = self._deps.registry.get(delivery.endpoint_seq)
             if self.stopped or endpoint is None or not self._deps.registry.runs(endpoint):
@@ -79,7 +80,7 @@ class Consumer:
             decision = await self._attempt(endpoint, delivery)
             if not isinstance(decision, RetryIn):
                 return True
-            wait_seconds = decision.seconds
+            wait_seconds, local = decision.seconds, not decision.uses_attempt
             used = 1 if decision.uses_attempt else 0
             delivery = replace(delivery, attempt_count=delivery.attempt_count + 1, tries=delivery.tries + used)
 
@@ -103,23 +104,34 @@ class Consumer:
         finally:
             self.in_flight = False
 
-    async def _waited(self, seconds: float) -> bool:
-        self.next_attempt_at_ms = self._deps.clock.wall_ms() + round(seconds * 1000)
-        self._expect(seconds)
+    async def _waited(self, seconds: float, tries: int, *, local: bool) -> bool:
+        """Wait for the next attempt, `tries` being used up; False if `stop` was called."""
+        clock = self._deps.clock
+        began, began_ms = clock.monotonic(), clock.wall_ms()
         try:
-            return not await self._deps.clock.wait(self._stopping, seconds)
+            while True:
+                self.next_attempt_at_ms = began_ms + round(seconds * 1000)
+                left = max(0.0, began + seconds - clock.monotonic())
+                self._expect(left)
+                interrupted = await clock.wait(self._interrupt, left)
+                if self.stopped or not interrupted:
+                    return not self.stopped
+                self._interrupt.clear()
+                seconds = min(seconds, wait_step(tries, self._schedule(), after_local_failure=local))
         finally:
             self.next_attempt_at_ms = None
+
+    def _schedule(self) -> RetrySchedule:
+        return RetrySchedule(self._deps.settings().delivery.retry_seconds)
 
     def _restored_wait(self, delivery: QueuedDelivery) -> float:
         if delivery.next_attempt_at_ms is None:
             return 0.0
-        schedule = RetrySchedule(self._deps.settings().delivery.retry_seconds)
         return remaining_wait(
             delivery.next_attempt_at_ms,
             self._deps.clock.wall_ms(),
             delivery.tries,
-            schedule,
+            self._schedule(),
             after_local_failure=delivery.after_local_failure,
         )
 

@@ -163,6 +163,11 @@ class Dispatcher:
         if task is not None:
             await asyncio.wait([task])
 
+    def reschedule(self) -> None:
+        """The retry schedule changed: waits under way that are longer than it says are cut."""
+        for consumer in self._consumers.values():
+            consumer.reschedule()
+
     def review(self, endpoints: Iterable[Endpoint]) -> None:
         """Start or stop consumers as the endpoints' states and plans now say."""
         for endpoint in endpoints:

@@ -63,11 +63,18 @@ def remaining_wait(
     """The seconds that remain of a wait read from the table, after a restart or a reload.
 
     Both times are wall clock, which may have been set meanwhile, so the wait is never longer than its step of the
-    schedule, and never negative (manual/behaviour.md).  `tries` is the number of attempts used up so far; with none,
-    only a local failure can have set a wait, whose step is `LOCAL_RETRY_SECONDS`.  If the schedule became shorter, its
-    last step is the bound.
+    schedule, and never negative (manual/behaviour.md).  `tries` is the number of attempts used up so far.
+    """
+    step = wait_step(tries, schedule, after_local_failure=after_local_failure)
+    return min(max(0.0, (next_attempt_at_ms - now_ms) / 1000), step)
+
+
+def wait_step(tries: int, schedule: RetrySchedule, *, after_local_failure: bool) -> float:
+    """The wait in seconds that the schedule has after `tries` attempts.
+
+    With none used up, only a local failure can have set a wait, whose step is `LOCAL_RETRY_SECONDS`.  If the schedule
+    became shorter than `tries`, its last step counts.
     """
     local = after_local_failure or not tries
     steps = (LOCAL_RETRY_SECONDS,) if local else schedule.waits_seconds[:tries]
-    step = steps[-1] if steps else 0.0
-    return min(max(0.0, (next_attempt_at_ms - now_ms) / 1000), step)
+    return steps[-1] if steps else 0.0

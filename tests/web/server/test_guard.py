@@ -130,11 +130,11 @@ async def test_a_revoked_token_is_worthless_at_once(api: Api) -> None:
 @pytest.mark.parametrize(
     ("host", "status"),
     [
-        ("LOCALHOST.", 200),
-        ("127.9.8.7", 200),
-        ("[::1]:8780", 200),
+        ("LOCALHOST.", 401),
+        ("127.9.8.7", 401),
+        ("[::1]:8780", 401),
         ("evil.example", 421),
-        ("webhookd.localhost:8780", 200),
+        ("webhookd.localhost:8780", 401),
         ("localhost.evil.example", 421),
         ("10.0.0.1", 421),
         ("[::2]", 421),
@@ -143,12 +143,12 @@ async def test_a_revoked_token_is_worthless_at_once(api: Api) -> None:
     ],
 )
 async def test_the_host_is_checked_by_name(api: Api, host: str, status: int) -> None:
-    """Loopback names pass with any port; others are 421, what is no host at all is 400; before anything else."""
+    """Loopback names pass with any port (401: no token); others are 421, what is no host is 400; before all else."""
     async with wire(api.port) as line:
-        line.send(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n")
+        line.send(f"GET /openapi.json HTTP/1.1\r\nHost: {host}\r\n\r\n")
         found, _, body = await line.answer()
         assert status == found
-        if status != 200:
+        if status != 401:
             assert {421: "wrong_host", 400: "invalid_request"}[status] == orjson.loads(body)["error"]["code"]
 
 
@@ -156,8 +156,28 @@ async def test_the_host_is_checked_by_name(api: Api, host: str, status: int) -> 
 async def test_one_host_header_is_needed(api: Api, lines: str) -> None:
     """None or two: 400 (RFC 9112, section 3.2)."""
     async with wire(api.port) as line:
-        line.send(f"GET /healthz HTTP/1.1\r\n{lines}\r\n")
+        line.send(f"GET /openapi.json HTTP/1.1\r\n{lines}\r\n")
         assert 400 == (await line.answer())[0]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "HTTP/1.0\r\n",
+        "HTTP/1.1\r\nHost: 10.0.0.7:8780\r\n",
+        "HTTP/1.0\r\nHost: evil.example\r\n",
+        "HTTP/1.1\r\nHost: \r\n",
+    ],
+)
+async def test_probes_answer_whatever_the_host(api: Api, path: str, rest: str) -> None:
+    """HAProxy's and Kubernetes' stock checks name an address, or nothing at all over HTTP/1.0."""
+    async with wire(api.port) as line:
+        line.send(f"GET {path} {rest}\r\n")
+        assert 200 == (await line.answer())[0]
+    async with wire(api.port) as line:
+        line.send(f"GET {path}/../v1/status {rest}\r\n")
+        assert 200 != (await line.answer())[0]
 
 
 def test_configured_names_are_own_names() -> None:

@@ -28,6 +28,9 @@ from webhookd.web.services import Services
 
 SHORTAGE_RETRY_SECONDS = 2
 TARGET_CHARACTERS = 200
+# Load balancers and orchestrators ask these by address, or over HTTP/1.0 without a Host.  The answers tell nothing that
+# a page whose name was rebound could use.
+_PROBES = ("/healthz", "/readyz")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 # A request with one of these came through a proxy or from a page in a browser, not directly from a local program.
 _NOT_LOCAL = ("Forwarded", "Origin", "Sec-Fetch-Site", "Via", "X-Real-IP")
@@ -56,9 +59,10 @@ class Guard:
         self._knows_host = lru_cache(1024)(host_check(listen))
 
     async def answer(self, request: web.Request, handle: Handler) -> web.StreamResponse:
-        """Around the whole application: check the Host header, turn every failure into an answer."""
+        """Around the whole application: check the Host header (but for probes), turn every failure into an answer."""
         try:
-            self._check_host(request)
+            if request.path not in _PROBES:
+                self._check_host(request)
             response = await handle(request)
         except ApiError as error:
             response = error_response(error)
