@@ -224,3 +224,19 @@ def test_the_test_message_says_what_it_is() -> None:
     mail = email.message_from_string(text, policy=email.policy.default)
     assert "Test" in mail["Subject"]
     assert all("2026-01-01 00:00:00 UTC" in part for part in texts(mail))
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("Sign in at https://evil.example/a?b=c now", "Sign in at https[:]//evil[.]example/a?b=c now"),
+        ("www.evil.example", "www[.]evil[.]example"),
+        ("write to ceo@evil.example", "write to ceo[at]evil[.]example"),
+        ("CRM, v1.2. All contacts.", "CRM, v1.2. All contacts."),
+    ],
+)
+def test_a_description_carries_no_link(words: str, shown: str) -> None:
+    """It is a customer's text in webhookd's mail: mail programs make links of what looks like one."""
+    endpoint = {"id": "ep_1", "url": "https://example.com/", "description": words}
+    for part in texts(written(disabled(endpoint=endpoint))):
+        assert shown in " ".join(part.split()) and (words == shown or words not in part)

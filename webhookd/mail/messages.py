@@ -6,6 +6,7 @@ endpoint or carries a secret.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -105,7 +106,7 @@ def _disabled(payload: Json, settings: Config) -> dict[str, Any]:
         "url": _without_query(endpoint["url"]),
         "host": _host(endpoint["url"]),
         "id": clean(endpoint["id"]),
-        "description": clean(endpoint.get("description")),
+        "description": _unlinked(clean(endpoint.get("description"))),
         "workspace": clean(workspace),
         "at": _time(payload.get("at")),
         "why": clean(payload.get("message")) or f"{too_many}.",
@@ -182,6 +183,11 @@ def _headline(disabled: list[dict[str, Any]], dropped: list[dict[str, Any]], war
         return "Webhook drops events" if len(dropped) == 1 else f"{len(dropped)} webhooks drop events"
     last = warned[-1]
     return f"Failure budget {last['share']} spent: {last['failures']} of {last['limit']} failures in {last['window']}"
+
+
+def _unlinked(text: str) -> str:
+    """A customer's own words without anything that a mail program makes a link of: `evil[.]example`."""
+    return re.sub(r"(?<=\S)\.(?=[^\W\d_])", "[.]", text).replace("://", "[:]//").replace("@", "[at]")
 
 
 def _page_of(public_url: str, workspace: str, endpoint_id: str) -> str:
