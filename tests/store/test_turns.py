@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from webhookd.store.batch import Command
-from webhookd.store.turns import QUANTUM, Turns
+from webhookd.store.batch import QUANTUM, Command, Turns
 
 
 class Waiting:

@@ -16,7 +16,7 @@ from webhookd.delivery.queue import Backlog, EndpointQueue, QueuedBytes
 from webhookd.delivery.recorder import Recorder
 from webhookd.models import Endpoint, Json, QueuedDelivery
 from webhookd.sender.client import Transport
-from webhookd.store import attempts, deliveries, endpoint_stats
+from webhookd.store import attempts, deliveries
 from webhookd.store.store import Db
 
 HOUR_MS = 3_600_000
@@ -210,7 +210,7 @@ class Dispatcher:
             queue=queue,
             oldest_at_ms=oldest[1] if oldest else None,
             last_attempt=attempts.last_of_endpoint(db, endpoint.seq),
-            dropped_last_hour=endpoint_stats.dropped_since(db, endpoint.seq, self._deps.clock.wall_ms() - HOUR_MS),
+            dropped_last_hour=attempts.dropped_since(db, endpoint.seq, self._deps.clock.wall_ms() - HOUR_MS),
         )
 
     def backlog(self, workspace_seq: int) -> Backlog:

@@ -103,19 +103,19 @@ class Recorder:
                 now_ms=now_ms,
             )
             disabled = self._watchdog.disable(db, endpoint, judgement, now_ms)
-            # The mail of a disabling tells enough.
-            tells = next_ms is None and waited and endpoint.seq not in {each.seq for each in disabled}
-            return waited, disabled, tells and self._watchdog.tell_of_drop(db, endpoint, delivery, now_ms)
+            # The notice of a disabling is enough.
+            notify = next_ms is None and waited and endpoint.seq not in {each.seq for each in disabled}
+            return waited, disabled, notify and self._watchdog.notify_of_drop(db, endpoint, delivery, now_ms)
 
         def on_commit(result: tuple[bool, list[Endpoint], bool]) -> None:
-            waited, disabled, told = result
+            waited, disabled, notified = result
             self._registry.put_all(disabled)
             state = self._state_after(endpoint, decision, waited=waited)
             self._committed(
                 endpoint, delivery, record, outcome, state, waited=waited, now_ms=now_ms, next_attempt_at_ms=next_ms
             )
             self._watchdog.committed(endpoint, delivery, judgement, disabled)
-            if told:
+            if notified:
                 self._watchdog.wake_mail()
 
         await self._store.write(command, on_commit=on_commit, retry_when_full=True)

@@ -169,7 +169,7 @@ class Watchdog:
             self._add_notice(db, each.workspace_seq, "auto_disabled", payload, now_ms)
         return disabled
 
-    def tell_of_drop(self, db: Db, endpoint: Endpoint, delivery: QueuedDelivery, now_ms: int) -> bool:
+    def notify_of_drop(self, db: Db, endpoint: Endpoint, delivery: QueuedDelivery, now_ms: int) -> bool:
         """The drop's part of the failure's transaction: a notice, if it is the first since the endpoint delivered.
 
         Returns whether there is one; once that is committed, call `wake_mail`.

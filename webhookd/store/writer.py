@@ -1,6 +1,6 @@
 """The one writer: commands that wait go to SQLite as one batch, and callers get their results after the commit.
 
-A *command* is a function of the connection.  Commands are taken by turns (`store.turns`: outcomes first, workspaces
+A *command* is a function of the connection.  Commands are taken by turns (`batch.Turns`: outcomes first, workspaces
 fairly), and each runs in a savepoint of its own, so that a refused one leaves its neighbours alone; commands of a
 `BatchKind` that follow each other go in one statement.  The order in which they are taken is the order of the table and
 the order in which the rest of the process sees the results; within a workspace it is that of submission.  A command of
@@ -21,10 +21,9 @@ from typing import Any, TypeVar
 from webhookd import log
 from webhookd.errors import ApiError, FatalError
 from webhookd.metrics import Histogram
-from webhookd.store.batch import BatchItem, BatchStatement, Command, PackedBatch, Refused, run_batch
+from webhookd.store.batch import BatchItem, BatchStatement, Command, PackedBatch, Refused, Turns, run_batch
 from webhookd.store.connection import CHECKPOINT_PAGES, Connection, fatal_error, is_full, limit_wal, may_be_full
 from webhookd.store.disk_space import DiskSpace
-from webhookd.store.turns import Turns
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.store.endpoint_stats import Span
+from webhookd.store.attempts import Span
 from webhookd.web.ui.charts import OUTCOMES_HEIGHT, plot
 from webhookd.web.ui.text import SHOWN_CHARACTERS, is_cut, one_line, pretty, visible
 

@@ -18,7 +18,7 @@ from webhookd.delivery.recorder import Recorder
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.mail.mailer import Mailer
 from webhookd.models import Endpoint, Json
-from webhookd.store import endpoint_stats
+from webhookd.store import attempts
 from webhookd.store.store import SQLITE_VERSION, Db
 
 RATE_BEATS = 60
@@ -79,7 +79,7 @@ class Status:
         since_ms = self._clock.wall_ms() - HOUR_MS
 
         def question(db: Db) -> list[Json]:
-            counts = [(endpoint_stats.dropped_since(db, each.seq, since_ms), each) for each in endpoints]
+            counts = [(attempts.dropped_since(db, each.seq, since_ms), each) for each in endpoints]
             return [
                 {"id": each.id, "workspace": each.workspace, "url": each.url, "dropped": count}
                 for count, each in counts

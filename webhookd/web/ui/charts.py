@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from webhookd.store.endpoint_stats import Span
+from webhookd.store.attempts import Span
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

@@ -14,7 +14,7 @@ from webhookd.delivery.dispatcher import EndpointStatus
 from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, Endpoint
 from webhookd.rules.ids import delivery_id
-from webhookd.store import delivery_log, endpoint_stats
+from webhookd.store import attempts, delivery_log
 from webhookd.store.store import Db
 from webhookd.web.log_search import DeliveryFilter, log_filter
 from webhookd.web.ui.charts import DAY_MS, HOUR_MS, Plot, plot
@@ -88,9 +88,9 @@ async def show_webhook(page: Page) -> web.StreamResponse:
 async def _plots(page: Page, endpoint: Endpoint) -> tuple[Plot, Plot]:
     now_ms = page.services.clock.wall_ms()
 
-    def question(db: Db) -> tuple[list[endpoint_stats.Span], list[endpoint_stats.Span]]:
-        hour = endpoint_stats.spans(db, endpoint.seq, since_ms=now_ms - HOUR_MS, until_ms=now_ms, count=30)
-        return hour, endpoint_stats.spans(db, endpoint.seq, since_ms=now_ms - DAY_MS, until_ms=now_ms, count=24)
+    def question(db: Db) -> tuple[list[attempts.Span], list[attempts.Span]]:
+        hour = attempts.spans(db, endpoint.seq, since_ms=now_ms - HOUR_MS, until_ms=now_ms, count=30)
+        return hour, attempts.spans(db, endpoint.seq, since_ms=now_ms - DAY_MS, until_ms=now_ms, count=24)
 
     hour, day = await page.services.store.search(page.workspace.seq, question)
     return plot("hour", hour), plot("day", day)

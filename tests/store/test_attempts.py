@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from webhookd.store import endpoint_stats
+from webhookd.store import attempts
 from webhookd.store.store import Db, Store
 
 HOUR_MS = 3_600_000
@@ -57,7 +57,7 @@ def test_spans_count_what_ended_in_them_and_nothing_else(db: sqlite3.Connection)
                 continue
         if endpoint == 7 and HOUR_MS <= at < 2 * HOUR_MS:
             wanted[(at - HOUR_MS) * 60 // HOUR_MS][failed] += 1
-    found = endpoint_stats.spans(db, 7, since_ms=HOUR_MS, until_ms=2 * HOUR_MS, count=60)
+    found = attempts.spans(db, 7, since_ms=HOUR_MS, until_ms=2 * HOUR_MS, count=60)
     assert wanted == [[span.delivered, span.failed] for span in found]
     assert [HOUR_MS + number * 60_000 for number in range(60)] == [span.since_ms for span in found]
 
@@ -67,12 +67,12 @@ def test_durations_are_of_the_newest_few(db: sqlite3.Connection) -> None:
     for number in range(100):
         deliver(db, 1, 1000 + number, float(number))
     fail(db, 1, 1500, 99.5)
-    (span,) = endpoint_stats.spans(db, 1, since_ms=0, until_ms=10_000, count=1)
+    (span,) = attempts.spans(db, 1, since_ms=0, until_ms=10_000, count=1)
     assert (100, 1) == (span.delivered, span.failed)
-    assert (*[float(number) for number in range(99, 99 - endpoint_stats.SAMPLED, -1)], 99.5) == span.durations_ms
+    assert (*[float(number) for number in range(99, 99 - attempts.SAMPLED, -1)], 99.5) == span.durations_ms
 
 
 def test_an_endpoint_without_a_past_has_empty_spans(db: sqlite3.Connection) -> None:
     """Nothing counted, nothing read, nothing failed."""
-    found = endpoint_stats.spans(db, 1, since_ms=0, until_ms=HOUR_MS, count=3)
+    found = attempts.spans(db, 1, since_ms=0, until_ms=HOUR_MS, count=3)
     assert [(0, 0, ())] * 3 == [(span.delivered, span.failed, span.durations_ms) for span in found]
