@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 import pytest
-from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.support.listening import listening
+from tests.support.receiver import Receiver
+from tests.support.receiver import receiver as receiving
 from webhookd.app import App
 from webhookd.clock import SystemClock
 from webhookd.config import Budget, Config, Delivery, Egress
@@ -43,28 +44,6 @@ CONFIG = Config(
     delivery=Delivery(retry_seconds=(0.3, 0.3, 0.3), timeout_seconds=2),
     budget=Budget(limit=5),
 )
-
-
-@dataclass(slots=True)
-class Receiver:
-    """Somebody's endpoint: answers `status`, and has the ids that it got, and how each was marked."""
-
-    url: str = ""
-    status: int = 200
-    body: bytes = b'{"ok":true}'
-    got: list[str] = field(default_factory=list)
-    delivered: list[str] = field(default_factory=list)
-    replays: list[str] = field(default_factory=list)
-
-    async def answer(self, request: web.Request) -> web.Response:
-        await request.read()
-        webhook_id = request.headers["webhook-id"]
-        self.got.append(webhook_id)
-        if self.status == 200:
-            self.delivered.append(webhook_id)
-        if "X-Webhook-Replay" in request.headers:
-            self.replays.append(webhook_id)
-        return web.Response(status=self.status, body=self.body, content_type="application/json")
 
 
 @dataclass(slots=True)
@@ -104,11 +83,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    made = Receiver()
-    application = web.Application()
-    application.router.add_post("/{path:.*}", made.answer)
-    async with listening(web.AppRunner(application, access_log=None, shutdown_timeout=0.2)) as url:
-        made.url = f"{url}/hook"
+    async with receiving() as made:
+        made.url, made.body = f"{made.url}/hook", b'{"ok":true}'
         yield made
 
 

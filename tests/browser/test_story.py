@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser.conftest import Open, Receiver, Site, until
+from tests.browser.conftest import Open, Site, until
+from tests.support.receiver import Receiver
 
 IDS = [f"evt-{number}" for number in range(6)]
 
@@ -67,7 +68,7 @@ async def add(reader: Reader, receiver: Receiver) -> None:
 
 async def send_a_failing_test(reader: Reader, receiver: Receiver) -> None:
     page = reader.page
-    receiver.status, receiver.body = 503, b'{"error": "the database is <b>down</b>"}'
+    receiver.answer, receiver.body = lambda _: 503, b'{"error": "the database is <b>down</b>"}'
     await page.get_by_label("Event type").select_option("message.received")
     await reader.press("Send test")
     await reader.sees("The test failed; below is what came back.")
@@ -83,11 +84,11 @@ async def watch_it_fail(reader: Reader, site: Site, receiver: Receiver) -> None:
     await reader.sees("More than 5 attempts failed in 30 minutes in this workspace")
     await reader.sees("5 events are held for it, in order.")
     await reader.sees("6 of 5")
-    assert [*[IDS[0]] * 4, *[IDS[1]] * 2] == [each for each in receiver.got if not each.startswith("test_")]
+    assert [*[IDS[0]] * 4, *[IDS[1]] * 2] == [each.id for each in receiver.received if not each.id.startswith("test_")]
 
 
 async def mend_and_enable(reader: Reader, receiver: Receiver) -> None:
-    receiver.status, receiver.body = 200, b'{"ok":true}'
+    receiver.answer, receiver.body = lambda _: 200, b'{"ok":true}'
     await reader.follow("Enable")
     await reader.sees("5 events wait. What shall become of them?")
     assert await reader.page.get_by_label("Deliver what waits").is_checked()
@@ -111,5 +112,5 @@ async def find_and_replay(reader: Reader, receiver: Receiver) -> None:
     await reader.press("Replay")
     await reader.sees("Queued again; this is the new delivery.")
     await reader.sees("Delivered: the receiver has it.")
-    assert [IDS[0]] == receiver.replays
+    assert [IDS[0]] == receiver.with_header("x-webhook-replay")
     assert IDS[0] == receiver.delivered[-1]

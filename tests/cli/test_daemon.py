@@ -9,14 +9,13 @@ import signal
 import sqlite3
 import stat
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
-from tests.support.listening import served
+from tests.support.receiver import Receiver
+from tests.support.receiver import receiver as receiving
 
 SAMPLES = sorted((Path(__file__).parents[1] / "rules" / "samples").glob("*.json"))
 SETTINGS = {
@@ -27,39 +26,10 @@ SETTINGS = {
 }
 
 
-@dataclass
-class Receiver:
-    """A receiver of webhooks on a real socket; answers `status` and keeps what came."""
-
-    url: str = ""
-    status: int = 200
-    bodies: list[bytes] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    _came: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def until_distinct(self, count: int) -> list[str]:
-        """The ids of what came, each once, in the order of their first coming; waits for `count` of them."""
-        async with asyncio.timeout(30):
-            while (
-                len(ids := list(dict.fromkeys(json.loads(body, parse_int=len)["event_id"] for body in self.bodies)))
-                < count
-            ):
-                self._came.clear()
-                await self._came.wait()
-        return ids
-
-    async def handle(self, request: web.BaseRequest) -> web.Response:
-        self.bodies.append(await request.read())
-        self.headers.append(dict(request.headers))
-        self._came.set()
-        return web.Response(status=self.status, text="thanks")
-
-
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    made = Receiver()
-    async with served(made.handle) as url:
-        made.url = f"{url}/hook"
+    async with receiving() as made:
+        made.url += "/hook"
         yield made
 
 
@@ -125,8 +95,8 @@ async def test_numbers_of_any_size_go_through(ask: Any, endpoint: str, receiver:
     line = b'{"event_type":"message.sent","x":1.0e+400,"y":%b}' % (b"9" * 5000)
     sent = await ask("send", stdin=line + b'{"event_type":"message.sent","event_id":"b","x":-1e999}')
     assert (0, "") == (sent.code, sent.err) and "1 line had none, got a new one" in sent.out
-    event_id = (await receiver.until_distinct(2))[0]
-    assert line == receiver.bodies[0].replace(b'"event_id":"%b",' % event_id.encode(), b"")
+    event_id = (await receiver.until(2))[0].id
+    assert line == receiver.received[0].body.replace(b'"event_id":"%b",' % event_id.encode(), b"")
     for words in (("log", "show", event_id), ("log", "show", event_id, "--json")):
         shown = await ask(*words)
         assert (0, "") == (shown.code, shown.err)
@@ -159,7 +129,7 @@ async def test_life_of_an_endpoint(ask: Any, endpoint: str, receiver: Receiver) 
     )
     assert tested.out.startswith("Delivered: 200 after ")
     assert "thanks" in tested.out
-    assert "true" == receiver.headers[0]["X-Webhook-Test"]
+    assert "true" == receiver.received[0].headers["x-webhook-test"]
     assert "its events are held" in disabled.out
     assert f"{endpoint} is active." in enabled.out
     (kept,) = revealed.json()["previous_keys"]
@@ -170,7 +140,7 @@ async def test_life_of_an_endpoint(ask: Any, endpoint: str, receiver: Receiver) 
 
 async def test_failed_test(ask: Any, endpoint: str, receiver: Receiver) -> None:
     """A test that fails says why, and is exit code 1."""
-    receiver.status = 503
+    receiver.answer = lambda _: 503
     ran = await ask("endpoint", "test", endpoint)
     assert 1 == ran.code
     assert ran.out.startswith("Failed: 503")
@@ -198,12 +168,12 @@ async def test_refusals(ask: Any, endpoint: str, receiver: Receiver) -> None:
 
 async def test_drop_log_and_replay(ask: Any, endpoint: str, receiver: Receiver) -> None:
     """A drop is in the log with all its attempts, and goes out again by `replay`."""
-    receiver.status = 500
+    receiver.answer = lambda _: 500
     await ask("send", stdin=SAMPLES[0].read_bytes())
     [dropped] = await settled(ask, 1, "--state", "dropped", "--endpoint", receiver.url, "--since", "1h")
     shown = await ask("log", "show", dropped["id"])
     budget, status = await ask("budget"), await ask("status")
-    receiver.status = 200
+    receiver.answer = lambda _: 200
     dry = await ask("replay", "--endpoint", endpoint, "--since", "1h", "--dry-run")
     replayed = await ask("replay", dropped["id"])
     await settled(ask, 1, "--state", "delivered")
@@ -215,8 +185,8 @@ async def test_drop_log_and_replay(ask: Any, endpoint: str, receiver: Receiver) 
     assert "1 accepted, 0 delivered, 3 failed, 1 dropped" in status.out
     assert (0, "1 delivery would go out again.\n") == (dry.code, dry.out)
     assert 0 == replayed.code
-    assert ["true"] == [one["X-Webhook-Replay"] for one in receiver.headers if "X-Webhook-Replay" in one]
-    assert (4, 1) == (len(receiver.bodies), len(set(receiver.bodies)))
+    assert ["true"] == [one.headers[name] for one in receiver.received if (name := "x-webhook-replay") in one.headers]
+    assert (4, 1) == (len(receiver.received), len({each.body for each in receiver.received}))
 
 
 async def test_deleting_is_asked_about(ask: Any, endpoint: str) -> None:
@@ -394,7 +364,7 @@ async def test_send_over_a_restart(ask: Any, daemon: Any, start: Any, receiver: 
         return b'{"event_type":"message.sent","event_id":"%b"}\n' % name.encode()
 
     sending.stdin.write(line("before"))
-    await receiver.until_distinct(1)
+    await receiver.until(1)
     async with asyncio.timeout(30):
         daemon.kill()
         await daemon.wait()
@@ -406,7 +376,9 @@ async def test_send_over_a_restart(ask: Any, daemon: Any, start: Any, receiver: 
         out, _ = await sending.communicate(line("after"))
     assert 0 == sending.returncode
     assert 3 == json.loads(out)["accepted"] + json.loads(out)["duplicates"]
-    assert ["before", "meanwhile", "after"] == await receiver.until_distinct(3)
+    while len(ids := list(dict.fromkeys(each.id for each in receiver.received))) < 3:
+        await receiver.until(len(receiver.received) + 1)
+    assert ["before", "meanwhile", "after"] == ids
     process.send_signal(signal.SIGTERM)
     await reading
 

@@ -101,8 +101,8 @@ async def record(folder: Path, where: Receiver, synchronous: str, rounds: int) -
 
 async def traced(state_dir: Path, trace: Path, synchronous: str) -> tuple[Daemon, subprocess.Popen[bytes]]:
     """A daemon that is ready, all it does written down by strace from its beginning on; strace ends with it."""
-    command = ["-m", "tests.crash.eager", str(state_dir), "CONFIG", synchronous]
-    d = await process.start(state_dir, CONFIG, command=command, alive=False)
+    program = ("-m", "tests.crash.eager", synchronous)
+    d = await process.start(state_dir, CONFIG, program=program, alive=False)
     strace = shutil.which("strace")
     assert strace is not None
     tracer = subprocess.Popen(  # noqa: ASYNC220 - it returns at once, and is waited for in a thread

@@ -26,7 +26,7 @@ from typing import Any
 
 from tests.support.bad_receiver_server import ScriptedReceiver
 from tests.support.bad_receivers import ALL, healthy
-from tests.support.probed import Lag, read_lags
+from tests.support.changed import Lag, read_lags
 from tests.support.process import ROOT, Daemon, daemon
 from tests.support.results import recorded
 
@@ -134,11 +134,10 @@ async def measure(
             (folder / "authority.pem").write_text(authority)
             hostile = choose(ports, number, turn)
             types = "".join(f'[events."bad.n{at}"]\nlabel = "Bad receiver {at}"\n' for at in range(len(hostile)))
-            command = ["-m", "tests.support.probed", str(folder / "lags"), "serve", "--config", "CONFIG"]
             async with daemon(
                 folder / "state",
                 CONFIG.format(timeout_seconds=timeout_seconds) + types,
-                command=[*command, "--state-dir", str(folder / "state")],
+                program=("-m", "tests.support.changed", f"lags={folder / 'lags'}"),
                 environ={"SSL_CERT_FILE": str(folder / "authority.pem")},
             ) as d:
                 return await _measure(d, hostile, receiver.url, folder / "lags", seconds, timeout_seconds)

@@ -39,13 +39,11 @@ async def connect_many(
 
     AssertionError if a call isn't answered 202, or a connection of them is closed.
     """
-    state = folder / "state"
-    command = ["-c", SERVE.format(connections=connections), "serve", "--config", "CONFIG", "--state-dir", str(state)]
-    async with daemon(state, command=command) as d:
+    async with daemon(folder / "state", program=("-c", SERVE.format(connections=connections))) as d:
         for pid in (d.process.pid, 0):  # the daemon's descriptors, and ours
             _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
-        token, port = (state / "ingest-token").read_text().strip(), int(d.url.rpartition(":")[2])
+        token, port = (folder / "state" / "ingest-token").read_text().strip(), int(d.url.rpartition(":")[2])
         good = HEAD.format(token=token, length=len(EVENT)).encode() + EVENT
         body = HEAD.format(token=token, length=8 * KIB * KIB).encode() + b"[" * 16 * KIB
         parts = (b"", b"POST /v1/events HTTP/1.1\r\nHost: loc", body)

@@ -6,7 +6,7 @@ Two of our refusals no document can foretell, so they are allowed for where they
 what is right in its form may be wrong all the same (422: a type that the catalogue hasn't, a URL of a private host).
 
 Two rounds: with ids of its own making, and with the ids of things that are there.  The daemon dials nothing beside
-loopback (`tests.support.watched`).
+loopback (`tests.support.changed`).
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ ROUND_SECONDS = 900.0
 async def run(folder: Path, *, examples: int, deep: bool) -> list[str]:
     """What it found, told in its own words; nothing where all is well."""
     state_dir = folder / "state"
-    watched = ["-m", "tests.support.watched", NO_NAMESERVER, str(folder / "dialled")]
-    command = [*watched, "serve", "--config", "CONFIG", "--state-dir", str(state_dir)]
-    async with process.daemon(state_dir, CONFIG, command=command) as daemon:
+    watched = ("-m", "tests.support.changed", f"dialled={NO_NAMESERVER},{folder / 'dialled'}")
+    async with process.daemon(state_dir, CONFIG, program=watched) as daemon:
         found = []
         for number, parameters in enumerate(("", await _there_is(daemon))):
             if number and not deep:

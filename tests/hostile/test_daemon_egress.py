@@ -50,9 +50,8 @@ DENIED = [
 
 
 async def _start(state_dir: Path, names: NameServer, *, timeout_seconds: float) -> Daemon:
-    command = ["-m", "tests.support.watched", names.address, str(state_dir.parent / "dialled")]
-    command += ["serve", "--config", "CONFIG", "--state-dir", str(state_dir)]
-    return await start(state_dir, CONFIG.format(timeout_seconds=timeout_seconds), command=command)
+    watched = ("-m", "tests.support.changed", f"dialled={names.address},{state_dir.parent / 'dialled'}")
+    return await start(state_dir, CONFIG.format(timeout_seconds=timeout_seconds), program=watched)
 
 
 async def _stop(daemon: Daemon) -> None:

@@ -41,8 +41,7 @@ async def send(d: Daemon, *ids: str) -> None:
 async def test_a_machine_that_stood_still_blames_no_endpoint(tmp_path: Path) -> None:
     """Stopped with five attempts in flight, past their time: none counts, none is disabled, all arrive in order."""
     state_dir = tmp_path / "state"
-    command = ["-c", HASTY, "serve", "--config", "CONFIG", "--state-dir", str(state_dir)]
-    async with receiver() as where, process.daemon(state_dir, CONFIG, command=command) as d:
+    async with receiver() as where, process.daemon(state_dir, CONFIG, program=("-c", HASTY)) as d:
         names = [f"hook{number}" for number in range(5)]
         for name in names:
             where.gates[name] = asyncio.Event()

@@ -41,8 +41,7 @@ async def send(d: Daemon, *ids: str) -> None:
 async def test_without_descriptors_attempts_are_local_and_come_back_by_themselves(tmp_path: Path) -> None:
     """Nothing is counted, dropped or refused that came over a connection that stands; the order holds."""
     state_dir = tmp_path / "state"
-    command = ["-c", HASTY, "serve", "--config", "CONFIG", "--state-dir", str(state_dir)]
-    async with receiver() as where, daemon(state_dir, CONFIG, command=command) as d:
+    async with receiver() as where, daemon(state_dir, CONFIG, program=("-c", HASTY)) as d:
         url = f"{where.url}/hook"
         hook = (await d.call("POST", "/v1/endpoints", {"url": url, "event_types": ["*"]}, expect=201))["id"]
         pid = d.process.pid

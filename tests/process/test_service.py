@@ -20,24 +20,23 @@ import aiohttp
 import pytest
 
 from tests.process import trial
-from tests.support import handed, process
+from tests.support import changed, process
 from tests.support.callers import calling
 from tests.support.engine import engine
 from tests.support.process import ROOT, Daemon
 from tests.support.receiver import receiver
-from tests.support.stuck import EXTENSION_SECONDS as EXTENDED_SECONDS
 from webhookd import app, daemon
 from webhookd.config import Delivery
 from webhookd.errors import EXIT_CONFIG, ConfigError
 from webhookd.systemd import EXTENSION_SECONDS, activated_sockets
 
-SERVICE = handed.UNIT
+SERVICE = changed.UNIT
 SOCKET = SERVICE.with_suffix(".socket")
 UNITS = (SERVICE, SOCKET)
 EXPOSURE_MAX = 1.2
 LOOPBACK = '[egress]\nallow = ["127.0.0.0/8"]\n'
 PUBLIC = 'insecure_public = true\nallowed_hosts = ["0.0.0.0"]\n'
-MORE_TIME = f"EXTEND_TIMEOUT_USEC={EXTENDED_SECONDS * 1_000_000:.0f}"
+MORE_TIME = f"EXTEND_TIMEOUT_USEC={changed.EXTENSION_SECONDS * 1_000_000:.0f}"
 BLOCKED_SECONDS = 1.0
 PAUSE_SECONDS = 0.4
 CALLERS = 8
@@ -45,7 +44,7 @@ RESTARTS = 3
 
 
 def one(name: str, unit: Path = SERVICE) -> str:
-    (value,) = (value for each, value in handed.directives(unit) if each == name)
+    (value,) = (value for each, value in changed.directives(unit) if each == name)
     return value
 
 
@@ -109,12 +108,11 @@ def notified(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[N
 async def reporting(
     notified: tuple[Notified, str], folder: Path, stuck: str = "", config: str = "", *, alive: bool = True
 ) -> AsyncIterator[tuple[Notified, Daemon]]:
-    """A daemon that reports to the manager; for `stuck` see `tests.support.stuck`."""
+    """A daemon that reports to the manager; for `stuck` see `tests.support.changed`."""
     manager, address = notified
-    state = folder / "state"
-    serve = ["-m", "tests.support.stuck", stuck, "serve", "--config", "CONFIG", "--state-dir", str(state)]
     environ = {"NOTIFY_SOCKET": address} | ({} if stuck == "migration" else {"WATCHDOG_USEC": "300000"})
-    d = await process.start(state, config, alive=alive, environ=environ, command=serve if stuck else None)
+    program = ("-m", "tests.support.changed", stuck) if stuck else ("-m", "webhookd")
+    d = await process.start(folder / "state", config, alive=alive, environ=environ, program=program)
     try:
         yield manager, d
     finally:
@@ -267,9 +265,8 @@ def listening(family: socket.AddressFamily = socket.AF_INET, address: object = (
 async def start_with(state_dir: Path, handed_over: Sequence[socket.socket], config: str = "") -> Daemon:
     """A daemon with these sockets as descriptors 3 and on; not waited for."""
     fds = [each.fileno() for each in handed_over]
-    command = ["-m", "tests.support.handed", ",".join(map(str, fds)), "serve"]
-    command += ["--config", "CONFIG", "--state-dir", str(state_dir)]
-    return await process.start(state_dir, config, command=command, alive=False, pass_fds=fds)
+    program = ("-m", "tests.support.changed", f"sockets={','.join(map(str, fds))}")
+    return await process.start(state_dir, config, program=program, alive=False, pass_fds=fds)
 
 
 @asynccontextmanager
@@ -472,16 +469,15 @@ def test_a_stop_has_the_time_that_the_daemon_may_need() -> None:
 
 def test_no_secret_is_needed_for_a_start() -> None:
     """systemd.exec(5): a credential with an absolute path must be there; one with a name is left out if it is not."""
-    loaded = [value.split(":") for name, value in handed.directives(SERVICE) if name == "LoadCredential"]
+    loaded = [value.split(":") for name, value in changed.directives(SERVICE) if name == "LoadCredential"]
     assert {"mail-password", "admin-token", "ingest-token"} == {name for name, _ in loaded}
     assert [] == [source for _, source in loaded if "/" in source]
 
 
 async def test_the_daemon_works_within_what_the_unit_allows(analyze: str, tmp_path: Path) -> None:
     """The unit's system calls and address families, no memory both written and run: events come in and go out."""
-    state = tmp_path / "state"
-    command = ["-m", "tests.support.handed", "confined", "serve", "--config", "CONFIG", "--state-dir", str(state)]
-    async with receiver() as where, process.daemon(state, LOOPBACK, command=command) as d:
+    program = ("-m", "tests.support.changed", "confined")
+    async with receiver() as where, process.daemon(tmp_path / "state", LOOPBACK, program=program) as d:
         status = Path(f"/proc/{d.process.pid}/status").read_text()
         assert "Seccomp:\t2" in status
         for host in ("127.0.0.1", "localhost"):
@@ -527,6 +523,6 @@ def test_the_manual_s_service_is_the_unit_s() -> None:
     program, _, _, config = one("ExecStart").split()
     assert program.removesuffix("/bin/webhookd") + "/" in page
     assert config in page
-    for name, value in handed.directives(SERVICE):
+    for name, value in changed.directives(SERVICE):
         if name == "LoadCredential":
             assert value.split(":")[1] in page

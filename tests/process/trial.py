@@ -202,7 +202,7 @@ async def watchdog_sees_a_blocked_loop(m: Machine) -> str:
 [Service]
 WorkingDirectory=/opt/trial
 ExecStart=
-ExecStart=/opt/webhookd/bin/python -m tests.support.stuck loop serve --config {CONFIG}
+ExecStart=/opt/webhookd/bin/python -m tests.support.changed loop serve --config {CONFIG}
 END
 systemctl daemon-reload && systemctl restart webhookd"""
     )

@@ -63,21 +63,20 @@ async def start(
     state_dir: Path,
     config: str = "",
     *,
-    command: Sequence[str] | None = None,
+    program: Sequence[str] = ("-m", "webhookd"),
     alive: bool = True,
     environ: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Daemon:
-    """Start a daemon on a free port; with `alive`, wait until it is ready.  `environ` is set beside our own."""
+    """Start a daemon on a free port; with `alive`, wait until it is ready.  `program` runs instead of webhookd."""
     state_dir.mkdir(parents=True, exist_ok=True)
     (state_dir / "address").unlink(missing_ok=True)
     config_file = state_dir.parent / f"{state_dir.name}.toml"
     config_file.write_text("[listen]\nport = 0\n" + config)
     log_file = state_dir.parent / f"{state_dir.name}.log"
-    arguments = command or ["-m", "webhookd", "serve", "--config", str(config_file), "--state-dir", str(state_dir)]
     with log_file.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *[str(config_file) if each == "CONFIG" else each for each in arguments],
+            sys.executable, *program, "serve", "--config", str(config_file), "--state-dir", str(state_dir),
             cwd=ROOT, stdout=log, stderr=log, pass_fds=pass_fds,
             env={n: v for n, v in os.environ.items() if not n.startswith("WEBHOOKD_")} | dict(environ or {}),
         )  # fmt: skip

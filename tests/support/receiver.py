@@ -30,6 +30,8 @@ class Receiver:
 
     answer: Callable[[str], int] = lambda name: 200
     url: str = ""
+    body: bytes = b"thanks"
+    delivered: list[str] = field(default_factory=list)
     received: list[Received] = field(default_factory=list)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -37,14 +39,21 @@ class Receiver:
     async def handle(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         body = await request.read()
-        self.received.append(Received(name, {key.lower(): value for key, value in request.headers.items()}, body))
+        one = Received(name, {key.lower(): value for key, value in request.headers.items()}, body)
+        self.received.append(one)
         self.arrived.set()
         if name in self.gates:
             await self.gates[name].wait()
-        return web.Response(status=self.answer(name))
+        status = self.answer(name)
+        if status == 200:
+            self.delivered.append(one.headers.get("webhook-id", ""))
+        return web.Response(status=status, body=self.body, content_type="text/plain")
 
     def ids(self, name: str) -> list[str]:
         return [each.id for each in self.received if each.name == name]
+
+    def with_header(self, name: str) -> list[str]:
+        return [each.id for each in self.received if name in each.headers]
 
     async def until(self, number: int, *, timeout_seconds: float = 30.0) -> list[Received]:
         async with asyncio.timeout(timeout_seconds):
@@ -64,7 +73,7 @@ async def receiver(
 ) -> AsyncIterator[Receiver]:
     kept = Receiver(answer)
     app = web.Application()
-    app.router.add_post("/{name}", kept.handle)
+    app.router.add_post("/{name:.*}", kept.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, host, port, ssl_context=ssl_context).start()
