@@ -102,6 +102,10 @@ async def never_end(self: client.HttpSender, request: Request) -> Outcome:
         await asyncio.sleep(3600)
 
 
+def block(*_: object) -> None:
+    time.sleep(3600)
+
+
 def make_stuck(what: str) -> None:
     changed: Any = dispatcher
     changed.STEP_MARGIN_SECONDS = consumer.STEP_MARGIN_SECONDS = MARGIN_SECONDS
@@ -110,7 +114,7 @@ def make_stuck(what: str) -> None:
     elif what == "missing":
         changed.Dispatcher._start = lambda *_: None
     elif what == "loop":
-        signal.signal(signal.SIGUSR1, lambda *_: time.sleep(3600))
+        signal.signal(signal.SIGUSR1, block)
     elif what == "migration":
         scripts = [*connection._migrations(), SLOW_SCHEMA]
         connection._migrations = lambda: scripts
