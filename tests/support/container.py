@@ -84,16 +84,12 @@ def make_wheels(suite: str) -> Path:
 
 
 def copy_checkout(target: Path) -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    ).stdout.decode()
-    for name in listed.split("\0"):
-        if name and (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+    target.mkdir(parents=True)
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    names = "\0".join(name for name in listed if name and (ROOT / name).is_file()).encode()
+    copy = ["cp", "--parents", "--preserve=all", f"--target-directory={target}", "--"]
+    subprocess.run(["xargs", "-0", *copy], cwd=ROOT, input=names, check=True)
 
 
 @dataclass(slots=True)

@@ -17,25 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tests.crash.history import (
-    CANCELLED,
-    DELIVERED,
-    EXPIRED,
-    PENDING,
-    SKIPPED,
-    Asked,
-    Crash,
-    Deleted,
-    DeliveryRow,
-    Enabled,
-    EndpointRow,
-    FailureRow,
-    Final,
-    History,
-    Received,
-    Said,
-    Terms,
-)
+from tests.crash import history
+from tests.crash.history import CANCELLED, DELIVERED, EXPIRED, PENDING, SKIPPED, Asked, Deleted, Enabled, Received
 from tests.crash.simulation.disk import Note
 from webhookd.config import Config
 from webhookd.models import Accepted, Reason
@@ -104,8 +87,8 @@ class Observer:
         self.config = config
         # A request passes at most a dozen pauses of the disk on its way; a long queue's page a few more.
         self.slack_seconds = 0.2 + 20 * slowest_seconds
-        self.history = History(
-            Terms(
+        self.history = history.History(
+            history.Terms(
                 config.delivery.retry_seconds,
                 config.budget.limit,
                 config.budget.window_seconds,
@@ -122,7 +105,7 @@ class Observer:
         self.changing_plan: Counter[int] = Counter()
         self._plans = Plans(config.plans.order, config.plans.webhooks_from)
         self._pruned_deliveries: list[Delivery] = []
-        self._failures: list[FailureRow] = []
+        self._failures: list[history.FailureRow] = []
         self._events: dict[int, tuple[int, str, str]] = {}
         self._own_rows: Counter[int] = Counter()
         self._paused: dict[int, bool] = {}
@@ -154,8 +137,8 @@ class Observer:
         for index, (event_id, body) in enumerate(bodies.items()):
             self._bodies[event_id] = body
             self._last_sent_at[workspace, event_id] = now
-            one = Asked(event_id, event_type, str(workspace), body, now, None, Said.UNKNOWN, self._requests, index)
-            asked.append(one)
+            place = (history.Said.UNKNOWN, self._requests, index)
+            asked.append(Asked(event_id, event_type, str(workspace), body, now, None, *place))
         self.history.asked += asked
         return asked
 
@@ -168,10 +151,9 @@ class Observer:
             if result.conflict:
                 raise Broken(f"{result.event_id} conflicts with itself")
             if seq in self._events and result.deliveries != self._own_rows[seq]:
-                raise Broken(
-                    f"{result.event_id} has {self._own_rows[seq]} deliveries, the answer said {result.deliveries}"
-                )
-            one.answered_at, one.said = now, Said.TAKEN
+                rows = self._own_rows[seq]
+                raise Broken(f"{result.event_id} has {rows} deliveries, the answer said {result.deliveries}")
+            one.answered_at, one.said = now, history.Said.TAKEN
 
     # Commits
 
@@ -257,7 +239,7 @@ class Observer:
             raise Broken(f"a failure of delivery {seq} was recorded that didn't happen")
         if attempt.counted is not None and attempt.counted != bool(counted):
             raise Broken(f"the failure of delivery {seq} ({attempt.reason}) is recorded with counted={counted}")
-        row = FailureRow(len(self._failures), seq, hook.url, str(hook.workspace), attempt.seen.ended_at,
+        row = history.FailureRow(len(self._failures), seq, hook.url, str(hook.workspace), attempt.seen.ended_at,
                          attempt.seen.attempt, attempt.reason.value, bool(counted))  # fmt: skip
         self._failures.append(row)
 
@@ -363,14 +345,14 @@ class Observer:
 
     def died(self, now: float) -> None:
         """kill -9: outcomes that weren't committed are unknown from now on."""
-        self.history.crashes.append(Crash(now, 0.0))
+        self.history.crashes.append(history.Crash(now, 0.0))
         self._in_flight.clear()
         self._ended.clear()
 
     def started(self, now: float) -> None:
         crashes = self.history.crashes
         if crashes and not crashes[-1].ready_at:
-            crashes[-1] = Crash(crashes[-1].at, now)
+            crashes[-1] = history.Crash(crashes[-1].at, now)
         else:
             self.history.restarts.append(now)
         self.changing_plan.clear()
@@ -396,20 +378,20 @@ class Observer:
         hook = self.hooks[hook_seq]
         return sum(1 for seq in hook.waiting if seq > hook.skipped_upto)
 
-    def final(self) -> Final:
+    def final(self) -> history.Final:
         """The tables when everything came to rest, with what was pruned meanwhile."""
         every = sorted([*self.deliveries.values(), *self._pruned_deliveries], key=lambda each: each.seq)
         ids = {seq: event_id for (_, event_id), seq in self.event_seqs.items()}
-        return Final(
+        return history.Final(
             {event_id: self._bodies[event_id] for _, event_id in self.event_seqs},
             [
-                DeliveryRow(
+                history.DeliveryRow(
                     each.seq, ids.get(each.event, "forgotten"), self.hooks[each.hook].url, each.state, each.kind,
                     each.attempts, each.attempts if each.state == DELIVERED else None, each.queued_at,
                 )
                 for each in every
             ],
             self._failures,
-            {hook.url: EndpointRow(hook.url, hook.state, hook.skipped_upto, hook.deleted, str(hook.workspace))
+            {hook.url: history.EndpointRow(hook.url, hook.state, hook.skipped_upto, hook.deleted, str(hook.workspace))
              for hook in self.hooks.values()},
         )  # fmt: skip
