@@ -20,8 +20,7 @@ QUICK = ("crash/test_checker.py", "crash/test_witness.py", "hostile/test_keep_al
 # Tests that measure this machine or set its state: another test beside them would change what they see.
 ALONE = (
     "bench",
-    "hostile/test_beside.py",
-    "hostile/test_many_connections.py",
+    "hostile/test_measured.py",
     "process/test_clock.py",
     "process/test_main_job.py",
 )

@@ -1,8 +1,14 @@
-"""The measurement of a daemon among hostile receivers works, small; what isn't run rots."""
+"""Small runs of `python -m tests.hostile.beside` and `many_connections`; what isn't run rots."""
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
+
+import pytest
+
 from tests.hostile import beside
+from tests.hostile.many_connections import connect_many
 from tests.support.bad_receivers import ALL
 
 
@@ -25,3 +31,12 @@ def test_every_behaviour_is_among_the_199() -> None:
     assert all({each.name for each in run} == set(ALL["https"]) for run in chosen)
     both = {(each.scheme, each.name) for run in chosen for each in run}
     assert {(scheme, name) for scheme, bad_receivers in ALL.items() for name in bad_receivers} == both
+
+
+async def test_a_healthy_caller_beside_900_that_stay(tmp_path: Path) -> None:
+    """None of 900 is refused, memory grows by less than 64 KiB for each, and each request is answered."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 1200:
+        pytest.skip("this machine doesn't allow the descriptors")
+    grown_bytes, kept, fresh = await connect_many(tmp_path, 900, calls=20)
+    assert grown_bytes / 900 < 64 * 1024
+    assert (20, 20) == (len(kept), len(fresh))
