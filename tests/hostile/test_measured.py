@@ -1,4 +1,4 @@
-"""Small runs of `python -m tests.hostile.beside` and `many_connections`; what isn't run rots."""
+"""Small runs of `python -m tests.hostile.beside`, `many_connections` and `schemathesis`; what isn't run rots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile import beside
+from tests.hostile import beside, schemathesis
 from tests.hostile.many_connections import connect_many
 from tests.support.bad_receivers import ALL
 
@@ -40,3 +40,8 @@ async def test_a_healthy_caller_beside_900_that_stay(tmp_path: Path) -> None:
     grown_bytes, kept, fresh = await connect_many(tmp_path, 900, calls=20)
     assert grown_bytes / 900 < 64 * 1024
     assert (20, 20) == (len(kept), len(fresh))
+
+
+async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    """A few examples for each operation, good and bad, always the same ones."""
+    assert [] == await schemathesis.run(tmp_path, examples=3, deep=False)

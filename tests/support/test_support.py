@@ -1,12 +1,14 @@
-"""The tests' own clock, because what leans on it is only as true as it is."""
+"""What the tests lean on: their own clock, and the record of what was measured."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from tests.support.clock import START_WALL_MS, ManualClock, settle
+from tests.support.results import write
 
 
 async def test_waits_end_in_the_order_of_their_dues() -> None:
@@ -59,3 +61,15 @@ async def test_the_wall_clock_moves_alone() -> None:
     await clock.advance(0.5)
     assert (1000.5, START_WALL_MS - 3_599_500) == (clock.monotonic(), clock.wall_ms())
     await settle()
+
+
+def test_a_run_replaces_the_last_one_of_its_command(tmp_path: Path) -> None:
+    """What stands before and after stays; a new command goes to the end."""
+    path = tmp_path / "RESULTS.md"
+    path.write_text("# How fast\n\nBy hand.\n")
+    for command, output in (("python -m a", "one"), ("python -m b", "two"), ("python -m a", "three")):
+        write(path, command, output)
+    text = path.read_text()
+    assert "one" not in text
+    parts = ["By hand.", "## `python -m a`", "three", "## `python -m b`", "two"]
+    assert parts == sorted(parts, key=text.index)
