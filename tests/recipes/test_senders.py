@@ -76,7 +76,7 @@ async def test_a_sender_tries_until_it_is_taken(proxy: Proxy, name: str) -> None
     assert "unauthorized" in ran.out + ran.err
 
 
-async def test_the_manual_s_shell_lines_send(tmp_path: Path) -> None:
+async def test_shell_lines(tmp_path: Path) -> None:  # a short name: the path of a unix socket has at most 107 bytes
     """curl, the file, the pipes and the unix socket as they stand there, at home in a folder of the test."""
     for command in ("curl", "jq", "bash"):
         needs(command)
