@@ -19,6 +19,7 @@ allow = ["127.0.0.0/8"]
 min_free_mb = 16
 [delivery]
 retry_seconds = [0.02, 0.02]
+timeout_seconds = 60
 [budget]
 limit = 100000
 """
