@@ -60,7 +60,8 @@ async def die_of_a_sync(state_dir: Path) -> dict[str, bytearray]:
 
     That is what they held before: what a failed sync should have written, Linux takes for written.
     """
-    d = await process.start(state_dir, CONFIG)
+    # A checkpoint's sync would fail before the event's.
+    d = await process.start(state_dir, CONFIG, program=("-m", "tests.support.changed", "unswept"))
     await d.call("POST", "/v1/events", BEFORE, expect=202)
     on_disk = {name: bytearray((state_dir / name).read_bytes()) for name in FILES}
     tracer = await fail_every_sync(d, state_dir.with_suffix(".syncs"))
@@ -72,6 +73,7 @@ async def die_of_a_sync(state_dir: Path) -> dict[str, bytearray]:
         await d.stop()
         await d.session.close()
         await asyncio.to_thread(tracer.wait)
+    assert IN_DOUBT["event_id"].encode() in (state_dir / "webhookd.db-wal").read_bytes()  # its own sync was the one
     return on_disk
 
 

@@ -8,6 +8,7 @@
 - `migration`: the database's schema takes some seconds
 - `lags=FILE`: FILE gets, every few milliseconds, how late the event loop is (`Lag`)
 - `dialled=NAMESERVER,FILE`: FILE gets each address that it connects to, all kept on loopback; NAMESERVER resolves
+- `unswept`: retention does nothing; its first sweep, right after the start, may end in a checkpoint
 - `sockets=FD,…`: descriptors 3 and on are those, as systemd hands them over
 - `confined`: the unit's filter of system calls and address families
 """
@@ -34,6 +35,7 @@ from webhookd.app import App
 from webhookd.cli import main
 from webhookd.delivery import consumer, dispatcher
 from webhookd.models import Outcome, Request
+from webhookd.retention import Retention
 from webhookd.sender import client
 from webhookd.store import connection
 
@@ -100,6 +102,14 @@ def watch_dialled(nameserver: str, file: str) -> None:
 async def never_end(self: client.HttpSender, request: Request) -> Outcome:
     while True:
         await asyncio.sleep(3600)
+
+
+async def rest(self: Retention) -> None:
+    await asyncio.Event().wait()
+
+
+def keep_all() -> None:
+    Retention.run = rest  # type: ignore[method-assign]
 
 
 def block(*_: object) -> None:
@@ -180,7 +190,7 @@ def hand_over(*fds: str) -> None:
 
 
 AT_START = {"sockets": hand_over, "confined": confine}  # another program follows in the same process
-WITHIN = {"lags": probe, "dialled": watch_dialled}
+WITHIN = {"lags": probe, "dialled": watch_dialled, "unswept": keep_all}
 
 if __name__ == "__main__":
     what, _, values = sys.argv.pop(1).partition("=")
