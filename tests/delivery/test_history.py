@@ -108,7 +108,9 @@ class RandomHistory(RuleBasedStateMachine):
         self.runner.run(self.e.app.services.endpoints.enable("default", self.ids[number], skip_held=skip))
         if state != "active":
             auto = state == "auto_disabled"
-            self.history.enabled.append(Enabled(str(number), self.now, self.now, skip, auto))
+            # What it starts may fail in the same millisecond, and counts; what it forgives ended before the tick.
+            at = self.now - 0.001
+            self.history.enabled.append(Enabled(str(number), at, at, skip, auto))
         self.runner.run(self.e.quiet())
 
     @rule()
@@ -152,3 +154,12 @@ class RandomHistory(RuleBasedStateMachine):
 
 
 TestHistory = pytest.mark.slow(RandomHistory.TestCase)
+
+
+def test_what_fails_as_it_is_enabled_counts_after_the_enabling() -> None:
+    """The shortest history in which an attempt fails in the very millisecond in which its endpoint was enabled."""
+    history = RandomHistory()
+    history.disable(number=0)
+    history.accept(event_type="message.received", size=1)
+    history.enable(number=0, skip=False)
+    history.teardown()
