@@ -20,6 +20,7 @@ QUICK = ("crash/test_checker.py", "crash/test_witness.py", "hostile/test_keep_al
 # Tests that measure this machine or set its state: another test beside them would change what they see.
 ALONE = (
     "bench",
+    "crash/test_full_disk.py",
     "hostile/test_measured.py",
     "process/test_clock.py",
     "process/test_main_job.py",
@@ -31,7 +32,7 @@ os.environ.setdefault("SSL_CERT_DIR", os.devnull)
 gc.set_threshold(50_000, 20, 20)
 
 hypothesis.settings.register_profile("daily", max_examples=25, stateful_step_count=15, deadline=None, derandomize=True)
-hypothesis.settings.register_profile("full", max_examples=200, stateful_step_count=25, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("full", max_examples=100, stateful_step_count=25, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("daily")  # `--hypothesis-profile=full` chooses the other
 
 
