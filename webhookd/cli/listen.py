@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 9000
 _TOLERANCE_SECONDS = 300  # what Standard Webhooks' own libraries allow
-_MAX_BODY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)

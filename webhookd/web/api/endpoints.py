@@ -68,7 +68,6 @@ Types = Annotated[
 
 ROUTES = Routes(workspaced=True)
 _OF_URL = ("invalid_url", "blocked_address", "unknown_event_type", "endpoint_exists")
-_OF_CHANGE = (*_OF_URL, "endpoint_malformed", *WRITE_ERRORS)
 
 
 class NewEndpoint(Struct, frozen=True, kw_only=True):
