@@ -120,8 +120,8 @@ def gaps(case: Case) -> Iterator[Violation]:
             if before is not None and not case.history.enabled_between(row.endpoint, before.ended_at, each.arrived_at):
                 shortest, longest = _step(case, row, before)
                 earliest, latest = before.ended_at + shortest, max(since, before.ended_at + longest)
-                start = case.history.started_between(before.ended_at, each.arrived_at)
-                if start is not None and any(before.ended_at < at < start for at, _ in case.history.wall_steps):
+                restored = case.history.restored_between(row.endpoint, before.ended_at, each.arrived_at)
+                if restored is not None and any(before.ended_at < at < restored for at, _ in case.history.wall_steps):
                     # Restored by a wall clock that was set meanwhile: perhaps shorter, never longer than its own step.
                     earliest, latest = before.ended_at, since + longest
             if each.arrived_at < earliest - ROUNDING_SECONDS:

@@ -118,6 +118,7 @@ class History:
 
     `prunable`: ids of events so old that retention may have removed them.  `restarts`: when a daemon that had been
     stopped in order was ready again.  `moves`: when something happened at an endpoint that may have delayed it.
+    `plans`: when a plan that concerns an endpoint may have been changed.
     `wall_steps`: when the wall clock was set, and how far it has been set in all since then.
     """
 
@@ -130,6 +131,7 @@ class History:
     deleted: list[Deleted] = field(default_factory=list)
     restarts: list[float] = field(default_factory=list)
     moves: dict[str, list[float]] = field(default_factory=dict)
+    plans: dict[str, list[float]] = field(default_factory=dict)
     wall_steps: list[tuple[float, float]] = field(default_factory=list)
     prunable: set[str] = field(default_factory=set)
 
@@ -141,6 +143,11 @@ class History:
     def started_between(self, begin: float, end: float) -> float | None:
         starts = [*(crash.started_at for crash in self.crashes), *self.restarts]
         return max((at for at in starts if begin < at <= end), default=None)
+
+    def restored_between(self, endpoint: str, begin: float, end: float) -> float | None:
+        """When in that time a wait of the endpoint was last read from the table: at a start, or as its plan changed."""
+        plans = (at for at in self.plans.get(endpoint, ()) if begin < at <= end)
+        return max((each for each in (self.started_between(begin, end), *plans) if each is not None), default=None)
 
     def is_starting(self, at: float) -> bool:
         """Whether a daemon was starting at that moment: it may send before anybody sees that it is ready."""

@@ -412,6 +412,10 @@ def test_a_wall_clock_that_was_set_excuses_a_wait_restored_after_it() -> None:
     assert {"gaps"} == {violation.rule for violation in judge(history, final).violations}
     history.wall_steps.append((6.5, 3600.0))
     assert [] == judge(history, final).violations
+    history.plans["ill"], history.restarts = history.restarts, []  # its plan returned, and no daemon started
+    assert [] == judge(history, final).violations
+    history.plans["ill"] = [6.2]  # before the clock was set
+    assert {"gaps"} == {violation.rule for violation in judge(history, final).violations}
 
 
 def test_a_wall_clock_that_was_set_ages_the_failures_of_the_daemon_before() -> None:

@@ -60,7 +60,7 @@ def decide(reason: Reason | None, tries: int, schedule: RetrySchedule) -> Decisi
 def remaining_wait(
     next_attempt_at_ms: int, now_ms: int, tries: int, schedule: RetrySchedule, *, after_local_failure: bool = False
 ) -> float:
-    """The seconds that remain of a wait read from the table, after a restart or a reload.
+    """The seconds that remain of a wait read from the table, after a restart or a pause by the plan.
 
     Both times are wall clock, which may have been set meanwhile, so the wait is never longer than its step of the
     schedule, and never negative (manual/behaviour.md).  `tries` is the number of attempts used up so far.

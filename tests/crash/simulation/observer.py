@@ -323,11 +323,12 @@ class Observer:
     # People, deaths, the end
 
     def plan_settled(self, workspace: int, now: float) -> None:
-        """A plan was changed: its endpoints may get events again from now on."""
+        """A plan was changed: its endpoints may get events again from now on, and read their waits from the table."""
         self._plan_settled_at[workspace] = now
         for hook in self.hooks.values():
             if hook.workspace == workspace:
                 hook.moves.append(now)
+                self.history.plans.setdefault(hook.url, []).append(now)
 
     def clock_set(self, offset_seconds: float, now: float) -> None:
         self.history.wall_steps.append((now, offset_seconds))
