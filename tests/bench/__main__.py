@@ -2,8 +2,9 @@
 
     python -m tests.bench [ROW …] [--rounds 5] [--seconds 2] [--large] [--record]
 
-Rows: ingest, batches, delivery, end_to_end, memory, million, growth; without any, all of them.  `--large` lets the
-history grow to 10,000,000 rows (some 10 GB of disk, 10 minutes); `--record` writes the tables into `RESULTS.md`.
+Rows: ingest, batches, delivery, end_to_end, paced, written, rest, memory, million, growth; without any, all of them.
+`--large` lets the history grow to 10,000,000 rows (some 10 GB of disk, 10 minutes); `--record` writes the tables into
+`RESULTS.md`.
 `python -m tests.bench.peers` compares webhookd with other products.
 
 Reference and subject take turns within each round; the figure is the median of the rounds, the noise half of the middle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from tests.bench import processes, stock
+from tests.bench import paced, processes, stock
 from tests.bench.measure import Figure, Yard
 from tests.bench.stock import Stock
 from tests.support.process import cpu_seconds
@@ -59,7 +59,7 @@ async def delivery(yard: Yard) -> list[Figure]:
 
 
 async def _delivery(yard: Yard, loop: str, endpoints: int, each: int) -> Figure:
-    figure = Figure(f"delivery from a backlog, {endpoints:,} endpoints", loop, "", 0.75, at_least=True)
+    figure = Figure(f"delivery from a backlog, {endpoints:,} endpoints", loop, "", 1.1, at_least=True)
     total = endpoints * each
     wanted = Stock(endpoints=endpoints, types=ENDPOINTS, port=yard.peer.port, waiting=total)
     state_dir = await yard.stocked(f"backlog-{endpoints}", wanted)
@@ -76,7 +76,7 @@ async def end_to_end(yard: Yard) -> list[Figure]:
     """In and out at once, 100 endpoints, fan-out 1 and 20; and what it takes from an event's time to its delivery."""
     figures = []
     for loop in processes.loops():
-        both_ways = Figure("end to end, 100 endpoints, fan-out 1", loop, "", 0.45, at_least=True)
+        both_ways = Figure("end to end, 100 endpoints, fan-out 1", loop, "", 0.6, at_least=True)
         fan_out = Figure(f"deliveries at fan-out {FAN_OUT} ÷ at 1", loop, "", 1.3, at_least=True)
         p50 = Figure("latency at half of the peak, p50", loop, " ms", 10, at_least=False)
         p99 = Figure("latency at half of the peak, p99", loop, " ms", 50, at_least=False)
@@ -117,11 +117,11 @@ async def memory(yard: Yard) -> list[Figure]:
     idle, million = yard.scale.idle_endpoints, yard.scale.million
     port = yard.peer.port
     figures = []
-    for name, key, wanted in (
-        (f"memory, {idle:,} idle endpoints", "idle", Stock(types=ENDPOINTS, port=port, idle=idle)),
-        (f"memory, {million:,} waiting events", "held", _million(yard, active=False)),
+    for name, goal_mb, key, wanted in (
+        (f"memory, {idle:,} idle endpoints", 80, "idle", Stock(types=ENDPOINTS, port=port, idle=idle)),
+        (f"memory, {million:,} waiting events", 120, "held", _million(yard, active=False)),
     ):
-        figure = Figure(name, "stock", " MB", 120, at_least=False)
+        figure = Figure(name, "stock", " MB", goal_mb, at_least=False)
         state_dir = await yard.stocked(key, wanted)
         for _ in range(yard.scale.rounds):
             async with processes.webhookd(state_dir, stock.config(ENDPOINTS)) as daemon:
@@ -163,6 +163,9 @@ ROWS: dict[str, Callable[[Yard], Awaitable[list[Figure]]]] = {
     "batches": batches,
     "delivery": delivery,
     "end_to_end": end_to_end,
+    "paced": paced.paced,
+    "written": paced.written,
+    "rest": paced.rest,
     "memory": memory,
     "million": million,
 }

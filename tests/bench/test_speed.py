@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import growth, processes, report, stock
+from tests.bench import growth, processes, report, stalls, stock
 from tests.bench.measure import SMALL, Figure, Yard
 from tests.bench.rows import ROWS
 
@@ -45,6 +45,17 @@ def test_a_figure_tells_its_median_its_noise_and_its_verdict() -> None:
     assert 0.694 == round(figure.noise, 3)
     assert "| row | stock | 9 ms ± 69% | ≤ 10 ms reached |" in figure.line()
     assert not Figure("row", "stock", "", 0.6, at_least=True, values=[0.59]).met
+
+
+async def test_the_recorder_names_what_was_slow(tmp_path: Path) -> None:
+    """The daemon runs with the recorder in it; its commits are timed, and so is the thread that only sleeps."""
+    latencies, found = await stalls.measure(100, 0.5, tmp_path)
+    assert 0 < latencies["p50"] <= latencies["p99"]
+    assert all(each["longest_ms"] > 0 and each["moments"] >= each["long"] for each in found.values())
+    recorder = stalls.Recorder()
+    recorder.note("SQLite: a commit", 0.02)
+    recorder.note("SQLite: a commit", 0.001)
+    assert {"SQLite: a commit": {"moments": 2, "long": 1, "longest_ms": 20.0}} == recorder.found()
 
 
 async def test_the_peer_takes_requests_in_pieces() -> None:

@@ -1,0 +1,103 @@
+"""Rows at a steady rate, where an event costs more than under load: latency, processor time, bytes; and at rest.
+
+What makes the slowest moments is `tests/bench/stalls.py`'s to tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.bench import processes, stock
+from tests.bench.measure import Figure, Yard
+from tests.bench.stock import Stock
+from tests.support.process import Daemon, cpu_seconds
+
+ENDPOINTS = 100
+IDLE_ENDPOINTS = 1000
+RATES = (50, 200, 1000)
+REST_RATE = 200
+WINDOW = 1000
+SETTLE_SECONDS = 0.5
+
+
+def written_bytes(pid: int) -> int:
+    """What a process has caused to be written to the disk (proc(5)); on a disk of memory, what it gave to write(2)."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    counts = {name: int(count) for name, _, count in (line.partition(": ") for line in lines)}
+    return counts["write_bytes"] or counts["wchar"]
+
+
+async def paced(yard: Yard) -> list[Figure]:
+    """Events at 50, 200 and 1,000 a second to 100 endpoints: from accepted to delivered; at 200 what each one costs."""
+    figures = []
+    for loop in processes.loops():
+        p50 = {rate: Figure(f"latency at {rate:,}/s, p50", loop, " ms", 4, at_least=False) for rate in RATES}
+        p99 = {rate: Figure(f"latency at {rate:,}/s, p99", loop, " ms", 12, at_least=False) for rate in RATES}
+        cost = Figure(f"processor time an event at {REST_RATE}/s", loop, " ms", 1.3, at_least=False)
+        written = Figure(f"bytes written an event at {REST_RATE}/s", loop, " KB", 30, at_least=False)
+        for _ in range(yard.scale.rounds):
+            for rate in RATES:
+                latencies, ms, kilobytes = await at_rate(yard, loop, rate)
+                p50[rate].add(latencies["p50"])
+                p99[rate].add(latencies["p99"], longest_ms=latencies["max"])
+                if rate == REST_RATE:
+                    cost.add(ms)
+                    written.add(kilobytes)
+        figures += [*p50.values(), *p99.values(), cost, written]
+    return figures
+
+
+async def at_rate(yard: Yard, loop: str, rate: float) -> tuple[dict[str, float], float, float]:
+    """The latencies at `rate` events a second; of each event, ms of processor time and KB written to the disk."""
+    types = stock.type_names(ENDPOINTS)
+    state_dir = await yard.stocked("empty-1", Stock(endpoints=ENDPOINTS, types=ENDPOINTS, port=yard.peer.port))
+    async with yard.daemon_on_copy(state_dir, stock.config(ENDPOINTS), loop) as daemon:
+        await yard.load(daemon, types=types, window=WINDOW, seconds=yard.scale.seconds / 4)  # connections, caches
+        await asyncio.sleep(SETTLE_SECONDS)
+        before = _spent(daemon)
+        got = await yard.load(daemon, types=types, rate=rate, seconds=yard.scale.seconds * 3)
+        cpu, written = (after - earlier for after, earlier in zip(_spent(daemon), before, strict=True))
+        assert 0 == got["lost"]
+    return got["delivered_ms"], cpu / got["accepted_in_all"] * 1e3, written / got["accepted_in_all"] / 1e3
+
+
+async def written(yard: Yard) -> list[Figure]:
+    """Bytes written for each event in and out, under load."""
+    figures = []
+    types = stock.type_names(ENDPOINTS)
+    state_dir = await yard.stocked("empty-1", Stock(endpoints=ENDPOINTS, types=ENDPOINTS, port=yard.peer.port))
+    for loop in processes.loops():
+        figure = Figure("bytes written an event under load", loop, " KB", 8, at_least=False)
+        for _ in range(yard.scale.rounds):
+            async with yard.daemon_on_copy(state_dir, stock.config(ENDPOINTS), loop) as daemon:
+                await yard.load(daemon, types=types, window=WINDOW, seconds=yard.scale.seconds / 4)
+                await asyncio.sleep(SETTLE_SECONDS)
+                _, before = _spent(daemon)
+                got = await yard.load(daemon, types=types, window=WINDOW, seconds=yard.scale.seconds)
+                await asyncio.sleep(SETTLE_SECONDS)  # the last outcomes
+                figure.add((_spent(daemon)[1] - before) / got["accepted_in_all"] / 1e3)
+        figures.append(figure)
+    return figures
+
+
+async def rest(yard: Yard) -> list[Figure]:
+    """Processor time of doing nothing, with 1,000 endpoints."""
+    figures = []
+    idle = min(IDLE_ENDPOINTS, yard.scale.idle_endpoints)
+    state_dir = await yard.stocked("rest", Stock(types=ENDPOINTS, port=yard.peer.port, idle=idle))
+    for loop in processes.loops():
+        figure = Figure(f"processor time at rest, {idle:,} endpoints", loop, " ms/s", 1, at_least=False)
+        for _ in range(yard.scale.rounds):
+            async with yard.daemon_on_copy(state_dir, stock.config(ENDPOINTS), loop) as daemon:
+                await asyncio.sleep(SETTLE_SECONDS)
+                (before, _), seconds = _spent(daemon), yard.scale.seconds * 5
+                await asyncio.sleep(seconds)
+                figure.add((_spent(daemon)[0] - before) / seconds * 1e3)
+        figures.append(figure)
+    return figures
+
+
+def _spent(daemon: Daemon) -> tuple[float, int]:
+    pid = daemon.process.pid
+    return cpu_seconds([pid]), written_bytes(pid)
