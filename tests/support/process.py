@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,15 +16,12 @@ import aiohttp
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
+CPU_CLOCK = 2  # of a process, by its number; Python has no name for it
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """The processor time that processes have taken so far (proc(5): utime and stime)."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    """The processor time that processes have taken so far, to the nanosecond (clock_getcpuclockid(3))."""
+    return sum(time.clock_gettime((~pid << 3) | CPU_CLOCK) for pid in pids)
 
 
 @dataclass(slots=True)
