@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -27,9 +28,10 @@ ALONE = (
 )
 
 # What costs most of a test's setup: reading the machine's authorities, which no test asks, and looking for garbage.
-os.environ.setdefault("SSL_CERT_FILE", os.devnull)
-os.environ.setdefault("SSL_CERT_DIR", os.devnull)
+os.environ |= {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
 gc.set_threshold(50_000, 20, 20)
+# Where a sync costs nothing, if there is space; nothing in the daily loop is about a disk.
+MEMORY, MEMORY_BYTES = Path("/dev/shm"), 1024**3
 
 hypothesis.settings.register_profile("daily", max_examples=25, stateful_step_count=15, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("full", max_examples=100, stateful_step_count=25, deadline=None, derandomize=True)
@@ -40,6 +42,8 @@ hypothesis.settings.load_profile("daily")  # `--hypothesis-profile=full` chooses
 def pytest_cmdline_main(config: pytest.Config) -> None:
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr:
         config.option.markexpr = "not slow"
+        if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= MEMORY_BYTES:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
         if getattr(config.option, "numprocesses", 0) is None and not hasattr(config, "workerinput"):
             config.option.numprocesses = 2  # a worker, which comes through here as well, starts none
 
