@@ -250,6 +250,20 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries of the audit trail: of a workspace's number, of a token, session or address, of an action, …
+
+    `what` is an action, an outcome, or a part of the target.  None means any.
+    """
+
+    workspace_seq: int | None = None
+    who: str | None = None
+    what: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """An API token, without its secret.  `workspace_seq` None means every workspace; `workspace` is for showing."""
 

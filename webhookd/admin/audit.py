@@ -7,10 +7,11 @@ from contextlib import suppress
 from webhookd import log
 from webhookd.delivery.deps import Deps
 from webhookd.errors import ApiError
-from webhookd.models import AuditEntry, Token, Workspace
+from webhookd.models import AuditEntry, AuditFilter, Token, Workspace
 from webhookd.store import credentials
 
 DONE = "done"
+TARGET_CHARACTERS = 200  # so much of a path is kept
 # Of refused secrets: one row per address a minute, whatever is tried.
 REFUSED_SECONDS = 60.0
 ADDRESSES_MAX = 1000
@@ -51,18 +52,28 @@ class Audit:
         with suppress(ApiError):
             await self._store.write(lambda db: credentials.insert_audit(db, entry))
 
-    async def refused(self, address: str, target: str) -> None:
-        """A secret was refused: count it, log it, and write an entry, both of them throttled."""
-        self.refused_count += 1
-        log.throttled("auth.failed", key=address, address=address, path=target)
+    async def refused(
+        self, address: str, target: str, outcome: str = "unauthorized", token: Token | None = None
+    ) -> None:
+        """A secret was refused, or (`token`) reached for more than it may: write an entry, one a minute for each.
+
+        One that webhookd doesn't know is counted and logged too.
+        """
+        if token is None:
+            self.refused_count += 1
+            log.throttled("auth.failed", key=address, address=address, path=target)
+        who = address if token is None else token.id
         now = self._clock.monotonic()
         self._refused_at = {each: at for each, at in self._refused_at.items() if now - at < REFUSED_SECONDS}
-        if address not in self._refused_at and len(self._refused_at) < ADDRESSES_MAX:
-            self._refused_at[address] = now
-            await self.note("authenticate", target, "unauthorized", address=address)
+        if who not in self._refused_at and len(self._refused_at) < ADDRESSES_MAX:
+            self._refused_at[who] = now
+            await self.note("authenticate", target, outcome, address=address, token=token)
 
-    async def page(self, workspace_seq: int | None, before_seq: int | None, limit: int) -> list[AuditEntry]:
-        """The newest entries, of one workspace alone if its number is given."""
-        return await self._store.read(
-            lambda db: credentials.audit_page(db, workspace_seq, before_seq=before_seq, limit=limit)
+    async def page(
+        self, wanted: AuditFilter, before_seq: int | None, limit: int
+    ) -> tuple[list[AuditEntry], int | None]:
+        """The newest entries of a filter, and the number before which the next page begins (None: there is none)."""
+        return await self._store.search(
+            wanted.workspace_seq or 0,
+            lambda db: credentials.audit_page(db, wanted, before_seq=before_seq, limit=limit),
         )

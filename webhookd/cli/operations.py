@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from webhookd.cli.options import Call, common, examples, with_call
-from webhookd.cli.output import local_time, print_done, print_json, size, table, without_none
+from webhookd.cli.output import local_time, moment, print_done, print_json, size, table, without_none
 from webhookd.text import escape
 
 if TYPE_CHECKING:
@@ -74,14 +74,30 @@ def backup(call: Call, file: Path, *, force: bool) -> None:
     print_done(call, {"file": str(file), "bytes": written}, f"{escape(file)}: {size(written)}.")
 
 
-@click.command(short_help="Show who changed what.", epilog=examples("webhookd audit", "webhookd audit -n 500 --json"))
+@click.command(
+    short_help="Show who changed what.",
+    epilog=examples(
+        "webhookd audit", "webhookd audit --who tok_… --since 7d", "webhookd audit --what revoke_token --all"
+    ),
+)
+@click.option("--who", metavar="ID", help="Only of this token, session or address.")
+@click.option("--what", metavar="TEXT", help="Only of this action or outcome, or with this in the path.")
+@click.option("--since", metavar="TIME", callback=moment, help="Only from then on: 2h, 3d, or a time.")
+@click.option("--until", metavar="TIME", callback=moment, help="Only before then.")
 @click.option("-n", "--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="How many at most.")
+@click.option("--all", "everything", is_flag=True, help="All of them, page after page.")
 @with_call
-def audit(call: Call, limit: int) -> None:
+def audit(call: Call, limit: int, *, everything: bool, **wanted: str | None) -> None:
     """Show who changed what, and whose token was refused, newest first."""
-    found = call.client().get("/v1/audit", limit=limit)
+    client = call.client()
+    if everything:
+        page: dict[str, Any] = {"data": list(client.pages("/v1/audit", **wanted)), "next": None}
+    else:
+        page = client.get("/v1/audit", limit=limit, **wanted)
+    if page["next"] is not None:
+        click.echo("There are older ones: --all shows them.", err=True)
     if call.as_json:
-        return print_json(found)
+        return print_json(page)
     rows = [
         (
             local_time(one["at"]),
@@ -92,7 +108,7 @@ def audit(call: Call, limit: int) -> None:
             one["target"],
             one["outcome"],
         )
-        for one in found["data"]
+        for one in page["data"]
     ]
     return table(("at", "who", "address", "workspace", "action", "on", "outcome"), rows)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 
-from webhookd.models import AuditEntry, Token
+from webhookd.models import AuditEntry, AuditFilter, Token
 from webhookd.store import workspaces
 
 
@@ -82,6 +82,13 @@ def delete_session(db: sqlite3.Connection, secret_sha256: bytes) -> None:
     db.execute("DELETE FROM sessions WHERE secret_sha256 = ?", (secret_sha256,))
 
 
+AUDIT_WINDOW_ROWS = 20_000
+_AUDIT_FILTERS = {
+    "who": ":who IN (token_id, session_id, address)",
+    "what": "(:what IN (action, outcome) OR instr(target, :what))",
+    "since_ms": "at >= :since_ms",
+    "until_ms": "at < :until_ms",
+}
 _AUDIT = "at, workspace_seq, workspace, token_id, session_id, address, action, target, outcome"
 
 
@@ -92,15 +99,26 @@ def insert_audit(db: sqlite3.Connection, entry: AuditEntry) -> None:
 
 
 def audit_page(
-    db: sqlite3.Connection, workspace_seq: int | None, *, before_seq: int | None, limit: int
-) -> list[AuditEntry]:
-    """The newest entries before `before_seq`, of one workspace if its number is given."""
-    rows = db.execute(
-        f"SELECT seq, {_AUDIT} FROM audit WHERE seq < ?1 {'' if workspace_seq is None else 'AND workspace_seq = ?3'} "
-        "ORDER BY seq DESC LIMIT ?2",
-        (before_seq or 2**63 - 1, limit, *(() if workspace_seq is None else (workspace_seq,))),
+    db: sqlite3.Connection, wanted: AuditFilter, *, before_seq: int | None, limit: int
+) -> tuple[list[AuditEntry], int | None]:
+    """The newest entries of a filter before `before_seq`, and where the next page begins; None at the end.
+
+    It looks at `AUDIT_WINDOW_ROWS` at most, so a page of a rare match is short, or empty, and the next goes on.
+    """
+    values = {**asdict(wanted), "before": before_seq or 2**63 - 1, "limit": limit + 1, "window": AUDIT_WINDOW_ROWS}
+    where = "seq < :before" + ("" if wanted.workspace_seq is None else " AND workspace_seq = :workspace_seq")
+    ((looked_at, oldest),) = db.execute(
+        f"SELECT count(*), min(seq) FROM (SELECT seq FROM audit WHERE {where} ORDER BY seq DESC LIMIT :window)", values
     ).fetchall()
-    return [AuditEntry(*row) for row in rows]
+    conditions = "".join(f" AND {sql}" for name, sql in _AUDIT_FILTERS.items() if values[name] is not None)
+    rows = db.execute(
+        f"SELECT seq, {_AUDIT} FROM audit WHERE {where} AND seq >= :oldest{conditions} ORDER BY seq DESC LIMIT :limit",
+        {**values, "oldest": oldest},
+    ).fetchall()
+    found = [AuditEntry(*row) for row in rows[:limit]]
+    if len(rows) > limit:
+        return found, found[-1].seq
+    return found, oldest if looked_at == AUDIT_WINDOW_ROWS else None
 
 
 def forget_audit(db: sqlite3.Connection, *, before_ms: int, limit: int) -> int:

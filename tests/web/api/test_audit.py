@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import orjson
+import pytest
 
 from tests.support.api import Api, running_api
 from tests.support.reader import Browser
 from webhookd.admin.audit import REFUSED_SECONDS
 from webhookd.config import Config, Retention
-from webhookd.web.router import ROUTES
+from webhookd.store import credentials
+from webhookd.web.api.operations import DOCUMENT
 
 
 async def entries(api: Api, token: str = "admin") -> list[tuple[str, ...]]:
     """What the trail says, oldest first: action, on what, outcome, workspace."""
-    found = (await api.get("/v1/audit", token=token)).json["data"]
+    found = (await api.get("/v1/audit?limit=500", token=token)).json["data"]
     return [(one["action"], one["target"], one["outcome"], one["workspace"]) for one in found][::-1]
 
 
@@ -37,11 +42,111 @@ async def test_each_change_is_in_the_trail(api: Api) -> None:
     assert ("tok_admin", None, "127.0.0.1") == (first["token_id"], first["session_id"], first["address"])
 
 
-def test_every_changing_route_is_one_of_an_admin() -> None:
-    """So that the guard writes it down; only events are posted by others."""
-    assert ["post_events"] == [
-        each.handler.__name__ for each in ROUTES if each.method != "GET" and each.scope != "admin"
-    ]
+async def test_every_call_that_may_change_something_is_in_the_trail(api: Api) -> None:
+    """Of every path of the document: done or not, it has its entry.  Only accepting events is none."""
+    paths = orjson.loads(api.application[DOCUMENT])["paths"]
+    calls = [(method, path) for path, methods in paths.items() for method in methods if method != "get"]
+    unnamed = []
+    for method, path in calls:
+        before = len(await entries(api))
+        await api.call(method.upper(), re.sub(r"\{\w+\}", "default", path), {})
+        after = await entries(api)
+        action, target, *_ = after[-1] if after else ("", "")
+        if len(after) != before + 1 or not paths[path][method]["operationId"].startswith(action):
+            unnamed.append((method, path, action, target))
+    assert ["/v1/events", "/v1/workspaces/{workspace}/events"] == sorted(path for _, path, *_ in unnamed)
+
+
+async def test_every_form_of_the_page_is_in_the_trail(api: Api) -> None:
+    """Of every address that takes a form, with the session: signing in too, and a form that another site sent."""
+    token, secret = await api.app.services.tokens.add("admin", None)
+    routes = api.application.router.routes()
+    posts = [each.resource.canonical for each in routes if each.method == "POST" and each.resource is not None]
+    forms = [path for path in posts if not path.startswith("/v1/")]
+    assert len(forms) > 10
+    for path in forms:
+        browser = Browser(api)
+        await browser.sign_in(secret)
+        target = re.sub(r"\{\w+\}", "nothing", path)
+        for headers in ({"Origin": "https://evil.example"}, {}):
+            before = len((await api.get("/v1/audit?limit=500")).json["data"])
+            await browser.send_form(target, {"secret": secret}, "/webhooks", **headers)
+            found = (await api.get("/v1/audit?limit=500")).json["data"]
+            mine = [each for each in found[: len(found) - before] if each["token_id"] == token.id]
+            assert (path, True) == (path, any(each["session_id"] and target in each["target"] for each in mine))
+
+
+async def test_the_entry_names_what_was_made_on_the_page(api: Api) -> None:
+    """The new webhook's own address, the new delivery's, and a replay with its filter."""
+    browser = Browser(api)
+    await browser.sign_in(api.admin_token)
+    fields = {"url": "https://a.example/hook", "every_type": "yes", "success": "200", "description": "", "headers": ""}
+    await browser.send_form("/webhooks/new", fields, "/webhooks/new")
+    (endpoint,) = api.app.registry.endpoints("default")
+    await browser.send_form(f"/log/replay?endpoint={endpoint.id}&state=dropped", {}, "/webhooks")
+    targets = [target for action, target, outcome, _ in await entries(api) if (action, outcome) == ("page", "done")]
+    assert [f"/webhooks/{endpoint.id}", f"/log/replay?endpoint={endpoint.id}&state=dropped"] == targets
+
+
+async def test_a_token_that_reaches_for_more_is_in_the_trail(api: Api) -> None:
+    """Another workspace, another scope: with its token, once a minute; guessing at paths that aren't there as well."""
+    await api.post("/v1/workspaces", {"id": "acme"})
+    bound, secret = await api.app.services.tokens.add("admin", "acme")
+    for path in ("/v1/endpoints", "/v1/tokens"):
+        assert 403 == (await api.get(path, token=secret)).status
+    assert 403 == (await api.get("/v1/endpoints", token="ingest")).status
+    assert 401 == (await api.get("/v1/nothing", token="wrong")).status
+    assert [
+        ("authenticate", "/v1/endpoints", "forbidden", "acme"),
+        ("authenticate", "/v1/endpoints", "forbidden", None),
+        ("authenticate", "/v1/nothing", "unauthorized", None),
+    ] == (await entries(api))[1:]
+    assert [bound.id] == [each["token_id"] for each in (await api.get("/v1/audit", token=secret)).json["data"]]
+
+
+async def test_the_trail_is_searched_by_who_what_and_when(api: Api) -> None:
+    """By token, session or address; action, outcome or part of the path; time; page after page."""
+    for n in range(5):
+        await api.post("/v1/workspaces", {"id": f"acme-{n}"})
+        await api.engine.clock.advance(60)
+    await api.get("/v1/status", token="wrong")
+
+    async def found(query: str) -> list[str]:
+        targets, cursor = [], ""
+        for _ in range(9):
+            page = (await api.get(f"/v1/audit?limit=2&{query}{cursor}")).json
+            targets += [each["target"].rpartition("/")[2] for each in page["data"]]
+            if page["next"] is None:
+                return targets
+            cursor = f"&cursor={page['next']}"
+        raise AssertionError(targets)
+
+    every = [f"acme-{n}" for n in (4, 3, 2, 1, 0)]
+    first = (await api.get("/v1/audit?what=acme-1")).json["data"][0]["at"]
+    assert every == await found("who=tok_admin")
+    assert ["status", *every] == await found("who=127.0.0.1")
+    assert ["status"] == await found("what=unauthorized")
+    assert every == await found("what=make_workspace")
+    assert ["acme-3"] == await found("what=acme-3")
+    assert every[:4] == await found(f"since={first}&who=tok_admin")
+    assert every[4:] == await found(f"until={first}")
+    assert [] == await found("who=nobody")
+    assert 422 == (await api.get("/v1/audit?since=yesterday")).status
+
+
+async def test_a_rare_match_is_found_page_by_page(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One page looks at so many entries and no more; `next` leads on until the end."""
+    monkeypatch.setattr(credentials, "AUDIT_WINDOW_ROWS", 3)
+    for n in range(10):
+        await api.post("/v1/workspaces", {"id": f"acme-{n}"})
+    pages, cursor = [], ""
+    for _ in range(9):
+        page = (await api.get(f"/v1/audit?what=acme-0{cursor}")).json
+        pages.append(len(page["data"]))
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    assert [0, 0, 0, 1] == pages
 
 
 async def test_a_bound_token_sees_its_workspace_alone(api: Api) -> None:
@@ -77,7 +182,10 @@ async def test_changes_on_the_page_name_the_session(api: Api) -> None:
     browser = Browser(api)
     await browser.sign_in(api.admin_token)
     await browser.send_form(f"/webhooks/{endpoint.id}/disable", {}, "/webhooks")
-    (entry,) = (await api.get("/v1/audit")).json["data"]
+    entry, signed_in = (await api.get("/v1/audit")).json["data"]
+    assert ("sign_in", "/sign-in", "done", entry["session_id"]) == tuple(
+        signed_in[name] for name in ("action", "target", "outcome", "session_id")
+    )
     assert ("page", f"/webhooks/{endpoint.id}/disable", "done", "default", "tok_admin") == tuple(
         entry[name] for name in ("action", "target", "outcome", "workspace", "token_id")
     )

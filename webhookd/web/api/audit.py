@@ -8,10 +8,10 @@ from aiohttp import web
 from msgspec import Meta
 
 from webhookd.clock import rfc3339
-from webhookd.models import AuditEntry, Json
+from webhookd.models import AuditEntry, AuditFilter, Json
 from webhookd.web.api.schemas import PageSchema, Schema, Time
-from webhookd.web.server.requests import Paging, Routes, caller, read_query, services_of
-from webhookd.web.server.responses import list_response, one_page
+from webhookd.web.server.requests import Moment, Paging, Routes, caller, read_query, services_of
+from webhookd.web.server.responses import list_response
 
 ROUTES = Routes()
 
@@ -33,17 +33,27 @@ class AuditListSchema(PageSchema[AuditEntrySchema]):
     """A page of the audit trail."""
 
 
-@ROUTES("GET", "/v1/audit", {200: AuditListSchema}, query=Paging)
+class AuditQuery(Paging, frozen=True, kw_only=True):
+    """Which entries are asked for; what is left out means any."""
+
+    who: Annotated[str, Meta(max_length=100, description="A token's or session's id, or an address")] | None = None
+    what: Annotated[str, Meta(max_length=200, description="An action, an outcome, or a part of the path")] | None = None
+    since: Annotated[Moment | None, Meta(description="Then or later")] = None
+    until: Annotated[Moment | None, Meta(description="Before then")] = None
+
+
+@ROUTES("GET", "/v1/audit", {200: AuditListSchema}, query=AuditQuery)
 async def list_audit(request: web.Request) -> web.Response:
     """List the changes and the refused secrets, newest first.
 
-    A token bound to a workspace sees those of its workspace alone.
+    A token bound to a workspace sees those of its workspace alone. A page of a rare match may be short, or empty:
+    `next` says where to go on.
     """
-    query, who = read_query(request, Paging), caller(request)
+    query, who = read_query(request, AuditQuery), caller(request)
     own = None if who is None else who.workspace_seq
-    found = await services_of(request).audit.page(own, query.seq, query.limit + 1)
-    page, after = one_page(found, query.limit)
-    return list_response([_shown(entry) for entry in page], after)
+    wanted = AuditFilter(own, query.who, query.what, query.since, query.until)
+    found, after = await services_of(request).audit.page(wanted, query.seq, query.limit)
+    return list_response([_shown(entry) for entry in found], after)
 
 
 def _shown(entry: AuditEntry) -> Json:

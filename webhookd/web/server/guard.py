@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import hdrs, web
 
-from webhookd.admin.audit import DONE
+from webhookd.admin.audit import DONE, TARGET_CHARACTERS
 from webhookd.admin.tokens import Scope
 from webhookd.config import Listen, is_loopback
 from webhookd.errors import ApiError
@@ -27,7 +27,6 @@ from webhookd.web.server.responses import SECURITY_HEADERS, error_response, inte
 from webhookd.web.services import Services
 
 SHORTAGE_RETRY_SECONDS = 2
-TARGET_CHARACTERS = 200
 # Load balancers and orchestrators ask these by address, or over HTTP/1.0 without a Host.  The answers tell nothing that
 # a page whose name was rebound could use.
 _PROBES = ("/healthz", "/readyz")
@@ -67,7 +66,7 @@ class Guard:
         except ApiError as error:
             response = error_response(error)
         except web.HTTPException as error:
-            response = self._of_aiohttp(request, error)
+            response = await self._of_aiohttp(request, error)
         except ConnectionError:
             raise  # the caller has gone; aiohttp closes the connection
         except Exception as error:
@@ -88,21 +87,37 @@ class Guard:
         handler, scope, query = route.handler, route.scope, route.query
         if scope is None:
             return handler
-        allowed = frozenset({Scope.ADMIN, scope})
-        trusts_local = self._trusts_local and scope is Scope.INGEST
-        names_workspace = route.workspaced or "{workspace}" in route.path
-        registry = self._registry
+        admit = self._admission(route, scope)
         changes = scope is Scope.ADMIN and (route.method != "GET" or route.path.endswith("/signing-key"))
         handle = self._audited(handler) if changes else handler
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            token = await self._audited_caller(request, trusts_local=trusts_local)
+            try:
+                admit(request)
+            except ApiError as error:
+                await self._note_refused(request, error)
+                raise
+            if query is None and request.rel_url.raw_query_string:
+                read_query(request, NoFields)
+            return await handle(request)
+
+        return guarded
+
+    def _admission(self, route: Route, scope: Scope) -> Callable[[web.Request], None]:
+        """A function that notes the caller and the workspace in a request, or refuses it."""
+        allowed = frozenset({Scope.ADMIN, scope})
+        trusts_local = self._trusts_local and scope is Scope.INGEST
+        names_workspace = route.workspaced or "{workspace}" in route.path
+        registry = self._registry
+
+        def admit(request: web.Request) -> None:
+            token = self._caller(request, trusts_local=trusts_local)
             if token is not None:
+                request[CALLER] = token
                 if token.scope not in allowed:
                     raise _wrong_scope(token, scope)
                 if token.workspace_seq is not None and route.unbound:
                     raise _bound(token, "and this call concerns the whole of webhookd.")
-                request[CALLER] = token
             if names_workspace:
                 named = request.match_info.get("workspace", DEFAULT_WORKSPACE)
                 workspace = registry.find_workspace(named)
@@ -111,11 +126,8 @@ class Guard:
                     # The same answer for a workspace of somebody else and for none.
                     raise _bound(token, f"so call /v1/workspaces/{token.workspace}/….")
                 request[WORKSPACE] = workspace or registry.workspace(named)  # raises `not_found`
-            if query is None and request.rel_url.raw_query_string:
-                read_query(request, NoFields)
-            return await handle(request)
 
-        return guarded
+        return admit
 
     def _audited(self, handler: Handler) -> Handler:
         """A handler whose calls go to the audit trail, whatever comes of them."""
@@ -144,14 +156,11 @@ class Guard:
 
         return audited
 
-    async def _audited_caller(self, request: web.Request, *, trusts_local: bool) -> Token | None:
-        """`_caller`; a secret that is refused goes to the audit trail."""
-        try:
-            return self._caller(request, trusts_local=trusts_local)
-        except ApiError:
-            if hdrs.AUTHORIZATION in request.headers:
-                await self._audit.refused(request.remote or "local", request.path[:TARGET_CHARACTERS])
-            raise
+    async def _note_refused(self, request: web.Request, error: ApiError) -> None:
+        """A secret that is refused, or one that reaches for more than it may, goes to the audit trail."""
+        if hdrs.AUTHORIZATION in request.headers and error.code in ("unauthorized", "forbidden"):
+            target = request.path[:TARGET_CHARACTERS]
+            await self._audit.refused(request.remote or "local", target, error.code, request.get(CALLER))
 
     def _caller(self, request: web.Request, *, trusts_local: bool) -> Token | None:
         """The caller's token; None for a local program that is trusted without one."""
@@ -186,11 +195,12 @@ class Guard:
             "listen.allowed_hosts if it is meant.",
         )
 
-    def _of_aiohttp(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    async def _of_aiohttp(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
         if error.status in (404, 405) and request.path.startswith("/v1/"):
             try:
                 self._caller(request, trusts_local=False)  # only callers may learn which paths exist under /v1
             except ApiError as fault:
+                await self._note_refused(request, fault)
                 return error_response(fault)
         if isinstance(error, web.HTTPMethodNotAllowed):
             allowed = ", ".join(sorted(error.allowed_methods))

@@ -137,6 +137,7 @@ async def stream(page: Page) -> web.StreamResponse:
 async def replay_one(page: Page) -> web.StreamResponse:
     """Replay a delivery, and redirect to the new one."""
     seq = await page.services.replayer.one((await _delivery(page))[0])
+    page.made = f"/log/{delivery_id(seq)}"
     return page.go(f"/log/{delivery_id(seq)}", said="replayed_one")
 
 
@@ -195,8 +196,8 @@ async def _form(page: Page, *, state: DeliveryState | None = None) -> LogForm:
         event_type=fields.get("event_type"),
         state=_state(page, fields.get("state")),
         event_id=fields.get("event_id"),
-        since=_moment(page, fields, "since"),
-        until=_moment(page, fields, "until"),
+        since=moment(page, fields, "since"),
+        until=moment(page, fields, "until"),
     )
     try:
         return LogForm(fields, await log_filter(page.services, page.workspace, asked))
@@ -213,14 +214,14 @@ def _state(page: Page, name: str | None) -> DeliveryState | None:
         raise Translated("invalid_field", page.text("log.bad_state"), details={"field": "state"}) from None
 
 
-def _moment(page: Page, fields: Mapping[str, str], name: str) -> Moment | None:
+def moment(page: Page, fields: Mapping[str, str], name: str) -> Moment | None:
     """A time as the form's field gives it (no zone: UTC), or RFC 3339."""
     text = fields.get(name)
     if not text:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        ms = round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        at = datetime.fromisoformat(text)
+        ms = round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, OverflowError):
         raise Translated("invalid_field", page.text("log.bad_time"), details={"field": name}) from None
     return Moment(min(ms, _MAX_MS))

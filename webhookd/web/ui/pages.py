@@ -19,7 +19,7 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import webhookd
-from webhookd.admin.audit import DONE
+from webhookd.admin.audit import DONE, TARGET_CHARACTERS
 from webhookd.admin.sessions import Session, form_proof, from_own_page, proves
 from webhookd.clock import rfc3339
 from webhookd.errors import ApiError
@@ -70,6 +70,7 @@ class Page:
     workspace: Workspace
     visitor: str = ""
     fields: list[tuple[str, str]] = field(default_factory=list)
+    made: str = ""  # the address of what a change made, for the audit trail
 
     # What was sent
 
@@ -203,7 +204,7 @@ def page(handler: Handler, *, open_to_all: bool = False) -> Answering:
         if request.method == "POST" and made.session is not None:
             await made.services.audit.note(
                 "page",
-                request.path,
+                (made.made or request.path_qs)[:TARGET_CHARACTERS],
                 outcome if response.status < 400 or outcome != DONE else "invalid_field",
                 address=request.remote or "local",
                 token=made.session.token,

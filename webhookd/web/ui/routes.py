@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from webhookd.web.ui import event_types, log, sign_in, webhooks
+from webhookd.web.ui import audit, event_types, log, sign_in, webhooks
 from webhookd.web.ui.help import show_contents, show_image, show_topic
 from webhookd.web.ui.pages import Answering, Handler, page, static
 
@@ -38,6 +38,7 @@ _SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/webhooks/{endpoint}/delete", webhooks.delete),
     ("GET", "/workspaces/{workspace}/endpoints/{endpoint}", webhooks.from_mail),
     ("GET", "/event-types", event_types.show_event_types),
+    ("GET", "/audit", audit.show_audit),
     ("GET", "/log", log.show_log),
     ("GET", "/log/replay", log.show_replay),
     ("POST", "/log/replay", log.replay),

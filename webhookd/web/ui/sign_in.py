@@ -7,6 +7,7 @@ import math
 from aiohttp import web
 from msgspec import Struct
 
+from webhookd.admin.audit import DONE
 from webhookd.errors import ApiError
 from webhookd.web.server.requests import Routes, caller, services_of
 from webhookd.web.server.responses import json_response
@@ -53,6 +54,9 @@ async def sign_in(page: Page) -> web.StreamResponse:
         sessions.count_wrong(address)
         await page.services.audit.refused(address, page.request.path)
         return _refuse(page, 403, page.text("sign_in.wrong"), then)
+    await page.services.audit.note(
+        "sign_in", page.request.path, DONE, address=address, token=session.token, session_id=session.id
+    )
     if page.session is not None:
         await sessions.sign_out(page.session)
     response = web.Response(status=303, headers={"Location": then if is_own_path(then) else "/webhooks"})

@@ -111,6 +111,7 @@ async def create(page: Page) -> web.StreamResponse:
         endpoint = await page.services.endpoints.create(page.workspace.seq, **form.fields(page))
     except ApiError as error:
         return _again(page, form, error, None)
+    page.made = f"/webhooks/{endpoint.id}"
     return _show_key(page, endpoint, fresh=True)
 
 
