@@ -43,7 +43,7 @@ ERRORS: dict[str, ErrorKind] = {
     "event_id_conflict": ErrorKind(409, "This `event_id` was accepted before, with another body."),
     "endpoint_not_active": ErrorKind(409, "The endpoint is not active: enable it first."),
     "endpoint_gone": ErrorKind(409, "The endpoint was deleted since."),
-    "replay_running": ErrorKind(409, "Another replay for the same endpoint is running."),
+    "replay_running": ErrorKind(409, "Another replay or backfill to the same endpoint is running."),
     "delivery_not_finished": ErrorKind(409, "The delivery still waits; only a finished one can be replayed."),
     "delivered_since": ErrorKind(409, "The endpoint got this event since; replay its newest delivery instead."),
     "workspace_exists": ErrorKind(409, "A workspace with this id exists."),

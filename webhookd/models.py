@@ -140,6 +140,7 @@ class QueuedDelivery(Struct, frozen=True, gc=False):
     tries: int = 0
     next_attempt_at_ms: int | None = None
     after_local_failure: bool = False
+    backfill: bool = False
 
 
 class Accepted(Struct, frozen=True, gc=False):
@@ -195,6 +196,7 @@ class DeliveryView:
     state: DeliveryState
     replay_of: int | None
     is_test: bool
+    is_backfill: bool
     accepted_at_ms: int
     next_attempt_at_ms: int | None
     finished_at_ms: int | None

@@ -91,3 +91,22 @@ async def test_reloading_after_a_form_does_nothing_twice(opened: Open, site: Sit
     await expect(page.get_by_text("Your new signing key")).to_be_visible()
     await page.goto(f"{site.url}/webhooks/{endpoint.id}/key")
     await expect(key).to_have_count(0)
+
+
+async def test_backfill_says_how_many_before_it_sends(opened: Open, site: Site) -> None:
+    """Beside *Replay dropped*: since when, a count, what is left out and why; then they are sent."""
+    page = await opened()
+    await site.send("a", "b")
+    endpoint = await site.endpoint()
+    await site.send("c")
+    await page.goto(f"{site.url}/webhooks/{endpoint.id}")
+    await page.get_by_role("link", name="Backfill…").click()
+    await page.get_by_label("From").fill("2026-01-01T00:00:00")
+    await page.get_by_role("button", name="Count").click()
+    await expect(page.get_by_text("2 events will be sent.")).to_be_visible()
+    await expect(page.get_by_text("The webhook had it already: 1")).to_be_visible()
+    await page.get_by_role("button", name="Send 2").click()
+    await expect(page.get_by_text("2 past events were queued.")).to_be_visible()
+    await expect(page.get_by_text("Backfill", exact=True).first).to_be_visible()
+    await site.receiver.until(3)
+    assert (["a", "b"], ["c", "a", "b"]) == (site.receiver.with_header("x-webhook-backfill"), site.receiver.ids("hook"))

@@ -189,6 +189,29 @@ async def test_drop_log_and_replay(ask: Any, endpoint: str, receiver: Receiver) 
     assert (4, 1) == (len(receiver.received), len({each.body for each in receiver.received}))
 
 
+async def test_backfill(ask: Any, endpoint: str, receiver: Receiver) -> None:
+    """Past events go to an endpoint added later, once; the log shows it; a missing --since is wrong usage."""
+    await ask("send", stdin=b"".join(sample.read_bytes() for sample in SAMPLES))
+    await settled(ask, len(SAMPLES), "--state", "delivered")
+    later = receiver.url + "/later"
+    await ask("endpoint", "add", later, "-e", "*")
+    receiver.received.clear()
+    dry = await ask("endpoint", "backfill", later, "--since", "1h", "--dry-run")
+    done = await ask("endpoint", "backfill", later, "--since", "1h")
+    [newest, *_] = await settled(ask, len(SAMPLES), "--endpoint", later, "--state", "delivered")
+    again = await ask("endpoint", "backfill", later, "--since", "1h", "--json")
+    number = len(SAMPLES)
+    assert (0, f"{number} events would go out.\n", f"{number} events go out.\n") == (dry.code, dry.out, done.out)
+    assert {"backfilled": 0, "left_out": {"already_had": number}} == json.loads(again.out)
+    assert [sample.read_bytes().strip() for sample in SAMPLES] == [one.body for one in receiver.received]
+    assert {"true"} == {one.headers["x-webhook-backfill"] for one in receiver.received}
+    assert "backfill" in (await ask("log", "show", newest["id"])).out
+    assert "(backfill)" in (await ask("log", "--endpoint", later)).out
+    none = await ask("endpoint", "backfill", later, "--since", "1h", "--type", "message.received")
+    assert "0 events go out. Left out: 1 that it had already.\n" == none.out
+    assert 2 == (await ask("endpoint", "backfill", later)).code
+
+
 async def test_deleting_is_asked_about(ask: Any, endpoint: str) -> None:
     """With how much waits; without an answer it wants --yes (2), "n" is 1, and only yes deletes."""
     await ask("endpoint", "disable", endpoint)

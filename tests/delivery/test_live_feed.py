@@ -34,6 +34,7 @@ def a_view(event_id: str = "a", last_attempt: dict[str, Any] | None = None, *, w
         state=DeliveryState.PENDING,
         replay_of=None,
         is_test=False,
+        is_backfill=False,
         accepted_at_ms=0,
         next_attempt_at_ms=None,
         finished_at_ms=None,

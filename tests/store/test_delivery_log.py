@@ -95,6 +95,7 @@ async def test_a_delivery_is_shown_with_what_is_known_of_it(log: Log) -> None:
             state=S.PENDING,
             replay_of=None,
             is_test=False,
+            is_backfill=False,
             accepted_at_ms=delivery.accepted_at_ms,
             next_attempt_at_ms=None,
             finished_at_ms=None,

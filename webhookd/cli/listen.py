@@ -127,7 +127,7 @@ class Receiver:
 
 def line_of(received: Received, status: int) -> str:
     """One readable line about a request."""
-    marks = [name for name in ("test", "replay") if received.headers.get(f"X-Webhook-{name}") == "true"]
+    marks = [name for name in ("test", "replay", "backfill") if received.headers.get(f"X-Webhook-{name}") == "true"]
     verdict = (
         received.verdict
         if received.verified is None

@@ -168,13 +168,16 @@ class _Urls:
         return self._known[endpoint_id]
 
 
+_MARKS = (("replay", "replay_of"), ("test", "test"), ("backfill", "backfill"))
+
+
 def _attempt_words(one: dict[str, Any]) -> str:
     """The attempts so far, the last outcome, and the next attempt: `2: 503, next in 40s`."""
     last = one.get("last_attempt")
     words = f"{one['attempt_count']}: {outcome_words(last)}" if last else str(one["attempt_count"])
     if one.get("next_attempt_at") and one["state"] == "pending" and last:
         words += f", next {ago(one['next_attempt_at'])}"
-    return words + (" (replay)" if one.get("replay_of") else " (test)" if one.get("test") else "")
+    return words + next((f" ({mark})" for mark, name in _MARKS if one.get(name)), "")
 
 
 def _follow(call: Call, query: dict[str, Any], limit: int) -> None:
@@ -333,6 +336,7 @@ def _print_delivery(one: dict[str, Any], urls: _Urls, payload: str) -> None:
             ("workspace", one["workspace"]),
             ("endpoint", f"{url} {one['endpoint_id']}"),
             ("replay of", one["replay_of"]),
+            ("backfill", "yes" if one.get("backfill") else None),
             ("accepted", local_time(one["accepted_at"], millis=True)),
             ("next attempt", upcoming and f"{local_time(upcoming)} ({ago(upcoming)})"),
             ("finished", local_time(one["finished_at"], millis=True)),

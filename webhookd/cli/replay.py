@@ -1,11 +1,13 @@
-"""`webhookd replay`: sending past deliveries again."""
+"""`webhookd replay` and `webhookd endpoint backfill`: sending past events."""
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import click
 
+from webhookd.cli.endpoint import endpoint as endpoint_group
 from webhookd.cli.endpoint import find
 from webhookd.cli.log import DELIVERY_PREFIX, FINISHED
 from webhookd.cli.options import (
@@ -20,8 +22,11 @@ from webhookd.cli.options import (
 from webhookd.cli.output import count, moment, print_done, without_none
 from webhookd.text import escape
 
-# Why a replay leaves deliveries out.
+# A million go in short steps.
+_TIMEOUT_SECONDS = 600.0
+# Why deliveries, or events, are left out.
 _LEFT_OUT = {
+    "already_had": "that it had already",
     "delivered_since": "delivered since",
     "waiting": "waiting already",
     "repeated": "of the same event and endpoint",
@@ -79,13 +84,52 @@ def replay(
     body = without_none(
         event_id=which, endpoint=find(call, endpoint) if endpoint else None, event_type=event_type, state=of_state
     )
-    answer = client.post(call.path("replay"), body | without_none(since=since, until=until) | {"dry_run": dry_run})
+    body |= without_none(since=since, until=until)
+    answer = client.post(call.path("replay"), body | {"dry_run": dry_run}, timeout_seconds=_TIMEOUT_SECONDS)
     deliveries = count(answer["replayed"], "delivery").replace("deliverys", "deliveries")
     verb = "would go" if dry_run else "goes" if answer["replayed"] == 1 else "go"
-    left_out = ", ".join(f"{number:,} {_LEFT_OUT.get(why, why)}" for why, number in answer["left_out"].items())
-    print_done(call, answer, f"{deliveries} {verb} out again." + (f" Left out: {left_out}." if left_out else ""))
+    print_done(call, answer, f"{deliveries} {verb} out again.{_left_out(answer)}")
     if event and not answer["replayed"] and not call.as_json:
         states = Counter(str(one["state"]) for one in event["deliveries"])
         words = ", ".join(f"{number} {name}" for name, number in states.items()) or "none"
         click.echo(f"Its deliveries: {escape(words)}. --state says which go out again  [else dropped]", err=True)
     return None
+
+
+@endpoint_group.command(
+    epilog=examples(
+        "webhookd endpoint backfill ep_… --since 7d --dry-run",
+        "webhookd endpoint backfill ep_… --since 7d",
+        "webhookd endpoint backfill ep_… --since 3d --type message.received",
+    )
+)
+@click.argument("which", metavar="ENDPOINT", shell_complete=complete_endpoint)
+@click.option("--since", metavar="TIME", callback=moment, required=True, help="Accepted since then: 2h, 3d, or a time.")
+@click.option("--until", metavar="TIME", callback=moment, help="Accepted until then.")
+@click.option(
+    "--type",
+    "event_type",
+    metavar="TYPE",
+    shell_complete=complete_event_type,
+    help="Only events of this type  [else of all that it subscribes to]",
+)
+@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
+@for_workspace
+def backfill(call: Call, *, which: str, since: str, until: str | None, event_type: str | None, dry_run: bool) -> None:
+    """Send an endpoint past events that it never had.
+
+    Because it wasn't there, or wasn't subscribed then.  They go out in order of acceptance, before what is accepted
+    from now on, and with X-Webhook-Backfill: true.
+    """
+    client = call.client()
+    body = {"since": since, "dry_run": dry_run} | without_none(until=until, event_type=event_type)
+    path = call.path("endpoints", find(call, which), "backfill")
+    answer = client.post(path, body, timeout_seconds=_TIMEOUT_SECONDS)
+    events = count(answer["backfilled"], "event")
+    verb = "would go" if dry_run else "goes" if answer["backfilled"] == 1 else "go"
+    print_done(call, answer, f"{events} {verb} out.{_left_out(answer)}")
+
+
+def _left_out(answer: dict[str, Any]) -> str:
+    words = ", ".join(f"{number:,} {_LEFT_OUT.get(why, why)}" for why, number in answer["left_out"].items())
+    return f" Left out: {words}." if words else ""

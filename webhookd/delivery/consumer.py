@@ -94,7 +94,7 @@ class Consumer:
             delivery.body,
             number=delivery.attempt_count + 1,
             now_ms=now_ms,
-            marks=request_builder.REPLAY if delivery.replay_of is not None else (),
+            marks=_marks(delivery),
         )
         self.in_flight = True
         self._expect(self._deps.settings().delivery.timeout_seconds)
@@ -149,3 +149,9 @@ class Consumer:
         return await self._deps.store.read_for_delivery(
             lambda db: deliveries.page(db, endpoint_seq, after_seq, limit, inline_bytes)
         )
+
+
+def _marks(delivery: QueuedDelivery) -> tuple[tuple[str, str], ...]:
+    if delivery.replay_of is not None:
+        return request_builder.REPLAY
+    return request_builder.BACKFILL if delivery.backfill else ()

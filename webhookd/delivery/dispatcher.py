@@ -6,7 +6,7 @@ Everything is counted and decided on the event loop, in commit order.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -63,7 +63,7 @@ class Dispatcher:
         self._shared = QueuedBytes()
         self._consumers: dict[int, Consumer] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._blocked: set[int] = set()  # endpoints that get no consumer, see `block`
+        self._blocked: Counter[int] = Counter()  # endpoints that get no consumer, see `block`
         self._unattended: dict[int, float] = {}  # since when there is work and no consumer, as `stuck` saw it
         self._running = False
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -148,13 +148,16 @@ class Dispatcher:
             consumer.stop()
 
     def block(self, endpoint_seq: int) -> None:
-        """`stop_consumer`, and start none until `unblock`: while the change that stops the endpoint is committed."""
-        self._blocked.add(endpoint_seq)
+        """`stop_consumer`, and start none until `unblock`, as often as this was called.
+
+        For while a change that stops the endpoint is committed, or what goes before its newer events is queued.
+        """
+        self._blocked[endpoint_seq] += 1
         self.stop_consumer(endpoint_seq)
 
     def unblock(self, endpoint_seq: int) -> None:
-        """The change that `block` was for is committed, or failed: the registry decides again."""
-        self._blocked.discard(endpoint_seq)
+        """What `block` was for is committed, or failed: the registry decides again."""
+        self._blocked -= Counter([endpoint_seq])
         self.wake(endpoint_seq)
 
     async def wait_idle(self, endpoint_seq: int) -> None:
@@ -246,7 +249,7 @@ class Dispatcher:
         return queue is not None and queue.waiting > 0 and endpoint is not None and self._may_start(endpoint)
 
     def _may_start(self, endpoint: Endpoint) -> bool:
-        return endpoint.seq not in self._tasks and endpoint.seq not in self._blocked and self._registry.runs(endpoint)
+        return endpoint.seq not in self._tasks and not self._blocked[endpoint.seq] and self._registry.runs(endpoint)
 
     def _start(self, endpoint: Endpoint, queue: EndpointQueue) -> None:
         queue.open()

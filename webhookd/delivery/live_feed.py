@@ -166,6 +166,7 @@ def delivery_view(
         state=state,
         replay_of=delivery.replay_of,
         is_test=is_test,
+        is_backfill=delivery.backfill,
         accepted_at_ms=delivery.accepted_at_ms,
         next_attempt_at_ms=next_attempt_at_ms,
         finished_at_ms=finished_at_ms,

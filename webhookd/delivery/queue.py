@@ -94,7 +94,7 @@ class EndpointQueue:
     def offer(self, delivery: QueuedDelivery) -> None:
         """Count a delivery that was just committed, and take it if it is its turn and there is room."""
         self._count(1, delivery.size)
-        self._newest_seq = delivery.seq
+        self._newest_seq = max(self._newest_seq, delivery.seq)  # those of a backfill come later
         if self._behind or delivery.seq <= self._taken_seq:  # a page may have brought it before we heard of its commit
             return
         if self._items is None or self._items.full():

@@ -1,25 +1,31 @@
-"""Replay: a finished delivery, or all that match a filter, as new deliveries at the end of the queue."""
+"""Past events as new deliveries at the end of the queue.
+
+Replay: a finished delivery, or all that match a filter.  Backfill: events that an endpoint never had.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 
 from webhookd import log
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.errors import ApiError
-from webhookd.models import DeliveryView, QueuedDelivery
+from webhookd.models import EVERY_TYPE, DeliveryView, Endpoint, QueuedDelivery
 from webhookd.rules.ids import delivery_id
 from webhookd.store import deliveries, delivery_log
+from webhookd.store.deliveries import Backfill
 from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Db
 from webhookd.store.writer import storage_full
 
 # In one transaction: a replay of a million goes in short steps, between which live events have their turns.
 STEP = 100
-# A replay fills no more than this share of what may wait in a workspace: the rest is for live events.
+# A replay or a backfill fills no more than this share of what may wait in a workspace: the rest is for live events.
 ROOM_SHARE = 0.5
 
 _REFUSALS = {
@@ -46,18 +52,20 @@ class Replayed:
 
 @dataclass(slots=True)
 class _Room:
-    """What a replay may still add: deliveries, and their bytes."""
+    """What may still be added: deliveries, and their bytes."""
 
     count: int
     size: int
 
     def choose(self, rows: Iterable[tuple[int, int, str | None]], reasons: Counter[str]) -> list[int]:
-        """Those of `delivery_log.left_out` to replay; the others are counted in `reasons`."""
+        """Those to queue of rows `(number, size, why not)`; the others are counted in `reasons`."""
         chosen = []
         for seq, size, reason in rows:
-            no_room = "no_room" if self.count < 1 or self.size < size else None
-            if left := reason or no_room:
-                reasons[left] += 1
+            if reason is None and (self.count < 1 or self.size < size):
+                reason = "no_room"
+                self.count = 0  # nor for what follows: it would overtake
+            if reason is not None:
+                reasons[reason] += 1
                 continue
             self.count -= 1
             self.size -= size
@@ -65,13 +73,27 @@ class _Room:
         return chosen
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is queued, in steps of its numbers: how the next ones are found (after one), judged and queued (at a time).
+
+    `room`: how many numbers for new deliveries were set aside; None: they get the next ones.
+    """
+
+    workspace_seq: int
+    find: Callable[[Db, int], list[int]]
+    left_out: Callable[[Db, Sequence[int]], list[tuple[int, int, str | None]]]
+    queue: Callable[[Db, Sequence[int], int], list[QueuedDelivery]]
+    room: int | None = None
+
+
 class Replayer:
-    """Replays deliveries; only finished ones, only to active endpoints."""
+    """Replays deliveries, only finished ones, and backfills; only to active endpoints."""
 
     def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
         self._dispatcher = dispatcher
-        self._running: set[tuple[int, int | None]] = set()  # workspaces and endpoints that `many` is at work on
+        self._running: set[tuple[int, int | None]] = set()  # workspaces and endpoints with a replay or backfill
 
     async def why_not(self, delivery: DeliveryView) -> str | None:
         """Why a delivery can't be replayed now, None if it can: a reason of `delivery_log.left_out`."""
@@ -90,7 +112,7 @@ class Replayer:
         wanted = self._own(delivery)
         if wanted is None:
             raise ApiError(*_REFUSALS["gone"])
-        queued, reasons = await self._replay(wanted, [delivery.seq], once=False)
+        _, queued, reasons = await self._step(self._of_log(wanted, once=False), [delivery.seq], 0)
         if not queued:
             (reason,) = reasons
             raise ApiError(*_REFUSALS[reason])
@@ -110,61 +132,102 @@ class Replayer:
         its own replays among them, is not replayed.  Raises ApiError: `endpoint_not_active`, `storage_full`,
         `replay_running` (one at a time for an endpoint).
         """
-        workspace = self._registry.workspace(wanted.workspace_seq)
-        if wanted.endpoint_seq is not None:
-            endpoint = self._registry.get(wanted.endpoint_seq)
-            if endpoint is None or not self._registry.runs(endpoint):
-                raise ApiError("endpoint_not_active", "The endpoint is not active. Enable it first.")
-        if self._registry.paused(workspace.seq):
-            raise ApiError("endpoint_not_active", "The workspace's plan has no webhooks, so none of them is active.")
-        if dry_run:
-            return await self._many(wanted, dry_run=True)
-        running = workspace.seq, wanted.endpoint_seq
-        self._check_none_runs(*running)
-        self._running.add(running)
-        try:
-            replayed = await self._many(wanted, dry_run=False)
-        finally:
-            self._running.discard(running)
-        log.emit("delivery.replayed", workspace=workspace.id, count=replayed.count)
+        with self._running_alone(wanted.workspace_seq, wanted.endpoint_seq, dry_run=dry_run):
+            wanted = replace(wanted, upto_seq=await self._store.read(deliveries.newest_seq))
+            replayed = await self._all(self._of_log(wanted, once=True), dry_run=dry_run)
+        if not dry_run:
+            log.emit(
+                "delivery.replayed", workspace=self._registry.workspace(wanted.workspace_seq).id, count=replayed.count
+            )
         return replayed
 
-    def _check_none_runs(self, workspace_seq: int, endpoint_seq: int | None) -> None:
-        """Refuse a replay that sends to an endpoint to which another is sending."""
+    async def backfill(
+        self, endpoint: Endpoint, *, event_type: str | None, since_ms: int, until_ms: int | None, dry_run: bool
+    ) -> Replayed:
+        """Queue past events of the endpoint's types, or of one of them, that it never had, in order of acceptance.
+
+        They go after what waits for it already and before what is accepted from now on: until all are queued, no
+        attempt to this endpoint starts.  Raises ApiError as `many` does, and `invalid_field` (a type it doesn't want).
+        """
+        types = endpoint.event_types
+        if event_type is not None and event_type not in types and EVERY_TYPE not in types:
+            raise ApiError(
+                "invalid_field",
+                f"The endpoint doesn't subscribe to {event_type}, so it gets none of these. Subscribe it first.",
+                details={"field": "event_type"},
+            )
+        wanted = Backfill(
+            workspace_seq=endpoint.workspace_seq,
+            endpoint_seq=endpoint.seq,
+            event_types=types if event_type is None else (event_type,),
+            since_ms=since_ms,
+            until_ms=until_ms,
+            paused=self._registry.paused(endpoint.workspace_seq),
+        )
+        with self._running_alone(endpoint.workspace_seq, endpoint.seq, dry_run=dry_run):
+            if dry_run:
+                return await self._all(_of_events(wanted), dry_run=True)
+            self._dispatcher.block(endpoint.seq)
+            try:
+                now_ms, room = self._clock.wall_ms(), max(0, self._room(wanted.workspace_seq).count)
+                reserved = await self._store.write(lambda db: deliveries.reserve(db, wanted, room, now_ms))
+                done = await self._all(_of_events(reserved, reserved.room), dry_run=False)
+            finally:
+                self._dispatcher.unblock(endpoint.seq)
+        log.emit("delivery.backfilled", workspace=endpoint.workspace, endpoint_id=endpoint.id, count=done.count)
+        return done
+
+    @contextmanager
+    def _running_alone(self, workspace_seq: int, endpoint_seq: int | None, *, dry_run: bool) -> Iterator[None]:
+        """Refuse what goes to an endpoint that isn't active, or to which a replay or a backfill is sending already."""
+        if endpoint_seq is not None:
+            endpoint = self._registry.get(endpoint_seq)
+            if endpoint is None or not self._registry.runs(endpoint):
+                raise ApiError("endpoint_not_active", "The endpoint is not active. Enable it first.")
+        if self._registry.paused(workspace_seq):
+            raise ApiError("endpoint_not_active", "The workspace's plan has no webhooks, so none of them is active.")
+        if dry_run:
+            yield
+            return
         for running_workspace, running_endpoint in self._running:
             everything = endpoint_seq is None or running_endpoint is None
             if running_workspace == workspace_seq and (everything or running_endpoint == endpoint_seq):
                 raise ApiError(
                     "replay_running",
-                    "A replay for the same endpoint is running. Wait until it ends, or narrow one of the two.",
+                    "A replay or backfill to the same endpoint is running. Wait until it ends, or narrow either.",
                     retry_after_seconds=5,
                 )
+        self._running.add((workspace_seq, endpoint_seq))
+        try:
+            yield
+        finally:
+            self._running.discard((workspace_seq, endpoint_seq))
 
-    async def _many(self, wanted: LogFilter, *, dry_run: bool) -> Replayed:
-        wanted = replace(wanted, upto_seq=await self._store.read(deliveries.newest_seq))
+    async def _all(self, source: _Source, *, dry_run: bool) -> Replayed:
+        """Everything from a source, step by step, until there is no more room: the rest is only counted."""
         total = after_seq = 0
         reasons: Counter[str] = Counter()
-        room = self._room(wanted.workspace_seq)
+        room = self._room(source.workspace_seq, source.room)
         while True:
-            seqs = await self._store.search(
-                wanted.workspace_seq,
-                lambda db, after=after_seq: delivery_log.finished_matching(db, wanted, after_seq=after, limit=STEP),  # type: ignore[misc]
-            )
+            seqs = await self._store.search(source.workspace_seq, lambda db, after=after_seq: source.find(db, after))  # type: ignore[misc]
             if not seqs:
-                break
+                return Replayed(total, dict(sorted(reasons.items())))
             after_seq = seqs[-1]
-            if dry_run:
-                rows = await self._store.search(
-                    wanted.workspace_seq,
-                    lambda db, of=seqs: delivery_log.left_out(db, wanted, of, once=True),  # type: ignore[misc]
-                )
-                chosen = room.choose(rows, reasons)
-                total += len(chosen)
+            if dry_run or reasons["no_room"]:
+                rows = await self._store.search(source.workspace_seq, lambda db, of=seqs: source.left_out(db, of))  # type: ignore[misc]
+                total += len(room.choose(rows, reasons))
             else:
-                queued, left = await self._replay(wanted, seqs, once=True)
+                room, queued, left = await self._step(source, seqs, total)
                 total += len(queued)
                 reasons += left
-        return Replayed(total, dict(sorted(reasons.items())))
+
+    def _of_log(self, wanted: LogFilter, *, once: bool) -> _Source:
+        return _Source(
+            wanted.workspace_seq,
+            lambda db, after_seq: delivery_log.finished_matching(db, wanted, after_seq=after_seq, limit=STEP),
+            lambda db, seqs: delivery_log.left_out(db, wanted, seqs, once=once),
+            deliveries.replay,
+        )
 
     def _own(self, delivery: DeliveryView) -> LogFilter | None:
         """The log of the delivery's workspace, None once its endpoint was deleted."""
@@ -173,32 +236,44 @@ class Replayer:
             return None
         return LogFilter(endpoint.workspace_seq, self._registry.paused(endpoint.workspace_seq))
 
-    async def _replay(
-        self, wanted: LogFilter, seqs: Sequence[int], *, once: bool
-    ) -> tuple[list[QueuedDelivery], Counter[str]]:
+    async def _step(
+        self, source: _Source, seqs: Sequence[int], before: int
+    ) -> tuple[_Room, list[QueuedDelivery], Counter[str]]:
         """Queue one step, decided in its transaction; returns what was queued, and why others were left out."""
         now_ms = self._clock.wall_ms()
-        room = self._room(wanted.workspace_seq)
+        room = self._room(source.workspace_seq, None if source.room is None else source.room - before)
 
-        def command(db: Db) -> tuple[list[QueuedDelivery], Counter[str]]:
+        def command(db: Db) -> tuple[_Room, list[QueuedDelivery], Counter[str]]:
             reasons: Counter[str] = Counter()
-            chosen = room.choose(delivery_log.left_out(db, wanted, seqs, once=once), reasons)
-            return deliveries.replay(db, chosen, now_ms), reasons
+            left = copy(room)
+            chosen = left.choose(source.left_out(db, seqs), reasons)
+            return left, source.queue(db, chosen, now_ms), reasons
 
         return await self._store.add(
             now_ms,
             command,
-            workspace_seq=wanted.workspace_seq,
-            on_commit=lambda result: self._dispatcher.offer(result[0]),
+            workspace_seq=source.workspace_seq,
+            on_commit=lambda result: self._dispatcher.offer(result[1]),
             size=2 * len(seqs),
         )
 
-    def _room(self, workspace_seq: int) -> _Room:
-        """How much a replay may add in a workspace.  ApiError `storage_full`."""
+    def _room(self, workspace_seq: int, at_most: int | None = None) -> _Room:
+        """How much may still be added in a workspace.  ApiError `storage_full`."""
         if self._store.disk_space.short():
             raise storage_full()
         limits, backlog = self._settings().limits, self._dispatcher.backlog(workspace_seq)
+        count = round(limits.waiting_per_workspace * ROOM_SHARE) - backlog.waiting
         return _Room(
-            round(limits.waiting_per_workspace * ROOM_SHARE) - backlog.waiting,
+            count if at_most is None else min(count, at_most),
             round(limits.waiting_mb_per_workspace * 1024**2 * ROOM_SHARE) - backlog.waiting_bytes,
         )
+
+
+def _of_events(wanted: Backfill, room: int | None = None) -> _Source:
+    return _Source(
+        wanted.workspace_seq,
+        lambda db, after_seq: deliveries.to_backfill(db, wanted, after_seq=after_seq, limit=STEP),
+        lambda db, seqs: deliveries.backfill_left_out(db, wanted, seqs),
+        lambda db, seqs, _: deliveries.backfill(db, wanted, seqs),
+        room,
+    )

@@ -123,6 +123,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "Past deliveries were queued again.",
         ("workspace", "endpoint_id", "event_id", "delivery_id", "replay_of", "count"),
     ),
+    "delivery.backfilled": LogEvent(
+        "info", "Past events that an endpoint never had were queued for it.", ("workspace", "endpoint_id", "count")
+    ),
     "budget.warned": LogEvent(
         "warning",
         "A share of the failure budget is spent.",

@@ -12,6 +12,7 @@ from webhookd.rules.urls import UrlParts
 
 _FIXED = (("Content-Type", "application/json"), ("User-Agent", f"webhookd/{__version__}"))
 REPLAY = (("X-Webhook-Replay", "true"),)
+BACKFILL = (("X-Webhook-Backfill", "true"),)
 TEST = (("X-Webhook-Test", "true"),)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -38,7 +39,7 @@ class RequestBuilder:
     def build(
         self, webhook_id: str, body: bytes, *, number: int, now_ms: int, marks: tuple[tuple[str, str], ...] = ()
     ) -> Request:
-        """The request of attempt `number` made at `now_ms`; `marks` are `REPLAY` or `TEST` where it is one."""
+        """The request of attempt `number` made at `now_ms`; `marks` say what it is: `REPLAY`, `BACKFILL`, `TEST`."""
         endpoint = self._endpoint
         signature = self._signer.headers(webhook_id, now_ms // 1000, body)
         attempt = ("X-Webhook-Attempt", str(number))

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import Any
 
+import orjson
 from msgspec import Struct
 
-from webhookd.models import QueuedDelivery
+from webhookd.models import EVERY_TYPE, QueuedDelivery
+from webhookd.store import time_index
 from webhookd.store.batch import BatchKind, packed
 
 # The table's numbers for the states that are written; `held` is derived (`delivery_log`).
 PENDING, DELIVERED, DROPPED, EXPIRED, SKIPPED, CANCELLED = range(6)
 # The table's numbers for where a delivery comes from.
-ORDINARY, REPLAY, TEST = range(3)
+ORDINARY, REPLAY, TEST, BACKFILL = range(4)
 
 _QUEUED = (
     "SELECT d.seq, d.endpoint_seq, v.id, v.type, {body}, d.size, d.accepted_at, d.replay_of, d.attempt_count, d.tries, "
     # Only a queue's head waits for a time; the reason is in the record of its last attempt.
     "d.next_attempt_at, CASE WHEN d.next_attempt_at IS NOT NULL THEN (SELECT CASE WHEN "
     "json_valid(CAST(a.record AS TEXT)) THEN CAST(a.record AS TEXT)->>'reason' = 'local' END "
-    "FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1) END "
-    "FROM deliveries d {hint} JOIN events v ON v.seq = d.event_seq"
+    "FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1) END, "
+    f"d.kind = {BACKFILL} FROM deliveries d {{hint}} JOIN events v ON v.seq = d.event_seq"
+)
+_BACKFILL_LEFT_OUT = (
+    "SELECT v.seq, length(v.body), CASE WHEN e.deleted_at IS NOT NULL THEN 'gone' WHEN EXISTS (SELECT 1 "
+    "FROM deliveries d WHERE d.event_seq = v.seq AND d.endpoint_seq = e.seq) THEN 'already_had' "
+    # What was skipped meanwhile, together with what is yet to come, was so by a person who disabled it first.
+    "WHEN e.state <> 'active' OR :paused OR e.skipped_upto > :after_seq THEN 'not_active' "
+    "WHEN v.body IS NULL THEN 'pruned' END FROM events v CROSS JOIN endpoints e ON e.seq = :endpoint_seq "
+    "WHERE v.seq IN (SELECT value FROM json_each(:seqs)) ORDER BY v.seq"
 )
 _PAGE = (
     _QUEUED.format(body="CASE WHEN d.size <= ? THEN v.body END", hint="INDEXED BY deliveries_waiting")
@@ -69,7 +79,7 @@ def page(
 
 
 def _queued(row: tuple[Any, ...]) -> QueuedDelivery:
-    values = (*row[:-1], bool(row[-1]))
+    values = (*row[:-2], bool(row[-2]), bool(row[-1]))
     return QueuedDelivery(*values)
 
 
@@ -222,6 +232,75 @@ def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[Que
         if rows:
             queued.append(_queued(db.execute(again, rows[0]).fetchall()[0]))
     return queued
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """Past events of `event_types` for one endpoint, up to the event `upto_seq`; `until_ms` excluded.
+
+    Their deliveries get the `room` numbers after `after_seq`, which were set aside (`reserve`).
+    """
+
+    workspace_seq: int
+    endpoint_seq: int
+    event_types: tuple[str, ...]
+    since_ms: int
+    until_ms: int | None
+    paused: bool
+    upto_seq: int = 2**63 - 1
+    after_seq: int = 2**63 - 1
+    room: int = 0
+    at_ms: int = 0  # when they were, which dates them
+
+
+def reserve(db: sqlite3.Connection, wanted: Backfill, room: int, now_ms: int) -> Backfill:
+    """Set the next `room` numbers aside: what is accepted from now on comes after these."""
+    sequence = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = ?), 0)"
+    upto_seq, after_seq = (db.execute(sequence, (table,)).fetchall()[0][0] for table in ("events", "deliveries"))
+    db.execute("DELETE FROM sqlite_sequence WHERE name = 'deliveries'")
+    db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('deliveries', ?)", (after_seq + room,))
+    return replace(wanted, upto_seq=upto_seq, after_seq=after_seq, room=room, at_ms=now_ms)
+
+
+def to_backfill(db: sqlite3.Connection, wanted: Backfill, *, after_seq: int, limit: int) -> list[int]:
+    """The next events of a backfill, oldest first: their numbers.  Tests are left out."""
+    sql = (
+        "SELECT v.seq FROM events v INDEXED BY events_log WHERE v.workspace_seq = :workspace_seq "
+        "AND v.body IS NOT NULL "
+        "AND v.seq > :after_seq AND v.seq < :before_seq AND v.seq <= :upto_seq AND v.accepted_at >= :since_ms "
+        "AND (:until_ms IS NULL OR v.accepted_at < :until_ms) "
+        f"AND EXISTS (SELECT 1 FROM json_each(:types) WHERE value IN (v.type, '{EVERY_TYPE}')) "
+        f"AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_seq = v.seq AND d.kind = {TEST}) "
+        "ORDER BY v.seq LIMIT :limit"
+    )
+    values = asdict(wanted) | {"types": orjson.dumps(wanted.event_types).decode()}
+    del values["event_types"]
+    found: list[int] = []
+    for after, before in reversed(time_index.between(db, "events", wanted.since_ms, wanted.until_ms)):
+        here = {"after_seq": max(after, after_seq), "before_seq": before, "limit": limit - len(found)}
+        found += [row[0] for row in db.execute(sql, values | here).fetchall()]
+    return found
+
+
+def backfill_left_out(
+    db: sqlite3.Connection, wanted: Backfill, event_seqs: Sequence[int]
+) -> list[tuple[int, int, str | None]]:
+    """Each event's number, its size, and why the backfill leaves it out (None: it doesn't)."""
+    values = {name: getattr(wanted, name) for name in ("endpoint_seq", "paused", "after_seq")}
+    return db.execute(_BACKFILL_LEFT_OUT, values | {"seqs": orjson.dumps(list(event_seqs)).decode()}).fetchall()
+
+
+def backfill(db: sqlite3.Connection, wanted: Backfill, event_seqs: Sequence[int]) -> list[QueuedDelivery]:
+    """Queue past events for an endpoint, in the order given; returned without their bodies."""
+    last = "SELECT coalesce(max(seq), ?1) FROM deliveries WHERE seq > ?1 AND seq <= ?2"
+    first = db.execute(last, (wanted.after_seq, wanted.after_seq + wanted.room)).fetchall()[0][0] + 1
+    db.executemany(
+        "INSERT INTO deliveries (seq, event_seq, endpoint_seq, event_type, kind, size, accepted_at) "
+        f"SELECT ?, v.seq, ?, v.type, {BACKFILL}, length(v.body), ? FROM events v WHERE v.seq = ?",
+        [(seq, wanted.endpoint_seq, wanted.at_ms, event_seq) for seq, event_seq in enumerate(event_seqs, first)],
+    )
+    rows = _QUEUED.format(body="NULL", hint="") + " WHERE d.seq >= ? AND d.seq < ? ORDER BY d.seq"
+    return [_queued(row) for row in db.execute(rows, (first, first + len(event_seqs))).fetchall()]
 
 
 def insert_test(

@@ -21,7 +21,7 @@ import orjson
 
 from webhookd.models import DeliveryState, DeliveryView
 from webhookd.store import malformed, time_index
-from webhookd.store.deliveries import CANCELLED, DELIVERED, DROPPED, EXPIRED, PENDING, SKIPPED, TEST
+from webhookd.store.deliveries import BACKFILL, CANCELLED, DELIVERED, DROPPED, EXPIRED, PENDING, SKIPPED, TEST
 
 # How many of the newest rows are looked through before the ranges are: a millisecond's worth.
 NEWEST_ROWS = 2000
@@ -389,6 +389,6 @@ def _newest_changes(
 def _view(row: tuple[Any, ...]) -> DeliveryView:
     values = list(row)
     values[7] = DeliveryState(values[7])
-    values[9] = values[9] == TEST
     values[14] = malformed.attempt(values[14]) if values[14] is not None else None
+    values[9:10] = values[9] == TEST, values[9] == BACKFILL
     return DeliveryView(*values)

@@ -53,6 +53,7 @@ async def test_a_delivery_is_listed_as_the_contract_has_it(api: Api) -> None:
         "state": "delivered",
         "replay_of": None,
         "test": False,
+        "backfill": False,
         "accepted_at": START,
         "next_attempt_at": None,
         "finished_at": START,
@@ -560,3 +561,30 @@ async def test_the_word_null_is_no_left_out_parameter(api: Api, name: str) -> No
     """`?state=null` is a mistake, and not everything."""
     answer = await api.get(f"/v1/deliveries?{name}=null")
     assert answer.code in ("invalid_field", "invalid_request")
+
+
+async def test_backfill(api: Api) -> None:
+    """Past events to an endpoint added later, marked in the log; what is wrong or can't be is refused."""
+    await api.engine.send("a", "b")
+    endpoint = await api.engine.endpoint(URL)
+    path, since = f"/v1/workspaces/default/endpoints/{endpoint.id}/backfill", {"since": START}
+    for body, status, code in (
+        ({}, 422, "invalid_field"),
+        (since | {"event_type": "message.recieved"}, 422, "unknown_event_type"),
+        (since | {"state": "dropped"}, 422, "unknown_field"),
+        ({"since": "yesterday"}, 422, "invalid_field"),
+    ):
+        refused = await api.post(path, body)
+        assert (status, code) == (refused.status, refused.code), body
+    assert 404 == (await api.post(path.replace(endpoint.id, "ep_x"), since)).status
+    assert 403 == (await api.post(path, since, token="ingest")).status
+    would = await api.post(path, since | {"dry_run": True})
+    assert (200, {"backfilled": 2, "left_out": {}}) == (would.status, would.json)
+    assert {"backfilled": 0, "left_out": {}} == (await api.post(path, since | {"until": START})).json
+    assert {"backfilled": 2, "left_out": {}} == (await api.post(path, since)).json
+    await api.engine.quiet()
+    assert [("b", True), ("a", True)] == [(each["event_id"], each["backfill"]) for each in await deliveries(api)]
+    assert {"backfilled": 0, "left_out": {"already_had": 2}} == (await api.post(path, since)).json
+    await api.engine.app.services.endpoints.disable("default", endpoint.id)
+    refused = await api.post(path, since)
+    assert (409, "endpoint_not_active") == (refused.status, refused.code)

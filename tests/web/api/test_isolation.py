@@ -45,6 +45,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("post", "/endpoints"): {"url": "https://mine.example/", "event_types": ["*"]},
     ("post", "/events"): {"event_type": "message.sent", "text": "x"},
     ("post", "/replay"): {"since": "2020-01-01T00:00:00Z"},
+    ("post", "/endpoints/{endpoint}/backfill"): {"since": "2020-01-01T00:00:00Z"},
     ("patch", "/endpoints/{endpoint}"): {"description": "taken"},
     ("patch", "/v1/workspaces/{workspace}"): {"name": "taken"},
     ("post", "/v1/workspaces"): {"id": "taken"},

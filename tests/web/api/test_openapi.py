@@ -54,7 +54,8 @@ def test_every_workspaced_path_has_its_shorthand() -> None:
 def test_the_paths_of_the_contract_are_there() -> None:
     """Every path that `manual/api.md` names."""
     endpoint = [
-        f"endpoints/{{}}{action}" for action in ("", "/enable", "/disable", "/test", "/rotate-key", "/signing-key")
+        f"endpoints/{{}}{action}"
+        for action in ("", "/enable", "/disable", "/test", "/rotate-key", "/signing-key", "/backfill")
     ]
     deliveries = ["deliveries", "deliveries/{}", "deliveries/stream", "deliveries/{}/replay", "replay"]
     below = ["endpoints", *endpoint, "events", "events/{}", *deliveries, "budget"]

@@ -39,6 +39,7 @@ from webhookd.web.log_search import (
 from webhookd.web.server.requests import (
     WRITE_ERRORS,
     Cursor,
+    Moment,
     NoFields,
     PageSize,
     Paging,
@@ -89,6 +90,17 @@ class ReplayRequest(Struct, frozen=True, kw_only=True):
     dry_run: Annotated[bool, Meta(description="Only say how many it would be")] = False
 
 
+class BackfillRequest(Struct, frozen=True, kw_only=True):
+    """Which past events an endpoint is to get."""
+
+    since: Annotated[Moment, Meta(description="Accepted then or later")]
+    until: Until = None
+    event_type: Annotated[EventTypeName | None, Meta(description="One that the endpoint subscribes to; else all")] = (
+        None
+    )
+    dry_run: Annotated[bool, Meta(description="Only say how many it would be")] = False
+
+
 class DeliveryListSchema(PageSchema[DeliverySchema]):
     """A page of deliveries."""
 
@@ -106,6 +118,19 @@ class ReplayedSchema(Schema):
         Meta(
             description="How many by reason: `delivered_since`, `waiting`, `repeated` (the same event and endpoint "
             "once more), `not_active`, `gone`, `pruned`, `no_room`"
+        ),
+    ]
+
+
+class BackfilledSchema(Schema):
+    """How many events were queued, or would be, and how many were left out."""
+
+    backfilled: int
+    left_out: Annotated[
+        dict[str, int],
+        Meta(
+            description="How many by reason: `already_had` (the endpoint has a delivery of it), `not_active`, `gone`, "
+            "`pruned`, `no_room`"
         ),
     ]
 
@@ -270,6 +295,34 @@ async def replay_deliveries(request: web.Request) -> web.Response:
         raise ApiError("endpoint_gone", f"Endpoint {fields.endpoint} was deleted; there is nowhere to send to.")
     done = await services.replayer.many(wanted, dry_run=fields.dry_run)
     return json_response({"replayed": done.count, "left_out": done.left_out})
+
+
+@ROUTES(
+    "POST",
+    "/endpoints/{endpoint}/backfill",
+    {200: BackfilledSchema},
+    body=BackfillRequest,
+    errors=("unknown_event_type", "endpoint_not_active", "replay_running", *WRITE_ERRORS),
+)
+async def backfill_endpoint(request: web.Request) -> web.Response:
+    """Send an endpoint past events that it never had, in order of acceptance.
+
+    Of the types that it subscribes to now. They go after what waits for it already and before what is accepted from now
+    on; until they are queued, no attempt to it starts. Tests are left out, and so is what would fill more than half of
+    what may wait in the workspace.
+    """
+    fields = await read_fields(request, BackfillRequest)
+    services, workspace = services_of(request), workspace_of(request)
+    endpoint = services.registry.endpoint(workspace.seq, request.match_info["endpoint"])
+    check_event_type(services, workspace.seq, fields.event_type)
+    done = await services.replayer.backfill(
+        endpoint,
+        event_type=fields.event_type,
+        since_ms=fields.since,
+        until_ms=fields.until,
+        dry_run=fields.dry_run,
+    )
+    return json_response({"backfilled": done.count, "left_out": done.left_out})
 
 
 async def _find(request: web.Request, named: str) -> tuple[DeliveryView, list[Json]]:

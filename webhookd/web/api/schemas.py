@@ -79,6 +79,7 @@ class DeliverySchema(Schema):
     state: DeliveryState
     replay_of: str | None
     test: Annotated[bool, Meta(description="Whether it was a *Send test*")]
+    backfill: Annotated[bool, Meta(description="Whether it was queued by a backfill")]
     accepted_at: Time
     next_attempt_at: Time | None
     finished_at: Time | None
@@ -104,6 +105,7 @@ def delivery_json(view: DeliveryView) -> Json:
         "state": view.state,
         "replay_of": None if view.replay_of is None else delivery_id(view.replay_of),
         "test": view.is_test,
+        "backfill": view.is_backfill,
         "accepted_at": rfc3339(view.accepted_at_ms),
         "next_attempt_at": time_json(view.next_attempt_at_ms) if pending else None,
         "finished_at": time_json(view.finished_at_ms),

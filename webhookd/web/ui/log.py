@@ -1,4 +1,4 @@
-"""The pages of the delivery log: the filtered list, one delivery with its attempts, replaying."""
+"""The pages of the delivery log: the filtered list, one delivery with its attempts, replay and backfill."""
 
 from __future__ import annotations
 
@@ -177,6 +177,51 @@ async def _replay_form(page: Page) -> LogForm:
     if form.filter.state in WAITING:
         raise Translated("delivery_not_finished", page.text("replay.of_waiting"))
     return form
+
+
+# Backfill
+
+
+async def show_backfill(page: Page) -> web.StreamResponse:
+    """Ask since when, then for confirmation, with the number of events that the webhook would get."""
+    endpoint = page.services.registry.endpoint(page.workspace.seq, page.request.match_info["endpoint"])
+    form: LogForm | None = None
+    would: Replayed | None = None
+    fault: ApiError | None = None
+    try:
+        form = await _form(page)
+        if form.filter.since_ms is not None:
+            would = await _backfill(page, endpoint, form, dry_run=True)
+    except ApiError as error:
+        fault = error
+    return page.show(
+        "backfill.html",
+        fault.status if fault else 200,
+        endpoint=endpoint,
+        form=form or LogForm({}, LogFilter(page.workspace.seq, paused=False)),
+        would=would,
+        fault=fault,
+        kinds=event_type_views(page, endpoint),
+    )
+
+
+async def backfill(page: Page) -> web.StreamResponse:
+    """Queue the past events that the form names."""
+    endpoint = page.services.registry.endpoint(page.workspace.seq, page.request.match_info["endpoint"])
+    done = await _backfill(page, endpoint, await _form(page), dry_run=False)
+    return page.go(f"/webhooks/{endpoint.id}", said="backfilled", n=done.count)
+
+
+async def _backfill(page: Page, endpoint: Endpoint, form: LogForm, *, dry_run: bool) -> Replayed:
+    if form.filter.since_ms is None:
+        raise Translated("invalid_field", page.text("log.bad_time"), details={"field": "since"})
+    return await page.services.replayer.backfill(
+        endpoint,
+        event_type=form.filter.event_type,
+        since_ms=form.filter.since_ms,
+        until_ms=form.filter.until_ms,
+        dry_run=dry_run,
+    )
 
 
 # The filter

@@ -36,6 +36,8 @@ _SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/webhooks/{endpoint}/test", webhooks.send_test),
     ("GET", "/webhooks/{endpoint}/delete", webhooks.show_delete),
     ("POST", "/webhooks/{endpoint}/delete", webhooks.delete),
+    ("GET", "/webhooks/{endpoint}/backfill", log.show_backfill),
+    ("POST", "/webhooks/{endpoint}/backfill", log.backfill),
     ("GET", "/workspaces/{workspace}/endpoints/{endpoint}", webhooks.from_mail),
     ("GET", "/event-types", event_types.show_event_types),
     ("GET", "/audit", audit.show_audit),
