@@ -45,9 +45,12 @@ class SystemClock:
         return event.is_set()
 
 
+_YEAR_1_MS, _YEAR_9999_MS = -62_135_596_800_000, 253_402_300_799_999
+
+
 def rfc3339(unix_ms: int) -> str:
-    """`unix_ms` as RFC 3339 in UTC with milliseconds: `2026-01-31T12:00:00.000Z`."""
-    seconds, millis = divmod(unix_ms, 1000)
+    """`unix_ms` as RFC 3339 in UTC with milliseconds: `2026-01-31T12:00:00.000Z`; a malformed one as the nearest."""
+    seconds, millis = divmod(min(max(unix_ms, _YEAR_1_MS), _YEAR_9999_MS), 1000)
     return f"{_second(seconds)}.{millis:03d}Z"
 
 

@@ -70,8 +70,16 @@ async def test_a_malformed_endpoint_is_disabled_and_can_be_repaired(
             assert '"event":"endpoint.quarantined"' in d.log_file.read_text()
 
 
-async def test_a_malformed_attempt_and_a_lost_body_stop_nothing(tmp_path: Path) -> None:
-    """The attempt is shown as one that can't be read; the delivery without its body ends, the next one arrives."""
+@pytest.mark.parametrize(
+    ("lost", "shown_id"),
+    [("UPDATE events SET body = NULL WHERE id = 'first'", "first"), ("DELETE FROM events WHERE id = 'first'", "")],
+    ids=["body", "row"],
+)
+@pytest.mark.parametrize("record", [b"{not JSON", b'{"duration_ms":"long"}', b'{"request":[]}'])
+async def test_a_malformed_attempt_and_a_lost_event_stop_nothing(
+    tmp_path: Path, lost: str, shown_id: str, record: bytes
+) -> None:
+    """The attempt is shown as one that can't be read; the delivery without its event ends, the next one arrives."""
     async with receiver() as where:
         where.answer = lambda name: 500
         async with daemon(tmp_path / "state", CONFIG) as d:
@@ -81,8 +89,8 @@ async def test_a_malformed_attempt_and_a_lost_body_stop_nothing(tmp_path: Path) 
                 event = {"event_type": "message.received", "event_id": event_id, "text": "hello"}
                 await d.call("POST", "/v1/events", event, expect=202)
             await where.until(2)
-        spoil(tmp_path / "state", "UPDATE attempts SET record = ?", b"{not JSON")
-        spoil(tmp_path / "state", "UPDATE events SET body = NULL WHERE id = 'first'")
+        spoil(tmp_path / "state", "UPDATE attempts SET record = ?", record)
+        spoil(tmp_path / "state", lost)
         spoil(tmp_path / "state", "UPDATE deliveries SET next_attempt_at = 1 WHERE attempt_count > 0")
         where.answer = lambda name: 200
         async with daemon(tmp_path / "state", CONFIG) as d:
@@ -91,15 +99,49 @@ async def test_a_malformed_attempt_and_a_lost_body_stop_nothing(tmp_path: Path) 
             async with asyncio.timeout(10):
                 while (found := await d.call("GET", "/v1/deliveries", expect=200))["data"][0]["state"] == "pending":
                     await asyncio.sleep(0.01)
-            assert {"first": "expired", "second": "delivered", "third": "delivered"} == {
+            assert {shown_id: "expired", "second": "delivered", "third": "delivered"} == {
                 each["event_id"]: each["state"] for each in found["data"]
             }
-            (first,) = [each for each in found["data"] if each["event_id"] == "first"]
+            (first,) = [each for each in found["data"] if each["event_id"] == shown_id]
             assert "can't be read" in first["last_attempt"]["detail"]
             await d.call("GET", f"/v1/deliveries/{first['id']}", expect=200)
-            await d.call("GET", f"/v1/endpoints/{endpoint['id']}", expect=200)
+            shown = await d.call("GET", f"/v1/endpoints/{endpoint['id']}", expect=200)
+            assert 0 == shown["queue"]["waiting"]
+            await d.call("GET", "/readyz", expect=200)
             lines = d.log_file.read_text()
-            assert '"event":"delivery.quarantined"' in lines and '"event":"store.malformed"' in lines
+            assert '"event":"delivery.quarantined"' in lines
+            assert ('"event":"store.malformed"' in lines) == (record == b"{not JSON")
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [f"UPDATE deliveries SET {column} = {2**63 - 1} WHERE endpoint_seq = 1" for column in ("size", "next_attempt_at")]
+    + [
+        f"UPDATE deliveries SET accepted_at = {-(2**63)} WHERE endpoint_seq = 1",
+        f"UPDATE endpoints SET created_at = {2**63 - 1} WHERE seq = 1",
+        "UPDATE endpoints SET workspace_seq = 77 WHERE seq = 1",
+    ],
+)
+async def test_numbers_that_make_no_sense_stop_nothing(tmp_path: Path, spoiled: str) -> None:
+    """The daemon starts, shows everything, and delivers what waits for the other endpoint."""
+    async with receiver() as where:
+        where.answer = lambda name: 500
+        async with daemon(tmp_path / "state", CONFIG) as d:
+            for path in ("/hook", "/other"):
+                await d.call("POST", "/v1/endpoints", {"url": where.url + path, "event_types": ["*"]}, expect=201)
+            events = [{"event_type": "message.received", "event_id": each} for each in ("first", "second")]
+            await d.call("POST", "/v1/events", events, expect=202)
+            await where.until(4)
+        spoil(tmp_path / "state", "UPDATE deliveries SET next_attempt_at = 1 WHERE attempt_count > 0")
+        spoil(tmp_path / "state", spoiled)
+        where.answer = lambda name: 200
+        async with daemon(tmp_path / "state", CONFIG) as d:
+            for path in ("deliveries", "endpoints", "status"):
+                await d.call("GET", f"/v1/{path}", expect=200)
+            async with asyncio.timeout(10):
+                while "second" not in where.ids("other"):
+                    await asyncio.sleep(0.01)
+            await d.call("GET", "/readyz", expect=200)
 
 
 @pytest.mark.parametrize(

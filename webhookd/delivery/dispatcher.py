@@ -71,7 +71,8 @@ class Dispatcher:
     async def start(self) -> None:
         """Begin with everything that waits in the table, each queue from its start."""
         for found in await self._deps.store.read_for_delivery(deliveries.waiting):
-            self._queue(found.endpoint_seq).restore(found.count, found.size, found.newest_seq)
+            if self._registry.get(found.endpoint_seq):  # else its workspace's row is lost
+                self._queue(found.endpoint_seq).restore(found.count, found.size, found.newest_seq)
         self._running = True
         for endpoint_seq in list(self._queues):
             self.wake(endpoint_seq)

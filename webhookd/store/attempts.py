@@ -166,7 +166,7 @@ class _Series:
     def durations_ms(self, number: int) -> list[float]:
         """How long the newest few of a span took."""
         rows = self._ask(f"SELECT {self._record}", number, f"ORDER BY seq DESC LIMIT {SAMPLED}")
-        return [float(malformed.attempt(record)["duration_ms"]) for (record,) in rows if record is not None]
+        return [float(malformed.attempt(record).get("duration_ms", 0)) for (record,) in rows if record is not None]
 
     def _ask(self, what: str, number: int, rest: str) -> list[tuple[Any]]:
         begin, end = self._cuts[number], self._cuts[number + 1]

@@ -21,12 +21,13 @@ PENDING, DELIVERED, DROPPED, EXPIRED, SKIPPED, CANCELLED = range(6)
 ORDINARY, REPLAY, TEST, BACKFILL = range(4)
 
 _QUEUED = (
-    "SELECT d.seq, d.endpoint_seq, v.id, v.type, {body}, d.size, d.accepted_at, d.replay_of, d.attempt_count, d.tries, "
+    # A lost event has no body: the consumer quarantines the delivery.
+    "SELECT d.seq, d.endpoint_seq, coalesce(v.id, ''), d.event_type, {body}, d.size, d.accepted_at, d.replay_of, "
     # Only a queue's head waits for a time; the reason is in the record of its last attempt.
-    "d.next_attempt_at, CASE WHEN d.next_attempt_at IS NOT NULL THEN (SELECT CASE WHEN "
+    "d.attempt_count, d.tries, d.next_attempt_at, CASE WHEN d.next_attempt_at IS NOT NULL THEN (SELECT CASE WHEN "
     "json_valid(CAST(a.record AS TEXT)) THEN CAST(a.record AS TEXT)->>'reason' = 'local' END "
     "FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1) END, "
-    f"d.kind = {BACKFILL} FROM deliveries d {{hint}} JOIN events v ON v.seq = d.event_seq"
+    f"d.kind = {BACKFILL} FROM deliveries d {{hint}} LEFT JOIN events v ON v.seq = d.event_seq"
 )
 _BACKFILL_LEFT_OUT = (
     "SELECT v.seq, length(v.body), CASE WHEN e.deleted_at IS NOT NULL THEN 'gone' WHEN EXISTS (SELECT 1 "
@@ -63,9 +64,10 @@ class Waiting:
 def waiting(db: sqlite3.Connection) -> list[Waiting]:
     """What waits for each living endpoint, marks taken into account; one pass over the index of what waits."""
     rows = db.execute(
-        "SELECT d.endpoint_seq, count(*), sum(d.size), max(d.seq) FROM endpoints e CROSS JOIN deliveries d "
-        "INDEXED BY deliveries_waiting WHERE e.deleted_at IS NULL AND d.endpoint_seq = e.seq AND d.state = 0 "
-        "AND d.seq > e.skipped_upto GROUP BY d.endpoint_seq"
+        "SELECT d.endpoint_seq, count(*), CAST(total(d.size) AS INTEGER), max(d.seq) "
+        "FROM endpoints e CROSS JOIN deliveries d INDEXED BY deliveries_waiting "
+        "WHERE e.deleted_at IS NULL AND d.endpoint_seq = e.seq AND d.state = 0 AND d.seq > e.skipped_upto "
+        "GROUP BY d.endpoint_seq"
     ).fetchall()
     return [Waiting(*row) for row in rows]
 

@@ -40,13 +40,13 @@ _STATE = (
     "WHEN 1 THEN 'delivered' WHEN 2 THEN 'dropped' WHEN 3 THEN 'expired' WHEN 4 THEN 'skipped' ELSE 'cancelled' END"
 )
 _SELECT = (
-    f"SELECT d.seq, w.seq, w.id, e.seq, e.id, v.id, v.type, {_STATE} AS reads_as, d.replay_of, d.kind, d.accepted_at, "
+    f"SELECT d.seq, w.seq, w.id, e.seq, e.id, coalesce(v.id, ''), d.event_type, {_STATE} AS reads_as, d.replay_of, "
     # Only what will really be attempted has a next attempt; what a mark ended was finished by the mark.
-    f"CASE WHEN {_STATE} = 'pending' THEN d.next_attempt_at END, "
+    f"d.kind, d.accepted_at, CASE WHEN {_STATE} = 'pending' THEN d.next_attempt_at END, "
     f"CASE WHEN {_MARKED} THEN coalesce(e.deleted_at, e.updated_at) ELSE d.finished_at END, "
     "d.attempt_count, CASE WHEN d.attempt_count > 0 THEN coalesce(d.final_attempt, "
     "(SELECT record FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1)) END "
-    "FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq JOIN events v ON v.seq = d.event_seq "
+    "FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq LEFT JOIN events v ON v.seq = d.event_seq "
     "JOIN workspaces w ON w.seq = e.workspace_seq"
 )
 _SCAN = f"SELECT d.seq, {_STATE} AS reads_as FROM deliveries d CROSS JOIN endpoints e ON e.seq = d.endpoint_seq"
@@ -64,7 +64,7 @@ _LEFT_OUT = (
     f"WHEN :once AND {_REPEATED} THEN 'repeated' "
     f"WHEN EXISTS (SELECT 1 {_SAME} AND o.state = 0 AND o.seq > e.skipped_upto) THEN 'waiting' "
     f"WHEN EXISTS (SELECT 1 {_SAME} AND o.state = {DELIVERED} AND o.seq > d.seq) THEN 'delivered_since' END "
-    "FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq JOIN events v ON v.seq = d.event_seq "
+    "FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq LEFT JOIN events v ON v.seq = d.event_seq "
     "WHERE d.seq IN (SELECT value FROM json_each(:seqs)) ORDER BY d.seq"
 )
 _CHANGED_ACCEPTED = (  # a test is dated by its start, but is in the log from its end on

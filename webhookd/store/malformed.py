@@ -24,7 +24,12 @@ def column(text: str | bytes, kind: type[T], default: T, *, where: str) -> T:
 def attempt(record: bytes) -> Json:
     """An attempt's record; one that can't be read is shown as a failure that says so."""
     found = column(record, dict, {}, where="an attempt's record")
-    return found or _UNREADABLE
+    fits = found and all(isinstance(found[name], kind) for name, kind in _KINDS.items() if name in found)
+    return found if fits else _UNREADABLE
+
+
+# What is calculated with, sorted by or looked into; the rest is only shown.
+_KINDS = {"started_at": str, "duration_ms": int | float, "request": dict, "response": dict | None}
 
 
 _UNREADABLE: Json = {
