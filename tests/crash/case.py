@@ -18,6 +18,9 @@ from tests.crash.history import (
     Said,
 )
 
+# Why an attempt failed whose answer was not read: it came too late, or the daemon's machine stood still meanwhile.
+UNREAD = ("timeout", "local")
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -90,14 +93,17 @@ class Case:
                     self.strangers.append(each)
 
     def succeeded(self, seq: int, each: Received) -> bool:
-        """Whether a receiver said 200 in time; an answer that the sender had given up waiting for doesn't count."""
+        """Whether a receiver said 200 in time; an answer that the sender had given up waiting for doesn't count.
+
+        Nor does one that came while the sender's machine stood still: it can't tell whether that was in time.
+        """
         failure = self.failures[seq].get(each.attempt)
-        return each.answer == 200 and not (failure is not None and failure.reason == "timeout")
+        return each.answer == 200 and not (failure is not None and failure.reason in UNREAD)
 
     def unread(self, seq: int, attempt: int) -> bool:
         """Whether an attempt ended before its receiver read it: too late for a starved machine, or its own fault."""
         failure = self.failures[seq].get(attempt)
-        return failure is not None and failure.reason in ("timeout", "local")
+        return failure is not None and failure.reason in UNREAD
 
     def queued_at(self, row: DeliveryRow) -> float | None:
         if row.queued_at is not None:

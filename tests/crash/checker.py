@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from tests.crash import arrivals, spending
-from tests.crash.case import Case, Judgement, Rule, Violation
+from tests.crash.case import UNREAD, Case, Judgement, Rule, Violation
 from tests.crash.history import (
     CANCELLED,
     DELIVERED,
@@ -122,8 +122,9 @@ def recorded(case: Case) -> Iterator[Violation]:
             yield Violation("recorded", f"{_name(row)} has the attempts {numbers} of {row.attempt_count}")
         last = {each.attempt: each for each in case.arrivals[row.seq]}
         for number, failure in failures.items():
-            if number in last and last[number].answer == 200 and failure.reason != "timeout":
-                yield Violation("recorded", f"attempt {number} of {_name(row)} was answered 200 and recorded as failed")
+            if number in last and last[number].answer == 200 and failure.reason not in UNREAD:
+                what = f"attempt {number} of {_name(row)}"
+                yield Violation("recorded", f"{what} was answered 200 and recorded as failed: {failure.reason}")
     if len(case.final.failures) != sum(map(len, case.failures.values())):
         yield Violation("recorded", "an attempt was recorded twice")
     for each in case.strangers:

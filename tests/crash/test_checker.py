@@ -445,6 +445,14 @@ def test_an_answer_after_the_deadline_is_a_failure() -> None:
     assert [] == judge(history, final).violations
 
 
+def test_an_answer_to_a_machine_that_stood_still_is_none() -> None:
+    """It can't tell whether that was in time: a failure of its own, after which the attempt comes again."""
+    history, final = in_order()
+    history.received[-2].answer = 200
+    final.failures[1] = replace(final.failures[1], reason="local", counted=False)
+    assert not {"recorded", "repeated"} & {each.rule for each in judge(history, final).violations}
+
+
 def test_an_attempt_that_nobody_read_in_time_may_be_missing() -> None:
     """A receiver too busy to read a request before the sender gave up has nothing to tell of it; the table has."""
     history, final = in_order()

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.crash.small_disk import filler, small_disk
+from tests.crash.small_disk import Filler, filler, small_disk
 from tests.support.process import Daemon, daemon
 from tests.support.receiver import Receiver, receiver
+from tests.support.stores import open_store
+from webhookd.store.batch import ROW_BYTES
+from webhookd.store.disk_space import MIB
+from webhookd.store.store import Store
 
 CONFIG = """
 [egress]
@@ -145,6 +151,55 @@ async def test_its_own_events_fill_the_disk(tmp_path: Path) -> None:
                 await until_taken(d, "late")
                 await until_settled(d, well)
             assert [*taken, "late"] == where.ids("well")
+
+
+@contextlib.asynccontextmanager
+async def full_disk(folder: Path, freed_bytes: int = 0) -> AsyncIterator[tuple[Store, Filler]]:
+    """A store whose disk is full but for the reserve of 4 MiB; `freed_bytes` are free inside its file."""
+    with small_disk(folder, 48) as disk, filler(disk) as other:
+        for step in ("CREATE TABLE noted (name TEXT, filling BLOB)", "INSERT INTO noted VALUES ('', zeroblob(?))",
+                     "DELETE FROM noted"):  # fmt: skip
+            async with open_store(disk, 16) as store:
+                values = (freed_bytes,) if "?" in step else ()
+                await store.write(lambda db, sql=step, values=values: db.execute(sql, values))
+        async with open_store(disk, 16) as store:
+            other.fill()
+            try:
+                yield store, other
+            finally:
+                other.go()
+
+
+def note(store: Store, name: str, filling_bytes: int, workspace_seq: int | None = None) -> asyncio.Future[Any]:
+    return store.write(
+        lambda db: db.execute("INSERT INTO noted VALUES (?, randomblob(?))", (name, filling_bytes)),
+        retry_when_full=True,
+        workspace_seq=workspace_seq,
+        size=1 if workspace_seq is None else filling_bytes // ROW_BYTES,
+    )
+
+
+async def test_outcomes_dont_wait_for_the_rest_of_an_array(tmp_path: Path) -> None:
+    """Which doesn't fit, and waits for space without using up what is kept for outcomes."""
+    async with full_disk(tmp_path / "disk") as (store, other):
+        rest = [note(store, f"rest {number}", 6 * MIB, workspace_seq=number) for number in (1, 2)]
+        async with asyncio.timeout(20):
+            for number in range(5):
+                await asyncio.gather(*(note(store, f"outcome {number}", 16 * 1024) for _ in range(10)))
+        assert not any(each.done() for each in rest)
+        assert store.disk_space.release()  # some of it is left
+        other.go()
+        async with asyncio.timeout(20):
+            await asyncio.gather(*rest)
+        later = [note(store, "", 1) for _ in range(100)]
+        await asyncio.gather(*later)
+
+
+async def test_of_many_outcomes_some_are_recorded_where_not_all_fit(tmp_path: Path) -> None:
+    """A batch that doesn't fit is tried in halves."""
+    async with full_disk(tmp_path / "disk", 16 * MIB) as (store, _):
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(note(store, "outcome", 32 * 1024) for _ in range(300)))
 
 
 @pytest.mark.parametrize("spoil", ["removed", "cut"])

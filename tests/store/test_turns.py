@@ -25,12 +25,12 @@ class Waiting:
         in_order: bool = False,
     ) -> None:
         future = asyncio.get_running_loop().create_future()
-        command = Command(lambda db: None, None, False, exclusive, future, size)
+        command = Command(lambda db: None, None, False, exclusive, future, size, workspace_seq)
         self._names[id(command)] = name
-        self.turns.add(command, workspace_seq, in_order=in_order)
+        self.turns.add(command, in_order=in_order)
 
-    def take(self, size: int = 400, worthwhile_size: int = 400) -> list[str]:
-        return [self._names[id(command)] for command in self.turns.take(size, worthwhile_size)]
+    def take(self, size: int = 400, worthwhile_size: int = 400, *, apart: bool = False) -> list[str]:
+        return [self._names[id(command)] for command in self.turns.take(size, worthwhile_size, apart=apart)]
 
 
 async def test_outcomes_go_before_events_however_many_wait() -> None:
@@ -109,11 +109,20 @@ async def test_a_command_that_keeps_its_place_parts_those_before_it_from_those_a
 
 
 async def test_what_was_put_back_goes_next() -> None:
-    """In its order, before everything else."""
+    """In its order, before everything else of its workspace, and of what has none."""
     waiting = Waiting()
-    waiting.add("a", 1)
-    waiting.add("b", 1)
-    taken = waiting.turns.take(2, 2)
-    waiting.add("c")
+    for name in ("a", "b"):
+        waiting.add(f"outcome {name}")
+        waiting.add(f"event {name}", 1)
+    taken = waiting.turns.take(3, 3)
+    waiting.add("outcome c")
     waiting.turns.put_back(taken)
-    assert ["a", "b", "c"] == waiting.take()
+    assert ["outcome a", "outcome b", "outcome c", "event a", "event b"] == waiting.take()
+
+
+async def test_apart_outcomes_leave_events_for_the_next_batch() -> None:
+    """And only where there are any."""
+    waiting = Waiting()
+    waiting.add("event", 1)
+    waiting.add("outcome")
+    assert [["outcome"], ["event"]] == [waiting.take(apart=True) for _ in range(2)]

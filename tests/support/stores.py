@@ -19,8 +19,8 @@ from webhookd.store.store import Db, Store
 
 
 @asynccontextmanager
-async def open_store(folder: Path) -> AsyncIterator[Store]:
-    store = await Store.open(folder / "webhookd.db")
+async def open_store(folder: Path, min_free_mb: float = 0) -> AsyncIterator[Store]:
+    store = await Store.open(folder / "webhookd.db", min_free_mb)
     writing = asyncio.create_task(store.writer.run())
     try:
         yield store

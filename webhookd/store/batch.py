@@ -82,6 +82,7 @@ class Command(Generic[T]):
     exclusive: bool
     future: asyncio.Future[T]
     size: int = 1  # its work, in rows
+    workspace_seq: int | None = None  # whose turn it takes; None goes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,30 +232,31 @@ class Turns:
         self._workspaces: OrderedDict[int, deque[Command[Any]]] = OrderedDict()  # whose turn it is comes first
         self._credits: dict[int, int] = {}
         # A command that must keep its place, and everything after it: added when all before it was taken.
-        self._after: deque[tuple[Command[Any], int | None, bool]] = deque()
+        self._after: deque[tuple[Command[Any], bool]] = deque()
         self._count = 0
 
     def __len__(self) -> int:
         """How many commands wait."""
         return self._count
 
-    def add(self, command: Command[Any], workspace_seq: int | None = None, *, in_order: bool = False) -> None:
+    def add(self, command: Command[Any], *, in_order: bool = False) -> None:
         """Let a command wait; with `in_order` none that is added later is taken before it, none earlier after it."""
         self._count += 1
         if self._after or in_order:
-            self._after.append((command, workspace_seq, in_order))
+            self._after.append((command, in_order))
         else:
-            self._place(command, workspace_seq)
+            self._queue_of(command).append(command)
 
     def put_back(self, commands: list[Command[Any]]) -> None:
-        """Let commands that were taken go next, in their order."""
+        """Let commands that were taken go next of their kind, in their order."""
         self._count += len(commands)
-        self._first.extendleft(reversed(commands))
+        for command in reversed(commands):
+            self._queue_of(command).appendleft(command)
 
-    def take(self, size: int, worthwhile_size: int) -> list[Command[Any]]:
+    def take(self, size: int, worthwhile_size: int, *, apart: bool = False) -> list[Command[Any]]:
         """The next batch: up to about `size` rows, half of what waits if that is worthwhile; an exclusive one alone.
 
-        Its last command may be larger than what was left of `size`.
+        Its last command may be larger than what was left of `size`.  `apart`: none with a workspace beside the others.
         """
         if not self._first and not self._workspaces:
             return self._take_in_order()
@@ -262,12 +264,13 @@ class Turns:
         batch: list[Command[Any]] = []
         taken = 0
         for_first = size * (1 - SHARE_OF_WORKSPACES) if self._workspaces else size
+        with_workspaces = not (apart and self._first)
         while self._count and taken < size and not (taken >= worthwhile_size and len(batch) >= half):
             if self._first and taken < for_first:
                 if batch and self._first[0].exclusive:
                     break
                 batch.append(self._first.popleft())
-            elif self._workspaces:
+            elif self._workspaces and with_workspaces:
                 batch.append(self._next_of_workspaces())
             else:
                 break
@@ -277,17 +280,17 @@ class Turns:
                 break
         return batch
 
-    def _place(self, command: Command[Any], workspace_seq: int | None) -> None:
-        if workspace_seq is None:
-            self._first.append(command)
-        else:
-            self._workspaces.setdefault(workspace_seq, deque()).append(command)
+    def _queue_of(self, command: Command[Any]) -> deque[Command[Any]]:
+        if command.workspace_seq is None:
+            return self._first
+        return self._workspaces.setdefault(command.workspace_seq, deque())
 
     def _take_in_order(self) -> list[Command[Any]]:
         self._count -= 1
         batch = [self._after.popleft()[0]]
-        while self._after and not self._after[0][2]:
-            self._place(*self._after.popleft()[:2])
+        while self._after and not self._after[0][1]:
+            command = self._after.popleft()[0]
+            self._queue_of(command).append(command)
         return batch
 
     def _next_of_workspaces(self) -> Command[Any]:

@@ -87,8 +87,8 @@ class Writer:
             future.set_exception(_unavailable())
         else:
             size = run.size if isinstance(run, BatchItem) else size
-            command = Command(run, on_commit, retry_when_full, exclusive, future, size)
-            self._waiting.add(command, workspace_seq, in_order=in_order)
+            command = Command(run, on_commit, retry_when_full, exclusive, future, size, workspace_seq)
+            self._waiting.add(command, in_order=in_order)
             self._idle.clear()
             self._wake.set()
         return future
@@ -192,8 +192,11 @@ class Writer:
             _answer(command, result)
 
     def _next_batch(self) -> list[Command[Any]]:
-        """The commands for the next transaction: half of those that wait, if that is worthwhile."""
-        return self._waiting.take(self.batch_size, WORTHWHILE_SIZE)
+        """The commands for the next transaction: half of those that wait, if that is worthwhile.
+
+        On a full disk outcomes go apart, so that they needn't wait until a part of an array fits as well.
+        """
+        return self._waiting.take(self.batch_size, WORTHWHILE_SIZE, apart=self.full)
 
     async def _carry_out(self, batch: list[Command[Any]]) -> list[Any]:
         if batch[0].exclusive:
@@ -219,7 +222,9 @@ class Writer:
 
     def _adapt(self, size: int) -> None:
         """Make later batches smaller or larger by how long this one, of `size` rows, held the writer."""
-        if self.batch_seconds > SLOW_SECONDS and size > LEAST_SIZE:
+        if self._batch_size < LEAST_SIZE:  # cut by a full disk
+            self._batch_size *= 2
+        elif self.batch_seconds > SLOW_SECONDS and size > LEAST_SIZE:
             self._batch_size = max(LEAST_SIZE, min(self._batch_size, size) * 0.7)
         elif self.batch_seconds < QUICK_SECONDS and size > self._batch_size / 2:
             self._batch_size = min(MOST_SIZE, self._batch_size * 1.2)
@@ -227,7 +232,12 @@ class Writer:
     async def _after_full(self, batch: list[Command[Any]]) -> None:
         self.full = True
         self._put_back(batch, Refused(storage_full()))
-        if self._disk_space.release():
+        first = sum(command.workspace_seq is None for command in batch)
+        if 0 < first < len(batch):
+            return  # these need less, and go apart now
+        if len(batch) > 1:
+            self._batch_size = max(1, min(self.batch_size, sum(command.size for command in batch)) // 2)
+        if first and self._disk_space.release():
             self._wal_limit_pages = 0  # with this piece the log can be carried over
         elif any(command.retry_when_full for command in batch):
             await asyncio.sleep(FULL_RETRY_SECONDS)
