@@ -1,4 +1,4 @@
-"""The real command as a process, and a small API for it to talk to.
+"""The real command (`run`: as a fork; `start`: as a process of its own), and a small API for it to talk to.
 
 The API is a real server on a real socket with answers set by the test, in the forms of manual/api.md.  It replaces the
 daemon where that can't easily be brought to an answer (a full disk, a lost connection).  test_daemon.py uses the real
@@ -10,10 +10,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -21,6 +25,7 @@ from aiohttp import web
 
 from tests.support.listening import served
 
+ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 30.0
 
 
@@ -123,16 +128,41 @@ async def start(environ: dict[str, str]) -> AsyncIterator[Start]:
         await process.communicate()
 
 
+@pytest.fixture(scope="session")
+def forkserver() -> Iterator[socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = (sys.executable, "-m", "tests.cli.forkserver", str(theirs.fileno()))
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, stdout=subprocess.DEVNULL), ours:
+        theirs.close()
+        yield ours
+
+
 @pytest.fixture
-def run(start: Start) -> Run:
-    async def running(*words: str, stdin: bytes = b"", env: dict[str, str] | None = None, **options: Any) -> Ran:
-        process = await start(*words, env=env, **options)
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            out, err = await process.communicate(stdin)
-        assert process.returncode is not None
-        return Ran(process.returncode, out.decode(), err.decode())
+def run(forkserver: socket.socket, environ: dict[str, str]) -> Run:
+    """Run `webhookd` with some words to its end, as a fork: a start of its own would be most of a test's time."""
+
+    async def running(*words: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> Ran:
+        order = json.dumps({"words": words, "environ": environ | (env or {})}).encode()
+        ended, code = socket.socketpair()
+        read, write = os.pipe()
+        with ended, TemporaryFile() as out, TemporaryFile() as err:
+            socket.send_fds(forkserver, [order], [read, out.fileno(), err.fileno(), code.fileno()])
+            code.close()
+            os.close(read)
+            await asyncio.to_thread(_feed, write, stdin)
+            ended.setblocking(False)
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                (status,) = await asyncio.get_running_loop().sock_recv(ended, 1)
+            for each in (out, err):
+                each.seek(0)
+            return Ran(status, out.read().decode(), err.read().decode())
 
     return running
+
+
+def _feed(descriptor: int, data: bytes) -> None:
+    with suppress(BrokenPipeError), os.fdopen(descriptor, "wb") as pipe:
+        pipe.write(data)
 
 
 @pytest.fixture
