@@ -56,7 +56,13 @@ CONTRACT = {
     "mail": {"host": "", "port": 25, "tls": "none", "user": "", "password": "", "from": "", "notify": [],
              "digest_seconds": 3, "on_drop": True},
     "plans": {"order": ["starter", "growth", "advanced", "enterprise"], "webhooks_from": "advanced"},
-    "limits": {"endpoints": 35, "waiting_per_workspace": 1_000_000, "waiting_mb_per_workspace": 2048},
+    "limits": {
+        "endpoints": 35,
+        "waiting_per_workspace": 1_000_000,
+        "waiting_mb_per_workspace": 2048,
+        "log_mb_per_workspace": 0,
+        "events_per_second": 0,
+    },
     "log": {"format": "auto", "level": "info"},
     "retention": {"max_age_days": 30, "max_size_mb": 2048, "idempotency_hours": 72, "audit_days": 365},
 }  # fmt: skip

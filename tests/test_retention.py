@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,11 +15,12 @@ from typing import Any
 import pytest
 
 from tests.support.clock import START_WALL_MS, ManualClock
-from tests.support.stores import accept, add_endpoint, add_workspace, open_store
-from webhookd.config import Budget, Config
+from tests.support.stores import accept, add_endpoint, add_test, add_workspace, open_store
+from webhookd.config import Budget, Config, Limits
 from webhookd.config import Retention as Settings
+from webhookd.errors import ApiError
 from webhookd.models import Endpoint, NewEvent, QueuedDelivery, Workspace
-from webhookd.retention import LOOK_AGAIN_SECONDS, SWEEP_SECONDS, Pace, Retention
+from webhookd.retention import LOOK_AGAIN_SECONDS, SWEEP_SECONDS, Pace, Retention, equal_share
 from webhookd.store import attempts, deliveries, endpoints, events, outbox, retention, workspaces
 from webhookd.store.deliveries import Success
 from webhookd.store.events import Ingested
@@ -264,6 +266,113 @@ async def test_by_size_the_oldest_go_whatever_their_age(tmp_path: Path) -> None:
         assert 0 == (await b.retention.sweep()).events
 
 
+LARGE = b'{"event_type":"message.sent","x":"' + b"x" * 20_000 + b'"}'
+
+
+async def in_another(b: Bench, count: int, *, finished: bool) -> Workspace:
+    """Another workspace with large events."""
+    other = await add_workspace(b.store, "noisy", now_ms=b.clock.wall_ms())
+    await add_endpoint(b.store, other)
+    for start in range(0, count, 100):
+        ids = [f"n{number}" for number in range(start, start + 100)]
+        queued = await accept(b.store, other, *ids, now_ms=b.clock.wall_ms(), body=LARGE)
+        if finished:
+            await b.deliver(queued)
+    return other
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_by_size_the_workspace_that_uses_most_goes_first(tmp_path: Path, *, finished: bool) -> None:
+    """Younger events of a large log go before older ones of a small one, which loses nothing even where they can't."""
+    async with bench(tmp_path, max_size_mb=4) as b:
+        small = [f"s{number}" for number in range(20)]
+        await b.delivered(*small, days_ago=3, body=LARGE)
+        await in_another(b, 400, finished=finished)
+        swept = await b.retention.sweep()
+        assert small == (await b.kept())[:20]
+        used = (await b.store.read(retention.file_size)).used_bytes
+        assert (used <= 4 * 2**20) is finished
+        assert (swept.events > 200) is finished
+
+
+async def test_logs_as_large_as_each_other_are_shortened_alike(tmp_path: Path) -> None:
+    """Each keeps about its share."""
+    async with bench(tmp_path, max_size_mb=4) as b:
+        await b.delivered(*(f"m{number}" for number in range(200)), days_ago=3, body=LARGE)
+        await in_another(b, 200, finished=True)
+        await b.retention.sweep()
+        sizes = await b.store.read(workspaces.log_bytes)
+        assert abs(sizes[1] - sizes[2]) < 3 * len(LARGE)
+
+
+async def test_a_log_over_its_quota_is_shortened_alone(tmp_path: Path) -> None:
+    """To nine tenths of it, oldest first; another workspace's log stays as it is."""
+    async with bench(tmp_path) as b:
+        b.config = Config(retention=b.config.retention, limits=Limits(log_mb_per_workspace=2))
+        await b.delivered("mine", days_ago=20)
+        other = await in_another(b, 200, finished=True)
+        await b.retention.sweep()
+        sizes = await b.store.read(workspaces.log_bytes)
+        assert 1.75 * 2**20 < sizes[other.seq] <= 1.8 * 2**20
+        kept = await b.kept()
+        assert ["mine", "n199"] == [kept[0], kept[-1]]
+
+
+async def test_remembered_ids_count_and_the_oldest_go_by_quota(tmp_path: Path) -> None:
+    """Not those of the last hour; then the workspace is over its quota, and told so after a second."""
+    async with bench(tmp_path, max_age_days=0.01) as b:
+        b.config = Config(retention=b.config.retention, limits=Limits(log_mb_per_workspace=0.01))
+        ids = [f"i{number}" for number in range(100)]
+        await b.delivered(*ids, days_ago=0.5)
+        await b.retention.sweep()
+        assert ids[-40:] == await b.remembered()
+        assert not b.retention.over_quota(b.workspace.seq)
+        await b.delivered(*(f"young{number}" for number in range(60)), days_ago=0.02)
+        await b.retention.sweep()
+        assert [f"young{number}" for number in range(60)] == await b.remembered()
+        waiting = asyncio.create_task(b.retention.wait_for_room(b.workspace.seq))
+        await b.clock.until_waiters(1)
+        await b.clock.advance(1)
+        with pytest.raises(ApiError, match="allowed are 0") as refused:
+            await waiting
+        assert ("workspace_full", 507) == (refused.value.code, refused.value.status)
+
+
+async def test_every_row_counts_while_it_is_there(tmp_path: Path) -> None:
+    """Events, deliveries, attempts, tests and replays, by what the migration says; at last nothing."""
+    async with bench(tmp_path, max_age_days=0.5, idempotency_hours=0.001) as b:
+        queued = await b.accept("done", "failed", "waiting", days_ago=1)
+        assert {1: 3 * (200 + len(BODY) + 400)} == await b.store.read(workspaces.log_bytes)
+        await b.deliver(queued[:1])
+        await b.fail(queued[1], minutes_ago=1)
+        await b.store.write(lambda db: deliveries.replay(db, [queued[0].seq], b.clock.wall_ms()))
+        await add_test(b.store, b.endpoint, delivered=False)
+        counted = await b.store.read(workspaces.log_bytes)
+        events_and_deliveries = 4 * 200 + 3 * len(BODY) + 2 + 5 * 400
+        assert {1: events_and_deliveries + 100 + 2} == counted
+        await b.store.write(lambda db: endpoints.delete(db, b.endpoint.seq, b.clock.wall_ms()))
+        await b.clock.advance(3600)
+        await b.retention.sweep()
+        assert {} == await b.store.read(workspaces.log_bytes)
+
+
+async def test_the_migration_counts_what_is_there(tmp_path: Path) -> None:
+    """In a database of the first version: four events of 29 bytes, each with a delivery."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "webhookd.db")) as old:
+        old.executescript((Path(__file__).parent / "store" / "frozen" / "version_1.sql").read_text("utf-8"))
+    async with open_store(tmp_path) as store:
+        assert {1: 4 * (200 + 29 + 400)} == await store.read(workspaces.log_bytes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "total", "share"),
+    [([6, 1, 9], 10, 4.5), ([5, 5], 4, 2), ([1, 2], 9, math.inf), ([], 0, math.inf)],
+)
+def test_an_equal_share_leaves_the_small_ones_as_they_are(sizes: list[int], total: int, share: float) -> None:
+    """What they don't use the larger ones have."""
+    assert share == equal_share(sizes, total)
+
+
 async def test_free_space_inside_is_kept_for_new_events(tmp_path: Path) -> None:
     """Below the allowed size the file isn't made smaller for a few free pages: new events take them."""
     async with bench(tmp_path) as b:
@@ -358,7 +467,7 @@ async def test_a_replay_in_the_last_moment_keeps_the_event(tmp_path: Path) -> No
         queued = await b.accept("replayed", days_ago=31)
         await b.deliver(queued)
         terms = b.retention._terms()
-        found = await b.store.read(lambda db: retention.examine(db, terms, after_seq=0, by_age=True))
+        found = await b.store.read(lambda db: retention.examine(db, terms, after_seq=0))
         await b.store.write(lambda db: deliveries.replay(db, [queued[0].seq], b.clock.wall_ms()))
         step = await b.store.write(lambda db: retention.prune(db, found.prunable, terms, out_of_time=lambda: False))
         assert (1, 0) == (step.done, step.events)

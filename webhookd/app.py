@@ -145,6 +145,7 @@ class App:
         self.dispatcher.review(self.registry.endpoints())
         self.dispatcher.reschedule()
         self.mailer.wake()
+        self.retention.reload()
 
     async def trouble(self) -> str:
         """What keeps the daemon from its work, a full disk apart: "" when database and consumers answer."""
@@ -181,7 +182,7 @@ class App:
 
     def _services(self) -> Services:
         deps, store, dispatcher, watchdog = self.deps, self.store, self.dispatcher, self.watchdog
-        ingest = Ingest(deps, dispatcher)
+        ingest = Ingest(deps, dispatcher, self.retention)
         status = Status(deps, dispatcher, ingest, self.recorder, self.held_events, watchdog, self.mailer)
         self.heartbeat = Heartbeat(self.trouble, status.beat)
         tokens = Tokens(deps)
@@ -195,8 +196,8 @@ class App:
             ingest=ingest,
             endpoints=Endpoints(deps, dispatcher, watchdog, self.client.check_url),
             workspaces=Workspaces(deps, dispatcher),
-            replayer=Replayer(deps, dispatcher),
-            test_events=TestEvents(deps, self.transport, self.live_feed),
+            replayer=Replayer(deps, dispatcher, self.retention),
+            test_events=TestEvents(deps, self.transport, self.live_feed, ingest.check_room),
             recorder=self.recorder,
             watchdog=watchdog,
             live_feed=self.live_feed,

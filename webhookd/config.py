@@ -154,6 +154,8 @@ class Limits(_Section, frozen=True, kw_only=True):
     endpoints: Annotated[int, _from_to(1, 1_000_000, "a whole number")] = 35
     waiting_per_workspace: Count = 1_000_000
     waiting_mb_per_workspace: Megabytes = 2048
+    log_mb_per_workspace: Annotated[float, _from_to(0, 1_000_000_000, "a number of MiB")] = 0
+    events_per_second: Annotated[float, _from_to(0, 1_000_000, "a number")] = 0
 
 
 class Log(_Section, frozen=True, kw_only=True):

@@ -60,11 +60,13 @@ ERRORS: dict[str, ErrorKind] = {
     "invalid_field": ErrorKind(422, "A field or a parameter has a wrong type or value; `details.field` names it."),
     "invalid_url": ErrorKind(422, "The URL can't be used for an endpoint; the message says why."),
     "blocked_address": ErrorKind(422, "The URL leads to an address that webhookd doesn't send to."),
+    "rate_limited": ErrorKind(429, "The workspace sends more than `limits.events_per_second`."),
     "internal_error": ErrorKind(500, "An internal error; the log has it under `details.incident`."),
     "mail_failed": ErrorKind(502, "The mail server didn't accept a test mail; the message quotes its answer."),
     "too_far_behind": ErrorKind(503, "The workspace has too much waiting; `Retry-After` says when to try again."),
     "unavailable": ErrorKind(503, "webhookd is starting, stopping or out of a resource; retry."),
     "storage_full": ErrorKind(507, "The disk is nearly full; nothing was accepted."),
+    "workspace_full": ErrorKind(507, "The workspace's log is as large as `limits.log_mb_per_workspace` allows."),
 }
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.engine import engine
+from tests.support.engine import Engine, engine
+from webhookd.config import Config, Limits
 from webhookd.delivery.ingest import Ingest
 from webhookd.errors import ApiError
+from webhookd.models import NewEvent
 from webhookd.store import writer
 from webhookd.store.store import Store
 
@@ -65,3 +68,65 @@ async def test_a_disk_that_gets_full_in_the_middle_refuses_nothing_that_was_begu
         monkeypatch.setattr(e.app.store.disk_space, "short", lambda: True)
         with pytest.raises(ApiError, match="nearly full"):
             await e.send("more")
+
+
+async def test_a_workspace_over_its_quota_waits_and_is_refused_alone(tmp_path: Path) -> None:
+    """For a second; others go on meanwhile, and it goes on itself as soon as its log is shorter."""
+    config = Config(limits=Limits(log_mb_per_workspace=0.01))
+    async with engine(tmp_path, config) as e:
+        for name in ("full", "other"):
+            await e.app.services.workspaces.create(name, plan="advanced")
+        held = await e.endpoint(URL, workspace="full")
+        await e.app.services.endpoints.disable("full", held.id)
+        for number in range(20):
+            if e.app.retention.over_quota(held.workspace_seq):
+                break
+            await e.send(f"e{number}", workspace="full")
+        accepted = e.app.services.ingest.accepted_count
+        for action in (e.send("more", workspace="full"), e.app.services.test_events.send("full", held.id)):
+            over = asyncio.create_task(action)
+            await e.send(f"meanwhile {accepted}".replace(" ", "-"), workspace="other")
+            await e.clock.advance(0.9)
+            assert not over.done()
+            await e.clock.advance(0.2)
+            with pytest.raises(ApiError, match="log_mb_per_workspace") as refused:
+                await over
+            assert "workspace_full" == refused.value.code
+        over = asyncio.create_task(e.send("at-last", workspace="full"))
+        await e.app.services.endpoints.enable("full", held.id)
+        assert [True] == [each.event_id == "at-last" for each in await moving(e, over)]
+
+
+async def moving(e: Engine, task: asyncio.Task[Any]) -> Any:
+    """The result of a task that waits for retention, whose clock goes on."""
+    while not task.done():
+        await e.clock.advance(0.1)
+        await asyncio.sleep(0.01)
+    return await task
+
+
+async def test_more_events_a_second_than_allowed_are_refused(tmp_path: Path) -> None:
+    """429 with the time to wait, for one workspace alone; a stream waits instead, until the daemon stops."""
+    async with engine(tmp_path, Config(limits=Limits(events_per_second=2))) as e:
+        await e.app.services.workspaces.create("other", plan="advanced")
+        await e.send("a", "b")
+        with pytest.raises(ApiError, match="2 events a second") as refused:
+            await e.send("c")
+        assert ("rate_limited", 429, 1) == (
+            refused.value.code,
+            refused.value.status,
+            refused.value.retry_after_seconds,
+        )
+        await e.send("a", workspace="other")
+        ingest, stopping = e.app.services.ingest, asyncio.Event()
+        event = NewEvent("c", "message.sent", b'{"event_type":"message.sent","event_id":"c"}')
+        workspace = e.app.registry.workspace("default")
+        slow = asyncio.create_task(ingest.accept(workspace.seq, [event], stopping=stopping))
+        await e.clock.advance(0.4)
+        assert not slow.done()
+        assert ["c"] == [each.event_id for each in await moving(e, slow)]
+        stopped = asyncio.create_task(ingest.accept(workspace.seq, [event] * 2, stopping=stopping))
+        await e.clock.until_waiters(1)
+        stopping.set()
+        with pytest.raises(ApiError, match="stopping"):
+            await stopped

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Sequence
 
 from webhookd import log
@@ -9,8 +11,11 @@ from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.errors import ApiError
 from webhookd.models import Accepted, NewEvent, Workspace, WorkspaceKey
+from webhookd.retention import Retention
+from webhookd.rules.rate_limit import RateLimit
 from webhookd.store.batch import ROW_BYTES
 from webhookd.store.events import ACCEPT, Ingested
+from webhookd.store.workspaces import DELIVERY_BYTES, EVENT_BYTES
 from webhookd.store.writer import storage_full
 from webhookd.tasks import LoopTurns
 
@@ -20,9 +25,11 @@ TRY_AGAIN_SECONDS = 30
 class Ingest:
     """The one entry for events."""
 
-    def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
+    def __init__(self, deps: Deps, dispatcher: Dispatcher, retention: Retention) -> None:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
         self._dispatcher = dispatcher
+        self._retention = retention
+        self._rate_limits: dict[int, RateLimit] = {}  # by workspace, where there is a limit
         self._open = True
         self.accepted_count = 0
         self.loop_turns = LoopTurns()  # for the checks of events, many at a time
@@ -36,13 +43,19 @@ class Ingest:
         """Whether the daemon is stopping."""
         return not self._open
 
-    async def accept(self, key: WorkspaceKey, new: Sequence[NewEvent]) -> list[Accepted]:
+    async def accept(
+        self, key: WorkspaceKey, new: Sequence[NewEvent], *, stopping: asyncio.Event | None = None
+    ) -> list[Accepted]:
         """Accept events in their order; returns what became of each, once that is durable.
 
-        Raises ApiError, and then nothing was accepted: `not_found`, `unavailable`, `storage_full`, `too_far_behind`.
+        Past `limits.events_per_second` a stream, which has an event `stopping`, waits for its turn; others are refused.
+        Raises ApiError, and then nothing was accepted: `not_found`, `unavailable`, `storage_full`, `workspace_full`,
+        `too_far_behind`, `rate_limited`.
         """
         workspace = self._registry.workspace(key)
-        self._check_room(workspace)
+        if self._settings().limits.events_per_second:
+            await self._keep_rate(workspace, len(new), stopping)
+        await self.check_room(workspace)
         deliver = not self._registry.paused(workspace.seq)
         results: list[Accepted] = []
         try:
@@ -53,7 +66,25 @@ class Ingest:
                 results += await self._add(ingested, retry_when_full=bool(results))
         finally:
             self._log(workspace.id, results)
+            if self._settings().limits.log_mb_per_workspace:
+                self._retention.added(workspace.seq, _log_bytes(new, results))
         return results
+
+    async def _keep_rate(self, workspace: Workspace, count: int, stopping: asyncio.Event | None) -> None:
+        """Wait until so many events may come, or refuse them."""
+        rate = self._settings().limits.events_per_second
+        limit = self._rate_limits.setdefault(workspace.seq, RateLimit(max(rate, 1.0), self._clock.monotonic()))
+        while wait_seconds := limit.wait_seconds(count, rate, self._clock.monotonic()):
+            if stopping is None:
+                raise ApiError(
+                    "rate_limited",
+                    f"Workspace {workspace.id!r} may send {rate:g} events a second (limits.events_per_second).",
+                    details={"events_per_second": rate},
+                    retry_after_seconds=math.ceil(wait_seconds),
+                )
+            if await self._clock.wait(stopping, wait_seconds):
+                raise _stopping()
+        limit.took(count)
 
     async def _add(self, ingested: Ingested, *, retry_when_full: bool) -> list[Accepted]:
         return await self._store.add(
@@ -84,9 +115,15 @@ class Ingest:
             delivery_count += fan_out
         return new[begin:] if begin else new, delivery_count
 
-    def _check_room(self, workspace: Workspace) -> None:
+    async def check_room(self, workspace: Workspace) -> None:
+        """Refuse more of a workspace where there is no room for it, after a moment if it is over its quota.
+
+        Raises ApiError: `unavailable`, `storage_full`, `workspace_full`, `too_far_behind`.
+        """
+        if self._retention.over_quota(workspace.seq):
+            await self._retention.wait_for_room(workspace.seq)
         if not self._open:
-            raise ApiError("unavailable", "webhookd is stopping. Send it again in a moment.", retry_after_seconds=2)
+            raise _stopping()
         if self._store.disk_space.short():
             raise storage_full()
         limits = self._settings().limits
@@ -116,3 +153,16 @@ class Ingest:
                 count=len(added),
                 deliveries=sum(result.deliveries for result in added),
             )
+
+
+def _stopping() -> ApiError:
+    return ApiError("unavailable", "webhookd is stopping. Send it again in a moment.", retry_after_seconds=2)
+
+
+def _log_bytes(new: Sequence[NewEvent], results: Sequence[Accepted]) -> int:
+    """By how much the log has grown."""
+    return sum(
+        EVENT_BYTES + len(event.body) + DELIVERY_BYTES * result.deliveries
+        for event, result in zip(new, results, strict=False)
+        if not result.duplicate and not result.conflict
+    )

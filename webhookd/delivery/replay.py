@@ -16,11 +16,13 @@ from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.errors import ApiError
 from webhookd.models import EVERY_TYPE, DeliveryView, Endpoint, QueuedDelivery
+from webhookd.retention import Retention
 from webhookd.rules.ids import delivery_id
 from webhookd.store import deliveries, delivery_log
 from webhookd.store.deliveries import Backfill
 from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Db
+from webhookd.store.workspaces import DELIVERY_BYTES
 from webhookd.store.writer import storage_full
 
 # In one transaction: a replay of a million goes in short steps, between which live events have their turns.
@@ -90,9 +92,10 @@ class _Source:
 class Replayer:
     """Replays deliveries, only finished ones, and backfills; only to active endpoints."""
 
-    def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
+    def __init__(self, deps: Deps, dispatcher: Dispatcher, retention: Retention) -> None:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
         self._dispatcher = dispatcher
+        self._retention = retention
         self._running: set[tuple[int, int | None]] = set()  # workspaces and endpoints with a replay or backfill
 
     async def why_not(self, delivery: DeliveryView) -> str | None:
@@ -107,7 +110,7 @@ class Replayer:
         """Replay one delivery; returns the number of the new one.
 
         Raises ApiError: `delivery_not_finished`, `delivered_since`, `endpoint_gone`, `endpoint_not_active`, `not_found`
-        (its body was pruned, or it was a test), `too_far_behind`.
+        (its body was pruned, or it was a test), `too_far_behind`, `workspace_full`.
         """
         wanted = self._own(delivery)
         if wanted is None:
@@ -130,7 +133,7 @@ class Replayer:
 
         Says how many (with `dry_run`: would be), and why others were left out.  What becomes finished while it runs,
         its own replays among them, is not replayed.  Raises ApiError: `endpoint_not_active`, `storage_full`,
-        `replay_running` (one at a time for an endpoint).
+        `workspace_full`, `replay_running` (one at a time for an endpoint).
         """
         with self._running_alone(wanted.workspace_seq, wanted.endpoint_seq, dry_run=dry_run):
             wanted = replace(wanted, upto_seq=await self._store.read(deliveries.newest_seq))
@@ -240,6 +243,7 @@ class Replayer:
         self, source: _Source, seqs: Sequence[int], before: int
     ) -> tuple[_Room, list[QueuedDelivery], Counter[str]]:
         """Queue one step, decided in its transaction; returns what was queued, and why others were left out."""
+        await self._retention.wait_for_room(source.workspace_seq)
         now_ms = self._clock.wall_ms()
         room = self._room(source.workspace_seq, None if source.room is None else source.room - before)
 
@@ -249,11 +253,15 @@ class Replayer:
             chosen = left.choose(source.left_out(db, seqs), reasons)
             return left, source.queue(db, chosen, now_ms), reasons
 
+        def on_commit(result: tuple[_Room, list[QueuedDelivery], Counter[str]]) -> None:
+            self._dispatcher.offer(result[1])
+            self._retention.added(source.workspace_seq, DELIVERY_BYTES * len(result[1]))
+
         return await self._store.add(
             now_ms,
             command,
             workspace_seq=source.workspace_seq,
-            on_commit=lambda result: self._dispatcher.offer(result[1]),
+            on_commit=on_commit,
             size=2 * len(seqs),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 
 import orjson
 
@@ -10,7 +11,7 @@ from webhookd import log
 from webhookd.delivery.attempt_record import attempt_record
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.live_feed import LiveFeed, delivery_view
-from webhookd.models import EVERY_TYPE, DeliveryState, Endpoint, Json, Outcome, QueuedDelivery, WorkspaceKey
+from webhookd.models import EVERY_TYPE, DeliveryState, Endpoint, Json, Outcome, QueuedDelivery, Workspace, WorkspaceKey
 from webhookd.rules.ids import delivery_id, uuid7
 from webhookd.sender import request_builder
 from webhookd.sender.client import Transport
@@ -23,23 +24,33 @@ from webhookd.tasks import KeyedLocks
 class TestEvents:
     """Sends tests, one at a time per endpoint."""
 
-    def __init__(self, deps: Deps, transport: Transport, live_feed: LiveFeed) -> None:
+    def __init__(
+        self,
+        deps: Deps,
+        transport: Transport,
+        live_feed: LiveFeed,
+        check_room: Callable[[Workspace], Awaitable[None]],
+    ) -> None:
         self._store, self._registry, self._clock = deps.store, deps.registry, deps.clock
         self._plans, self._event_types = deps.plans, deps.event_types
         self._transport = transport
         self._live_feed = live_feed
+        self._check_room = check_room
         self._locks = KeyedLocks()
 
     async def send(self, workspace: WorkspaceKey, endpoint_id: str, event_type: str | None = None) -> Json:
         """Send the sample of `event_type` (or of the first type the endpoint wants); returns the attempt.
 
-        Raises ApiError: `not_found`, `unknown_event_type`, `plan_required`.
+        Raises ApiError: `not_found`, `unknown_event_type`, `plan_required`; those of `Ingest.check_room` where an event
+        would be refused for want of room.
         """
         endpoint = self._registry.whole(workspace, endpoint_id)
-        self._plans().require(self._registry.workspace(workspace).plan, "Sending a test")
+        of = self._registry.workspace(workspace)
+        self._plans().require(of.plan, "Sending a test")
         event_types = self._event_types()
         kind = event_types.require(event_type or self._first_type(endpoint), kept=endpoint.event_types)
         async with self._locks.of(endpoint_id):
+            await self._check_room(of)
             now_ms = self._clock.wall_ms()
             event_id = f"test_{uuid7(now_ms, secrets.token_bytes(10))}"
             body = orjson.dumps({**kind.sample, "event_type": kind.name, "event_id": event_id})

@@ -3,6 +3,8 @@
 On a full disk SQLite can't write anything, not even a DELETE or a checkpoint.  So webhookd refuses events long before
 that (`store.min_free_mb`), and a file beside the database, `webhookd.db-reserve`, keeps a quarter of that space.  It is
 released piece by piece when the disk fills up all the same, so that outcomes can still be recorded.
+
+Pages that are free inside the database's file are room as well: retention made it, and new events take it again.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ class DiskSpace:
         self._released = False
         self._looked_at = float("-inf")
         self._short = False
+        self.free_inside_bytes = 0  # of the database's file, as looked at last
 
     def free_bytes(self) -> int:
         """What the file system has left, the reserve apart."""
@@ -72,7 +75,7 @@ class DiskSpace:
 
     def wal_limit_pages(self) -> int:
         """How long the write-ahead log may be: no longer than what is kept, as a checkpoint may need as much again."""
-        if self.short():
+        if self.short() or self.spare_bytes() < 0:
             return WAL_PAGES_WHEN_SHORT
         return min(CHECKPOINT_PAGES, self._kept_bytes // PAGE_BYTES) or CHECKPOINT_PAGES
 
@@ -111,10 +114,17 @@ class DiskSpace:
         return False
 
     def _settle(self) -> None:
-        short = self._released or not self._is_whole() or self.spare_bytes() < 0
+        short = self._released or not self._is_whole() or not self._has_room()
         if short != self._short:
             self._short = short
             log.emit("store.full" if short else "store.recovered")
+
+    def _has_room(self) -> bool:
+        spare_bytes = self.spare_bytes()
+        if spare_bytes >= 0:
+            return True
+        # Events go through the write-ahead log, which can't use the pages inside.
+        return spare_bytes + self.free_inside_bytes >= 0 and self.free_bytes() >= self._kept_bytes * RESERVED_SHARE
 
     def _is_whole(self) -> bool:
         return self._reserved_bytes() >= self._wanted_bytes

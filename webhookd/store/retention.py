@@ -29,6 +29,9 @@ _EXAMINE = (
     f"SELECT v.seq, v.accepted_at, CASE WHEN v.body IS NULL THEN {_REMEMBERED} WHEN {_IS_NEEDED} THEN {_NEEDED} "
     f"ELSE {_PRUNABLE} END FROM events v NOT INDEXED WHERE v.seq > :after_seq ORDER BY v.seq LIMIT {_EXAMINED_ROWS}"
 )
+_EXAMINE_ONE = _EXAMINE.replace(
+    "NOT INDEXED WHERE", "INDEXED BY events_log WHERE v.workspace_seq = :workspace_seq AND v.body IS NOT NULL AND"
+)
 _JUDGE = f"SELECT v.accepted_at, {_IS_NEEDED} FROM events v WHERE v.seq = :seq AND v.body IS NOT NULL"
 _SOME_OF_EVENT = (
     f"(SELECT seq FROM deliveries INDEXED BY deliveries_by_event WHERE event_seq = ? ORDER BY seq LIMIT {PIECE_ROWS})"
@@ -39,13 +42,15 @@ _SOME_OF_EVENT = (
 class Terms:
     """The moments that decide, in milliseconds since 1970.
 
-    By age go events accepted before `accepted_before_ms`; ids of those before `remembered_since_ms` are forgotten;
-    failures since `counted_since_ms` may count; what was deleted before `settled_before_ms` has no attempt in flight.
+    By age go events accepted before `accepted_before_ms`.  Ids of those before `remembered_since_ms` are forgotten, and
+    where a log is too large those before `ids_kept_since_ms`.  Failures since `counted_since_ms` may count.  What was
+    deleted before `settled_before_ms` has no attempt in flight.
     """
 
     now_ms: int
     accepted_before_ms: int
     remembered_since_ms: int
+    ids_kept_since_ms: int
     counted_since_ms: int
     settled_before_ms: int
 
@@ -95,9 +100,13 @@ def file_size(db: sqlite3.Connection) -> FileSize:
     return FileSize(pages * page_bytes, free * page_bytes)
 
 
-def examine(db: sqlite3.Connection, terms: Terms, *, after_seq: int, by_age: bool) -> Examined:
-    """Look at the next events after `after_seq`; with `by_age` until they are too young (the future apart)."""
-    rows = db.execute(_EXAMINE, terms.as_parameters() | {"after_seq": after_seq}).fetchall()
+def examine(db: sqlite3.Connection, terms: Terms, *, after_seq: int, workspace_seq: int | None = None) -> Examined:
+    """Look at the next events after `after_seq`: of a workspace, or all until they are too young (the future apart)."""
+    by_age = workspace_seq is None
+    values = terms.as_parameters() | {"after_seq": after_seq}
+    if workspace_seq is not None:
+        values["workspace_seq"] = workspace_seq
+    rows = db.execute(_EXAMINE if by_age else _EXAMINE_ONE, values).fetchall()
     prunable: list[int] = []
     passed_over = False
     upto_seq = after_seq
@@ -122,9 +131,9 @@ def prune(
     terms: Terms,
     *,
     out_of_time: Callable[[], bool],
-    until_used_bytes: int | None = None,
+    enough: Callable[[sqlite3.Connection], bool] | None = None,
 ) -> Step:
-    """Remove events, the first ones of `seqs`, until it is `out_of_time` or `until_used_bytes` is reached.
+    """Remove events, the first ones of `seqs`, until it is `out_of_time` or `enough`.
 
     Those that are needed after all stay.  At least one event, or `PIECE_ROWS` of its deliveries, are dealt with.
     """
@@ -132,7 +141,7 @@ def prune(
     for done, seq in enumerate(seqs):
         if done and out_of_time():
             return Step(done, events, deliveries)
-        if until_used_bytes is not None and file_size(db).used_bytes <= until_used_bytes:
+        if enough is not None and enough(db):
             return Step(done, events, deliveries, enough=True)
         rows = db.execute(_JUDGE, terms.as_parameters() | {"seq": seq}).fetchall()
         if not rows or rows[0][1]:
@@ -173,16 +182,27 @@ def forget_ids(db: sqlite3.Connection, terms: Terms, *, out_of_time: Callable[[]
         db,
         "DELETE FROM events WHERE seq IN (SELECT seq FROM events INDEXED BY events_remembered "
         f"WHERE body IS NULL AND accepted_at < ? LIMIT {PIECE_ROWS})",
-        terms.remembered_since_ms,
+        (terms.remembered_since_ms,),
         out_of_time,
     )
 
 
-def _in_pieces(db: sqlite3.Connection, delete: str, value: int, out_of_time: Callable[[], bool]) -> int:
+def forget_oldest_ids(db: sqlite3.Connection, terms: Terms, workspace_seq: int, *, stop: Callable[[], bool]) -> int:
+    """Remove a workspace's oldest rows that only keep an id, those not yet due too, until `stop`; returns how many."""
+    return _in_pieces(
+        db,
+        "DELETE FROM events WHERE seq IN (SELECT seq FROM events INDEXED BY events_remembered_by_workspace "
+        f"WHERE workspace_seq = ? AND body IS NULL AND accepted_at < ? ORDER BY accepted_at LIMIT {PIECE_ROWS})",
+        (workspace_seq, terms.ids_kept_since_ms),
+        stop,
+    )
+
+
+def _in_pieces(db: sqlite3.Connection, delete: str, values: tuple[int, ...], out_of_time: Callable[[], bool]) -> int:
     """Run a statement that deletes `PIECE_ROWS`, until it finds fewer or it is `out_of_time`; returns how many went."""
     removed = 0
     while True:
-        piece = db.execute(delete, (value,)).rowcount
+        piece = db.execute(delete, values).rowcount
         removed += piece
         if piece < PIECE_ROWS or out_of_time():
             return removed
@@ -216,7 +236,7 @@ def clear_workspace(db: sqlite3.Connection, workspace_seq: int, *, out_of_time: 
 
 def _remove_some(db: sqlite3.Connection, table: str, workspace_seq: int, out_of_time: Callable[[], bool]) -> int:
     some = f"SELECT seq FROM {table} WHERE workspace_seq = ? LIMIT {PIECE_ROWS}"
-    return _in_pieces(db, f"DELETE FROM {table} WHERE seq IN ({some})", workspace_seq, out_of_time)
+    return _in_pieces(db, f"DELETE FROM {table} WHERE seq IN ({some})", (workspace_seq,), out_of_time)
 
 
 def forget_endpoints(db: sqlite3.Connection, terms: Terms, *, out_of_time: Callable[[], bool]) -> int:
@@ -229,7 +249,7 @@ def forget_endpoints(db: sqlite3.Connection, terms: Terms, *, out_of_time: Calla
         "AND NOT EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_log "
         "WHERE endpoint_seq = e.seq AND state <> 0) "
         f"AND NOT EXISTS (SELECT 1 FROM attempts WHERE endpoint_seq = e.seq) LIMIT {PIECE_ROWS})",
-        terms.settled_before_ms,
+        (terms.settled_before_ms,),
         out_of_time,
     )
 

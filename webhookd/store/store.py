@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from webhookd import log
-from webhookd.store import deliveries, events, time_index
+from webhookd.store import deliveries, events, retention, time_index
 from webhookd.store.batch import BatchStatement
 from webhookd.store.connection import Connection, fatal_error, is_broken, open_reader, open_writer
 from webhookd.store.disk_space import DiskSpace
@@ -159,6 +159,8 @@ class Store:
         while True:
             await asyncio.sleep(DISK_LOOK_SECONDS)
             await asyncio.to_thread(self.disk_space.refill)
+            if self.disk_space.spare_bytes() < 0:
+                self.disk_space.free_inside_bytes = (await self.read(retention.file_size)).free_bytes
             due = self.disk_space.short() and time.monotonic() - shrunk_at >= SHRINK_SECONDS
             if due or self.writer.wal_limit_changed:
                 shrunk_at = time.monotonic()

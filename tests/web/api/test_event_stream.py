@@ -187,10 +187,10 @@ async def test_a_full_disk_stops_the_stream(api: Api, monkeypatch: pytest.Monkey
         await until(lambda: accepted(api) == 1)
         ingest = api.app.services.ingest
 
-        async def full(workspace_id: str, new: object) -> None:
+        async def full(workspace_id: str, new: object, **options: object) -> None:
             raise ApiError("storage_full", "The disk is nearly full.", retry_after_seconds=10)
 
-        monkeypatch.setattr(type(ingest), "accept", lambda self, workspace_id, new: full(workspace_id, new))
+        monkeypatch.setattr(type(ingest), "accept", lambda self, *given, **options: full(*given, **options))
         line.chunk(line_of("b") + b"\n" + line_of("c") + b"\n")
         status, told = await line.json()
         assert (507, "storage_full", 1, 1) == (status, told["error"]["code"], told["accepted"], told["next_index"])
@@ -203,7 +203,7 @@ async def test_batches_follow_each_other(api: Api, monkeypatch: pytest.MonkeyPat
         real, gate = ingest.accept, asyncio.Event()
         under_way, most = 0, 0
 
-        async def slow(self: object, workspace_id: str, new: list[object]) -> object:
+        async def slow(self: object, workspace_id: str, new: list[object], **options: object) -> object:
             nonlocal under_way, most
             under_way += 1
             most = max(most, under_way)
@@ -232,7 +232,7 @@ async def test_the_socket_is_not_read_while_too_much_is_uncommitted(api: Api, mo
         ingest = api.app.services.ingest
         real, gate = ingest.accept, asyncio.Event()
 
-        async def held(self: object, workspace_id: str, new: list[object]) -> object:
+        async def held(self: object, workspace_id: str, new: list[object], **options: object) -> object:
             await gate.wait()
             return await real(workspace_id, new)  # type: ignore[arg-type]
 
@@ -297,3 +297,47 @@ async def test_a_cut_leaves_no_complaint(api: Api, caplog: pytest.LogCaptureFixt
             line.reset()
     assert 200 == (await api.get("/healthz")).status
     assert [] == [record.getMessage() for record in caplog.records]
+
+
+async def test_past_its_rate_a_stream_is_read_slower_and_a_request_is_refused(tmp_path: Path) -> None:
+    """Five lines at two a second take two seconds and a half; meanwhile a single event is 429 with `Retry-After`."""
+    async with running_api(tmp_path, Config(limits=Limits(events_per_second=2))) as api, wire(api.port) as line:
+        begin(api, line)
+        for name in "abcde":
+            line.chunk(line_of(name) + b"\n")
+        line.chunk(b"")
+        began = api.engine.clock.monotonic()
+        answered = asyncio.create_task(line.json())
+        await until(lambda: accepted(api) == 2)
+        refused = await api.post("/v1/events", data=line_of("single"))
+        assert (429, "rate_limited", "1") == (refused.status, refused.code, refused.headers["Retry-After"])
+        while not answered.done():
+            await api.engine.clock.advance(0.1)
+            await asyncio.sleep(0.005)
+        assert (202, 5) == (answered.result()[0], answered.result()[1]["accepted"])
+        assert 1.4 <= api.engine.clock.monotonic() - began <= 2.5
+
+
+async def test_a_workspace_over_its_quota_stops_the_stream_and_refuses_an_array(tmp_path: Path) -> None:
+    """507 with a code of its own, after a second: a stream says where to go on, of an array nothing is taken."""
+    async with running_api(tmp_path, Config(limits=Limits(log_mb_per_workspace=0.001))) as api:
+        held = await api.engine.endpoint(HOOK)
+        await api.app.services.endpoints.disable("default", held.id)
+        async with wire(api.port) as line:
+            begin(api, line)
+            line.chunk(line_of("a", b',"x":"' + b"x" * 2000 + b'"') + b"\n")
+            await until(lambda: accepted(api) == 1)
+            array = asyncio.create_task(api.post("/v1/events", [{"event_type": "message.received", "event_id": "c"}]))
+            line.chunk(line_of("b") + b"\n")
+            answered = asyncio.create_task(line.json())
+            while not (answered.done() and array.done()):
+                await api.engine.clock.advance(0.1)
+                await asyncio.sleep(0.005)
+        status, told = answered.result()
+        assert (507, "workspace_full", 1, 1) == (status, told["error"]["code"], told["accepted"], told["next_index"])
+        assert (507, "workspace_full", "10") == (
+            array.result().status,
+            array.result().code,
+            array.result().headers["Retry-After"],
+        )
+        assert 1 == accepted(api)

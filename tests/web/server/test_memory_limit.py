@@ -89,6 +89,18 @@ async def test_whatever_ends_a_request_gives_back_what_it_held(api: Api) -> None
                 await asyncio.sleep(0.001)
 
 
+async def test_one_workspaces_bodies_leave_another_its_room(api: Api) -> None:
+    """While one holds more than half, its next large body is 503, and another's is taken."""
+    await api.post("/v1/workspaces", {"id": "noisy"})
+    seq = api.app.registry.workspace("noisy").seq
+    held = api.application[MEMORY_LIMIT]
+    held.count(600_000, seq)
+    for workspace, status in (("noisy", 503), ("default", 422)):
+        large = await api.post(f"/v1/workspaces/{workspace}/events", data=array(SMALL_BODY_BYTES + 1000))
+        assert status == large.status
+    held.count(-600_000, seq)
+
+
 def test_the_last_of_the_address_space_is_kept() -> None:
     """Under RLIMIT_AS what would leave less than the headroom is refused; without a limit nothing is looked at."""
     memory_limit.refuse_if_memory_is_short(2**50)
@@ -106,11 +118,27 @@ def test_the_bounds() -> None:
     """A small body is refused past the second bound alone, a larger one past the first."""
     held = MemoryLimit()
     held.acquire(memory_limit.FULL_BYTES, memory_limit.FULL_BYTES)
-    assert not held.full
+    assert not held.full()
     held.acquire(1, 1)
-    assert held.full
+    assert held.full()
     with pytest.raises(ApiError, match="holds as much"):
         held.acquire(1, SMALL_BODY_BYTES + 1)
     held.acquire(memory_limit.SMALL_FULL_BYTES - held.byte_count, SMALL_BODY_BYTES)
     with pytest.raises(ApiError, match="Try again"):
         held.acquire(1, 1)
+
+
+def test_a_workspace_leaves_room_for_others() -> None:
+    """It may hold three times what is free: three quarters alone, less beside others; those without one all."""
+    held, bound = MemoryLimit(), memory_limit.FULL_BYTES
+    held.acquire(bound * 3 // 4, bound, 1)
+    assert not held.full(1)
+    with pytest.raises(ApiError, match="holds as much"):
+        held.acquire(1, bound, 1)
+    assert held.full(1)
+    held.acquire(bound // 8, bound, 2)
+    assert not held.full(2)
+    assert not held.full()
+    held.count(-1 - bound * 3 // 4, 1)
+    assert not held.full(1)
+    assert bound // 8 == held.byte_count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -75,6 +76,11 @@ class BatchIngest:
         """How large one event may be."""
         return max_event_bytes(self._services)
 
+    def most_at_once(self, count: int) -> int:
+        """How many of `count` events to accept at once, so that a rate limit holds others up for a second at most."""
+        rate = self._services.settings().limits.events_per_second
+        return min(count, max(1, int(rate))) if rate else count
+
     async def check(self, lines: Sequence[Line]) -> list[Checked]:
         """Check each event, a slice of the event loop's time after the other, in turns with other workspaces."""
         checked = []
@@ -88,13 +94,10 @@ class BatchIngest:
                 began = perf_counter()
         return checked
 
-    async def accept(self, batch: Sequence[Checked]) -> None:
-        """Accept the good ones together, in their order, and count all in the summary.
-
-        Raises ApiError (`unavailable`, `storage_full`, `too_far_behind`, `not_found`), and then none was accepted.
-        """
+    async def accept(self, batch: Sequence[Checked], *, stopping: asyncio.Event | None = None) -> None:
+        """Accept the good ones together, in their order, and count all in the summary; see `Ingest.accept`."""
         good = [event for _, event in batch if isinstance(event, NewEvent)]
-        results = iter(await self._services.ingest.accept(self._workspace.seq, good) if good else ())
+        results = iter(await self._services.ingest.accept(self._workspace.seq, good, stopping=stopping) if good else ())
         refused: Counter[str] = Counter()
         for place, event in batch:
             error = event if isinstance(event, ApiError) else self._enter(event, next(results))

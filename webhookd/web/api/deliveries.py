@@ -244,6 +244,7 @@ async def get_delivery(request: web.Request) -> web.Response:
     body=NoFields,
     errors=(
         *("endpoint_not_active", "endpoint_gone", "delivery_not_finished", "delivered_since", "too_far_behind"),
+        "workspace_full",
         *WRITE_ERRORS,
     ),
 )
@@ -261,7 +262,10 @@ async def replay_delivery(request: web.Request) -> web.Response:
     "/replay",
     {200: ReplayedSchema},
     body=ReplayRequest,
-    errors=("unknown_event_type", "endpoint_not_active", "endpoint_gone", "replay_running", *WRITE_ERRORS),
+    errors=(
+        *("unknown_event_type", "endpoint_not_active", "endpoint_gone", "replay_running", "workspace_full"),
+        *WRITE_ERRORS,
+    ),
 )
 async def replay_deliveries(request: web.Request) -> web.Response:
     """Send all finished deliveries of a filter again, oldest first.

@@ -251,7 +251,10 @@ async def disable_endpoint(request: web.Request) -> web.Response:
     "/endpoints/{endpoint}/test",
     {200: AttemptSchema},
     body=TestRequest,
-    errors=("plan_required", "unknown_event_type", "endpoint_malformed", *WRITE_ERRORS),
+    errors=(
+        *("plan_required", "unknown_event_type", "endpoint_malformed", "too_far_behind", "workspace_full"),
+        *WRITE_ERRORS,
+    ),
 )
 async def test_endpoint(request: web.Request) -> web.Response:
     """Send a test event to an endpoint, in any state; answers with the attempt."""

@@ -36,6 +36,7 @@ class IngestStream:
         self._refusals = refusals
         self._timeouts = request.app[REQUEST_TIMEOUTS]
         self._memory_limit = request.app[MEMORY_LIMIT]
+        self._workspace_seq = workspace_of(request).seq
         self._batch_ingest = BatchIngest(services_of(request), workspace_of(request), refusals)
         self._line_max = self._batch_ingest.max_bytes + WHITE_SPACE_BYTES
         self._splitter = LineSplitter(self._line_max)
@@ -50,10 +51,12 @@ class IngestStream:
         self._room = asyncio.Event()
         self._reading_failed: ApiError | None = None
         self._stopped: ApiError | None = None
+        self._stopping = asyncio.Event()
 
     def stop(self, why: ApiError) -> None:
         """Take no further line: what is being committed is the last."""
         self._stopped = self._stopped or why
+        self._stopping.set()
         self._news.set()
 
     async def run(self) -> web.Response:
@@ -66,7 +69,7 @@ class IngestStream:
         finally:
             reading.cancel()
             await asyncio.wait([reading])
-            self._memory_limit.release(self.uncommitted_bytes)
+            self._memory_limit.count(-self.uncommitted_bytes, self._workspace_seq)
         if not reading.cancelled():
             reading.result()
         return self._answer(self._stopped or self._reading_failed)
@@ -120,7 +123,7 @@ class IngestStream:
         if piece:
             self._pieces.extend(piece[begin : begin + SPLIT_BYTES] for begin in range(0, len(piece), SPLIT_BYTES))
             self.uncommitted_bytes += len(piece)
-            self._memory_limit.byte_count += len(piece)
+            self._memory_limit.count(len(piece), self._workspace_seq)
             if piece.endswith(b"\n"):
                 self._line_due = None
             elif self._line_due is None or b"\n" in piece:  # another line is begun
@@ -131,12 +134,12 @@ class IngestStream:
         while self._has_enough():
             self._room.clear()
             await self._room.wait()
-        self._memory_limit.acquire(0, 0)
+        self._memory_limit.acquire(0, 0, self._workspace_seq)
 
     def _has_enough(self) -> bool:
         # A begun line is not counted: no commit makes room of it, only its own end does, which must be read.
         ended = self.uncommitted_bytes - self._splitter.pending_bytes
-        return ended > self._uncommitted_max or (ended > 0 and self._memory_limit.full)
+        return ended > self._uncommitted_max or (ended > 0 and self._memory_limit.full(self._workspace_seq))
 
     # Committing
 
@@ -186,19 +189,20 @@ class IngestStream:
     def _next_lines(self) -> tuple[list[Line], int]:
         lines: list[Line] = []
         size = 0
-        while self._lines and len(lines) < BATCH_LINES and size < BATCH_BYTES:
+        most = self._batch_ingest.most_at_once(BATCH_LINES)
+        while self._lines and len(lines) < most and size < BATCH_BYTES:
             lines.append(self._lines.popleft())
             size += _size(lines[-1])
         return lines, size
 
     def _release(self, byte_count: int) -> None:
         self.uncommitted_bytes -= byte_count
-        self._memory_limit.release(byte_count)
+        self._memory_limit.count(-byte_count, self._workspace_seq)
         self._room.set()
 
     async def _accept(self, batch: list[Checked], size: int) -> None:
         try:
-            await self._batch_ingest.accept(batch)
+            await self._batch_ingest.accept(batch, stopping=self._stopping)
         except ApiError as error:
             self.stop(error)
             return

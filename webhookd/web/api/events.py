@@ -91,8 +91,10 @@ class NewEventFields(Struct):
         "unknown_event_type",
         "invalid_event_id",
         "too_far_behind",
+        "rate_limited",
         "unavailable",
         "storage_full",
+        "workspace_full",
     ),
 )
 async def post_events(request: web.Request) -> web.StreamResponse:

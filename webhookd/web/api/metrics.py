@@ -13,7 +13,7 @@ from webhookd.store.store import Db
 from webhookd.web.services import Services
 
 # Present from the start, at 0: else an alert on a rate would miss the first increase.
-_WATCHED_REFUSALS = ("storage_full", "too_far_behind", "unavailable")
+_WATCHED_REFUSALS = ("rate_limited", "storage_full", "too_far_behind", "unavailable", "workspace_full")
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,6 @@ def _refusal(status: int, codes: list[str]) -> Json:
     examples = {code: {"value": ApiError(code, ERRORS[code].meaning).body()} for code in codes}
     content = {_JSON: {"schema": {"$ref": _REF.format(name="Error")}, "examples": examples}}
     answer: Json = {"description": description, "content": content}
-    if status in (503, 507):
+    if status in (429, 503, 507):
         answer["headers"] = _RETRY_AFTER
     return answer

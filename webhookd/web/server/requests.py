@@ -250,12 +250,12 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     """The whole body.  ApiError `payload_too_large` before more is in memory, `request_timeout`, `unavailable`."""
     if (request.content_length or 0) > max_bytes:
         raise request_too_large(max_bytes)
-    content = request.content
+    content, workspace_seq = request.content, request[WORKSPACE].seq if WORKSPACE in request else None
     if content.is_eof() and content.exception() is None:  # it came with its headers: no timer is needed
         body = content.read_nowait(-1)
         if len(body) > max_bytes:
             raise request_too_large(max_bytes)
-        acquire_memory(request, len(body))
+        acquire_memory(request, len(body), workspace_seq)
         return body
     timeout_seconds = request.app[REQUEST_TIMEOUTS].body_seconds
     until = asyncio.get_running_loop().time() + timeout_seconds
@@ -264,7 +264,7 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
         while chunk := await read_some(request, until - asyncio.get_running_loop().time()):
             if len(parts) + len(chunk) > max_bytes:
                 raise request_too_large(max_bytes)
-            acquire_memory(request, len(chunk))
+            acquire_memory(request, len(chunk), workspace_seq)
             parts += chunk
     except TimeoutError:
         message = f"The body did not arrive within {timeout_seconds:g} seconds; nothing was done."
