@@ -306,7 +306,7 @@ async def replay_deliveries(request: web.Request) -> web.Response:
     "/endpoints/{endpoint}/backfill",
     {200: BackfilledSchema},
     body=BackfillRequest,
-    errors=("unknown_event_type", "endpoint_not_active", "replay_running", *WRITE_ERRORS),
+    errors=("unknown_event_type", "endpoint_not_active", "replay_running", "workspace_full", *WRITE_ERRORS),
 )
 async def backfill_endpoint(request: web.Request) -> web.Response:
     """Send an endpoint past events that it never had, in order of acceptance.
