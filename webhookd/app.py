@@ -72,7 +72,7 @@ class App:
         )
         self.recorder = Recorder(self.deps, self.watchdog, self.live_feed, self._on_finished)
         self.dispatcher = Dispatcher(self.deps, self.recorder, self.transport)
-        self.held_events = HeldEvents(self.deps, self.dispatcher)
+        self.held_events = HeldEvents(self.deps, self.dispatcher, self.mailer.wake)
         self.retention = Retention(store, clock, self.settings)
         self.services = self._services()
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
+import orjson
 import pytest
 from msgspec.structs import replace
 
 from tests.support.clock import ManualClock
-from tests.support.engine import DAY, JUMPS, NO_RETRIES, ONE, WELL, ScriptedNetwork, engine, failing, full
-from webhookd.config import Budget, Config, Hold
+from tests.support.engine import DAY, HOUR, JUMPS, NO_RETRIES, ONE, WELL, Engine, ScriptedNetwork, engine, failing, full
+from webhookd.config import Budget, Config, Hold, Mail
 from webhookd.models import DeliveryState, Endpoint, EndpointState
 from webhookd.store import deliveries
 
@@ -206,3 +208,103 @@ async def test_rows_behind_a_mark_follow_when_there_is_room_again(
         await e.advance(3)
         states = await e.app.store.read(lambda db: db.execute("SELECT state FROM deliveries").fetchall())
         assert [(deliveries.CANCELLED,)] * 2 == states
+
+
+MAIL = Mail(host="mail.example", notify=("ops@example.com",))
+
+
+async def _notices(e: Engine) -> list[tuple[str, str, int, str]]:
+    """Of each mail: its kind, when the first event expires or why it did, how many wait, which endpoint."""
+    rows = await e.app.store.read(lambda db: db.execute("SELECT kind, payload FROM outbox ORDER BY seq").fetchall())
+    found = [(kind, orjson.loads(payload)) for kind, payload in rows]
+    return [
+        (kind, each.get("expires_at") or each["reason"], each.get("waiting", 0), each["endpoint"]["id"])
+        for kind, each in found
+    ]
+
+
+async def _look_after(e: Engine, seconds: float) -> None:
+    """Let that time pass, and one look at the held events begin and end after it."""
+    looked, look = asyncio.Event(), e.app.held_events.look
+
+    async def looking() -> None:
+        await look()
+        looked.set()
+
+    e.app.held_events.look = looking  # type: ignore[method-assign]
+    while not looked.is_set():
+        await e.clock.advance(seconds)
+        seconds = 1
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(looked.wait(), 1)
+    e.app.held_events.look = look  # type: ignore[method-assign]
+    await e.quiet()
+
+
+async def test_one_mail_before_held_events_expire_and_one_when_the_first_did(tmp_path: Path) -> None:
+    """12 hours before the oldest; neither comes again, nor after a restart, until the endpoint is stopped anew."""
+    clock = ManualClock()
+    config = Config(hold=Hold(max_age_hours=72), mail=MAIL)
+    async with engine(tmp_path, config, clock=clock) as e:
+        well, untouched = await e.endpoint(WELL), await e.endpoint(ONE)
+        await e.app.services.endpoints.disable("default", well.id)
+        await e.app.services.endpoints.disable("default", untouched.id)
+        await _look_after(e, HOUR)
+        await e.send("a")  # expires at 73 h
+        await e.app.services.endpoints.enable("default", untouched.id, skip_held=True)
+        await _look_after(e, 59 * HOUR)
+        await e.send("b")
+        await _look_after(e, 0.99 * HOUR)
+        assert [] == await _notices(e)
+        await _look_after(e, 0.02 * HOUR)
+        warning = ("expiring", "2026-01-04T01:00:00.000Z", 2, well.id)
+        assert [warning] == await _notices(e)
+        await _look_after(e, 1)
+    async with engine(tmp_path, config, clock=clock) as e:
+        await _look_after(e, HOUR)
+        assert [warning] == await _notices(e)
+        await _look_after(e, 12 * HOUR)
+        expired = ("expired", "max_age_hours", 0, well.id)
+        assert ({"expired": 1, "held": 1}, [warning, expired]) == (await e.states(well), await _notices(e))
+    async with engine(tmp_path, config, clock=clock) as e:
+        await _look_after(e, 60 * HOUR)
+        assert ({"expired": 2}, [warning, expired]) == (await e.states(well), await _notices(e))
+        await e.app.services.endpoints.enable("default", well.id)
+        await e.app.services.endpoints.disable("default", well.id)
+        await e.send("c")
+        await _look_after(e, 71 * HOUR)
+        assert ["expiring", "expired", "expiring"] == [kind for kind, *_ in await _notices(e)]
+
+
+async def test_what_expires_by_number_is_told_once_and_no_warning_follows(tmp_path: Path) -> None:
+    """Neither without a mail server, whose setting brings it later."""
+    config = Config(hold=Hold(max_events=2), mail=MAIL)
+    async with engine(tmp_path, replace(config, mail=Mail())) as e:
+        well = await e.endpoint(WELL)
+        await e.app.services.endpoints.disable("default", well.id)
+        await e.send(*"abc")
+        await _look_after(e, 1)
+        assert ({"expired": 1, "held": 2}, []) == (await e.states(well), await _notices(e))
+        e.app.reload(config)
+        for event_id in "de":
+            await e.send(event_id)
+            await _look_after(e, 1)
+        await _look_after(e, 71 * HOUR)
+        assert ({"expired": 3, "held": 2}, [("expired", "max_events", 0, well.id)]) == (
+            await e.states(well),
+            await _notices(e),
+        )
+
+
+async def test_what_a_plan_without_webhooks_holds_is_told_as_well(tmp_path: Path) -> None:
+    """Held since the plan changed; the mail says so."""
+    async with engine(tmp_path, Config(mail=MAIL)) as e:
+        await e.endpoint(WELL)
+        e.network.gates[WELL] = asyncio.Event()
+        await e.send("a", "b")
+        await e.app.services.workspaces.change("default", plan="starter")
+        e.network.gates[WELL].set()
+        await _look_after(e, 61 * HOUR)
+        ((kind, *_),) = await _notices(e)
+        (payload,) = await e.app.store.read(lambda db: db.execute("SELECT payload FROM outbox").fetchall()[0])
+        assert ("expiring", True) == (kind, orjson.loads(payload)["paused"])

@@ -43,6 +43,11 @@ def disabled(**facts: Any) -> Notice:
     return Notice("auto_disabled", "<1@hooks.example.com>", START_WALL_MS, payload)
 
 
+def held(kind: str, **facts: Any) -> Notice:
+    payload = disabled().payload | {"paused": False} | facts
+    return Notice(kind, "<3@hooks.example.com>", START_WALL_MS, payload)
+
+
 def warned() -> Notice:
     payload = {
         "workspace": "default",
@@ -175,6 +180,38 @@ def test_a_warning_names_who_spent_the_budget() -> None:
     both = written(warned(), disabled())
     assert both["Subject"].startswith("[webhookd] Webhook disabled")
     assert all("50 %" in part and "endpoint enable" in part for part in texts(both))
+
+
+@pytest.mark.parametrize(
+    ("notice", "subject", "words"),
+    [
+        (
+            held("expiring", expires_at="2026-01-31T14:02:11.123Z"),
+            "Held events expire within 12 hours (example.com)",
+            ["expires at 2026-01-31 14:02:11 UTC", "12 events wait", "webhookd endpoint enable ep_01j8"],
+        ),
+        (
+            held("expired", reason="max_age_hours"),
+            "Held events expired (example.com)",
+            ["expired at 2026-01-31 14:02:11 UTC, because it was held for 72 hours", "endpoint enable ep_01j8"],
+        ),
+        (
+            held("expired", reason="max_events", paused=True, workspace="acme"),
+            "Held events expired (example.com)",
+            ["because more than 100,000 wait", "the plan of its workspace has no webhooks"],
+        ),
+        (held("expired", reason="max_mb"), "Held events expired (example.com)", ["takes more than 1024 MiB"]),
+    ],
+    ids=["expiring", "expired", "by-number-and-paused", "by-size"],
+)
+def test_held_events_that_expire(notice: Notice, subject: str, words: list[str]) -> None:
+    """When, why, how many wait, and what keeps the others."""
+    mail = written(notice)
+    workspace = " acme" if notice.payload["workspace"] == "acme" else ""
+    assert f"[webhookd{workspace}] {subject}" == mail["Subject"]
+    for part in texts(mail):
+        assert [] == [each for each in words if each not in " ".join(part.split())]
+        assert "t0psecret" not in part
 
 
 @pytest.mark.parametrize("field", ["url", "description", "id", "message", "workspace", "detail", "status", "at"])

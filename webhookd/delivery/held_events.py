@@ -12,24 +12,29 @@ from collections import Counter
 from collections.abc import Callable
 
 from webhookd import log
+from webhookd.clock import rfc3339
 from webhookd.delivery.deps import Deps
-from webhookd.delivery.dispatcher import Dispatcher
+from webhookd.delivery.dispatcher import HOUR_MS, Dispatcher
+from webhookd.delivery.notices import add_notice, endpoint_facts
 from webhookd.errors import ApiError
-from webhookd.models import Endpoint
+from webhookd.models import Endpoint, Json
 from webhookd.store import deliveries, endpoints
 from webhookd.store.store import Db
 
 STEP_ROWS = 500
+WARN_MS = 12 * HOUR_MS  # how long before the first held event expires a mail says so
 LOOK_SECONDS = 1.0
 _EVERYTHING = 2**63 - 1
 
 
 class HeldEvents:
-    """A root task: `run` looks once a second."""
+    """A root task: `run` looks once a second.  `wake_mail` starts the outbox."""
 
-    def __init__(self, deps: Deps, dispatcher: Dispatcher) -> None:
+    def __init__(self, deps: Deps, dispatcher: Dispatcher, wake_mail: Callable[[], None]) -> None:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
         self._dispatcher = dispatcher
+        self._wake_mail = wake_mail
+        self._warned: set[tuple[int, int]] = set()  # endpoints, and since when their events are held
         self._stopping = asyncio.Event()
         self._began_ms = self._clock.wall_ms() - self._clock.monotonic() * 1000
         self.expired_count = 0
@@ -46,6 +51,7 @@ class HeldEvents:
             await self._follow(endpoint_seq, upto_seq, state)
         for endpoint in self._registry.endpoints():
             if self._dispatcher.view(endpoint.seq).waiting and not self._registry.runs(endpoint):
+                await self._warn(endpoint)
                 await self._expire(endpoint)
 
     async def _follow(self, endpoint_seq: int, upto_seq: int, state: int) -> None:
@@ -61,9 +67,38 @@ class HeldEvents:
             count=total,
         )
 
+    async def _warn(self, endpoint: Endpoint) -> None:
+        """Queue a mail, once for a stop, when the first event that it holds expires within `WARN_MS`."""
+        since_ms, now_ms = self._held_since_ms(endpoint), self._now_ms()
+        max_age_ms = round(self._settings().hold.max_age_hours * HOUR_MS)
+        too_early = now_ms + WARN_MS < since_ms + max_age_ms
+        if too_early or not self._settings().mail.host or (endpoint.seq, since_ms) in self._warned:
+            return
+        oldest = await self._store.read(lambda db: deliveries.oldest_waiting(db, endpoint.seq, endpoint.skipped_upto))
+        expires_ms = max(oldest[1], since_ms) + max_age_ms if oldest else 0
+        if not now_ms < expires_ms <= now_ms + WARN_MS:
+            return
+        facts = {"expires_at": rfc3339(expires_ms), "waiting": self._dispatcher.view(endpoint.seq).waiting}
+
+        def command(db: Db) -> None:
+            if self._same_stop(endpoints.get(db, endpoint.seq), endpoint):
+                self._tell(db, endpoint, "expiring", facts)
+
+        await self._store.write(command, on_commit=lambda _: self._wake_mail())
+        self._warned.add((endpoint.seq, since_ms))
+
+    def _tell(self, db: Db, endpoint: Endpoint, kind: str, facts: Json) -> None:
+        """Queue a notice unless there was one of its kind for this stop already."""
+        mail, now_ms = self._settings().mail, self._clock.wall_ms()
+        if mail.host and endpoints.tell_held(db, endpoint.seq, kind, self._held_since_ms(endpoint)):
+            paused = self._registry.paused(endpoint.workspace_seq)
+            payload = endpoint_facts(endpoint, now_ms) | {"paused": paused} | facts
+            add_notice(db, mail, endpoint.workspace_seq, kind, payload, now_ms)
+
     async def _expire(self, endpoint: Endpoint) -> None:
         def on_commit(finished: list[tuple[int, int]]) -> None:
             self._dispatcher.settle(endpoint.seq, len(finished), sum(size for _, size in finished))
+            self._wake_mail()
 
         totals: Counter[str] = Counter()
         while True:
@@ -77,6 +112,7 @@ class HeldEvents:
                 after_seq=endpoint.skipped_upto,
                 limit=limit,
                 still=lambda db: self._same_stop(endpoints.get(db, endpoint.seq), endpoint),
+                also=lambda db, facts={"reason": reason}: self._tell(db, endpoint, "expired", facts),  # type: ignore[misc]
                 on_commit=on_commit,
             )
             if not finished:
@@ -111,16 +147,20 @@ class HeldEvents:
                 )
             )
             return count, "max_mb"
-        return await self._due_by_age(endpoint, round(hold.max_age_hours * 3_600_000)), "max_age_hours"
+        return await self._due_by_age(endpoint, round(hold.max_age_hours * HOUR_MS)), "max_age_hours"
 
     async def _due_by_age(self, endpoint: Endpoint, max_age_ms: int) -> int:
-        """Held since accepted or since the stop, the later of both; monotonic, as the wall clock may be set forward."""
-        now_ms = min(self._clock.wall_ms(), round(self._began_ms + self._clock.monotonic() * 1000))
+        """Held since accepted or since the stop, the later of both."""
+        now_ms = self._now_ms()
         if now_ms - self._held_since_ms(endpoint) < max_age_ms:
             return 0
         return await self._store.read(
             lambda db: deliveries.oldest_before(db, endpoint.seq, endpoint.skipped_upto, now_ms - max_age_ms, STEP_ROWS)
         )
+
+    def _now_ms(self) -> int:
+        """The wall clock's time, by the monotonic one where the wall clock was set forward."""
+        return min(self._clock.wall_ms(), round(self._began_ms + self._clock.monotonic() * 1000))
 
     def _held_since_ms(self, endpoint: Endpoint) -> int:
         since = [] if endpoint.disabled_at_ms is None else [endpoint.disabled_at_ms]
@@ -137,6 +177,7 @@ class HeldEvents:
         after_seq: int,
         limit: int,
         still: Callable[[Db], bool] = lambda db: True,
+        also: Callable[[Db], None] = lambda db: None,
         on_commit: Callable[[list[tuple[int, int]]], None] | None = None,
     ) -> list[tuple[int, int]]:
         now_ms = self._clock.wall_ms()
@@ -144,9 +185,12 @@ class HeldEvents:
         def command(db: Db) -> list[tuple[int, int]]:
             if not still(db):
                 return []
-            return deliveries.finish_some(
+            finished = deliveries.finish_some(
                 db, endpoint_seq, state=state, upto_seq=upto_seq, after_seq=after_seq, limit=limit, now_ms=now_ms
             )
+            if finished:
+                also(db)
+            return finished
 
         return await self._store.write(command, on_commit=on_commit)
 

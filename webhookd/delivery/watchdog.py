@@ -7,13 +7,13 @@ that failure, disabling and notices are durable together, and `committed` after 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from webhookd import log
 from webhookd.clock import rfc3339
 from webhookd.delivery.deps import Deps
+from webhookd.delivery.notices import add_notice, endpoint_facts
 from webhookd.models import (
     BudgetView,
     Endpoint,
@@ -27,7 +27,7 @@ from webhookd.models import (
 )
 from webhookd.rules.failure_budget import FailureBudget, FailureWindow, Verdict
 from webhookd.rules.ids import delivery_id
-from webhookd.store import attempts, deliveries, endpoints, outbox
+from webhookd.store import attempts, deliveries, endpoints
 from webhookd.store.store import Db
 from webhookd.text import duration_words
 
@@ -153,8 +153,9 @@ class Watchdog:
 
     def disable(self, db: Db, endpoint: Endpoint, judgement: Judgement, now_ms: int) -> list[Endpoint]:
         """The budget's part of the failure's transaction; returns the endpoints that it disabled."""
+        mail = self._settings().mail
         if judgement.warning is not None:
-            self._add_notice(db, endpoint.workspace_seq, "budget_warned", judgement.warning, now_ms)
+            add_notice(db, mail, endpoint.workspace_seq, "budget_warned", judgement.warning, now_ms)
         disabled = endpoints.disable(
             db,
             [each.seq for each, _ in judgement.disabling],
@@ -166,7 +167,7 @@ class Watchdog:
         facts = {each.seq: facts for each, facts in judgement.disabling}
         for each in disabled:
             payload = {**facts[each.seq], "failures": _last_failures(db, each.seq)}
-            self._add_notice(db, each.workspace_seq, "auto_disabled", payload, now_ms)
+            add_notice(db, mail, each.workspace_seq, "auto_disabled", payload, now_ms)
         return disabled
 
     def notify_of_drop(self, db: Db, endpoint: Endpoint, delivery: QueuedDelivery, now_ms: int) -> bool:
@@ -178,15 +179,13 @@ class Watchdog:
         if not mail.host or not mail.on_drop or not deliveries.first_drop(db, endpoint.seq, delivery.seq):
             return False
         payload = {
-            "workspace": endpoint.workspace,
-            "endpoint": {"id": endpoint.id, "url": endpoint.url, "description": endpoint.description},
-            "at": rfc3339(now_ms),
+            **endpoint_facts(endpoint, now_ms),
             "event_id": delivery.event_id,
             "event_type": delivery.event_type,
             "delivery_id": delivery_id(delivery.seq),
             "failures": _last_failures(db, endpoint.seq),
         }
-        self._add_notice(db, endpoint.workspace_seq, "dropped", payload, now_ms)
+        add_notice(db, mail, endpoint.workspace_seq, "dropped", payload, now_ms)
         return True
 
     def committed(
@@ -223,9 +222,7 @@ class Watchdog:
         budget = self._settings().budget
         spent_until_ms = self.spent_until_ms(endpoint.workspace_seq)
         return {
-            "workspace": endpoint.workspace,
-            "endpoint": {"id": endpoint.id, "url": endpoint.url, "description": endpoint.description},
-            "at": rfc3339(self._clock.wall_ms()),
+            **endpoint_facts(endpoint, self._clock.wall_ms()),
             "message": message,
             "waiting": self._waiting(endpoint.seq),
             "spent_until": None if spent_until_ms is None else rfc3339(spent_until_ms),
@@ -249,13 +246,6 @@ class Watchdog:
             "window_seconds": budget.window_seconds,
             "by_endpoint": [{"id": id_, "url": urls[id_], "failures": spent[id_]} for id_ in spent if id_ in urls],
         }
-
-    def _add_notice(self, db: Db, workspace_seq: int, kind: str, payload: Json, now_ms: int) -> None:
-        mail = self._settings().mail
-        if not mail.host:
-            return
-        message_id = f"<{secrets.token_hex(16)}@{mail.from_.rpartition('@')[2].strip('>') or 'webhookd.localhost'}>"
-        outbox.insert(db, workspace_seq=workspace_seq, kind=kind, message_id=message_id, payload=payload, now_ms=now_ms)
 
 
 def _last_failures(db: Db, endpoint_seq: int) -> list[Json]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -54,20 +54,22 @@ _TEMPLATES = Environment(
 
 def notice_message(notices: Sequence[Notice], settings: Config, *, sender: str, to: Sequence[str], now_ms: int) -> str:
     """One mail with all of `notices` (of one workspace), ready to send: ASCII, under the first notice's Message-ID."""
-    disabled = [_disabled(notice.payload, settings) for notice in notices if notice.kind == "auto_disabled"]
-    warned = [_warned(notice.payload) for notice in notices if notice.kind == "budget_warned"]
-    dropped = [_dropped(notice.payload, settings) for notice in notices if notice.kind == "dropped"]
+    shown = {
+        kind: [show(each.payload, settings) for each in notices if each.kind == kind] for kind, show in _SHOWN.items()
+    }
+    disabled = shown["auto_disabled"]
     facts = {
-        "headline": _headline(disabled, dropped, warned),
-        "dropped": dropped,
+        "headline": _headline(shown),
+        "dropped": shown["dropped"],
+        "held": shown["expired"] + shown["expiring"],
         "disabled": disabled[:SHOWN_IN_FULL],
         "more_disabled": disabled[SHOWN_IN_FULL:],
-        "warned": warned,
+        "warned": shown["budget_warned"],
         "timeout": duration_words(settings.delivery.timeout_seconds),
         "hold": f"{duration_words(settings.hold.max_age_hours * 3600)} and {settings.hold.max_events:,} events",
         "page": clean(settings.listen.public_url),
     }
-    subject = _subject(disabled, dropped, warned)
+    subject = _subject(shown)
     return _mail("notice", facts, subject, sender=sender, to=to, message_id=notices[0].message_id, now_ms=now_ms)
 
 
@@ -95,13 +97,11 @@ def clean(value: object, longest: int = _LONGEST_TEXT) -> str:
 # The facts, as the templates take them
 
 
-def _disabled(payload: Json, settings: Config) -> dict[str, Any]:
-    endpoint = payload["endpoint"]
-    workspace = str(payload["workspace"])
-    waiting = int(payload.get("waiting") or 0)
-    spent_until = _parsed(payload.get("spent_until"))
+def _of_endpoint(payload: Json, settings: Config) -> dict[str, Any]:
+    """What the notices about an endpoint have in common; `where` completes a command."""
+    endpoint, workspace = payload["endpoint"], str(payload["workspace"])
     where = "" if workspace == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(clean(workspace))}"
-    too_many = f"more than {payload['limit']} failures in {duration_words(payload['window_seconds'])}"
+    waiting = int(payload.get("waiting") or 0)
     return {
         "url": _without_query(endpoint["url"]),
         "host": _host(endpoint["url"]),
@@ -109,30 +109,43 @@ def _disabled(payload: Json, settings: Config) -> dict[str, Any]:
         "description": _unlinked(clean(endpoint.get("description"))),
         "workspace": clean(workspace),
         "at": _time(payload.get("at")),
-        "why": clean(payload.get("message")) or f"{too_many}.",
-        "too_many": too_many,
         "failures": [_failure(each) for each in payload.get("failures") or ()],
         "waiting": "1 event waits" if waiting == 1 else f"{waiting:,} events wait",
-        "spent_until": f"{spent_until:%H:%M} UTC" if spent_until else "",
         "command": f"webhookd endpoint enable {clean(endpoint['id'])}{where}",
         "link": _page_of(settings.listen.public_url, workspace, str(endpoint["id"])),
+        "where": where,
+    }
+
+
+def _disabled(payload: Json, settings: Config) -> dict[str, Any]:
+    spent_until = _parsed(payload.get("spent_until"))
+    too_many = f"more than {payload['limit']} failures in {duration_words(payload['window_seconds'])}"
+    return _of_endpoint(payload, settings) | {
+        "why": clean(payload.get("message")) or f"{too_many}.",
+        "too_many": too_many,
+        "spent_until": f"{spent_until:%H:%M} UTC" if spent_until else "",
+    }
+
+
+def _held(payload: Json, settings: Config) -> dict[str, Any]:
+    """Held events that will expire, or the first of which did."""
+    limits = {
+        "max_age_hours": f"it was held for {duration_words(settings.hold.max_age_hours * 3600)}",
+        "max_events": f"more than {settings.hold.max_events:,} wait",
+        "max_mb": f"what waits takes more than {settings.hold.max_mb:g} MiB",
+    }
+    return _of_endpoint(payload, settings) | {
+        "paused": bool(payload.get("paused")),
+        "expires_at": _time(payload["expires_at"]) if "expires_at" in payload else "",
+        "limit": limits.get(str(payload.get("reason")), ""),
     }
 
 
 def _dropped(payload: Json, settings: Config) -> dict[str, Any]:
-    endpoint, workspace = payload["endpoint"], str(payload["workspace"])
-    where = "" if workspace == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(clean(workspace))}"
-    return {
-        "url": _without_query(endpoint["url"]),
-        "host": _host(endpoint["url"]),
-        "id": clean(endpoint["id"]),
-        "description": clean(endpoint.get("description")),
-        "workspace": clean(workspace),
-        "at": _time(payload.get("at")),
+    facts = _of_endpoint(payload, settings)
+    return facts | {
         "event": f"{clean(payload.get('event_id'))} ({clean(payload.get('event_type'))})",
-        "failures": [_failure(each) for each in payload.get("failures") or ()],
-        "command": f"webhookd replay --endpoint {clean(endpoint['id'])} --since 1d{where}",
-        "link": _page_of(settings.listen.public_url, workspace, str(endpoint["id"])),
+        "command": f"webhookd replay --endpoint {facts['id']} --since 1d{facts['where']}",
     }
 
 
@@ -146,7 +159,7 @@ def _failure(attempt: Json) -> dict[str, str]:
     }
 
 
-def _warned(payload: Json) -> dict[str, Any]:
+def _warned(payload: Json, _: Config) -> dict[str, Any]:
     share = f"{float(payload['fraction']) * 100:g} %"
     return {
         "workspace": clean(payload["workspace"]),
@@ -162,26 +175,42 @@ def _warned(payload: Json) -> dict[str, Any]:
     }
 
 
-def _subject(disabled: list[dict[str, Any]], dropped: list[dict[str, Any]], warned: list[dict[str, Any]]) -> str:
-    workspace = (disabled or dropped or warned)[0]["workspace"]
+# How each kind is shown; a mail of several is named by the first one here that it has.
+_SHOWN: dict[str, Callable[[Json, Config], dict[str, Any]]] = {
+    "auto_disabled": _disabled,
+    "expired": _held,
+    "expiring": _held,
+    "dropped": _dropped,
+    "budget_warned": _warned,
+}
+
+
+def _subject(shown: dict[str, list[dict[str, Any]]]) -> str:
+    kind, first = next((kind, each) for kind, each in shown.items() if each)
+    workspace = first[0]["workspace"]
     tag = "[webhookd]" if workspace == DEFAULT_WORKSPACE else f"[webhookd {workspace}]"
-    headline = _headline(disabled, dropped, warned)
-    if not disabled and not dropped:
-        return f"{tag} {headline}"
-    hosts = list(dict.fromkeys(each["host"] for each in disabled or dropped))
+    if kind == "budget_warned":
+        return f"{tag} {_headline(shown)}"
+    hosts = list(dict.fromkeys(each["host"] for each in first))
     named = ", ".join(hosts[:_HOSTS_IN_SUBJECT])
     if len(hosts) > _HOSTS_IN_SUBJECT:
         named += f" and {len(hosts) - _HOSTS_IN_SUBJECT} more"
-    return f"{tag} {headline} ({named})"
+    return f"{tag} {_headline(shown)} ({named})"
 
 
-def _headline(disabled: list[dict[str, Any]], dropped: list[dict[str, Any]], warned: list[dict[str, Any]]) -> str:
-    if disabled:
-        many = "Webhook" if len(disabled) == 1 else f"{len(disabled)} webhooks"
-        return f"{many} disabled: {disabled[0]['too_many']}"
-    if dropped:
-        return "Webhook drops events" if len(dropped) == 1 else f"{len(dropped)} webhooks drop events"
-    last = warned[-1]
+def _headline(shown: dict[str, list[dict[str, Any]]]) -> str:
+    kind, first = next((kind, each) for kind, each in shown.items() if each)
+    of_several = "" if len(first) == 1 else f" of {len(first)} webhooks"
+    if kind == "auto_disabled":
+        many = "Webhook" if len(first) == 1 else f"{len(first)} webhooks"
+        return f"{many} disabled: {first[0]['too_many']}"
+    if kind == "expired":
+        return f"Held events{of_several} expired"
+    if kind == "expiring":
+        return f"Held events{of_several} expire within 12 hours"
+    if kind == "dropped":
+        return "Webhook drops events" if len(first) == 1 else f"{len(first)} webhooks drop events"
+    last = first[-1]
     return f"Failure budget {last['share']} spent: {last['failures']} of {last['limit']} failures in {last['window']}"
 
 

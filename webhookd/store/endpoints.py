@@ -156,6 +156,16 @@ def enable(db: sqlite3.Connection, seq: int, *, skip_held: bool, now_ms: int) ->
     return get(db, seq)
 
 
+def tell_held(db: sqlite3.Connection, seq: int, kind: str, held_since_ms: int) -> bool:
+    """Whether nobody was told yet that events held since then are `expiring`, or `expired`; from now on they were.
+
+    A loss that was told is a warning too.
+    """
+    unless = "" if kind == "expired" else " AND expired_told IS NOT ?1"
+    sql = f"UPDATE endpoints SET {kind}_told = ?1 WHERE seq = ?2 AND {kind}_told IS NOT ?1{unless}"
+    return bool(db.execute(sql, (held_since_ms, seq)).rowcount)
+
+
 def delete(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
     """Mark it deleted, which cancels everything that waits for it; the rows follow in small steps."""
     db.execute("DELETE FROM subscriptions WHERE endpoint_seq = ?", (seq,))
