@@ -156,6 +156,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     waiting_mb_per_workspace: Megabytes = 2048
     log_mb_per_workspace: Annotated[float, _from_to(0, 1_000_000_000, "a number of MiB")] = 0
     events_per_second: Annotated[float, _from_to(0, 1_000_000, "a number")] = 0
+    questions_per_token: Annotated[int, _from_to(1, 1_000_000, "a whole number")] = 10
 
 
 class Log(_Section, frozen=True, kw_only=True):

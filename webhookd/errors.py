@@ -61,6 +61,9 @@ ERRORS: dict[str, ErrorKind] = {
     "invalid_url": ErrorKind(422, "The URL can't be used for an endpoint; the message says why."),
     "blocked_address": ErrorKind(422, "The URL leads to an address that webhookd doesn't send to."),
     "rate_limited": ErrorKind(429, "The workspace sends more than `limits.events_per_second`."),
+    "too_many_questions": ErrorKind(
+        429, "As many questions of this token are under way as `limits.questions_per_token` allows; retry."
+    ),
     "internal_error": ErrorKind(500, "An internal error; the log has it under `details.incident`."),
     "mail_failed": ErrorKind(502, "The mail server didn't accept a test mail; the message quotes its answer."),
     "too_far_behind": ErrorKind(503, "The workspace has too much waiting; `Retry-After` says when to try again."),

@@ -12,12 +12,17 @@ import pytest
 from tests.support.stores import accept, add_endpoint, add_test, add_workspace, deliver, fail
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, QueuedDelivery, Workspace
 from webhookd.store import attempts, deliveries, delivery_log, endpoints, events
+from webhookd.store.connection import Late
 from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Store
 
 S = DeliveryState
 # What may be read from end to end, because it is always short.
 NARROW_SCANS = ("SCAN json_each VIRTUAL TABLE INDEX 1:", "SCAN clock_steps")
+
+
+def never() -> bool:
+    return False
 
 
 @dataclass
@@ -57,6 +62,13 @@ class Log:
 
     async def page(self, wanted: LogFilter, *, before: int | None = None, limit: int = 500) -> list[DeliveryView]:
         return await self.store.read(lambda db: delivery_log.page(db, wanted, before_seq=before, limit=limit))
+
+    async def finished(
+        self, wanted: LogFilter, *, after_seq: int = 0, limit: int = 9, late: Late = never
+    ) -> tuple[list[int], int | None]:
+        return await self.store.read(
+            lambda db: delivery_log.finished_matching(db, wanted, after_seq=after_seq, limit=limit, late=late)
+        )
 
     async def states(self, *, paused: bool = False) -> list[DeliveryState]:
         return [view.state for view in await self.page(self.filter(paused=paused))][::-1]
@@ -185,7 +197,7 @@ async def test_a_test_is_in_the_log_and_is_not_replayed(log: Log) -> None:
     await add_test(log.store, endpoint, delivered=False)
     (view,) = await log.page(replace(log.filter(), state=S.DROPPED, event_type="message.sent"))
     assert view.is_test and view.event_id == "test_1"
-    assert [] == await log.store.read(lambda db: delivery_log.finished_matching(db, log.filter(), after_seq=0, limit=9))
+    assert ([], None) == await log.finished(log.filter())
 
 
 async def history(log: Log, *, count: int = 120) -> list[DeliveryView]:
@@ -276,12 +288,56 @@ async def test_replaying_takes_what_is_finished_oldest_first(log: Log, state: S 
         for view in reversed(everything)
         if view.state not in delivery_log.WAITING and state in (None, view.state)
     ]
-    wanted, found = replace(log.filter(), state=state), [0]
-    while step := await log.store.read(
-        lambda db, after=found[-1]: delivery_log.finished_matching(db, wanted, after_seq=after, limit=5)  # type: ignore[misc]
-    ):
+    found: list[int] = []
+    go_on: int | None = 0
+    while go_on is not None:
+        step, go_on = await log.finished(replace(log.filter(), state=state), after_seq=go_on, limit=5)
         found += step
-    assert expected and expected == found[1:]
+    assert expected and expected == found
+
+
+async def test_a_replays_search_that_is_late_goes_on_where_it_stopped(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks at one window at a time; in the end it has found the same."""
+    await history(log)
+    monkeypatch.setattr(delivery_log, "WINDOW_ROWS", 7)
+    for wanted in (log.filter(), replace(log.filter(), state=S.DROPPED), replace(log.filter(), event_type="none")):
+        expected, _ = await log.finished(wanted, limit=500)
+        found: list[int] = []
+        go_on: int | None = 0
+        steps = 0
+        while go_on is not None:
+            step, go_on = await log.finished(wanted, after_seq=go_on, limit=5, late=lambda: True)
+            found, steps = found + step, steps + 1
+        assert expected == found and steps > 120 / 7 - 1
+
+
+async def test_a_late_list_of_events_goes_on_where_it_stopped(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks at one window of the workspace's own events at a time, and finds each once, in order."""
+    monkeypatch.setattr(events, "WINDOW_EVENTS", 4)
+    loud = await add_workspace(log.store, "loud")
+    for number in range(30):
+        await log.accept(f"e{number}", "message.sent" if number % 10 == 5 else "contact.created")
+        await accept(log.store, loud, f"l{number}", now_ms=log.clock_ms)
+    found: list[str] = []
+    before_seq, steps = None, 0
+    while steps == 0 or before_seq is not None:
+        page, before_seq = await log.store.read(
+            lambda db, before=before_seq: events.page(  # type: ignore[misc]
+                db,
+                log.workspace.seq,
+                event_type="message.sent",
+                since_ms=None,
+                until_ms=None,
+                before_seq=before,
+                limit=9,
+                late=lambda: True,
+            )
+        )
+        found, steps = found + [event.id for event in page], steps + 1
+    assert ["e25", "e15", "e5"] == found
+    assert 7 <= steps <= 9
 
 
 async def test_a_replay_leaves_out_what_has_lost_its_body(log: Log) -> None:
@@ -291,7 +347,7 @@ async def test_a_replay_leaves_out_what_has_lost_its_body(log: Log) -> None:
         (delivery,) = await log.accept(event_id)
         await log.fail(delivery)
     await log.store.write(lambda db: db.execute("UPDATE events SET body = NULL WHERE id = 'a'"))
-    seqs = await log.store.read(lambda db: delivery_log.finished_matching(db, log.filter(), after_seq=0, limit=9))
+    seqs, _ = await log.finished(log.filter())
     rows = await log.store.read(lambda db: delivery_log.left_out(db, log.filter(), seqs, once=True))
     assert [(delivery.seq - 1, "pruned"), (delivery.seq, None)] == [(seq, reason) for seq, _, reason in rows]
 
@@ -312,8 +368,9 @@ async def test_no_search_walks_through_wide_rows(log: Log) -> None:
         ):
             for state in (None, *S):
                 delivery_log.page(db, replace(each, state=state), before_seq=None, limit=5)
-                delivery_log.finished_matching(db, replace(each, state=state), after_seq=0, limit=5)
-        events.page(db, log.workspace.seq, event_type="x", since_ms=1, until_ms=2, before_seq=None, limit=5)
+                delivery_log.finished_matching(db, replace(each, state=state), after_seq=0, limit=5, late=never)
+        span = {"since_ms": 1, "until_ms": 2, "before_seq": None}
+        events.page(db, log.workspace.seq, event_type="x", **span, limit=5, late=never)
         db.set_trace_callback(None)
         questions = {sql for sql in statements if sql.startswith("SELECT")}
         return [row[3] for sql in questions for row in db.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()]
@@ -332,8 +389,8 @@ async def test_events_are_listed_newest_first_without_their_bodies(log: Log) -> 
 
     async def ids(**given: object) -> list[str]:
         values: dict[str, object] = {"event_type": None, "since_ms": None, "until_ms": None, "before_seq": None}
-        values |= {"limit": 9} | given
-        found = await log.store.read(lambda db: events.page(db, log.workspace.seq, **values))  # type: ignore[arg-type]
+        values |= {"limit": 9, "late": never} | given
+        found, _ = await log.store.read(lambda db: events.page(db, log.workspace.seq, **values))  # type: ignore[arg-type]
         assert all(event.body is None for event in found)
         return [event.id for event in found]
 
@@ -367,7 +424,7 @@ async def test_a_quiet_workspaces_rows_do_not_depend_on_a_loud_one(
     await accept(log.store, loud, *[f"l{number}" for number in range(200)], now_ms=5_000)
     found, stopped_at = await log.store.read(
         lambda db: delivery_log.search(
-            db, replace(log.filter(), state=state), before_seq=None, limit=50, timeout_seconds=0
+            db, replace(log.filter(), state=state), before_seq=None, limit=50, late=lambda: True
         )
     )
     assert ([each.seq for each in reversed(quiet)], None) == ([view.seq for view in found], stopped_at)

@@ -31,10 +31,18 @@ async def dated(store: Store, workspace: Workspace, since_ms: int | None, until_
     """The ids that the log of deliveries has in the span; that of events has to agree."""
     wanted = LogFilter(workspace.seq, paused=False, since_ms=since_ms, until_ms=until_ms)
     found = await store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=1000))
-    listed = await store.read(
-        lambda db: events.page(
-            db, workspace.seq, event_type=None, since_ms=since_ms, until_ms=until_ms, before_seq=None, limit=1000
-        )
+    listed, _ = await store.search(
+        workspace.seq,
+        lambda db, late: events.page(
+            db,
+            workspace.seq,
+            event_type=None,
+            since_ms=since_ms,
+            until_ms=until_ms,
+            before_seq=None,
+            limit=1000,
+            late=late,
+        ),
     )
     ids = [view.event_id for view in found]
     assert ids == [view.id for view in listed]
@@ -126,7 +134,7 @@ async def test_a_search_that_times_out_returns_where_to_go_on(tmp_path: Path, mo
             for _ in range(200):
                 rows, stopped_at = await store.read(
                     lambda db, w=rare, b=before_seq: delivery_log.search(  # type: ignore[misc]
-                        db, w, before_seq=b, limit=7, timeout_seconds=0
+                        db, w, before_seq=b, limit=7, late=lambda: True
                     )
                 )
                 found += [view.seq for view in rows]

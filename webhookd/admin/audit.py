@@ -74,6 +74,6 @@ class Audit:
     ) -> tuple[list[AuditEntry], int | None]:
         """The newest entries of a filter, and the number before which the next page begins (None: there is none)."""
         return await self._store.search(
-            wanted.workspace_seq or 0,
-            lambda db: credentials.audit_page(db, wanted, before_seq=before_seq, limit=limit),
+            wanted.workspace_seq,
+            lambda db, _: credentials.audit_page(db, wanted, before_seq=before_seq, limit=limit),
         )

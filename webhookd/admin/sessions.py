@@ -103,7 +103,7 @@ class Sessions:
         if not secret:
             return None
         digest, now_ms = secret_digest(secret), self._clock.wall_ms()
-        found = await self._store.read(lambda db: credentials.find_session(db, digest, now_ms))
+        found = await self._store.read_for_sign_in(lambda db: credentials.find_session(db, digest, now_ms))
         if found is None:
             return None
         session_id, token_sha256, expires_at_ms = found

@@ -118,7 +118,7 @@ class Tokens:
 
     async def reload(self) -> None:
         """Load all tokens again: a workspace was deleted, and its tokens with it."""
-        self._by_hash = await self._store.read(credentials.tokens_by_secret)
+        self._by_hash = await self._store.read_for_sign_in(credentials.tokens_by_secret)
 
     async def _put(self, token_id: str, scope: str, workspace_seq: int | None, secret: str, note: str) -> None:
         now_ms = self._clock.wall_ms()

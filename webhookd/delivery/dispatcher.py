@@ -203,7 +203,7 @@ class Dispatcher:
         def question(db: Db) -> list[EndpointStatus]:
             return [self._status(db, each) for each in shown]
 
-        return await self._deps.store.read(question) if shown else []
+        return await self._deps.store.read_status(question) if shown else []
 
     def _status(self, db: Db, endpoint: Endpoint) -> EndpointStatus:
         queue = self.view(endpoint.seq)

@@ -19,6 +19,7 @@ from webhookd.models import EVERY_TYPE, DeliveryView, Endpoint, QueuedDelivery
 from webhookd.retention import Retention
 from webhookd.rules.ids import delivery_id
 from webhookd.store import deliveries, delivery_log
+from webhookd.store.connection import Late
 from webhookd.store.deliveries import Backfill
 from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Db
@@ -83,7 +84,7 @@ class _Source:
     """
 
     workspace_seq: int
-    find: Callable[[Db, int], list[int]]
+    find: Callable[[Db, int, Late], tuple[list[int], int | None]]
     left_out: Callable[[Db, Sequence[int]], list[tuple[int, int, str | None]]]
     queue: Callable[[Db, Sequence[int], int], list[QueuedDelivery]]
     room: int | None = None
@@ -103,7 +104,9 @@ class Replayer:
         wanted = self._own(delivery)
         if wanted is None:
             return "test" if delivery.is_test else "gone"
-        rows = await self._store.read(lambda db: delivery_log.left_out(db, wanted, [delivery.seq], once=False))
+        rows = await self._store.search(
+            wanted.workspace_seq, lambda db, _: delivery_log.left_out(db, wanted, [delivery.seq], once=False)
+        )
         return rows[0][2]
 
     async def one(self, delivery: DeliveryView) -> int:
@@ -208,26 +211,30 @@ class Replayer:
 
     async def _all(self, source: _Source, *, dry_run: bool) -> Replayed:
         """Everything from a source, step by step, until there is no more room: the rest is only counted."""
-        total = after_seq = 0
+        total = 0
+        go_on: int | None = 0
         reasons: Counter[str] = Counter()
         room = self._room(source.workspace_seq, source.room)
-        while True:
-            seqs = await self._store.search(source.workspace_seq, lambda db, after=after_seq: source.find(db, after))  # type: ignore[misc]
-            if not seqs:
-                return Replayed(total, dict(sorted(reasons.items())))
-            after_seq = seqs[-1]
+        while go_on is not None:
+            seqs, go_on = await self._store.search(
+                source.workspace_seq,
+                lambda db, late, after=go_on: source.find(db, after, late),  # type: ignore[misc]
+            )
             if dry_run or reasons["no_room"]:
-                rows = await self._store.search(source.workspace_seq, lambda db, of=seqs: source.left_out(db, of))  # type: ignore[misc]
+                rows = await self._store.search(source.workspace_seq, lambda db, _, of=seqs: source.left_out(db, of))  # type: ignore[misc]
                 total += len(room.choose(rows, reasons))
-            else:
+            elif seqs:
                 room, queued, left = await self._step(source, seqs, total)
                 total += len(queued)
                 reasons += left
+        return Replayed(total, dict(sorted(reasons.items())))
 
     def _of_log(self, wanted: LogFilter, *, once: bool) -> _Source:
         return _Source(
             wanted.workspace_seq,
-            lambda db, after_seq: delivery_log.finished_matching(db, wanted, after_seq=after_seq, limit=STEP),
+            lambda db, after_seq, late: delivery_log.finished_matching(
+                db, wanted, after_seq=after_seq, limit=STEP, late=late
+            ),
             lambda db, seqs: delivery_log.left_out(db, wanted, seqs, once=once),
             deliveries.replay,
         )
@@ -280,7 +287,7 @@ class Replayer:
 def _of_events(wanted: Backfill, room: int | None = None) -> _Source:
     return _Source(
         wanted.workspace_seq,
-        lambda db, after_seq: deliveries.to_backfill(db, wanted, after_seq=after_seq, limit=STEP),
+        lambda db, after_seq, late: deliveries.to_backfill(db, wanted, after_seq=after_seq, limit=STEP, late=late),
         lambda db, seqs: deliveries.backfill_left_out(db, wanted, seqs),
         lambda db, seqs, _: deliveries.backfill(db, wanted, seqs),
         room,

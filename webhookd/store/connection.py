@@ -12,10 +12,11 @@ import fcntl
 import importlib.resources
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiosqlite
 
@@ -23,6 +24,8 @@ from webhookd.errors import AlreadyRunning, FatalError, StoreFailed, StoreUnusab
 from webhookd.store import preflight
 
 T = TypeVar("T")
+# Whether a question should end with what it has found.
+Late = Callable[[], bool]
 
 APPLICATION_ID = 0x77686B64  # "whkd" in the header, where `file` and a careful opener look
 LOCK_WAIT_SECONDS = 5.0
@@ -31,7 +34,7 @@ _PRAGMAS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA foreign_keys = ON;
 PRAGMA mmap_size = 0;
-PRAGMA cache_size = -8000;
+PRAGMA cache_size = -{cache_kib};
 PRAGMA temp_store = MEMORY;
 """
 _WRITER_PRAGMAS = """
@@ -41,7 +44,10 @@ PRAGMA wal_autocheckpoint = {checkpoint_pages};
 PRAGMA journal_size_limit = 16777216;
 """
 PAGE_BYTES = 8192
+CACHE_KIB = 8000
 CHECKPOINT_PAGES = 8000
+# Steps of SQLite's machine between two looks whether to stop, each of which needs the interpreter's lock: some 5 ms.
+_STEPS_BETWEEN_LOOKS = 500_000
 _LOOK = "Look at the disk and the kernel's log."
 _READER_PRAGMAS = """
 PRAGMA query_only = ON;
@@ -65,6 +71,62 @@ class Connection:
     async def close(self) -> None:
         """Close it; an unclosed connection's thread would hang the exit of the process."""
         await self._raw.close()
+
+
+class Reader:
+    """A connection that only reads, on which each question has its time and ends when its caller has gone."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.close = connection.close
+
+    async def ask(self, question: Callable[[sqlite3.Connection, Late], T], seconds: float, longest_seconds: float) -> T:
+        """Run a question, which is `late` after `seconds`; after `longest_seconds` it is stopped, with QuestionStopped.
+
+        Its time begins when those before it are done.  Cancelling the caller stops it too.
+        """
+        gone = False
+
+        def run(db: sqlite3.Connection) -> T:
+            assert isinstance(db, _Stoppable)
+            began = time.monotonic()
+            db.stops = lambda: gone or time.monotonic() - began > longest_seconds
+            try:
+                return question(db, lambda: gone or time.monotonic() - began > seconds)
+            except sqlite3.OperationalError as error:
+                if getattr(error, "sqlite_errorname", None) == "SQLITE_INTERRUPT":
+                    raise QuestionStopped from error
+                raise
+            finally:
+                db.stops = _never
+                if db.in_transaction:  # it was stopped within a snapshot
+                    db.rollback()
+
+        try:
+            return await self._connection.run(run)
+        except asyncio.CancelledError:
+            gone = True
+            raise
+
+
+class QuestionStopped(Exception):
+    """A question took too long, or its caller has gone."""
+
+
+class _Stoppable(sqlite3.Connection):
+    """Asks before each statement, and now and then within one, whether to stop."""
+
+    stops: Callable[[], bool]
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        """QuestionStopped once it `stops`."""
+        if self.stops():
+            raise QuestionStopped
+        return super().execute(*arguments)
+
+
+def _never() -> bool:
+    return False
 
 
 class StateLock:
@@ -125,16 +187,33 @@ async def open_writer(path: Path) -> tuple[Connection, int, int]:
     return connection, before, now
 
 
-async def open_reader(path: Path) -> Connection:
+async def open_reader(path: Path, cache_kib: int = CACHE_KIB) -> Connection:
     """Open the database for reading only; it never checkpoints."""
-    connection, _ = await _connect(path, lambda db: db.executescript(_PRAGMAS + _READER_PRAGMAS))
+    pragmas = _PRAGMAS.format(cache_kib=cache_kib) + _READER_PRAGMAS
+    connection, _ = await _connect(path, lambda db: db.executescript(pragmas))
     return connection
 
 
-async def _connect(path: Path, begin: Callable[[sqlite3.Connection], T]) -> tuple[Connection, T]:
+async def open_stoppable(path: Path, cache_kib: int = CACHE_KIB) -> Reader:
+    """`open_reader` for questions that others wait behind: each can be stopped."""
+
+    def begin(db: sqlite3.Connection) -> None:
+        assert isinstance(db, _Stoppable)
+        db.stops = _never
+        db.executescript(_PRAGMAS.format(cache_kib=cache_kib) + _READER_PRAGMAS)
+        db.set_progress_handler(lambda: db.stops(), _STEPS_BETWEEN_LOOKS)
+
+    connection, _ = await _connect(path, begin, factory=_Stoppable)
+    return Reader(connection)
+
+
+async def _connect(
+    path: Path, begin: Callable[[sqlite3.Connection], T], factory: type[sqlite3.Connection] = sqlite3.Connection
+) -> tuple[Connection, T]:
     """Connect and run `begin`; where SQLite fails, the connection is closed and the error becomes a FatalError."""
     try:
-        connection = Connection(await aiosqlite.connect(path, isolation_level=None, cached_statements=256))
+        raw = await aiosqlite.connect(path, isolation_level=None, cached_statements=256, factory=factory)
+        connection = Connection(raw)
     except sqlite3.DatabaseError as error:
         raise fatal_error(error, path) from error
     try:
@@ -154,7 +233,7 @@ def _tighten(path: Path) -> None:
 
 
 def _prepare(db: sqlite3.Connection) -> tuple[int, int]:
-    db.executescript(_PRAGMAS)
+    db.executescript(_PRAGMAS.format(cache_kib=CACHE_KIB))
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
     newest = len(_migrations())
     if version == 0:

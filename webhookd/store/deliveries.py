@@ -14,11 +14,14 @@ from msgspec import Struct
 from webhookd.models import EVERY_TYPE, QueuedDelivery
 from webhookd.store import time_index
 from webhookd.store.batch import BatchKind, packed
+from webhookd.store.connection import Late
 
 # The table's numbers for the states that are written; `held` is derived (`delivery_log`).
 PENDING, DELIVERED, DROPPED, EXPIRED, SKIPPED, CANCELLED = range(6)
 # The table's numbers for where a delivery comes from.
 ORDINARY, REPLAY, TEST, BACKFILL = range(4)
+# How many numbers of events a backfill looks through before it asks whether it is late: some milliseconds' worth.
+WINDOW_EVENTS = 100_000
 
 _QUEUED = (
     # A lost event has no body: the consumer quarantines the delivery.
@@ -264,8 +267,13 @@ def reserve(db: sqlite3.Connection, wanted: Backfill, room: int, now_ms: int) ->
     return replace(wanted, upto_seq=upto_seq, after_seq=after_seq, room=room, at_ms=now_ms)
 
 
-def to_backfill(db: sqlite3.Connection, wanted: Backfill, *, after_seq: int, limit: int) -> list[int]:
-    """The next events of a backfill, oldest first: their numbers.  Tests are left out."""
+def to_backfill(
+    db: sqlite3.Connection, wanted: Backfill, *, after_seq: int, limit: int, late: Late
+) -> tuple[list[int], int | None]:
+    """The next events of a backfill, oldest first, until it is `late`; tests are left out.
+
+    Returns their numbers, and after which number to go on; None when there are no more.
+    """
     sql = (
         "SELECT v.seq FROM events v INDEXED BY events_log WHERE v.workspace_seq = :workspace_seq "
         "AND v.body IS NOT NULL "
@@ -278,10 +286,14 @@ def to_backfill(db: sqlite3.Connection, wanted: Backfill, *, after_seq: int, lim
     values = asdict(wanted) | {"types": orjson.dumps(wanted.event_types).decode()}
     del values["event_types"]
     found: list[int] = []
-    for after, before in reversed(time_index.between(db, "events", wanted.since_ms, wanted.until_ms)):
-        here = {"after_seq": max(after, after_seq), "before_seq": before, "limit": limit - len(found)}
+    for first, upto in time_index.windows(
+        db, "events", wanted.since_ms, wanted.until_ms, after_seq=after_seq, rows=WINDOW_EVENTS
+    ):
+        here = {"after_seq": first, "before_seq": upto, "limit": limit - len(found)}
         found += [row[0] for row in db.execute(sql, values | here).fetchall()]
-    return found
+        if len(found) == limit or late():
+            return found, found[-1] if len(found) == limit else upto - 1
+    return found, None
 
 
 def backfill_left_out(

@@ -4,14 +4,12 @@ What a delivery's state *reads* as is derived here and nowhere else: a row that 
 gets nothing, and `skipped` or `cancelled` from the moment of the mark, before the row itself has followed.
 
 A search finds numbers first: among the newest rows, then in one *range* after the other (the rows of one endpoint in
-one of the table's states, which an index holds in order with everything that is searched by).  Then it reads the rows
-of one page.  `changed_since` looks back from the newest end of each order in which changes are recorded.
+one of the table's states, which an index holds in order with what is searched by); then it reads the rows of a page.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,12 +19,13 @@ import orjson
 
 from webhookd.models import DeliveryState, DeliveryView
 from webhookd.store import malformed, time_index
+from webhookd.store.connection import Late
 from webhookd.store.deliveries import BACKFILL, CANCELLED, DELIVERED, DROPPED, EXPIRED, PENDING, SKIPPED, TEST
 
 # How many of the newest rows are looked through before the ranges are: a millisecond's worth.
 NEWEST_ROWS = 2000
 _BEFORE_ALL, _AFTER_ALL = 0, 2**63 - 1
-# How many numbers a search with a timeout looks through before it looks at the time: some milliseconds' worth.
+# How many numbers a search looks through before it asks whether it is late: some milliseconds' worth.
 WINDOW_ROWS = 100_000
 # What is written at a moment was dated before it, by as long as its commit took.
 COMMIT_MS = 5_000
@@ -138,38 +137,33 @@ def snapshot(db: sqlite3.Connection) -> Iterator[None]:
 
 def page(db: sqlite3.Connection, wanted: LogFilter, *, before_seq: int | None, limit: int) -> list[DeliveryView]:
     """Up to `limit` deliveries, newest first, older than `before_seq`, however long the search takes."""
-    return search(db, wanted, before_seq=before_seq, limit=limit, timeout_seconds=None)[0]
+    return search(db, wanted, before_seq=before_seq, limit=limit, late=None)[0]
 
 
 def search(
-    db: sqlite3.Connection, wanted: LogFilter, *, before_seq: int | None, limit: int, timeout_seconds: float | None
+    db: sqlite3.Connection, wanted: LogFilter, *, before_seq: int | None, limit: int, late: Late | None
 ) -> tuple[list[DeliveryView], int | None]:
-    """`page` with a timeout; returns as well the number before which a search that ran into it has to go on."""
-    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    """`page` that stops when it is `late`; returns as well the number before which a stopped search has to go on."""
     before = _AFTER_ALL if before_seq is None else before_seq
     with snapshot(db):
         if wanted.event_id is not None:
             return views(db, _of_event(db, wanted, before, limit), paused=wanted.paused), None
         found: list[int] = []
-        stopped_at: int | None = None
-        for number, (after, upto) in enumerate(_windows(db, wanted, before, deadline)):
+        for number, (after, upto) in enumerate(_windows(db, wanted, before, small=late is not None)):
             if len(found) == limit:
                 break
-            if number and deadline is not None and time.monotonic() > deadline:  # one window at least, or it never ends
-                stopped_at = upto
-                break
+            if number and late is not None and late():  # one window at least, or it never ends
+                return views(db, found, paused=wanted.paused), upto
             found += _newest(db, wanted, after, upto, limit - len(found))
-        return views(db, found, paused=wanted.paused), stopped_at
+        return views(db, found, paused=wanted.paused), None
 
 
-def _windows(
-    db: sqlite3.Connection, wanted: LogFilter, before_seq: int, deadline: float | None
-) -> Iterator[tuple[int, int]]:
-    """Where to look, newest first: numbers, both excluded; in small windows where there is a deadline."""
+def _windows(db: sqlite3.Connection, wanted: LogFilter, before_seq: int, *, small: bool) -> Iterator[tuple[int, int]]:
+    """Where to look, newest first: numbers, both excluded."""
     newest = db.execute("SELECT max(seq) FROM deliveries WHERE seq < ?", (before_seq,)).fetchall()[0][0] or 0
     for after, before in time_index.between(db, "deliveries", wanted.since_ms, wanted.until_ms):
         upto = min(before, newest + 1)
-        while deadline is not None and upto - 1 > after + WINDOW_ROWS:
+        while small and upto - 1 > after + WINDOW_ROWS:
             # Rows of other workspaces are passed over: a quiet one's few rows are found at once.
             upto = _last_between(db, wanted, after, upto) + 1
             if upto - 1 <= after + WINDOW_ROWS:
@@ -202,17 +196,25 @@ def views(db: sqlite3.Connection, seqs: list[int], *, paused: bool) -> list[Deli
     return [_view(row) for row in db.execute(sql, {"seqs": orjson.dumps(seqs).decode(), "paused": paused}).fetchall()]
 
 
-def finished_matching(db: sqlite3.Connection, wanted: LogFilter, *, after_seq: int, limit: int) -> list[int]:
-    """The next finished deliveries of the filter, oldest first: their numbers.  Tests are left out."""
+def finished_matching(
+    db: sqlite3.Connection, wanted: LogFilter, *, after_seq: int, limit: int, late: Late
+) -> tuple[list[int], int | None]:
+    """The next finished deliveries of the filter, oldest first, until it is `late`; tests are left out.
+
+    Returns their numbers, and after which number to go on; None when there are no more.
+    """
     if wanted.event_id is not None:  # few, so all at once
         still = f"d.seq > :after_seq AND d.kind <> {TEST}"
-        return sorted(_of_event(db, wanted, _AFTER_ALL, -1, where=still, after_seq=after_seq))
+        return sorted(_of_event(db, wanted, _AFTER_ALL, -1, where=still, after_seq=after_seq)), None
     found: list[int] = []
     with snapshot(db):
-        for after, before in reversed(time_index.between(db, "deliveries", wanted.since_ms, wanted.until_ms)):
-            if len(found) < limit:
-                found += _finished_between(db, wanted, max(after, after_seq), before, limit - len(found))
-    return found
+        for first, upto in time_index.windows(
+            db, "deliveries", wanted.since_ms, wanted.until_ms, after_seq=after_seq, rows=WINDOW_ROWS
+        ):
+            found += _finished_between(db, wanted, first, upto, limit - len(found))
+            if len(found) == limit or late():
+                return found, found[-1] if len(found) == limit else upto - 1
+    return found, None
 
 
 def left_out(

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import sqlite3
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import orjson
 from msgspec import Struct
@@ -14,6 +14,7 @@ from msgspec import Struct
 from webhookd.models import Accepted, EventView, NewEvent, QueuedDelivery
 from webhookd.store import time_index, workspaces
 from webhookd.store.batch import ROW_BYTES, BatchKind, packed
+from webhookd.store.connection import Late
 
 _INSERT_EVENT = (
     "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?) "
@@ -48,6 +49,8 @@ _ADDED = (
     "FROM (SELECT seq - ?1 + 1 AS first FROM sqlite_sequence WHERE name = 'events') "
     "CROSS JOIN deliveries d INDEXED BY deliveries_by_event ON d.event_seq >= first"
 )
+# How many events a search looks through before it asks whether it is late: some milliseconds' worth.
+WINDOW_EVENTS = 20_000
 _VIEW = (
     "SELECT v.seq, w.id, v.id, v.type, v.accepted_at, v.body FROM events v JOIN workspaces w ON w.seq = v.workspace_seq"
 )
@@ -146,8 +149,12 @@ def page(
     until_ms: int | None,
     before_seq: int | None,
     limit: int,
-) -> list[EventView]:
-    """Up to `limit` events of the log, newest first, older than `before_seq`; without their bodies."""
+    late: Late,
+) -> tuple[list[EventView], int | None]:
+    """Up to `limit` events of the log, newest first, older than `before_seq`, until it is `late`; without their bodies.
+
+    Returns as well the number before which to go on if it stopped because it was late, else None.
+    """
     conditions: list[str] = []
     values: list[int | str] = []
     for condition, value in (
@@ -164,8 +171,27 @@ def page(
         f"AND v.seq > ? AND v.seq < ?{''.join(conditions)} ORDER BY v.seq DESC LIMIT ?"
     )
     found: list[EventView] = []
+    looked = False
     for after, before in time_index.between(db, "events", since_ms, until_ms):
         upto = before if before_seq is None else min(before, before_seq)
-        rows = db.execute(sql, (workspace_seq, after, upto, *values, limit - len(found))).fetchall()
-        found += [EventView(*row) for row in rows]
-    return found
+        for first, last in _windows(db, workspace_seq, after, upto) if conditions else [(after, upto)]:
+            if looked and late():  # one window at least, or it never ends
+                return found, last
+            rows = db.execute(sql, (workspace_seq, first, last, *values, limit - len(found))).fetchall()
+            found += [EventView(*row) for row in rows]
+            if len(found) == limit:
+                return found, None
+            looked = True
+    return found, None
+
+
+def _windows(db: sqlite3.Connection, workspace_seq: int, after_seq: int, before_seq: int) -> Iterator[tuple[int, int]]:
+    """Where to look, newest first: numbers, both excluded, each time with so many of the workspace's own events."""
+    sql = (
+        "SELECT seq FROM events INDEXED BY events_log WHERE workspace_seq = ? AND body IS NOT NULL AND seq > ? "
+        "AND seq < ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
+    )
+    while rows := db.execute(sql, (workspace_seq, after_seq, before_seq, WINDOW_EVENTS - 1)).fetchall():
+        yield rows[0][0] - 1, before_seq
+        before_seq = rows[0][0]
+    yield after_seq, before_seq

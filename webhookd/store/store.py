@@ -5,14 +5,26 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from webhookd import log
+from webhookd.errors import ApiError
 from webhookd.store import deliveries, events, retention, time_index
 from webhookd.store.batch import BatchStatement
-from webhookd.store.connection import Connection, fatal_error, is_broken, open_reader, open_writer
+from webhookd.store.connection import (
+    Connection,
+    Late,
+    QuestionStopped,
+    Reader,
+    fatal_error,
+    is_broken,
+    open_reader,
+    open_stoppable,
+    open_writer,
+)
 from webhookd.store.disk_space import DiskSpace
 from webhookd.store.time_index import TimeIndex
 from webhookd.store.writer import Writer
@@ -24,10 +36,52 @@ DISK_LOOK_SECONDS = 1.0
 # While the disk is short: the file shrinks with a checkpoint that no reader was in the way of.
 SHRINK_SECONDS = 5.0
 
+# How long a search of the log may take: alone, and while another workspace waits.
+SEARCH_SECONDS = 0.25
+SHARED_SEARCH_SECONDS = 0.04
+# After so long any question of a caller is stopped, unless it has ended by itself.
+LONGEST_SECONDS = 5.0
+# The page cache of the readers that ask for little.
+SMALL_CACHE_KIB = 2000
+
 # What a command or a question is given: passed on to the store's functions, never used by others itself.
 Db = sqlite3.Connection
 SQLITE_VERSION = sqlite3.sqlite_version
 BATCH = BatchStatement([events.ACCEPT, deliveries.RECORD_SUCCESS])
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """The connections that only read, each with a thread: no kind of question waits for one of another kind.
+
+    Figures of what each costs are in manual/decisions.md.
+    """
+
+    delivery: Connection
+    upkeep: Connection
+    sign_in: Connection
+    status: Reader
+    search: Reader
+
+    @classmethod
+    async def open(cls, path: Path) -> Readers:
+        """Open all of them, or none."""
+        opened: list[Connection | Reader] = []
+        try:
+            opened += [delivery := await open_reader(path)]
+            opened += [upkeep := await open_reader(path, SMALL_CACHE_KIB)]
+            opened += [sign_in := await open_reader(path, SMALL_CACHE_KIB)]
+            opened += [status := await open_stoppable(path, SMALL_CACHE_KIB)]
+            return cls(delivery, upkeep, sign_in, status, await open_stoppable(path))
+        except BaseException:
+            for each in opened:
+                await each.close()
+            raise
+
+    async def close(self) -> None:
+        """Close all of them."""
+        for each in (self.delivery, self.upkeep, self.sign_in, self.status, self.search):
+            await each.close()
 
 
 class Store:
@@ -38,19 +92,13 @@ class Store:
         path: Path,
         disk_space: DiskSpace,
         connection: Connection,
-        delivery_reader: Connection,
-        reader: Connection,
-        search_reader: Connection,
+        readers: Readers,
         newest_ms: int,
     ) -> None:
         self.path = path
         self.disk_space = disk_space
         self._connection = connection
-        # Readers of their own, so that a search of the log keeps neither a consumer from its next page nor upkeep,
-        # sign-ins, metrics and other pages from their answers.
-        self._delivery_reader = delivery_reader
-        self._reader = reader
-        self._search_reader = search_reader
+        self._readers = readers
         self._searches = KeyedLocks()
         self._time_index = TimeIndex(newest_ms)
         self.writer = Writer(connection, BATCH, disk_space)
@@ -63,18 +111,15 @@ class Store:
         disk_space = DiskSpace(path, min_free_mb)
         disk_space.prepare()
         connection, before, now = await open_writer(path)
-        opened = [connection]
         try:
             newest_ms = await connection.run(time_index.newest_ms)
             await connection.run(BATCH.prepare)
-            for _ in range(3):
-                opened.insert(0, await open_reader(path))
+            readers = await Readers.open(path)
         except BaseException:
-            for each in opened:
-                await each.close()
+            await connection.close()
             raise
         disk_space.acquire()
-        store = cls(path, disk_space, connection, opened[0], opened[1], opened[2], newest_ms)
+        store = cls(path, disk_space, connection, readers, newest_ms)
         if 0 < before < now:
             log.emit("store.migrated", from_version=before, to_version=now)
         log.emit(
@@ -118,34 +163,61 @@ class Store:
         )
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a short question; it sees everything committed before."""
-        return await self._ask(self._reader, question)
-
-    async def search(self, workspace_seq: int, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a question about a workspace's log, one at a time for each workspace; callers that leave are forgotten.
-
-        So many searches in one workspace keep another's waiting for one of them at most.
-        """
-        async with self._searches.of(str(workspace_seq)):
-            return await self._ask(self._search_reader, question)
+        """Run a question of the upkeep (mail, held events, retention); it sees everything committed before."""
+        return await self._ask(self._readers.upkeep.run(question))
 
     async def read_for_delivery(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a question of the delivery itself: short, and never behind a search of the log."""
-        return await self._ask(self._delivery_reader, question)
+        """Run a question of the delivery itself."""
+        return await self._ask(self._readers.delivery.run(question))
+
+    async def read_for_sign_in(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a question about tokens and sessions, which every call of the page waits for."""
+        return await self._ask(self._readers.sign_in.run(question))
+
+    async def read_status(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a question about endpoints as they are now, for the metrics too.  ApiError `unavailable` after 5 s."""
+        return await self._ask(self._readers.status.ask(lambda db, _: question(db), LONGEST_SECONDS, LONGEST_SECONDS))
+
+    async def search(
+        self,
+        workspace_seq: int | None,
+        question: Callable[[sqlite3.Connection, Late], T],
+        *,
+        seconds: float = SEARCH_SECONDS,
+    ) -> T:
+        """Run a question about a workspace's log (None: about all of webhookd), one at a time for each workspace.
+
+        When it is `Late`, after `seconds`, earlier while another workspace waits, it should end with what it has found.
+        A caller that is cancelled ends it.  ApiError `unavailable` after 5 s.
+        """
+        async with self._searches.of(str(workspace_seq)):
+
+            def shared(db: sqlite3.Connection, late: Late) -> T:
+                shared_until = time.monotonic() + SHARED_SEARCH_SECONDS
+                return question(db, lambda: late() or (len(self._searches) > 1 and time.monotonic() > shared_until))
+
+            return await self._ask(self._readers.search.ask(shared, seconds, LONGEST_SECONDS))
 
     async def backup(self, target: Path) -> None:
         """Write a consistent copy to `target` (a file that isn't there or is empty), while everything goes on."""
         # A reader of its own: a copy takes seconds, and no question should wait for it.
         connection = await open_reader(self.path)
         try:
-            await self._ask(connection, lambda db: _copy(db, target))
+            await self._ask(connection.run(lambda db: _copy(db, target)))
         finally:
             await connection.close()
 
-    async def _ask(self, connection: Connection, question: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a question; a broken file or disk ends the daemon, whatever the question was."""
+    async def _ask(self, answer: Awaitable[T]) -> T:
+        """Wait for an answer; a broken file or disk ends the daemon, whatever the question was."""
         try:
-            return await connection.run(question)
+            return await answer
+        except QuestionStopped:
+            raise ApiError(
+                "unavailable",
+                f"This took longer than {LONGEST_SECONDS:g} s and was stopped. Ask for less: a smaller limit, "
+                "one endpoint, since and until.",
+                retry_after_seconds=1,
+            ) from None
         except sqlite3.DatabaseError as error:
             if not is_broken(error):
                 raise
@@ -177,9 +249,7 @@ class Store:
 
     async def close(self) -> None:
         """Close the readers first: the last to close checkpoints, and only the writer may."""
-        await self._delivery_reader.close()
-        await self._reader.close()
-        await self._search_reader.close()
+        await self._readers.close()
         await self._connection.close()
 
 

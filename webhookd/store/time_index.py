@@ -8,7 +8,7 @@ Times go forward with numbers, so a bisection finds where a time begins.  Only a
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 SLACK_MS = 30_000
 _END = 2**63 - 1
@@ -82,6 +82,19 @@ def between(db: sqlite3.Connection, table: str, since_ms: int | None, until_ms: 
         if first + 1 < last:
             ranges.append((first, last))
     return ranges[::-1]
+
+
+def windows(
+    db: sqlite3.Connection, table: str, since_ms: int | None, until_ms: int | None, *, after_seq: int, rows: int
+) -> Iterator[tuple[int, int]]:
+    """`between` after a number, oldest first, in windows of so many numbers (both ends excluded)."""
+    newest = db.execute(f"SELECT coalesce(max(seq), 0) FROM {table}").fetchall()[0][0]
+    for after, before in reversed(between(db, table, since_ms, until_ms)):
+        first, last = max(after, after_seq), min(before, newest + 1)
+        while first + 1 < last:
+            upto = min(first + rows + 1, last)
+            yield first, upto
+            first = upto - 1
 
 
 def first_since(look: Callable[[int], tuple[int, int] | None], at_ms: int, low: int, high: int) -> int:

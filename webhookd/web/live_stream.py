@@ -131,7 +131,7 @@ class _LiveStream:
         if since_ms is not None and since_ms <= self._services.clock.wall_ms():
             views = await self._services.store.search(
                 self._wanted.workspace_seq,
-                lambda db: delivery_log.changed_since(db, self._wanted, since_ms, MISSED),
+                lambda db, _: delivery_log.changed_since(db, self._wanted, since_ms, MISSED),
             )
         if views is None:
             return [_frame(kind="reset", data=_RESET)]

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from webhookd.models import DeliveryState, DeliveryView, Json, Workspace
 from webhookd.rules.ids import delivery_seq
 from webhookd.store import attempts, delivery_log, endpoints
+from webhookd.store.connection import Late
 from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Db
 from webhookd.web.server.requests import Moment
@@ -62,7 +63,9 @@ def check_event_type(services: Services, workspace_seq: int, name: str | None) -
 async def _endpoint_seq(services: Services, workspace: Workspace, endpoint_id: str) -> int:
     """The number of an endpoint, deleted or not: its log outlives it."""
     if _ENDPOINT_ID.fullmatch(endpoint_id):
-        seq = await services.store.read(lambda db: endpoints.seq_of_id(db, workspace.seq, endpoint_id))
+        seq = await services.store.search(
+            workspace.seq, lambda db, _: endpoints.seq_of_id(db, workspace.seq, endpoint_id)
+        )
         if seq is not None:
             return seq
     return services.registry.endpoint(workspace.seq, endpoint_id[:100]).seq  # raises `not_found`
@@ -77,9 +80,9 @@ async def find_delivery(
         return None
     paused = services.registry.paused(workspace.seq)
 
-    def question(db: Db) -> tuple[DeliveryView, list[Json]] | None:
+    def question(db: Db, _: Late) -> tuple[DeliveryView, list[Json]] | None:
         with delivery_log.snapshot(db):
             view = delivery_log.get(db, workspace.seq, seq, paused=paused)
             return None if view is None else (view, attempts.of_delivery(db, seq))
 
-    return await services.store.read(question)
+    return await services.store.search(workspace.seq, question)

@@ -14,6 +14,7 @@ from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.api.openapi import document, paths_of
 from webhookd.web.server.guard import GUARD, Guard, expect
 from webhookd.web.server.memory_limit import MEMORY_LIMIT, MemoryLimit
+from webhookd.web.server.question_limit import QUESTION_LIMIT, QuestionLimit
 from webhookd.web.server.requests import REQUEST_TIMEOUTS, SERVICES, RequestTimeouts, Route
 from webhookd.web.services import Services
 from webhookd.web.ui import sign_in
@@ -39,6 +40,7 @@ def make_app(services: Services, *, timeouts: RequestTimeouts | None = None) -> 
     app[GUARD] = guard
     app[REQUEST_TIMEOUTS] = timeouts or RequestTimeouts()
     app[MEMORY_LIMIT] = MemoryLimit()
+    app[QUESTION_LIMIT] = QuestionLimit(lambda: services.settings().limits.questions_per_token)
     app[REFUSALS] = Counter()
     app[STREAMS] = set()
     app[operations.COPYING] = asyncio.Lock()

@@ -89,9 +89,8 @@ async def test_a_long_pipe_is_accepted_whole(api: Api) -> None:
     body = b"\n".join(line_of(f"e{number}") for number in range(10_000))
     answer = await api.post("/v1/events", data=body, headers=NDJSON)
     assert (202, 10_000) == (answer.status, answer.json["accepted"])
-    known = await api.app.store.read(
-        lambda db: events.page(db, 1, event_type=None, since_ms=None, until_ms=None, before_seq=None, limit=10_000)
-    )
+    values = {"event_type": None, "since_ms": None, "until_ms": None, "before_seq": None}
+    known, _ = await api.app.store.search(1, lambda db, late: events.page(db, 1, **values, limit=10_000, late=late))
     assert [f"e{number}" for number in reversed(range(10_000))] == [event.id for event in known]
     assert api.app.store.writer.commits - before < 10_000
 

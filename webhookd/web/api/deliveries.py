@@ -12,6 +12,7 @@ from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, DeliveryView, EventView, Json
 from webhookd.rules.ids import delivery_id
 from webhookd.store import delivery_log, events
+from webhookd.store.connection import Late
 from webhookd.store.delivery_log import WAITING, LogFilter
 from webhookd.store.store import Db
 from webhookd.web.api.schemas import (
@@ -54,7 +55,6 @@ from webhookd.web.server.requests import (
 from webhookd.web.server.responses import json_response, list_response, one_page
 
 # An event has one delivery per endpoint and one more per replay; all of them are found with `deliveries?event_id=`.
-SEARCH_SECONDS = 0.25
 DELIVERIES_OF_EVENT = 500
 
 # What can't be an id is not looked up.
@@ -137,14 +137,17 @@ class BackfilledSchema(Schema):
 
 @ROUTES("GET", "/events", {200: EventListSchema}, query=EventQuery, errors=("unknown_event_type",))
 async def list_events(request: web.Request) -> web.Response:
-    """List the events of the log, newest first."""
+    """List the events of the log, newest first.
+
+    A long search stops after a while: then a page is short, or empty, and `next` says where to go on.
+    """
     query = read_query(request, EventQuery)
     services = services_of(request)
     workspace = workspace_of(request)
     check_event_type(services, workspace.seq, query.event_type)
-    found = await services.store.search(
+    found, stopped_at = await services.store.search(
         workspace.seq,
-        lambda db: events.page(
+        lambda db, late: events.page(
             db,
             workspace.seq,
             event_type=query.event_type,
@@ -152,10 +155,11 @@ async def list_events(request: web.Request) -> web.Response:
             until_ms=query.until,
             before_seq=query.seq,
             limit=query.limit + 1,
+            late=late,
         ),
     )
     page, after = one_page(found, query.limit)
-    return list_response([event_json(view) for view in page], after)
+    return list_response([event_json(view) for view in page], stopped_at if after is None else after)
 
 
 @ROUTES("GET", "/events/{event}", {200: EventDetailSchema})
@@ -170,7 +174,7 @@ async def get_event(request: web.Request) -> web.Response:
     workspace = workspace_of(request)
     wanted = LogFilter(workspace.seq, services.registry.paused(workspace.seq), event_id=event_id)
 
-    def question(db: Db) -> tuple[EventView | None, list[DeliveryView]]:
+    def question(db: Db, _: Late) -> tuple[EventView | None, list[DeliveryView]]:
         with delivery_log.snapshot(db):
             event = events.get(db, workspace.seq, event_id)
             return event, delivery_log.page(db, wanted, before_seq=None, limit=DELIVERIES_OF_EVENT)
@@ -196,14 +200,10 @@ async def list_deliveries(request: web.Request) -> web.Response:
     before_seq = None if query.cursor is None else query.cursor.seq
     found, stopped_at = await services.store.search(
         wanted.workspace_seq,
-        lambda db: delivery_log.search(
-            db, wanted, before_seq=before_seq, limit=query.limit + 1, timeout_seconds=SEARCH_SECONDS
-        ),
+        lambda db, late: delivery_log.search(db, wanted, before_seq=before_seq, limit=query.limit + 1, late=late),
     )
     page, after = one_page(found, query.limit)
-    if after is None:
-        after = stopped_at
-    return list_response([delivery_json(view) for view in page], after)
+    return list_response([delivery_json(view) for view in page], stopped_at if after is None else after)
 
 
 # Before /deliveries/{delivery}, which would take its path.

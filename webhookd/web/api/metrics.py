@@ -83,7 +83,7 @@ async def _queues(services: Services, workspace_seq: int | None) -> list[_Queue]
     """The endpoints for which anything waits, and those that the budget disabled."""
     views = [(each, services.dispatcher.view(each.seq)) for each in services.registry.endpoints(workspace_seq)]
     wanted = [(each, view) for each, view in views if view.waiting or each.state == "auto_disabled"]
-    oldest = await services.store.read(lambda db: _oldest(db, [each for each, view in wanted if view.waiting]))
+    oldest = await services.store.read_status(lambda db: _oldest(db, [each for each, view in wanted if view.waiting]))
     now_ms = services.clock.wall_ms()
     return [
         _Queue(

@@ -17,7 +17,7 @@ import webhookd
 from webhookd.admin.tokens import Scope
 from webhookd.errors import ERRORS, ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Json
-from webhookd.web.server.requests import Cursor, Error, Moment, Route
+from webhookd.web.server.requests import Cursor, Error, Moment, Route, is_question
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"
@@ -198,6 +198,9 @@ def _codes(route: Route) -> Iterator[str]:
         yield from _OF_FIELDS
     if "{" in route.path or route.workspaced:
         yield "not_found"
+    if is_question(route):
+        yield "too_many_questions"
+        yield "unavailable"
     yield from route.errors
 
 

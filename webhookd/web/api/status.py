@@ -86,7 +86,7 @@ class Status:
                 if count
             ]
 
-        return await self._store.read(question)
+        return await self._store.read_status(question)
 
     def _endpoints_json(self, endpoints: Sequence[Endpoint], workspace_seq: int | None) -> Json:
         views = {each.seq: self._dispatcher.view(each.seq) for each in endpoints}

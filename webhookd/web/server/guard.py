@@ -22,7 +22,8 @@ from webhookd.config import Listen, is_loopback
 from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Token
 from webhookd.web.server.memory_limit import release_memory
-from webhookd.web.server.requests import CALLER, WORKSPACE, Handler, NoFields, Route, read_query
+from webhookd.web.server.question_limit import QUESTION_LIMIT
+from webhookd.web.server.requests import CALLER, WORKSPACE, Handler, NoFields, Route, is_question, read_query
 from webhookd.web.server.responses import SECURITY_HEADERS, error_response, internal_error
 from webhookd.web.services import Services
 
@@ -90,6 +91,7 @@ class Guard:
         admit = self._admission(route, scope)
         changes = scope is Scope.ADMIN and (route.method != "GET" or route.path.endswith("/signing-key"))
         handle = self._audited(handler) if changes else handler
+        bounded = is_question(route)
 
         async def guarded(request: web.Request) -> web.StreamResponse:
             try:
@@ -99,7 +101,11 @@ class Guard:
                 raise
             if query is None and request.rel_url.raw_query_string:
                 read_query(request, NoFields)
-            return await handle(request)
+            token, workspace = request.get(CALLER), request.get(WORKSPACE)
+            if not bounded or token is None:
+                return await handle(request)
+            async with request.app[QUESTION_LIMIT].one(token, None if workspace is None else workspace.seq):
+                return await handle(request)
 
         return guarded
 

@@ -13,10 +13,10 @@ from functools import lru_cache
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import orjson
-from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp import HttpVersion11, StreamReader, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
@@ -43,6 +43,8 @@ NEXT_REQUEST_SECONDS = 0.25
 DRAIN_POLL_SECONDS = 0.005
 CONNECTIONS_LOOKED_AT = 100
 READ_BYTES = 256 * 1024
+# A caller that sends nothing more and waits for an answer is asked so often whether it is still there.
+PROBE_SECONDS = 0.2
 
 
 class ReadyResponse(web.Response):
@@ -106,6 +108,22 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
         """Whether the answer being made is the last one that a half-closed connection gets."""
         return self.half_closed and not self._messages
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The caller has gone: what it only asked for needs no answer any more."""
+        asking, task = self._current_request, self._task_handler
+        super().connection_lost(exc)
+        if task is not None and _only_asks(asking):
+            task.cancel()
+
+    def _probe(self) -> None:
+        """Does a half-closed caller still wait?  One that has gone answers an interim response with a reset."""
+        asking = self._current_request
+        if not _only_asks(asking) or self.transport is None or asking.writer.output_size > 0:
+            return
+        if asking.version >= HttpVersion11:
+            self.transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+        self._loop.call_later(PROBE_SECONDS, self._probe)
+
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where asyncio puts received data."""
         return self._buffer
@@ -140,6 +158,8 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
         self.half_closed = not (self._is_idle() or answering) and self._newest is not None and self._newest.is_eof()
         if self.is_last_answer:
             self._close = True  # after the answer that is due; `close` is for a connection that waits
+        if self.half_closed:
+            self._loop.call_later(PROBE_SECONDS, self._probe)
         return self.half_closed
 
     def data_received(self, data: bytes) -> None:
@@ -174,6 +194,10 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
         answer.headers.update(SECURITY_HEADERS)  # the guard never saw it
         answer.force_close()
         return answer
+
+
+def _only_asks(request: web.BaseRequest | None) -> TypeGuard[web.BaseRequest]:
+    return request is not None and request.method in (hdrs.METH_GET, hdrs.METH_HEAD)
 
 
 class _Server(web.Server):

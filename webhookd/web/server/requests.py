@@ -78,6 +78,11 @@ class Route:
     media: Mapping[str, Any] = field(default_factory=dict)  # of a body that isn't one JSON object: type and schema
 
 
+def is_question(route: Route) -> bool:
+    """Whether it only reads, and has an end; `QuestionLimit` bounds these."""
+    return route.method == "GET" and route.scope is not None and "text/event-stream" not in route.answers.values()
+
+
 class Routes(list[Route]):
     """The routes of a module, in order.  Called with a route's row, it is the decorator of its handler.
 

@@ -14,6 +14,7 @@ from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, Json, Reason
 from webhookd.rules.ids import delivery_id
 from webhookd.store import delivery_log, endpoints, events
+from webhookd.store.connection import Late
 from webhookd.store.delivery_log import WAITING, LogFilter
 from webhookd.store.store import Db
 from webhookd.web.live_stream import live_stream
@@ -50,13 +51,11 @@ async def show_log(page: Page) -> web.StreamResponse:
 
 
 async def _list(page: Page, form: LogForm, before_seq: int | None, fault: ApiError | None) -> web.Response:
-    def question(db: Db) -> tuple[list[DeliveryView], int | None, list[Endpoint]]:
-        found, stopped_at = delivery_log.search(
-            db, form.filter, before_seq=before_seq, limit=PAGE_ROWS + 1, timeout_seconds=SEARCH_SECONDS
-        )
+    def question(db: Db, late: Late) -> tuple[list[DeliveryView], int | None, list[Endpoint]]:
+        found, stopped_at = delivery_log.search(db, form.filter, before_seq=before_seq, limit=PAGE_ROWS + 1, late=late)
         return found, stopped_at, endpoints.deleted(db, page.workspace.seq, DELETED_SHOWN)
 
-    rows, stopped_at, deleted = await page.services.store.search(page.workspace.seq, question)
+    rows, stopped_at, deleted = await page.services.store.search(page.workspace.seq, question, seconds=SEARCH_SECONDS)
     cursor = stopped_at if len(rows) <= PAGE_ROWS else rows[PAGE_ROWS - 1].seq
     rows = rows[:PAGE_ROWS]
     return page.show(
@@ -87,7 +86,9 @@ async def show_delivery(page: Page) -> web.StreamResponse:
     """One delivery: each attempt, its event's body, whether it can be replayed."""
     services = page.services
     delivery, made = await _delivery(page)
-    event = await services.store.read(lambda db: events.get(db, page.workspace.seq, delivery.event_id))
+    event = await services.store.search(
+        page.workspace.seq, lambda db, _: events.get(db, page.workspace.seq, delivery.event_id)
+    )
     body = event.body if event else None
     endpoint = services.registry.get(delivery.endpoint_seq)
     return page.show(

@@ -10,6 +10,7 @@ import hashlib
 import importlib.resources
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -25,6 +26,7 @@ from webhookd.clock import rfc3339
 from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Workspace
 from webhookd.rules.ids import delivery_id
+from webhookd.web.server.question_limit import QUESTION_LIMIT
 from webhookd.web.server.requests import media_type, read_body, services_of, unsupported_media_type
 from webhookd.web.server.responses import internal_error
 from webhookd.web.services import Services
@@ -182,17 +184,26 @@ Handler = Callable[[Page], Awaitable[web.StreamResponse]]
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def page(handler: Handler, *, open_to_all: bool = False) -> Answering:
-    """Make a handler of pages one of aiohttp: find the session, check the form, answer refusals, set the headers."""
+def page(handler: Handler, *, open_to_all: bool = False, endless: bool = False) -> Answering:
+    """Make a handler of pages one of aiohttp: find the session, check the form, answer refusals, set the headers.
+
+    An `endless` answer is no question of those of which a token has only so many at a time.
+    """
 
     async def answer(request: web.Request) -> web.StreamResponse:
         made = await _begin(request)
         outcome = DONE
         try:
-            response = await _answer(made, handler, open_to_all=open_to_all)
+            async with AsyncExitStack() as asked:
+                if made.session is not None and request.method != "POST" and not endless:
+                    limit = request.app[QUESTION_LIMIT].one(made.session.token, made.workspace.seq)
+                    await asked.enter_async_context(limit)
+                response = await _answer(made, handler, open_to_all=open_to_all)
         except ApiError as error:
             outcome = error.code
             response = made.show("error.html", error.status, error=error)
+            if error.retry_after_seconds is not None:
+                response.headers["Retry-After"] = str(error.retry_after_seconds)
         except (web.HTTPException, ConnectionError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets a page and no traceback

@@ -55,7 +55,7 @@ def add_pages(app: web.Application) -> None:
     for method, path, handler in _OPEN:
         _add(app, method, path, page(handler, open_to_all=True))
     for method, path, handler in _SIGNED_IN:
-        _add(app, method, path, page(handler))
+        _add(app, method, path, page(handler, endless=path == _STREAM))
     app.router.add_get("/static/{name}", static)
 
 

@@ -15,6 +15,7 @@ from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, Endpoint
 from webhookd.rules.ids import delivery_id
 from webhookd.store import attempts, delivery_log
+from webhookd.store.connection import Late
 from webhookd.store.store import Db
 from webhookd.web.log_search import DeliveryFilter, log_filter
 from webhookd.web.ui.charts import DAY_MS, HOUR_MS, Plot, plot
@@ -69,7 +70,7 @@ async def show_webhook(page: Page) -> web.StreamResponse:
     hour, day = await _plots(page, endpoint)
     wanted = await log_filter(services, page.workspace, DeliveryFilter(endpoint=endpoint.id))
     recent = await services.store.search(
-        page.workspace.seq, lambda db: delivery_log.page(db, wanted, before_seq=None, limit=RECENT)
+        page.workspace.seq, lambda db, _: delivery_log.page(db, wanted, before_seq=None, limit=RECENT)
     )
     kinds = event_type_views(page, endpoint)
     return page.show(
@@ -88,7 +89,7 @@ async def show_webhook(page: Page) -> web.StreamResponse:
 async def _plots(page: Page, endpoint: Endpoint) -> tuple[Plot, Plot]:
     now_ms = page.services.clock.wall_ms()
 
-    def question(db: Db) -> tuple[list[attempts.Span], list[attempts.Span]]:
+    def question(db: Db, _: Late) -> tuple[list[attempts.Span], list[attempts.Span]]:
         hour = attempts.spans(db, endpoint.seq, since_ms=now_ms - HOUR_MS, until_ms=now_ms, count=30)
         return hour, attempts.spans(db, endpoint.seq, since_ms=now_ms - DAY_MS, until_ms=now_ms, count=24)
 
@@ -257,7 +258,9 @@ async def send_test(page: Page) -> web.StreamResponse:
     attempt = await services.test_events.send(page.workspace.seq, endpoint.id, page.field("event_type") or None)
     event_id = attempt["request"]["headers"]["webhook-id"]
     wanted = await log_filter(services, page.workspace, DeliveryFilter(event_id=event_id))
-    found = await services.store.read(lambda db: delivery_log.page(db, wanted, before_seq=None, limit=1))
+    found = await services.store.search(
+        page.workspace.seq, lambda db, _: delivery_log.page(db, wanted, before_seq=None, limit=1)
+    )
     return page.go(
         f"/log/{delivery_id(found[0].seq)}",
         said="tested" if found[0].state is DeliveryState.DELIVERED else "tested_failed",
