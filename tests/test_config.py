@@ -62,6 +62,7 @@ CONTRACT = {
         "waiting_mb_per_workspace": 2048,
         "log_mb_per_workspace": 0,
         "events_per_second": 0,
+        "questions_per_token": 10,
     },
     "log": {"format": "auto", "level": "info"},
     "retention": {"max_age_days": 30, "max_size_mb": 2048, "idempotency_hours": 72, "audit_days": 365},
