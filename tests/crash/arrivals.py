@@ -121,7 +121,9 @@ def gaps(case: Case) -> Iterator[Violation]:
                 shortest, longest = _step(case, row, before)
                 earliest, latest = before.ended_at + shortest, max(since, before.ended_at + longest)
                 restored = case.history.restored_between(row.endpoint, before.ended_at, each.arrived_at)
-                if restored is not None and any(before.ended_at < at < restored for at, _ in case.history.wall_steps):
+                # It is read a little later than that.
+                upto = -math.inf if restored is None else restored + terms.late_seconds
+                if any(before.ended_at < at < upto for at, _ in case.history.wall_steps):
                     # Restored by a wall clock that was set meanwhile: perhaps shorter, never longer than its own step.
                     earliest, latest = before.ended_at, since + longest
             if each.arrived_at < earliest - ROUNDING_SECONDS:
