@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,44 @@ async def test_its_own_events_fill_the_disk(tmp_path: Path) -> None:
                 await until_taken(d, "late")
                 await until_settled(d, well)
             assert [*taken, "late"] == where.ids("well")
+
+
+async def test_arrays_of_several_workspaces_all_resolve(tmp_path: Path) -> None:
+    """While the disk is full, and comes back: each is taken whole, in order, or refused whole."""
+    config = CONFIG.replace("min_free_mb = 16", "min_free_mb = 0")
+    names = [f"w{number}" for number in range(3)]
+    taken: dict[str, list[str]] = {name: [] for name in names}
+
+    async def produce(d: Daemon, name: str) -> None:
+        for number in range(12):
+            ids = [f"{name}-{number}-{index}" for index in range(25)]
+            array = [{"event_type": "message.sent", "event_id": each, "text": "x" * 100_000} for each in ids]
+            path = f"{d.url}/v1/workspaces/{name}/events"
+            headers = d.admin() | {"Content-Type": "application/json"}
+            async with d.session.post(path, data=io.BytesIO(json.dumps(array).encode()), headers=headers) as answer:
+                if answer.status == 202:
+                    taken[name] += ids
+                else:
+                    assert (507, "storage_full") == (answer.status, (await answer.json())["error"]["code"])
+            await asyncio.sleep(0.05)
+
+    with small_disk(tmp_path / "disk", 256) as disk, filler(disk) as other:
+        async with receiver() as where, daemon(disk / "state", config) as d:
+            for name in names:
+                await d.call("POST", "/v1/workspaces", {"id": name}, expect=201)
+                fields = {"url": f"{where.url}/{name}", "event_types": ["*"]}
+                await d.call("POST", f"/v1/workspaces/{name}/endpoints", fields, expect=201)
+            producing = asyncio.gather(*(produce(d, name) for name in names))
+            await where.until(30)
+            other.snatch()
+            await asyncio.sleep(3)
+            other.go()
+            async with asyncio.timeout(60):
+                await producing
+                while (await d.call("GET", "/v1/status"))["backlog"]["waiting"]:
+                    await asyncio.sleep(0.05)
+        assert any(len(ids) < 300 for ids in taken.values())  # the disk was full indeed
+        assert taken == {name: where.ids(name) for name in names}
 
 
 @contextlib.asynccontextmanager
