@@ -64,6 +64,7 @@ CONTRACT = {
         "events_per_second": 0,
         "questions_per_token": 10,
     },
+    "sessions": {"idle_minutes": 120, "max_hours": 12},
     "log": {"format": "auto", "level": "info"},
     "retention": {"max_age_days": 30, "max_size_mb": 2048, "idempotency_hours": 72, "audit_days": 365},
 }  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 from webhookd import log
 from webhookd.admin.audit import Audit
 from webhookd.admin.endpoints import Endpoints
+from webhookd.admin.last_used import LastUsed
 from webhookd.admin.sessions import Sessions
 from webhookd.admin.tokens import Tokens
 from webhookd.admin.workspaces import Workspaces
@@ -73,6 +74,7 @@ class App:
         self.recorder = Recorder(self.deps, self.watchdog, self.live_feed, self._on_finished)
         self.dispatcher = Dispatcher(self.deps, self.recorder, self.transport)
         self.held_events = HeldEvents(self.deps, self.dispatcher, self.mailer.wake)
+        self.last_used = LastUsed(self.deps)
         self.retention = Retention(store, clock, self.settings)
         self.services = self._services()
 
@@ -101,6 +103,7 @@ class App:
         self.tasks.start("watchdog", self.watchdog.run)
         self.tasks.start("mailer", self.mailer.run)
         self.tasks.start("retention", self.retention.run)
+        self.tasks.start("last_used", self.last_used.run)
         self.tasks.start("disk_space", self.store.watch_disk_space)
         self.tasks.start("heartbeat", self.heartbeat.run)
 
@@ -128,6 +131,7 @@ class App:
             async with asyncio.timeout(self._config.delivery.timeout_seconds + STOP_SECONDS):
                 await self.dispatcher.stop()
                 await self.mailer.stop()
+                await self.last_used.write()
                 await self.store.writer.flushed()
         except TimeoutError:
             log.emit("task.ended", task="dispatcher", error="attempts in flight did not end in time")
@@ -185,7 +189,7 @@ class App:
         ingest = Ingest(deps, dispatcher, self.retention)
         status = Status(deps, dispatcher, ingest, self.recorder, self.held_events, watchdog, self.mailer)
         self.heartbeat = Heartbeat(self.trouble, status.beat)
-        tokens = Tokens(deps)
+        tokens = Tokens(deps, self.last_used)
         return Services(
             settings=self.settings,
             event_types=deps.event_types,
@@ -203,7 +207,7 @@ class App:
             live_feed=self.live_feed,
             tokens=tokens,
             audit=Audit(deps),
-            sessions=Sessions(deps, tokens),
+            sessions=Sessions(deps, tokens, self.last_used),
             status=status.show,
             ready=self.trouble,
             send_test_mail=self.mailer.send_test,

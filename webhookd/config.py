@@ -159,6 +159,13 @@ class Limits(_Section, frozen=True, kw_only=True):
     questions_per_token: Annotated[int, _from_to(1, 1_000_000, "a whole number")] = 10
 
 
+class Sessions(_Section, frozen=True, kw_only=True):
+    """`[sessions]`: how long somebody stays signed in to the page."""
+
+    idle_minutes: Annotated[float, _up_to(1440, "a number of minutes")] = 120
+    max_hours: Annotated[float, _up_to(720, "a number of hours")] = 12
+
+
 class Log(_Section, frozen=True, kw_only=True):
     """`[log]`: the lines on stdout."""
 
@@ -194,6 +201,7 @@ class Config(Struct, frozen=True, kw_only=True):
     mail: Mail = Mail()
     plans: Plans = Plans()
     limits: Limits = Limits()
+    sessions: Sessions = Sessions()
     log: Log = Log()
     retention: Retention = Retention()
     events: dict[str, ExtraType] = msgspec.field(default_factory=dict)

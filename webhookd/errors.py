@@ -27,10 +27,10 @@ class ErrorKind:
 ERRORS: dict[str, ErrorKind] = {
     "invalid_json": ErrorKind(400, "The body is not valid JSON (RFC 8259) or not UTF-8."),
     "invalid_request": ErrorKind(400, "The request is malformed: its framing, encoding or cursor."),
-    "unauthorized": ErrorKind(401, "No token, or an unknown one."),
+    "unauthorized": ErrorKind(401, "No token, an unknown one, or one that has ended."),
     "forbidden": ErrorKind(403, "The token is valid, but its scope or workspace doesn't allow this."),
     "plan_required": ErrorKind(403, "The workspace's plan doesn't include webhooks."),
-    "not_found": ErrorKind(404, "No such path, workspace, endpoint, event, delivery or token."),
+    "not_found": ErrorKind(404, "No such path, workspace, endpoint, event, delivery, token or session."),
     "method_not_allowed": ErrorKind(405, "The path exists, but not with this method."),
     "request_timeout": ErrorKind(408, "The request took too long to arrive."),
     "endpoint_exists": ErrorKind(409, "The workspace has an endpoint with this URL; `details.id` names it."),

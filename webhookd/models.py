@@ -275,3 +275,18 @@ class Token:
     workspace_seq: int | None
     created_at_ms: int
     note: str = ""
+    expires_at_ms: int | None = None
+    last_used_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """Somebody who is signed in to the page: with which token, where from, until when at the latest."""
+
+    id: str
+    token_id: str
+    workspace: str | None
+    address: str
+    created_at_ms: int
+    last_used_at_ms: int
+    expires_at_ms: int

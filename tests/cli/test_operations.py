@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,49 @@ async def test_audit(api: Any, ask: Any) -> None:
     header, first, second = ran.out.splitlines()
     assert "WHO" in header and "tok_admin" in first and "ses_1" in second and "tok_admin" not in second
     assert answer == (await ask("audit", "--json")).json()
+    await ask("audit", "--who", "tok_1", "--what", "page", "--until", "2026-01-31T12:00:00Z")
+    wanted = {"limit": "50", "who": "tok_1", "what": "page", "until": "2026-01-31T12:00:00.000Z"}
+    assert wanted == api.asked[-1].query
+    api.answers("GET", "/v1/audit", lambda asked: {"data": [entry], "next": None if "cursor" in asked.query else "x"})
+    assert "--all shows them" in (await ask("audit")).err
+    assert 3 == len((await ask("audit", "--all")).out.splitlines())
+
+
+async def test_tokens_with_an_end(api: Any, ask: Any) -> None:
+    """`--expires 90d` is from now on; the list has end and last use."""
+    api.answers("POST", "/v1/tokens", {"id": "tok_1", "secret": "whk_1"})
+    assert 0 == (await ask("token", "add", "--scope", "observe", "--expires", "90d")).code
+    days = datetime.fromisoformat(api.asked[-1].json()["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=89, hours=23) < days < timedelta(days=90, hours=1)
+    wrong = await ask("token", "add", "--scope", "observe", "--expires", "tomorrow")
+    assert 2 == wrong.code and "from now" in wrong.err
+    times = {"created_at": "2026-01-31T12:00:00Z", "expires_at": "2026-02-01T12:00:00Z", "last_used_at": None}
+    one = {"id": "tok_1", "scope": "observe", "workspace": None, "note": "", **times}
+    api.answers("GET", "/v1/tokens", {"data": [one], "next": None})
+    header, line = (await ask("token", "list")).out.splitlines()
+    assert "EXPIRES" in header and "LAST USED" in header and "2026-02-01" in line
+
+
+async def test_sessions(api: Any, ask: Any) -> None:
+    """Who is signed in; one ended, or all of them."""
+    one = {
+        "id": "ses_1",
+        "token_id": "tok_1",
+        "workspace": None,
+        "address": "192.0.2.7",
+        "created_at": "2026-01-31T12:00:00Z",
+        "last_used_at": "2026-01-31T12:05:00Z",
+        "expires_at": "2026-02-01T00:00:00Z",
+    }
+    api.answers("GET", "/v1/sessions", {"data": [one, {**one, "id": "ses_2"}], "next": None})
+    for name in ("ses_1", "ses_2"):
+        api.answers("DELETE", f"/v1/sessions/{name}", lambda _: web.Response(status=204))
+    lines = (await ask("session", "list")).out.splitlines()
+    assert 3 == len(lines) and "192.0.2.7" in lines[1]
+    assert "Ended ses_1.\n" == (await ask("session", "end", "ses_1")).out
+    assert "Ended ses_1.\nEnded ses_2.\n" == (await ask("session", "end", "--all")).out
+    for words in ((), ("ses_1", "--all")):
+        assert 2 == (await ask("session", "end", *words)).code
 
 
 async def test_open(api: Any, ask: Any) -> None:

@@ -11,18 +11,19 @@ import hashlib
 import hmac
 import secrets
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from webhookd.admin.last_used import LastUsed
 from webhookd.admin.tokens import Scope, Tokens, secret_digest
 from webhookd.delivery.deps import Deps
-from webhookd.models import Token
+from webhookd.models import SessionView, Token
 from webhookd.rules.ids import sortable_id
 from webhookd.store import credentials
 
-SESSION_MS = 12 * 3600 * 1000
 CODE_SECONDS = 600.0
 CODE_BYTES = 16
 FIRST_ID = f"tok_{Scope.ADMIN}"  # of the token that every installation has
@@ -31,18 +32,22 @@ CODES_MAX = 1000
 WRONG_MAX = 10
 WRONG_SECONDS = 60.0
 ADDRESSES_MAX = 10_000
-SIGNED_OUT_MAX = 1000
+ENDED_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who is signed in: `secret` is the cookie's, `token` what it was signed in with, both with an end."""
+    """Who is signed in: `secret` is the cookie's, `token` what it was signed in with, `view` the rest as found."""
 
-    id: str
     secret: str
     token: Token
     token_sha256: bytes
-    expires_at_ms: int
+    view: SessionView
+
+    @property
+    def id(self) -> str:
+        """What it is listed and ended by."""
+        return self.view.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +61,12 @@ class _Code:
 class Sessions:
     """Signs in and out, and makes links that sign in."""
 
-    def __init__(self, deps: Deps, tokens: Tokens) -> None:
-        self._store, self._clock = deps.store, deps.clock
-        self._tokens = tokens
+    def __init__(self, deps: Deps, tokens: Tokens, last_used: LastUsed) -> None:
+        self._store, self._clock, self._settings = deps.store, deps.clock, deps.settings
+        self._tokens, self._last_used = tokens, last_used
         self._codes: dict[bytes, _Code] = {}
         self._wrong: dict[str, deque[float]] = {}
-        self._signed_out: dict[bytes, None] = {}  # in order; only streams that are still open ask for these
+        self._ended: dict[str, None] = {}  # in order; only streams that are still open ask for these
 
     def link(self, base_url: str, token_id: str = FIRST_ID) -> str | None:
         """A link to the page that signs in by itself, once, in the next 10 minutes; None if there is no such token."""
@@ -83,48 +88,65 @@ class Sessions:
         if token is None or token.scope != Scope.ADMIN:
             return None
         now_ms = self._clock.wall_ms()
-        session_id = sortable_id("ses", now_ms, secrets.token_bytes(10))
-        session = Session(session_id, secrets.token_urlsafe(32), token, token_sha256, now_ms + SESSION_MS)
+        view = SessionView(
+            id=sortable_id("ses", now_ms, secrets.token_bytes(10)),
+            token_id=token.id,
+            workspace=token.workspace,
+            address=address,
+            created_at_ms=now_ms,
+            last_used_at_ms=now_ms,
+            expires_at_ms=now_ms + round(self._settings().sessions.max_hours * 3_600_000),
+        )
+        session = Session(secrets.token_urlsafe(32), token, token_sha256, view)
+        digest = secret_digest(session.secret)
         await self._store.write(
-            lambda db: credentials.put_session(
-                db,
-                session_id=session_id,
-                secret_sha256=secret_digest(session.secret),
-                token_sha256=token_sha256,
-                address=address,
-                expires_at_ms=session.expires_at_ms,
-                now_ms=now_ms,
-            )
+            lambda db: credentials.put_session(db, view, secret_sha256=digest, token_sha256=token_sha256)
         )
         return session
 
-    async def find(self, secret: str) -> Session | None:
-        """The session with this cookie, if it has not ended, nor its token."""
+    async def find(self, secret: str, *, by_itself: bool = False) -> Session | None:
+        """The session with this cookie, None if it has ended.  It counts as used, unless its page asks `by_itself`."""
         if not secret:
             return None
-        digest, now_ms = secret_digest(secret), self._clock.wall_ms()
-        found = await self._store.read_for_sign_in(lambda db: credentials.find_session(db, digest, now_ms))
-        if found is None:
+        digest = secret_digest(secret)
+        found = await self._store.read_for_sign_in(lambda db: credentials.find_session(db, digest))
+        token = None if found is None else self._tokens.holder(found[1])
+        if found is None or token is None or not self._goes_on(found[0]):
             return None
-        session_id, token_sha256, expires_at_ms = found
-        token = self._tokens.holder(token_sha256)
-        return Session(session_id, secret, token, token_sha256, expires_at_ms) if token else None
+        if not by_itself:
+            self._last_used.note(found[0].id)
+        return Session(secret, token, found[1], found[0])
 
     def lasts(self, session: Session) -> bool:
         """Whether a session that was found earlier, for a stream that is still open, has not ended since."""
+        there = session.id not in self._ended and self._tokens.holder(session.token_sha256) is not None
+        return there and self._goes_on(session.view)
+
+    async def list(self, *, workspace_seq: int | None = None, token_id: str | None = None) -> list[SessionView]:
+        """The sessions that go on, oldest first: all, those of a workspace's tokens, or those of one token."""
+        found = await self._store.read_for_sign_in(
+            lambda db: credentials.sessions(db, workspace_seq=workspace_seq, token_id=token_id)
+        )
+        return [replace(each, last_used_at_ms=self._used_at_ms(each)) for each in found if self._goes_on(each)]
+
+    async def end(self, views: Sequence[SessionView]) -> None:
+        """End sessions, at once."""
+        ids = [each.id for each in views]
+        await self._store.write(lambda db: credentials.delete_sessions(db, ids))
+        self._ended |= dict.fromkeys(ids)
+        while len(self._ended) > ENDED_MAX:
+            self._ended.pop(next(iter(self._ended)))
+
+    def _goes_on(self, view: SessionView) -> bool:
+        now_ms, limits = self._clock.wall_ms(), self._settings().sessions
         return (
-            self._clock.wall_ms() < session.expires_at_ms
-            and self._tokens.holder(session.token_sha256) is not None
-            and secret_digest(session.secret) not in self._signed_out
+            now_ms < view.expires_at_ms
+            and now_ms < view.created_at_ms + limits.max_hours * 3_600_000
+            and now_ms < self._used_at_ms(view) + limits.idle_minutes * 60_000
         )
 
-    async def sign_out(self, session: Session) -> None:
-        """End a session."""
-        digest = secret_digest(session.secret)
-        self._signed_out[digest] = None
-        if len(self._signed_out) > SIGNED_OUT_MAX:
-            self._signed_out.pop(next(iter(self._signed_out)))
-        await self._store.write(lambda db: credentials.delete_session(db, digest))
+    def _used_at_ms(self, view: SessionView) -> int:
+        return self._last_used.at_ms(view.id, view.last_used_at_ms) or 0
 
     # Wrong secrets
 

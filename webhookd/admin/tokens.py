@@ -6,10 +6,13 @@ import hashlib
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
 from webhookd import log
+from webhookd.admin.last_used import LastUsed
+from webhookd.clock import rfc3339
 from webhookd.config import credential
 from webhookd.delivery.deps import Deps
 from webhookd.errors import ApiError, ConfigError, field_error
@@ -19,6 +22,7 @@ from webhookd.store import credentials
 from webhookd.store.store import Db
 
 NOTE_CHARACTERS = 200
+LATEST_MS = 253_402_300_799_999  # the end of the year 9999: RFC 3339 has no later one
 
 
 class Scope(StrEnum):
@@ -36,8 +40,9 @@ _FIRST = ((Scope.ADMIN, "admin-token"), (Scope.INGEST, "ingest-token"))
 class Tokens:
     """All tokens, hashed, in memory as in the table."""
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, last_used: LastUsed) -> None:
         self._store, self._registry, self._clock = deps.store, deps.registry, deps.clock
+        self._last_used = last_used
         self._by_hash: dict[bytes, Token] = {}
 
     async def start(self, state_dir: Path, ingest_token_file: str, environ: Mapping[str, str]) -> None:
@@ -61,15 +66,28 @@ class Tokens:
                 await self._put(f"tok_{scope}", scope, None, secret, "made at the first start")
         await self.reload()
 
-    def check(self, secret: str) -> Token | None:
-        """The token with this secret, or None."""
+    def check(self, secret: str) -> Token:
+        """The token with this secret, which is used by this; ApiError `unauthorized` if there is none, or no longer."""
         # A lookup by hash: its time reveals nothing about a secret.
-        return self.holder(secret_digest(secret))
+        digest = secret_digest(secret)
+        token = self.holder(digest)
+        if token is not None:
+            self._last_used.note(token.id)
+            return token
+        known = self._by_hash.get(digest)
+        if known is not None and known.expires_at_ms is not None and known.expires_at_ms <= self._clock.wall_ms():
+            at = rfc3339(known.expires_at_ms)
+            raise ApiError("unauthorized", f"This token expired at {at}.", details={"expired_at": at})
+        raise ApiError(
+            "unauthorized", "webhookd doesn't know this token. `webhookd token list` shows those that there are."
+        )
 
     def holder(self, secret_sha256: bytes) -> Token | None:
         """The token whose secret has this hash, or None: what a session of the page remembers of its token."""
         token = self._by_hash.get(secret_sha256)
-        if token is None or token.workspace_seq is None or self._registry.find_workspace(token.workspace_seq):
+        if token is None or (token.expires_at_ms is not None and token.expires_at_ms <= self._clock.wall_ms()):
+            return None
+        if token.workspace_seq is None or self._registry.find_workspace(token.workspace_seq):
             return token
         return None  # its workspace was deleted in this moment, and its row with it
 
@@ -82,11 +100,15 @@ class Tokens:
         """The hash of the secret of the token with this id, or None."""
         return next((digest for digest, token in self._by_hash.items() if token.id == token_id), None)
 
-    def list(self) -> list[Token]:
-        """All tokens, without their secrets."""
-        return sorted(self._by_hash.values(), key=lambda token: (token.created_at_ms, token.id))
+    async def list(self) -> list[Token]:
+        """All tokens, by their ids, without their secrets; those that expired are there until they are revoked."""
+        found = (await self._store.read_for_sign_in(credentials.tokens_by_secret)).values()
+        used = [replace(each, last_used_at_ms=self._last_used.at_ms(each.id, each.last_used_at_ms)) for each in found]
+        return sorted(used, key=lambda token: token.id)
 
-    async def add(self, scope: str, workspace_id: str | None, note: str = "") -> tuple[Token, str]:
+    async def add(
+        self, scope: str, workspace_id: str | None, note: str = "", expires_at_ms: int | None = None
+    ) -> tuple[Token, str]:
         """Create a token; returns it with its secret, which is shown this once.
 
         Raises ApiError: `invalid_field`, `not_found` (the workspace).
@@ -95,13 +117,16 @@ class Tokens:
             raise field_error("scope", f"scope is one of {', '.join(Scope)}.")
         if len(note) > NOTE_CHARACTERS:
             raise field_error("note", f"A note has at most {NOTE_CHARACTERS} characters.")
+        if expires_at_ms is not None and not self._clock.wall_ms() < expires_at_ms <= LATEST_MS:
+            raise field_error("expires_at", "expires_at is a time to come, before the year 10000.")
         workspace_seq = None if workspace_id is None else self._registry.workspace(workspace_id).seq
         secret = _new_secret(Scope(scope))
         token_id = sortable_id("tok", self._clock.wall_ms(), secrets.token_bytes(10))
-        await self._put(token_id, scope, workspace_seq, secret, note)
+        await self._put(token_id, scope, workspace_seq, secret, note, expires_at_ms)
         await self.reload()
-        token = self.check(secret)
-        assert token is not None
+        token = self.holder(secret_digest(secret))
+        if token is None:
+            raise ApiError("not_found", "The workspace was deleted just now, and the token with it.")
         log.emit("token.created", token_id=token_id, scope=scope, workspace=workspace_id)
         return token, secret
 
@@ -120,7 +145,15 @@ class Tokens:
         """Load all tokens again: a workspace was deleted, and its tokens with it."""
         self._by_hash = await self._store.read_for_sign_in(credentials.tokens_by_secret)
 
-    async def _put(self, token_id: str, scope: str, workspace_seq: int | None, secret: str, note: str) -> None:
+    async def _put(
+        self,
+        token_id: str,
+        scope: str,
+        workspace_seq: int | None,
+        secret: str,
+        note: str,
+        expires_at_ms: int | None = None,
+    ) -> None:
         now_ms = self._clock.wall_ms()
 
         def command(db: Db) -> None:
@@ -132,6 +165,7 @@ class Tokens:
                 secret_sha256=secret_digest(secret),
                 note=note,
                 now_ms=now_ms,
+                expires_at_ms=expires_at_ms,
             )
 
         await self._store.write(command)

@@ -42,7 +42,14 @@ _SECTIONS = {
     "To begin": (serve.demo, serve.serve, serve.check_config, operations.open_, help_),
     "Events": (send.send, listen.listen, log.log, replay.replay),
     "Who gets them": (endpoint.endpoint, event_types.types, workspace.workspace, workspace.token),
-    "Looking after it": (status.status, status.budget, operations.audit, operations.mail, operations.backup),
+    "Looking after it": (
+        status.status,
+        status.budget,
+        operations.audit,
+        workspace.session,
+        operations.mail,
+        operations.backup,
+    ),
 }
 
 

@@ -194,6 +194,11 @@ def complete_token(context: click.Context, parameter: click.Parameter, begun: st
     return _complete(context.ensure_object(Call), "/v1/tokens", "id", "scope note", begun)
 
 
+def complete_session(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Shell completion: ids of sessions, with token and address."""
+    return _complete(context.ensure_object(Call), "/v1/sessions", "id", "token_id address", begun)
+
+
 def _complete(call: Call, path: str, value: str, help_: str, begun: str) -> list[CompletionItem]:
     """The first items of a list of the API whose `value` starts with `begun`; `help_` names the fields beside it.
 

@@ -218,17 +218,26 @@ def count(number: int, noun: str) -> str:
 
 def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """The callback of `--since` and `--until`: a time as RFC 3339, from one, from local time or from `2h`, `1d12h`."""
+    return _moment(ctx, param, value, -1)
+
+
+def moment_to_come(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The callback of `--expires`: as `moment`, but `2h` is from now on."""
+    return _moment(ctx, param, value, 1)
+
+
+def _moment(ctx: click.Context, param: click.Parameter, value: str | None, sign: int) -> str | None:
     if value is None:
         return None
     try:
         if _RELATIVE.fullmatch(value):
             seconds = sum(int(number) * _UNIT_SECONDS[unit] for number, unit in re.findall(r"(\d+)([smhdw])", value))
-            return _stamp(datetime.now().astimezone() - timedelta(seconds=seconds))
+            return _stamp(datetime.now().astimezone() + sign * timedelta(seconds=seconds))
         return _stamp(datetime.fromisoformat(value).astimezone())
     except (ValueError, OverflowError) as error:
         raise click.BadParameter(
-            f"{value!r} is no time: write it as 2h, 30m or 3d (that long ago), as 2026-01-31T12:00:00Z, "
-            "or as '2026-01-31 14:00' in local time",
+            f"{value!r} is no time: write it as 2h, 30m or 3d ({'that long ago' if sign < 0 else 'from now'}), "
+            "as 2026-01-31T12:00:00Z, or as '2026-01-31 14:00' in local time",
             ctx=ctx,
             param=param,
         ) from error

@@ -1,4 +1,4 @@
-"""`webhookd workspace …` and `webhookd token …`: tenants and API tokens."""
+"""`webhookd workspace …`, `webhookd token …`, `webhookd session …`: tenants, API tokens, who is signed in."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from webhookd.cli.options import (
     Call,
     bound_to_workspace,
     common,
+    complete_session,
     complete_token,
     complete_workspace,
     confirm,
     examples,
     with_call,
 )
-from webhookd.cli.output import fields, local_time, print_done, print_json, table, without_none
+from webhookd.cli.output import fields, local_time, moment_to_come, print_done, print_json, table, without_none
 from webhookd.text import escape
 
 _ID = click.argument("workspace_id", metavar="ID", shell_complete=complete_workspace)
@@ -116,7 +117,8 @@ def token() -> None:
 @token.command(
     "add",
     epilog=examples(
-        "webhookd token add --workspace acme --scope ingest --note 'the helpdesk'", "webhookd token add --scope observe"
+        "webhookd token add --workspace acme --scope ingest --note 'the helpdesk'",
+        "webhookd token add --scope observe --expires 90d",
     ),
 )
 @click.option(
@@ -126,11 +128,13 @@ def token() -> None:
     help="admin: everything; ingest: post events; observe: /metrics and /v1/status.",
 )
 @click.option("--note", metavar="TEXT", help="Who has it.")
+@click.option("--expires", metavar="TIME", callback=moment_to_come, help="When it ends: 90d (from now), or a time.")
 @bound_to_workspace
 @with_call
-def add_token(call: Call, scope: str, note: str | None) -> None:
+def add_token(call: Call, scope: str, note: str | None, expires: str | None) -> None:
     """Make a token and print it, once. With --workspace it sees and changes that workspace alone."""
-    made = call.client().post("/v1/tokens", {"scope": scope, **without_none(workspace=call.workspace, note=note)})
+    given = without_none(workspace=call.workspace, note=note, expires_at=expires)
+    made = call.client().post("/v1/tokens", {"scope": scope, **given})
     if call.as_json:
         return print_json(made)
     click.echo(escape(made["secret"]))
@@ -147,10 +151,18 @@ def list_tokens(call: Call) -> None:
     if call.as_json:
         return print_json({"data": found, "next": None})
     rows = [
-        (one["id"], one["scope"], one["workspace"] or "every one", local_time(one["created_at"]), one.get("note"))
+        (
+            one["id"],
+            one["scope"],
+            one["workspace"] or "every one",
+            local_time(one["created_at"]),
+            local_time(one["expires_at"]),
+            local_time(one["last_used_at"]),
+            one.get("note"),
+        )
         for one in found
     ]
-    return table(("id", "scope", "workspace", "made", "note"), rows)
+    return table(("id", "scope", "workspace", "made", "expires", "last used", "note"), rows)
 
 
 @token.command(epilog=examples("webhookd token revoke tok_…"))
@@ -162,3 +174,50 @@ def revoke(call: Call, token_id: str) -> None:
 
     call.client().delete(f"/v1/tokens/{quote(token_id, safe='')}")
     print_done(call, {"revoked": token_id}, f"Revoked {escape(token_id)}.")
+
+
+@click.group(epilog=examples("webhookd session list", "webhookd session end ses_…", "webhookd session end --all"))
+@common
+def session() -> None:
+    """See who is signed in to the page, and sign them out.
+
+    A session ends with its token, when it isn't used for sessions.idle_minutes, and after sessions.max_hours.
+    """
+
+
+@session.command("list", epilog=examples("webhookd session list"))
+@with_call
+def list_sessions(call: Call) -> None:
+    """List who is signed in to the page."""
+    found = list(call.client().pages("/v1/sessions"))
+    if call.as_json:
+        return print_json({"data": found, "next": None})
+    rows = [
+        (
+            one["id"],
+            one["token_id"],
+            one["workspace"] or "every one",
+            one["address"],
+            local_time(one["created_at"]),
+            local_time(one["last_used_at"]),
+            local_time(one["expires_at"]),
+        )
+        for one in found
+    ]
+    return table(("id", "token", "workspace", "address", "signed in", "last used", "ends"), rows)
+
+
+@session.command(epilog=examples("webhookd session end ses_…", "webhookd session end --all"))
+@click.argument("session_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_session)
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@with_call
+def end(call: Call, session_ids: tuple[str, ...], *, everything: bool) -> None:
+    """Sign somebody out of the page, at once."""
+    from urllib.parse import quote
+
+    if bool(session_ids) == everything:
+        raise click.UsageError("name the sessions, or --all. `webhookd session list` shows them.")
+    client = call.client()
+    for each in [one["id"] for one in client.pages("/v1/sessions")] if everything else session_ids:
+        client.delete(f"/v1/sessions/{quote(each, safe='')}")
+        print_done(call, {"ended": each}, f"Ended {escape(each)}.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple
 
-from webhookd.models import AuditEntry, AuditFilter, Token
+from webhookd.models import AuditEntry, AuditFilter, SessionView, Token
 from webhookd.store import workspaces
 
 
@@ -18,6 +19,7 @@ def put_token(
     secret_sha256: bytes,
     note: str,
     now_ms: int,
+    expires_at_ms: int | None = None,
 ) -> None:
     """Add a token, or give the one with this id another secret (its file was replaced).
 
@@ -26,17 +28,17 @@ def put_token(
     if workspace_seq is not None:
         workspaces.require(db, workspace_seq)
     db.execute(
-        "INSERT INTO tokens (id, scope, unbound, workspace_seq, secret_sha256, note, created_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?) "
+        "INSERT INTO tokens (id, scope, unbound, workspace_seq, secret_sha256, note, created_at, expires_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (id) DO UPDATE SET secret_sha256 = excluded.secret_sha256",
-        (token_id, scope, workspace_seq is None, workspace_seq, secret_sha256, note, now_ms),
+        (token_id, scope, workspace_seq is None, workspace_seq, secret_sha256, note, now_ms, expires_at_ms),
     )
 
 
 def tokens_by_secret(db: sqlite3.Connection) -> dict[bytes, Token]:
     """All tokens by the SHA-256 of their secret; one whose workspace is gone is none."""
     rows = db.execute(
-        "SELECT t.secret_sha256, t.id, t.scope, w.id, w.seq, t.created_at, t.note "
+        "SELECT t.secret_sha256, t.id, t.scope, w.id, w.seq, t.created_at, t.note, t.expires_at, t.last_used_at "
         "FROM tokens t LEFT JOIN workspaces w ON w.seq = t.workspace_seq AND w.deleted_at IS NULL "
         "WHERE t.unbound = 1 OR w.seq IS NOT NULL"
     ).fetchall()
@@ -48,40 +50,54 @@ def delete_token(db: sqlite3.Connection, token_id: str) -> bool:
     return db.execute("DELETE FROM tokens WHERE id = ?", (token_id,)).rowcount == 1
 
 
-def put_session(
-    db: sqlite3.Connection,
-    *,
-    session_id: str,
-    secret_sha256: bytes,
-    token_sha256: bytes,
-    address: str,
-    expires_at_ms: int,
-    now_ms: int,
-) -> None:
+def put_last_used(db: sqlite3.Connection, at_ms: Mapping[str, int]) -> None:
+    """Note when tokens and sessions, by their ids, were last used (ms since 1970)."""
+    for table in ("tokens", "sessions"):
+        db.executemany(f"UPDATE {table} SET last_used_at = ?2 WHERE id = ?1", at_ms.items())
+
+
+def put_session(db: sqlite3.Connection, session: SessionView, *, secret_sha256: bytes, token_sha256: bytes) -> None:
     """Add a session of the token with this hash, if there is one, and remove those that have ended."""
-    db.execute("DELETE FROM sessions WHERE expires_at <= ?", (now_ms,))
+    db.execute("DELETE FROM sessions WHERE expires_at <= ?", (session.created_at_ms,))
     db.execute(
         "INSERT INTO sessions "
         "(secret_sha256, id, token_id, token_sha256, address, created_at, last_used_at, expires_at) "
-        "SELECT ?1, ?2, id, ?3, ?4, ?5, ?5, ?6 FROM tokens WHERE secret_sha256 = ?3",
-        (secret_sha256, session_id, token_sha256, address, now_ms, expires_at_ms),
+        "SELECT ?1, ?2, id, ?3, ?4, ?5, ?6, ?7 FROM tokens WHERE secret_sha256 = ?3",
+        (
+            secret_sha256,
+            session.id,
+            token_sha256,
+            session.address,
+            session.created_at_ms,
+            session.last_used_at_ms,
+            session.expires_at_ms,
+        ),
     )
 
 
-def find_session(db: sqlite3.Connection, secret_sha256: bytes, now_ms: int) -> tuple[str, bytes, int] | None:
-    """A session's id, its token, hashed, and when it ends (ms since 1970); None if it has ended or never was."""
+def find_session(db: sqlite3.Connection, secret_sha256: bytes) -> tuple[SessionView, bytes] | None:
+    """A session by its cookie's hash, with the hash of its token's secret; ended ones may still be there."""
+    rows = db.execute(f"SELECT {_SESSION}, s.token_sha256 FROM {_SESSIONS} WHERE s.secret_sha256 = ?", (secret_sha256,))
+    return next(((SessionView(*row[:-1]), row[-1]) for row in rows.fetchall()), None)
+
+
+def sessions(db: sqlite3.Connection, *, workspace_seq: int | None, token_id: str | None) -> list[SessionView]:
+    """The sessions, oldest first, of a workspace's tokens or of one token if named; ended ones may still be there."""
     rows = db.execute(
-        "SELECT id, token_sha256, expires_at FROM sessions WHERE secret_sha256 = ? AND expires_at > ?",
-        (secret_sha256, now_ms),
+        f"SELECT {_SESSION} FROM {_SESSIONS} "
+        "WHERE (?1 IS NULL OR t.workspace_seq = ?1) AND (?2 IS NULL OR t.id = ?2) ORDER BY s.id",
+        (workspace_seq, token_id),
     ).fetchall()
-    return rows[0] if rows else None
+    return [SessionView(*row) for row in rows]
 
 
-def delete_session(db: sqlite3.Connection, secret_sha256: bytes) -> None:
-    """End a session."""
-    db.execute("DELETE FROM sessions WHERE secret_sha256 = ?", (secret_sha256,))
+def delete_sessions(db: sqlite3.Connection, session_ids: Iterable[str]) -> None:
+    """End sessions."""
+    db.executemany("DELETE FROM sessions WHERE id = ?", [(each,) for each in session_ids])
 
 
+_SESSION = "s.id, s.token_id, w.id, s.address, s.created_at, s.last_used_at, s.expires_at"
+_SESSIONS = "sessions s JOIN tokens t ON t.id = s.token_id LEFT JOIN workspaces w ON w.seq = t.workspace_seq"
 AUDIT_WINDOW_ROWS = 20_000
 _AUDIT_FILTERS = {
     "who": ":who IN (token_id, session_id, address)",

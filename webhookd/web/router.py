@@ -8,7 +8,7 @@ from functools import cache
 
 from aiohttp import web
 
-from webhookd.web.api import audit, deliveries, endpoints, events, operations, tokens, workspaces
+from webhookd.web.api import audit, deliveries, endpoints, events, operations, sessions, tokens, workspaces
 from webhookd.web.api.batch_ingest import REFUSALS
 from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.api.openapi import document, paths_of
@@ -26,6 +26,7 @@ ROUTES: list[Route] = [
     *deliveries.ROUTES,
     *workspaces.ROUTES,
     *tokens.ROUTES,
+    *sessions.ROUTES,
     *audit.ROUTES,
     *operations.ROUTES,
     *sign_in.ROUTES,

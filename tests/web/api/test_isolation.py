@@ -60,6 +60,7 @@ class Theirs:
     seq: int = 0
     endpoint: str = ""
     delivery: str = ""
+    session: str = ""
     ids: set[str] = field(default_factory=set)
 
 
@@ -70,7 +71,11 @@ async def make_theirs(api: Api, theirs: Theirs) -> None:
         made.seq, url=f"https://{MARK}.example/", event_types=["*"], headers={"X-Key": MARK}, description=MARK
     )
     theirs.seq, theirs.endpoint = made.seq, endpoint.id
-    theirs.ids |= {endpoint.id, endpoint.signing_key}
+    token, secret = await services.tokens.add("admin", "theirs", MARK)
+    session = await services.sessions.sign_in(secret, MARK)
+    assert session is not None
+    theirs.session = session.id
+    theirs.ids |= {endpoint.id, endpoint.signing_key, token.id, session.id}
     body = orjson.dumps({"event_type": "message.sent", "text": MARK})
     events = [NewEvent(f"{MARK}-{n}", "message.sent", body) for n in range(3)]
     theirs.delivery = delivery_id((await services.ingest.accept(made.seq, events))[0].queued[0].seq)
@@ -122,6 +127,7 @@ def aimed(path: str, spelling: str, theirs: Theirs) -> tuple[str, set[str]]:
         "event": f"{MARK}-0",
         "delivery": theirs.delivery,
         "token": "tok_admin",
+        "session": theirs.session,
     }
     used = {named[name] for name in re.findall(r"\{(\w+)\}", path) if name != "workspace"}
     return re.sub(r"\{(\w+)\}", lambda match: named[match[1]], path), used
@@ -137,7 +143,8 @@ async def state_of(api: Api, seq: int) -> list[Any]:
         "SELECT seq, name, plan, notify FROM workspaces WHERE seq = ?1 "
         "UNION ALL SELECT seq, url, state, description FROM endpoints WHERE workspace_seq = ?1 "
         "UNION ALL SELECT seq, id, type, '' FROM events WHERE workspace_seq = ?1 "
-        "UNION ALL SELECT 0, id, scope, note FROM tokens WHERE workspace_seq = ?1"
+        "UNION ALL SELECT 0, id, scope, note FROM tokens WHERE workspace_seq = ?1 "
+        "UNION ALL SELECT 0, s.id, '', '' FROM sessions s JOIN tokens t ON t.id = s.token_id WHERE workspace_seq = ?1"
     )
     return await api.app.store.read(lambda db: db.execute(sql, (seq,)).fetchall())
 

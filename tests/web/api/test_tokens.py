@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.api import Api, running_api
+from tests.support.api import Api, head, running_api, wire
+from tests.support.reader import Browser
+from webhookd.admin.last_used import WRITE_SECONDS
+from webhookd.clock import rfc3339
 
 
 async def test_a_token_is_made_shown_and_revoked(tmp_path: Path) -> None:
@@ -63,3 +66,88 @@ async def test_tokens_outlive_a_restart(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "webhookd.db") as db:
         assert 3 == db.execute("SELECT count(*) FROM tokens").fetchone()[0]
     db.close()
+
+
+async def test_a_token_expires(api: Api) -> None:
+    """401 with that reason, from that moment on; it signs in no longer, its session ends, and it is still listed."""
+    at = rfc3339(api.engine.clock.wall_ms() + 60_000)
+    made = (await api.post("/v1/tokens", {"scope": "admin", "expires_at": at})).json
+    browser = Browser(api)
+    assert 303 == (await browser.sign_in(made["secret"])).status
+    await api.engine.clock.advance(59)
+    assert 200 == (await api.get("/v1/endpoints", token=made["secret"])).status
+    assert 200 == (await browser.get("/webhooks")).status
+    await api.engine.clock.advance(1)
+    refused = await api.get("/v1/endpoints", token=made["secret"])
+    assert (401, "unauthorized", {"expired_at": at}) == (
+        refused.status,
+        refused.code,
+        refused.json["error"]["details"],
+    )
+    assert "expired" in refused.json["error"]["message"]
+    assert 303 == (await browser.get("/webhooks")).status
+    assert 403 == (await Browser(api).sign_in(made["secret"])).status
+    (shown,) = [each for each in (await api.get("/v1/tokens")).json["data"] if each["id"] == made["id"]]
+    assert at == shown["expires_at"]
+
+
+@pytest.mark.parametrize("at", ["2020-01-01T00:00:00Z", "soon", "+99999-01-01T00:00:00Z", "2031-01-01", 5])
+async def test_an_end_is_a_time_to_come(api: Api, at: object) -> None:
+    """Anything else makes no token."""
+    refused = await api.post("/v1/tokens", {"scope": "observe", "expires_at": at})
+    assert (422, {"field": "expires_at"}) == (refused.status, refused.json["error"]["details"])
+    assert 2 == len((await api.get("/v1/tokens")).json["data"])
+
+
+async def test_the_last_use_is_told_and_written_once_a_minute(tmp_path: Path) -> None:
+    """No write for a request; told at once, in the table after a minute or at the end, and there after a restart."""
+    async with running_api(tmp_path) as api:
+        made = (await api.post("/v1/tokens", {"scope": "observe"})).json
+
+        async def told() -> str | None:
+            listed = (await api.get("/v1/tokens")).json["data"]
+            return next(each["last_used_at"] for each in listed if each["id"] == made["id"])
+
+        async def stored() -> int | None:
+            sql = "SELECT last_used_at FROM tokens WHERE id = ?"
+            return (await api.app.store.read(lambda db: db.execute(sql, (made["id"],)).fetchall()))[0][0]
+
+        assert await told() is None
+        for _ in range(3):
+            await api.get("/v1/status", token=made["secret"])
+        used = rfc3339(api.engine.clock.wall_ms())
+        assert (used, None) == (await told(), await stored())
+        await api.engine.clock.advance(WRITE_SECONDS)
+        assert (used, used) == (await told(), rfc3339(await stored() or 0))
+        await api.engine.clock.advance(5)
+        await api.get("/v1/status", token=made["secret"])
+        used = rfc3339(api.engine.clock.wall_ms())
+    async with running_api(tmp_path) as api:
+        assert used == await told()
+
+
+@pytest.mark.parametrize("ending", ["revoked", "expired"])
+async def test_an_open_stream_of_events_ends_with_its_token(api: Api, ending: str) -> None:
+    """Lines after the token's end are not accepted, however long the stream was open before."""
+    at = rfc3339(api.engine.clock.wall_ms() + 60_000) if ending == "expired" else None
+    made = (await api.post("/v1/tokens", {"scope": "ingest", "expires_at": at})).json
+    async with wire(api.port) as caller:
+        caller.send(
+            head(
+                api,
+                Authorization=f"Bearer {made['secret']}",
+                Content_Type="application/x-ndjson",
+                Transfer_Encoding="chunked",
+            )
+        )
+        caller.chunk(b'{"event_type":"message.sent","event_id":"before"}\n')
+        while 404 == (await api.get("/v1/events/before")).status:
+            pass
+        if ending == "revoked":
+            await api.call("DELETE", f"/v1/tokens/{made['id']}")
+        else:
+            await api.engine.clock.advance(60)
+        caller.chunk(b'{"event_type":"message.sent","event_id":"after"}\n')
+        status, body = await caller.json()
+    assert (401, "unauthorized", 1) == (status, body["error"]["code"], body["accepted"])
+    assert 404 == (await api.get("/v1/events/after")).status

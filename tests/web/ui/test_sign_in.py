@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.api import Api, running_api
 from tests.support.reader import Browser
-from webhookd.admin.sessions import CODE_SECONDS, SESSION_MS, WRONG_MAX, WRONG_SECONDS
-from webhookd.config import Config, Listen
+from webhookd.admin.sessions import CODE_SECONDS, WRONG_MAX, WRONG_SECONDS
+from webhookd.config import Config, Listen, Sessions
 
 
 def code_of(link: str) -> str:
@@ -67,7 +67,7 @@ async def test_a_link_is_for_admins_alone(api: Api) -> None:
         assert 403 == (await Browser(api).sign_in(secret)).status
 
 
-async def test_a_session_ends_after_twelve_hours_with_its_token_and_at_sign_out(api: Api) -> None:
+async def test_a_session_ends_unused_with_its_token_and_at_sign_out(api: Api) -> None:
     """Each of the three ends it; the cookie alone is worth nothing then."""
     token, secret = await api.app.services.tokens.add("admin", None)
     revoked, aged, left = Browser(api), Browser(api), Browser(api)
@@ -81,8 +81,32 @@ async def test_a_session_ends_after_twelve_hours_with_its_token_and_at_sign_out(
     await api.app.services.tokens.revoke(token.id)
     assert 303 == (await revoked.get("/webhooks")).status
     assert 200 == (await aged.get("/webhooks")).status
-    await api.engine.clock.advance(SESSION_MS / 1000)
+    await api.engine.clock.advance(Config().sessions.idle_minutes * 60)
     assert "/sign-in?then=%2Fwebhooks" == (await aged.get("/webhooks")).headers["Location"]
+
+
+async def test_a_session_has_an_idle_and_an_absolute_limit(tmp_path: Path) -> None:
+    """Clicks keep it, what the page fetches by itself doesn't; nothing keeps it past the absolute one, nor a reload."""
+    limits = Sessions(idle_minutes=30, max_hours=2)
+    async with running_api(tmp_path, Config(sessions=limits)) as api:
+        clicks, watches = Browser(api), Browser(api)
+        for browser in (clicks, watches):
+            await browser.sign_in(api.admin_token)
+        for _ in range(2):
+            await api.engine.clock.advance(20 * 60)
+            assert 200 == (await clicks.get("/webhooks", Sec_Fetch_Mode="navigate")).status
+            last = await watches.get("/webhooks", Sec_Fetch_Mode="cors")
+        assert 303 == last.status
+    async with running_api(tmp_path, Config(sessions=limits)) as api:
+        clicks.api = api
+        await api.engine.clock.advance(40 * 60)  # where the other one ended
+        assert 200 == (await clicks.get("/webhooks")).status
+        api.app.reload(Config(sessions=Sessions(idle_minutes=30, max_hours=0.5)))
+        assert 303 == (await clicks.get("/webhooks")).status
+        api.app.reload(Config(sessions=Sessions(idle_minutes=1440, max_hours=720)))
+        assert 200 == (await clicks.get("/webhooks")).status
+        await api.engine.clock.advance(80 * 60)
+        assert 303 == (await clicks.get("/webhooks")).status
 
 
 async def test_a_session_outlives_a_restart_and_is_kept_hashed(tmp_path: Path) -> None:

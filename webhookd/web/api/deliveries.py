@@ -223,11 +223,9 @@ async def stream_deliveries(request: web.Request) -> web.StreamResponse:
     """
     services, token = services_of(request), caller(request)
     wanted = await log_filter(services, workspace_of(request), read_query(request, DeliveryFilter))
-
-    def allowed() -> bool:
-        return token is None or any(each.id == token.id for each in services.tokens.list())
-
-    return await live_stream(request, wanted, allowed=allowed, data=delivery_json)
+    return await live_stream(
+        request, wanted, allowed=lambda: token is None or services.tokens.lasts(token), data=delivery_json
+    )
 
 
 @ROUTES("GET", "/deliveries/{delivery}", {200: DeliveryDetailSchema})

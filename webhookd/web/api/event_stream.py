@@ -16,7 +16,7 @@ from webhookd.errors import ApiError
 from webhookd.rules.parsing import Line, LineSplitter
 from webhookd.web.api.batch_ingest import BatchIngest, Checked, note_refusal
 from webhookd.web.server.memory_limit import MEMORY_LIMIT
-from webhookd.web.server.requests import REQUEST_TIMEOUTS, read_arrived, read_some, services_of, workspace_of
+from webhookd.web.server.requests import REQUEST_TIMEOUTS, caller, read_arrived, read_some, services_of, workspace_of
 from webhookd.web.server.responses import json_response
 
 UNCOMMITTED_BYTES = 4 * 1024 * 1024
@@ -37,6 +37,7 @@ class IngestStream:
         self._timeouts = request.app[REQUEST_TIMEOUTS]
         self._memory_limit = request.app[MEMORY_LIMIT]
         self._workspace_seq = workspace_of(request).seq
+        self._tokens, self._token = services_of(request).tokens, caller(request)
         self._batch_ingest = BatchIngest(services_of(request), workspace_of(request), refusals)
         self._line_max = self._batch_ingest.max_bytes + WHITE_SPACE_BYTES
         self._splitter = LineSplitter(self._line_max)
@@ -148,6 +149,9 @@ class IngestStream:
         while True:
             self._cut()
             if self._lines and self._stopped is None:
+                if self._token is not None and not self._tokens.lasts(self._token):
+                    self.stop(ApiError("unauthorized", "This token has ended; the lines up to next_index stand."))
+                    continue
                 lines, size = self._next_lines()
                 batch = await self._batch_ingest.check(lines)
                 if committing is not None:

@@ -10,8 +10,8 @@ from msgspec import Meta, Struct
 from webhookd.admin.tokens import NOTE_CHARACTERS, Scope
 from webhookd.clock import rfc3339
 from webhookd.models import Json, Token
-from webhookd.web.api.schemas import PageSchema
-from webhookd.web.server.requests import Paging, Routes, read_fields, read_query, services_of
+from webhookd.web.api.schemas import PageSchema, Time
+from webhookd.web.server.requests import Moment, Paging, Routes, read_fields, read_query, services_of
 from webhookd.web.server.responses import json_response, list_response, no_content, one_page
 
 ROUTES = Routes()
@@ -25,6 +25,7 @@ class NewToken(Struct, frozen=True, kw_only=True):
     ]
     workspace: Annotated[str, Meta(description="The one workspace that it is good for")] | None = None
     note: Annotated[str, Meta(max_length=NOTE_CHARACTERS, description="Who has it")] = ""
+    expires_at: Annotated[Moment | None, Meta(description="When it ends by itself; null: never")] = None
 
 
 class TokenSchema(Struct):
@@ -34,7 +35,9 @@ class TokenSchema(Struct):
     scope: Scope
     workspace: str | None
     note: str
-    created_at: str
+    created_at: Time
+    expires_at: Time | None
+    last_used_at: Annotated[Time | None, Meta(description="Kept once a minute: a crash loses so much at most")]
 
 
 class CreatedTokenSchema(TokenSchema):
@@ -51,7 +54,7 @@ class TokenListSchema(PageSchema[TokenSchema]):
 async def list_tokens(request: web.Request) -> web.Response:
     """List the tokens, without their secrets."""
     query = read_query(request, Paging)
-    found = sorted(services_of(request).tokens.list(), key=lambda token: token.id)
+    found = await services_of(request).tokens.list()
     after = [token for token in found if query.cursor is None or token.id > query.cursor]
     page, last = one_page(after, query.limit, key="id")
     return list_response([_shown(token) for token in page], last)
@@ -64,7 +67,9 @@ async def make_token(request: web.Request) -> web.Response:
     Only this answer has the secret; webhookd keeps its hash.
     """
     fields = await read_fields(request, NewToken)
-    token, secret = await services_of(request).tokens.add(fields.scope, fields.workspace, fields.note)
+    token, secret = await services_of(request).tokens.add(
+        fields.scope, fields.workspace, fields.note, fields.expires_at
+    )
     return json_response({**_shown(token), "secret": secret}, 201)
 
 
@@ -82,4 +87,6 @@ def _shown(token: Token) -> Json:
         "workspace": token.workspace,
         "note": token.note,
         "created_at": rfc3339(token.created_at_ms),
+        "expires_at": None if token.expires_at_ms is None else rfc3339(token.expires_at_ms),
+        "last_used_at": None if token.last_used_at_ms is None else rfc3339(token.last_used_at_ms),
     }

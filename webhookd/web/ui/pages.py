@@ -36,7 +36,7 @@ from webhookd.web.ui.texts import LANGUAGES, Texts, choose, texts
 SESSION_COOKIE = "webhookd_session"
 VISITOR_COOKIE = "webhookd_visitor"
 LANGUAGE_COOKIE = "webhookd_language"
-SESSION_SECONDS = 12 * 3600
+VISITOR_SECONDS = 12 * 3600
 LANGUAGE_SECONDS = 365 * 86400
 FORM_MAX_BYTES = 256 * 1024
 PROOF_FIELD = "proof"
@@ -145,7 +145,7 @@ class Page:
     def give_proof(self, response: web.StreamResponse) -> None:
         """Give a visitor who isn't signed in the cookie that the forms are made for."""
         if self.session is None and read_cookie(self.request, VISITOR_COOKIE) != self.visitor:
-            self.set_cookie(response, VISITOR_COOKIE, self.visitor, SESSION_SECONDS, samesite="Strict")
+            self.set_cookie(response, VISITOR_COOKIE, self.visitor, VISITOR_SECONDS, samesite="Strict")
 
     def set_cookie(
         self, response: web.StreamResponse, name: str, value: str, max_age_seconds: int, *, samesite: str = "Lax"
@@ -230,7 +230,9 @@ def page(handler: Handler, *, open_to_all: bool = False, endless: bool = False) 
 async def _begin(request: web.Request) -> Page:
     services = services_of(request)
     language = choose(read_cookie(request, LANGUAGE_COOKIE), request.headers.get("Accept-Language", ""))
-    session = await services.sessions.find(read_cookie(request, SESSION_COOKIE))
+    # Only a browser that goes somewhere is a person's doing; what a script of the page fetches is the page's own.
+    by_itself = request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+    session = await services.sessions.find(read_cookie(request, SESSION_COOKIE), by_itself=by_itself)
     visitor = read_cookie(request, VISITOR_COOKIE) or secrets.token_urlsafe(16)
     bound = session.token.workspace_seq if session else None
     default = services.registry.workspace(DEFAULT_WORKSPACE if bound is None else bound)

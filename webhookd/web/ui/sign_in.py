@@ -15,7 +15,6 @@ from webhookd.web.ui.pages import (
     LANGUAGE_COOKIE,
     LANGUAGE_SECONDS,
     SESSION_COOKIE,
-    SESSION_SECONDS,
     VISITOR_COOKIE,
     Page,
 )
@@ -58,9 +57,10 @@ async def sign_in(page: Page) -> web.StreamResponse:
         "sign_in", page.request.path, DONE, address=address, token=session.token, session_id=session.id
     )
     if page.session is not None:
-        await sessions.sign_out(page.session)
+        await sessions.end([page.session.view])
     response = web.Response(status=303, headers={"Location": then if is_own_path(then) else "/webhooks"})
-    page.set_cookie(response, SESSION_COOKIE, session.secret, SESSION_SECONDS)
+    seconds = (session.view.expires_at_ms - session.view.created_at_ms) // 1000
+    page.set_cookie(response, SESSION_COOKIE, session.secret, seconds)
     page.drop_cookie(response, VISITOR_COOKIE)
     return response
 
@@ -68,7 +68,7 @@ async def sign_in(page: Page) -> web.StreamResponse:
 async def sign_out(page: Page) -> web.StreamResponse:
     """End the session."""
     if page.session is not None:
-        await page.services.sessions.sign_out(page.session)
+        await page.services.sessions.end([page.session.view])
     response = web.Response(status=303, headers={"Location": "/sign-in"})
     page.drop_cookie(response, SESSION_COOKIE)
     return response
