@@ -48,10 +48,20 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
             config.option.numprocesses = 2  # a worker, which comes through here as well, starts none
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Don't even import what `-m` would leave out."""
+    daily = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not slow"
+    return True if daily and collection_path.suffix == ".py" and _is_slow(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        place = item.path.relative_to(TESTS).as_posix()
-        if place.startswith(SLOW) and place not in QUICK:
+        if _is_slow(item.path):
             item.add_marker("slow")
-        if place.startswith(ALONE):
+        if item.path.relative_to(TESTS).as_posix().startswith(ALONE):
             item.add_marker("alone")
+
+
+def _is_slow(file: Path) -> bool:
+    place = file.relative_to(TESTS).as_posix()
+    return place.startswith(SLOW) and place not in QUICK
