@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.async_api import expect
 
 from tests.browser.conftest import Open, Receiver, Site, until
+from webhookd.models import NewEvent
 
 
 async def test_scrolled_down_nothing_slides(opened: Open, site: Site, receiver: Receiver) -> None:
@@ -31,3 +33,31 @@ async def test_scrolled_down_nothing_slides(opened: Open, site: Site, receiver: 
     await site.send("new-5")
     await expect(page.get_by_text("new-5")).to_be_visible()
     await expect(button).to_be_hidden()
+
+
+async def test_search_on_comes_and_goes_with_the_live_list(
+    opened: Open, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a search no longer reaches the row that was shown, the link that reaches it is there."""
+    monkeypatch.setattr("webhookd.store.delivery_log.WINDOW_ROWS", 10)
+    monkeypatch.setattr("webhookd.store.delivery_log.NEWEST_ROWS", 3)
+    monkeypatch.setattr("webhookd.web.ui.log.SEARCH_SECONDS", 0)
+    page = await opened()
+    await site.endpoint()
+    await site.send("old")
+    await page.goto(f"{site.url}/log?event_type=message.received")
+    await expect(page.get_by_text("old", exact=True)).to_be_visible()
+    onwards = page.get_by_role("link", name="Search on, further back")
+    await expect(onwards).to_have_count(0)
+    others = [NewEvent(f"other-{number}", "message.sent", b"{}") for number in range(25)]
+    await site.app.services.ingest.accept("default", others)
+    await site.send("new")
+    await expect(page.get_by_text("new", exact=True)).to_be_visible()
+    await expect(page.get_by_text("old", exact=True)).to_have_count(0)
+    for _ in range(4):
+        await onwards.click()
+        await page.wait_for_load_state()
+        if await page.get_by_text("old", exact=True).count():
+            break
+    await expect(page.get_by_text("old", exact=True)).to_be_visible()
+    await expect(onwards).to_have_count(0)

@@ -12,7 +12,7 @@ from webhookd.web.api import audit, deliveries, endpoints, events, operations, s
 from webhookd.web.api.batch_ingest import REFUSALS
 from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.api.openapi import document, paths_of
-from webhookd.web.server.guard import GUARD, Guard, expect
+from webhookd.web.server.guard import GUARD, PROBES, Guard, expect
 from webhookd.web.server.memory_limit import MEMORY_LIMIT, MemoryLimit
 from webhookd.web.server.question_limit import QUESTION_LIMIT, QuestionLimit
 from webhookd.web.server.requests import REQUEST_TIMEOUTS, SERVICES, RequestTimeouts, Route
@@ -66,3 +66,5 @@ def _register(app: web.Application, route: Route, guard: Guard) -> None:
         # RFC 9110 wants HEAD wherever GET is; a live stream has no end that a HEAD could wait for.
         if route.method == "GET" and "text/event-stream" not in route.answers.values():
             app.router.add_route("HEAD", path, handler, expect_handler=expect)
+        if path in PROBES:  # the stock check of HAProxy asks by this method: `option httpchk /healthz`
+            app.router.add_route("OPTIONS", path, handler, expect_handler=expect)

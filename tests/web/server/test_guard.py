@@ -176,6 +176,9 @@ async def test_probes_answer_whatever_the_host(api: Api, path: str, rest: str) -
         line.send(f"GET {path} {rest}\r\n")
         assert 200 == (await line.answer())[0]
     async with wire(api.port) as line:
+        line.send(f"OPTIONS {path} {rest}\r\n")  # HAProxy's `option httpchk /healthz`
+        assert 200 == (await line.answer())[0]
+    async with wire(api.port) as line:
         line.send(f"GET {path}/../v1/status {rest}\r\n")
         assert 200 != (await line.answer())[0]
 

@@ -30,7 +30,7 @@ from webhookd.web.services import Services
 SHORTAGE_RETRY_SECONDS = 2
 # Load balancers and orchestrators ask these by address, or over HTTP/1.0 without a Host.  The answers tell nothing that
 # a page whose name was rebound could use.
-_PROBES = ("/healthz", "/readyz")
+PROBES = ("/healthz", "/readyz")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 # A request with one of these came through a proxy or from a page in a browser, not directly from a local program.
 _NOT_LOCAL = ("Forwarded", "Origin", "Sec-Fetch-Site", "Via", "X-Real-IP")
@@ -61,7 +61,7 @@ class Guard:
     async def answer(self, request: web.Request, handle: Handler) -> web.StreamResponse:
         """Around the whole application: check the Host header (but for probes), turn every failure into an answer."""
         try:
-            if request.path not in _PROBES:
+            if request.path not in PROBES:
                 self._check_host(request)
             response = await handle(request)
         except ApiError as error:
