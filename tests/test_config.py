@@ -54,7 +54,7 @@ CONTRACT = {
     "hold": {"max_age_hours": 72, "max_events": 100_000, "max_mb": 1024},
     "egress": {"allow": [], "deny": [], "allow_http": True},
     "mail": {"host": "", "port": 25, "tls": "none", "user": "", "password": "", "from": "", "notify": [],
-             "digest_seconds": 3, "on_drop": True},
+             "digest_seconds": 3, "max_per_hour": 20, "on_drop": True},
     "plans": {"order": ["starter", "growth", "advanced", "enterprise"], "webhooks_from": "advanced"},
     "limits": {
         "endpoints": 35,

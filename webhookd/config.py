@@ -130,6 +130,7 @@ class Mail(_Section, frozen=True, kw_only=True, rename={"from_": "from"}):
     from_: str = ""
     notify: tuple[str, ...] = ()
     digest_seconds: Annotated[float, _from_to(0, 3600, "a number of seconds")] = 3
+    max_per_hour: Annotated[int, _from_to(1, 1_000_000, "a whole number")] = 20
     on_drop: bool = True
 
     @property

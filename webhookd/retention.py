@@ -323,7 +323,9 @@ class Retention:
         return []
 
     async def _forget_the_rest(self, terms: Terms) -> None:
-        before_ms, limit = terms.accepted_before_ms, retention.PIECE_ROWS
+        # What was mailed in the last hour counts for `mail.max_per_hour`.
+        before_ms = min(terms.accepted_before_ms, terms.now_ms - outbox.HOUR_MS)
+        limit = retention.PIECE_ROWS
         while await self._step(lambda db, late: retention.forget_ids(db, terms, out_of_time=late)):
             pass
         while await self._step(lambda db, late: outbox.forget_closed(db, before_ms=before_ms, limit=limit)):

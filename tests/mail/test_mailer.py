@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.clock import START_WALL_MS, ManualClock
+from tests.support.log_lines import Lines
 from tests.support.mailserver import PASSWORD, USER, MailServer, certificates, mail_server
 from tests.support.stores import open_store
 from webhookd.config import Config, Mail
@@ -137,7 +138,7 @@ async def bench(folder: Path, config: Config, **more: Any) -> AsyncIterator[Benc
 
 
 async def test_a_notice_leaves_after_the_digest_seconds(tmp_path: Path) -> None:
-    """It waits 3 s for others, goes to all recipients in one mail, and is done."""
+    """It waits 3 s for others, goes to each recipient in an envelope of its own, and is done."""
     async with mail_server() as server, bench(tmp_path, configured(server), to=("a@example.com", "b@example.com")) as b:
         b.run()
         await b.clock.until_waiters(1)
@@ -146,12 +147,12 @@ async def test_a_notice_leaves_after_the_digest_seconds(tmp_path: Path) -> None:
         await b.clock.advance(2.9)
         assert [] == server.taken
         await b.clock.advance(0.1)
-        mails = await server.until(1)
+        mails = await server.until(2)
         await b.until_unsent(0)
-        assert ["a@example.com", "b@example.com"] == server.taken[0][0]
+        assert [["a@example.com"], ["b@example.com"]] == [to for to, _ in server.taken]
+        assert server.taken[0][1] == server.taken[1][1]
         assert (message_id, "auto-generated") == (mails[0]["Message-ID"], mails[0]["Auto-Submitted"])
         assert "hooks@example.com" == mails[0]["From"].addresses[0].addr_spec
-        assert 1 == len(server.taken)
 
 
 async def test_what_comes_together_goes_as_one_per_workspace(tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ async def test_kill_after_the_servers_answer_repeats_the_same_bytes(
             stuck.set()
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(b.mailer, "_record", never)  # the moment of the kill
+        monkeypatch.setattr(b.mailer, "_reached", never)  # the moment of the kill
         await b.run_to_first_try()
         async with asyncio.timeout(20):
             await stuck.wait()
@@ -307,6 +308,98 @@ async def test_a_deferred_recipient_gets_the_same_mail_later(tmp_path: Path) -> 
         await b.until_unsent(0)
         assert [["ops@example.com"], ["slow@example.com"]] == [to for to, _ in server.taken]
         assert server.taken[0][1] == server.taken[1][1]
+
+
+async def test_a_mail_refused_for_one_recipient_reaches_the_others(tmp_path: Path) -> None:
+    """Its content is refused (a filter) for the first, who had been accepted: the second has it all the same."""
+    says = {"DATA picky@example.com": "554 looks like spam"}
+    to = ("picky@example.com", "ops@example.com")
+    async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server), to=to) as b:
+        await b.add("1")
+        await b.run_to_first_try()
+        await server.until(1)
+        await b.until_unsent(0)
+        assert [["ops@example.com"]] == [to for to, _ in server.taken]
+        row = await b.store.read(lambda db: db.execute("SELECT last_error FROM outbox").fetchone())
+        assert ("picky@example.com: 554 looks like spam",) == row
+
+
+async def test_a_kill_between_two_recipients_repeats_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server took for one is recorded before the next: the same bytes go to the other alone."""
+    to = ("a@example.com", "b@example.com")
+    async with mail_server() as server, bench(tmp_path, configured(server), to=to) as b:
+        await b.add("1")
+        recorded, reached = asyncio.Event(), b.mailer._reached
+
+        async def killed(*given: Any) -> None:
+            await reached(*given)
+            recorded.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(b.mailer, "_reached", killed)
+        await b.run_to_first_try()
+        async with asyncio.timeout(20):
+            await recorded.wait()
+        b.to = ("new@example.com",)
+        await b.restart()
+        await server.until(2)
+        await b.until_unsent(0)
+        assert [["a@example.com"], ["b@example.com"]] == [to for to, _ in server.taken]
+        assert server.taken[0][1] == server.taken[1][1]
+
+
+async def test_so_many_mails_an_hour_go_to_a_workspace(tmp_path: Path) -> None:
+    """Beyond them notices wait, over a restart too, and go as one mail when there is room; others aren't delayed."""
+    lines = Lines()
+    to = ("a@example.com", "b@example.com")  # a mail counts once, however many it reaches
+    async with mail_server() as server, bench(tmp_path, configured(server, max_per_hour=2), to=to) as b:
+        b.run()
+        sent, first_ms = [], 2**63
+        for number in range(2):
+            sent.append(await b.add(f"{number}"))
+            await b.advance_after_due(3)
+            first_ms = min(first_ms, b.clock.wall_ms())
+            await server.until(2 * number + 2)
+            await b.until_unsent(0)
+            await b.advance_after_due(600)
+        late = await b.add("2")
+        await b.advance_after_due(3)
+        await b.add("3", endpoint={"id": "ep_2", "url": "https://b.example/", "description": ""})
+        other = await b.add("4", workspace_seq=2, workspace="acme")
+        await b.restart()
+        await b.advance_after_due(3)
+        await server.until(6)
+        assert 2 == (await b.until_unsent(2))["count"]
+        due_in = await b.due_in()
+        assert pytest.approx(first_ms / 1000 + 3600, abs=0.01) == b.clock.wall_ms() / 1000 + due_in
+        await b.clock.advance(due_in - 1)
+        assert 6 == len(server.taken)
+        await b.advance_after_due(2)
+        mails = await server.until(8)
+        await b.until_unsent(0)
+        assert [*sent, other, late] == [mail["Message-ID"] for mail in mails[::2]]
+        assert "2 webhooks disabled" in mails[6]["Subject"]
+        text = mails[6].get_body(("plain",)).get_content()
+        assert "2 notices that waited, as at most 2 mails\r\nan hour go to a workspace." in text
+        assert all("that waited" not in mail.get_body(("plain",)).get_content() for mail in mails[:6])
+    assert {2} == {each["limit"] for each in lines.records() if each["event"] == "mail.limited"}
+
+
+async def test_a_recipient_that_is_put_off_leaves_no_way_around_the_limit(tmp_path: Path) -> None:
+    """A mail counts from the first recipient that it reached, also while another's server says: later."""
+    says = {"slow@example.com": "451 come back later"}
+    to = ("slow@example.com", "ops@example.com")
+    config = configured(MailServer(), max_per_hour=1)
+    async with mail_server(MailServer(says=says)) as server, bench(tmp_path, config, to=to) as b:
+        b.config = configured(server, max_per_hour=1)
+        await b.add("1")
+        await b.run_to_first_try()
+        await server.until(1)
+        await b.add("2")
+        for _ in range(10):
+            await b.advance_after_due(60)
+        await b.due_in()
+        assert 1 == len(server.taken)
 
 
 @pytest.mark.parametrize("step", ["MAIL", "DATA", "ops@example.com"])
@@ -413,8 +506,9 @@ async def test_the_test_mail_goes_at_once(tmp_path: Path) -> None:
         await b.add("1")
         await b.mailer.send_test(["me@example.com", "you@bücher.example", "ops@faß.de"])
         mail = server.mails[0]
-        assert ["me@example.com", "you@xn--bcher-kva.example", "ops@xn--fa-hia.de"] == server.taken[0][0]
-        assert "Test" in mail["Subject"] and 1 == len(server.taken)
+        to = ["me@example.com", "you@xn--bcher-kva.example", "ops@xn--fa-hia.de"]
+        assert [[each] for each in to] == [taken for taken, _ in server.taken]
+        assert "Test" in mail["Subject"]
         assert {"text/plain", "text/html"} == {part.get_content_type() for part in mail.iter_parts()}
 
 
@@ -423,6 +517,7 @@ async def test_the_test_mail_goes_at_once(tmp_path: Path) -> None:
     [
         ({"b@example.com": "550 no such user"}, "b@example.com: 550 no such user (It took it for a@example.com.)"),
         ({"DATA": "554 looks like spam"}, "a@example.com, b@example.com: 554 looks like spam"),
+        ({"DATA b@example.com": "554 no"}, "b@example.com: 554 no (It took it for a@example.com.)"),
         ({"MAIL": "553 not yours"}, "553 not yours (about the sender hooks@example.com)"),
     ],
 )

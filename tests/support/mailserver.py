@@ -20,7 +20,7 @@ USER, PASSWORD = "webhookd", "s3cret"
 
 @dataclass
 class MailServer:
-    """Keeps what it took; `says` answers RCPT by address, DATA as "DATA" and MAIL as "MAIL" instead of taking it."""
+    """Keeps what it took; `says` answers RCPT by address, DATA as "DATA" or "DATA a@b" and MAIL as "MAIL", instead."""
 
     port: int = 0
     taken: list[tuple[list[str], bytes]] = field(default_factory=list)
@@ -62,8 +62,9 @@ class MailServer:
         return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 - the hook's name
-        if "DATA" in self.says:
-            return self.says["DATA"]
+        for step in ("DATA", f"DATA {', '.join(envelope.rcpt_tos)}"):
+            if step in self.says:
+                return self.says[step]
         assert isinstance(envelope.content, bytes)
         self.taken.append((list(envelope.rcpt_tos), envelope.content))
         assert server.transport is not None

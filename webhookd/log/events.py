@@ -139,6 +139,11 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "The mail server didn't accept a notice; webhookd retries.",
         ("workspace", "mail_id", "attempt", "error", "count"),
     ),
+    "mail.limited": LogEvent(
+        "warning",
+        "A workspace had as many mails as `mail.max_per_hour` allows; its notices wait and go as one mail.",
+        ("workspace", "limit"),
+    ),
     "mail.disabled": LogEvent("info", "No `mail.host`: notices are logged and shown, not mailed."),
     "store.opened": LogEvent(
         "info", "The database is open.", ("duration_ms", "path", "sqlite_version", "schema_version", "size_bytes")

@@ -2,7 +2,8 @@
 
 Notices of a workspace go together as one *digest*: `outbox.claim` fixes its notices, `outbox.seal` stores the mail, the
 mail is sent, what the server took is recorded.  A kill after the server's 250 sends the sealed mail again, the same
-bytes under the same Message-ID.  When the server surely took nothing, the mail is unsealed, so a corrected address or
+bytes under the same Message-ID.  Each recipient has an envelope of its own, and what the server took is recorded after
+each.  When the server surely took nothing, the mail is unsealed, so a corrected address or
 sender counts for the next try; after a temporary failure later notices may join it.
 """
 
@@ -82,6 +83,7 @@ class Mailer:
         self._known: Mail | None = None
         self._server = _Backoff()
         self._backoffs: dict[int, _Backoff] = {}
+        self._limited: set[int] = set()  # workspaces that had as many mails as an hour allows, and whose notices wait
         self._sending = asyncio.Lock()
         self._stopped = False
 
@@ -132,7 +134,9 @@ class Mailer:
         )
         try:
             async with self._conversation(mail) as talk:
-                receipt = await talk.send(Envelope(sender, recipients, message))
+                envelope, receipt = Envelope(sender, recipients, message), Receipt()
+                for recipient in recipients:
+                    await talk.send(envelope, recipient, receipt)
         except ServerAway as away:
             raise ApiError("mail_failed", f"The mail server didn't take the mail. {away}") from away
         if receipt.error:
@@ -154,15 +158,35 @@ class Mailer:
             return IDLE_SECONDS
         if self._server.at > now:
             return self._server.at - now
+        room_at = await self._room_at(digests, mail.max_per_hour)
+        due_at = {
+            each.first_seq: max(self._backoffs[each.first_seq].at, room_at.get(each.first_seq, 0.0)) for each in digests
+        }
         due = sorted(
-            (each for each in digests if self._backoffs[each.first_seq].at <= now),
+            (each for each in digests if due_at[each.first_seq] <= now),
             # Those that failed before come last, so that they don't delay the others.
             key=lambda digest: (self._backoffs[digest.first_seq].failures, digest.first_seq),
         )
         if not due:
-            return min(self._backoffs[each.first_seq].at for each in digests) - now
+            return min(due_at.values()) - now
         await self._send(mail, due)
         return 0.0
+
+    async def _room_at(self, digests: Sequence[Digest], most: int) -> dict[int, float]:
+        """When those that aren't claimed yet may go (monotonic seconds) whose workspaces had `most` in an hour."""
+        new = [each for each in digests if not each.claimed]
+        now, now_ms = self._clock.monotonic(), self._clock.wall_ms()
+        seqs = {each.workspace_seq for each in new}
+        full = await self._store.read(lambda db: outbox.full_until(db, seqs, most, now_ms))
+        for each in new:
+            if each.workspace_seq in full and each.workspace_seq not in self._limited:
+                self._limited.add(each.workspace_seq)
+                log.emit("mail.limited", workspace=each.workspace, limit=most)
+        return {
+            each.first_seq: now + (full[each.workspace_seq] - now_ms) / 1000
+            for each in new
+            if each.workspace_seq in full
+        }
 
     def _take_settings(self) -> Mail:
         """The present settings; after a change everything is tried at once."""
@@ -224,14 +248,25 @@ class Mailer:
             return
         if ready is None:
             return
+        envelope, receipt = ready.envelope, Receipt()
         try:
-            receipt = await talk.send(ready.envelope)
+            for recipient in ready.envelope.to:
+                if await talk.send(envelope, recipient, receipt):
+                    envelope = await self._reached(digest, envelope, recipient)
         except ServerAway as away:
+            self._log_receipt(ready, receipt)
             self._put_off(digest, LONGEST_RETRY_SECONDS)
-            untouched = ready.fresh and not away.uncertain
+            untouched = ready.fresh and not receipt.taken and not away.uncertain
             await self._keep_failure(digest, str(away), outbox.release if untouched else None)
             raise
-        await self._record(ready, receipt)
+        await self._record(ready, envelope, receipt)
+
+    async def _reached(self, digest: Digest, envelope: Envelope, recipient: str) -> Envelope:
+        """Record that the server took the mail for a recipient; returns the envelope of those that are left."""
+        others = tuple(other for other in envelope.to if other != recipient)
+        left, now_ms = Envelope(envelope.sender, others, envelope.message, reached=True), self._clock.wall_ms()
+        await self._store.write(lambda db: outbox.reached(db, digest.first_seq, left, now_ms), retry_when_full=True)
+        return left
 
     async def _prepare(self, digest: Digest) -> _Ready | None:
         """The sealed mail and its notices; None if there are no recipients, which closes the digest."""
@@ -250,6 +285,7 @@ class Mailer:
             log.emit("mail.failed", **_named(notices), error=error, count=len(notices))
             return None
         await self._store.write(lambda db: outbox.seal(db, first_seq, envelope), retry_when_full=True)
+        self._limited.discard(digest.workspace_seq)
         return _Ready(digest, notices, envelope, fresh=True)
 
     def _written(self, digest: Digest, notices: Sequence[Notice]) -> Envelope | None:
@@ -259,17 +295,31 @@ class Mailer:
             return None
         sender = mailbox(settings.mail.sender)
         return Envelope(
-            sender, to, notice_message(notices, settings, sender=sender, to=to, now_ms=self._clock.wall_ms())
+            sender,
+            to,
+            notice_message(
+                notices,
+                settings,
+                sender=sender,
+                to=to,
+                now_ms=self._clock.wall_ms(),
+                limited=digest.workspace_seq in self._limited,
+            ),
         )
 
-    async def _record(self, ready: _Ready, receipt: Receipt) -> None:
-        digest, envelope = ready.digest, ready.envelope
+    def _log_receipt(self, ready: _Ready, receipt: Receipt) -> None:
         named = {**_named(ready.notices), "count": len(ready.notices)}
         if receipt.taken:
             log.emit("mail.sent", **named, recipients=receipt.taken)
         if receipt.error:
-            log.emit("mail.failed", **named, attempt=self._backoffs[digest.first_seq].failures + 1, error=receipt.error)
-        if receipt.taken or envelope.reached:
+            attempt = self._backoffs[ready.digest.first_seq].failures + 1
+            log.emit("mail.failed", **named, attempt=attempt, error=receipt.error)
+
+    async def _record(self, ready: _Ready, envelope: Envelope, receipt: Receipt) -> None:
+        """Record how it went with all of its recipients; `envelope` has those that the mail didn't reach."""
+        digest = ready.digest
+        self._log_receipt(ready, receipt)
+        if envelope.reached:
             if not receipt.deferred:
                 await self._close(digest, receipt.error)
                 return

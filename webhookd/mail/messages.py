@@ -52,8 +52,13 @@ _TEMPLATES = Environment(
 )
 
 
-def notice_message(notices: Sequence[Notice], settings: Config, *, sender: str, to: Sequence[str], now_ms: int) -> str:
-    """One mail with all of `notices` (of one workspace), ready to send: ASCII, under the first notice's Message-ID."""
+def notice_message(
+    notices: Sequence[Notice], settings: Config, *, sender: str, to: Sequence[str], now_ms: int, limited: bool = False
+) -> str:
+    """One mail with all of `notices` (of one workspace), ready to send: ASCII, under the first notice's Message-ID.
+
+    `limited`: they waited because the workspace had as many mails as an hour allows.
+    """
     shown = {
         kind: [show(each.payload, settings) for each in notices if each.kind == kind] for kind, show in _SHOWN.items()
     }
@@ -68,6 +73,8 @@ def notice_message(notices: Sequence[Notice], settings: Config, *, sender: str, 
         "timeout": duration_words(settings.delivery.timeout_seconds),
         "hold": f"{duration_words(settings.hold.max_age_hours * 3600)} and {settings.hold.max_events:,} events",
         "page": clean(settings.listen.public_url),
+        "gathered": len(notices) if limited else 0,
+        "max_per_hour": settings.mail.max_per_hour,
     }
     subject = _subject(shown)
     return _mail("notice", facts, subject, sender=sender, to=to, message_id=notices[0].message_id, now_ms=now_ms)

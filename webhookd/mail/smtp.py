@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -40,17 +40,17 @@ class Receipt:
     taken: list[str] = field(default_factory=list)
     deferred: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    replies: list[str] = field(default_factory=list)
+    replies: dict[str, list[str]] = field(default_factory=dict)
 
-    def add_refusal(self, recipients: Sequence[str], code: int, message: str) -> None:
+    def add_refusal(self, recipient: str, code: int, message: str) -> None:
         """Add a reply that refuses, in the server's own words."""
-        (self.refused if code >= 500 else self.deferred).extend(recipients)
-        self.replies.append(f"{', '.join(recipients)}: {one_line(f'{code} {message}', _LONGEST_WORDS)}")
+        (self.refused if code >= 500 else self.deferred).append(recipient)
+        self.replies.setdefault(one_line(f"{code} {message}", _LONGEST_WORDS), []).append(recipient)
 
     @property
     def error(self) -> str | None:
-        """The server's replies where it didn't take the mail, or None."""
-        return "; ".join(self.replies) or None
+        """The server's replies where it didn't take the mail, each with the recipients it is about, or None."""
+        return "; ".join(f"{', '.join(recipients)}: {reply}" for reply, recipients in self.replies.items()) or None
 
 
 class Conversation:
@@ -62,49 +62,40 @@ class Conversation:
         self._timeout_seconds = timeout_seconds
         self._content_under_way = False
 
-    async def send(self, envelope: Envelope) -> Receipt:
-        """Send one mail; ServerAway when the connection ends before the server has answered."""
-        receipt = Receipt()
+    async def send(self, envelope: Envelope, recipient: str, receipt: Receipt) -> bool:
+        """Send a mail to one of its recipients, as an envelope of its own; whether the server took it.
+
+        The answer goes into `receipt`.  ServerAway when the connection ends before the server has answered.
+        """
         self._content_under_way = False
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                accepted = await self._address(envelope, receipt)
-                if accepted:
-                    await self._hand_over(envelope, accepted, receipt)
-                if not receipt.taken:
-                    with contextlib.suppress(aiosmtplib.SMTPException):
-                        await self._smtp.rset()
+                refusal = await self._refusal(envelope, recipient)
+                self._content_under_way = False
+                if refusal is None:
+                    receipt.taken.append(recipient)
+                    return True
+                receipt.add_refusal(recipient, *refusal)
+                with contextlib.suppress(aiosmtplib.SMTPException):
+                    await self._smtp.rset()
+                return False
         except _FAULTS as error:
             raise ServerAway(_words(self._where, error), uncertain=self._content_under_way) from error
-        return receipt
 
-    async def _address(self, envelope: Envelope, receipt: Receipt) -> list[str]:
-        """MAIL and RCPT; returns the recipients that the server accepts."""
+    async def _refusal(self, envelope: Envelope, recipient: str) -> tuple[int, str] | None:
+        """MAIL, RCPT and DATA; the server's code and words where it refuses one of them."""
         try:
             await self._smtp.mail(envelope.sender)
-        except aiosmtplib.SMTPSenderRefused as error:
-            receipt.add_refusal(envelope.to, error.code, f"{error.message} (about the sender {error.sender})")
-            return []
-        accepted = []
-        for recipient in envelope.to:
-            try:
-                await self._smtp.rcpt(recipient)
-                accepted.append(recipient)
-            except aiosmtplib.SMTPRecipientRefused as error:
-                receipt.add_refusal([recipient], error.code, error.message)
-            except ValueError:  # it would need SMTPUTF8, which few servers have
-                receipt.add_refusal([recipient], 553, "only ASCII addresses can be sent to")
-        return accepted
-
-    async def _hand_over(self, envelope: Envelope, accepted: list[str], receipt: Receipt) -> None:
-        self._content_under_way = True
-        try:
+            await self._smtp.rcpt(recipient)
+            self._content_under_way = True
             await self._smtp.data(envelope.message)
-        except aiosmtplib.SMTPDataError as error:
-            receipt.add_refusal(accepted, error.code, error.message)
-        else:
-            receipt.taken.extend(accepted)
-        self._content_under_way = False
+        except aiosmtplib.SMTPSenderRefused as error:
+            return error.code, f"{error.message} (about the sender {error.sender})"
+        except (aiosmtplib.SMTPRecipientRefused, aiosmtplib.SMTPDataError) as error:
+            return error.code, error.message
+        except ValueError:  # it would need SMTPUTF8, which few servers have
+            return 553, "only ASCII addresses can be sent to"
+        return None
 
 
 @asynccontextmanager

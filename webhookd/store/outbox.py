@@ -17,6 +17,7 @@ from webhookd.models import Json
 
 # A longer mail helps no reader; the rest goes in the next one.
 DIGEST_NOTICES = 200
+HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Digest:
     workspace_seq: int
     created_at_ms: int
     claimed: bool
+    workspace: str | None = None  # its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,11 @@ def insert(
 def waiting(db: sqlite3.Connection) -> list[Digest]:
     """Every digest to send, those included that aren't claimed yet; oldest first."""
     rows = db.execute(
-        "SELECT coalesce(digest_of, min(seq)), workspace_seq, min(created_at), digest_of IS NOT NULL "
+        "SELECT coalesce(digest_of, min(seq)), workspace_seq, min(created_at), digest_of IS NOT NULL, "
+        "(SELECT id FROM workspaces w WHERE w.seq = workspace_seq) "
         "FROM outbox WHERE sent_at IS NULL GROUP BY workspace_seq, digest_of ORDER BY 1"
     ).fetchall()
-    return [Digest(first_seq, workspace_seq, at, bool(claimed)) for first_seq, workspace_seq, at, claimed in rows]
+    return [Digest(first_seq, seq, at, bool(claimed), workspace) for first_seq, seq, at, claimed, workspace in rows]
 
 
 def claim(db: sqlite3.Connection, digest: Digest) -> None:
@@ -119,6 +122,24 @@ def envelope(db: sqlite3.Connection, first_seq: int) -> Envelope | None:
         "SELECT envelope FROM outbox WHERE seq = ? AND envelope IS NOT NULL AND sent_at IS NULL", (first_seq,)
     ).fetchall()
     return msgspec.json.decode(rows[0][0], type=Envelope) if rows else None
+
+
+def reached(db: sqlite3.Connection, first_seq: int, envelope: Envelope, now_ms: int) -> None:
+    """The server took the mail of a digest for a recipient; `envelope` has those that are left."""
+    seal(db, first_seq, envelope)
+    db.execute("UPDATE outbox SET reached_at = coalesce(reached_at, ?) WHERE seq = ?", (now_ms, first_seq))
+
+
+def full_until(db: sqlite3.Connection, workspace_seqs: Iterable[int], most: int, now_ms: int) -> dict[int, int]:
+    """Of these workspaces those that had `most` mails in the last hour, with when the next may go (ms since 1970)."""
+    sql = "SELECT reached_at FROM outbox WHERE workspace_seq = ? AND reached_at > ? AND reached_at <= ? ORDER BY 1 DESC"
+    found = {}
+    for seq in workspace_seqs:
+        # What is dated in the future, before the clock was set back, doesn't count.
+        times = db.execute(f"{sql} LIMIT ?", (seq, now_ms - HOUR_MS, now_ms, most)).fetchall()
+        if len(times) == most:
+            found[seq] = times[-1][0] + HOUR_MS
+    return found
 
 
 def failed(db: sqlite3.Connection, first_seqs: Iterable[int], error: str) -> None:
