@@ -55,6 +55,7 @@ async def furnish(site: Site) -> list[str]:
         f"/log/{delivery_id(2)}",
         f"/log/replay?endpoint={good.id}&state=delivered",
         "/webhooks/ep_nothing",
+        "/access",
         "/audit",
         "/audit?what=nothing&since=nonsense",
         "/event-types?type=comment.created",

@@ -98,6 +98,7 @@ class Sessions:
             expires_at_ms=now_ms + round(self._settings().sessions.max_hours * 3_600_000),
         )
         session = Session(secrets.token_urlsafe(32), token, token_sha256, view)
+        self._last_used.note(token.id)
         digest = secret_digest(session.secret)
         await self._store.write(
             lambda db: credentials.put_session(db, view, secret_sha256=digest, token_sha256=token_sha256)
@@ -115,6 +116,7 @@ class Sessions:
             return None
         if not by_itself:
             self._last_used.note(found[0].id)
+            self._last_used.note(token.id)
         return Session(secret, token, found[1], found[0])
 
     def lasts(self, session: Session) -> bool:

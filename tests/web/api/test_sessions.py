@@ -23,6 +23,8 @@ async def test_sessions_are_listed_and_ended(api: Api) -> None:
     assert ("tok_admin", None, "127.0.0.1") == (one["token_id"], one["workspace"], one["address"])
     assert [rfc3339(now_ms - 120_000), rfc3339(now_ms)] == [one["created_at"], one["last_used_at"]]
     assert rfc3339(now_ms - 60_000) == other["last_used_at"]
+    used = {each["id"]: each["last_used_at"] for each in (await api.get("/v1/tokens")).json["data"]}
+    assert rfc3339(now_ms) == used["tok_admin"]
     assert 204 == (await api.call("DELETE", f"/v1/sessions/{one['id']}")).status
     assert (303, 200) == ((await first.get("/webhooks")).status, (await second.get("/webhooks")).status)
     assert 404 == (await api.call("DELETE", f"/v1/sessions/{one['id']}")).status

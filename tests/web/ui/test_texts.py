@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from webhookd.admin.tokens import Scope
 from webhookd.errors import ERRORS
 from webhookd.models import DeliveryState, EndpointState, Reason
 from webhookd.rules.event_types import BUILT_IN
@@ -24,6 +25,7 @@ FAMILIES = {
     "reason": (*Reason, "delivered"),
     "short": tuple(Reason),
     "form.success": ("200", "2xx"),
+    "access.scope": tuple(Scope),
     "delivery.not_replayable": ("test", "waiting", "gone", "not_active", "pruned", "delivered_since"),
     "replay.left_out": (
         "already_had",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from webhookd.web.ui import audit, event_types, log, sign_in, webhooks
+from webhookd.web.ui import access, audit, event_types, log, sign_in, webhooks
 from webhookd.web.ui.help import show_contents, show_image, show_topic
 from webhookd.web.ui.pages import Answering, Handler, page, static
 
@@ -40,6 +40,10 @@ _SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/webhooks/{endpoint}/backfill", log.backfill),
     ("GET", "/workspaces/{workspace}/endpoints/{endpoint}", webhooks.from_mail),
     ("GET", "/event-types", event_types.show_event_types),
+    ("GET", "/access", access.show_access),
+    ("POST", "/access/tokens", access.make_token),
+    ("POST", "/access/tokens/{token}/revoke", access.revoke_token),
+    ("POST", "/access/sessions/{session}/end", access.end_session),
     ("GET", "/audit", audit.show_audit),
     ("GET", "/log", log.show_log),
     ("GET", "/log/replay", log.show_replay),
