@@ -98,7 +98,7 @@ METRICS: dict[str, MetricKind] = {
     "webhookd_budget_limit": MetricKind("gauge", "The failure budget: one more than this disables."),
     "webhookd_mail_unsent": MetricKind("gauge", "Notices that the mail server hasn't accepted yet."),
     "webhookd_database_bytes": MetricKind("gauge", "Size of the database file."),
-    "webhookd_wal_bytes": MetricKind("gauge", "Size of the write-ahead log; a checkpoint is due at 64 MiB."),
+    "webhookd_wal_bytes": MetricKind("gauge", "Size of the write-ahead log; a checkpoint is due at 8 MiB."),
     "webhookd_disk_free_bytes": MetricKind("gauge", "Free space where the database lies."),
     "webhookd_disk_reserved_bytes": MetricKind(
         "gauge", "store.min_free_mb: with less free than this, events are refused."

@@ -14,12 +14,12 @@ from tests.crash.forkserver import await_tracer
 from webhookd.cli import main
 from webhookd.store import connection, disk_space
 
-LOG_PAGES = 60
+LOG_BYTES = 480 * 1024
 
 if __name__ == "__main__":
     pragma = f"synchronous = {sys.argv.pop(1)};"
     connection._WRITER_PRAGMAS = connection._WRITER_PRAGMAS.replace("synchronous = FULL;", pragma)
     assert pragma in connection._WRITER_PRAGMAS
-    disk_space.CHECKPOINT_PAGES = LOG_PAGES
+    disk_space.WAL_BYTES = LOG_BYTES
     await_tracer()
     main()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from webhookd.store.disk_space import MIB, WAL_PAGES_WHEN_SHORT, DiskSpace
+from webhookd.store.disk_space import MIB, WAL_BYTES_WHEN_SHORT, DiskSpace
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ def test_free_pages_inside_the_file_are_room(
     space.free_inside_bytes = inside_mb * MIB
     space._looked_at = float("-inf")
     assert short is space.short()
-    assert (space.wal_limit_pages() == WAL_PAGES_WHEN_SHORT) is (free_mb < 48)
+    assert (space.wal_limit_bytes() == WAL_BYTES_WHEN_SHORT) is (free_mb < 48)

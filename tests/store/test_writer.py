@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.stores import accept, add_workspace
 from webhookd.errors import ApiError
-from webhookd.store import retention, writer
+from webhookd.store import disk_space, retention, writer
 from webhookd.store.store import Store
 
 BODY = b'{"event_type":"message.sent","x":"' + b"x" * 20_000 + b'"}'
@@ -33,6 +33,45 @@ async def test_a_checkpoint_brings_everything_into_the_file(store: Store) -> Non
     assert store.size_bytes() < expected
     assert await store.writer.checkpoint() > 0
     assert expected == store.size_bytes()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_the_log_is_carried_over_between_commits(
+    store: Store, monkeypatch: pytest.MonkeyPatch, *, busy: bool
+) -> None:
+    """Never within one: when the writer has nothing to do, and at the latest when the log is as large as it may be."""
+    limit_bytes = 50 * len(BODY)
+    monkeypatch.setattr(disk_space if busy else writer, "WAL_BYTES" if busy else "CHECKPOINT_BYTES", limit_bytes)
+    assert [(0,)] == await store.write(lambda db: db.execute("PRAGMA wal_autocheckpoint").fetchall())
+    index, largest = store.writer._wal_index, 0
+    workspace = await add_workspace(store)
+    for number in range(20):
+        parts = [
+            accept(store, workspace, *(f"e{number}-{part}-{n}" for n in range(5)), now_ms=0, body=BODY)
+            for part in range(5 if busy else 1)
+        ]
+        await asyncio.gather(*parts)
+        largest = max(largest, index.pending_bytes())
+        if not busy:
+            await store.writer.flushed()
+    assert limit_bytes / 2 < largest < 2 * limit_bytes
+    assert store.size_bytes() > 20 * len(BODY)
+
+
+async def test_a_patient_command_shares_the_commit_of_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none comes it is committed all the same, a moment later; `flushed` waits for it."""
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)
+    await store.write(lambda db: db.execute("CREATE TABLE noted (name TEXT)"))
+    began = store.writer.commits
+    patient = store.write(lambda db: db.execute("INSERT INTO noted VALUES ('patient')"), patient=True)
+    await asyncio.sleep(0.02)
+    assert (0, False, False) == (store.writer.commits - began, patient.done(), store.writer.idle)
+    await store.write(lambda db: db.execute("INSERT INTO noted VALUES ('other')"))
+    assert (1, True) == (store.writer.commits - began, patient.done())
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 0.01)
+    alone = store.write(lambda db: db.execute("INSERT INTO noted VALUES ('alone')"), patient=True)
+    await store.writer.flushed()
+    assert (2, True) == (store.writer.commits - began, alone.done())
 
 
 async def test_a_checkpoint_has_its_turn_to_itself(store: Store) -> None:

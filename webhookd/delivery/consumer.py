@@ -100,7 +100,8 @@ class Consumer:
         self._expect(self._deps.settings().delivery.timeout_seconds)
         try:
             outcome = await self._transport.post(request)
-            return await self._recorder.record(endpoint, delivery, request, outcome)
+            is_last = self._queue.waiting <= 1
+            return await self._recorder.record(endpoint, delivery, request, outcome, is_last=is_last)
         finally:
             self.in_flight = False
 

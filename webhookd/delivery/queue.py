@@ -6,7 +6,7 @@ comes is only counted, and the consumer refills from the table until it has ever
 
 from __future__ import annotations
 
-import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -69,7 +69,7 @@ class EndpointQueue:
         self._newest_seq = 0  # of all that were committed
         self._taken_seq = 0  # up to here `_items` has had everything; what the table has after it is yet to be read
         self._behind = False
-        self._items: asyncio.Queue[QueuedDelivery] | None = None
+        self._items: deque[QueuedDelivery] | None = None
 
     def restore(self, count: int, size: int, newest_seq: int) -> None:
         """Take what the table says waits, at the start."""
@@ -80,11 +80,11 @@ class EndpointQueue:
     def open(self) -> None:
         """A consumer starts: have a queue to offer to."""
         if self._items is None:
-            self._items = asyncio.Queue(QUEUE_EVENTS)
+            self._items = deque()
 
     def close(self, *, emptied: bool) -> None:
         """The consumer left.  Unless it had `emptied` the queue, the next one begins from the table again."""
-        while self._items is not None and not self._items.empty():
+        while self._items:
             self._take()
         self._items = None
         if not emptied:
@@ -97,7 +97,7 @@ class EndpointQueue:
         self._newest_seq = max(self._newest_seq, delivery.seq)  # those of a backfill come later
         if self._behind or delivery.seq <= self._taken_seq:  # a page may have brought it before we heard of its commit
             return
-        if self._items is None or self._items.full():
+        if self._items is None or len(self._items) >= QUEUE_EVENTS:
             self._behind = True
             return
         if delivery.size > INLINE_BYTES or self._shared.full:
@@ -118,7 +118,7 @@ class EndpointQueue:
         Between a None and the consumer's `close` nothing may be awaited, else an offer could fall in between.
         """
         assert self._items is not None
-        while self._items.empty():
+        while not self._items:
             if not self._behind:
                 return None
             await self._refill(refill)
@@ -138,14 +138,14 @@ class EndpointQueue:
 
     def _put(self, delivery: QueuedDelivery) -> None:
         assert self._items is not None
-        self._items.put_nowait(delivery)
+        self._items.append(delivery)
         self._taken_seq = delivery.seq
         if delivery.body is not None:
             self._shared.now += delivery.size
 
     def _take(self) -> QueuedDelivery:
         assert self._items is not None
-        delivery = self._items.get_nowait()
+        delivery = self._items.popleft()
         if delivery.body is not None:
             self._shared.now -= delivery.size
         return delivery

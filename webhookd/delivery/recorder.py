@@ -50,16 +50,26 @@ class Recorder:
         self.durations_ms: dict[int, float] = {}  # per endpoint, the recent ones weighing most
 
     async def record(
-        self, endpoint: Endpoint, delivery: QueuedDelivery, request: Request, outcome: Outcome
+        self, endpoint: Endpoint, delivery: QueuedDelivery, request: Request, outcome: Outcome, *, is_last: bool
     ) -> Decision:
-        """Record what came of an attempt that began with `endpoint` as it was; returns what follows from it."""
+        """Record what came of an attempt that began with `endpoint` as it was; returns what follows from it.
+
+        `is_last`: no other delivery waits for the endpoint, so none waits for this outcome.
+        """
         now_ms = self._clock.wall_ms()
         if outcome.delivered:
-            return await self._delivered(endpoint, delivery, request, outcome, now_ms)
+            return await self._delivered(endpoint, delivery, request, outcome, now_ms, is_last=is_last)
         return await self._failed(endpoint, delivery, request, outcome, now_ms)
 
     async def _delivered(
-        self, endpoint: Endpoint, delivery: QueuedDelivery, request: Request, outcome: Outcome, now_ms: int
+        self,
+        endpoint: Endpoint,
+        delivery: QueuedDelivery,
+        request: Request,
+        outcome: Outcome,
+        now_ms: int,
+        *,
+        is_last: bool,
     ) -> Decision:
         number = delivery.attempt_count + 1
         record = attempt_record(number, outcome, request, counted=False)
@@ -68,7 +78,8 @@ class Recorder:
         def on_commit(waited: bool) -> None:  # noqa: FBT001 - the command's result
             self._committed(endpoint, delivery, record, outcome, DeliveryState.DELIVERED, waited=waited, now_ms=now_ms)
 
-        await self._store.write(deliveries.RECORD_SUCCESS.of(success), on_commit=on_commit, retry_when_full=True)
+        command = deliveries.RECORD_SUCCESS.of(success)
+        await self._store.write(command, on_commit=on_commit, retry_when_full=True, patient=is_last)
         return Delivered()
 
     async def _failed(

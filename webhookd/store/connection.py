@@ -1,8 +1,8 @@
 """Open the database: the lock, the pragmas, the migrations, and what SQLite's errors mean here.
 
-Each pragma is a measured choice: only `synchronous=FULL` survives power loss in WAL mode; a page of
-8 KiB and a checkpoint every 8,000 pages keep the checkpoint off the path of the commit.  One connection writes and
-checkpoints, because SQLite before 3.51.3 can corrupt a WAL when two do; readers are `query_only`.
+Each pragma is a measured choice: only `synchronous=FULL` survives power loss in WAL mode; checkpoints are the writer's
+(`writer.Writer`), never a part of a commit.  One connection writes and checkpoints, because SQLite before 3.51.3 can
+corrupt a WAL when two do; readers are `query_only`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import fcntl
 import importlib.resources
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,12 +41,11 @@ PRAGMA temp_store = MEMORY;
 _WRITER_PRAGMAS = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
-PRAGMA wal_autocheckpoint = {checkpoint_pages};
+PRAGMA wal_autocheckpoint = 0;
 PRAGMA journal_size_limit = 16777216;
 """
-PAGE_BYTES = 8192
+PAGE_BYTES = 4096  # of a new database; an older one may have 8192
 CACHE_KIB = 8000
-CHECKPOINT_PAGES = 8000
 # Steps of SQLite's machine between two looks whether to stop, each of which needs the interpreter's lock: some 5 ms.
 _STEPS_BETWEEN_LOOKS = 500_000
 _LOOK = "Look at the disk and the kernel's log."
@@ -127,6 +127,27 @@ class _Stoppable(sqlite3.Connection):
 
 def _never() -> bool:
     return False
+
+
+class WalIndex:
+    """How much of the write-ahead log isn't in the file yet: its index (`-shm`) counts it (sqlite.org/walformat.html).
+
+    To be closed after every connection: closing the descriptor would end the locks that SQLite has on that file.
+    """
+
+    def __init__(self, path: Path, page_bytes: int) -> None:
+        self._page_bytes = page_bytes
+        self._fd = os.open(path.with_name(f"{path.name}-shm"), os.O_RDONLY | os.O_CLOEXEC)
+
+    def pending_bytes(self) -> int:
+        """The pages that a checkpoint has yet to carry over, in bytes; takes 2 µs."""
+        header = os.pread(self._fd, 100, 0)
+        frames, carried = (int.from_bytes(header[at : at + 4], sys.byteorder) for at in (16, 96))
+        return (frames - carried) * self._page_bytes
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._fd)
 
 
 class StateLock:
@@ -243,7 +264,7 @@ def _prepare(db: sqlite3.Connection) -> tuple[int, int]:
             f"PRAGMA page_size = {PAGE_BYTES}; BEGIN; PRAGMA auto_vacuum = INCREMENTAL; "
             f"PRAGMA application_id = {APPLICATION_ID}; COMMIT;",
         )
-    db.executescript(_WRITER_PRAGMAS.format(checkpoint_pages=CHECKPOINT_PAGES))
+    db.executescript(_WRITER_PRAGMAS)
     for number, script in enumerate(_migrations()[version:], start=version + 1):
         db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
     return version, newest
@@ -279,11 +300,9 @@ def may_be_full(error: sqlite3.Error) -> bool:
     return (getattr(error, "sqlite_errorname", None) or "") in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
 
 
-def limit_wal(db: sqlite3.Connection, pages: int) -> None:
-    """Checkpoint now, if the file has space to grow, and from now on after `pages` of the write-ahead log."""
-    db.execute(f"PRAGMA wal_autocheckpoint = {pages}").fetchall()
-    with suppress(sqlite3.OperationalError):  # a disk that is full or fails shows at the next commit
-        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+def checkpoint(db: sqlite3.Connection) -> None:
+    """Carry what the write-ahead log holds over into the file, as far as no reader is in the way."""
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def concerns_command_only(error: sqlite3.Error) -> bool:

@@ -17,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from webhookd import log
-from webhookd.store.connection import CHECKPOINT_PAGES, PAGE_BYTES
 
 MIB = 1024 * 1024
 RESERVED_SHARE = 0.25
@@ -28,7 +27,9 @@ PIECES = 4
 ENOUGH_BYTES = MIB
 # How long an answer about the free space is kept: a look costs some 5 µs, per event.
 LOOK_SECONDS = 0.25
-WAL_PAGES_WHEN_SHORT = 128
+# The write-ahead log is carried over into the file at the latest when it holds so much.
+WAL_BYTES = 8 * MIB
+WAL_BYTES_WHEN_SHORT = MIB
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_FALLOCATE = (errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -44,6 +45,7 @@ class DiskSpace:
         self._released = False
         self._looked_at = float("-inf")
         self._short = False
+        self._tight = False  # only pages inside the file make room
         self.free_inside_bytes = 0  # of the database's file, as looked at last
 
     def free_bytes(self) -> int:
@@ -73,11 +75,11 @@ class DiskSpace:
         self.refill()
         self._settle()
 
-    def wal_limit_pages(self) -> int:
-        """How long the write-ahead log may be: no longer than what is kept, as a checkpoint may need as much again."""
-        if self.short() or self.spare_bytes() < 0:
-            return WAL_PAGES_WHEN_SHORT
-        return min(CHECKPOINT_PAGES, self._kept_bytes // PAGE_BYTES) or CHECKPOINT_PAGES
+    def wal_limit_bytes(self) -> int:
+        """How large the write-ahead log may be: no larger than what is kept, as a checkpoint may need as much again."""
+        if self.short() or self._tight:
+            return WAL_BYTES_WHEN_SHORT
+        return min(WAL_BYTES, self._kept_bytes) or WAL_BYTES
 
     def refill(self) -> None:
         """Make the reserve whole, if there is space for it beside what else is kept."""
@@ -121,7 +123,8 @@ class DiskSpace:
 
     def _has_room(self) -> bool:
         spare_bytes = self.spare_bytes()
-        if spare_bytes >= 0:
+        self._tight = spare_bytes < 0
+        if not self._tight:
             return True
         # Events go through the write-ahead log, which can't use the pages inside.
         return spare_bytes + self.free_inside_bytes >= 0 and self.free_bytes() >= self._kept_bytes * RESERVED_SHARE

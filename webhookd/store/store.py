@@ -19,6 +19,7 @@ from webhookd.store.connection import (
     Late,
     QuestionStopped,
     Reader,
+    WalIndex,
     fatal_error,
     is_broken,
     open_reader,
@@ -93,6 +94,7 @@ class Store:
         disk_space: DiskSpace,
         connection: Connection,
         readers: Readers,
+        wal_index: WalIndex,
         newest_ms: int,
     ) -> None:
         self.path = path
@@ -101,7 +103,8 @@ class Store:
         self._readers = readers
         self._searches = KeyedLocks()
         self._time_index = TimeIndex(newest_ms)
-        self.writer = Writer(connection, BATCH, disk_space)
+        self._wal_index = wal_index
+        self.writer = Writer(connection, BATCH, disk_space, wal_index)
         self.write = self.writer.write
 
     @classmethod
@@ -115,11 +118,12 @@ class Store:
             newest_ms = await connection.run(time_index.newest_ms)
             await connection.run(BATCH.prepare)
             readers = await Readers.open(path)
+            wal_index = await connection.run(lambda db: WalIndex(path, db.execute("PRAGMA page_size").fetchone()[0]))
         except BaseException:
             await connection.close()
             raise
         disk_space.acquire()
-        store = cls(path, disk_space, connection, readers, newest_ms)
+        store = cls(path, disk_space, connection, readers, wal_index, newest_ms)
         if 0 < before < now:
             log.emit("store.migrated", from_version=before, to_version=now)
         log.emit(
@@ -226,7 +230,7 @@ class Store:
             raise fatal from error
 
     async def watch_disk_space(self) -> None:
-        """A root task: keeps the reserve whole, and the write-ahead log as small as the space on the disk asks for."""
+        """A root task: keeps the reserve whole, and the write-ahead log small while the space on the disk is short."""
         shrunk_at = time.monotonic()
         while True:
             await asyncio.sleep(DISK_LOOK_SECONDS)
@@ -234,7 +238,7 @@ class Store:
             if self.disk_space.spare_bytes() < 0:
                 self.disk_space.free_inside_bytes = (await self.read(retention.file_size)).free_bytes
             due = self.disk_space.short() and time.monotonic() - shrunk_at >= SHRINK_SECONDS
-            if due or self.writer.wal_limit_changed:
+            if due:
                 shrunk_at = time.monotonic()
                 await self.writer.shrink_wal()
 
@@ -251,6 +255,7 @@ class Store:
         """Close the readers first: the last to close checkpoints, and only the writer may."""
         await self._readers.close()
         await self._connection.close()
+        self._wal_index.close()
 
 
 def _copy(db: Db, target: Path) -> None:

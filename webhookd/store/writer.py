@@ -22,8 +22,8 @@ from webhookd import log
 from webhookd.errors import ApiError, FatalError
 from webhookd.metrics import Histogram
 from webhookd.store.batch import BatchItem, BatchStatement, Command, PackedBatch, Refused, Turns, run_batch
-from webhookd.store.connection import CHECKPOINT_PAGES, Connection, fatal_error, is_full, limit_wal, may_be_full
-from webhookd.store.disk_space import DiskSpace
+from webhookd.store.connection import Connection, WalIndex, checkpoint, fatal_error, is_full, may_be_full
+from webhookd.store.disk_space import MIB, DiskSpace
 
 T = TypeVar("T")
 
@@ -39,18 +39,28 @@ MOST_SIZE = 2000
 WORTHWHILE_SIZE = 48
 # A request takes a few turns of the event loop from the socket to its command; after so many without one, none is near.
 IDLE_TURNS = 8
+# How long a patient command may wait for one that isn't, to share its commit.
+PATIENCE_SECONDS = 0.01
+# With nothing else to do, a checkpoint is made when the write-ahead log holds so much: it takes milliseconds.
+CHECKPOINT_BYTES = 4 * MIB
 FULL_RETRY_SECONDS = 0.5
 
 
 class Writer:
     """Owns the connection that writes; `run` is a root task of the daemon."""
 
-    def __init__(self, connection: Connection, statement: BatchStatement, disk_space: DiskSpace) -> None:
+    def __init__(
+        self, connection: Connection, statement: BatchStatement, disk_space: DiskSpace, wal_index: WalIndex
+    ) -> None:
         self._connection = connection
         self._statement = statement
         self._disk_space = disk_space
-        self._wal_limit_pages = CHECKPOINT_PAGES
+        self._wal_index = wal_index
+        self._not_carried_bytes = 0  # what the last checkpoint left in the log, because of a reader
         self._waiting = Turns()
+        self._patient: list[Command[Any]] = []
+        self._patience: asyncio.TimerHandle | None = None
+        self._alone = False  # whether the last batch was one command
         self._batch_size: float = BATCH_SIZE
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -71,6 +81,7 @@ class Writer:
         exclusive: bool = False,
         workspace_seq: int | None = None,
         in_order: bool = False,
+        patient: bool = False,
         size: int = 1,
     ) -> asyncio.Future[T]:
         """Queue a command; the future has its result once it is durable, or its exception.
@@ -78,7 +89,8 @@ class Writer:
         `on_commit` is called with the result right after the commit, before any later command's, on the event loop.
         `exclusive`: it runs alone and outside a transaction.  `workspace_seq`: it takes turns with the commands of
         other workspaces; without one it goes before these.  `in_order`: it keeps its place among all others.
-        `size`: its work in rows, unless it is of a `BatchKind`.
+        `patient`: nobody waits for it, so it may wait a moment for another to commit with.  `size`: its work in rows,
+        unless it is of a `BatchKind`.
 
         A cancelled caller cancels its future, not the command.
         """
@@ -88,14 +100,19 @@ class Writer:
         else:
             size = run.size if isinstance(run, BatchItem) else size
             command = Command(run, on_commit, retry_when_full, exclusive, future, size, workspace_seq)
-            self._waiting.add(command, in_order=in_order)
             self._idle.clear()
-            self._wake.set()
+            if patient:
+                self._patient.append(command)
+                if self._patience is None:
+                    self._patience = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._end_patience)
+            else:
+                self._waiting.add(command, in_order=in_order)
+                self._wake.set()
         return future
 
     async def checkpoint(self) -> float:
         """Bring what the log holds into the database file, as far as no reader keeps it; returns how long it took."""
-        return await asyncio.shield(self.write(_checkpoint, exclusive=True))
+        return await asyncio.shield(self.write(_timed_checkpoint, exclusive=True))
 
     async def answer(self) -> None:
         """Return once an empty transaction went through; a full disk lets it.  ApiError where the store failed."""
@@ -119,14 +136,9 @@ class Writer:
         """Whether nothing waits and nothing is being written."""
         return self._idle.is_set()
 
-    @property
-    def wal_limit_changed(self) -> bool:
-        """Whether the space on the disk asks for another limit of the write-ahead log than the one in force."""
-        return self._disk_space.wal_limit_pages() != self._wal_limit_pages
-
     async def shrink_wal(self) -> None:
         """Carry the write-ahead log over into the file now, as far as that has space."""
-        self._wal_limit_pages = 0
+        self._not_carried_bytes = -self._disk_space.wal_limit_bytes()
         with contextlib.suppress(ApiError):
             await self.answer()
 
@@ -149,24 +161,62 @@ class Writer:
                 while self._waiting and self._failed is None:
                     await self._gather()
                     await self._write_batch()
+                    await self._carry_over()
                 if self._failed is not None:
                     raise self._give_up(self._failed)
-                self._idle.set()
+                if not self._patient:
+                    self._idle.set()
         except sqlite3.Error as error:
             raise self._give_up(fatal_error(error)) from error
 
     async def _gather(self) -> None:
-        """Let more commands come, up to a worthwhile batch, as long as the turns of the event loop bring any."""
+        """Let more commands come, up to a worthwhile batch, as long as the turns of the event loop bring any.
+
+        After a batch of one alone none is near: each of these turns would cost a caller at rest 4 µs.
+        """
         idle_turns, count = 0, len(self._waiting)
+        if self._alone and count == 1:
+            return
         while idle_turns < IDLE_TURNS and count < WORTHWHILE_SIZE:
             await asyncio.sleep(0)
             idle_turns = idle_turns + 1 if count == len(self._waiting) else 0
             count = len(self._waiting)
 
+    def _end_patience(self) -> None:
+        self._add_patient()
+        self._wake.set()
+
+    def _add_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        for command in self._patient:
+            self._waiting.add(command)
+        self._patient.clear()
+
+    async def _carry_over(self) -> None:
+        """Make a checkpoint, if one is due: between transactions, so that none waits for it in its commit.
+
+        What the last one left in the log, because of a reader, doesn't count.
+        """
+        limit_bytes = self._disk_space.wal_limit_bytes()
+        if not self._waiting:
+            limit_bytes = min(limit_bytes, CHECKPOINT_BYTES)
+        if self._wal_index.pending_bytes() - self._not_carried_bytes < limit_bytes:
+            return
+        try:
+            await self._connection.run(checkpoint)
+        except (sqlite3.Error, MemoryError) as error:
+            if not isinstance(error, MemoryError) and not await self._is_full(error):
+                raise
+        self._not_carried_bytes = self._wal_index.pending_bytes()
+
+    async def _is_full(self, error: sqlite3.Error) -> bool:
+        return is_full(error) or (may_be_full(error) and await asyncio.to_thread(self._disk_space.exhausted))
+
     async def _write_batch(self) -> None:
-        if self.wal_limit_changed:
-            self._wal_limit_pages = pages = self._disk_space.wal_limit_pages()
-            await self._connection.run(lambda db: limit_wal(db, pages))
+        self._alone = len(self._waiting) == 1
+        self._add_patient()
         batch = self._next_batch()
         try:
             results = await self._carry_out(batch)
@@ -176,7 +226,7 @@ class Writer:
             await asyncio.sleep(FULL_RETRY_SECONDS)
             return
         except sqlite3.Error as error:
-            if not is_full(error) and not (may_be_full(error) and await asyncio.to_thread(self._disk_space.exhausted)):
+            if not await self._is_full(error):
                 for command in batch:
                     _answer(command, Refused(_unavailable()))
                 raise
@@ -238,7 +288,7 @@ class Writer:
         if len(batch) > 1:
             self._batch_size = max(1, min(self.batch_size, sum(command.size for command in batch)) // 2)
         if first and self._disk_space.release():
-            self._wal_limit_pages = 0  # with this piece the log can be carried over
+            self._not_carried_bytes = -self._disk_space.wal_limit_bytes()  # with this piece it can be carried over
         elif any(command.retry_when_full for command in batch):
             await asyncio.sleep(FULL_RETRY_SECONDS)
 
@@ -251,6 +301,7 @@ class Writer:
 
     def _give_up(self, error: FatalError) -> FatalError:
         self._failed = error
+        self._add_patient()
         while self._waiting:
             for command in self._waiting.take(MOST_SIZE, MOST_SIZE):
                 _answer(command, Refused(_unavailable()))
@@ -293,7 +344,5 @@ def _timed(db: sqlite3.Connection, run: Callable[[sqlite3.Connection], T]) -> tu
     return run(db), time.perf_counter() - began
 
 
-def _checkpoint(db: sqlite3.Connection) -> float:
-    began = time.perf_counter()
-    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    return time.perf_counter() - began
+def _timed_checkpoint(db: sqlite3.Connection) -> float:
+    return _timed(db, checkpoint)[1]

@@ -145,10 +145,23 @@ class PlentyOfRoom(DiskSpace):
         return False
 
 
+class NoWal(connection.WalIndex):
+    """A database in memory has no write-ahead log."""
+
+    def __init__(self) -> None:
+        pass
+
+    def pending_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
 class SimulatedStore(Store):
     def __init__(self, disk: Disk, loop: SimulatedLoop, passed: Callable[[str], None]) -> None:
         connections = [SimulatedConnection(disk, loop, passed) for _ in range(4)]
-        super().__init__(Path("simulated.db"), PlentyOfRoom(), *connections, time_index.newest_ms(disk.db))
+        super().__init__(Path("simulated.db"), PlentyOfRoom(), *connections, NoWal(), time_index.newest_ms(disk.db))
 
 
 class NoTime:
