@@ -29,7 +29,7 @@ async def test_enabled_again_the_held_go_out_in_order_across_a_restart(tmp_path:
         assert EndpointState.AUTO_DISABLED == e.state(one)
         assert {"held": 3} == await e.states(one)
     async with engine(tmp_path, config, clock=clock, network=network) as e:
-        await e.advance(1000)
+        await e.leap(1000)
         assert 3 == len(network.posted)
         await e.send("d")
         network.answer = lambda url, _: 200
@@ -184,9 +184,9 @@ async def test_from_one_plan_without_webhooks_to_another_the_held_go_on_ageing(t
         await workspaces.change("default", plan="starter")
         e.network.gates.pop(WELL).set()
         await e.quiet()
-        await e.clock.advance(71 * 3600)
+        await e.clock.leap(71 * 3600)
         await workspaces.change("default", plan="growth")
-        await e.clock.advance(3601)
+        await e.clock.leap(3601)
         await e.app.held_events.look()
         assert {"delivered": 1, "expired": 1} == await e.states(well)
 
@@ -233,7 +233,7 @@ async def _look_after(e: Engine, seconds: float) -> None:
 
     e.app.held_events.look = looking  # type: ignore[method-assign]
     while not looked.is_set():
-        await e.clock.advance(seconds)
+        await e.clock.leap(seconds)
         seconds = 1
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(looked.wait(), 1)

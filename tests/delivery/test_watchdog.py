@@ -88,7 +88,7 @@ async def test_each_crossing_of_a_threshold_warns_once(tmp_path: Path) -> None:
         one = await e.endpoint(ONE)
         for _ in range(2):
             await e.send(*[f"{e.clock.monotonic()}-{n}".replace(".", "-") for n in range(9)])
-            await e.advance(1801)
+            await e.leap(1801)
         mails = await outbox(e)
         assert [(0.5, 5), (0.8, 8)] * 2 == [(mail["fraction"], mail["failures"]) for mail in mails]
         assert [{"id": one.id, "url": ONE, "failures": 8}] == mails[1]["by_endpoint"]
@@ -194,7 +194,7 @@ async def test_one_mail_at_the_first_drop(tmp_path: Path) -> None:
         await e.send("c")
         await e.quiet()
         e.network.answer = failing
-        await e.advance(HOUR + 1)
+        await e.leap(HOUR + 1)
         await e.send("d", "e")
         await e.quiet()
         assert ["a0", "d"] == [each["event_id"] for each in await outbox(e)]

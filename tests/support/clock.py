@@ -74,6 +74,12 @@ class ManualClock:
         self._move_to(target)
         await settle()
 
+    async def leap(self, seconds: float) -> None:
+        """Move both hands `seconds` at once, as on a machine that slept: what came due meanwhile wakes late, once."""
+        await settle()
+        self._move_to(_exact(self._monotonic + seconds))
+        await self.advance(0)
+
     def jump_wall(self, seconds: float) -> None:
         """Move the wall clock alone, forward or (negative) back, as a person or NTP does."""
         self._wall_ms += seconds * 1000

@@ -154,6 +154,12 @@ class Engine:
         await self.clock.advance(seconds)
         await self.quiet()
 
+    async def leap(self, seconds: float) -> None:
+        """Move the clock at once, and let happen what came due: hours take as long as a second."""
+        await self.quiet()
+        await self.clock.leap(seconds)
+        await self.quiet()
+
     def _is_quiet(self) -> bool:
         dispatcher = self.app.dispatcher
         views = [dispatcher.view(endpoint.seq) for endpoint in self.app.registry.endpoints()]

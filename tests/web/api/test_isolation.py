@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import pytest
 from yarl import URL
 
 from tests.support.api import Api
@@ -170,6 +171,7 @@ async def churning(api: Api, theirs: Theirs) -> AsyncIterator[list[int]]:
         assert churner.cancelled(), churner.exception()
 
 
+@pytest.mark.slow
 async def test_no_token_of_a_workspace_reaches_another(api: Api) -> None:
     """Before, while and after it is deleted and made again: nothing is read and nothing is changed."""
     services, theirs = api.app.services, Theirs()
