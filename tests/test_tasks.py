@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from webhookd.errors import EXIT_CONFIG, StoreFailed, StoreUnusable
-from webhookd.tasks import KeyedLocks, LoopTurns, TaskEnded, TaskOwner
+from webhookd.tasks import REST_TURNS, KeyedLocks, LoopTurns, TaskEnded, TaskOwner
 
 LIMIT_SECONDS = 20.0
 
@@ -189,3 +189,20 @@ async def test_heavy_work_has_one_slice_per_turn_of_the_loop_and_keys_take_turns
     await asyncio.wait([*noise, quiet])
     assert 7 == order.count("noise")
     assert order.index("quiet") <= 2
+
+
+async def test_between_two_slices_the_loop_has_turns_for_others() -> None:
+    """Also where one task alone asks: what needs several turns isn't kept waiting for as many slices."""
+    turns, order = LoopTurns(), list[str]()
+
+    async def work() -> None:
+        for _ in range(3):
+            await turns.next("noise")
+            order.append("slice")
+
+    noise = asyncio.create_task(work())
+    while not noise.done():
+        await asyncio.sleep(0)
+        order.append("turn")
+    between = " ".join(order).split("slice")[1:-1]
+    assert [REST_TURNS + 1] * 2 == [part.count("turn") for part in between]

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from webhookd.web.server.http_server import Runner
 ADDRESS_FILE = "address"
 # For requests under way when the daemon stops: live streams end at once, the rest is short.
 SHUTDOWN_SECONDS = 3.0
+SWITCH_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ async def _serve(
             _watch_signals(app, stop, reload)
             async with extend_timeout(environ):  # everything that waits is counted
                 await app.start(environ)
-            _tune_garbage_collector()
+            _tune_interpreter()
             listeners = await _listen(app, config, state_dir, environ)
             try:
                 _announce(app, listeners, began, ready, state_dir, environ)
@@ -220,11 +222,15 @@ def _announce(
         ready(DaemonInfo(listeners.url, state_dir, lambda: app.services.sessions.link(page)))
 
 
-def _tune_garbage_collector() -> None:
-    """Keep the garbage collector's rounds short and rare: each blocks the event loop (manual/decisions.md)."""
+def _tune_interpreter() -> None:
+    """Keep the garbage collector's rounds short and rare: each blocks the event loop (manual/decisions.md).
+
+    And let SQLite's threads have the interpreter's lock soon: a busy loop keeps it for a whole interval each time.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def _watch_signals(app: App, stop: asyncio.Event, reload: Callable[[], Config] | None) -> None:

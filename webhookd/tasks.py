@@ -107,8 +107,12 @@ def _described(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
+# Turns of the loop between two slices: an event takes ten of them from its request to its delivery.
+REST_TURNS = 2
+
+
 class LoopTurns:
-    """Slices of heavy work on the event loop: one per turn of the loop, and whoever asks for them fairly.
+    """Slices of heavy work on the event loop: one at a time, a few turns of the loop apart, to those that ask by turns.
 
     Without this, eight tasks that work for 5 ms each keep everything else waiting for 40 ms.
     """
@@ -116,6 +120,7 @@ class LoopTurns:
     def __init__(self) -> None:
         self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
         self._scheduled = False
+        self._resting = 0
 
     async def next(self, key: Hashable) -> None:
         """Return when the next slice is that of `key`'s: the keys take turns, and so do callers with the same key."""
@@ -128,6 +133,15 @@ class LoopTurns:
         await turn
 
     def _grant(self) -> None:
+        if self._resting:
+            self._resting -= 1
+        else:
+            self._grant_one()
+        self._scheduled = bool(self._waiting or self._resting)
+        if self._scheduled:
+            asyncio.get_running_loop().call_soon(self._grant)
+
+    def _grant_one(self) -> None:
         while self._waiting:
             key, turns = next(iter(self._waiting.items()))
             turn = turns.popleft()
@@ -136,7 +150,5 @@ class LoopTurns:
                 del self._waiting[key]
             if not turn.done():  # else its task was cancelled
                 turn.set_result(None)
+                self._resting = REST_TURNS
                 break
-        self._scheduled = bool(self._waiting)
-        if self._scheduled:
-            asyncio.get_running_loop().call_soon(self._grant)

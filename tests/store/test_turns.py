@@ -126,3 +126,14 @@ async def test_apart_outcomes_leave_events_for_the_next_batch() -> None:
     waiting.add("event", 1)
     waiting.add("outcome")
     assert [["outcome"], ["event"]] == [waiting.take(apart=True) for _ in range(2)]
+
+
+async def test_a_batch_holds_no_more_rows_than_it_may() -> None:
+    """What doesn't fit any more waits for the next one; what would never fit goes alone."""
+    waiting = Waiting()
+    for name, size in (("a", 300), ("b", 200), ("too large", 900), ("c", 100)):
+        waiting.add(name, 1, size=size)
+    waiting.add("quiet", 2)
+    assert 1501 == waiting.turns.size
+    assert [["quiet", "a"], ["b"], ["too large"], ["c"]] == [sorted(waiting.take(), reverse=True) for _ in range(4)]
+    assert 0 == waiting.turns.size

@@ -234,6 +234,7 @@ class Turns:
         # A command that must keep its place, and everything after it: added when all before it was taken.
         self._after: deque[tuple[Command[Any], bool]] = deque()
         self._count = 0
+        self.size = 0  # of all that wait, in rows
 
     def __len__(self) -> int:
         """How many commands wait."""
@@ -242,6 +243,7 @@ class Turns:
     def add(self, command: Command[Any], *, in_order: bool = False) -> None:
         """Let a command wait; with `in_order` none that is added later is taken before it, none earlier after it."""
         self._count += 1
+        self.size += command.size
         if self._after or in_order:
             self._after.append((command, in_order))
         else:
@@ -250,14 +252,21 @@ class Turns:
     def put_back(self, commands: list[Command[Any]]) -> None:
         """Let commands that were taken go next of their kind, in their order."""
         self._count += len(commands)
+        self.size += sum(command.size for command in commands)
         for command in reversed(commands):
             self._queue_of(command).appendleft(command)
 
     def take(self, size: int, worthwhile_size: int, *, apart: bool = False) -> list[Command[Any]]:
         """The next batch: up to about `size` rows, half of what waits if that is worthwhile; an exclusive one alone.
 
-        Its last command may be larger than what was left of `size`.  `apart`: none with a workspace beside the others.
+        One command of a workspace may be larger than `size`, alone.  `apart`: none with a workspace beside the others.
         """
+        batch = self._take_next(size, worthwhile_size, apart=apart)
+        self._count -= len(batch)
+        self.size -= sum(command.size for command in batch)
+        return batch
+
+    def _take_next(self, size: int, worthwhile_size: int, *, apart: bool) -> list[Command[Any]]:
         if not self._first and not self._workspaces:
             return self._take_in_order()
         half = self._count // 2
@@ -265,16 +274,18 @@ class Turns:
         taken = 0
         for_first = size * (1 - SHARE_OF_WORKSPACES) if self._workspaces else size
         with_workspaces = not (apart and self._first)
-        while self._count and taken < size and not (taken >= worthwhile_size and len(batch) >= half):
+        while taken < size and not (taken >= worthwhile_size and len(batch) >= half):
             if self._first and taken < for_first:
                 if batch and self._first[0].exclusive:
                     break
                 batch.append(self._first.popleft())
             elif self._workspaces and with_workspaces:
-                batch.append(self._next_of_workspaces())
+                command = self._next_of_workspaces(size - taken if batch else None)
+                if command is None:
+                    break
+                batch.append(command)
             else:
                 break
-            self._count -= 1
             taken += batch[-1].size
             if batch[-1].exclusive:
                 break
@@ -286,18 +297,20 @@ class Turns:
         return self._workspaces.setdefault(command.workspace_seq, deque())
 
     def _take_in_order(self) -> list[Command[Any]]:
-        self._count -= 1
         batch = [self._after.popleft()[0]]
         while self._after and not self._after[0][1]:
             command = self._after.popleft()[0]
             self._queue_of(command).append(command)
         return batch
 
-    def _next_of_workspaces(self) -> Command[Any]:
+    def _next_of_workspaces(self, at_most: int | None) -> Command[Any] | None:
+        """The command whose turn it is; None if that is larger than `at_most`."""
         while True:
             workspace_seq, commands = next(iter(self._workspaces.items()))
             credit = self._credits.get(workspace_seq, QUANTUM)
             if len(self._workspaces) == 1 or commands[0].size <= credit:
+                if at_most is not None and commands[0].size > at_most:
+                    return None
                 command = commands.popleft()
                 self._credits[workspace_seq] = max(0, credit - command.size)
                 if not commands:

@@ -28,8 +28,8 @@ from webhookd.store.disk_space import MIB, DiskSpace
 T = TypeVar("T")
 
 # A batch that takes longer than SLOW is followed by smaller ones, one below QUICK by larger ones.
-SLOW_SECONDS = 0.012
-QUICK_SECONDS = 0.006
+SLOW_SECONDS = 0.006
+QUICK_SECONDS = 0.003
 # In rows.  With less than the least, a slow disk would do little else than sync.
 BATCH_SIZE = 400  # to begin with
 LEAST_SIZE = 150
@@ -39,6 +39,8 @@ MOST_SIZE = 2000
 WORTHWHILE_SIZE = 48
 # A request takes a few turns of the event loop from the socket to its command; after so many without one, none is near.
 IDLE_TURNS = 8
+# While others work on the loop its turns take long, and then less is waited for.
+GATHER_SECONDS = 0.002
 # How long a patient command may wait for one that isn't, to share its commit.
 PATIENCE_SECONDS = 0.01
 # With nothing else to do, a checkpoint is made when the write-ahead log holds so much: it takes milliseconds.
@@ -177,10 +179,13 @@ class Writer:
         idle_turns, count = 0, len(self._waiting)
         if self._alone and count == 1:
             return
-        while idle_turns < IDLE_TURNS and count < WORTHWHILE_SIZE:
+        until = time.perf_counter() + GATHER_SECONDS
+        while idle_turns < IDLE_TURNS and count < WORTHWHILE_SIZE and self._waiting.size < LEAST_SIZE:
             await asyncio.sleep(0)
             idle_turns = idle_turns + 1 if count == len(self._waiting) else 0
             count = len(self._waiting)
+            if time.perf_counter() > until:
+                break
 
     def _end_patience(self) -> None:
         self._add_patient()

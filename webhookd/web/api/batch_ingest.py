@@ -24,7 +24,7 @@ REFUSALS = web.AppKey("refusals", Counter[str])
 
 LISTED_REJECTIONS = 100
 # Checking a thousand events takes longer than other tasks on the event loop should wait.
-SLICE_SECONDS = 0.002
+SLICE_SECONDS = 0.001
 
 
 class Checked(NamedTuple):
