@@ -17,7 +17,6 @@ from webhookd.config import (
     ExtraType,
     Listen,
     Mail,
-    credential,
     find_config,
     find_state_dir,
     networks,
@@ -25,6 +24,7 @@ from webhookd.config import (
 )
 from webhookd.config_loader import KEYS, VARIABLES, Mistake, check, lines_of, load
 from webhookd.errors import EXIT_CONFIG, ConfigError
+from webhookd.secret_files import credential
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def only(mistakes: list[Mistake]) -> Mistake:
 CONTRACT = {
     "listen": {"host": "127.0.0.1", "port": 8780, "unix_socket": "", "trust_local_ingest": False, "allowed_hosts": [],
                "public_url": "", "ingest_token_file": "", "insecure_public": False},
-    "store": {"path": "webhookd.db", "min_free_mb": 64},
+    "store": {"path": "webhookd.db", "key_file": "", "min_free_mb": 64},
     "delivery": {"timeout_seconds": 5, "retry_seconds": [30, 60, 90], "success": "200", "max_body_kb": 256},
     "budget": {"limit": 30, "window_seconds": 1800, "disables": "failing", "warn_at": [0.5, 0.8],
                "warn_by_mail": False},

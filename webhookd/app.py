@@ -33,6 +33,7 @@ from webhookd.errors import ApiError, TemporaryFailure
 from webhookd.mail.mailer import Mailer
 from webhookd.models import QueuedDelivery
 from webhookd.retention import Retention
+from webhookd.rules.encryption import PLAIN, Cipher
 from webhookd.rules.event_types import EventTypes
 from webhookd.rules.plans import Plans
 from webhookd.sender.client import Client, Transport
@@ -79,9 +80,17 @@ class App:
         self.services = self._services()
 
     @classmethod
-    async def open(cls, config: Config, state_dir: Path, *, clock: Clock, transport: Transport | None = None) -> App:
+    async def open(
+        cls,
+        config: Config,
+        state_dir: Path,
+        *,
+        clock: Clock,
+        transport: Transport | None = None,
+        cipher: Cipher = PLAIN,
+    ) -> App:
         """Open the store in `state_dir` and build everything on it; StoreUnusable when it is not fit to be used."""
-        store = await Store.open(state_dir / config.store.path, config.store.min_free_mb)
+        store = await Store.open(state_dir / config.store.path, config.store.min_free_mb, cipher)
         return cls(config, state_dir, store, clock, transport)
 
     def settings(self) -> Config:

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from webhookd.errors import ConfigError
 from webhookd.text import ascii_name
 
 SYSTEM_STATE_DIR = Path("/var/lib/webhookd")
@@ -76,6 +75,7 @@ class Store(_Section, frozen=True, kw_only=True):
     """`[store]`: the database; `path` is relative to the state directory."""
 
     path: str = "webhookd.db"
+    key_file: str = ""
     min_free_mb: Annotated[float, _from_to(0, 1_000_000_000, "a number of MiB")] = 64
 
 
@@ -379,23 +379,3 @@ def find_state_dir(option: str | None, environ: Mapping[str, str], *, of_running
     if of_running and os.path.lexists(SYSTEM_STATE_DIR) and not own.is_dir():
         return SYSTEM_STATE_DIR
     return own
-
-
-def credential(name: str, environ: Mapping[str, str]) -> str | None:
-    """The systemd credential `$CREDENTIALS_DIRECTORY/<name>` without surrounding white space; None if there is none.
-
-    Raises ConfigError if it can't be read, isn't UTF-8 or is empty.
-    """
-    directory = environ.get("CREDENTIALS_DIRECTORY")
-    if not directory:
-        return None
-    path = Path(directory) / name
-    try:
-        secret = path.read_text("utf-8").strip()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the credential can't be read: {error}") from error
-    if not secret:
-        raise ConfigError(f"{path}: the credential is empty; expected the secret as text")
-    return secret

@@ -25,10 +25,10 @@ from webhookd.config import (
     Config,
     ExtraType,
     contradictions,
-    credential,
     reloadable,
 )
 from webhookd.errors import ConfigError, did_you_mean
+from webhookd.secret_files import credential
 
 PREFIX = "WEBHOOKD_"
 OTHER_VARIABLES = frozenset(

@@ -25,13 +25,16 @@ from webhookd.app import App
 from webhookd.clock import SystemClock
 from webhookd.config import NEED_RESTART, Config, Listen, reloadable
 from webhookd.errors import ConfigError, FatalError, TemporaryFailure
+from webhookd.rules.encryption import PLAIN, Cipher, parse_keys
 from webhookd.rules.ip_policy import OwnAddress
+from webhookd.secret_files import credential, secret_file
 from webhookd.store.connection import StateLock
 from webhookd.systemd import activated_sockets, extend_timeout, notify
 from webhookd.web.router import make_app
 from webhookd.web.server.http_server import Runner
 
 ADDRESS_FILE = "address"
+DATABASE_KEYS = ("database-key", "webhookd.database-key")  # the latter as `ImportCredential=webhookd.*` names it
 # For requests under way when the daemon stops: live streams end at once, the rest is short.
 SHUTDOWN_SECONDS = 3.0
 SWITCH_SECONDS = 0.001
@@ -85,7 +88,7 @@ async def _serve(
     await lock.acquire()
     try:
         async with extend_timeout(environ):  # a migration of millions of events
-            app = await App.open(config, state_dir, clock=SystemClock())
+            app = await App.open(config, state_dir, clock=SystemClock(), cipher=_cipher(config.store.key_file, environ))
         try:
             _watch_signals(app, stop, reload)
             async with extend_timeout(environ):  # everything that waits is counted
@@ -114,6 +117,19 @@ async def _serve(
         lock.release()
     log.emit("daemon.stopped")
     return 0
+
+
+def _cipher(key_file: str, environ: Mapping[str, str]) -> Cipher:
+    """What encrypts secrets in the database: the credential `database-key`, else `store.key_file`, else nothing."""
+    name = next((each for each in DATABASE_KEYS if credential(each, environ) is not None), None)
+    if name is None and not key_file:
+        return PLAIN
+    where = f"store.key_file: {key_file}" if name is None else f"the credential {name}"
+    text = secret_file(Path(key_file), "store.key_file") if name is None else credential(name, environ) or ""
+    try:
+        return parse_keys(text, os.urandom)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def prepare_state_dir(state_dir: Path) -> None:

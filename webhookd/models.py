@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -68,13 +68,22 @@ class Workspace:
     plan_changed_at_ms: int
 
 
+class PreviousKey(NamedTuple):
+    """A replaced signing key and the time until it signs too; `signs_body`: `X-Webhook-Signature` as well."""
+
+    key: str
+    until_ms: int
+    signs_body: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A webhook: a URL, the event types that it wants, a signing key, a state.
 
     `seq` is the table's own number, used inside; `id` is what others see, and `workspace` that of its workspace.
     Deliveries up to `skipped_upto` were skipped by a person, attempts up to `forgiven_upto` no longer count against
-    the budget.  `previous_keys` are the replaced signing keys, newest first, each with the time until it signs too.
+    the budget.  `previous_keys` are the replaced signing keys, newest first.  `x_webhook_signature`: whether requests
+    have that header, keyed with `x_webhook_signature_key` if there is one, else with a signing key.
     """
 
     seq: int
@@ -87,7 +96,9 @@ class Endpoint:
     success: str
     headers: tuple[tuple[str, str], ...]
     signing_key: str
-    previous_keys: tuple[tuple[str, int], ...]
+    previous_keys: tuple[PreviousKey, ...]
+    x_webhook_signature: bool
+    x_webhook_signature_key: str | None
     state: EndpointState
     disabled_reason: str | None
     disabled_at_ms: int | None
@@ -99,9 +110,9 @@ class Endpoint:
     deleted_at_ms: int | None
     malformed: tuple[str, ...] = ()  # the columns that can't be read: it gets nothing until they are set again
 
-    def live_previous_keys(self, now_ms: int) -> tuple[tuple[str, int], ...]:
+    def live_previous_keys(self, now_ms: int) -> tuple[PreviousKey, ...]:
         """The replaced keys that sign at `now_ms`."""
-        return tuple((key, until_ms) for key, until_ms in self.previous_keys if now_ms < until_ms)
+        return tuple(each for each in self.previous_keys if now_ms < each.until_ms)
 
     @property
     def active(self) -> bool:

@@ -87,7 +87,7 @@ async def test_reloading_after_a_form_does_nothing_twice(opened: Open, site: Sit
     await page.reload()
     assert second == await key.inner_text()
     rotated = now(site, endpoint)
-    assert (second, [first]) == (rotated.signing_key, [each for each, _ in rotated.previous_keys])
+    assert (second, [first]) == (rotated.signing_key, [each.key for each in rotated.previous_keys])
     await expect(page.get_by_text("Your new signing key")).to_be_visible()
     await page.goto(f"{site.url}/webhooks/{endpoint.id}/key")
     await expect(key).to_have_count(0)

@@ -18,6 +18,7 @@ from tests.support.receiver import Receiver
 from tests.support.receiver import receiver as receiving
 
 SAMPLES = sorted((Path(__file__).parents[1] / "rules" / "samples").glob("*.json"))
+KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SETTINGS = {
     "WEBHOOKD_LISTEN__PORT": "0",
     "WEBHOOKD_EGRESS__ALLOW": "127.0.0.0/8",
@@ -136,6 +137,46 @@ async def test_life_of_an_endpoint(ask: Any, endpoint: str, receiver: Receiver) 
     assert [kept] == rotated.json()["previous_keys"] and "The old one no longer signs.\nOne from before" in again.out
     assert revealed.json()["signing_key"] in again.out
     assert (0, "No endpoints yet.") == ((gone := await ask("endpoint", "list")).code, gone.out[:17])
+
+
+async def test_secrets_come_from_files_and_standard_input(ask: Any, tmp_path: Path, receiver: Receiver) -> None:
+    """Arguments are seen by every user: signing keys, headers, the receiver's own key, the keys of `listen`."""
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    (tmp_path / "headers").write_text("X-One: first\n\nX-Two: second\n")
+    added = await ask(
+        *(
+            "endpoint",
+            "add",
+            receiver.url,
+            "-e",
+            "*",
+            "--signing-key-file",
+            str(tmp_path / "key"),
+            "-H",
+            "X-Zero: zero",
+        ),
+        *("--header-file", str(tmp_path / "headers"), "--x-webhook-signature-key-file", "-", "--json"),
+        stdin=b" the receiver's \n",
+    )
+    assert (0, "") == (added.code, added.err)
+    assert {"X-Zero": "zero", "X-One": "first", "X-Two": "second"} == added.json()["headers"]
+    which = added.json()["id"]
+    shown = (await ask("endpoint", "show", which, "--signing-key", "--json")).json()
+    assert (KEY, " the receiver's ") == (shown["signing_key"], shown["x_webhook_signature_key"])
+    edited = await ask("endpoint", "edit", which, "--no-x-webhook-signature", "--x-webhook-signature-key", "", "--json")
+    assert (False, None) == (edited.json()["x_webhook_signature"], edited.json()["x_webhook_signature_key"])
+    assert "X-Webhook-Signature  not sent" in (await ask("endpoint", "show", which)).out
+    for words, said in (
+        (("--signing-key-file", str(tmp_path / "none")), "none"),
+        (("--signing-key-file", "-", "--signing-key", KEY), "name one of them"),
+        (("--header-file", "-"), "is no header"),
+    ):
+        refused = await ask("endpoint", "edit", which, *words, stdin=b"nothing\n")
+        assert (2, True) == (refused.code, said in refused.err)
+    refused = await ask("endpoint", "edit", which, "--signing-key-file", "-", stdin=b"\xff")
+    assert (2, True) == (refused.code, "UTF-8" in refused.err)
+    refused = await ask("listen", "--port", "0", "--key-file", "-", stdin=b"whsec_short")
+    assert (2, True) == (refused.code, "signing_key must be" in refused.err)
 
 
 async def test_failed_test(ask: Any, endpoint: str, receiver: Receiver) -> None:

@@ -22,7 +22,13 @@ LOOK: dict[str, Any] = {
     ],
     "budgets": [{"workspace": "acme", "failures": 15, "limit": 30}],
     "loop_lag_ms": 0.4,
-    "database": {"full": False, "size_bytes": 120 << 20, "wal_bytes": 3 << 20, "free_bytes": 20 << 30},
+    "database": {
+        "full": False,
+        "size_bytes": 120 << 20,
+        "wal_bytes": 3 << 20,
+        "free_bytes": 20 << 30,
+        "encrypted": False,
+    },
     "unsent_mail": {"count": 0, "oldest_age_seconds": None, "last_error": None},
     "warnings": [],
     "last_errors": [],
@@ -43,6 +49,7 @@ async def test_look(api: Any, ask: Any) -> None:
         "30 timeout, 1 status",
         "██████████░░░░░░░░░░ 15 of 30 failures",
         "120.0 MiB, write-ahead log 3.0 MiB, 20.0 GiB free on its disk",
+        "signing keys     and header values are not encrypted (webhookd help security)",
         "unsent mail      none",
         "5,000  https://example.com/\\x1b[2J",
     ):

@@ -470,14 +470,20 @@ def test_a_stop_has_the_time_that_the_daemon_may_need() -> None:
 def test_no_secret_is_needed_for_a_start() -> None:
     """systemd.exec(5): a credential with an absolute path must be there; one with a name is left out if it is not."""
     loaded = [value.split(":") for name, value in changed.directives(SERVICE) if name == "LoadCredential"]
-    assert {"mail-password", "admin-token", "ingest-token"} == {name for name, _ in loaded}
+    assert {"mail-password", "admin-token", "ingest-token", "database-key"} == {name for name, _ in loaded}
     assert [] == [source for _, source in loaded if "/" in source]
 
 
 async def test_the_daemon_works_within_what_the_unit_allows(analyze: str, tmp_path: Path) -> None:
-    """The unit's system calls and address families, no memory both written and run: events come in and go out."""
+    """The unit's system calls and address families, no memory both written and run: events come in and go out.
+
+    So does the database key, with the library that it needs.
+    """
     program = ("-m", "tests.support.changed", "confined")
-    async with receiver() as where, process.daemon(tmp_path / "state", LOOPBACK, program=program) as d:
+    (tmp_path / "database-key").write_text("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    running = process.daemon(tmp_path / "state", LOOPBACK, program=program, environ=environ)
+    async with receiver() as where, running as d:
         status = Path(f"/proc/{d.process.pid}/status").read_text()
         assert "Seccomp:\t2" in status
         for host in ("127.0.0.1", "localhost"):

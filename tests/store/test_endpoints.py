@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.stores import accept, add_endpoint, add_test, add_workspace, deliver, fail
-from webhookd.models import Endpoint, EndpointState, NewEvent
+from webhookd.models import Endpoint, EndpointState, NewEvent, PreviousKey
 from webhookd.store import attempts, deliveries, endpoints, events
 from webhookd.store.events import Ingested
 from webhookd.store.store import Store
@@ -48,7 +48,12 @@ async def test_an_endpoint_comes_back_as_it_went_in(store: Store) -> None:
         success="2xx",
         headers=(("X-B", "b"), ("X-A", "a")),
         signing_key="whsec_bm5ubm5ubm5ubm5ubm5ubm5ubm5ubm5u",
-        previous_keys=((KEY, 99), ("whsec_b29vb29vb29vb29vb29vb29vb29vb29v", 98)),
+        previous_keys=(
+            PreviousKey(KEY, 99),
+            PreviousKey("whsec_b29vb29vb29vb29vb29vb29vb29vb29v", 98, signs_body=False),
+        ),
+        x_webhook_signature=False,
+        x_webhook_signature_key="one that the receiver has",
         updated_at_ms=8,
     )
     assert changed == await store.write(lambda db: endpoints.update(db, changed))

@@ -56,6 +56,8 @@ def new_endpoint(workspace_seq: int = 1, workspace: str = "default", now_ms: int
         headers=(),
         signing_key="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         previous_keys=(),
+        x_webhook_signature=True,
+        x_webhook_signature_key=None,
         state=EndpointState.ACTIVE,
         disabled_reason=None,
         disabled_at_ms=None,

@@ -14,7 +14,7 @@ from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.errors import ApiError, field_error
-from webhookd.models import MALFORMED, Endpoint, EndpointState, Workspace, WorkspaceKey
+from webhookd.models import MALFORMED, Endpoint, EndpointState, PreviousKey, Workspace, WorkspaceKey
 from webhookd.rules import signing
 from webhookd.rules.ids import sortable_id
 from webhookd.rules.urls import check_headers
@@ -50,6 +50,8 @@ class Endpoints:
         success: str | None = None,
         headers: Mapping[str, str] | None = None,
         signing_key: str | None = None,
+        x_webhook_signature: bool = True,
+        x_webhook_signature_key: str | None = None,
     ) -> Endpoint:
         """Create an endpoint; it is active at once.
 
@@ -65,6 +67,8 @@ class Endpoints:
                 "description": description,
                 "success": success or self._settings().delivery.success,
                 "headers": headers or {},
+                "x_webhook_signature": x_webhook_signature,
+                "x_webhook_signature_key": x_webhook_signature_key,
             }
         )
         own_key = _new_key() if signing_key is None else signing.check_key(signing_key)
@@ -110,8 +114,8 @@ class Endpoints:
     ) -> Endpoint:
         """Change fields of an endpoint, all or none; what is in flight ends as it was.
 
-        `changes` may have `url`, `event_types`, `description`, `success`, `headers`, `signing_key`.  ApiError
-        `endpoint_changed` if the endpoint is no longer one that `only_if` takes.
+        `changes` may have what `create` takes.  ApiError `endpoint_changed` if the endpoint is no longer one that
+        `only_if` takes.
         """
         async with self._locks.of(endpoint_id):
             endpoint = self._registry.whole(workspace, endpoint_id, setting=changes.keys())
@@ -136,7 +140,8 @@ class Endpoints:
     async def rotate_key(self, workspace: WorkspaceKey, endpoint_id: str, overlap_seconds: float) -> Endpoint:
         """Give it a new signing key; until `overlap_seconds` have passed the one before it signs too.
 
-        Keys replaced earlier sign until their own overlap ends.  ApiError `too_many_keys` if `PREVIOUS_KEYS_MAX` do.
+        Keys replaced earlier sign until their own overlap ends, but without an overlap only in `webhook-signature`.
+        ApiError `too_many_keys` if `PREVIOUS_KEYS_MAX` do.
         """
         if not 0 <= overlap_seconds <= OVERLAP_SECONDS_MAX:
             raise field_error(
@@ -151,10 +156,12 @@ class Endpoints:
                     "too_many_keys",
                     f"{PREVIOUS_KEYS_MAX} replaced keys still sign, as many as can. Wait until the overlap of one "
                     "ends, or set a key of your own, which then signs alone.",
-                    details={"until": rfc3339(min(until_ms for _, until_ms in previous))},
+                    details={"until": rfc3339(min(until_ms for _, until_ms, _ in previous))},
                 )
-            if overlap_seconds and not endpoint.malformed:
-                previous = ((endpoint.signing_key, now_ms + round(overlap_seconds * 1000)), *previous)
+            if not overlap_seconds:
+                previous = tuple(each._replace(signs_body=False) for each in previous)
+            elif not endpoint.malformed:
+                previous = (PreviousKey(endpoint.signing_key, now_ms + round(overlap_seconds * 1000)), *previous)
             rotated = replace(endpoint, signing_key=_new_key(), previous_keys=previous, updated_at_ms=now_ms)
             rotated = await self._store.write(lambda db: endpoints.update(db, rotated), on_commit=self._registry.put)
         log.emit("key.rotated", workspace=rotated.workspace, endpoint_id=endpoint_id, overlap_seconds=overlap_seconds)
@@ -244,6 +251,8 @@ class Endpoints:
             "description": _checked_description,
             "success": _checked_success,
             "headers": check_headers,
+            "x_webhook_signature": bool,
+            "x_webhook_signature_key": signing.check_body_key,
         }
         return {name: check(fields[name]) for name, check in checks.items() if name in fields}
 

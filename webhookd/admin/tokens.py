@@ -13,11 +13,11 @@ from pathlib import Path
 from webhookd import log
 from webhookd.admin.last_used import LastUsed
 from webhookd.clock import rfc3339
-from webhookd.config import credential
 from webhookd.delivery.deps import Deps
 from webhookd.errors import ApiError, ConfigError, field_error
 from webhookd.models import Token
 from webhookd.rules.ids import TOKEN_CHARACTERS_MIN, is_token, sortable_id
+from webhookd.secret_files import credential, secret_file, why
 from webhookd.store import credentials
 from webhookd.store.store import Db
 
@@ -52,7 +52,10 @@ class Tokens:
         for scope, name in _FIRST:
             secret, where = credential(name, environ), f"the credential {name}"
             if secret is None and scope is Scope.INGEST and ingest_token_file:
-                secret, where = _given(Path(ingest_token_file)), f"listen.ingest_token_file: {ingest_token_file}"
+                secret, where = (
+                    secret_file(Path(ingest_token_file), "listen.ingest_token_file"),
+                    f"listen.ingest_token_file: {ingest_token_file}",
+                )
             if secret is None:
                 secret, where = _from_file(state_dir / name, scope), str(state_dir / name)
             known = self._by_hash.get(secret_digest(secret))
@@ -189,20 +192,6 @@ def _check_form(secret: str, where: str) -> None:
         )
 
 
-def _given(path: Path) -> str:
-    try:
-        secret = path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"listen.ingest_token_file: {path} can't be read ({_why(error)})") from error
-    if not secret:
-        raise ConfigError(f"listen.ingest_token_file: {path} is empty; it holds one token in one line")
-    return secret
-
-
-def _why(error: OSError | UnicodeDecodeError) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8"
-
-
 def _from_file(path: Path, scope: Scope) -> str:
     try:
         secret = path.read_text("utf-8").strip()
@@ -211,7 +200,7 @@ def _from_file(path: Path, scope: Scope) -> str:
     except FileNotFoundError:
         pass
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the token can't be read ({_why(error)})") from error
+        raise ConfigError(f"{path}: the token can't be read ({why(error)})") from error
     secret = _new_secret(scope)
     # Whole or not at all, and never readable by others: written aside, then renamed.
     aside = path.with_name(path.name + ".new")

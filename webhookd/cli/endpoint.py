@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
@@ -16,6 +18,7 @@ from webhookd.cli.options import (
     examples,
     for_workspace,
     in_workspace,
+    secret_file_option,
 )
 from webhookd.cli.output import (
     ago,
@@ -85,25 +88,53 @@ def _headers(given: tuple[str, ...]) -> dict[str, str]:
     return headers
 
 
-_EVENT = click.option(
-    "--event-type",
-    "-e",
-    "events",
-    multiple=True,
-    metavar="TYPE",
-    shell_complete=complete_event_type,
-    help="What it wants: a type, several (a,b), 'message.*', or '*' for all. Repeat it.",
-)
-_DESCRIPTION = click.option("--description", metavar="TEXT", help="What it is for.")
-_SUCCESS = click.option(
-    "--success", type=click.Choice(["200", "2xx"]), help="Which answers count as delivered  [else 200]"
-)
-_HEADER = click.option(
-    "--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header for its requests. Repeat it."
-)
+_SETTINGS = (
+    click.option(
+        *("--event-type", "-e", "events"), multiple=True, metavar="TYPE", shell_complete=complete_event_type,
+        help="What it wants: a type, several (a,b), 'message.*', or '*' for all. Repeat it.",
+    ),
+    click.option("--description", metavar="TEXT", help="What it is for."),
+    click.option("--success", type=click.Choice(["200", "2xx"]), help="Which answers count as delivered  [else 200]"),
+    click.option(
+        *("--header", "-H", "headers"), multiple=True, metavar="'NAME: VALUE'",
+        help="A header for its requests. Repeat it.",
+    ),
+    secret_file_option("--header-file", "More headers, one a line."),
+    click.option("--signing-key", metavar="whsec_…", help="Sign with this key; it holds at once."),
+    secret_file_option("--signing-key-file", "The same, from a file."),
+    click.option(
+        "--x-webhook-signature/--no-x-webhook-signature", default=None, help="Send X-Webhook-Signature, or don't."
+    ),
+    click.option(
+        "--x-webhook-signature-key", metavar="TEXT", help="The key for it that the receiver has; '': the signing key."
+    ),
+    secret_file_option("--x-webhook-signature-key-file", "The same, from a file."),
+)  # fmt: skip
 
 
-_KEY = click.option("--signing-key", metavar="whsec_…", help="Sign with this key; it holds at once.")
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of an endpoint's settings; the command gets those given as `settings`, by the API's names."""
+
+    @wraps(command)
+    def run(call: Call, *args: Any, **given: Any) -> None:
+        events, headers, lines = given.pop("events"), given.pop("headers"), given.pop("header_file")
+        settings = without_none(event_types=expanded(call, events) or None)
+        if headers or lines is not None:
+            settings["headers"] = _headers((*headers, *filter(str.strip, (lines or "").splitlines())))
+        for name in ("signing_key", "x_webhook_signature_key"):
+            value, of_file = given.pop(name), given.pop(f"{name}_file")
+            if value is not None and of_file is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{option} and {option}-file both set it: name one of them.")
+            settings |= without_none(**{name: value if of_file is None else of_file})
+        if settings.get("x_webhook_signature_key") == "":
+            settings["x_webhook_signature_key"] = None
+        settings |= without_none(**{n: given.pop(n) for n in ("description", "success", "x_webhook_signature")})
+        command(call, *args, settings=settings, **given)
+
+    for option in reversed(_SETTINGS):
+        run = option(run)
+    return run
 
 
 @endpoint.command(
@@ -114,29 +145,13 @@ _KEY = click.option("--signing-key", metavar="whsec_…", help="Sign with this k
     )
 )
 @click.argument("url")
-@_EVENT
-@_DESCRIPTION
-@_SUCCESS
-@_HEADER
-@_KEY
 @for_workspace
-def add(
-    call: Call,
-    url: str,
-    events: tuple[str, ...],
-    description: str | None,
-    success: str | None,
-    headers: tuple[str, ...],
-    signing_key: str | None,
-) -> None:
+@_with_settings
+def add(call: Call, url: str, settings: dict[str, Any]) -> None:
     """Add an endpoint; prints its id and its signing key."""
-    if not events:
+    if "event_types" not in settings:
         raise click.UsageError("which events does it want? Name them with -e message.received (or -e '*' for all).")
-    body: dict[str, Any] = {"url": url, "event_types": expanded(call, events)}
-    if headers:
-        body["headers"] = _headers(headers)
-    body |= without_none(description=description, success=success, signing_key=signing_key)
-    made = call.client().post(call.path("endpoints"), body)
+    made = call.client().post(call.path("endpoints"), {"url": url, **settings})
     print_done(
         call,
         made,
@@ -218,6 +233,8 @@ def _print(one: dict[str, Any]) -> None:
             ("events", ", ".join(one["event_types"])),
             ("success is", one["success"]),
             ("headers", ", ".join(f"{name}: {value}" for name, value in one["headers"].items())),
+            ("X-Webhook-Signature", _body_signature_words(one)),
+            ("its key", one.get("x_webhook_signature_key") if "signing_key" in one else None),
             ("signing key", one.get("signing_key")),
             ("waiting", _waiting_words(queue)),
             ("in flight", "a request is under way" if queue.get("in_flight") else None),
@@ -234,6 +251,12 @@ def _print(one: dict[str, Any]) -> None:
             ("updated", local_time(one["updated_at"])),
         ]
     )
+
+
+def _body_signature_words(one: dict[str, Any]) -> str | None:
+    if not one.get("x_webhook_signature", True):
+        return "not sent"
+    return "with a key of the receiver's own" if one.get("x_webhook_signature_key") else None
 
 
 def _waiting_words(queue: dict[str, Any]) -> str:
@@ -256,32 +279,14 @@ def _waiting_words(queue: dict[str, Any]) -> str:
 )
 @_WHICH
 @click.option("--url", help="The new URL.")
-@_EVENT
-@_DESCRIPTION
-@_SUCCESS
-@_HEADER
-@_KEY
 @click.option("--no-headers", is_flag=True, help="Take its own headers away.")
 @for_workspace
-def edit(
-    call: Call,
-    which: str,
-    url: str | None,
-    events: tuple[str, ...],
-    description: str | None,
-    success: str | None,
-    headers: tuple[str, ...],
-    signing_key: str | None,
-    *,
-    no_headers: bool,
-) -> None:
+@_with_settings
+def edit(call: Call, which: str, url: str | None, settings: dict[str, Any], *, no_headers: bool) -> None:
     """Change an endpoint: what isn't named stays. -e and -H replace all of theirs."""
-    if headers and no_headers:
+    if "headers" in settings and no_headers:
         raise click.UsageError("--header sets headers and --no-headers takes them away: name one of them.")
-    changes = without_none(url=url, event_types=expanded(call, events) or None)
-    changes |= without_none(description=description, success=success, signing_key=signing_key)
-    if headers or no_headers:
-        changes["headers"] = _headers(headers)
+    changes = without_none(url=url) | settings | ({"headers": {}} if no_headers else {})
     if not changes:
         raise click.UsageError("nothing to change. See webhookd endpoint edit --help.")
     changed = call.client().patch(call.path("endpoints", find(call, which)), changes)

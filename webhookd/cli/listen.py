@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webhookd.cli.event_types import expanded
-from webhookd.cli.options import Call, complete_event_type, examples, for_workspace
+from webhookd.cli.options import Call, complete_event_type, examples, for_workspace, secret_file_option
 from webhookd.cli.output import print_json_line
 from webhookd.text import escape, escape_lines
 
@@ -166,7 +166,7 @@ def _times(ctx: click.Context, param: click.Parameter, value: str) -> int | None
     return int(value)
 
 
-def _checked_keys(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+def _checked_keys(ctx: click.Context, param: click.Parameter | None, value: Sequence[str]) -> tuple[str, ...]:
     from webhookd.errors import ApiError
     from webhookd.rules.signing import check_key
 
@@ -205,6 +205,7 @@ def _checked_keys(ctx: click.Context, param: click.Parameter, value: tuple[str, 
     callback=_checked_keys,
     help="Verify with this signing key. Repeat it.",
 )
+@secret_file_option("--key-file", "More of them, one a line.")
 @click.option("--fail", default="0", callback=_times, metavar="N|always", help="Fail the first N requests, or all.")
 @click.option(
     "--status",
@@ -231,6 +232,7 @@ def listen(
     host: str,
     port: int,
     keys: tuple[str, ...],
+    key_file: str | None,
     fail: int | None,
     status: int | None,
     slow: float,
@@ -241,6 +243,7 @@ def listen(
     """Receive webhooks and print each one: time, type, event id, attempt, signature check, answer."""
     import asyncio
 
+    keys = (*keys, *_checked_keys(click.get_current_context(), None, (key_file or "").split()))
     if (add and keys) or (events and not add):
         raise click.UsageError("--add brings its own key and takes -e: it doesn't go with --key, nor -e without it.")
     receiver = Receiver(

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from click.shell_completion import CompletionItem
@@ -71,6 +71,21 @@ def confirm(question: str, *, yes: bool) -> None:
     if answer.strip().lower() not in ("y", "yes"):
         click.echo("Nothing was done.", err=True)
         click.get_current_context().exit(1)
+
+
+def secret_file_option(name: str, text: str) -> Callable[[Command], Command]:
+    """An option that names a file with a secret, "-" for standard input: arguments are seen by every user's `ps`."""
+    file = click.File("r", encoding="utf-8")
+    return click.option(name, type=file, metavar="FILE", callback=_read_secret, help=f"{text}  [- is standard input]")
+
+
+def _read_secret(ctx: click.Context, param: click.Parameter, file: IO[str] | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return file.read().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter("it can't be read as UTF-8 text.", ctx, param) from error
 
 
 class Words(click.Choice[str]):

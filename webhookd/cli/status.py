@@ -107,6 +107,9 @@ def _lines_of_the_daemon(look: dict[str, Any]) -> Iterator[tuple[str, object]]:
         f"{size(database['size_bytes'])}, write-ahead log {size(database['wal_bytes'])}, "
         f"{size(database['free_bytes'])} free on its disk",
     )
+    if "encrypted" in database:  # an older webhookd doesn't say
+        kept = "encrypted by the database key" if database["encrypted"] else "not encrypted (webhookd help security)"
+        yield "signing keys", f"and header values are {kept}"
     yield "unsent mail", _mail_words(look["unsent_mail"])
 
 

@@ -148,6 +148,9 @@ LOG_EVENTS: dict[str, LogEvent] = {
     "store.opened": LogEvent(
         "info", "The database is open.", ("duration_ms", "path", "sqlite_version", "schema_version", "size_bytes")
     ),
+    "store.encrypted": LogEvent(
+        "info", "Signing keys and headers are encrypted by this database key from now on, or plain.", ("path", "key")
+    ),
     "store.migrated": LogEvent("info", "The database was migrated to a newer schema.", ("from_version", "to_version")),
     "store.malformed": LogEvent(
         "error", "A value of the database can't be read, and counts as empty; `where` names it.", ("where", "count")

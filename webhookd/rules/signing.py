@@ -2,8 +2,8 @@
 
 `webhook-signature`, as in Standard Webhooks 1.0.0: HMAC-SHA256 with the *decoded* key over
 `{webhook-id}.{webhook-timestamp}.{body}`; during a rotation one signature for each key.  `X-Webhook-Signature`, an
-older convention: over the body alone, with the *text* after `whsec_` as the key; it holds one signature, during a
-rotation that of the oldest key, so that a receiver that still has it goes on working.
+older convention: over the body alone, with the *text* after `whsec_` as the key, or with the text of a key that the
+receiver had already; it holds one signature.
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
@@ -20,6 +20,7 @@ KEY_BYTES = 32
 
 _PREFIX = "whsec_"
 _MIN_BYTES, _MAX_BYTES = 24, 64  # what Standard Webhooks allows
+BODY_KEY_CHARACTERS_MIN, BODY_KEY_CHARACTERS_MAX = 8, 256
 
 
 def new_key(random_bytes: bytes) -> str:
@@ -53,29 +54,55 @@ def is_key(text: str) -> bool:
     return text.startswith(_PREFIX) and b64encode(key).decode() == encoded and _MIN_BYTES <= len(key) <= _MAX_BYTES
 
 
+def check_body_key(text: str | None) -> str | None:
+    """`text` if it can be the key of `X-Webhook-Signature` (None: a signing key is); else ApiError `invalid_field`."""
+    if text is not None and not is_body_key(text):
+        raise field_error(
+            "x_webhook_signature_key",
+            f"x_webhook_signature_key is the key that the receiver has: {BODY_KEY_CHARACTERS_MIN} to "
+            f"{BODY_KEY_CHARACTERS_MAX} printable characters; null: X-Webhook-Signature uses the signing key.",
+        )
+    return text
+
+
+def is_body_key(text: str) -> bool:
+    """Whether `text` passes `check_body_key`."""
+    return BODY_KEY_CHARACTERS_MIN <= len(text) <= BODY_KEY_CHARACTERS_MAX and text.isprintable()
+
+
+def body_key(signing_key: str) -> str:
+    """What `X-Webhook-Signature` takes of a signing key: its text."""
+    return signing_key.removeprefix(_PREFIX)
+
+
 class Signer:
     """Signs the requests of one endpoint; built whenever its keys change.
 
     `key` and `previous` passed `check_key`; `previous` are those that overlap after a rotation, newest first.
+    `body_text` is the key of `X-Webhook-Signature`, by default the text of the oldest; None leaves that header out.
     """
 
     __slots__ = ("_body_key", "_keys")
 
-    def __init__(self, key: str, *previous: str) -> None:
-        encoded = [each.removeprefix(_PREFIX) for each in (key, *previous)]
+    def __init__(self, key: str, *previous: str, body_text: str | None = "") -> None:
         # Copying a keyed HMAC costs less than half of creating one.
-        self._keys = tuple(hmac.new(b64decode(each), digestmod="sha256") for each in encoded)  # the newest first
-        self._body_key = hmac.new(encoded[-1].encode("ascii"), digestmod="sha256")
+        self._keys = tuple(  # the newest first
+            hmac.new(b64decode(each.removeprefix(_PREFIX)), digestmod="sha256") for each in (key, *previous)
+        )
+        oldest = body_key((key, *previous)[-1])
+        self._body_key = None if body_text is None else hmac.new((body_text or oldest).encode(), digestmod="sha256")
 
     def headers(self, webhook_id: str, unix_seconds: int, body: bytes) -> tuple[tuple[str, str], ...]:
-        """The four headers that sign one attempt, made at `unix_seconds` since 1970."""
+        """The headers that sign one attempt, made at `unix_seconds` since 1970."""
         signed = b"%b.%d.%b" % (webhook_id.encode(), unix_seconds, body)
-        return (
+        standard = (
             ("webhook-id", webhook_id),
             ("webhook-timestamp", str(unix_seconds)),
             ("webhook-signature", " ".join(["v1," + _signature(key, signed) for key in self._keys])),
-            ("X-Webhook-Signature", _signature(self._body_key, body)),
         )
+        if self._body_key is None:
+            return standard
+        return (*standard, ("X-Webhook-Signature", _signature(self._body_key, body)))
 
 
 def _signature(begun: hmac.HMAC, message: bytes) -> str:

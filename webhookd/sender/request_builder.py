@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from webhookd._version import __version__
-from webhookd.models import Endpoint, Request
-from webhookd.rules.signing import Signer
+from webhookd.models import Endpoint, PreviousKey, Request
+from webhookd.rules.signing import Signer, body_key
 from webhookd.rules.urls import UrlParts
 
 _FIXED = (("Content-Type", "application/json"), ("User-Agent", f"webhookd/{__version__}"))
@@ -28,8 +29,9 @@ class RequestBuilder:
     def __init__(self, endpoint: Endpoint, now_ms: int) -> None:
         self._endpoint = endpoint
         previous = endpoint.live_previous_keys(now_ms)
-        self._signer = Signer(endpoint.signing_key, *(key for key, _ in previous))
-        self._until_ms = min((until_ms for _, until_ms in previous), default=0)
+        keys = [each.key for each in previous]
+        self._signer = Signer(endpoint.signing_key, *keys, body_text=_body_text(endpoint, previous))
+        self._until_ms = min((each.until_ms for each in previous), default=0)
         self._secret_headers = frozenset(name for name, _ in endpoint.headers)
 
     def fits(self, endpoint: Endpoint, now_ms: int) -> bool:
@@ -50,6 +52,14 @@ class RequestBuilder:
             accept_any_2xx=endpoint.success == "2xx",
             secret_headers=self._secret_headers,
         )
+
+
+def _body_text(endpoint: Endpoint, previous: Sequence[PreviousKey]) -> str | None:
+    """The key of `X-Webhook-Signature`: the receiver's own, else the oldest that signs, which it may still have."""
+    if not endpoint.x_webhook_signature:
+        return None
+    oldest = next((each.key for each in reversed(previous) if each.signs_body), endpoint.signing_key)
+    return endpoint.x_webhook_signature_key or body_key(oldest)
 
 
 @dataclass(frozen=True, slots=True)

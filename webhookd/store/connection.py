@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from webhookd.errors import AlreadyRunning, FatalError, StoreFailed, StoreUnusable
+from webhookd.rules.encryption import PLAIN, Cipher, key_name
 from webhookd.store import preflight
 
 T = TypeVar("T")
@@ -190,7 +191,7 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-async def open_writer(path: Path) -> tuple[Connection, int, int]:
+async def open_writer(path: Path, cipher: Cipher = PLAIN) -> tuple[Connection, int, int]:
     """Open the database for the one writer, made or migrated as needed; with the schema's version before and now.
 
     Raises StoreUnusable, with every file left as it was, when it is corrupt, not webhookd's or newer than this program;
@@ -204,18 +205,18 @@ async def open_writer(path: Path) -> tuple[Connection, int, int]:
         raise fatal_error(error, path) from error
     except OSError as error:
         raise StoreFailed(f"{path} can't be opened: {error.strerror}. {_LOOK}") from error
-    connection, (before, now) = await _connect(path, _prepare)
+    connection, (before, now) = await _connect(path, cipher, _prepare)
     return connection, before, now
 
 
-async def open_reader(path: Path, cache_kib: int = CACHE_KIB) -> Connection:
+async def open_reader(path: Path, cipher: Cipher = PLAIN, cache_kib: int = CACHE_KIB) -> Connection:
     """Open the database for reading only; it never checkpoints."""
     pragmas = _PRAGMAS.format(cache_kib=cache_kib) + _READER_PRAGMAS
-    connection, _ = await _connect(path, lambda db: db.executescript(pragmas))
+    connection, _ = await _connect(path, cipher, lambda db: db.executescript(pragmas))
     return connection
 
 
-async def open_stoppable(path: Path, cache_kib: int = CACHE_KIB) -> Reader:
+async def open_stoppable(path: Path, cipher: Cipher = PLAIN, cache_kib: int = CACHE_KIB) -> Reader:
     """`open_reader` for questions that others wait behind: each can be stopped."""
 
     def begin(db: sqlite3.Connection) -> None:
@@ -224,21 +225,34 @@ async def open_stoppable(path: Path, cache_kib: int = CACHE_KIB) -> Reader:
         db.executescript(_PRAGMAS.format(cache_kib=cache_kib) + _READER_PRAGMAS)
         db.set_progress_handler(lambda: db.stops(), _STEPS_BETWEEN_LOOKS)
 
-    connection, _ = await _connect(path, begin, factory=_Stoppable)
+    connection, _ = await _connect(path, cipher, begin, factory=_Stoppable)
     return Reader(connection)
 
 
 async def _connect(
-    path: Path, begin: Callable[[sqlite3.Connection], T], factory: type[sqlite3.Connection] = sqlite3.Connection
+    path: Path,
+    cipher: Cipher,
+    begin: Callable[[sqlite3.Connection], T],
+    factory: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> tuple[Connection, T]:
-    """Connect and run `begin`; where SQLite fails, the connection is closed and the error becomes a FatalError."""
+    """Connect, with the functions of `cipher` for the statements, and run `begin`.
+
+    Where SQLite fails, the connection is closed and the error becomes a FatalError.
+    """
+
+    def prepare(db: sqlite3.Connection) -> T:
+        for name, function in (("encrypted", cipher.encrypt), ("decrypted", cipher.decrypt), ("renewed", cipher.renew)):
+            db.create_function(name, 2, function)
+        db.create_function("key_name", 1, key_name)
+        return begin(db)
+
     try:
         raw = await aiosqlite.connect(path, isolation_level=None, cached_statements=256, factory=factory)
         connection = Connection(raw)
     except sqlite3.DatabaseError as error:
         raise fatal_error(error, path) from error
     try:
-        return connection, await connection.run(begin)
+        return connection, await connection.run(prepare)
     except sqlite3.DatabaseError as error:
         await connection.close()
         raise fatal_error(error, path) from error

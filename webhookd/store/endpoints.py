@@ -7,18 +7,24 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-import orjson
+import msgspec
 
-from webhookd.models import MALFORMED, Endpoint, EndpointState
-from webhookd.rules.signing import is_key
+from webhookd.models import MALFORMED, Endpoint, EndpointState, PreviousKey
+from webhookd.rules.signing import is_body_key, is_key
 from webhookd.rules.urls import normal_form, parse_url
 from webhookd.store.malformed import column
 
+# Encrypted where there is a database key: `connection` gives each connection the functions for it.
+_SECRETS = ("headers", "signing_key", "previous_keys", "x_webhook_signature_key")
 _COLUMNS = (
-    "e.seq, e.id, e.workspace_seq, w.id, e.url, e.event_types, e.description, e.success, e.headers, e.signing_key, "
-    "e.previous_keys, e.state, e.disabled_reason, e.disabled_at, e.disabled_message, "
+    "e.seq, e.id, e.workspace_seq, w.id, e.url, e.event_types, e.description, e.success, {}, {}, {}, "
+    "e.x_webhook_signature, {}, e.state, e.disabled_reason, e.disabled_at, e.disabled_message, "
     "e.skipped_upto, e.forgiven_upto, e.created_at, e.updated_at, e.deleted_at"
-)
+).format(*(f"decrypted(e.{name}, '{name} ' || e.id)" for name in _SECRETS))
+# What a person can change, by column.
+_VALUES = {name: f":{name}" for name in ("url", "event_types", "description", "success", "x_webhook_signature")} | {
+    name: f"encrypted(:{name}, '{name} ' || :id)" for name in _SECRETS
+}
 _FROM = "FROM endpoints e JOIN workspaces w ON w.seq = e.workspace_seq"
 
 
@@ -74,16 +80,15 @@ def seq_of_id(db: sqlite3.Connection, workspace_seq: int, endpoint_id: str) -> i
 def insert(db: sqlite3.Connection, endpoint: Endpoint) -> Endpoint:
     """Add an endpoint and its subscriptions; returns it with the number that it got."""
     cursor = db.execute(
-        "INSERT INTO endpoints (id, workspace_seq, url, event_types, description, success, headers, signing_key, "
-        "state, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            endpoint.id,
-            endpoint.workspace_seq,
-            *_settings(endpoint),
-            endpoint.state,
-            endpoint.created_at_ms,
-            endpoint.updated_at_ms,
-        ),
+        f"INSERT INTO endpoints (id, workspace_seq, {', '.join(_VALUES)}, state, created_at, updated_at) "
+        f"VALUES (:id, :workspace_seq, {', '.join(_VALUES.values())}, :state, :created_at, :updated_at)",
+        _settings(endpoint)
+        | {
+            "workspace_seq": endpoint.workspace_seq,
+            "state": endpoint.state,
+            "created_at": endpoint.created_at_ms,
+            "updated_at": endpoint.updated_at_ms,
+        },
     )
     assert cursor.lastrowid is not None
     added = replace(endpoint, seq=cursor.lastrowid)
@@ -93,15 +98,10 @@ def insert(db: sqlite3.Connection, endpoint: Endpoint) -> Endpoint:
 
 def update(db: sqlite3.Connection, endpoint: Endpoint) -> Endpoint:
     """Write what a person can change of an endpoint: not its state, which has functions of its own."""
+    changes = ", ".join(f"{name} = {value}" for name, value in _VALUES.items())
     db.execute(
-        "UPDATE endpoints SET url = ?, event_types = ?, description = ?, success = ?, headers = ?, signing_key = ?, "
-        "previous_keys = ?, updated_at = ? WHERE seq = ?",
-        (
-            *_settings(endpoint),
-            orjson.dumps(endpoint.previous_keys).decode(),
-            endpoint.updated_at_ms,
-            endpoint.seq,
-        ),
+        f"UPDATE endpoints SET {changes}, updated_at = :updated_at WHERE seq = :seq",
+        _settings(endpoint) | {"updated_at": endpoint.updated_at_ms, "seq": endpoint.seq},
     )
     _subscribe(db, endpoint)
     return get(db, endpoint.seq)
@@ -180,9 +180,39 @@ def _subscribe(db: sqlite3.Connection, endpoint: Endpoint) -> None:
     )
 
 
-def _settings(endpoint: Endpoint) -> tuple[str, ...]:
-    event_types, headers = (orjson.dumps(value).decode() for value in (endpoint.event_types, endpoint.headers))
-    return endpoint.url, event_types, endpoint.description, endpoint.success, headers, endpoint.signing_key
+def _settings(endpoint: Endpoint) -> dict[str, Any]:
+    """The values of `_VALUES`."""
+    as_json = ("event_types", "headers", "previous_keys", "x_webhook_signature_key")
+    return {
+        "id": endpoint.id,
+        "url": endpoint.url,
+        "description": endpoint.description,
+        "success": endpoint.success,
+        "signing_key": endpoint.signing_key,
+        "x_webhook_signature": endpoint.x_webhook_signature,
+        **{name: msgspec.json.encode(getattr(endpoint, name)).decode() for name in as_json},
+    }
+
+
+def encrypting_keys(db: sqlite3.Connection) -> set[str]:
+    """The names of the keys that values are encrypted by, "" for plain ones."""
+    rows = db.execute(
+        f"SELECT DISTINCT {' UNION SELECT DISTINCT '.join(f'key_name({name}) FROM endpoints' for name in _SECRETS)}"
+    )
+    return {name for (name,) in rows.fetchall()}
+
+
+def renew_encryption(db: sqlite3.Connection, after_seq: int, limit: int) -> int:
+    """Encrypt the secrets of the next `limit` endpoints by the first key, or make them plain without one.
+
+    Returns the number of the last of them, 0 if there was none.
+    """
+    changes = ", ".join(f"{name} = renewed({name}, '{name} ' || id)" for name in _SECRETS)
+    rows = db.execute("SELECT seq FROM endpoints WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, limit)).fetchall()
+    if not rows:
+        return 0
+    db.execute(f"UPDATE endpoints SET {changes} WHERE seq > ? AND seq <= ?", (after_seq, rows[-1][0]))
+    return int(rows[-1][0])
 
 
 def _is_clean(text: str) -> bool:
@@ -205,16 +235,20 @@ def _endpoint(row: tuple[Any, ...]) -> Endpoint:
     where = "{} of endpoint " + values[1]
     types = column(values[5], tuple[str, ...], (), where=where.format("event_types"))
     headers = column(values[8], tuple[tuple[str, str], ...], (("", ""),), where=where.format("headers"))
-    keys = column(values[10], tuple[tuple[str, int], ...], (("", 0),), where=where.format("previous_keys"))
+    keys = column(values[10], tuple[PreviousKey, ...], (PreviousKey("", 0),), where=where.format("previous_keys"))
+    body_key: str | None = column(values[12], str | None, "", where=where.format("x_webhook_signature_key"))  # type: ignore[arg-type]
     faults = {
         "event_types": not types,
         "headers": not all(name and _is_clean(name + value) for name, value in headers),
-        "signing_key": not all(map(is_key, (values[9], *(key for key, _ in keys)))),
-        "state": values[11] not in set(EndpointState),
+        "signing_key": not all(map(is_key, (values[9], *(each.key for each in keys)))),
+        "x_webhook_signature_key": body_key is not None and not is_body_key(body_key),
+        "state": values[13] not in set(EndpointState),
     }
     values[5] = types
     values[8] = () if faults["headers"] else headers
     values[10] = () if faults["signing_key"] else keys
-    values[11] = EndpointState.DISABLED if faults["state"] else EndpointState(values[11])
+    values[11] = bool(values[11])
+    values[12] = None if faults["x_webhook_signature_key"] else body_key
+    values[13] = EndpointState.DISABLED if faults["state"] else EndpointState(values[13])
     values.append(tuple(name for name, wrong in faults.items() if wrong))
     return Endpoint(*values)

@@ -7,12 +7,14 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from webhookd import log
-from webhookd.errors import ApiError
-from webhookd.store import deliveries, events, retention, time_index
+from webhookd.errors import ApiError, StoreUnusable
+from webhookd.rules.encryption import PLAIN, Cipher
+from webhookd.store import deliveries, endpoints, events, retention, time_index
 from webhookd.store.batch import BatchStatement
 from webhookd.store.connection import (
     Connection,
@@ -34,6 +36,7 @@ from webhookd.tasks import KeyedLocks
 T = TypeVar("T")
 
 DISK_LOOK_SECONDS = 1.0
+ENCRYPTED_AT_ONCE = 100
 # While the disk is short: the file shrinks with a checkpoint that no reader was in the way of.
 SHRINK_SECONDS = 5.0
 
@@ -65,15 +68,15 @@ class Readers:
     search: Reader
 
     @classmethod
-    async def open(cls, path: Path) -> Readers:
+    async def open(cls, path: Path, cipher: Cipher) -> Readers:
         """Open all of them, or none."""
         opened: list[Connection | Reader] = []
         try:
-            opened += [delivery := await open_reader(path)]
-            opened += [upkeep := await open_reader(path, SMALL_CACHE_KIB)]
-            opened += [sign_in := await open_reader(path, SMALL_CACHE_KIB)]
-            opened += [status := await open_stoppable(path, SMALL_CACHE_KIB)]
-            return cls(delivery, upkeep, sign_in, status, await open_stoppable(path))
+            opened += [delivery := await open_reader(path, cipher)]
+            opened += [upkeep := await open_reader(path, cipher, SMALL_CACHE_KIB)]
+            opened += [sign_in := await open_reader(path, cipher, SMALL_CACHE_KIB)]
+            opened += [status := await open_stoppable(path, cipher, SMALL_CACHE_KIB)]
+            return cls(delivery, upkeep, sign_in, status, await open_stoppable(path, cipher))
         except BaseException:
             for each in opened:
                 await each.close()
@@ -96,8 +99,10 @@ class Store:
         readers: Readers,
         wal_index: WalIndex,
         newest_ms: int,
+        cipher: Cipher,
     ) -> None:
         self.path = path
+        self.encrypted = bool(cipher.name)
         self.disk_space = disk_space
         self._connection = connection
         self._readers = readers
@@ -108,22 +113,26 @@ class Store:
         self.write = self.writer.write
 
     @classmethod
-    async def open(cls, path: Path, min_free_mb: float = 0) -> Store:
-        """Open or make the database at `path`, keeping `min_free_mb` of its disk; StoreUnusable when it is not fit."""
+    async def open(cls, path: Path, min_free_mb: float = 0, cipher: Cipher = PLAIN) -> Store:
+        """Open or make the database at `path`, keeping `min_free_mb` of its disk and its secrets by `cipher`.
+
+        StoreUnusable when it is not fit, or has secrets of another key.
+        """
         began = time.monotonic()
         disk_space = DiskSpace(path, min_free_mb)
         disk_space.prepare()
-        connection, before, now = await open_writer(path)
+        connection, before, now = await open_writer(path, cipher)
         try:
+            await _encrypt(connection, path, cipher)
             newest_ms = await connection.run(time_index.newest_ms)
             await connection.run(BATCH.prepare)
-            readers = await Readers.open(path)
+            readers = await Readers.open(path, cipher)
             wal_index = await connection.run(lambda db: WalIndex(path, db.execute("PRAGMA page_size").fetchone()[0]))
         except BaseException:
             await connection.close()
             raise
         disk_space.acquire()
-        store = cls(path, disk_space, connection, readers, wal_index, newest_ms)
+        store = cls(path, disk_space, connection, readers, wal_index, newest_ms, cipher)
         if 0 < before < now:
             log.emit("store.migrated", from_version=before, to_version=now)
         log.emit(
@@ -256,6 +265,32 @@ class Store:
         await self._readers.close()
         await self._connection.close()
         self._wal_index.close()
+
+
+async def _encrypt(connection: Connection, path: Path, cipher: Cipher) -> None:
+    """Bring every secret to the present key, in small steps; StoreUnusable if one has a key that isn't there."""
+    names = await connection.run(endpoints.encrypting_keys)
+    missing = names - cipher.names - cipher.lost - {""}
+    if missing:
+        raise StoreUnusable(
+            f"{path} has signing keys and header values that are encrypted by the database key "
+            f"{' and '.join(sorted(missing))}, and the keys given are {' and '.join(sorted(cipher.names)) or 'none'}. "
+            "Give that key as well, in the credential database-key or in store.key_file, on a line after the present "
+            "one; if it is lost, see webhookd help security."
+        )
+    if names <= {cipher.name} | cipher.lost:
+        return
+    try:
+        # Overwritten, and not only unlinked: what was plain would stay readable in the file and its log.
+        await connection.run(lambda db: db.execute("PRAGMA secure_delete = ON").fetchall())
+        seq = await connection.run(partial(endpoints.renew_encryption, after_seq=0, limit=ENCRYPTED_AT_ONCE))
+        while seq:
+            seq = await connection.run(partial(endpoints.renew_encryption, after_seq=seq, limit=ENCRYPTED_AT_ONCE))
+        await connection.run(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+        await connection.run(lambda db: db.execute("PRAGMA secure_delete = OFF").fetchall())
+    except sqlite3.DatabaseError as error:
+        raise fatal_error(error, path) from error
+    log.emit("store.encrypted", path=str(path), key=cipher.name or None)
 
 
 def _copy(db: Db, target: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
 import io
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ URL = "https://hooks.example/in"
 NEW = {"url": URL, "event_types": ["message.received"]}
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 NOW = "2026-01-01T00:00:00.000Z"
+ONLY = {"x_webhook_signature_key": None, "previous_key": None, "previous_key_until": None, "previous_keys": []}
 
 
 async def make(api: Api, path: str = "/v1/endpoints", **fields: Any) -> dict[str, Any]:
@@ -45,7 +48,7 @@ async def show(api: Api, endpoint_id: str) -> dict[str, Any]:
 
 
 async def test_an_endpoint_is_made_and_shown_as_it_was_given(api: Api) -> None:
-    """201 with every field of the contract and the signing key, which later looks and lists don't have."""
+    """201 with every field of the contract and the signing key, which later looks don't have; nor lists the headers."""
     made = await make(api, event_types=["*"], description="the warehouse", success="2xx", headers={"X-Tenant": "acme"})
     msgspec.convert(made, CreatedEndpointSchema)
     key = made.pop("signing_key")
@@ -58,6 +61,8 @@ async def test_an_endpoint_is_made_and_shown_as_it_was_given(api: Api) -> None:
         "description": "the warehouse",
         "success": "2xx",
         "headers": {"X-Tenant": "acme"},
+        "x_webhook_signature": True,
+        "x_webhook_signature_key": None,
         "state": "active",
         "paused_by": None,
         "disabled": None,
@@ -68,7 +73,8 @@ async def test_an_endpoint_is_made_and_shown_as_it_was_given(api: Api) -> None:
     }
     assert expected == made
     assert expected == await show(api, made["id"])
-    assert {"data": [expected], "next": None} == (await api.get("/v1/endpoints")).json
+    listed = expected | {"headers": {"X-Tenant": "***"}}
+    assert {"data": [listed], "next": None} == (await api.get("/v1/endpoints")).json
 
 
 async def test_defaults_come_from_the_configuration(tmp_path: Path) -> None:
@@ -425,7 +431,7 @@ async def test_the_signing_key_is_told_on_request_and_that_is_logged(tmp_path: P
             await show(api, made["id"])
             told = await api.get(f"/v1/endpoints/{made['id']}/signing-key")
             msgspec.convert(told.json, SigningKeysSchema)
-            expected = {"signing_key": KEY, "previous_key": None, "previous_key_until": None, "previous_keys": []}
+            expected = {"signing_key": KEY, **ONLY}
             assert (200, expected) == (told.status, told.json)
         log.flush()
     finally:
@@ -450,16 +456,19 @@ async def test_a_rotated_key_overlaps_with_the_one_before(api: Api) -> None:
     assert (KEY, "2026-01-01T00:01:00.000Z") == (keys["previous_key"], keys["previous_key_until"])
     await api.engine.advance(60)
     later = (await api.get(f"{path}/signing-key")).json
-    none = {"previous_key": None, "previous_key_until": None, "previous_keys": []}
-    assert {"signing_key": keys["signing_key"], **none} == later
+    assert {"signing_key": keys["signing_key"], **ONLY} == later
 
 
 async def test_every_key_signs_until_its_own_overlap_ends(api: Api) -> None:
-    """However often it is rotated meanwhile; the older convention is signed by the oldest of them; ten at most."""
+    """However often it is rotated meanwhile; ten at most.
+
+    X-Webhook-Signature is the oldest's, but after a rotation without overlap the new one's.
+    """
     made = await make(api, signing_key=KEY)
     path = f"/v1/endpoints/{made['id']}"
     keys = [KEY]
-    for overlap_seconds in (60, 600, 30, 0):
+
+    async def rotate(overlap_seconds: int) -> None:
         await api.post(f"{path}/rotate-key", {"overlap_seconds": overlap_seconds})
         keys.append((await api.get(f"{path}/signing-key")).json["signing_key"])
 
@@ -476,11 +485,15 @@ async def test_every_key_signs_until_its_own_overlap_ends(api: Api) -> None:
                 found.append("older")
         return found
 
-    assert [keys[0], "older", keys[1], keys[2], keys[4]] == await signing()
+    for overlap_seconds in (60, 600, 30):
+        await rotate(overlap_seconds)
+    assert [keys[0], "older", *keys[1:]] == await signing()
+    await rotate(0)
+    assert [keys[0], keys[1], keys[2], keys[4], "older"] == await signing()
     await api.engine.advance(31)
-    assert [keys[0], "older", keys[1], keys[4]] == await signing()
+    assert [keys[0], keys[1], keys[4], "older"] == await signing()
     await api.engine.advance(30)
-    assert [keys[1], "older", keys[4]] == await signing()
+    assert [keys[1], keys[4], "older"] == await signing()
     shown = (await api.get(f"{path}/signing-key")).json["previous_keys"]
     assert [{"signing_key": keys[1], "until": "2026-01-01T00:10:00.000Z"}] == shown
     for _ in range(9):
@@ -490,6 +503,51 @@ async def test_every_key_signs_until_its_own_overlap_ends(api: Api) -> None:
     assert 200 == (await api.post(f"{path}/rotate-key")).status
 
 
+async def test_the_receivers_own_key_signs_the_older_header(api: Api) -> None:
+    """As it is, however the signing key rotates; it is told with that one and nowhere else; null gives it up."""
+    own = "phím của ai? 0123456789"
+    made = await make(api, x_webhook_signature_key=own)
+    path = f"/v1/endpoints/{made['id']}"
+    assert "***" == made["x_webhook_signature_key"] == (await show(api, made["id"]))["x_webhook_signature_key"]
+    assert own not in (await api.get("/v1/endpoints")).body.decode()
+    assert own == (await api.get(f"{path}/signing-key")).json["x_webhook_signature_key"]
+
+    async def signature() -> tuple[str, bool]:
+        await api.post(f"{path}/test")
+        posted = api.engine.network.posted[-1]
+        keys = (await api.get(f"{path}/signing-key")).json
+        signed = dict(
+            Signer(keys["signing_key"]).headers(
+                posted.webhook_id, int(posted.headers["webhook-timestamp"]), posted.body
+            )
+        )
+        assert signed["webhook-signature"] in posted.headers["webhook-signature"]
+        mine = base64.b64encode(hmac.digest(own.encode(), posted.body, "sha256")).decode()
+        return posted.headers["X-Webhook-Signature"], posted.headers["X-Webhook-Signature"] == mine
+
+    assert (await signature())[1]
+    await api.post(f"{path}/rotate-key")
+    assert (await signature())[1]
+    for wrong in ("***", "seven77", "x" * 257, "with\nline ends", 12345678):
+        refused = await api.call("PATCH", path, {"x_webhook_signature_key": wrong})
+        assert (422, "invalid_field") == (refused.status, refused.code)
+        assert str(wrong) not in refused.json["error"]["message"]
+    await api.call("PATCH", path, {"x_webhook_signature_key": None})
+    assert not (await signature())[1]
+
+
+async def test_the_older_header_can_be_left_out(api: Api) -> None:
+    """It has no timestamp; `webhook-signature` is always there."""
+    made = await make(api, x_webhook_signature=False)
+    assert not made["x_webhook_signature"]
+    for sent in (False, True):
+        await api.post(f"/v1/endpoints/{made['id']}/test")
+        headers = api.engine.network.posted[-1].headers
+        assert (sent, True) == ("X-Webhook-Signature" in headers, "webhook-signature" in headers)
+        changed = await api.call("PATCH", f"/v1/endpoints/{made['id']}", {"x_webhook_signature": True})
+        assert changed.json["x_webhook_signature"]
+
+
 async def test_a_key_that_is_set_holds_at_once_and_alone(api: Api) -> None:
     """PATCH with a key ends an overlap."""
     made = await make(api)
@@ -497,7 +555,7 @@ async def test_a_key_that_is_set_holds_at_once_and_alone(api: Api) -> None:
     await api.post(f"{path}/rotate-key")
     changed = await api.call("PATCH", path, {"signing_key": KEY})
     assert "signing_key" not in changed.json
-    expected = {"signing_key": KEY, "previous_key": None, "previous_key_until": None, "previous_keys": []}
+    expected = {"signing_key": KEY, **ONLY}
     assert expected == (await api.get(f"{path}/signing-key")).json
 
 

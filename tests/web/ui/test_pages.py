@@ -111,6 +111,32 @@ async def test_adding_shows_the_key_once(api: Api, browser: Browser) -> None:
         assert endpoint.signing_key not in html.unescape((await browser.get(path)).body.decode())
 
 
+async def test_the_older_header_is_switched_off_and_keyed_on_the_form(api: Api, browser: Browser) -> None:
+    """A checkbox, and the key that the receiver has: hidden, kept with ***, given up when emptied."""
+    endpoint = await api.engine.endpoint("https://example.com/hook")
+    path = f"/webhooks/{endpoint.id}/edit"
+    own = {"x_webhook_signature": "yes", "x_webhook_signature_key": "the receiver's"}
+    fields = {"url": "https://example.com/hook", "every_type": "yes", "success": "200"}
+    for sent, expected in (
+        (own, (True, "the receiver's")),
+        (own | {"x_webhook_signature_key": "***"}, (True, "the receiver's")),
+        ({"x_webhook_signature_key": "***"}, (False, "the receiver's")),
+        ({"x_webhook_signature_key": ""}, (False, None)),
+    ):
+        shown = (await browser.get(path)).body.decode()
+        version = re.search(r'name="version" value="([^"]+)"', shown)
+        assert version and "receiver's" not in html.unescape(shown).replace("the receiver's own", "")
+        assert 303 == (await browser.send_form(path, {**fields, **sent, "version": version[1]}, path)).status
+        now = api.app.registry.endpoint("default", endpoint.id)
+        assert expected == (now.x_webhook_signature, now.x_webhook_signature_key)
+        if now.x_webhook_signature_key:
+            key = f"/webhooks/{endpoint.id}/key"
+            told = await browser.get((await browser.send_form(key, {}, key)).headers["Location"])
+            assert "the receiver's" in html.unescape(told.body.decode())
+    refused = await browser.send_form("/webhooks/new", {**fields, "x_webhook_signature_key": "short"}, "/webhooks/new")
+    assert 422 == refused.status and 'id="x_webhook_signature_key-fault"' in refused.body.decode()
+
+
 async def test_revealing_the_key_is_logged(api: Api, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """*Reveal* shows it by POST alone, and the log has who looked."""
     said: list[tuple[str, dict[str, object]]] = []

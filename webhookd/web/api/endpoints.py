@@ -12,6 +12,7 @@ from webhookd import log
 from webhookd.admin.endpoints import DESCRIPTION_CHARACTERS, OVERLAP_SECONDS_MAX
 from webhookd.clock import rfc3339
 from webhookd.models import Json
+from webhookd.rules.signing import BODY_KEY_CHARACTERS_MAX, BODY_KEY_CHARACTERS_MIN
 from webhookd.rules.urls import MAX_HEADER_CHARACTERS, MAX_HEADERS, MAX_URL_CHARACTERS
 from webhookd.web.api.schemas import (
     AttemptSchema,
@@ -60,6 +61,14 @@ SigningKey = Annotated[
         extra_json_schema={"pattern": "^whsec_[A-Za-z0-9+/]{32,86}={0,2}$"},
     ),
 ]
+BodySignature = Annotated[bool, Meta(description="Whether X-Webhook-Signature is sent")]
+BodyKey = Annotated[
+    str | None,
+    Meta(
+        description="The key that the receiver has: X-Webhook-Signature uses it as it is; null: the signing key",
+        extra_json_schema={"minLength": BODY_KEY_CHARACTERS_MIN, "maxLength": BODY_KEY_CHARACTERS_MAX},
+    ),
+]
 Description = Annotated[str, Meta(extra_json_schema={"maxLength": DESCRIPTION_CHARACTERS})]
 SuccessRule = Annotated[Literal["200", "2xx"], Meta(description="Which answers count as delivered")]
 Types = Annotated[
@@ -79,6 +88,8 @@ class NewEndpoint(Struct, frozen=True, kw_only=True):
     success: SuccessRule | UnsetType = UNSET
     headers: Headers | UnsetType = UNSET
     signing_key: SigningKey | UnsetType = UNSET
+    x_webhook_signature: BodySignature | UnsetType = UNSET
+    x_webhook_signature_key: BodyKey | UnsetType = UNSET
 
 
 class EndpointChanges(Struct, frozen=True, kw_only=True):
@@ -90,6 +101,8 @@ class EndpointChanges(Struct, frozen=True, kw_only=True):
     success: SuccessRule | UnsetType = UNSET
     headers: Headers | UnsetType = UNSET
     signing_key: SigningKey | UnsetType = UNSET
+    x_webhook_signature: BodySignature | UnsetType = UNSET
+    x_webhook_signature_key: BodyKey | UnsetType = UNSET
 
 
 class EnableRequest(Struct, frozen=True, kw_only=True):
@@ -150,6 +163,9 @@ class SigningKeysSchema(Schema):
     """An endpoint's signing key, and those before it that still sign; `previous_key` is the newest of these."""
 
     signing_key: str
+    x_webhook_signature_key: Annotated[
+        str | None, Meta(description="The key of X-Webhook-Signature, where the receiver had one")
+    ]
     previous_key: str | None
     previous_key_until: Time | None
     previous_keys: Annotated[list[PreviousKeySchema], Meta(description="Those that still sign, newest first")]
@@ -157,14 +173,14 @@ class SigningKeysSchema(Schema):
 
 @ROUTES("GET", "/endpoints", {200: EndpointListSchema}, query=Paging)
 async def list_endpoints(request: web.Request) -> web.Response:
-    """List the endpoints, oldest first."""
+    """List the endpoints, oldest first; values of their headers are masked."""
     query = read_query(request, Paging)
     services = services_of(request)
     workspace = workspace_of(request)
     after_seq = query.seq or 0
     found = [each for each in services.registry.endpoints(workspace.seq) if each.seq > after_seq]
     page, after = one_page(sorted(found, key=lambda endpoint: endpoint.seq), query.limit)
-    return list_response(await endpoints_json(services, page), after)
+    return list_response(await endpoints_json(services, page, masked=True), after)
 
 
 @ROUTES(
@@ -273,7 +289,8 @@ async def rotate_key(request: web.Request) -> web.Response:
     """Replace the signing key; both sign for a while.
 
     Until the overlap ends, webhook-signature has the signatures of all keys that sign and X-Webhook-Signature that of
-    the oldest. Rotating again changes no overlap that is under way. GET …/signing-key tells the new one.
+    the oldest; without an overlap the latter has the new one's at once. Rotating again changes no overlap that is under
+    way. GET …/signing-key tells the new one.
     """
     fields = await read_fields(request, RotateRequest)
     services = services_of(request)
@@ -287,7 +304,7 @@ async def reveal_signing_key(request: web.Request) -> web.Response:
     services = services_of(request)
     endpoint = services.registry.endpoint(*_names(request))
     previous = endpoint.live_previous_keys(services.clock.wall_ms())
-    newest_key, newest_until_ms = previous[0] if previous else (None, None)
+    newest = previous[0] if previous else None
     who = caller(request)
     log.emit(
         "key.revealed",
@@ -298,9 +315,10 @@ async def reveal_signing_key(request: web.Request) -> web.Response:
     return json_response(
         {
             "signing_key": endpoint.signing_key,
-            "previous_key": newest_key,
-            "previous_key_until": time_json(newest_until_ms),
-            "previous_keys": [{"signing_key": key, "until": rfc3339(until_ms)} for key, until_ms in previous],
+            "x_webhook_signature_key": endpoint.x_webhook_signature_key,
+            "previous_key": newest and newest.key,
+            "previous_key_until": time_json(newest and newest.until_ms),
+            "previous_keys": [{"signing_key": each.key, "until": rfc3339(each.until_ms)} for each in previous],
         }
     )
 

@@ -16,6 +16,7 @@ from webhookd.clock import rfc3339
 from webhookd.delivery.dispatcher import EndpointStatus
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, EventView, Json, Reason, Workspace
 from webhookd.rules.ids import delivery_id
+from webhookd.rules.urls import MASK
 from webhookd.web.services import Services
 
 T = TypeVar("T")
@@ -178,7 +179,11 @@ class EndpointSchema(Schema):
     event_types: Annotated[list[str], Meta(description='Names of the catalogue, or ["*"] for all')]
     description: str
     success: Literal["200", "2xx"]
-    headers: dict[str, str]
+    headers: Annotated[dict[str, str], Meta(description="In lists the values are masked")]
+    x_webhook_signature: Annotated[bool, Meta(description="Whether X-Webhook-Signature is sent")]
+    x_webhook_signature_key: Annotated[
+        Literal["***"] | None, Meta(description="Masked: the key that the receiver has; null: the signing key is used")
+    ]
     state: EndpointState
     paused_by: Literal["plan"] | None
     disabled: DisabledSchema | None
@@ -188,9 +193,9 @@ class EndpointSchema(Schema):
     last_attempt: AttemptSchema | None
 
 
-async def endpoints_json(services: Services, shown: Sequence[Endpoint]) -> list[Json]:
-    """Endpoints with their queues."""
-    return [_endpoint_json(each) for each in await services.dispatcher.statuses(shown)]
+async def endpoints_json(services: Services, shown: Sequence[Endpoint], *, masked: bool = False) -> list[Json]:
+    """Endpoints with their queues; `masked`: without the values of their headers."""
+    return [_endpoint_json(each, masked=masked) for each in await services.dispatcher.statuses(shown)]
 
 
 async def endpoint_json(services: Services, endpoint: Endpoint) -> Json:
@@ -198,7 +203,7 @@ async def endpoint_json(services: Services, endpoint: Endpoint) -> Json:
     return (await endpoints_json(services, [endpoint]))[0]
 
 
-def _endpoint_json(status: EndpointStatus) -> Json:
+def _endpoint_json(status: EndpointStatus, *, masked: bool) -> Json:
     endpoint, queue = status.endpoint, status.queue
     return {
         "id": endpoint.id,
@@ -207,7 +212,9 @@ def _endpoint_json(status: EndpointStatus) -> Json:
         "event_types": endpoint.event_types,
         "description": endpoint.description,
         "success": endpoint.success,
-        "headers": dict(endpoint.headers),
+        "headers": {name: MASK if masked else value for name, value in endpoint.headers},
+        "x_webhook_signature": endpoint.x_webhook_signature,
+        "x_webhook_signature_key": endpoint.x_webhook_signature_key and MASK,
         "state": endpoint.state,
         "paused_by": "plan" if status.paused else None,
         "disabled": _disabled_json(endpoint),

@@ -128,6 +128,7 @@ class Status:
                 "size_bytes": self._store.size_bytes(),
                 "wal_bytes": self._store.wal_bytes(),
                 "free_bytes": self._store.disk_space.free_bytes(),
+                "encrypted": self._store.encrypted,
             },
             "unsent_mail": await self._mailer.unsent(),
             "warnings": [{"key": key, "message": message} for key, message in warnings(self._settings())],

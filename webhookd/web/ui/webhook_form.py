@@ -13,12 +13,15 @@ from webhookd.rules.urls import MASK
 from webhookd.web.ui.pages import Page, Translated
 
 HEADERS_MAX = 100
-_FIELDS = ("url", "description", "event_types", "success", "headers")
+_FIELDS = (
+    *("url", "description", "event_types", "success", "headers"),
+    *("x_webhook_signature", "x_webhook_signature_key"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookForm:
-    """What stands in the fields.  `headers` is a line per header; a value may be secret, so a kept one is masked."""
+    """What stands in the fields.  `headers` is a line per header.  Secrets that are kept are masked."""
 
     url: str
     description: str
@@ -26,7 +29,10 @@ class WebhookForm:
     event_types: tuple[str, ...]
     success: str
     headers: str
+    x_webhook_signature: bool = True
+    x_webhook_signature_key: str = ""
     kept_headers: tuple[tuple[str, str], ...] = ()
+    kept_key: str | None = None
 
     def fields(self, page: Page) -> dict[str, Any]:
         """The endpoint's fields; ApiError `invalid_field` for a malformed header line."""
@@ -36,6 +42,10 @@ class WebhookForm:
             "event_types": [EVERY_TYPE] if self.every_type else list(self.event_types),
             "success": self.success,
             "headers": self._headers(page),
+            "x_webhook_signature": self.x_webhook_signature,
+            "x_webhook_signature_key": self.kept_key
+            if self.x_webhook_signature_key == MASK
+            else self.x_webhook_signature_key or None,
         }
 
     def _headers(self, page: Page) -> dict[str, str]:
@@ -70,6 +80,8 @@ def of_endpoint(endpoint: Endpoint) -> WebhookForm:
         event_types=endpoint.event_types,
         success=endpoint.success,
         headers="\n".join(f"{name}: {MASK}" for name, _ in endpoint.headers),
+        x_webhook_signature=endpoint.x_webhook_signature,
+        x_webhook_signature_key=MASK if endpoint.x_webhook_signature_key else "",
     )
 
 
@@ -82,7 +94,10 @@ def given(page: Page, endpoint: Endpoint | None = None) -> WebhookForm:
         event_types=tuple(page.fields_named("event_types")),
         success=page.field("success"),
         headers=page.field("headers"),
+        x_webhook_signature=page.field("x_webhook_signature") == "yes",
+        x_webhook_signature_key=page.field("x_webhook_signature_key"),
         kept_headers=endpoint.headers if endpoint else (),
+        kept_key=endpoint.x_webhook_signature_key if endpoint else None,
     )
 
 
@@ -113,6 +128,10 @@ def _readable(page: Page, form: WebhookForm) -> dict[str, str]:
         "description": form.description,
         "event_types": types,
         "success": form.success,
+        "x_webhook_signature": page.text("form.signature.on")
+        if form.x_webhook_signature
+        else page.text("form.signature.off"),
+        "x_webhook_signature_key": MASK if form.x_webhook_signature_key else "",
         "headers": ", ".join(line.strip() for line in form.headers.splitlines() if line.strip()),
     }
 

@@ -14,6 +14,7 @@ from webhookd.delivery.dispatcher import EndpointStatus
 from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, Endpoint
 from webhookd.rules.ids import delivery_id
+from webhookd.rules.urls import MASK
 from webhookd.store import attempts, delivery_log
 from webhookd.store.connection import Late
 from webhookd.store.store import Db
@@ -146,6 +147,7 @@ def _form(
         "webhook_form.html",
         status,
         form=form,
+        mask=MASK,
         endpoint=endpoint,
         shown_version=version(page, endpoint) if endpoint else "",
         conflicts=conflicts(page, form, endpoint) if endpoint and fault and fault.code == "endpoint_changed" else (),
@@ -186,6 +188,7 @@ async def show_key(page: Page) -> web.StreamResponse:
         "webhook_key.html",
         endpoint=endpoint,
         key=endpoint.signing_key if shown else "",
+        body_key=endpoint.x_webhook_signature_key if shown else "",
         fresh=page.asked("new") == "yes",
         previous_keys=endpoint.live_previous_keys(now_ms),
         samples=verify_samples(),
@@ -216,7 +219,7 @@ def _show_key(page: Page, endpoint: Endpoint, *, fresh: bool) -> web.Response:
 
 def _key_proof(page: Page, endpoint: Endpoint, since: str) -> str:
     assert page.session is not None
-    shown = f"{endpoint.id} {endpoint.signing_key} {since}".encode()
+    shown = f"{endpoint.id} {endpoint.signing_key} {endpoint.x_webhook_signature_key} {since}".encode()
     return hmac.new(page.session.secret.encode(), shown, "sha256").hexdigest()
 
 
