@@ -35,18 +35,38 @@ async def finished(d: Daemon, count: int) -> list[dict[str, object]]:
             await asyncio.sleep(0.05)
 
 
-async def _generation(listener: socket.socket) -> web.ServerRunner:
+class Generation:
     """One process of a receiver: it takes connections from the socket that all of them share."""
 
-    async def answer(request: web.BaseRequest) -> web.Response:
+    def __init__(self) -> None:
+        self._server = web.Server(self._answer)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=5)
+        self._used: set[object] = set()
+
+    async def start(self, listener: socket.socket) -> None:
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener.dup()).start()
+
+    async def stop(self) -> None:
+        """As nginx does: take no connection, answer the first request of those that were taken, close what is idle."""
+        for site in list(self._runner.sites):
+            await site.stop()
+        await asyncio.sleep(0.1)
+        while set(self._server.connections) - self._used:
+            await asyncio.sleep(0.01)
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        self._used.add(request.protocol)
         await request.read()
         await asyncio.sleep(0.002)
         return web.Response()
 
-    runner = web.ServerRunner(web.Server(answer), shutdown_timeout=5)
-    await runner.setup()
-    await web.SockSite(runner, listener.dup()).start()
-    return runner
+
+async def _generation(listener: socket.socket) -> Generation:
+    made = Generation()
+    await made.start(listener)
+    return made
 
 
 async def test_a_graceful_reload_fails_nothing(tmp_path: Path) -> None:
@@ -61,14 +81,11 @@ async def test_a_graceful_reload_fails_nothing(tmp_path: Path) -> None:
         async with asyncio.timeout(60):
             while (await d.call("GET", "/v1/status"))["backlog"]["waiting"]:
                 old, running = running, await _generation(listener)
-                for site in list(old.sites):
-                    await site.stop()
-                await asyncio.sleep(0.1)  # what connected just before gets its first request answered, as by nginx
-                await old.cleanup()
+                await old.stop()
                 reloads += 1
                 await asyncio.sleep(0.05)
         log = await finished(d, 500)
-        await running.cleanup()
+        await running.stop()
     listener.close()
     assert reloads >= 2
     assert {"delivered"} == {each["state"] for each in log}
