@@ -90,9 +90,7 @@ class Recorder:
         decision = decide(outcome.reason, delivery.tries + 1, schedule)
         next_ms = now_ms + round(decision.seconds * 1000) if isinstance(decision, RetryIn) else None
         judgement = self._watchdog.judge(endpoint, outcome)
-        counted = judgement.verdict is not None
-        record = attempt_record(number, outcome, request, counted=counted)
-        blob = orjson.dumps(record)
+        record = attempt_record(number, outcome, request, counted=judgement.verdict is not None)
 
         def command(db: Db) -> tuple[bool, list[Endpoint], bool]:
             attempts.insert(
@@ -101,8 +99,8 @@ class Recorder:
                 endpoint_seq=endpoint.seq,
                 workspace_seq=endpoint.workspace_seq,
                 ended_at_ms=now_ms,
-                counted=counted,
-                record=blob,
+                counted=record["counted"],
+                record=orjson.dumps(record),
             )
             uses_attempt = not isinstance(decision, RetryIn) or decision.uses_attempt
             waited = deliveries.failed(
@@ -114,9 +112,9 @@ class Recorder:
                 now_ms=now_ms,
             )
             disabled = self._watchdog.disable(db, endpoint, judgement, now_ms)
-            # The notice of a disabling is enough.
-            notify = next_ms is None and waited and endpoint.seq not in {each.seq for each in disabled}
-            return waited, disabled, notify and self._watchdog.notify_of_drop(db, endpoint, delivery, now_ms)
+            dropped = waited and next_ms is None
+            notified = dropped and self._watchdog.notify_of_drop(db, endpoint, delivery, disabled, now_ms)
+            return waited, disabled, notified
 
         def on_commit(result: tuple[bool, list[Endpoint], bool]) -> None:
             waited, disabled, notified = result
@@ -125,9 +123,7 @@ class Recorder:
             self._committed(
                 endpoint, delivery, record, outcome, state, waited=waited, now_ms=now_ms, next_attempt_at_ms=next_ms
             )
-            self._watchdog.committed(endpoint, delivery, judgement, disabled)
-            if notified:
-                self._watchdog.wake_mail()
+            self._watchdog.committed(endpoint, delivery, judgement, disabled, notified=notified)
 
         await self._store.write(command, on_commit=on_commit, retry_when_full=True)
         return decision

@@ -62,7 +62,7 @@ class Watchdog:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
         self._waiting = waiting
         self._stop_consumer = stop_consumer
-        self.wake_mail = wake_mail
+        self._wake_mail = wake_mail
         self._windows: dict[int, FailureWindow] = {}  # by the number of the workspace
         self._verdicts: asyncio.Queue[tuple[str, Verdict]] = asyncio.Queue()
 
@@ -80,7 +80,7 @@ class Watchdog:
                     share=share,
                     window_seconds=budget.window_seconds,
                 )
-            self.wake_mail()
+            self._wake_mail()
 
     # The windows
 
@@ -170,13 +170,17 @@ class Watchdog:
             add_notice(db, mail, each.workspace_seq, "auto_disabled", payload, now_ms)
         return disabled
 
-    def notify_of_drop(self, db: Db, endpoint: Endpoint, delivery: QueuedDelivery, now_ms: int) -> bool:
+    def notify_of_drop(
+        self, db: Db, endpoint: Endpoint, delivery: QueuedDelivery, disabled: list[Endpoint], now_ms: int
+    ) -> bool:
         """The drop's part of the failure's transaction: a notice, if it is the first since the endpoint delivered.
 
-        Returns whether there is one; once that is committed, call `wake_mail`.
+        None where it disabled the endpoint as well: the notice of that is enough.  Returns whether there is one.
         """
         mail = self._settings().mail
-        if not mail.host or not mail.on_drop or not deliveries.first_drop(db, endpoint.seq, delivery.seq):
+        if endpoint.seq in {each.seq for each in disabled} or not mail.host or not mail.on_drop:
+            return False
+        if not deliveries.first_drop(db, endpoint.seq, delivery.seq):
             return False
         payload = {
             **endpoint_facts(endpoint, now_ms),
@@ -189,9 +193,20 @@ class Watchdog:
         return True
 
     def committed(
-        self, endpoint: Endpoint, delivery: QueuedDelivery, judgement: Judgement, disabled: list[Endpoint]
+        self,
+        endpoint: Endpoint,
+        delivery: QueuedDelivery,
+        judgement: Judgement,
+        disabled: list[Endpoint],
+        *,
+        notified: bool,
     ) -> None:
-        """The failure of `delivery` is committed, and the registry knows the endpoints that it disabled."""
+        """The failure of `delivery` is committed, and the registry knows the endpoints that it disabled.
+
+        `notified`: with a notice of the drop.
+        """
+        if notified:
+            self._wake_mail()
         verdict = judgement.verdict
         if verdict is None:
             return
