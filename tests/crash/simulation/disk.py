@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from tests.crash.simulation.loop import SimulatedLoop
 from webhookd.store import connection, time_index
 from webhookd.store.disk_space import DiskSpace
-from webhookd.store.store import Store
+from webhookd.store.store import Readers, Store
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class Disk:
         self._on_commit = on_commit
         self.db = sqlite3.connect(":memory:", isolation_level=None, cached_statements=256)
         self.db.deserialize(_empty())
-        self.db.executescript(connection._PRAGMAS)
+        self.db.executescript(connection._PRAGMAS.format(cache_kib=connection.CACHE_KIB))
         self.db.executescript(_TRIGGERS)
 
     def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -127,6 +127,15 @@ class SimulatedConnection(connection.Connection):
         """Nothing to close: the disk stays."""
 
 
+class SimulatedReader(connection.Reader):
+    """A `Reader` whose questions are never late: their time is the machine's own."""
+
+    async def ask(
+        self, question: Callable[[sqlite3.Connection, connection.Late], T], seconds: float, longest_seconds: float
+    ) -> T:
+        return await self._connection.run(lambda db: question(db, lambda: False))
+
+
 def _answer(future: Future[Any], result: Any) -> None:
     if not future.done():
         future.set_result(result)
@@ -160,8 +169,9 @@ class NoWal(connection.WalIndex):
 
 class SimulatedStore(Store):
     def __init__(self, disk: Disk, loop: SimulatedLoop, passed: Callable[[str], None]) -> None:
-        connections = [SimulatedConnection(disk, loop, passed) for _ in range(4)]
-        super().__init__(Path("simulated.db"), PlentyOfRoom(), *connections, NoWal(), time_index.newest_ms(disk.db))
+        writer, *connections = (SimulatedConnection(disk, loop, passed) for _ in range(6))
+        readers = Readers(*connections[:3], *map(SimulatedReader, connections[3:]))
+        super().__init__(Path("simulated.db"), PlentyOfRoom(), writer, readers, time_index.newest_ms(disk.db))
 
 
 class NoTime:

@@ -7,7 +7,8 @@ history and the final table is left to it.  Here is checked, at once, only what 
 - no request goes to an endpoint that the table has as disabled, deleted or without a plan at that moment;
 - an event is queued for exactly those who are subscribed in the moment of its commit;
 - what expires is the oldest that waits, at an endpoint that is stopped; nothing that waits is pruned or replayed;
-- a transaction that disables an endpoint for the budget's sake also writes its notice.
+- a transaction that disables an endpoint for the budget's sake also writes its notice, and so does one that drops the
+  first event since its endpoint delivered one, unless that disables it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tests.crash import history
-from tests.crash.history import CANCELLED, DELIVERED, EXPIRED, PENDING, SKIPPED, Asked, Deleted, Enabled, Received
+from tests.crash.history import (
+    CANCELLED,
+    DELIVERED,
+    DROPPED,
+    EXPIRED,
+    PENDING,
+    SKIPPED,
+    Asked,
+    Deleted,
+    Enabled,
+    Received,
+)
 from tests.crash.simulation.disk import Note
 from webhookd.config import Config
 from webhookd.models import Accepted, Reason
@@ -44,6 +56,7 @@ class Hook:
     moves: list[float] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
     open: list[Enabled | Deleted] = field(default_factory=list)
+    dropped: set[int] = field(default_factory=set)  # since it delivered, and still in the log
 
     @property
     def head(self) -> int | None:
@@ -79,7 +92,9 @@ class Commit:
     now: float
     new_events: dict[int, set[int]] = field(default_factory=dict)
     stopped: int = 0
-    notices: int = 0
+    dropped: int = 0  # first drops since their endpoints delivered, as far as they are to be told
+    drop: int | None = None  # the endpoint of one that is, unless the same command disables it
+    notices: Counter[str] = field(default_factory=Counter)
 
 
 class Observer:
@@ -166,8 +181,10 @@ class Observer:
             take, width = self._takers[kind]
             take(commit, *values[:width])
         self._check_subscribers(commit)
-        if commit.stopped != commit.notices:
-            raise Broken(f"{commit.stopped} endpoints were disabled by the budget with {commit.notices} notices")
+        self._settle_drop(commit)
+        due = {"auto_disabled": commit.stopped, "dropped": commit.dropped}
+        if due != {kind: commit.notices[kind] for kind in due}:
+            raise Broken(f"{due} were due as notices, there are {dict(commit.notices)}")
 
     def _event(self, commit: Commit, seq: int, workspace: int, event_id: str, kind: str) -> None:
         if event_id.startswith("test_"):
@@ -227,6 +244,11 @@ class Observer:
             elif state != DELIVERED or delivery.state not in (EXPIRED, SKIPPED, CANCELLED):
                 raise Broken(f"{name} went from {delivery.state} to {state}")
             hook.moves.append(commit.now)
+            if state == DELIVERED:
+                hook.dropped.clear()
+            if state == DROPPED:
+                commit.drop = None if hook.dropped else hook.seq
+                hook.dropped.add(seq)
         if attempts != delivery.attempts:
             ended = self._ended.pop(hook.seq, None)
             if ended is None or (ended.delivery, ended.seen.attempt) != (seq, attempts):
@@ -234,6 +256,7 @@ class Observer:
         delivery.state, delivery.attempts = state, attempts
 
     def _failed(self, commit: Commit, seq: int, hook_seq: int, counted: int) -> None:
+        self._settle_drop(commit)  # what follows is another command
         attempt, hook = self._ended.get(hook_seq), self.hooks[hook_seq]
         if attempt is None or attempt.delivery != seq or attempt.reason is None or attempt.seen.ended_at is None:
             raise Broken(f"a failure of delivery {seq} was recorded that didn't happen")
@@ -252,7 +275,9 @@ class Observer:
         self, commit: Commit, seq: int, state: str, skipped_upto: int, deleted_at: int | None, types: str
     ) -> None:
         hook = self.hooks[seq]
-        commit.stopped += state == "auto_disabled" != hook.state
+        if state == "auto_disabled" != hook.state:
+            commit.stopped += 1
+            commit.drop = None if commit.drop == seq else commit.drop
         if state == "active" != hook.state:
             if seq in self._in_flight or seq in self._ended:
                 raise Broken(f"endpoint {seq} was enabled while an attempt was in flight")
@@ -269,7 +294,11 @@ class Observer:
         self.plan_settled(workspace, commit.now)
 
     def _notice(self, commit: Commit, kind: str) -> None:
-        commit.notices += kind == "auto_disabled"
+        commit.notices[kind] += 1
+
+    def _settle_drop(self, commit: Commit) -> None:
+        commit.dropped += commit.drop is not None
+        commit.drop = None
 
     def _pruned(self, commit: Commit, seq: int, state: int) -> None:
         delivery = self.deliveries.pop(seq, None)
@@ -277,6 +306,7 @@ class Observer:
             return  # a test's
         self._pruned_deliveries.append(delivery)
         hook = self.hooks[delivery.hook]
+        hook.dropped.discard(seq)
         if state == PENDING and not hook.deleted:
             raise Broken(f"delivery {seq} was pruned while it waited")
         if seq in hook.waiting:
