@@ -43,7 +43,7 @@ _TRIGGERS = "CREATE TEMP TABLE noted (kind, a, b, c, d, e, f);" + "".join(
                 "NEW.seq NEW.state NEW.skipped_upto NEW.deleted_at NEW.event_types",
             ),
             ("notice", "INSERT", "outbox", "NEW.kind"),
-            ("plan", "UPDATE", "workspaces", "NEW.seq NEW.plan"),
+            ("plan", "UPDATE OF plan", "workspaces", "NEW.seq NEW.plan"),
         )
     )
 )

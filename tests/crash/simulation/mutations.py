@@ -215,6 +215,24 @@ def _a_local_wait_is_taken_for_a_retry() -> Change:
     return {(consumer, "remaining_wait"): mistaken}
 
 
+def _every_drop_is_told() -> Change:
+    """Whether the endpoint has delivered something since the last one told isn't asked."""
+    return {(deliveries, "first_drop"): lambda db, endpoint_seq, seq: True}
+
+
+def _a_drop_is_told_after_its_commit() -> Change:
+    """A kill in between leaves a drop that nobody hears of."""
+    notify = Watchdog.notify_of_drop
+
+    def later(self: Watchdog, db: Any, *fact: Any) -> bool:
+        telling = asyncio.create_task(self._store.write(lambda db: notify(self, db, *fact)))
+        _kept.add(telling)
+        telling.add_done_callback(_kept.discard)
+        return False
+
+    return {(Watchdog, "notify_of_drop"): later}
+
+
 MUTATIONS: dict[str, Callable[[], Change]] = {
     made.__name__.strip("_"): made
     for made in (
@@ -233,6 +251,8 @@ MUTATIONS: dict[str, Callable[[], Change]] = {
         _a_restored_wait_trusts_the_clock,
         _every_wait_is_the_first,
         _skipped_ones_come_all_the_same,
+        _every_drop_is_told,
+        _a_drop_is_told_after_its_commit,
     )
 }
 # What the simulation found by itself; `seeds.txt` has the seeds that found it.
