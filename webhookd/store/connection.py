@@ -229,6 +229,13 @@ async def open_stoppable(path: Path, cipher: Cipher = PLAIN, cache_kib: int = CA
     return Reader(connection)
 
 
+def add_functions(db: sqlite3.Connection, cipher: Cipher) -> None:
+    """Let statements encrypt and decrypt."""
+    for name, function in (("encrypted", cipher.encrypt), ("decrypted", cipher.decrypt), ("renewed", cipher.renew)):
+        db.create_function(name, 2, function)
+    db.create_function("key_name", 1, key_name)
+
+
 async def _connect(
     path: Path,
     cipher: Cipher,
@@ -241,9 +248,7 @@ async def _connect(
     """
 
     def prepare(db: sqlite3.Connection) -> T:
-        for name, function in (("encrypted", cipher.encrypt), ("decrypted", cipher.decrypt), ("renewed", cipher.renew)):
-            db.create_function(name, 2, function)
-        db.create_function("key_name", 1, key_name)
+        add_functions(db, cipher)
         return begin(db)
 
     try:

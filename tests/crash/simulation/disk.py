@@ -17,6 +17,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from tests.crash.simulation.loop import SimulatedLoop
+from webhookd.rules.encryption import PLAIN
 from webhookd.store import connection, time_index
 from webhookd.store.disk_space import DiskSpace
 from webhookd.store.store import Readers, Store
@@ -73,6 +74,7 @@ class Disk:
         self.db = sqlite3.connect(":memory:", isolation_level=None, cached_statements=256)
         self.db.deserialize(_empty())
         self.db.executescript(connection._PRAGMAS.format(cache_kib=connection.CACHE_KIB))
+        connection.add_functions(self.db, PLAIN)
         self.db.executescript(_TRIGGERS)
 
     def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -171,7 +173,8 @@ class SimulatedStore(Store):
     def __init__(self, disk: Disk, loop: SimulatedLoop, passed: Callable[[str], None]) -> None:
         writer, *connections = (SimulatedConnection(disk, loop, passed) for _ in range(6))
         readers = Readers(*connections[:3], *map(SimulatedReader, connections[3:]))
-        super().__init__(Path("simulated.db"), PlentyOfRoom(), writer, readers, time_index.newest_ms(disk.db))
+        newest_ms = time_index.newest_ms(disk.db)
+        super().__init__(Path("simulated.db"), PlentyOfRoom(), writer, readers, NoWal(), newest_ms, PLAIN)
 
 
 class NoTime:
