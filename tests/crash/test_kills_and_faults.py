@@ -14,8 +14,11 @@ from tests.crash.supervisor import KillPoint, forkserver, why_no_kill_points
 WHY_NOT = why_no_kill_points()
 # One in the first commits after the start, one further on.
 POINTS = (("fdatasync", 4), ("pwrite64", 40))
-# All that may be cut in halves when an endpoint is disabled: its failures, its state, its notice, the mail.
-MORE_POINTS = {"disable": [("fdatasync", number) for number in range(5, 17)]}
+# All that may be cut in halves where an endpoint is disabled or an event dropped: failures, state, notice, mail.
+MORE_POINTS = {
+    "disable": [("fdatasync", number) for number in range(5, 17)],
+    "drop": [("fdatasync", number) for number in range(5, 13)],
+}
 FAULTS = (
     (Fault("pwrite64", "ENOSPC", for_ever=True), 30),
     (Fault("pwrite64", "EDQUOT", for_ever=False), 60),
