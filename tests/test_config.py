@@ -46,7 +46,7 @@ def only(mistakes: list[Mistake]) -> Mistake:
 
 CONTRACT = {
     "listen": {"host": "127.0.0.1", "port": 8780, "unix_socket": "", "trust_local_ingest": False, "allowed_hosts": [],
-               "public_url": "", "ingest_token_file": "", "insecure_public": False},
+               "public_url": "", "trusted_proxies": [], "ingest_token_file": "", "insecure_public": False},
     "store": {"path": "webhookd.db", "key_file": "", "min_free_mb": 64},
     "delivery": {"timeout_seconds": 5, "retry_seconds": [30, 60, 90], "success": "200", "max_body_kb": 256},
     "budget": {"limit": 30, "window_seconds": 1800, "disables": "failing", "warn_at": [0.5, 0.8],

@@ -67,6 +67,7 @@ class Listen(_Section, frozen=True, kw_only=True):
     trust_local_ingest: bool = False
     allowed_hosts: tuple[str, ...] = ()
     public_url: str = ""
+    trusted_proxies: tuple[str, ...] = ()
     ingest_token_file: str = ""
     insecure_public: bool = False
 
@@ -290,6 +291,7 @@ RULES: dict[str, Rule] = {
     "listen.allowed_hosts": Rule(
         lambda value: all(map(is_host, value)), 'a list of host names without scheme and port: ["hooks.example.com"]'
     ),
+    "listen.trusted_proxies": _CIDRS,
     "listen.public_url": Rule(
         lambda value: not value or _is_public_url(value),
         'an http or https URL without user, query and fragment: "https://hooks.example.com"',

@@ -20,10 +20,12 @@ MANUAL = (ROOT / "webhookd" / "manual" / "installing.md").read_text("utf-8")
 EVENT = '{"event_type": "message.received", "text": "%s"}\n'
 STEP_SECONDS = 10.0
 PUBLIC = "hooks.example.com"
+TRUSTED = 'trusted_proxies = ["127.0.0.1/32"]'
 
 
 def recipe(name: str) -> str:
     """The lines of the manual for one proxy."""
+    assert TRUSTED in MANUAL
     section = MANUAL.split("\n## Behind a reverse proxy\n")[1].split("\n## ")[0]
     found = re.search(rf"^{name}\b[^\n]*:\n\n((?:    [^\n]*\n|\n)+)", section, re.MULTILINE)
     assert found is not None
@@ -86,7 +88,7 @@ async def test_the_proxy_recipes(name: str, tmp_path: Path) -> None:
     """No event without a token under any name, although loopback is trusted; both kinds of streams get through."""
     if shutil.which(name.lower()) is None:
         pytest.skip(f"no {name} on this machine (`python -m tests --install`)")
-    config = f'trust_local_ingest = true\nallowed_hosts = ["{PUBLIC}"]\n[egress]\nallow = ["127.0.0.0/8"]\n'
+    config = f'trust_local_ingest = true\nallowed_hosts = ["{PUBLIC}"]\n{TRUSTED}\n[egress]\nallow = ["127.0.0.0/8"]\n'
     async with daemon(tmp_path / "state", config) as d, proxied(name, d, tmp_path / "proxy") as url:
         kind = {"Content-Type": "application/json"}
         async with d.session.post(d.url + "/v1/events", data=EVENT % "local", headers=kind) as trusted:
@@ -96,9 +98,20 @@ async def test_the_proxy_recipes(name: str, tmp_path: Path) -> None:
             headers = {**kind, "Host": host}
             async with d.session.post(url + "/v1/events", data=EVENT % "stranger", headers=headers) as refused:
                 assert (host, 401) == (host, refused.status)
+        await _named(d, url)
         await d.call("POST", "/v1/endpoints", {"url": "http://127.0.0.1:9/", "event_types": ["*"]}, expect=201)
         async with asyncio.timeout(STEP_SECONDS):
             await _stream(d, url)
+
+
+async def _named(d: Daemon, url: str) -> None:
+    """A guess through the proxy has its caller's address in the audit trail, and not what the caller made up."""
+    headers = {"Host": PUBLIC, "Authorization": "Bearer wrong", "X-Forwarded-For": "198.51.100.9"}
+    here = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+    async with aiohttp.ClientSession(connector=here) as session, session.get(url + "/v1/status", headers=headers) as no:
+        assert 401 == no.status
+    found = (await d.call("GET", "/v1/audit?what=unauthorized&limit=1"))["data"]
+    assert ["127.0.0.2"] == [each["address"] for each in found]
 
 
 async def _stream(d: Daemon, url: str) -> None:

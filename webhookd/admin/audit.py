@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from webhookd import log
+from webhookd.admin.throttle import Throttle, network_of
 from webhookd.delivery.deps import Deps
 from webhookd.errors import ApiError
 from webhookd.models import AuditEntry, AuditFilter, Token, Workspace
@@ -12,9 +13,6 @@ from webhookd.store import credentials
 
 DONE = "done"
 TARGET_CHARACTERS = 200  # so much of a path is kept
-# Of refused secrets: one row per address a minute, whatever is tried.
-REFUSED_SECONDS = 60.0
-ADDRESSES_MAX = 1000
 
 
 class Audit:
@@ -22,7 +20,8 @@ class Audit:
 
     def __init__(self, deps: Deps) -> None:
         self._store, self._clock = deps.store, deps.clock
-        self._refused_at: dict[str, float] = {}
+        self._refused = Throttle(deps.clock)
+        self._overreached = Throttle(deps.clock)  # by token, so that a flood of unknown secrets hides none of them
         self.refused_count = 0
 
     async def note(
@@ -61,13 +60,17 @@ class Audit:
         """
         if token is None:
             self.refused_count += 1
-            log.throttled("auth.failed", key=address, address=address, path=target)
-        who = address if token is None else token.id
-        now = self._clock.monotonic()
-        self._refused_at = {each: at for each, at in self._refused_at.items() if now - at < REFUSED_SECONDS}
-        if who not in self._refused_at and len(self._refused_at) < ADDRESSES_MAX:
-            self._refused_at[who] = now
+            network = network_of(address)
+            log.throttled("auth.failed", key=network, address=address, path=target)
+            noted = self._refused.count(network)
+        else:
+            noted = self._overreached.count(token.id)
+        if noted:
             await self.note("authenticate", target, outcome, address=address, token=token)
+
+    def wait_seconds(self, address: str) -> float:
+        """How long an address with too many refused secrets has to wait with the next guess; 0 for all others."""
+        return self._refused.wait_seconds(network_of(address))
 
     async def page(
         self, wanted: AuditFilter, before_seq: int | None, limit: int

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
@@ -28,10 +27,6 @@ CODE_SECONDS = 600.0
 CODE_BYTES = 16
 FIRST_ID = f"tok_{Scope.ADMIN}"  # of the token that every installation has
 CODES_MAX = 1000
-# After so many wrong secrets in a minute, an address is refused until the first of them is a minute old.
-WRONG_MAX = 10
-WRONG_SECONDS = 60.0
-ADDRESSES_MAX = 10_000
 ENDED_MAX = 1000
 
 
@@ -65,7 +60,6 @@ class Sessions:
         self._store, self._clock, self._settings = deps.store, deps.clock, deps.settings
         self._tokens, self._last_used = tokens, last_used
         self._codes: dict[bytes, _Code] = {}
-        self._wrong: dict[str, deque[float]] = {}
         self._ended: dict[str, None] = {}  # in order; only streams that are still open ask for these
 
     def link(self, base_url: str, token_id: str = FIRST_ID) -> str | None:
@@ -149,25 +143,6 @@ class Sessions:
 
     def _used_at_ms(self, view: SessionView) -> int:
         return self._last_used.at_ms(view.id, view.last_used_at_ms) or 0
-
-    # Wrong secrets
-
-    def locked_seconds(self, address: str) -> float:
-        """How long an address with too many wrong secrets has to wait; 0 for all others."""
-        now = self._clock.monotonic()
-        wrong = self._wrong.get(address)
-        while wrong and wrong[0] <= now - WRONG_SECONDS:
-            wrong.popleft()
-        if not wrong:
-            self._wrong.pop(address, None)
-            return 0.0
-        return wrong[0] + WRONG_SECONDS - now if len(wrong) >= WRONG_MAX else 0.0
-
-    def count_wrong(self, address: str) -> None:
-        """Count a wrong secret."""
-        if address not in self._wrong and len(self._wrong) >= ADDRESSES_MAX:
-            self._wrong.pop(next(iter(self._wrong)))
-        self._wrong.setdefault(address, deque(maxlen=WRONG_MAX)).append(self._clock.monotonic())
 
     def _spent(self, secret: str) -> bytes:
         """The hash of the token that `secret` is, or stands for as a code, which is used up by this."""

@@ -12,6 +12,7 @@ from webhookd.web.api import audit, deliveries, endpoints, events, operations, s
 from webhookd.web.api.batch_ingest import REFUSALS
 from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.api.openapi import document, paths_of
+from webhookd.web.server.caller_address import ADDRESS_OF, address_behind
 from webhookd.web.server.guard import GUARD, PROBES, Guard, expect
 from webhookd.web.server.memory_limit import MEMORY_LIMIT, MemoryLimit
 from webhookd.web.server.question_limit import QUESTION_LIMIT, QuestionLimit
@@ -39,6 +40,7 @@ def make_app(services: Services, *, timeouts: RequestTimeouts | None = None) -> 
     app = web.Application(client_max_size=events.BODY_MAX_BYTES)
     app[SERVICES] = services
     app[GUARD] = guard
+    app[ADDRESS_OF] = address_behind(services.settings().listen.trusted_proxies)
     app[REQUEST_TIMEOUTS] = timeouts or RequestTimeouts()
     app[MEMORY_LIMIT] = MemoryLimit()
     app[QUESTION_LIMIT] = QuestionLimit(lambda: services.settings().limits.questions_per_token)

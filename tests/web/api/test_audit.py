@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.api import Api, running_api
 from tests.support.reader import Browser
-from webhookd.admin.audit import REFUSED_SECONDS
+from webhookd.admin.throttle import WINDOW_SECONDS
 from webhookd.config import Config, Retention
 from webhookd.store import credentials
 from webhookd.web.api.operations import DOCUMENT
@@ -171,7 +171,7 @@ async def test_refused_secrets_are_counted_all_and_written_down_now_and_then(api
     await Browser(api).sign_in("wrong")
     assert [("authenticate", "/v1/endpoints", "unauthorized", None)] == await entries(api)
     assert b"webhookd_auth_failures_total 6.0" in (await api.get("/metrics")).body
-    await api.engine.clock.advance(REFUSED_SECONDS)
+    await api.engine.clock.advance(WINDOW_SECONDS)
     await Browser(api).sign_in("wrong")
     assert 2 == len(await entries(api))
 

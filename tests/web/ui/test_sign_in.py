@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.api import Api, running_api
 from tests.support.reader import Browser
-from webhookd.admin.sessions import CODE_SECONDS, WRONG_MAX, WRONG_SECONDS
+from webhookd.admin.sessions import CODE_SECONDS
+from webhookd.admin.throttle import REFUSED_MAX, WINDOW_SECONDS
 from webhookd.config import Config, Listen, Sessions
 
 
@@ -152,11 +153,11 @@ async def test_a_switch_appears_with_the_second_workspace(api: Api) -> None:
 async def test_guessing_is_throttled_and_forgotten(api: Api) -> None:
     """After ten wrong tries in a minute the next one waits; the right token signs in whatever others tried."""
     browser = Browser(api)
-    for _ in range(WRONG_MAX):
+    for _ in range(REFUSED_MAX):
         assert 403 == (await browser.sign_in("wrong")).status
     assert 429 == (await browser.sign_in("wrong")).status
     assert 303 == (await Browser(api).sign_in(api.admin_token)).status
-    await api.engine.clock.advance(WRONG_SECONDS)
+    await api.engine.clock.advance(WINDOW_SECONDS)
     assert 403 == (await browser.sign_in("wrong")).status
 
 

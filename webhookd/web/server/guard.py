@@ -21,6 +21,7 @@ from webhookd.admin.tokens import Scope
 from webhookd.config import Listen, is_loopback
 from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Token
+from webhookd.web.server.caller_address import caller_address
 from webhookd.web.server.memory_limit import release_memory
 from webhookd.web.server.question_limit import QUESTION_LIMIT
 from webhookd.web.server.requests import CALLER, WORKSPACE, Handler, NoFields, Route, is_question, read_query
@@ -154,7 +155,7 @@ class Guard:
                     handler.__name__,
                     target,
                     outcome,
-                    address=request.remote or "local",
+                    address=caller_address(request),
                     token=request.get(CALLER),
                     workspace=request.get(WORKSPACE),
                 )
@@ -166,7 +167,7 @@ class Guard:
         """A secret that is refused, or one that reaches for more than it may, goes to the audit trail."""
         if hdrs.AUTHORIZATION in request.headers and error.code in ("unauthorized", "forbidden"):
             target = request.path[:TARGET_CHARACTERS]
-            await self._audit.refused(request.remote or "local", target, error.code, request.get(CALLER))
+            await self._audit.refused(caller_address(request), target, error.code, request.get(CALLER))
 
     def _caller(self, request: web.Request, *, trusts_local: bool) -> Token | None:
         """The caller's token; None for a local program that is trusted without one."""

@@ -26,6 +26,7 @@ from webhookd.clock import rfc3339
 from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Workspace
 from webhookd.rules.ids import delivery_id
+from webhookd.web.server.caller_address import caller_address
 from webhookd.web.server.question_limit import QUESTION_LIMIT
 from webhookd.web.server.requests import media_type, read_body, services_of, unsupported_media_type
 from webhookd.web.server.responses import internal_error
@@ -217,7 +218,7 @@ def page(handler: Handler, *, open_to_all: bool = False, endless: bool = False) 
                 "page",
                 (made.made or request.path_qs)[:TARGET_CHARACTERS],
                 outcome if response.status < 400 or outcome != DONE else "invalid_field",
-                address=request.remote or "local",
+                address=caller_address(request),
                 token=made.session.token,
                 session_id=made.session.id,
                 workspace=made.workspace,

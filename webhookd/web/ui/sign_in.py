@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from webhookd.admin.audit import DONE
 from webhookd.errors import ApiError
+from webhookd.web.server.caller_address import caller_address
 from webhookd.web.server.requests import Routes, caller, services_of
 from webhookd.web.server.responses import json_response
 from webhookd.web.ui.pages import (
@@ -41,16 +42,15 @@ async def show_sign_in(page: Page) -> web.StreamResponse:
 
 async def sign_in(page: Page) -> web.StreamResponse:
     """Spend a code or check a token."""
-    sessions, address = page.services.sessions, page.request.remote or "local"
+    sessions, address = page.services.sessions, caller_address(page.request)
     then = page.field("then")
     secret = page.field("secret").strip()
     # First, so that a correct secret is never locked out by the wrong ones of others behind the same address.
     session = await sessions.sign_in(secret, address) if 0 < len(secret) <= SECRET_CHARACTERS else None
     if session is None:
-        wait_seconds = sessions.locked_seconds(address)
+        wait_seconds = page.services.audit.wait_seconds(address)
         if wait_seconds > 0:
             return _refuse(page, 429, page.text.count("sign_in.too_often", math.ceil(wait_seconds)), then)
-        sessions.count_wrong(address)
         await page.services.audit.refused(address, page.request.path)
         return _refuse(page, 403, page.text("sign_in.wrong"), then)
     await page.services.audit.note(
