@@ -308,3 +308,22 @@ async def test_what_a_plan_without_webhooks_holds_is_told_as_well(tmp_path: Path
         ((kind, *_),) = await _notices(e)
         (payload,) = await e.app.store.read(lambda db: db.execute("SELECT payload FROM outbox").fetchall()[0])
         assert ("expiring", True) == (kind, orjson.loads(payload)["paused"])
+
+
+async def test_a_look_asks_the_table_only_after_a_mark_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once at the start, for the marks of earlier daemons, and again after each one."""
+    async with engine(tmp_path) as e:
+        well = await e.endpoint(WELL)
+        asked: list[object] = []
+        ask = deliveries.marked
+        monkeypatch.setattr(deliveries, "marked", lambda db: (asked.append(db), ask(db))[1])
+        for _ in range(3):
+            await e.app.held_events.look()
+        at_first = len(asked)
+        await e.app.services.endpoints.disable("default", well.id)
+        await e.send("held")
+        await e.app.services.endpoints.enable("default", well.id, skip_held=True)
+        for _ in range(3):
+            await e.app.held_events.look()
+        assert (1, {"skipped": 1}) == (len(asked) - at_first, await e.states(well))
+        assert at_first <= 1

@@ -65,6 +65,7 @@ class Dispatcher:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._blocked: Counter[int] = Counter()  # endpoints that get no consumer, see `block`
         self._unattended: dict[int, float] = {}  # since when there is work and no consumer, as `stuck` saw it
+        self.marks = 0  # how many were set since the start: the rows behind them have to follow
         self._running = False
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -118,6 +119,7 @@ class Dispatcher:
 
     def emptied(self, endpoint_seq: int) -> None:
         """A mark took everything that waited for an endpoint."""
+        self.marks += 1
         queue = self._queues.get(endpoint_seq)
         if queue is not None:
             queue.emptied()
@@ -181,6 +183,11 @@ class Dispatcher:
                 self.stop_consumer(endpoint.seq)
 
     # Status
+
+    def waiting_endpoints(self) -> list[Endpoint]:
+        """The endpoints for which anything waits, without a look at all the others."""
+        found = (self._registry.get(seq) for seq, queue in self._queues.items() if queue.waiting)
+        return [each for each in found if each is not None]
 
     def view(self, endpoint_seq: int) -> QueueView:
         """An endpoint's queue, now."""

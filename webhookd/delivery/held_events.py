@@ -36,6 +36,7 @@ class HeldEvents:
         self._wake_mail = wake_mail
         self._warned: set[tuple[int, int]] = set()  # endpoints, and since when their events are held
         self._stopping = asyncio.Event()
+        self._marks_followed = -1  # of the dispatcher's; at the start those of earlier daemons are still to follow
         self._began_ms = self._clock.wall_ms() - self._clock.monotonic() * 1000
         self.expired_count = 0
 
@@ -47,10 +48,12 @@ class HeldEvents:
 
     async def look(self) -> None:
         """Do everything that is due now."""
-        for endpoint_seq, upto_seq, state in await self._store.read(deliveries.marked):
-            await self._follow(endpoint_seq, upto_seq, state)
-        for endpoint in self._registry.endpoints():
-            if self._dispatcher.view(endpoint.seq).waiting and not self._registry.runs(endpoint):
+        if self._marks_followed != (marks := self._dispatcher.marks):
+            for endpoint_seq, upto_seq, state in await self._store.read(deliveries.marked):
+                await self._follow(endpoint_seq, upto_seq, state)
+            self._marks_followed = marks
+        for endpoint in self._dispatcher.waiting_endpoints():
+            if not self._registry.runs(endpoint):
                 await self._warn(endpoint)
                 await self._expire(endpoint)
 

@@ -83,12 +83,12 @@ class DiskSpace:
 
     def refill(self) -> None:
         """Make the reserve whole, if there is space for it beside what else is kept."""
-        if not self._released and self._is_whole():
+        if self.is_whole():
             return
         if self.spare_bytes() < 0 or self.free_bytes() + self._reserved_bytes() < ENOUGH_BYTES:
             return
         try:
-            if not self._is_whole():
+            if self._reserved_bytes() < self._wanted_bytes:
                 _allocate(self._reserve, self._wanted_bytes)
         except OSError:
             return  # a quota, or another program was quicker
@@ -116,7 +116,7 @@ class DiskSpace:
         return False
 
     def _settle(self) -> None:
-        short = self._released or not self._is_whole() or not self._has_room()
+        short = not self.is_whole() or not self._has_room()
         if short != self._short:
             self._short = short
             log.emit("store.full" if short else "store.recovered")
@@ -129,8 +129,9 @@ class DiskSpace:
         # Events go through the write-ahead log, which can't use the pages inside.
         return spare_bytes + self.free_inside_bytes >= 0 and self.free_bytes() >= self._kept_bytes * RESERVED_SHARE
 
-    def _is_whole(self) -> bool:
-        return self._reserved_bytes() >= self._wanted_bytes
+    def is_whole(self) -> bool:
+        """Whether the reserve is all there and none of it was given away since it was made whole."""
+        return not self._released and self._reserved_bytes() >= self._wanted_bytes
 
     def _reserved_bytes(self) -> int:
         try:

@@ -243,7 +243,8 @@ class Store:
         shrunk_at = time.monotonic()
         while True:
             await asyncio.sleep(DISK_LOOK_SECONDS)
-            await asyncio.to_thread(self.disk_space.refill)
+            if not self.disk_space.is_whole():
+                await asyncio.to_thread(self.disk_space.refill)
             if self.disk_space.spare_bytes() < 0:
                 self.disk_space.free_inside_bytes = (await self.read(retention.file_size)).free_bytes
             due = self.disk_space.short() and time.monotonic() - shrunk_at >= SHRINK_SECONDS
