@@ -208,7 +208,7 @@ class App:
             dispatcher=dispatcher,
             ingest=ingest,
             endpoints=Endpoints(deps, dispatcher, watchdog, self.client.check_url),
-            workspaces=Workspaces(deps, dispatcher),
+            workspaces=Workspaces(deps, dispatcher, self.mailer.send_confirmation),
             replayer=Replayer(deps, dispatcher, self.retention),
             test_events=TestEvents(deps, self.transport, self.live_feed, ingest.check_room),
             recorder=self.recorder,

@@ -47,7 +47,10 @@ ERRORS: dict[str, ErrorKind] = {
     "delivery_not_finished": ErrorKind(409, "The delivery still waits; only a finished one can be replayed."),
     "delivered_since": ErrorKind(409, "The endpoint got this event since; replay its newest delivery instead."),
     "workspace_exists": ErrorKind(409, "A workspace with this id exists."),
-    "mail_disabled": ErrorKind(409, "No mail server or no recipient is configured: set `mail.host` and `mail.notify`."),
+    "mail_disabled": ErrorKind(
+        409,
+        "No mail can be sent: set `mail.host` and `mail.notify`; for a link in it also `listen.public_url`.",
+    ),
     "workspace_in_use": ErrorKind(409, "The workspace has endpoints, or is `default`: it can't be deleted."),
     "payload_too_large": ErrorKind(413, "The event or the request is larger than allowed."),
     "unsupported_media_type": ErrorKind(415, "This path doesn't accept the body's media type or encoding."),
@@ -60,12 +63,17 @@ ERRORS: dict[str, ErrorKind] = {
     "invalid_field": ErrorKind(422, "A field or a parameter has a wrong type or value; `details.field` names it."),
     "invalid_url": ErrorKind(422, "The URL can't be used for an endpoint; the message says why."),
     "blocked_address": ErrorKind(422, "The URL leads to an address that webhookd doesn't send to."),
-    "rate_limited": ErrorKind(429, "The workspace sends more than `limits.events_per_second`."),
+    "rate_limited": ErrorKind(
+        429,
+        "The workspace sends more than `limits.events_per_second`, or asks for more mails than `mail.max_per_hour`.",
+    ),
     "too_many_questions": ErrorKind(
         429, "As many questions of this token are under way as `limits.questions_per_token` allows; retry."
     ),
     "internal_error": ErrorKind(500, "An internal error; the log has it under `details.incident`."),
-    "mail_failed": ErrorKind(502, "The mail server didn't accept a test mail; the message quotes its answer."),
+    "mail_failed": ErrorKind(
+        502, "The mail server didn't accept a test mail or a confirmation's; the message quotes its answer."
+    ),
     "too_far_behind": ErrorKind(503, "The workspace has too much waiting; `Retry-After` says when to try again."),
     "unavailable": ErrorKind(503, "webhookd is starting, stopping or out of a resource; retry."),
     "storage_full": ErrorKind(507, "The disk is nearly full; nothing was accepted."),

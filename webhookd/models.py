@@ -56,6 +56,14 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class PendingAddress:
+    """An address for notices that has yet to confirm it, by a link that works until `expires_at_ms`."""
+
+    address: str
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Workspace:
     """A tenant: its plan, its notice addresses.  `plan_changed_at_ms`: since when its plan has, or lacks, webhooks."""
 
@@ -66,6 +74,11 @@ class Workspace:
     notify: tuple[str, ...]
     created_at_ms: int
     plan_changed_at_ms: int
+    pending: tuple[PendingAddress, ...] = ()
+
+    def pending_at(self, now_ms: int) -> tuple[PendingAddress, ...]:
+        """The addresses whose links still work."""
+        return tuple(each for each in self.pending if now_ms < each.expires_at_ms)
 
 
 class PreviousKey(NamedTuple):

@@ -54,7 +54,7 @@ def list_(call: Call) -> None:
     found = list(call.client().pages("/v1/workspaces"))
     if call.as_json:
         return print_json({"data": found, "next": None})
-    rows = [(one["id"], one["name"], one["plan"], ", ".join(one["notify"])) for one in found]
+    rows = [(one["id"], one["name"], one["plan"], ", ".join(_addresses(one))) for one in found]
     return table(("id", "name", "plan", "notices to"), rows)
 
 
@@ -73,13 +73,20 @@ def list_(call: Call) -> None:
 def edit(
     call: Call, workspace_id: str, name: str | None, plan: str | None, notify: tuple[str, ...], *, no_notify: bool
 ) -> None:
-    """Change a workspace: what isn't named stays. --notify replaces all addresses."""
+    """Change a workspace: what isn't named stays. --notify replaces all addresses.
+
+    With a token of the workspace itself a new address gets a mail with a link first, and is added when it confirms.
+    """
     if notify and no_notify:
         raise click.UsageError("--notify sets addresses and --no-notify takes them away: name one of them.")
     changes = without_none(name=name, plan=plan, notify=list(notify) if notify or no_notify else None)
     if not changes:
         raise click.UsageError("nothing to change. See webhookd workspace edit --help.")
     _print(call, call.client().patch(_path(workspace_id), changes))
+
+
+def _addresses(one: dict[str, Any]) -> list[str]:
+    return [*one["notify"], *(f"{each['address']} (to be confirmed)" for each in one["pending_notify"])]
 
 
 def _path(workspace_id: str) -> str:
@@ -90,7 +97,9 @@ def _print(call: Call, one: dict[str, Any]) -> None:
     if call.as_json:
         return print_json(one)
     notify = ", ".join(one["notify"]) or "mail.notify of the configuration"
-    return fields([("id", one["id"]), ("name", one["name"]), ("plan", one["plan"]), ("notices to", notify)])
+    pending = ", ".join(f"{each['address']} (until {local_time(each['expires_at'])})" for each in one["pending_notify"])
+    shown = [("id", one["id"]), ("name", one["name"]), ("plan", one["plan"]), ("notices to", notify)]
+    return fields([*shown, ("to be confirmed", pending)] if pending else shown)
 
 
 @workspace.command(epilog=examples("webhookd workspace delete acme"))

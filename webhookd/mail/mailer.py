@@ -22,7 +22,7 @@ from webhookd import log
 from webhookd.clock import Clock
 from webhookd.config import Config, Mail
 from webhookd.errors import ApiError, FatalError
-from webhookd.mail.messages import mailbox, notice_message, test_message
+from webhookd.mail.messages import confirmation_message, mailbox, notice_message, test_message
 from webhookd.mail.smtp import STEP_SECONDS, Conversation, Receipt, ServerAway, conversation
 from webhookd.models import Json
 from webhookd.store import outbox
@@ -127,11 +127,21 @@ class Mailer:
             )
         if not to:
             raise ApiError("mail_disabled", "There is no recipient: give an address, or set mail.notify.")
+        await self._send_now(to, lambda **head: test_message(settings, **head))
+
+    async def send_confirmation(self, address: str, workspace: str, link: str, until_ms: int) -> None:
+        """Send the link by which an address confirms that it wants a workspace's notices; raises like `send_test`."""
+        settings = self._settings()
+        await self._send_now(
+            [address],
+            lambda **head: confirmation_message(settings, workspace=workspace, link=link, until_ms=until_ms, **head),
+        )
+
+    async def _send_now(self, to: Sequence[str], written: Callable[..., str]) -> None:
+        mail = self._settings().mail
         sender, recipients = mailbox(mail.sender), tuple(map(mailbox, to))
         message_id = f"<{secrets.token_hex(16)}@{sender.rpartition('@')[2]}>"
-        message = test_message(
-            settings, sender=sender, to=recipients, message_id=message_id, now_ms=self._clock.wall_ms()
-        )
+        message = written(sender=sender, to=recipients, message_id=message_id, now_ms=self._clock.wall_ms())
         try:
             async with self._conversation(mail) as talk:
                 envelope, receipt = Envelope(sender, recipients, message), Receipt()

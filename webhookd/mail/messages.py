@@ -87,6 +87,28 @@ def test_message(settings: Config, *, sender: str, to: Sequence[str], message_id
     return _mail("test", facts, subject, sender=sender, to=to, message_id=message_id, now_ms=now_ms)
 
 
+def confirmation_message(
+    settings: Config,
+    *,
+    workspace: str,
+    link: str,
+    until_ms: int,
+    sender: str,
+    to: Sequence[str],
+    message_id: str,
+    now_ms: int,
+) -> str:
+    """The mail that asks an address whether it wants a workspace's notices: nothing in it is a customer's own text."""
+    facts = {
+        "workspace": clean(workspace),
+        "site": _host(settings.listen.public_url),
+        "link": link,
+        "until": _moment(datetime.fromtimestamp(until_ms / 1000, UTC)),
+    }
+    subject = f"[webhookd {facts['workspace']}] Confirm: notices about webhooks to this address?"
+    return _mail("confirm", facts, subject, sender=sender, to=to, message_id=message_id, now_ms=now_ms)
+
+
 def mailbox(address: str) -> str:
     """A mail address as it goes over the wire: a domain with other letters in its ASCII form (IDNA)."""
     local, at, domain = address.strip().rpartition("@")

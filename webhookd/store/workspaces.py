@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import orjson
 
 from webhookd.errors import ApiError
-from webhookd.models import Workspace
+from webhookd.models import PendingAddress, Workspace
 from webhookd.store import malformed
 
 # What a row takes beside an event's body, about; the triggers of the migration 0006 count the same.
 EVENT_BYTES = 200
 DELIVERY_BYTES = 400
+
+HOUR_MS = 3_600_000
 
 _COLUMNS = "seq, id, name, plan, notify, created_at, plan_changed_at"
 
@@ -20,7 +25,12 @@ _COLUMNS = "seq, id, name, plan, notify, created_at, plan_changed_at"
 def load(db: sqlite3.Connection) -> list[Workspace]:
     """Every workspace that wasn't deleted, oldest first."""
     rows = db.execute(f"SELECT {_COLUMNS} FROM workspaces WHERE deleted_at IS NULL ORDER BY seq").fetchall()
-    return [_workspace(row) for row in rows]
+    pending: defaultdict[int, list[PendingAddress]] = defaultdict(list)
+    for seq, *asked in db.execute(
+        "SELECT workspace_seq, address, expires_at FROM confirmations WHERE done = 0 ORDER BY asked_at, address"
+    ).fetchall():
+        pending[seq].append(PendingAddress(*asked))
+    return [replace(each, pending=tuple(pending[each.seq])) for each in map(_workspace, rows)]
 
 
 def require(db: sqlite3.Connection, seq: int) -> None:
@@ -68,11 +78,52 @@ def update(db: sqlite3.Connection, workspace: Workspace) -> Workspace:
     return workspace
 
 
+def ask_to_confirm(
+    db: sqlite3.Connection, workspace: Workspace, codes: Mapping[bytes, PendingAddress], *, most: int, now_ms: int
+) -> Workspace:
+    """Add addresses that have yet to confirm, by the hash of each one's code; at most `most` in an hour.
+
+    Raises ApiError: `not_found` (the workspace), `rate_limited`.
+    """
+    require(db, workspace.seq)
+    db.execute("DELETE FROM confirmations WHERE expires_at <= ?", (now_ms,))
+    asked = "SELECT asked_at FROM confirmations WHERE workspace_seq = ? AND asked_at > ? ORDER BY asked_at"
+    times = db.execute(asked, (workspace.seq, now_ms - HOUR_MS)).fetchall()
+    if len(times) + len(codes) > most:
+        wait_ms = times[0][0] + HOUR_MS - now_ms if times else HOUR_MS
+        message = f"The workspace asks for more than {most} confirmations by mail in an hour (mail.max_per_hour)."
+        raise ApiError("rate_limited", message, retry_after_seconds=-(-wait_ms // 1000))
+    db.executemany(
+        "INSERT INTO confirmations (code_sha256, workspace_seq, address, asked_at, expires_at) VALUES (?, ?, ?, ?, ?)",
+        [(code, workspace.seq, each.address, now_ms, each.expires_at_ms) for code, each in codes.items()],
+    )
+    return replace(workspace, pending=(*workspace.pending_at(now_ms), *codes.values()))
+
+
+def withdraw(db: sqlite3.Connection, workspace: Workspace, addresses: Collection[str]) -> Workspace:
+    """Let these addresses confirm nothing any more."""
+    for address in addresses:
+        sql = "UPDATE confirmations SET done = 1 WHERE workspace_seq = ? AND address = ?"
+        db.execute(sql, (workspace.seq, address))
+    return replace(workspace, pending=tuple(each for each in workspace.pending if each.address not in addresses))
+
+
+def to_confirm(db: sqlite3.Connection, code_sha256: bytes, now_ms: int) -> tuple[int, str] | None:
+    """The workspace's number and the address of a code that still works, else None."""
+    rows = db.execute(
+        "SELECT c.workspace_seq, c.address FROM confirmations c JOIN workspaces w ON w.seq = c.workspace_seq "
+        "WHERE c.code_sha256 = ? AND c.done = 0 AND c.expires_at > ? AND w.deleted_at IS NULL",
+        (code_sha256, now_ms),
+    ).fetchall()
+    return rows[0] if rows else None
+
+
 def delete(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
-    """Mark it deleted and delete its tokens; its log goes in small steps later (`retention`).  ApiError `not_found`."""
+    """Mark it deleted; its tokens and links go, its log in small steps later (`retention`).  ApiError `not_found`."""
     require(db, seq)
     db.execute("UPDATE workspaces SET deleted_at = ? WHERE seq = ?", (now_ms, seq))
     db.execute("DELETE FROM tokens WHERE workspace_seq = ?", (seq,))
+    db.execute("DELETE FROM confirmations WHERE workspace_seq = ?", (seq,))
 
 
 def _workspace(row: tuple[int, str, str, str, str, int, int]) -> Workspace:

@@ -244,6 +244,13 @@ def _disabled_json(endpoint: Endpoint) -> Json | None:
 # Workspaces and their budget
 
 
+class PendingAddressSchema(Schema):
+    """An address for notices that has yet to confirm it."""
+
+    address: str
+    expires_at: Time
+
+
 class WorkspaceSchema(Schema):
     """A tenant."""
 
@@ -252,6 +259,7 @@ class WorkspaceSchema(Schema):
     plan: str
     webhooks: Annotated[bool, Meta(description="Whether the plan has webhooks; else everything is held")]
     notify: Annotated[list[str], Meta(description="Who gets the notices; none: mail.notify of the configuration")]
+    pending_notify: Annotated[list[PendingAddressSchema], Meta(description="Who will, once they have confirmed it")]
     created_at: Time
 
 
@@ -276,6 +284,10 @@ def workspace_json(services: Services, workspace: Workspace) -> Json:
         "plan": workspace.plan,
         "webhooks": not services.registry.paused(workspace.seq),
         "notify": workspace.notify,
+        "pending_notify": [
+            {"address": each.address, "expires_at": rfc3339(each.expires_at_ms)}
+            for each in workspace.pending_at(services.clock.wall_ms())
+        ],
         "created_at": rfc3339(workspace.created_at_ms),
     }
 

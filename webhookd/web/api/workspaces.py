@@ -9,7 +9,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from webhookd.admin.workspaces import NAME_CHARACTERS
 from webhookd.errors import ApiError
-from webhookd.models import Workspace
 from webhookd.web.api.schemas import BudgetSchema, PageSchema, WorkspaceSchema, budget_json, workspace_json
 from webhookd.web.server.requests import (
     WRITE_ERRORS,
@@ -94,34 +93,35 @@ async def get_workspace(request: web.Request) -> web.Response:
     return json_response(workspace_json(services, workspace_of(request)))
 
 
-@ROUTES("PATCH", "/v1/workspaces/{workspace}", {200: WorkspaceSchema}, body=WorkspaceChanges, errors=WRITE_ERRORS)
+@ROUTES(
+    "PATCH",
+    "/v1/workspaces/{workspace}",
+    {200: WorkspaceSchema},
+    body=WorkspaceChanges,
+    errors=("mail_disabled", "mail_failed", "rate_limited", *WRITE_ERRORS),
+)
 async def change_workspace(request: web.Request) -> web.Response:
     """Change a workspace.
 
     A plan without webhooks holds everything, one with them starts delivery again. A token bound to the workspace
-    can change neither the plan nor add an address for the notices.
+    can't change the plan, and an address that it adds to `notify` gets a link to confirm it first, which works once and
+    for 48 hours; until then it is in `pending_notify`. Leaving it out withdraws the link.
     """
     fields = await read_fields(request, WorkspaceChanges)
     services = services_of(request)
     changed, who = workspace_of(request), caller(request)
-    if who is not None and who.workspace_seq is not None:
-        _check_bound(services.registry.workspace(changed.seq), fields)
+    bound = who is not None and who.workspace_seq is not None
+    if bound and fields.plan not in (UNSET, services.registry.workspace(changed.seq).plan):
+        raise ApiError("forbidden", "Only an admin of the whole of webhookd changes a workspace's plan.")
     if (fields.name, fields.plan, fields.notify) != (UNSET, UNSET, UNSET):
         changed = await services.workspaces.change(
             changed.seq,
             name=None if fields.name is UNSET else fields.name,
             plan=None if fields.plan is UNSET else fields.plan,
             notify=None if fields.notify is UNSET else tuple(fields.notify),
+            confirm=bound,
         )
     return json_response(workspace_json(services, changed))
-
-
-def _check_bound(workspace: Workspace, changes: WorkspaceChanges) -> None:
-    """ApiError `forbidden` for what a workspace's own admin can't change: its plan, and who else gets its notices."""
-    if changes.plan not in (UNSET, workspace.plan):
-        raise ApiError("forbidden", "Only an admin of the whole of webhookd changes a workspace's plan.")
-    if changes.notify is not UNSET and not set(changes.notify) <= set(workspace.notify):
-        raise ApiError("forbidden", "Only an admin of the whole of webhookd adds an address for the notices.")
 
 
 @ROUTES("DELETE", "/v1/workspaces/{workspace}", {204: None}, errors=("workspace_in_use", *WRITE_ERRORS), unbound=True)

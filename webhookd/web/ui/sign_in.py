@@ -1,4 +1,4 @@
-"""Signing in and out, and the language: what works without a session."""
+"""Signing in and out, the language, confirming an address: what works without a session."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from webhookd.admin.audit import DONE
 from webhookd.errors import ApiError
+from webhookd.models import Workspace
 from webhookd.web.server.caller_address import caller_address
 from webhookd.web.server.requests import Routes, caller, services_of
 from webhookd.web.server.responses import json_response
@@ -18,6 +19,7 @@ from webhookd.web.ui.pages import (
     SESSION_COOKIE,
     VISITOR_COOKIE,
     Page,
+    Translated,
 )
 from webhookd.web.ui.texts import LANGUAGES
 
@@ -82,6 +84,36 @@ async def set_language(page: Page) -> web.StreamResponse:
     response = web.Response(status=303, headers={"Location": then if is_own_path(then) else "/"})
     page.set_cookie(response, LANGUAGE_COOKIE, language, LANGUAGE_SECONDS)
     return response
+
+
+async def show_confirm(page: Page) -> web.StreamResponse:
+    """Ask whoever opened the link in a mail; programs that look at mails open it too, so this changes nothing."""
+    code = page.asked("code")
+    workspace, address = await _to_confirm(page, code)
+    return page.show("confirm_address.html", workspace=workspace, address=address, code=code)
+
+
+async def confirm(page: Page) -> web.StreamResponse:
+    """Add the address to the workspace's notices."""
+    code = page.field("code")
+    await _to_confirm(page, code)
+    workspace, _ = await page.services.workspaces.confirm(code)
+    await page.services.audit.note(
+        "confirm_address", page.request.path, DONE, address=caller_address(page.request), workspace=workspace
+    )
+    return page.go("/confirm-address/done")
+
+
+async def show_confirmed(page: Page) -> web.StreamResponse:
+    """The address gets the notices now."""
+    return page.show("confirm_address.html", address="")
+
+
+async def _to_confirm(page: Page, code: str) -> tuple[Workspace, str]:
+    try:
+        return await page.services.workspaces.to_confirm(code[:SECRET_CHARACTERS])
+    except ApiError as error:
+        raise Translated(error.code, page.text("confirm.gone")) from None
 
 
 @ROUTES("POST", "/v1/sign-in-links", {201: SignInLinkSchema})
