@@ -130,6 +130,17 @@ async def test_options_before_and_after(api: Any, ask: Any, before: bool) -> Non
     assert (0, view) == (ran.code, ran.json())
 
 
+async def test_a_workspace_shows_who_has_yet_to_confirm(api: Any, ask: Any) -> None:
+    """In the list and after a change, apart from those who get the notices."""
+    pending = [{"address": "new@acme.example", "expires_at": "2026-01-03T00:00:00.000Z"}]
+    one = {"id": "acme", "name": "Acme", "plan": "advanced", "notify": ["a@acme.example"], "pending_notify": pending}
+    api.answers("GET", "/v1/workspaces", {"data": [one], "next": None})
+    api.answers("PATCH", "/v1/workspaces/acme", one)
+    assert "a@acme.example, new@acme.example (to be confirmed)" in (await ask("workspace", "list", "--wide")).out
+    shown = (await ask("workspace", "edit", "acme", "--notify", "new@acme.example")).out
+    assert re.search(r"notices to +a@acme\.example\n *to be confirmed +new@acme\.example \(until 2026-01-0", shown)
+
+
 async def test_output_into_a_closed_pipe(api: Any, start: Any) -> None:
     """A reader that leaves (`webhookd log | head -1`) ends the command without a traceback."""
     rows = [{"id": f"w{n}", "name": "x" * 1000, "plan": "advanced", "notify": []} for n in range(500)]

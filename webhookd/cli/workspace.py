@@ -86,7 +86,7 @@ def edit(
 
 
 def _addresses(one: dict[str, Any]) -> list[str]:
-    return [*one["notify"], *(f"{each['address']} (to be confirmed)" for each in one["pending_notify"])]
+    return [*one["notify"], *(f"{each['address']} (to be confirmed)" for each in one.get("pending_notify") or ())]
 
 
 def _path(workspace_id: str) -> str:
@@ -97,7 +97,8 @@ def _print(call: Call, one: dict[str, Any]) -> None:
     if call.as_json:
         return print_json(one)
     notify = ", ".join(one["notify"]) or "mail.notify of the configuration"
-    pending = ", ".join(f"{each['address']} (until {local_time(each['expires_at'])})" for each in one["pending_notify"])
+    asked = one.get("pending_notify") or ()
+    pending = ", ".join(f"{each['address']} (until {local_time(each['expires_at'])})" for each in asked)
     shown = [("id", one["id"]), ("name", one["name"]), ("plan", one["plan"]), ("notices to", notify)]
     return fields([*shown, ("to be confirmed", pending)] if pending else shown)
 

@@ -15,7 +15,10 @@ from webhookd.web.api.workspaces import WorkspaceListSchema
 
 URL = "https://hooks.example/in"
 NOW = "2026-01-01T00:00:00.000Z"
-DEFAULT = {"id": "default", "name": "Default", "plan": "advanced", "webhooks": True, "notify": [], "created_at": NOW}
+DEFAULT = {
+    "id": "default", "name": "Default", "plan": "advanced", "webhooks": True, "notify": [], "pending_notify": [],
+    "created_at": NOW,
+}  # fmt: skip
 
 
 async def test_default_is_there_from_the_start(api: Api) -> None:
@@ -32,7 +35,7 @@ async def test_a_workspace_is_made_changed_and_deleted(api: Api) -> None:
     assert (201, DEFAULT | {"id": "acme", "name": "acme"}) == (made.status, made.json)
     fields = {"name": "ACME Ltd", "plan": "growth", "notify": ["ops@acme.example", "cto@acme.example"]}
     changed = await api.call("PATCH", "/v1/workspaces/acme", fields)
-    expected = fields | {"id": "acme", "webhooks": False, "created_at": NOW}
+    expected = fields | {"id": "acme", "webhooks": False, "pending_notify": [], "created_at": NOW}
     assert (200, expected) == (changed.status, changed.json)
     assert expected == (await api.call("PATCH", "/v1/workspaces/acme", {})).json
     expected |= {"notify": []}
