@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import pytest
+
 from webhookd.store.batch import QUANTUM, Command, Turns
 
 
@@ -74,6 +76,19 @@ async def test_outcomes_leave_a_quarter_of_a_batch_to_events() -> None:
         waiting.add("outcome")
         waiting.add("event", 1)
     assert {"outcome": 300, "event": 100} == Counter(waiting.take())
+
+
+@pytest.mark.parametrize(("outcomes", "size"), [(1, 400), (100, 1)])
+async def test_outcomes_pass_an_event_by_once_at_most(outcomes: int, size: int) -> None:
+    """However many come all the time, and though it doesn't fit beside one of them."""
+    waiting = Waiting()
+    waiting.add("event", 1, size=size)
+    taken = []
+    for _ in range(2):
+        for _ in range(outcomes):
+            waiting.add("outcome")
+        taken += waiting.take(400, 48)
+    assert "event" in taken
 
 
 async def test_a_batch_ends_with_its_size_or_with_half_of_what_waits() -> None:

@@ -224,7 +224,7 @@ class Turns:
     event only after the outcome of the one before is durable.  Commands with a workspace (accepted events, replays)
     wait in one queue per workspace, and the workspaces take turns by *deficit round robin*: at each turn a workspace
     gets a credit of `QUANTUM` rows, and its commands go as long as the credit pays for them.  So one that submits a
-    lot waits behind itself.
+    lot waits behind itself.  A batch of outcomes alone is followed by one that begins with a workspace.
     """
 
     def __init__(self) -> None:
@@ -233,6 +233,7 @@ class Turns:
         self._credits: dict[int, int] = {}
         # A command that must keep its place, and everything after it: added when all before it was taken.
         self._after: deque[tuple[Command[Any], bool]] = deque()
+        self._passed_by = False  # the last batch had no room for those with a workspace
         self._count = 0
         self.size = 0  # of all that wait, in rows
 
@@ -273,22 +274,28 @@ class Turns:
         batch: list[Command[Any]] = []
         taken = 0
         for_first = size * (1 - SHARE_OF_WORKSPACES) if self._workspaces else size
-        with_workspaces = not (apart and self._first)
+        with_workspaces = bool(self._workspaces) and not (apart and self._first)
+        if with_workspaces and self._passed_by:
+            batch += self._next_of_workspaces(None)
+            taken = batch[0].size
         while taken < size and not (taken >= worthwhile_size and len(batch) >= half):
             if self._first and taken < for_first:
                 if batch and self._first[0].exclusive:
                     break
                 batch.append(self._first.popleft())
-            elif self._workspaces and with_workspaces:
-                command = self._next_of_workspaces(size - taken if batch else None)
-                if command is None:
+            elif with_workspaces and self._workspaces:
+                found = self._next_of_workspaces(size - taken if batch else None)
+                if not found:
                     break
-                batch.append(command)
+                batch += found
             else:
                 break
             taken += batch[-1].size
             if batch[-1].exclusive:
                 break
+        around_exclusive = batch[-1].exclusive or bool(self._first and self._first[0].exclusive)
+        outcomes_only = all(command.workspace_seq is None for command in batch)
+        self._passed_by = with_workspaces and outcomes_only and not around_exclusive
         return batch
 
     def _queue_of(self, command: Command[Any]) -> deque[Command[Any]]:
@@ -303,19 +310,19 @@ class Turns:
             self._queue_of(command).append(command)
         return batch
 
-    def _next_of_workspaces(self, at_most: int | None) -> Command[Any] | None:
-        """The command whose turn it is; None if that is larger than `at_most`."""
+    def _next_of_workspaces(self, at_most: int | None) -> list[Command[Any]]:
+        """The command whose turn it is; none if that is larger than `at_most`."""
         while True:
             workspace_seq, commands = next(iter(self._workspaces.items()))
             credit = self._credits.get(workspace_seq, QUANTUM)
             if len(self._workspaces) == 1 or commands[0].size <= credit:
                 if at_most is not None and commands[0].size > at_most:
-                    return None
+                    return []
                 command = commands.popleft()
                 self._credits[workspace_seq] = max(0, credit - command.size)
                 if not commands:
                     del self._workspaces[workspace_seq]
                     self._credits.pop(workspace_seq, None)
-                return command
+                return [command]
             self._credits[workspace_seq] = credit + QUANTUM
             self._workspaces.move_to_end(workspace_seq)
