@@ -149,7 +149,7 @@ class QueuedDelivery(Struct, frozen=True, gc=False):
 
     `attempt_count` numbers all attempts ever made; `tries` those of the present schedule, which starts again when the
     endpoint is enabled again.  `after_local_failure` says what it waits for until `next_attempt_at_ms`: after a failure
-    of webhookd's own machine that is no step of the schedule.
+    of webhookd's own machine that is no step of the schedule.  `trace`: see `rules.trace_context`.
     """
 
     seq: int
@@ -165,6 +165,7 @@ class QueuedDelivery(Struct, frozen=True, gc=False):
     next_attempt_at_ms: int | None = None
     after_local_failure: bool = False
     backfill: bool = False
+    trace: str | None = None
 
 
 class Accepted(Struct, frozen=True, gc=False):

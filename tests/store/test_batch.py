@@ -101,7 +101,7 @@ async def test_what_is_committed_and_cannot_be_read_ends_the_daemon(
 ) -> None:
     """Without memory right after the commit no caller is refused: only a new start knows what is durable."""
 
-    def exhausted(*_: object) -> None:
+    def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
     async def accept_without_memory() -> None:

@@ -95,6 +95,7 @@ class Consumer:
             number=delivery.attempt_count + 1,
             now_ms=now_ms,
             marks=_marks(delivery),
+            trace=delivery.trace,
         )
         self.in_flight = True
         self._expect(self._deps.settings().delivery.timeout_seconds)

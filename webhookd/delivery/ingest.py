@@ -44,9 +44,14 @@ class Ingest:
         return not self._open
 
     async def accept(
-        self, key: WorkspaceKey, new: Sequence[NewEvent], *, stopping: asyncio.Event | None = None
+        self,
+        key: WorkspaceKey,
+        new: Sequence[NewEvent],
+        *,
+        stopping: asyncio.Event | None = None,
+        trace: str | None = None,
     ) -> list[Accepted]:
-        """Accept events in their order; returns what became of each, once that is durable.
+        """Accept events in their order, all of one `trace`; returns what became of each, once that is durable.
 
         Past `limits.events_per_second` a stream, which has an event `stopping`, waits for its turn; others are refused.
         Raises ApiError, and then nothing was accepted: `not_found`, `unavailable`, `storage_full`, `workspace_full`,
@@ -61,7 +66,7 @@ class Ingest:
         try:
             while len(results) < len(new):
                 part, delivery_count = self._next_part(workspace.seq, new, len(results), deliver=deliver)
-                ingested = Ingested(workspace.seq, part, deliver, self._clock.wall_ms(), delivery_count)
+                ingested = Ingested(workspace.seq, part, deliver, self._clock.wall_ms(), delivery_count, trace)
                 # Only the first part may be refused: the caller is to learn of all or of none.
                 results += await self._add(ingested, retry_when_full=bool(results))
         finally:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from webhookd._version import __version__
 from webhookd.models import Endpoint, PreviousKey, Request
 from webhookd.rules.signing import Signer, body_key
+from webhookd.rules.trace_context import trace_headers
 from webhookd.rules.urls import UrlParts
 
 _FIXED = (("Content-Type", "application/json"), ("User-Agent", f"webhookd/{__version__}"))
@@ -24,7 +25,7 @@ Origin = tuple[str, str, int]  # scheme, host, port: what a connection may be sh
 class RequestBuilder:
     """Makes the requests of one endpoint as it is now; a changed endpoint gets a new builder."""
 
-    __slots__ = ("_endpoint", "_secret_headers", "_signer", "_until_ms")
+    __slots__ = ("_endpoint", "_has_trace", "_secret_headers", "_signer", "_until_ms")
 
     def __init__(self, endpoint: Endpoint, now_ms: int) -> None:
         self._endpoint = endpoint
@@ -33,21 +34,33 @@ class RequestBuilder:
         self._signer = Signer(endpoint.signing_key, *keys, body_text=_body_text(endpoint, previous))
         self._until_ms = min((each.until_ms for each in previous), default=0)
         self._secret_headers = frozenset(name for name, _ in endpoint.headers)
+        self._has_trace = not {"traceparent", "tracestate"}.isdisjoint(name.lower() for name, _ in endpoint.headers)
 
     def fits(self, endpoint: Endpoint, now_ms: int) -> bool:
         """Whether it is still right for `endpoint` at `now_ms`: nothing changed, and the same keys are live."""
         return endpoint is self._endpoint and (not self._until_ms or now_ms < self._until_ms)
 
     def build(
-        self, webhook_id: str, body: bytes, *, number: int, now_ms: int, marks: tuple[tuple[str, str], ...] = ()
+        self,
+        webhook_id: str,
+        body: bytes,
+        *,
+        number: int,
+        now_ms: int,
+        marks: tuple[tuple[str, str], ...] = (),
+        trace: str | None = None,
     ) -> Request:
-        """The request of attempt `number` made at `now_ms`; `marks` say what it is: `REPLAY`, `BACKFILL`, `TEST`."""
+        """The request of attempt `number` made at `now_ms`; `marks` say what it is: `REPLAY`, `BACKFILL`, `TEST`.
+
+        `trace`, see `rules.trace_context`, gives way to a header of the endpoint's own.
+        """
         endpoint = self._endpoint
         signature = self._signer.headers(webhook_id, now_ms // 1000, body)
         attempt = ("X-Webhook-Attempt", str(number))
+        traced = trace_headers(trace) if trace and not self._has_trace else ()
         return Request(
             url=endpoint.url,
-            headers=(*_FIXED, *signature, attempt, *marks, *endpoint.headers),
+            headers=(*_FIXED, *signature, attempt, *marks, *traced, *endpoint.headers),
             body=body,
             accept_any_2xx=endpoint.success == "2xx",
             secret_headers=self._secret_headers,

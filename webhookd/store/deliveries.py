@@ -30,7 +30,7 @@ _QUEUED = (
     "d.attempt_count, d.tries, d.next_attempt_at, CASE WHEN d.next_attempt_at IS NOT NULL THEN (SELECT CASE WHEN "
     "json_valid(CAST(a.record AS TEXT)) THEN CAST(a.record AS TEXT)->>'reason' = 'local' END "
     "FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1) END, "
-    f"d.kind = {BACKFILL} FROM deliveries d {{hint}} LEFT JOIN events v ON v.seq = d.event_seq"
+    f"d.kind = {BACKFILL}, v.trace FROM deliveries d {{hint}} LEFT JOIN events v ON v.seq = d.event_seq"
 )
 _BACKFILL_LEFT_OUT = (
     "SELECT v.seq, length(v.body), CASE WHEN e.deleted_at IS NOT NULL THEN 'gone' WHEN EXISTS (SELECT 1 "
@@ -84,7 +84,7 @@ def page(
 
 
 def _queued(row: tuple[Any, ...]) -> QueuedDelivery:
-    values = (*row[:-2], bool(row[-2]), bool(row[-1]))
+    values = (*row[:-3], bool(row[-3]), bool(row[-2]), row[-1])
     return QueuedDelivery(*values)
 
 

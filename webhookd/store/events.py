@@ -17,7 +17,7 @@ from webhookd.store.batch import ROW_BYTES, BatchKind, packed
 from webhookd.store.connection import Late
 
 _INSERT_EVENT = (
-    "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?) "
+    "INSERT INTO events (workspace_seq, id, type, accepted_at, body, trace) VALUES (?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (workspace_seq, id) DO NOTHING"
 )
 # In the order of the endpoints' numbers; an endpoint that wants this type and `*` has only one of the two rows.
@@ -26,19 +26,21 @@ _INSERT_DELIVERIES = (
     "SELECT ?1, endpoint_seq, ?2, ?3, ?4 FROM subscriptions WHERE workspace_seq = ?5 AND event_type IN (?2, '*') "
     "ORDER BY endpoint_seq RETURNING seq, endpoint_seq"
 )
-# The same for many events, each row of the array being [workspace, id, type, time, whether to deliver, offset, length].
+# The same for many events, each row of the array being [workspace, id, type, time, whether to deliver, trace, offset,
+# length].
 # Their numbers are the next ones (sqlite.org/autoinc.html), in the array's order; within a trigger `sqlite_sequence`
 # still has the last one from before, and were it otherwise, the foreign key would refuse it.
 _TOGETHER = (
     "SELECT RAISE(ABORT, 'workspace') FROM json_each(NEW.accepted_rows) j WHERE NOT EXISTS "
     "(SELECT 1 FROM workspaces w WHERE w.seq = j.value->>0 AND w.deleted_at IS NULL); "
-    "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body) "
+    "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body, trace) "
     "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) + 1 + j.key, "
-    "j.value->>0, j.value->>1, j.value->>2, j.value->>3, substr(NEW.accepted_blobs, j.value->>5, j.value->>6) "
+    "j.value->>0, j.value->>1, j.value->>2, j.value->>3, substr(NEW.accepted_blobs, j.value->>6, j.value->>7), "
+    "j.value->>5 "
     "FROM json_each(NEW.accepted_rows) j; "
     "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at) "
     "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) + 1 + j.key, "
-    "s.endpoint_seq, j.value->>2, j.value->>6, j.value->>3 FROM json_each(NEW.accepted_rows) j "
+    "s.endpoint_seq, j.value->>2, j.value->>7, j.value->>3 FROM json_each(NEW.accepted_rows) j "
     "CROSS JOIN subscriptions s ON s.workspace_seq = j.value->>0 AND s.event_type IN (j.value->>2, '*') "
     "WHERE j.value->>4 ORDER BY j.key, s.endpoint_seq"
 )
@@ -59,7 +61,8 @@ _VIEW = (
 class Ingested(Struct, frozen=True, gc=False):
     """Events of one request: accepted in their order, each with a delivery per subscriber unless not `deliver`.
 
-    `delivery_count`: how many deliveries that makes, as far as is known, for the size of the batch.
+    `delivery_count`: how many deliveries that makes, as far as is known, for the size of the batch.  `trace`: see
+    `rules.trace_context`.
     """
 
     workspace_seq: int
@@ -67,6 +70,7 @@ class Ingested(Struct, frozen=True, gc=False):
     deliver: bool
     now_ms: int
     delivery_count: int = 0
+    trace: str | None = None
 
 
 def accept(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
@@ -76,7 +80,7 @@ def accept(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
 
 
 def _accept_one(db: sqlite3.Connection, item: Ingested, event: NewEvent) -> Accepted:
-    cursor = db.execute(_INSERT_EVENT, (item.workspace_seq, event.id, event.type, item.now_ms, event.body))
+    cursor = db.execute(_INSERT_EVENT, (item.workspace_seq, event.id, event.type, item.now_ms, event.body, item.trace))
     if cursor.rowcount == 0:
         return _known(db, item.workspace_seq, event)
     if not item.deliver:
@@ -88,7 +92,9 @@ def _accept_one(db: sqlite3.Connection, item: Ingested, event: NewEvent) -> Acce
 def _accepted_with(item: Ingested, event: NewEvent, rows: Sequence[tuple[int, int]]) -> Accepted:
     """`rows`: number and endpoint of each delivery that the event got."""
     queued = tuple(
-        QueuedDelivery(seq, endpoint_seq, event.id, event.type, event.body, len(event.body), item.now_ms)
+        QueuedDelivery(
+            seq, endpoint_seq, event.id, event.type, event.body, len(event.body), item.now_ms, trace=item.trace
+        )
         for seq, endpoint_seq in rows
     )
     return Accepted(event.id, len(queued), queued=queued)
@@ -96,7 +102,7 @@ def _accepted_with(item: Ingested, event: NewEvent, rows: Sequence[tuple[int, in
 
 def _pack(items: Sequence[Ingested]) -> tuple[str, bytes]:
     return packed(
-        ((item.workspace_seq, event.id, event.type, item.now_ms, int(item.deliver)), event.body)
+        ((item.workspace_seq, event.id, event.type, item.now_ms, int(item.deliver), item.trace), event.body)
         for item in items
         for event in item.events
     )

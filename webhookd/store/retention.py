@@ -173,7 +173,10 @@ def _remove_deliveries(db: sqlite3.Connection, event_seq: int, out_of_time: Call
 
 def _keep_id_only(db: sqlite3.Connection, seq: int) -> None:
     body = db.execute("SELECT body FROM events WHERE seq = ?", (seq,)).fetchall()[0][0]
-    db.execute("UPDATE events SET body = NULL, body_sha256 = ? WHERE seq = ?", (hashlib.sha256(body).digest(), seq))
+    db.execute(
+        "UPDATE events SET body = NULL, trace = NULL, body_sha256 = ? WHERE seq = ?",
+        (hashlib.sha256(body).digest(), seq),
+    )
 
 
 def forget_ids(db: sqlite3.Connection, terms: Terms, *, out_of_time: Callable[[], bool]) -> int:

@@ -14,7 +14,7 @@ from webhookd.config import Config, Limits
 from webhookd.rules.parsing import Line
 from webhookd.web.api.batch_ingest import REFUSALS, BatchIngest
 
-HOOK = "https://hooks.example/in"
+HOOK, OWN = "https://hooks.example/in", "https://own.example/in"
 ONE = b'{"event_type":"message.received","event_id":"a"}'
 NDJSON = {"Content-Type": "application/x-ndjson"}
 JSON = {"Content-Type": "application/json"}
@@ -55,6 +55,46 @@ async def test_the_same_event_again_is_a_duplicate_and_delivered_once(api: Api) 
     other = await api.post("/v1/events", data=ONE.replace(b"}", b',"x":1}'), headers=JSON)
     assert (409, "event_id_conflict") == (other.status, other.code)
     assert [ONE] == await delivered(api)
+
+
+async def test_the_trace_of_a_request_goes_out_with_each_delivery(api: Api) -> None:
+    """Of one event, an array, a stream; with a retry, from the table and with a replay; else there is none."""
+    endpoint = await api.engine.endpoint(HOOK)
+    own = await api.post("/v1/endpoints", {"url": OWN, "event_types": ["*"], "headers": {"TraceParent": "of its own"}})
+    parents = [f"00-{number:032x}-b7ad6b7169203331-01" for number in range(1, 5)]
+    large = b'{"event_type":"message.received","event_id":"d","text":"%b"}' % (b"x" * 20_000)
+
+    def traced(parent: str, kind: dict[str, str]) -> dict[str, str]:
+        return {**kind, "traceparent": parent, "tracestate": " a=1 ,,b=2"}
+
+    def line(name: str) -> bytes:
+        return ONE.replace(b'"a"', b'"%b"' % name.encode())
+
+    api.engine.network.answer = lambda url, webhook_id: 500 if webhook_id == "a" else 200
+    await api.post("/v1/events", data=ONE, headers=traced(parents[0], JSON))
+    await api.engine.advance(30)
+    api.engine.network.answer = lambda url, webhook_id: 200
+    await api.engine.advance(60)
+    await api.app.services.endpoints.disable("default", endpoint.id)
+    await api.post("/v1/events", data=b"[%b,%b]" % (line("b"), line("b2")), headers=traced(parents[1], JSON))
+    await api.post("/v1/events", data=line("c") + b"\n" + line("c2"), headers=traced(parents[2], NDJSON))
+    await api.post("/v1/events", data=large, headers=traced(parents[3], JSON))
+    await api.post("/v1/events", data=line("e"), headers=traced("00-no-trace-01", JSON))
+    await api.post("/v1/events", data=line("f"), headers=JSON | {"tracestate": "a=1"})
+    await api.app.services.endpoints.enable("default", endpoint.id)
+    await api.engine.quiet()
+    await api.post("/v1/replay", {"endpoint": endpoint.id, "event_id": "a", "state": "delivered"})
+    await api.engine.quiet()
+    posted = [each for each in api.engine.network.posted if each.url == HOOK]
+    of = dict(zip("abcd", parents, strict=True))
+    expected = [(of.get(each.webhook_id[0]), "a=1,b=2" if each.webhook_id[0] in of else None) for each in posted]
+    assert expected == [(each.headers.get("traceparent"), each.headers.get("tracestate")) for each in posted]
+    assert ["a", "a", "a", "b", "b2", "c", "c2", "d", "e", "f", "a"] == [each.webhook_id for each in posted]
+    assert {("of its own", None)} == {
+        (each.headers.get("TraceParent"), each.headers.get("tracestate"))
+        for each in api.engine.network.posted
+        if each.url == own.json["url"]
+    }
 
 
 @pytest.mark.parametrize("sample", sorted(SAMPLES.iterdir()), ids=lambda path: path.stem)

@@ -17,6 +17,7 @@ from webhookd.errors import ApiError
 from webhookd.models import Accepted, Json, NewEvent, Workspace
 from webhookd.rules.ids import RANDOM_BYTES, uuid7
 from webhookd.rules.parsing import Line, parse_event, too_large
+from webhookd.rules.trace_context import parse_trace
 from webhookd.web.services import Services
 
 # How many events and requests of events were refused since the start, by code.
@@ -65,11 +66,14 @@ class Summary:
 class BatchIngest:
     """The events of one request, on their way into one workspace."""
 
-    def __init__(self, services: Services, workspace: Workspace, refusals: Counter[str]) -> None:
+    def __init__(
+        self, services: Services, workspace: Workspace, refusals: Counter[str], trace: str | None = None
+    ) -> None:
         self.summary = Summary()
         self._services = services
         self._workspace = workspace
         self._refusals = refusals
+        self._trace = trace
 
     @property
     def max_bytes(self) -> int:
@@ -97,7 +101,9 @@ class BatchIngest:
     async def accept(self, batch: Sequence[Checked], *, stopping: asyncio.Event | None = None) -> None:
         """Accept the good ones together, in their order, and count all in the summary; see `Ingest.accept`."""
         good = [event for _, event in batch if isinstance(event, NewEvent)]
-        results = iter(await self._services.ingest.accept(self._workspace.seq, good, stopping=stopping) if good else ())
+        ingest = self._services.ingest
+        accepted = await ingest.accept(self._workspace.seq, good, stopping=stopping, trace=self._trace) if good else ()
+        results = iter(accepted)
         refused: Counter[str] = Counter()
         for place, event in batch:
             error = event if isinstance(event, ApiError) else self._enter(event, next(results))
@@ -143,6 +149,13 @@ def check_event(services: Services, raw: bytes) -> NewEvent:
         return uuid7(services.clock.wall_ms(), os.urandom(RANDOM_BYTES))
 
     return parse_event(raw, max_bytes=max_event_bytes(services), event_types=services.event_types(), new_id=new_id)
+
+
+def trace_of(request: web.Request) -> str | None:
+    """The trace that a request belongs to, if its headers have one."""
+    if "traceparent" not in request.headers:
+        return None
+    return parse_trace(request.headers.getall("traceparent"), request.headers.getall("tracestate", [])) or None
 
 
 def max_event_bytes(services: Services) -> int:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from webhookd.errors import ApiError
 from webhookd.rules.parsing import Line, LineSplitter
-from webhookd.web.api.batch_ingest import BatchIngest, Checked, note_refusal
+from webhookd.web.api.batch_ingest import BatchIngest, Checked, note_refusal, trace_of
 from webhookd.web.server.memory_limit import MEMORY_LIMIT
 from webhookd.web.server.requests import REQUEST_TIMEOUTS, caller, read_arrived, read_some, services_of, workspace_of
 from webhookd.web.server.responses import json_response
@@ -38,7 +38,7 @@ class IngestStream:
         self._memory_limit = request.app[MEMORY_LIMIT]
         self._workspace_seq = workspace_of(request).seq
         self._tokens, self._token = services_of(request).tokens, caller(request)
-        self._batch_ingest = BatchIngest(services_of(request), workspace_of(request), refusals)
+        self._batch_ingest = BatchIngest(services_of(request), workspace_of(request), refusals, trace_of(request))
         self._line_max = self._batch_ingest.max_bytes + WHITE_SPACE_BYTES
         self._splitter = LineSplitter(self._line_max)
         self._uncommitted_max = max(UNCOMMITTED_BYTES - self._batch_ingest.max_bytes, SPLIT_BYTES)

@@ -11,7 +11,15 @@ from webhookd.admin.tokens import Scope
 from webhookd.errors import ApiError
 from webhookd.models import Json
 from webhookd.rules.parsing import Line, split_array
-from webhookd.web.api.batch_ingest import LISTED_REJECTIONS, REFUSALS, BatchIngest, check_event, conflict, note_refusal
+from webhookd.web.api.batch_ingest import (
+    LISTED_REJECTIONS,
+    REFUSALS,
+    BatchIngest,
+    check_event,
+    conflict,
+    note_refusal,
+    trace_of,
+)
 from webhookd.web.api.event_stream import STREAMS, IngestStream
 from webhookd.web.server.http_server import ReadyResponse
 from webhookd.web.server.requests import (
@@ -115,7 +123,7 @@ async def post_events(request: web.Request) -> web.StreamResponse:
         if body.lstrip()[:1] == b"[":
             return await _array(request, body)
         event = check_event(services, body)
-        result = (await services.ingest.accept(workspace.seq, (event,)))[0]
+        result = (await services.ingest.accept(workspace.seq, (event,), trace=trace_of(request)))[0]
         if result.conflict:
             raise conflict(result.event_id)
     except ApiError as error:
@@ -128,7 +136,7 @@ async def post_events(request: web.Request) -> web.StreamResponse:
 
 
 async def _array(request: web.Request, body: bytes) -> web.Response:
-    batch_ingest = BatchIngest(services_of(request), workspace_of(request), request.app[REFUSALS])
+    batch_ingest = BatchIngest(services_of(request), workspace_of(request), request.app[REFUSALS], trace_of(request))
     lines = [Line(index, raw) for index, raw in enumerate(split_array(body))]
     await batch_ingest.accept(await batch_ingest.check(lines))
     return ReadyResponse(batch_ingest.summary.body(), batch_ingest.summary.status())
