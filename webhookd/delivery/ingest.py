@@ -101,6 +101,7 @@ class Ingest:
         )
 
     def _offer(self, results: list[Accepted]) -> None:
+        self.accepted_count += sum(not result.duplicate and not result.conflict for result in results)
         for result in results:
             if result.queued:
                 self._dispatcher.offer(result.queued)
@@ -146,7 +147,6 @@ class Ingest:
 
     def _log(self, workspace_id: str, results: list[Accepted]) -> None:
         added = [result for result in results if not result.duplicate and not result.conflict]
-        self.accepted_count += len(added)
         if len(results) == 1 and added:
             log.emit(
                 "event.accepted", workspace=workspace_id, event_id=added[0].event_id, deliveries=added[0].deliveries

@@ -34,6 +34,9 @@ QUICK_SECONDS = 0.003
 BATCH_SIZE = 400  # to begin with
 LEAST_SIZE = 150
 MOST_SIZE = 2000
+# While several workspaces have events: one that has few waits for the batch before its own.
+SHARED_SIZE = 0.5
+SHARED_SECONDS = 1.0
 # Enough to make the sync cheap per row.  More than these are shared with the next batch: while one is being written,
 # the event loop works on the others.  All in one, loop and SQLite would wait for each other by turns.
 WORTHWHILE_SIZE = 48
@@ -64,6 +67,8 @@ class Writer:
         self._patience: asyncio.TimerHandle | None = None
         self._alone = False  # whether the last batch was one command
         self._batch_size: float = BATCH_SIZE
+        self._last_workspace: int | None = None
+        self._shared_until = 0.0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -103,6 +108,7 @@ class Writer:
             size = run.size if isinstance(run, BatchItem) else size
             command = Command(run, on_commit, retry_when_full, exclusive, future, size, workspace_seq)
             self._idle.clear()
+            self._note_sharing(workspace_seq)
             if patient:
                 self._patient.append(command)
                 if self._patience is None:
@@ -111,6 +117,12 @@ class Writer:
                 self._waiting.add(command, in_order=in_order)
                 self._wake.set()
         return future
+
+    def _note_sharing(self, workspace_seq: int | None) -> None:
+        if workspace_seq not in (None, self._last_workspace):
+            if self._last_workspace is not None:
+                self._shared_until = time.perf_counter() + SHARED_SECONDS
+            self._last_workspace = workspace_seq
 
     async def checkpoint(self) -> float:
         """Bring what the log holds into the database file, as far as no reader keeps it; returns how long it took."""
@@ -131,7 +143,8 @@ class Writer:
     @property
     def batch_size(self) -> int:
         """How many rows a command may write at most, so that it holds the writer for milliseconds only."""
-        return int(self._batch_size)
+        shared = time.perf_counter() < self._shared_until
+        return max(1, int(self._batch_size * SHARED_SIZE if shared else self._batch_size))
 
     @property
     def idle(self) -> bool:
@@ -281,7 +294,7 @@ class Writer:
             self._batch_size *= 2
         elif self.batch_seconds > SLOW_SECONDS and size > LEAST_SIZE:
             self._batch_size = max(LEAST_SIZE, min(self._batch_size, size) * 0.7)
-        elif self.batch_seconds < QUICK_SECONDS and size > self._batch_size / 2:
+        elif self.batch_seconds < QUICK_SECONDS and size > self.batch_size / 2:
             self._batch_size = min(MOST_SIZE, self._batch_size * 1.2)
 
     async def _after_full(self, batch: list[Command[Any]]) -> None:
@@ -291,7 +304,7 @@ class Writer:
         if 0 < first < len(batch):
             return  # these need less, and go apart now
         if len(batch) > 1:
-            self._batch_size = max(1, min(self.batch_size, sum(command.size for command in batch)) // 2)
+            self._batch_size = max(1, min(int(self._batch_size), sum(command.size for command in batch)) // 2)
         if first and self._disk_space.release():
             self._not_carried_bytes = -self._disk_space.wal_limit_bytes()  # with this piece it can be carried over
         elif any(command.retry_when_full for command in batch):
