@@ -12,6 +12,7 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -26,7 +27,7 @@ from webhookd.store import credentials
 CODE_SECONDS = 600.0
 CODE_BYTES = 16
 FIRST_ID = f"tok_{Scope.ADMIN}"  # of the token that every installation has
-CODES_MAX = 1000
+CODES_PER_TOKEN = 20
 ENDED_MAX = 1000
 
 
@@ -69,8 +70,9 @@ class Sessions:
             return None
         now = self._clock.monotonic()
         self._codes = {digest: code for digest, code in self._codes.items() if code.until > now}
-        while len(self._codes) >= CODES_MAX:
-            self._codes.pop(next(iter(self._codes)))
+        own = [digest for digest, code in self._codes.items() if code.token_sha256 == token_sha256]
+        for digest in own[: 1 - CODES_PER_TOKEN]:
+            del self._codes[digest]
         code = secrets.token_urlsafe(CODE_BYTES)
         self._codes[secret_digest(code)] = _Code(token_sha256, now + CODE_SECONDS)
         return f"{base_url}/sign-in#{code}"
@@ -94,8 +96,10 @@ class Sessions:
         session = Session(secrets.token_urlsafe(32), token, token_sha256, view)
         self._last_used.note(token.id)
         digest = secret_digest(session.secret)
-        await self._store.write(
-            lambda db: credentials.put_session(db, view, secret_sha256=digest, token_sha256=token_sha256)
+        self._note_ended(
+            await self._store.write(
+                lambda db: credentials.put_session(db, view, secret_sha256=digest, token_sha256=token_sha256)
+            )
         )
         return session
 
@@ -104,14 +108,14 @@ class Sessions:
         if not secret:
             return None
         digest = secret_digest(secret)
-        found = await self._store.read_for_sign_in(lambda db: credentials.find_session(db, digest))
-        token = None if found is None else self._tokens.holder(found[1])
-        if found is None or token is None or not self._goes_on(found[0]):
+        found = await self._find(secret_sha256=digest)
+        if not found:
             return None
+        ((view, token_sha256, token),) = found
         if not by_itself:
-            self._last_used.note(found[0].id)
+            self._last_used.note(view.id)
             self._last_used.note(token.id)
-        return Session(secret, token, found[1], found[0])
+        return Session(secret, token, token_sha256, view)
 
     def lasts(self, session: Session) -> bool:
         """Whether a session that was found earlier, for a stream that is still open, has not ended since."""
@@ -120,18 +124,29 @@ class Sessions:
 
     async def list(self, *, workspace_seq: int | None = None, token_id: str | None = None) -> list[SessionView]:
         """The sessions that go on, oldest first: all, those of a workspace's tokens, or those of one token."""
-        found = await self._store.read_for_sign_in(
-            lambda db: credentials.sessions(db, workspace_seq=workspace_seq, token_id=token_id)
-        )
-        return [replace(each, last_used_at_ms=self._used_at_ms(each)) for each in found if self._goes_on(each)]
+        found = await self._find(workspace_seq=workspace_seq, token_id=token_id)
+        return [replace(view, last_used_at_ms=self._used_at_ms(view)) for view, *_ in found]
 
     async def end(self, views: Sequence[SessionView]) -> None:
         """End sessions, at once."""
         ids = [each.id for each in views]
         await self._store.write(lambda db: credentials.delete_sessions(db, ids))
+        self._note_ended(ids)
+
+    def _note_ended(self, ids: Sequence[str]) -> None:
         self._ended |= dict.fromkeys(ids)
         while len(self._ended) > ENDED_MAX:
             self._ended.pop(next(iter(self._ended)))
+
+    async def _find(self, **which: Any) -> Sequence[tuple[SessionView, bytes, Token]]:
+        """The sessions that go on, with their tokens: one whose secret was replaced since has none."""
+        found = await self._store.read_for_sign_in(lambda db: credentials.find_sessions(db, **which))
+        tokens = [self._tokens.holder(token_sha256) for _, token_sha256 in found]
+        return [
+            (view, token_sha256, token)
+            for (view, token_sha256), token in zip(found, tokens, strict=True)
+            if token is not None and self._goes_on(view)
+        ]
 
     def _goes_on(self, view: SessionView) -> bool:
         now_ms, limits = self._clock.wall_ms(), self._settings().sessions

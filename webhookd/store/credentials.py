@@ -9,6 +9,8 @@ from dataclasses import asdict, astuple
 from webhookd.models import AuditEntry, AuditFilter, SessionView, Token
 from webhookd.store import workspaces
 
+SESSIONS_PER_TOKEN = 100
+
 
 def put_token(
     db: sqlite3.Connection,
@@ -56,8 +58,13 @@ def put_last_used(db: sqlite3.Connection, at_ms: Mapping[str, int]) -> None:
         db.executemany(f"UPDATE {table} SET last_used_at = ?2 WHERE id = ?1", at_ms.items())
 
 
-def put_session(db: sqlite3.Connection, session: SessionView, *, secret_sha256: bytes, token_sha256: bytes) -> None:
-    """Add a session of the token with this hash, if there is one, and remove those that have ended."""
+def put_session(
+    db: sqlite3.Connection, session: SessionView, *, secret_sha256: bytes, token_sha256: bytes
+) -> list[str]:
+    """Add a session of the token with this hash, if there is one, and remove those that have ended.
+
+    Beyond `SESSIONS_PER_TOKEN` the token's least used ones end for it; returns their ids.
+    """
     db.execute("DELETE FROM sessions WHERE expires_at <= ?", (session.created_at_ms,))
     db.execute(
         "INSERT INTO sessions "
@@ -73,22 +80,35 @@ def put_session(db: sqlite3.Connection, session: SessionView, *, secret_sha256: 
             session.expires_at_ms,
         ),
     )
-
-
-def find_session(db: sqlite3.Connection, secret_sha256: bytes) -> tuple[SessionView, bytes] | None:
-    """A session by its cookie's hash, with the hash of its token's secret; ended ones may still be there."""
-    rows = db.execute(f"SELECT {_SESSION}, s.token_sha256 FROM {_SESSIONS} WHERE s.secret_sha256 = ?", (secret_sha256,))
-    return next(((SessionView(*row[:-1]), row[-1]) for row in rows.fetchall()), None)
-
-
-def sessions(db: sqlite3.Connection, *, workspace_seq: int | None, token_id: str | None) -> list[SessionView]:
-    """The sessions, oldest first, of a workspace's tokens or of one token if named; ended ones may still be there."""
-    rows = db.execute(
-        f"SELECT {_SESSION} FROM {_SESSIONS} "
-        "WHERE (?1 IS NULL OR t.workspace_seq = ?1) AND (?2 IS NULL OR t.id = ?2) ORDER BY s.id",
-        (workspace_seq, token_id),
+    ended = db.execute(
+        "SELECT id FROM sessions WHERE token_id = ? ORDER BY last_used_at DESC, id DESC LIMIT -1 OFFSET ?",
+        (session.token_id, SESSIONS_PER_TOKEN),
     ).fetchall()
-    return [SessionView(*row) for row in rows]
+    delete_sessions(db, [each for (each,) in ended])
+    return [each for (each,) in ended]
+
+
+def find_sessions(
+    db: sqlite3.Connection,
+    *,
+    secret_sha256: bytes | None = None,
+    workspace_seq: int | None = None,
+    token_id: str | None = None,
+) -> list[tuple[SessionView, bytes]]:
+    """Sessions, oldest first, each with the hash of its token's secret at sign-in; ended ones may still be there.
+
+    All, or the one with this cookie, hashed, or those of a workspace's tokens, or of one token.
+    """
+    rows = db.execute(
+        "SELECT s.id, s.token_id, w.id, s.address, s.created_at, s.last_used_at, s.expires_at, s.token_sha256 "
+        "FROM sessions s JOIN tokens t ON t.id = s.token_id LEFT JOIN workspaces w ON w.seq = t.workspace_seq "
+        + ("WHERE s.secret_sha256 = :secret_sha256" if secret_sha256 is not None else "")
+        + ("WHERE t.workspace_seq = :workspace_seq" if workspace_seq is not None else "")
+        + ("WHERE t.id = :token_id" if token_id is not None else "")
+        + " ORDER BY s.id",
+        {"secret_sha256": secret_sha256, "workspace_seq": workspace_seq, "token_id": token_id},
+    ).fetchall()
+    return [(SessionView(*row[:-1]), row[-1]) for row in rows]
 
 
 def delete_sessions(db: sqlite3.Connection, session_ids: Iterable[str]) -> None:
@@ -96,9 +116,9 @@ def delete_sessions(db: sqlite3.Connection, session_ids: Iterable[str]) -> None:
     db.executemany("DELETE FROM sessions WHERE id = ?", [(each,) for each in session_ids])
 
 
-_SESSION = "s.id, s.token_id, w.id, s.address, s.created_at, s.last_used_at, s.expires_at"
-_SESSIONS = "sessions s JOIN tokens t ON t.id = s.token_id LEFT JOIN workspaces w ON w.seq = t.workspace_seq"
 AUDIT_WINDOW_ROWS = 20_000
+AUDIT_ROWS_MAX = 100_000
+AUDIT_PRUNE_EVERY = 100
 _AUDIT_FILTERS = {
     "who": ":who IN (token_id, session_id, address)",
     "what": "(:what IN (action, outcome) OR instr(target, :what))",
@@ -109,9 +129,19 @@ _AUDIT = "at, workspace_seq, workspace, token_id, session_id, address, action, t
 
 
 def insert_audit(db: sqlite3.Connection, entry: AuditEntry) -> None:
-    """Add an entry to the audit trail."""
+    """Add an entry to the audit trail, and now and then remove the oldest of a workspace, or of unknown callers.
+
+    They have `AUDIT_ROWS_MAX` each: nobody can fill the disk with what is refused or changed to and fro.
+    """
     values = astuple(entry)[1:]
-    db.execute(f"INSERT INTO audit ({_AUDIT}) VALUES ({', '.join('?' for _ in values)})", values)
+    seq = db.execute(f"INSERT INTO audit ({_AUDIT}) VALUES ({', '.join('?' for _ in values)})", values).lastrowid
+    whose = "token_id IS NULL" if entry.token_id is None else "workspace_seq = ?1"
+    if (seq or 0) % AUDIT_PRUNE_EVERY == 0 and (entry.token_id is None or entry.workspace_seq is not None):
+        db.execute(
+            f"DELETE FROM audit WHERE {whose} AND seq <= "
+            f"(SELECT seq FROM audit WHERE {whose} ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+            (entry.workspace_seq, AUDIT_ROWS_MAX),
+        )
 
 
 def audit_page(

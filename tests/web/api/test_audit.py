@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import orjson
@@ -200,3 +201,30 @@ async def test_the_trail_has_its_own_retention(tmp_path: Path) -> None:
             api.engine.clock.jump_wall(days * 86_400)
             await api.app.retention.sweep()
             assert left == len(await entries(api))
+
+
+async def test_nobody_fills_the_disk_with_the_trail(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workspace has so many entries, unknown callers as well; they push out nothing of others."""
+    monkeypatch.setattr(credentials, "AUDIT_ROWS_MAX", 20)
+    monkeypatch.setattr(credentials, "AUDIT_PRUNE_EVERY", 10)
+    for name in ("acme", "other"):
+        await api.post("/v1/workspaces", {"id": name})
+        await api.call("PATCH", f"/v1/workspaces/{name}", {"name": "x"})
+    _, secret = await api.app.services.tokens.add("admin", "acme")
+    for _ in range(50):
+        await api.call("PATCH", "/v1/workspaces/acme", {"name": "x"}, token=secret)
+    for n in range(50):
+        await api.app.services.audit.refused(f"192.0.2.{n}", "/v1/status")
+    found = Counter((action, workspace) for action, _, _, workspace in await entries(api))
+    assert (2, 1) == (found["make_workspace", None], found["change_workspace", "other"])
+    assert 20 <= found["change_workspace", "acme"] <= 30 and 20 <= found["authenticate", None] <= 30
+
+
+async def test_no_secret_of_an_address_is_kept(api: Api) -> None:
+    """Somebody's script may put one there: the trail has paths, and of a query what the page itself made."""
+    browser = Browser(api)
+    await browser.sign_in(api.admin_token)
+    await browser.send_form("/access/tokens?token=whk_admin_secret", {"scope": "x"}, "/access")
+    await api.get("/v1/status?token=whk_admin_secret", token="wrong")
+    await api.post("/v1/workspaces?token=whk_admin_secret", {})
+    assert b"whk_admin_secret" not in (await api.get("/v1/audit")).body

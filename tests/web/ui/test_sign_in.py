@@ -82,7 +82,7 @@ async def test_a_session_ends_unused_with_its_token_and_at_sign_out(api: Api) ->
     await api.app.services.tokens.revoke(token.id)
     assert 303 == (await revoked.get("/webhooks")).status
     assert 200 == (await aged.get("/webhooks")).status
-    await api.engine.clock.advance(Config().sessions.idle_minutes * 60)
+    await api.engine.clock.leap(Config().sessions.idle_minutes * 60)
     assert "/sign-in?then=%2Fwebhooks" == (await aged.get("/webhooks")).headers["Location"]
 
 
@@ -94,19 +94,19 @@ async def test_a_session_has_an_idle_and_an_absolute_limit(tmp_path: Path) -> No
         for browser in (clicks, watches):
             await browser.sign_in(api.admin_token)
         for _ in range(2):
-            await api.engine.clock.advance(20 * 60)
+            await api.engine.clock.leap(20 * 60)
             assert 200 == (await clicks.get("/webhooks", Sec_Fetch_Mode="navigate")).status
             last = await watches.get("/webhooks", Sec_Fetch_Mode="cors")
         assert 303 == last.status
     async with running_api(tmp_path, Config(sessions=limits)) as api:
         clicks.api = api
-        await api.engine.clock.advance(40 * 60)  # where the other one ended
+        await api.engine.clock.leap(40 * 60)  # where the other one ended
         assert 200 == (await clicks.get("/webhooks")).status
         api.app.reload(Config(sessions=Sessions(idle_minutes=30, max_hours=0.5)))
         assert 303 == (await clicks.get("/webhooks")).status
         api.app.reload(Config(sessions=Sessions(idle_minutes=1440, max_hours=720)))
         assert 200 == (await clicks.get("/webhooks")).status
-        await api.engine.clock.advance(80 * 60)
+        await api.engine.clock.leap(80 * 60)
         assert 303 == (await clicks.get("/webhooks")).status
 
 

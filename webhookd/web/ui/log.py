@@ -166,6 +166,7 @@ async def show_replay(page: Page) -> web.StreamResponse:
 async def replay(page: Page) -> web.StreamResponse:
     """Replay all deliveries of the filter."""
     form = await _replay_form(page)
+    page.made = page.url("/log/replay", **form.fields)
     count = (await page.services.replayer.many(form.filter, dry_run=False)).count
     return page.go("/log", endpoint=form.fields.get("endpoint"), said="replayed", n=count)
 

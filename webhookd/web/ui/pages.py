@@ -216,7 +216,7 @@ def page(handler: Handler, *, open_to_all: bool = False, endless: bool = False) 
         if request.method == "POST" and made.session is not None:
             await made.services.audit.note(
                 "page",
-                (made.made or request.path_qs)[:TARGET_CHARACTERS],
+                (made.made or request.path)[:TARGET_CHARACTERS],
                 outcome if response.status < 400 or outcome != DONE else "invalid_field",
                 address=caller_address(request),
                 token=made.session.token,
