@@ -31,13 +31,13 @@ def refs(value: Any) -> Iterator[str]:
 
 
 async def test_what_is_served_and_what_is_described_are_the_same(api: Api) -> None:
-    """Both ways, the page's own paths and HEAD apart; and it is served as it was made."""
+    """Both ways, the page's own paths, HEAD and the probes' OPTIONS apart; and it is served as it was made."""
     served = {
         (resource.canonical, route.method)
         for route in api.application.router.routes()
         if (resource := route.resource) is not None
         and (resource.canonical.startswith("/v1") or resource.canonical in DOCUMENT["paths"])
-        and route.method != "HEAD"
+        and route.method not in ("HEAD", "OPTIONS")
     }
     described = {(path, method.upper()) for path, method, _ in OPERATIONS}
     assert served == described
