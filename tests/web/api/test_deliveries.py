@@ -12,6 +12,7 @@ from tests.support.api import Api, running_api
 from webhookd.config import Budget, Config, Delivery, ExtraType, Limits
 from webhookd.models import Reason
 from webhookd.rules.ids import delivery_id, delivery_seq
+from webhookd.store.store import Store
 from webhookd.web.api.deliveries import DeliveryListSchema, EventListSchema, ReplayedSchema
 from webhookd.web.api.schemas import DeliveryDetailSchema, DeliverySchema, EventDetailSchema
 
@@ -588,3 +589,25 @@ async def test_backfill(api: Api) -> None:
     await api.engine.app.services.endpoints.disable("default", endpoint.id)
     refused = await api.post(path, since)
     assert (409, "endpoint_not_active") == (refused.status, refused.code)
+
+
+@pytest.mark.parametrize("path", ["events", "deliveries"])
+async def test_a_long_list_stops_and_says_where_to_go_on(api: Api, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Pages are short or empty, and `next` leads to everything, once and in order."""
+    monkeypatch.setattr("webhookd.store.events.WINDOW_EVENTS", 4)
+    monkeypatch.setattr("webhookd.store.delivery_log.WINDOW_ROWS", 4)
+    monkeypatch.setattr("webhookd.store.delivery_log.NEWEST_ROWS", 1)
+    monkeypatch.setitem(Store.search.__kwdefaults__, "seconds", 0.0)
+    await api.engine.endpoint(URL)
+    for number in range(30):
+        kind = "contact.created" if number % 10 == 5 else "message.sent"
+        await api.engine.send(f"e{number}", event_type=kind)
+    await api.engine.quiet()
+    found: list[str] = []
+    cursor, pages = "", 0
+    while cursor is not None:
+        page = (await api.get(f"/v1/{path}?event_type=contact.created&cursor={cursor}")).json
+        found += [each["event_id"] for each in page["data"]]
+        cursor, pages = page["next"], pages + 1
+    assert ["e25", "e15", "e5"] == found
+    assert pages > 5

@@ -59,8 +59,9 @@ async def test_a_token_has_so_many_questions_at_a_time(api: Api) -> None:
     async with hanging_search(api):
         asking = [asyncio.create_task(api.get(LIST)) for _ in range(2)]
         await until_under_way(api, 2)
-        for path in (LIST, "/v1/endpoints", "/v1/workspaces/default/budget"):
-            refused = await api.get(path)
+        dry_run = {"since": "2020-01-01T00:00:00Z", "dry_run": True}
+        for path in (LIST, "/v1/endpoints", "/v1/workspaces/default/budget", "/v1/replay"):
+            refused = await (api.post(path, dry_run) if path.endswith("replay") else api.get(path))
             assert (429, "too_many_questions", "1") == (refused.status, refused.code, refused.headers["Retry-After"])
         page = await api.get("/webhooks", headers={"Cookie": f"webhookd_session={session.secret}"}, token=None)
         assert (429, "1") == (page.status, page.headers["Retry-After"])
@@ -98,6 +99,17 @@ async def test_a_caller_that_leaves_cancels_its_question(api: Api, leave: Callab
             await until_under_way(api, 0)
     assert 200 == (await api.get(LIST)).status
     assert time.monotonic() - began < LONGEST_SECONDS / 2
+
+
+async def test_a_dry_run_ends_when_its_caller_leaves(api: Api) -> None:
+    """It only asks, so nothing is left undone; a replay itself goes on."""
+    body = b'{"since":"2020-01-01T00:00:00Z","dry_run":true}'
+    values = {"Authorization": f"Bearer {api.admin_token}", "Content_Length": str(len(body))}
+    async with hanging_search(api), wire(api.port) as line:
+        line.send(head(api, "POST", "/v1/replay", **values).encode() + body)
+        await until_under_way(api, 1)
+        line.reset()
+        await until_under_way(api, 0)
 
 
 async def test_a_caller_that_only_sends_nothing_more_gets_its_answer(api: Api) -> None:

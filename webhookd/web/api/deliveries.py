@@ -37,6 +37,7 @@ from webhookd.web.log_search import (
     find_delivery,
     log_filter,
 )
+from webhookd.web.server.question_limit import question
 from webhookd.web.server.requests import (
     WRITE_ERRORS,
     Cursor,
@@ -262,7 +263,7 @@ async def replay_delivery(request: web.Request) -> web.Response:
     body=ReplayRequest,
     errors=(
         *("unknown_event_type", "endpoint_not_active", "endpoint_gone", "replay_running", "workspace_full"),
-        *WRITE_ERRORS,
+        *("too_many_questions", *WRITE_ERRORS),
     ),
 )
 async def replay_deliveries(request: web.Request) -> web.Response:
@@ -295,7 +296,8 @@ async def replay_deliveries(request: web.Request) -> web.Response:
     )
     if wanted.endpoint_seq is not None and services.registry.get(wanted.endpoint_seq) is None:
         raise ApiError("endpoint_gone", f"Endpoint {fields.endpoint} was deleted; there is nowhere to send to.")
-    done = await services.replayer.many(wanted, dry_run=fields.dry_run)
+    async with question(request, only_asks=fields.dry_run):
+        done = await services.replayer.many(wanted, dry_run=fields.dry_run)
     return json_response({"replayed": done.count, "left_out": done.left_out})
 
 
@@ -304,7 +306,10 @@ async def replay_deliveries(request: web.Request) -> web.Response:
     "/endpoints/{endpoint}/backfill",
     {200: BackfilledSchema},
     body=BackfillRequest,
-    errors=("unknown_event_type", "endpoint_not_active", "replay_running", "workspace_full", *WRITE_ERRORS),
+    errors=(
+        *("unknown_event_type", "endpoint_not_active", "replay_running", "workspace_full", "too_many_questions"),
+        *WRITE_ERRORS,
+    ),
 )
 async def backfill_endpoint(request: web.Request) -> web.Response:
     """Send an endpoint past events that it never had, in order of acceptance.
@@ -317,13 +322,14 @@ async def backfill_endpoint(request: web.Request) -> web.Response:
     services, workspace = services_of(request), workspace_of(request)
     endpoint = services.registry.endpoint(workspace.seq, request.match_info["endpoint"])
     check_event_type(services, workspace.seq, fields.event_type)
-    done = await services.replayer.backfill(
-        endpoint,
-        event_type=fields.event_type,
-        since_ms=fields.since,
-        until_ms=fields.until,
-        dry_run=fields.dry_run,
-    )
+    async with question(request, only_asks=fields.dry_run):
+        done = await services.replayer.backfill(
+            endpoint,
+            event_type=fields.event_type,
+            since_ms=fields.since,
+            until_ms=fields.until,
+            dry_run=fields.dry_run,
+        )
     return json_response({"backfilled": done.count, "left_out": done.left_out})
 
 

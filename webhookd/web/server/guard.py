@@ -23,7 +23,7 @@ from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Token
 from webhookd.web.server.caller_address import caller_address
 from webhookd.web.server.memory_limit import release_memory
-from webhookd.web.server.question_limit import QUESTION_LIMIT
+from webhookd.web.server.question_limit import question
 from webhookd.web.server.requests import CALLER, WORKSPACE, Handler, NoFields, Route, is_question, read_query
 from webhookd.web.server.responses import SECURITY_HEADERS, error_response, internal_error
 from webhookd.web.services import Services
@@ -102,10 +102,9 @@ class Guard:
                 raise
             if query is None and request.rel_url.raw_query_string:
                 read_query(request, NoFields)
-            token, workspace = request.get(CALLER), request.get(WORKSPACE)
-            if not bounded or token is None:
+            if not bounded:
                 return await handle(request)
-            async with request.app[QUESTION_LIMIT].one(token, None if workspace is None else workspace.seq):
+            async with question(request):
                 return await handle(request)
 
         return guarded

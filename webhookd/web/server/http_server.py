@@ -26,6 +26,7 @@ from webhookd.errors import ApiError
 from webhookd.web.server.guard import GUARD
 from webhookd.web.server.listener import Listener, listen_tcp, listen_unix
 from webhookd.web.server.memory_limit import refuse_if_memory_is_short
+from webhookd.web.server.question_limit import ONLY_ASKS
 from webhookd.web.server.requests import Handler
 from webhookd.web.server.responses import JSON_TYPE, SECURITY_HEADERS, error_response, internal_error, wire_bytes
 
@@ -199,7 +200,7 @@ class _Connection(RequestHandler, asyncio.BufferedProtocol):
 
 
 def _only_asks(request: web.BaseRequest | None) -> TypeGuard[web.BaseRequest]:
-    return request is not None and request.method in (hdrs.METH_GET, hdrs.METH_HEAD)
+    return request is not None and (request.method in (hdrs.METH_GET, hdrs.METH_HEAD) or request.get(ONLY_ASKS, False))
 
 
 class _Server(web.Server):

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from webhookd.errors import ApiError
 from webhookd.models import Token
+from webhookd.web.server.requests import CALLER, WORKSPACE
 
 RETRY_AFTER_SECONDS = 1
 # A refusal waits so long, so that a program that asks again at once doesn't keep the event loop busy.
@@ -50,3 +51,20 @@ class QuestionLimit:
 
 
 QUESTION_LIMIT = web.AppKey("question_limit", QuestionLimit)
+ONLY_ASKS = web.RequestKey("only_asks", bool)
+
+
+@asynccontextmanager
+async def question(request: web.Request, *, only_asks: bool = True) -> AsyncIterator[None]:
+    """While it lasts, a call of the API only asks: it is one of its token's questions, and ends if its caller leaves.
+
+    Raises ApiError `too_many_questions`.
+    """
+    token, workspace = request.get(CALLER), request.get(WORKSPACE)
+    if not only_asks or token is None:
+        yield
+        return
+    request[ONLY_ASKS] = True
+    async with request.app[QUESTION_LIMIT].one(token, None if workspace is None else workspace.seq):
+        yield
+    request[ONLY_ASKS] = False
