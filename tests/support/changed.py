@@ -11,6 +11,7 @@
 - `unswept`: retention does nothing; its first sweep, right after the start, may end in a checkpoint
 - `sockets=FD,…`: descriptors 3 and on are those, as systemd hands them over
 - `confined`: the unit's filter of system calls and address families
+- `confined=UNIT`: those of that unit, for another program, which the arguments name
 """
 
 from __future__ import annotations
@@ -153,10 +154,10 @@ def members(name: str) -> set[str]:
     return {call for each in listed if each and not each.startswith("#") for call in members(each)}
 
 
-def confine() -> None:
+def confine(unit: str = str(UNIT)) -> None:
     """Let this process, and what it becomes, do only what the unit allows."""
     allowed: set[str] = set()
-    for name, value in directives(UNIT):
+    for name, value in directives(Path(unit)):
         if name == "SystemCallFilter":
             calls = {call for group in value.lstrip("~").split() for call in members(group)}
             allowed = allowed - calls if value.startswith("~") else allowed | calls
@@ -171,7 +172,7 @@ def confine() -> None:
     for call in allowed:
         number = seccomp.seccomp_syscall_resolve_name(call.encode())
         if call == "socket":
-            for family in dict(directives(UNIT))["RestrictAddressFamilies"].split():
+            for family in dict(directives(Path(unit)))["RestrictAddressFamilies"].split():
                 allow(number, Compared(0, EQUAL, getattr(socket, family), 0))
         elif number >= 0:  # else another machine's call
             allow(number)
@@ -197,6 +198,8 @@ if __name__ == "__main__":
     given = values.split(",") if values else []
     if what in AT_START:
         AT_START[what](*given)
+        if what == "confined" and given:
+            os.execv(sys.argv[1], sys.argv[1:])
         os.execv(sys.executable, [sys.executable, "-m", "webhookd", *sys.argv[1:]])
     WITHIN.get(what, partial(make_stuck, what))(*given)
     main()
