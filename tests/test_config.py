@@ -173,7 +173,7 @@ def test_a_wrong_value_is_told_with_its_key_its_line_and_the_right_form(write: A
 
 
 def test_every_key_refuses_a_wrong_type(write: Any) -> None:
-    """A date fits no setting, and the place is told for each."""
+    """A date fits no setting, and each is reported with its place."""
     text = ""
     for section, name in KEYS:
         text += f"[{section}]\n" if f"[{section}]" not in text else ""
@@ -262,7 +262,7 @@ def test_keys_that_go_together_are_taken(write: Any, text: str) -> None:
 
 
 def test_a_wrong_value_brings_no_contradiction_after_it(write: Any) -> None:
-    """A key that is wrong by itself is told once."""
+    """A key that is wrong by itself is reported once."""
     mistake = only(check(write('[plans]\norder = ["a", "a"]\n')))
     assert "plans.order" == mistake.key
 
@@ -329,7 +329,7 @@ def test_the_line_of_a_key_is_found_in_tricky_text(newline: str) -> None:
 
 
 def test_a_mistake_in_a_list_over_lines_has_the_line_of_its_key(write: Any) -> None:
-    """The element's own line can't be told, so the key's is."""
+    """The element's own line isn't known, so the key's is reported."""
     mistake = only(check(write("[delivery]\n\nretry_seconds = [\n  30,\n  0,\n]\n")))
     assert 3 == mistake.line
 
@@ -505,7 +505,7 @@ def test_a_credential_is_read_or_told(tmp_path: Path) -> None:
 
 
 def test_a_credential_that_can_not_be_read_is_a_mistake_like_others(tmp_path: Path) -> None:
-    """It is told with its key."""
+    """It is reported with its key."""
     (tmp_path / "mail-password").write_text("")
     mistake = only(check(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)}))
     assert "mail.password" == mistake.key and "mail-password" in mistake.what
@@ -589,7 +589,7 @@ def test_root_has_the_system_s_directory(
 
 
 def test_a_service_s_user_has_the_system_s_directory(places: tuple[Path, Path, dict[str, str]]) -> None:
-    """Whoever may write there."""
+    """However loose the permissions are."""
     system, _, environ = places
     system.mkdir(parents=True)
     assert system == find_state_dir(None, environ)

@@ -319,7 +319,7 @@ async def test_a_log_over_its_quota_is_shortened_alone(tmp_path: Path) -> None:
 
 
 async def test_remembered_ids_count_and_the_oldest_go_by_quota(tmp_path: Path) -> None:
-    """Not those of the last hour; then the workspace is over its quota, and told so after a second."""
+    """Not those of the last hour; then the workspace is over its quota, and refuses events after a second."""
     async with bench(tmp_path, max_age_days=0.01) as b:
         b.config = Config(retention=b.config.retention, limits=Limits(log_mb_per_workspace=0.01))
         ids = [f"i{number}" for number in range(100)]
@@ -330,7 +330,7 @@ async def test_remembered_ids_count_and_the_oldest_go_by_quota(tmp_path: Path) -
         await b.delivered(*(f"young{number}" for number in range(60)), days_ago=0.02)
         await b.retention.sweep()
         assert [f"young{number}" for number in range(60)] == await b.remembered()
-        waiting = asyncio.create_task(b.retention.wait_for_room(b.workspace.seq))
+        waiting = asyncio.create_task(b.retention.wait_for_space(b.workspace.seq))
         await b.clock.until_waiters(1)
         await b.clock.advance(1)
         with pytest.raises(ApiError, match="allowed are 0") as refused:

@@ -210,7 +210,7 @@ class App:
             endpoints=Endpoints(deps, dispatcher, watchdog, self.client.check_url),
             workspaces=Workspaces(deps, dispatcher, self.mailer.send_confirmation),
             replayer=Replayer(deps, dispatcher, self.retention),
-            test_events=TestEvents(deps, self.transport, self.live_feed, ingest.check_room),
+            test_events=TestEvents(deps, self.transport, self.live_feed, ingest.check_capacity),
             recorder=self.recorder,
             watchdog=watchdog,
             live_feed=self.live_feed,

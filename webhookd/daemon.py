@@ -101,7 +101,7 @@ async def _serve(
                 if ended is not None:
                     log.emit("task.ended", task=ended.name, error=str(ended))
                 notify("STOPPING=1", environ)
-                log.emit("daemon.stopping", reason="a task ended" if ended else "it was told to")
+                log.emit("daemon.stopping", reason="a task ended" if ended else "a signal")
                 app.stop_delivering()
                 await listeners.runner.drain()
                 app.live_feed.end()  # live streams have no end of their own

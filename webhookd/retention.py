@@ -40,7 +40,7 @@ IDS_KEPT_MS = 60 * 60 * 1000
 # Of a quota: a log larger than the first share is shortened to the second, before its workspace has to wait.
 PRUNE_FROM, PRUNE_TO = 0.95, 0.9
 # How long events of a workspace over its quota wait for room, and the pause between two looks for some.
-ROOM_SECONDS = 1.0
+SPACE_SECONDS = 1.0
 WAKE_SECONDS = 0.1
 # What was passed over is looked at again after so many times the look's own length.
 AGAIN_TIMES = 10.0
@@ -165,9 +165,9 @@ class Retention:
         """Whether the workspace's log takes as much as it may."""
         return 0 < self._quota_bytes() <= self._log_bytes.get(workspace_seq, 0)
 
-    async def wait_for_room(self, workspace_seq: int) -> None:
-        """Wait until the workspace isn't over its quota any more; ApiError `workspace_full` after `ROOM_SECONDS`."""
-        until = self._clock.monotonic() + ROOM_SECONDS
+    async def wait_for_space(self, workspace_seq: int) -> None:
+        """Wait until the workspace isn't over its quota any more; ApiError `workspace_full` after `SPACE_SECONDS`."""
+        until = self._clock.monotonic() + SPACE_SECONDS
         while self.over_quota(workspace_seq):
             self._wake.set()
             left = until - self._clock.monotonic()
@@ -261,7 +261,7 @@ class Retention:
         over = [seq for seq, size in self._log_bytes.items() if size > quota_bytes * PRUNE_FROM]
         for seq in over:
             place = self._place(seq)
-            self._look_again(place, max(ROOM_SECONDS / 2, AGAIN_TIMES * place.seconds))
+            self._look_again(place, max(SPACE_SECONDS / 2, AGAIN_TIMES * place.seconds))
         kept_bytes = quota_bytes * PRUNE_TO
         while over:
             for seq in list(over):

@@ -23,7 +23,7 @@ from typing import Any
 
 EVENT_BYTES = 1024
 STAMP_EVERY = 50
-PATIENCE_SECONDS = 10.0  # for answers, after the time is over
+LATE_SECONDS = 10.0  # for answers, after the time is over
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\nok"
 _ID = b'"event_id":"b-'
 
@@ -36,7 +36,7 @@ def event(event_type: str, number: int, size: int = EVENT_BYTES) -> bytes:
 
 @dataclass(slots=True)
 class Order:
-    """What `load` is told: `batch` events a request; `window` bounds those sent and not yet taken back as webhooks."""
+    """The terms of a `load`: `batch` events a request; `window` bounds those sent and not yet taken back as webhooks."""
 
     address: tuple[str, int]
     token: str
@@ -180,7 +180,7 @@ class Load:
         while True:
             now = time.monotonic()
             # A busy machine may answer nothing in a short time: go on until it did.
-            if self.number >= limit or (now >= ends and (self.accepted or now >= ends + PATIENCE_SECONDS)):
+            if self.number >= limit or (now >= ends and (self.accepted or now >= ends + LATE_SECONDS)):
                 break
             back = sink.count - taken_before
             if order.rate:
@@ -197,7 +197,7 @@ class Load:
             self.peer.turn(0.001)
         took = time.monotonic() - began
         accepted_then, taken = self.accepted, sink.count - taken_before
-        while self.under_way and time.monotonic() < ends + PATIENCE_SECONDS:
+        while self.under_way and time.monotonic() < ends + LATE_SECONDS:
             self.peer.turn(0.01)
         self.peer.load = None
         for each in self.callers.values():

@@ -57,7 +57,7 @@ def config(types: int = 0, *, log_level: str = "info") -> str:
 async def fill(state_dir: Path, stock: Stock) -> None:
     state_dir.mkdir(parents=True, exist_ok=True)
     connection, _, _ = await open_writer(state_dir / "webhookd.db")
-    await connection.run(lambda db: db.execute("PRAGMA synchronous = OFF"))  # nobody was promised anything yet
+    await connection.run(lambda db: db.execute("PRAGMA synchronous = OFF"))  # nothing was promised yet
     now_ms = time.time_ns() // 1_000_000
     await connection.run(lambda db: _base(db, stock, now_ms))
     total = stock.history + stock.waiting

@@ -41,7 +41,7 @@ class Reader:
 async def test_a_webhook_from_its_first_day_to_its_replay(
     opened: Open, site: Site, receiver: Receiver, script: bool
 ) -> None:
-    """Sign in, add, test, fail, retry, auto-disabled, mend, enable, held events in order, find in the log, replay."""
+    """Sign in, add, test, fail, retry, auto-disabled, repair, enable, held events in order, find in the log, replay."""
     page = await opened(script=script)
     reader = Reader(page, script=script)
     await add(reader, receiver)

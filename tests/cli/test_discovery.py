@@ -104,7 +104,7 @@ async def test_url_and_token_override(api: Any, run: Any, state_dir: Path, tmp_p
 
 
 async def test_not_running(run: Any, state_dir: Path) -> None:
-    """Nobody listens: exit code 3, the address, and what to do."""
+    """No daemon listens: exit code 3, the address, and what to do."""
     (state_dir / "address").write_text("http://127.0.0.1:1\n")
     ran = await run("budget", "--state-dir", str(state_dir))
     assert (3, "") == (ran.code, ran.out)
@@ -198,7 +198,7 @@ async def test_broken_configuration(run: Any, tmp_path: Path) -> None:
 
 @pytest.fixture
 async def raw_server() -> AsyncIterator[Any]:
-    """Starts a server that says fixed bytes to whoever comes, and hangs up; gives its URL."""
+    """Starts a server that sends fixed bytes to each caller and hangs up; gives its URL."""
     servers = []
 
     async def starting(answer: bytes, *, stay: bool = False) -> str:

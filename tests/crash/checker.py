@@ -63,7 +63,7 @@ def unaccounted(case: Case) -> Iterator[Violation]:
         elif row.state == SKIPPED:
             asked_for = any(each.endpoint == row.endpoint and each.skip_held for each in case.history.enabled)
             if not asked_for or row.seq > endpoint.skipped_upto:
-                yield Violation("unaccounted", f"{_name(row)} was skipped, and nobody asked for that")
+                yield Violation("unaccounted", f"{_name(row)} was skipped without a request")
         elif row.state == CANCELLED and not endpoint.deleted:
             yield Violation("unaccounted", f"{_name(row)} was cancelled, and its endpoint is there")
         elif row.state == DROPPED:

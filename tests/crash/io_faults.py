@@ -8,7 +8,7 @@ events are sent, some attempts fail, and a while later the disk is well again; N
 Judged as kills are: nothing that was answered with 202 is lost, order and records hold, an endpoint repeats one attempt
 at most for each end of the daemon.  Beyond that
 
-- a full disk ends nobody who is ready: what can't be taken is refused, outcomes wait, and all goes on by itself;
+- a full disk ends no daemon that is ready: what can't be taken is refused, outcomes wait, and all goes on by itself;
 - a broken disk ends the daemon with an exit code that systemd restarts, never with 78.
 """
 

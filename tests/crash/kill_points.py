@@ -60,7 +60,7 @@ class Stage:
         before = list(history.received)
         prepared_crashes = len(history.crashes)
         received = self.witness.begin(self.scenario.manners)
-        told_before = list(self.mails.taken)
+        reported_before = list(self.mails.taken)
         play = self._play(state_dir, history, point)
         try:
             await self._through(play)
@@ -74,7 +74,7 @@ class Stage:
             )
         finally:
             await play.supervisor.close()
-            self.mails.taken[:] = told_before
+            self.mails.taken[:] = reported_before
         trace = play.supervisor.trace_file
         injected = trace.exists() and "(INJECTED)" in trace.read_text()
         reached = injected or len(history.crashes) > prepared_crashes

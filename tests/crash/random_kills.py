@@ -55,7 +55,7 @@ DURING_START = 0.25
 LIFE_SECONDS = 0.5
 LONGEST_LIFE_SECONDS = 4.0
 REST_SECONDS = 600.0
-STARTS_PATIENCE = 10  # times `process.START_SECONDS`
+STARTS_MAX = 10  # times `process.START_SECONDS`
 
 
 @dataclass(slots=True)
@@ -191,7 +191,7 @@ class Round:
 
 async def _is_ready(daemon: Daemon) -> bool:
     """Wait until it answers, however little of the machine is left for it; False if it died."""
-    for _ in range(STARTS_PATIENCE):
+    for _ in range(STARTS_MAX):
         with suppress(TimeoutError):
             return await process.until_ready(daemon)
     raise AssertionError(f"it never became ready: {daemon.log_file.read_text()[-3000:]}")
@@ -199,7 +199,7 @@ async def _is_ready(daemon: Daemon) -> bool:
 
 async def kill_at_random(*, kills: int, seed: int, endpoints: int, per_round: int) -> Total:
     total = Total()
-    asyncio.get_running_loop().set_exception_handler(_tell_of_fault)
+    asyncio.get_running_loop().set_exception_handler(_report_fault)
     async with witness() as where:
         for number in itertools.count():
             if total.kills >= kills:
@@ -218,7 +218,7 @@ async def kill_at_random(*, kills: int, seed: int, endpoints: int, per_round: in
     return total
 
 
-def _tell_of_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _report_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Say nothing of a pipe that broke while aiohttp was writing into it: its producer has heard of it already."""
     if not isinstance(context.get("exception"), aiohttp.ClientError):
         loop.default_exception_handler(context)

@@ -70,29 +70,29 @@ async def some_wait(play: Play) -> None:
 
 
 # disable, enable
-def told_once(play: Play, final: Final) -> list[Violation]:
-    """Each disabling is told in one mail, and a second copy, after a kill, is the same to the byte."""
+def mailed_once(play: Play, final: Final) -> list[Violation]:
+    """Each disabling is in one mail, and a second copy, after a kill, is the same to the byte."""
     found = [
         Violation("disabled", f"{name} is {final.endpoints[name].state} after the budget was spent")
         for name in ("other", "third")
         if final.endpoints[name].state != "auto_disabled"
     ]
-    return found + told_of(play, "other", "third")
+    return found + mailed(play, "other", "third")
 
 
-def drop_told_once(play: Play, final: Final) -> list[Violation]:
-    """Of several drops in a row the first is told, in one mail."""
-    return told_of(play, "other")
+def drop_mailed_once(play: Play, final: Final) -> list[Violation]:
+    """Of several drops in a row the first is in one mail."""
+    return mailed(play, "other")
 
 
-def told_of(play: Play, *names: str) -> list[Violation]:
-    """Each of these endpoints is told of in one mail, whose copies are the same."""
+def mailed(play: Play, *names: str) -> list[Violation]:
+    """Each of these endpoints is named in one mail, whose copies are the same."""
     found = []
     copies = {(mail["Message-ID"], raw) for mail, (_, raw) in zip(play.mails.mails, play.mails.taken, strict=True)}
     for name in names:
-        told = {message_id for message_id, raw in copies if f"/{name}".encode() in raw}
-        if len(told) != 1:
-            found.append(Violation("mail", f"{name} is told of in {len(told)} mails"))
+        ids = {message_id for message_id, raw in copies if f"/{name}".encode() in raw}
+        if len(ids) != 1:
+            found.append(Violation("mail", f"{name} is named in {len(ids)} mails"))
     if len(copies) != len({message_id for message_id, _ in copies}):
         found.append(Violation("mail", "two mails with one Message-ID differ"))
     if len(play.mails.taken) - len(copies) > len(play.history.crashes):
@@ -299,8 +299,8 @@ SCENARIOS = (
     Scenario("batch", send_batches, all_well, two_endpoints),
     Scenario("success", nothing, all_well, some_wait),
     Scenario("failure", nothing, fails_until(3), some_wait),
-    Scenario("drop", nothing, ill, some_wait, drop_told_once, config=MAIL),
-    Scenario("disable", nothing, ill, three_wait, told_once, Terms((0.02,), limit=3), MAIL),
+    Scenario("drop", nothing, ill, some_wait, drop_mailed_once, config=MAIL),
+    Scenario("disable", nothing, ill, three_wait, mailed_once, Terms((0.02,), limit=3), MAIL),
     Scenario("enable", enable_both, all_well, two_stopped, held_went_out, Terms((0.02,), limit=3), MAIL),
     Scenario("replay", replay_all, all_well, some_dropped, replayed_once, Terms((), limit=1000)),
     Scenario("prune", until_pruned, all_well, much_is_old, pruned_rightly, config=PRUNE),

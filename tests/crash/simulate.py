@@ -22,7 +22,7 @@ from tests.support.results import recorded
 
 # Seeds that a process plays before it tells.
 PIECE = 50
-TELL_EVERY = 10_000
+REPORT_EVERY = 10_000
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ def simulate(schedules: int, seed: int = 0, *, jobs: int = 1) -> Total:
         total.add(report)
         if report.broken:
             print(f"seed {report.seed}: {report.broken}", flush=True)
-        if total.schedules % TELL_EVERY == 0:
+        if total.schedules % REPORT_EVERY == 0:
             print(f"{total.schedules} schedules, {len(total.broken)} broken", file=sys.stderr, flush=True)
     return total
 

@@ -157,7 +157,7 @@ def dropped_late(history: History, final: Final) -> None:
 
 
 def skipped_unasked(history: History, final: Final) -> None:
-    """Skipped by nobody."""
+    """Skipped without a request."""
     final.deliveries[7] = replace(final.deliveries[7], state=SKIPPED)
 
 
@@ -254,7 +254,7 @@ def again_after_success(history: History, final: Final) -> None:
 
 
 def number_jumped(history: History, final: Final) -> None:
-    """An attempt that nobody saw."""
+    """An attempt that no receiver saw."""
     history.received.remove(got("ill", "four", 6.1, 500, 2))
 
 

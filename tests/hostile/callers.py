@@ -324,7 +324,7 @@ def _framing() -> Iterator[Caller]:
         "length in words": posted(b"Content-Length: many"),
         "chunked twice": posted(b"Transfer-Encoding: chunked, chunked", body=chunk),
         "chunked not at the end": posted(b"Transfer-Encoding: chunked, identity", body=chunk),
-        "an encoding that nobody knows": posted(b"Transfer-Encoding: xchunked", body=chunk),
+        "an unknown encoding": posted(b"Transfer-Encoding: xchunked", body=chunk),
         "chunked, misspelt": posted(b"Transfer-Encoding: \x0bchunked", body=chunk),
         "chunk size no number": posted(te, body=b"zz\r\n"),
         "chunk size negative": posted(te, body=b"-1\r\n"),

@@ -23,7 +23,7 @@ EVENT = b'{"event_type":"message.received"}'
 HEAD = (
     "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n"
 )
-# The daemon takes callers on half of the descriptors that it may have; where that is too few it is told to take more.
+# The daemon takes callers on half of the descriptors that it may have; where that is too few its setting raises it.
 SERVE = (
     "import webhookd.web.server.http_server as server; half = server._connections_max; "
     "server._connections_max = lambda: max(half(), {connections} + 10); from webhookd.cli import main; main()"

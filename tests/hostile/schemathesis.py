@@ -42,7 +42,7 @@ ROUND_SECONDS = 900.0
 
 
 async def run(folder: Path, *, examples: int, deep: bool) -> list[str]:
-    """What it found, told in its own words; nothing where all is well."""
+    """What it found, in its own words; empty where all is well."""
     state_dir = folder / "state"
     watched = ("-m", "tests.support.changed", f"dialled={NO_NAMESERVER},{folder / 'dialled'}")
     async with process.daemon(state_dir, CONFIG, program=watched) as daemon:

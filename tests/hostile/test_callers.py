@@ -93,9 +93,13 @@ def _verdict(got: bytes) -> tuple[int, str, str]:
     if not got:
         return 0, "", ""
     head, _, body = got.partition(b"\r\n\r\n")
-    told = json.loads(body) if body else {}
-    rejected = told.get("rejected") or [{}]
-    return int(head.split(b" ")[1]), told.get("error", {}).get("code", ""), rejected[0].get("error", {}).get("code", "")
+    reported = json.loads(body) if body else {}
+    rejected = reported.get("rejected") or [{}]
+    return (
+        int(head.split(b" ")[1]),
+        reported.get("error", {}).get("code", ""),
+        rejected[0].get("error", {}).get("code", ""),
+    )
 
 
 @pytest.mark.parametrize("caller", CALLERS, ids=lambda caller: f"{caller.kind} | {caller.name}")

@@ -117,4 +117,4 @@ async def test_a_name_that_is_bound_anew_between_check_and_connect_gains_nothing
     delivered = sum(outcome.delivered for outcome in outcomes)
     assert {None, Reason.BLOCKED_ADDRESS} == {outcome.reason for outcome in outcomes}
     assert [("127.0.0.1", receiver.port)] * delivered == watching.dialled
-    assert answers.asked <= 2 * 20  # A and AAAA, once per attempt: nobody asks again between check and connect
+    assert answers.asked <= 2 * 20  # A and AAAA, once per attempt: no second question between check and connect

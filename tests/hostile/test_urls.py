@@ -88,7 +88,7 @@ def _code(case: Case, expected: Saved) -> str:
 # --- resolved ---------------------------------------------------------------------------------------------------
 @EACH
 async def test_resolved(case: Case) -> None:
-    """Used though it was never checked: blocked, nobody asked for its name; and so is a name that leads there."""
+    """Used though it was never checked: blocked, its name never asked for; and so is a name that leads there."""
     async with NameServer({"leads.test": case.leads_to}) as names:
         for allowed, saved in zip((NOTHING, EVERYTHING), case.saved, strict=True):
             if saved is not Saved.KEPT:

@@ -14,7 +14,7 @@ from webhookd.log.format import LEADING
 SOURCES = Path(log.__file__).parents[1]
 
 
-def test_each_row_of_the_table_is_in_the_form_of_the_house() -> None:
+def test_each_row_of_the_table_has_the_form_of_the_others() -> None:
     """`noun.past_verb`, a level, a sentence, fields without doubles, and none that would hold a secret."""
     for name, row in LOG_EVENTS.items():
         assert re.fullmatch(r"[a-z]+\.[a-z]+(_[a-z]+)*", name), name

@@ -178,7 +178,7 @@ def test_a_url_loses_its_secrets(url: str, expected: str) -> None:
 
 
 def test_no_query_gets_into_a_line_by_oversight() -> None:
-    """The field `url` and URLs in free texts are stripped whoever logs them."""
+    """The field `url` and URLs in free texts are stripped, from every logger."""
     lines = Lines()
     log.emit("endpoint.created", url="https://u:secret@example.com/a?secret=1")
     log.emit("mail.failed", error="can't reach 'https://example.com/a?secret=1', HTTP://example.com#secret; gone")

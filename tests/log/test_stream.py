@@ -37,7 +37,7 @@ def test_lines_wait_for_their_batch_and_an_urgent_one_takes_them_along() -> None
 
 
 def test_a_line_goes_out_without_being_asked_for() -> None:
-    """Within the linger time, though nobody flushes."""
+    """Within the linger time, without a flush."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "wb") as sink, os.fdopen(reading, "rb") as source:
         stream = LogStream(sink)
@@ -150,7 +150,7 @@ def run(program: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
 
 
 def test_what_was_logged_last_is_written_at_exit() -> None:
-    """Nobody flushes here but the interpreter's end; what was suppressed is told too."""
+    """Only the interpreter's end flushes here; what was suppressed is reported too."""
     ended = run(PROGRAM, capture_output=True)
     assert (0, b"") == (ended.returncode, ended.stderr)
     records = [json.loads(line) for line in ended.stdout.splitlines()]

@@ -38,17 +38,17 @@ def test_what_a_minute_suppressed_is_told_though_nothing_follows() -> None:
     clock.now += 60
     stream = log._LOGGER._stream
     assert stream is not None
-    told = threading.Event()
+    reported = threading.Event()
     write = stream._write
 
     def noting(data: memoryview) -> int:
         if b"last" in bytes(data):
-            told.set()
+            reported.set()
         return write(data)
 
     stream._write = noting
     stream.wake()
-    assert told.wait(TIMEOUT_SECONDS)
+    assert reported.wait(TIMEOUT_SECONDS)
     assert [("first", 1), ("last", 2)] == [(record["error"], record["count"]) for record in lines.records()]
 
 
@@ -74,15 +74,15 @@ def test_the_throttle_tells_when_it_is_next_due() -> None:
 
 
 def test_the_throttle_remembers_a_bounded_number_of_keys() -> None:
-    """Hostile keys don't fill the memory, and a forgotten one's count is told."""
+    """Hostile keys don't fill the memory, and a forgotten one's count is reported."""
     throttle = Throttle()
     throttle.admit("e", "first", {"n": 1}, 0.0)
     throttle.admit("e", "first", {"n": 2}, 0.0)
-    told: list[Summary] = []
+    reported: list[Summary] = []
     for number in range(KEYS_KEPT * 2):
         throttle.admit("e", number, {}, 0.0)
-        told += throttle.over(0.0)
-    assert [Summary("e", {"n": 2}, 1)] == told
+        reported += throttle.over(0.0)
+    assert [Summary("e", {"n": 2}, 1)] == reported
     assert KEYS_KEPT == len(throttle._kinds)
 
 
@@ -106,7 +106,7 @@ def test_what_a_library_logs_is_a_line_like_others() -> None:
 
 
 def test_a_library_s_broken_message_ends_nobody() -> None:
-    """Arguments that don't fit the format: the format alone is told."""
+    """Arguments that don't fit the format: the format alone is logged."""
     root = logging.getLogger()
     root.handlers.clear()  # pytest's own raises
     lines = Lines()

@@ -95,7 +95,7 @@ async def test_every_name_and_label_is_exported(exported: dict[str, set[str]]) -
 
 @pytest.mark.slow
 async def test_everything_that_is_exported_is_on_the_dashboard(exported: dict[str, set[str]]) -> None:
-    """What nobody looks at needn't be counted; only a few of the process's own figures have no panel."""
+    """A metric without a panel needn't be counted; only a few of the process's own figures have no panel."""
     asked = {name for query in panel_queries() for name, _ in SELECTOR.findall(query)} | {
         name for variable in DASHBOARD["templating"]["list"] for name in re.findall(r"webhookd_\w+", str(variable))
     }

@@ -51,7 +51,7 @@ async def test_a_machine_that_stood_still_blames_no_endpoint(tmp_path: Path) -> 
         os.kill(d.process.pid, signal.SIGSTOP)
         for gate in where.gates.values():
             gate.set()
-        await asyncio.sleep(2.0)  # all answers are given, and nobody is there to read them
+        await asyncio.sleep(2.0)  # all answers are given, and no process is there to read them
         os.kill(d.process.pid, signal.SIGCONT)
         await where.until(15)
         for name in names:
@@ -121,8 +121,8 @@ async def test_a_clock_set_while_it_runs_changes_no_wait(jump: str, tmp_path: Pa
             await where.until(6)
             (shown,) = (await d.call("GET", "/v1/deliveries?event_id=c"))["data"]
             hours = {"h": 1, "d": 24}[jump[-1]] * int(jump[:2])
-            told = parse_rfc3339(shown["accepted_at"]) / 1000
-            assert abs(told - before - hours * 3600) < 120  # the clock was really set
+            reported = parse_rfc3339(shown["accepted_at"]) / 1000
+            assert abs(reported - before - hours * 3600) < 120  # the clock was really set
         finally:
             await d.stop()
             await d.session.close()

@@ -365,7 +365,7 @@ async def all_events(d: Daemon) -> set[str]:
     ids=["restart-fresh", "restart-kept", "kill-fresh"],
 )
 async def test_no_caller_is_refused_over_restarts(number: signal.Signals, keep: bool, tmp_path: Path) -> None:
-    """Under load nobody is refused a connection and what was accepted stays; a restart answers every single request.
+    """Under load no connection is refused and what was accepted stays; a restart answers every single request.
 
     Whom a kill leaves without an answer sends again.
     """
@@ -391,7 +391,7 @@ async def test_no_caller_is_refused_over_restarts(number: signal.Signals, keep: 
 
 
 async def test_who_was_connected_before_the_end_is_still_answered(tmp_path: Path) -> None:
-    """A connection that was taken, but whose request comes only after SIGTERM: answered, and told to come back anew."""
+    """A connection that was taken, but whose request comes only after SIGTERM: answered, and asked to connect again."""
     async with process.daemon(tmp_path / "state") as d:
         port = int(d.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

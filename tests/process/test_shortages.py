@@ -52,8 +52,8 @@ async def post(d: Daemon, body: bytes = EVENT) -> tuple[int, str, bool]:
     """One event on a connection of its own: the status, the error's code, and whether Retry-After was said."""
     async with wire(port_of(d)) as line:
         line.send(head_of(d, len(body)) + body)
-        status, headers, told = await line.answer()
-        return status, json.loads(told).get("error", {}).get("code", ""), "retry-after" in headers
+        status, headers, reported = await line.answer()
+        return status, json.loads(reported).get("error", {}).get("code", ""), "retry-after" in headers
 
 
 async def post_many(d: Daemon, count: int, body: bytes = EVENT) -> Counter[tuple[int, str, bool]]:
@@ -114,7 +114,7 @@ async def test_without_descriptors_callers_are_told_to_come_back(d: Daemon) -> N
 
 
 async def test_without_descriptors_silent_callers_cost_no_processor_and_no_answers(d: Daemon) -> None:
-    """100 connections that ask for nothing: each is told 503 and ended, a caller after them is too, all at rest."""
+    """100 connections that ask for nothing: each is answered 503 and ended, a caller after them is too, all at rest."""
     async with AsyncExitStack() as stack:
         before = limit(d, resource.RLIMIT_NOFILE, await settled_descriptors(d))
         began = cpu_seconds([d.process.pid])
@@ -162,10 +162,10 @@ async def test_all_bodies_together_are_bounded(d: Daemon) -> None:
                 await asyncio.sleep(0.01)
         assert d.resident_bytes() - at_rest < 200 * MIB
         assert {TAKEN: 20} == await post_many(d, 20)
-        told = Counter(
+        reported = Counter(
             (status, "retry-after" in headers) for status, headers, _ in (a.result() for a in answers if a.done())
         )
-        assert {(503, True)} == set(told)
+        assert {(503, True)} == set(reported)
         for each in answers:
             each.cancel()
         await asyncio.gather(*answers, return_exceptions=True)

@@ -22,7 +22,7 @@ def error_of(raw: bytes) -> ApiError:
 
 
 def test_each_element_keeps_its_own_bytes() -> None:
-    """Inner white space, order, numbers and escapes as they came; the space between elements is nobody's."""
+    """Inner white space, order, numbers and escapes as they came; the space between elements belongs to none."""
     elements = [
         b'{ "b":1.0 ,\n"a" : 18446744073709551616}',
         b'{"x":"\\u00e9,]"}',
@@ -78,7 +78,7 @@ def test_commas_inside_elements_are_not_counted(count: int) -> None:
     ],
 )  # fmt: skip
 def test_a_syntax_error_anywhere_refuses_the_whole_and_names_the_place(text: bytes, said: str, padding: int) -> None:
-    """Whichever way the array goes: the JSON's fault is told before any element is taken."""
+    """Whichever way the array goes: the JSON's fault is reported before any element is taken."""
     if padding and text.startswith(b"["):
         list_of_commas = b'["' + b"," * padding + b'",'
         text, said = list_of_commas + text[1:], "byte" if said.startswith("byte") else said
@@ -169,11 +169,11 @@ def test_any_pieces_of_a_stream_give_the_same_lines(stream: bytes, cuts: list[in
 def test_what_is_kept_of_a_begun_line_is_told() -> None:
     """Its bytes, and none once it is too long: who waits for them to be settled would wait for ever."""
     splitter = LineSplitter(4)
-    told = []
+    reported = []
     for piece in (b"", b"a", b"b\r", b"\n", b"123", b"456", b"78", b"9\nx", b"\ny\n"):
         splitter.feed(piece)
-        told.append(splitter.pending_bytes)
-    assert [0, 1, 3, 0, 3, 0, 0, 1, 0] == told
+        reported.append(splitter.pending_bytes)
+    assert [0, 1, 3, 0, 3, 0, 0, 1, 0] == reported
 
 
 def test_a_line_too_long_is_told_at_once_and_once() -> None:

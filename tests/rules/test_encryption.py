@@ -58,7 +58,7 @@ def test_a_damaged_value_reads_as_nothing(change: object) -> None:
 
 
 def test_a_key_may_be_urlsafe_and_lost_ones_are_named() -> None:
-    """As other tools print keys; `lost` says which one nobody has any more."""
+    """As other tools print keys; `lost` is the one that was lost."""
     made = cipher(urlsafe_b64encode(b"\xfb\xff" * 16).decode(), "lost 0a1b2c3d")
     assert ({"0a1b2c3d"}, 1) == (made.lost, len(made.names))
 

@@ -133,7 +133,7 @@ def test_a_star_alone_is_every_type(names: list[str]) -> None:
     ],
 )
 def test_check_types_refuses_what_no_endpoint_can_want(names: list[str], code: str, said: str) -> None:
-    """None at all, a star with company, a name that nobody knows."""
+    """None at all, a star beside another, an unknown name."""
     with pytest.raises(ApiError) as caught:
         PLAIN.check_types(names)
     assert code == caught.value.code

@@ -110,14 +110,14 @@ def test_a_failure_that_comes_late_is_counted_beside_those_that_overtook_it() ->
 
 
 def test_a_failure_older_than_the_window_does_not_count() -> None:
-    """It aged out before it could be told of; the count is as it was."""
+    """It aged out before it was reported; the count is as it was."""
     window = FailureWindow(FailureBudget(1, 100.0))
     window.fail(1, 200.0)
     assert Verdict(1, 1, False, ()) == window.fail(2, 100.0)
     assert {"1": 1} == window.view(200.0).by_endpoint
 
 
-def test_restored_failures_count_as_if_they_had_just_been_told() -> None:
+def test_restored_failures_count_as_if_they_were_new() -> None:
     """In any order, in place of whatever was there."""
     window = FailureWindow(FailureBudget(2, 100.0))
     window.fail(9, -50.0)

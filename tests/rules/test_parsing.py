@@ -360,7 +360,7 @@ def test_nothing_ends_where_doubles_end() -> None:
 
 
 def test_a_parser_without_memory_is_no_fault_of_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the parser says then (orjson's own words) isn't told to the caller as bad JSON."""
+    """What the parser says then (orjson's own words) isn't reported to the caller as bad JSON."""
 
     class Exhausted:
         """orjson as it is without memory; a process that really has none is in tests/process/test_shortages.py."""

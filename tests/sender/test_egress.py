@@ -281,7 +281,7 @@ async def test_the_first_gate_knows_the_addresses_of_this_machine(
     """A public one needs permission where it is the machine's own."""
     egress = gates(names, [])
     assert "8.8.8.8" == egress.check_url("http://8.8.8.8/").host
-    monkeypatch.setattr(host, "is_of_machine", lambda address: str(address) == "8.8.8.8")
+    monkeypatch.setattr(host, "is_of_host", lambda address: str(address) == "8.8.8.8")
     with pytest.raises(ApiError, match="doesn't send there"):
         egress.check_url("http://8.8.8.8/")
     await egress.close()
@@ -412,10 +412,10 @@ def test_the_machines_own_public_addresses_are_denied_unless_allowed() -> None:
 
 def test_without_netlink_a_socket_that_can_be_bound_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the routing table can't be asked, the answer is the same."""
-    assert [True, True, False] == [host.is_of_machine(ip_address(each)) for each in ("127.0.0.1", "::1", "9.9.9.9")]
+    assert [True, True, False] == [host.is_of_host(ip_address(each)) for each in ("127.0.0.1", "::1", "9.9.9.9")]
 
     def fails(family: int, packed: bytes) -> bool:
         raise OSError(errno.EAFNOSUPPORT, "no netlink")
 
     monkeypatch.setattr(host, "_ends_here", fails)
-    assert [True, True, False] == [host.is_of_machine(ip_address(each)) for each in ("127.0.0.1", "::1", "9.9.9.9")]
+    assert [True, True, False] == [host.is_of_host(ip_address(each)) for each in ("127.0.0.1", "::1", "9.9.9.9")]

@@ -103,7 +103,7 @@ async def test_a_malformed_answer_spoils_no_other_lookup(server: NameServer, res
 
 
 async def test_an_unreachable_name_server_is_this_machines_fault() -> None:
-    """Nobody listens where the resolver is configured: `local`, whatever the name."""
+    """No server listens where the resolver is configured: `local`, whatever the name."""
     async with NameServer({}) as server:
         address = server.address
     resolver = DnsResolver([address])

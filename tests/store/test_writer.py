@@ -60,16 +60,16 @@ async def test_the_log_is_carried_over_between_commits(
 
 async def test_a_patient_command_shares_the_commit_of_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where none comes it is committed all the same, a moment later; `flushed` waits for it."""
-    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(writer, "DEFERRAL_SECONDS", 60.0)
     await store.write(lambda db: db.execute("CREATE TABLE noted (name TEXT)"))
     began = store.writer.commits
-    patient = store.write(lambda db: db.execute("INSERT INTO noted VALUES ('patient')"), patient=True)
+    deferrable = store.write(lambda db: db.execute("INSERT INTO noted VALUES ('deferrable')"), deferrable=True)
     await asyncio.sleep(0.02)
-    assert (0, False, False) == (store.writer.commits - began, patient.done(), store.writer.idle)
+    assert (0, False, False) == (store.writer.commits - began, deferrable.done(), store.writer.idle)
     await store.write(lambda db: db.execute("INSERT INTO noted VALUES ('other')"))
-    assert (1, True) == (store.writer.commits - began, patient.done())
-    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 0.01)
-    alone = store.write(lambda db: db.execute("INSERT INTO noted VALUES ('alone')"), patient=True)
+    assert (1, True) == (store.writer.commits - began, deferrable.done())
+    monkeypatch.setattr(writer, "DEFERRAL_SECONDS", 0.01)
+    alone = store.write(lambda db: db.execute("INSERT INTO noted VALUES ('alone')"), deferrable=True)
     await store.writer.flushed()
     assert (2, True) == (store.writer.commits - began, alone.done())
 

@@ -41,7 +41,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Api:
-    """A running API: `call` speaks to it as the admin unless told otherwise."""
+    """A running API: `call` speaks to it as the admin by default."""
 
     engine: Engine
     url: str

@@ -21,7 +21,7 @@ class ManualClock:
     """`clock.Clock` for tests: `advance` moves both hands, `jump_wall` the wall clock alone.
 
     `advance` ends each wait that comes due with the hands standing exactly there, in the order of the dues, and lets
-    the loop run in between, so that whoever woke can wait again within the same `advance`.  What goes through real
+    the loop run in between, so that what woke can wait again within the same `advance`.  What goes through real
     threads or sockets in between isn't waited for: a test waits for that by its own means.
     """
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has, for a program that can't choose one itself."""
+    """A free port of loopback, for a program that can't choose one itself."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The live stream: what happens is told as it happens, and what was missed after a break."""
+"""The live stream: what happens is sent as it happens, and after a break what was missed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Stream:
                 return frame
         return {}
 
-    async def told(self, count: int) -> list[tuple[str, str, str]]:
+    async def reported(self, count: int) -> list[tuple[str, str, str]]:
         found = []
         for _ in range(count):
             event = await self.event()
@@ -78,7 +78,7 @@ async def begun(stream: Stream) -> None:
 
 
 async def test_it_is_a_stream_of_server_sent_events(api: Api) -> None:
-    """Its type, that nobody keeps or buffers it, and one message per happening with id, kind and the delivery."""
+    """Its type, no caching and no buffering, and one message for each change with id, kind and the delivery."""
     await api.engine.endpoint(URL)
     async with listening(api) as stream:
         await begun(stream)
@@ -104,22 +104,22 @@ async def test_every_attempt_is_told(tmp_path: Path) -> None:
         async with listening(api) as stream:
             api.engine.network.answer = lambda url, webhook_id: 500
             await api.engine.send("a")
-            assert [("accepted", "a", "pending")] == await stream.told(1)
+            assert [("accepted", "a", "pending")] == await stream.reported(1)
             waiting = orjson.loads((await stream.event())["data"])
             assert ("pending", "2026-01-01T00:00:30.000Z", 1) == tuple(
                 waiting[name] for name in ("state", "next_attempt_at", "attempt_count")
             )
             await api.engine.advance(30)
-            assert [("attempted", "a", "dropped")] == await stream.told(1)
+            assert [("attempted", "a", "dropped")] == await stream.reported(1)
             api.engine.network.answer = lambda url, webhook_id: 200
             await api.post(f"/v1/deliveries/{waiting['id']}/replay")
-            assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
+            assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.reported(2)
             await api.post(f"/v1/endpoints/{endpoint.id}/test")
             test = orjson.loads((await stream.event())["data"])
             assert (True, "delivered") == (test["test"], test["state"])
             await api.post(f"/v1/endpoints/{endpoint.id}/disable")
             await api.engine.send("b")
-            assert [("accepted", "b", "held")] == await stream.told(1)
+            assert [("accepted", "b", "held")] == await stream.reported(1)
 
 
 @pytest.mark.parametrize(
@@ -161,18 +161,18 @@ async def test_after_a_short_break_it_goes_on_where_it_was(api: Api) -> None:
     await api.engine.endpoint(URL)
     async with listening(api) as stream:
         await api.engine.send("a")
-        assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
+        assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.reported(2)
     await api.engine.send("b")
     await api.engine.quiet()
     async with listening(api, last_id=stream.last_id) as again:
-        assert [("accepted", "b", "pending"), ("attempted", "b", "delivered")] == await again.told(2)
+        assert [("accepted", "b", "pending"), ("attempted", "b", "delivered")] == await again.reported(2)
         await api.engine.send("c")
-        assert [("accepted", "c", "pending"), ("attempted", "c", "delivered")] == await again.told(2)
+        assert [("accepted", "c", "pending"), ("attempted", "c", "delivered")] == await again.reported(2)
     async with listening(api, last_id=again.last_id) as last:
         assert again.last_id == (await last.frame())["id"]
 
 
-async def test_a_stream_that_told_nothing_yet_can_go_on_too(api: Api) -> None:
+async def test_a_stream_that_sent_nothing_yet_can_go_on_too(api: Api) -> None:
     """Its first frames say an id without data, which a browser remembers."""
     await api.engine.endpoint(URL)
     async with listening(api) as stream:
@@ -180,7 +180,7 @@ async def test_a_stream_that_told_nothing_yet_can_go_on_too(api: Api) -> None:
     await api.engine.send("a")
     await api.engine.quiet()
     async with listening(api, last_id=stream.last_id) as again:
-        assert [("attempted", "a", "delivered")] == await again.told(1)
+        assert [("attempted", "a", "delivered")] == await again.reported(1)
 
 
 async def test_after_a_restart_the_table_knows_what_was_missed(tmp_path: Path) -> None:
@@ -206,16 +206,16 @@ async def test_after_a_restart_the_table_knows_what_was_missed(tmp_path: Path) -
                 ("accepted", "a", "held"),
                 ("attempted", "b", "dropped"),
                 ("accepted", "b", "held"),
-            ] == await again.told(4)
+            ] == await again.reported(4)
             await begun(again)
         async with listening(api, "state=dropped", last_id=stream.last_id) as filtered:
-            assert [("attempted", "b", "dropped")] == await filtered.told(1)
+            assert [("attempted", "b", "dropped")] == await filtered.reported(1)
         async with listening(api, last_id=again.last_id) as later:
             await begun(later)  # nothing was missed since
 
 
 async def test_an_id_of_the_future_is_not_gone_on_from(api: Api) -> None:
-    """The wall clock was set back meanwhile: what was missed can't be told from what was seen."""
+    """The wall clock was set back meanwhile: what was missed can't be distinguished from what was seen."""
     async with listening(api) as stream:
         await begun(stream)
     api.engine.clock.jump_wall(-60)
@@ -225,7 +225,7 @@ async def test_an_id_of_the_future_is_not_gone_on_from(api: Api) -> None:
 
 @pytest.mark.parametrize("last_id", ["nonsense", "1-1", "999999999999999999-1", "'; DROP TABLE deliveries", "-"])
 async def test_what_it_cannot_go_on_from_it_says(api: Api, last_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An id that is none, or more missed than can be told: `reset`, and then what comes."""
+    """An id that is none, or more missed than is kept: `reset`, and then what comes."""
     monkeypatch.setattr(live_stream, "MISSED", 2)
     await api.engine.endpoint(URL)
     await api.engine.send("a", "b", "c")
@@ -234,7 +234,7 @@ async def test_what_it_cannot_go_on_from_it_says(api: Api, last_id: str, monkeyp
         reset = await stream.frame()
         assert ("reset", ["reason"]) == (reset["event"], list(orjson.loads(reset["data"])))
         await api.engine.send("d")
-        assert [("accepted", "d", "pending")] == await stream.told(1)
+        assert [("accepted", "d", "pending")] == await stream.reported(1)
 
 
 async def test_silence_is_broken_by_a_heartbeat(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,13 +300,13 @@ async def test_traffic_keeps_no_revoked_token(api: Api, reads: bool, monkeypatch
 
 
 async def test_it_ends_when_the_daemon_stops(api: Api) -> None:
-    """Told what had happened, then a clean end; a new one ends at once."""
+    """What had happened is sent, then a clean end; a new one ends at once."""
     await api.engine.endpoint(URL)
     async with listening(api) as stream:
         await api.engine.send("a")
         await api.engine.quiet()
         api.app.stop_accepting()
-        assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.told(2)
+        assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.reported(2)
         assert {} == await stream.event()
     async with listening(api) as late:
         assert {} == await late.event()

@@ -157,14 +157,14 @@ class Client:
     ) -> Any:
         """One request with a JSON answer; anything but a 2xx raises `ApiRefused`."""
         raw = None if body is None else json.dumps(body).encode()
-        answer = self.exchange(method, path, query=query, body=raw, timeout_seconds=timeout_seconds)
+        answer = self.request(method, path, query=query, body=raw, timeout_seconds=timeout_seconds)
         if not 200 <= answer.status < 300:
             raise self.refused(answer)
         if answer.body is None and answer.status != HTTPStatus.NO_CONTENT:
             raise Unreachable(f"what answers at {escape(self.address)} is not webhookd's API.")
         return answer.body
 
-    def exchange(
+    def request(
         self,
         method: str,
         path: str,

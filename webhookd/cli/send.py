@@ -49,12 +49,12 @@ class Summary:
 
     def as_json(self) -> dict[str, Any]:
         """The summary in the API's form, with at most 100 refused lines and 10,000 of the ids that were made up."""
-        told: dict[str, Any] = {"unsubscribed": dict(self.unsubscribed)} if self.unsubscribed else {}
+        reported: dict[str, Any] = {"unsubscribed": dict(self.unsubscribed)} if self.unsubscribed else {}
         if self.below_plan:
-            told["paused_by"] = "plan"
+            reported["paused_by"] = "plan"
         if self.made_ids:
-            told["made_ids"] = self.made_ids
-        return told | {
+            reported["made_ids"] = self.made_ids
+        return reported | {
             "accepted": self.accepted,
             "duplicates": self.duplicates,
             "rejected": self.listed,
@@ -110,9 +110,9 @@ class Sender:
                 why = ApiRefused(answer.status, answer.body, answer.reason)
                 self._wait(why, _retry_after(answer), progress=taken > 0)
         self.summary.done_to_line = batch[-1].number
-        room = _KEPT_IDS - len(self.summary.made_ids)
+        left = _KEPT_IDS - len(self.summary.made_ids)
         accepted = [one for one in made if one["line"] not in self._refused]
-        self.summary.made_ids += accepted[:room]
+        self.summary.made_ids += accepted[:left]
 
     def _prepared(self, batch: list[Line]) -> tuple[list[tuple[int, bytes]], list[dict[str, Any]]]:
         """The lines with their ids, without those that are refused here; and the ids that were made up."""
@@ -138,7 +138,7 @@ class Sender:
         try:
             # A restarted daemon may have another address, so it is looked up again.
             client = self._client = self._client or self._find()
-            answer = client.exchange(
+            answer = client.request(
                 "POST",
                 self._path,
                 body=body,
@@ -290,13 +290,13 @@ def _summary(summary: Summary) -> str:
     accepted, words = f"{summary.accepted:,} accepted", f"{summary.duplicates:,} known already"
     words = f"{accepted}, {words}, {summary.rejected:,} refused"
     unsubscribed = summary.unsubscribed.total()
-    told = f"0 webhooks subscribe ({', '.join(map(escape, summary.unsubscribed))})"
+    reported = f"0 webhooks subscribe ({', '.join(map(escape, summary.unsubscribed))})"
     if summary.below_plan:
         words += "; the workspace's plan has no webhooks, so nothing is delivered"
     elif unsubscribed and unsubscribed == summary.accepted and not summary.duplicates and not summary.rejected:
-        words = f"{accepted}, {told}"
+        words = f"{accepted}, {reported}"
     elif unsubscribed:
-        words += f"; {unsubscribed:,} of them: {told}"
+        words += f"; {unsubscribed:,} of them: {reported}"
     return words
 
 

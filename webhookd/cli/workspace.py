@@ -68,7 +68,7 @@ def list_(call: Call) -> None:
 @_NAME
 @_PLAN
 @_NOTIFY
-@click.option("--no-notify", is_flag=True, help="Nobody of its own: the notices go to mail.notify.")
+@click.option("--no-notify", is_flag=True, help="No addresses of its own: the notices go to mail.notify.")
 @with_call
 def edit(
     call: Call, workspace_id: str, name: str | None, plan: str | None, notify: tuple[str, ...], *, no_notify: bool

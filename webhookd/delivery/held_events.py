@@ -85,15 +85,15 @@ class HeldEvents:
 
         def command(db: Db) -> None:
             if self._same_stop(endpoints.get(db, endpoint.seq), endpoint):
-                self._tell(db, endpoint, "expiring", facts)
+                self._notify(db, endpoint, "expiring", facts)
 
         await self._store.write(command, on_commit=lambda _: self._wake_mail())
         self._warned.add((endpoint.seq, since_ms))
 
-    def _tell(self, db: Db, endpoint: Endpoint, kind: str, facts: Json) -> None:
+    def _notify(self, db: Db, endpoint: Endpoint, kind: str, facts: Json) -> None:
         """Queue a notice unless there was one of its kind for this stop already."""
         mail, now_ms = self._settings().mail, self._clock.wall_ms()
-        if mail.host and endpoints.tell_held(db, endpoint.seq, kind, self._held_since_ms(endpoint)):
+        if mail.host and endpoints.add_held_notice(db, endpoint.seq, kind, self._held_since_ms(endpoint)):
             paused = self._registry.paused(endpoint.workspace_seq)
             payload = endpoint_facts(endpoint, now_ms) | {"paused": paused} | facts
             add_notice(db, mail, endpoint.workspace_seq, kind, payload, now_ms)
@@ -115,7 +115,7 @@ class HeldEvents:
                 after_seq=endpoint.skipped_upto,
                 limit=limit,
                 still=lambda db: self._same_stop(endpoints.get(db, endpoint.seq), endpoint),
-                also=lambda db, facts={"reason": reason}: self._tell(db, endpoint, "expired", facts),  # type: ignore[misc]
+                also=lambda db, facts={"reason": reason}: self._notify(db, endpoint, "expired", facts),  # type: ignore[misc]
                 on_commit=on_commit,
             )
             if not finished:

@@ -60,7 +60,7 @@ class Ingest:
         workspace = self._registry.workspace(key)
         if self._settings().limits.events_per_second:
             await self._keep_rate(workspace, len(new), stopping)
-        await self.check_room(workspace)
+        await self.check_capacity(workspace)
         deliver = not self._registry.paused(workspace.seq)
         results: list[Accepted] = []
         try:
@@ -121,13 +121,13 @@ class Ingest:
             delivery_count += fan_out
         return new[begin:] if begin else new, delivery_count
 
-    async def check_room(self, workspace: Workspace) -> None:
+    async def check_capacity(self, workspace: Workspace) -> None:
         """Refuse more of a workspace where there is no room for it, after a moment if it is over its quota.
 
         Raises ApiError: `unavailable`, `storage_full`, `workspace_full`, `too_far_behind`.
         """
         if self._retention.over_quota(workspace.seq):
-            await self._retention.wait_for_room(workspace.seq)
+            await self._retention.wait_for_space(workspace.seq)
         if not self._open:
             raise _stopping()
         if self._store.disk_space.short():

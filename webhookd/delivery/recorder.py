@@ -79,7 +79,7 @@ class Recorder:
             self._committed(endpoint, delivery, record, outcome, DeliveryState.DELIVERED, waited=waited, now_ms=now_ms)
 
         command = deliveries.RECORD_SUCCESS.of(success)
-        await self._store.write(command, on_commit=on_commit, retry_when_full=True, patient=is_last)
+        await self._store.write(command, on_commit=on_commit, retry_when_full=True, deferrable=is_last)
         return Delivered()
 
     async def _failed(

@@ -16,7 +16,7 @@ from webhookd.rules.plans import Plans
 class Registry:
     """Workspaces and endpoints by number and by id.  Deleted ones are gone from here at once.
 
-    A workspace's id can be given again after it was deleted, its number never: whoever holds on to a workspace over an
+    A workspace's id can be given again after it was deleted, its number never: code that keeps a workspace over an
     `await`, or compares two, uses the number.  The look-ups take either.
     """
 

@@ -29,7 +29,7 @@ from webhookd.store.writer import storage_full
 # In one transaction: a replay of a million goes in short steps, between which live events have their turns.
 STEP = 100
 # A replay or a backfill fills no more than this share of what may wait in a workspace: the rest is for live events.
-ROOM_SHARE = 0.5
+CAPACITY_SHARE = 0.5
 
 _REFUSALS = {
     "test": ("not_found", "A test is not replayed: send another one."),
@@ -54,7 +54,7 @@ class Replayed:
 
 
 @dataclass(slots=True)
-class _Room:
+class _Capacity:
     """What may still be added: deliveries, and their bytes."""
 
     count: int
@@ -87,7 +87,7 @@ class _Source:
     find: Callable[[Db, int, Late], tuple[list[int], int | None]]
     left_out: Callable[[Db, Sequence[int]], list[tuple[int, int, str | None]]]
     queue: Callable[[Db, Sequence[int], int], list[QueuedDelivery]]
-    room: int | None = None
+    capacity: int | None = None
 
 
 class Replayer:
@@ -175,9 +175,9 @@ class Replayer:
                 return await self._all(_of_events(wanted), dry_run=True)
             self._dispatcher.block(endpoint.seq)
             try:
-                now_ms, room = self._clock.wall_ms(), max(0, self._room(wanted.workspace_seq).count)
-                reserved = await self._store.write(lambda db: deliveries.reserve(db, wanted, room, now_ms))
-                done = await self._all(_of_events(reserved, reserved.room), dry_run=False)
+                now_ms, capacity = self._clock.wall_ms(), max(0, self._capacity(wanted.workspace_seq).count)
+                reserved = await self._store.write(lambda db: deliveries.reserve(db, wanted, capacity, now_ms))
+                done = await self._all(_of_events(reserved, reserved.capacity), dry_run=False)
             finally:
                 self._dispatcher.unblock(endpoint.seq)
         log.emit("delivery.backfilled", workspace=endpoint.workspace, endpoint_id=endpoint.id, count=done.count)
@@ -214,7 +214,7 @@ class Replayer:
         total = 0
         go_on: int | None = 0
         reasons: Counter[str] = Counter()
-        room = self._room(source.workspace_seq, source.room)
+        capacity = self._capacity(source.workspace_seq, source.capacity)
         while go_on is not None:
             seqs, go_on = await self._store.search(
                 source.workspace_seq,
@@ -222,9 +222,9 @@ class Replayer:
             )
             if dry_run or reasons["no_room"]:
                 rows = await self._store.search(source.workspace_seq, lambda db, _, of=seqs: source.left_out(db, of))  # type: ignore[misc]
-                total += len(room.choose(rows, reasons))
+                total += len(capacity.choose(rows, reasons))
             elif seqs:
-                room, queued, left = await self._step(source, seqs, total)
+                capacity, queued, left = await self._step(source, seqs, total)
                 total += len(queued)
                 reasons += left
         return Replayed(total, dict(sorted(reasons.items())))
@@ -248,19 +248,19 @@ class Replayer:
 
     async def _step(
         self, source: _Source, seqs: Sequence[int], before: int
-    ) -> tuple[_Room, list[QueuedDelivery], Counter[str]]:
+    ) -> tuple[_Capacity, list[QueuedDelivery], Counter[str]]:
         """Queue one step, decided in its transaction; returns what was queued, and why others were left out."""
-        await self._retention.wait_for_room(source.workspace_seq)
+        await self._retention.wait_for_space(source.workspace_seq)
         now_ms = self._clock.wall_ms()
-        room = self._room(source.workspace_seq, None if source.room is None else source.room - before)
+        capacity = self._capacity(source.workspace_seq, None if source.capacity is None else source.capacity - before)
 
-        def command(db: Db) -> tuple[_Room, list[QueuedDelivery], Counter[str]]:
+        def command(db: Db) -> tuple[_Capacity, list[QueuedDelivery], Counter[str]]:
             reasons: Counter[str] = Counter()
-            left = copy(room)
+            left = copy(capacity)
             chosen = left.choose(source.left_out(db, seqs), reasons)
             return left, source.queue(db, chosen, now_ms), reasons
 
-        def on_commit(result: tuple[_Room, list[QueuedDelivery], Counter[str]]) -> None:
+        def on_commit(result: tuple[_Capacity, list[QueuedDelivery], Counter[str]]) -> None:
             self._dispatcher.offer(result[1])
             self._retention.added(source.workspace_seq, DELIVERY_BYTES * len(result[1]))
 
@@ -272,23 +272,23 @@ class Replayer:
             size=2 * len(seqs),
         )
 
-    def _room(self, workspace_seq: int, at_most: int | None = None) -> _Room:
+    def _capacity(self, workspace_seq: int, at_most: int | None = None) -> _Capacity:
         """How much may still be added in a workspace.  ApiError `storage_full`."""
         if self._store.disk_space.short():
             raise storage_full()
         limits, backlog = self._settings().limits, self._dispatcher.backlog(workspace_seq)
-        count = round(limits.waiting_per_workspace * ROOM_SHARE) - backlog.waiting
-        return _Room(
+        count = round(limits.waiting_per_workspace * CAPACITY_SHARE) - backlog.waiting
+        return _Capacity(
             count if at_most is None else min(count, at_most),
-            round(limits.waiting_mb_per_workspace * 1024**2 * ROOM_SHARE) - backlog.waiting_bytes,
+            round(limits.waiting_mb_per_workspace * 1024**2 * CAPACITY_SHARE) - backlog.waiting_bytes,
         )
 
 
-def _of_events(wanted: Backfill, room: int | None = None) -> _Source:
+def _of_events(wanted: Backfill, capacity: int | None = None) -> _Source:
     return _Source(
         wanted.workspace_seq,
         lambda db, after_seq, late: deliveries.to_backfill(db, wanted, after_seq=after_seq, limit=STEP, late=late),
         lambda db, seqs: deliveries.backfill_left_out(db, wanted, seqs),
         lambda db, seqs, _: deliveries.backfill(db, wanted, seqs),
-        room,
+        capacity,
     )

@@ -29,20 +29,19 @@ class TestEvents:
         deps: Deps,
         transport: Transport,
         live_feed: LiveFeed,
-        check_room: Callable[[Workspace], Awaitable[None]],
+        check_capacity: Callable[[Workspace], Awaitable[None]],
     ) -> None:
         self._store, self._registry, self._clock = deps.store, deps.registry, deps.clock
         self._plans, self._event_types = deps.plans, deps.event_types
         self._transport = transport
         self._live_feed = live_feed
-        self._check_room = check_room
+        self._check_capacity = check_capacity
         self._locks = KeyedLocks()
 
     async def send(self, workspace: WorkspaceKey, endpoint_id: str, event_type: str | None = None) -> Json:
         """Send the sample of `event_type` (or of the first type the endpoint wants); returns the attempt.
 
-        Raises ApiError: `not_found`, `unknown_event_type`, `plan_required`; those of `Ingest.check_room` where an event
-        would be refused for want of room.
+        Raises ApiError: `not_found`, `unknown_event_type`, `plan_required`; those of `Ingest.check_capacity`.
         """
         endpoint = self._registry.whole(workspace, endpoint_id)
         of = self._registry.workspace(workspace)
@@ -50,7 +49,7 @@ class TestEvents:
         event_types = self._event_types()
         kind = event_types.require(event_type or self._first_type(endpoint), kept=endpoint.event_types)
         async with self._locks.of(endpoint_id):
-            await self._check_room(of)
+            await self._check_capacity(of)
             now_ms = self._clock.wall_ms()
             event_id = f"test_{uuid7(now_ms, secrets.token_bytes(10))}"
             body = orjson.dumps({**kind.sample, "event_type": kind.name, "event_id": event_id})

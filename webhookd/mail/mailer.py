@@ -168,9 +168,10 @@ class Mailer:
             return IDLE_SECONDS
         if self._server.at > now:
             return self._server.at - now
-        room_at = await self._room_at(digests, mail.max_per_hour)
+        allowed_at = await self._allowed_at(digests, mail.max_per_hour)
         due_at = {
-            each.first_seq: max(self._backoffs[each.first_seq].at, room_at.get(each.first_seq, 0.0)) for each in digests
+            each.first_seq: max(self._backoffs[each.first_seq].at, allowed_at.get(each.first_seq, 0.0))
+            for each in digests
         }
         due = sorted(
             (each for each in digests if due_at[each.first_seq] <= now),
@@ -182,7 +183,7 @@ class Mailer:
         await self._send(mail, due)
         return 0.0
 
-    async def _room_at(self, digests: Sequence[Digest], most: int) -> dict[int, float]:
+    async def _allowed_at(self, digests: Sequence[Digest], most: int) -> dict[int, float]:
         """When those that aren't claimed yet may go (monotonic seconds) whose workspaces had `most` in an hour."""
         new = [each for each in digests if not each.claimed]
         now, now_ms = self._clock.monotonic(), self._clock.wall_ms()

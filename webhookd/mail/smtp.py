@@ -22,7 +22,7 @@ from webhookd.text import ascii_name, one_line
 STEP_SECONDS = 30.0
 QUIT_SECONDS = 2.0
 _LONGEST_WORDS = 300
-_FAULTS = (aiosmtplib.SMTPException, OSError, ValueError)  # TimeoutError and ssl's are OSErrors
+_ERRORS = (aiosmtplib.SMTPException, OSError, ValueError)  # TimeoutError and ssl's are OSErrors
 
 
 class ServerAway(Exception):
@@ -79,7 +79,7 @@ class Conversation:
                 with contextlib.suppress(aiosmtplib.SMTPException):
                     await self._smtp.rset()
                 return False
-        except _FAULTS as error:
+        except _ERRORS as error:
             raise ServerAway(_words(self._where, error), uncertain=self._content_under_way) from error
 
     async def _refusal(self, envelope: Envelope, recipient: str) -> tuple[int, str] | None:
@@ -125,11 +125,11 @@ async def conversation(
         )
         async with asyncio.timeout(timeout_seconds):
             await smtp.connect()
-    except _FAULTS as error:
+    except _ERRORS as error:
         raise ServerAway(_words(where, error)) from error
     try:
         yield Conversation(smtp, where, timeout_seconds)
-        with contextlib.suppress(*_FAULTS):
+        with contextlib.suppress(*_ERRORS):
             await smtp.quit(timeout=QUIT_SECONDS)
     finally:
         smtp.close()

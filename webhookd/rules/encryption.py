@@ -45,7 +45,7 @@ class Cipher:
 
     @cached_property
     def _ciphers(self) -> dict[str, AESGCM]:
-        # Imported here: without keys nobody waits for it.
+        # Imported here: without keys a start doesn't take the time.
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         return {name: AESGCM(key) for name, key in self._keys.items()}

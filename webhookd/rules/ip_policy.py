@@ -122,11 +122,11 @@ def verdict(
     address: Address,
     allowed: Sequence[Network],
     denied: Sequence[Network] = (),
-    is_of_machine: Callable[[Address], bool] = _is_elsewhere,
+    is_of_host: Callable[[Address], bool] = _is_elsewhere,
 ) -> Verdict:
     """Judge one address by the order of the module's docstring.
 
-    `allowed` and `denied` are the networks of `egress.allow` and `egress.deny`; `is_of_machine` tells whether an
+    `allowed` and `denied` are the networks of `egress.allow` and `egress.deny`; `is_of_host` tells whether an
     interface of this machine has the address.
     """
     if isinstance(address, IPv6Address):
@@ -135,7 +135,7 @@ def verdict(
         return Verdict(False, "in a network of egress.deny")
     if address in _NAT64:
         inside = IPv4Address(int(address) & 0xFFFFFFFF)
-        judged = verdict(inside, allowed, denied, is_of_machine)
+        judged = verdict(inside, allowed, denied, is_of_host)
         return Verdict(judged.allowed, f"the NAT64 address of {inside}, {judged.why}")
     why = _wrapped(address) or _row(address, _ALWAYS)
     if why is not None:
@@ -145,7 +145,7 @@ def verdict(
     why = _row(address, _SPECIAL)
     if why is None and isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
         why = "outside of the public IPv6 addresses"
-    if why is None and is_of_machine(address):
+    if why is None and is_of_host(address):
         why = "an address of this machine"
     return Verdict(True, "a public address") if why is None else Verdict(False, why)
 

@@ -233,7 +233,7 @@ class Egress:
         await self._resolver.close()
 
     def _judge(self, address: Address) -> Verdict:
-        return verdict(address, self._allowed, self._denied, host.is_of_machine)
+        return verdict(address, self._allowed, self._denied, host.is_of_host)
 
     def _admit(self, address: Address, port: int, prefix: str = "") -> None:
         judged = self._judge(address)
@@ -245,7 +245,7 @@ class Egress:
     def _listens_here(self, address: Address, port: int) -> bool:
         """Whether webhookd listens on every address of the machine, and `address` is one of them."""
         everywhere = any(mine.ip.is_unspecified and mine.port == port for mine in self._own)
-        return everywhere and host.is_of_machine(address)
+        return everywhere and host.is_of_host(address)
 
 
 def _dialled(address: Address, port: int) -> AddrInfoType:

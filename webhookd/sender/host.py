@@ -50,7 +50,7 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
 
 
-def is_of_machine(address: IPv4Address | IPv6Address) -> bool:
+def is_of_host(address: IPv4Address | IPv6Address) -> bool:
     """Whether packets to `address` stay on this machine: an interface has it, or a route keeps them here.
 
     Asks the kernel's routing table (rtnetlink(7)), which sends nothing; without netlink, whether a socket can be bound

@@ -194,14 +194,14 @@ class Connection(asyncio.BufferedProtocol):
             return
         trace.answered = True
         while self._trace is trace and data:
-            room = (ANSWER_LIMIT_BYTES if self._head_done else HEAD_LIMIT_BYTES) - self._received_bytes
-            if not room:
+            left_bytes = (ANSWER_LIMIT_BYTES if self._head_done else HEAD_LIMIT_BYTES) - self._received_bytes
+            if not left_bytes:
                 where = "around the body" if self._head_done else "before the body"
                 self._finish(AnswerError(f"too much {where}"))
                 return
-            self._received_bytes += min(room, len(data))
-            self._parse(trace, data[:room], alone=len(data) <= room)
-            data = data[room:]
+            self._received_bytes += min(left_bytes, len(data))
+            self._parse(trace, data[:left_bytes], alone=len(data) <= left_bytes)
+            data = data[left_bytes:]
 
     def _parse(self, trace: AttemptTrace, data: memoryview, *, alone: bool) -> None:
         """Parse `data`, the last byte by itself, to see whether an answer ended before; `alone`: no more was read."""

@@ -254,17 +254,17 @@ class Backfill:
     paused: bool
     upto_seq: int = 2**63 - 1
     after_seq: int = 2**63 - 1
-    room: int = 0
+    capacity: int = 0
     at_ms: int = 0  # when they were, which dates them
 
 
-def reserve(db: sqlite3.Connection, wanted: Backfill, room: int, now_ms: int) -> Backfill:
+def reserve(db: sqlite3.Connection, wanted: Backfill, capacity: int, now_ms: int) -> Backfill:
     """Set the next `room` numbers aside: what is accepted from now on comes after these."""
     sequence = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = ?), 0)"
     upto_seq, after_seq = (db.execute(sequence, (table,)).fetchall()[0][0] for table in ("events", "deliveries"))
     db.execute("DELETE FROM sqlite_sequence WHERE name = 'deliveries'")
-    db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('deliveries', ?)", (after_seq + room,))
-    return replace(wanted, upto_seq=upto_seq, after_seq=after_seq, room=room, at_ms=now_ms)
+    db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('deliveries', ?)", (after_seq + capacity,))
+    return replace(wanted, upto_seq=upto_seq, after_seq=after_seq, capacity=capacity, at_ms=now_ms)
 
 
 def to_backfill(
@@ -307,7 +307,7 @@ def backfill_left_out(
 def backfill(db: sqlite3.Connection, wanted: Backfill, event_seqs: Sequence[int]) -> list[QueuedDelivery]:
     """Queue past events for an endpoint, in the order given; returned without their bodies."""
     last = "SELECT coalesce(max(seq), ?1) FROM deliveries WHERE seq > ?1 AND seq <= ?2"
-    first = db.execute(last, (wanted.after_seq, wanted.after_seq + wanted.room)).fetchall()[0][0] + 1
+    first = db.execute(last, (wanted.after_seq, wanted.after_seq + wanted.capacity)).fetchall()[0][0] + 1
     db.executemany(
         "INSERT INTO deliveries (seq, event_seq, endpoint_seq, event_type, kind, size, accepted_at) "
         f"SELECT ?, v.seq, ?, v.type, {BACKFILL}, length(v.body), ? FROM events v WHERE v.seq = ?",

@@ -116,12 +116,12 @@ class DiskSpace:
         return False
 
     def _settle(self) -> None:
-        short = not self.is_whole() or not self._has_room()
+        short = not self.is_whole() or not self._has_space()
         if short != self._short:
             self._short = short
             log.emit("store.full" if short else "store.recovered")
 
-    def _has_room(self) -> bool:
+    def _has_space(self) -> bool:
         spare_bytes = self.spare_bytes()
         self._tight = spare_bytes < 0
         if not self._tight:

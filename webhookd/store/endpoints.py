@@ -156,10 +156,10 @@ def enable(db: sqlite3.Connection, seq: int, *, skip_held: bool, now_ms: int) ->
     return get(db, seq)
 
 
-def tell_held(db: sqlite3.Connection, seq: int, kind: str, held_since_ms: int) -> bool:
-    """Whether nobody was told yet that events held since then are `expiring`, or `expired`; from now on they were.
+def add_held_notice(db: sqlite3.Connection, seq: int, kind: str, held_since_ms: int) -> bool:
+    """Note that there is a notice of events held since then, `expiring` or `expired`; False if there was one before.
 
-    A loss that was told is a warning too.
+    After that of a loss comes no warning.
     """
     unless = "" if kind == "expired" else " AND expired_told IS NOT ?1"
     sql = f"UPDATE endpoints SET {kind}_told = ?1 WHERE seq = ?2 AND {kind}_told IS NOT ?1{unless}"
@@ -237,7 +237,7 @@ def _endpoint(row: tuple[Any, ...]) -> Endpoint:
     headers = column(values[8], tuple[tuple[str, str], ...], (("", ""),), where=where.format("headers"))
     keys = column(values[10], tuple[PreviousKey, ...], (PreviousKey("", 0),), where=where.format("previous_keys"))
     body_key: str | None = column(values[12], str | None, "", where=where.format("x_webhook_signature_key"))  # type: ignore[arg-type]
-    faults = {
+    malformed = {
         "event_types": not types,
         "headers": not all(name and _is_clean(name + value) for name, value in headers),
         "signing_key": not all(map(is_key, (values[9], *(each.key for each in keys)))),
@@ -245,10 +245,10 @@ def _endpoint(row: tuple[Any, ...]) -> Endpoint:
         "state": values[13] not in set(EndpointState),
     }
     values[5] = types
-    values[8] = () if faults["headers"] else headers
-    values[10] = () if faults["signing_key"] else keys
+    values[8] = () if malformed["headers"] else headers
+    values[10] = () if malformed["signing_key"] else keys
     values[11] = bool(values[11])
-    values[12] = None if faults["x_webhook_signature_key"] else body_key
-    values[13] = EndpointState.DISABLED if faults["state"] else EndpointState(values[13])
-    values.append(tuple(name for name, wrong in faults.items() if wrong))
+    values[12] = None if malformed["x_webhook_signature_key"] else body_key
+    values[13] = EndpointState.DISABLED if malformed["state"] else EndpointState(values[13])
+    values.append(tuple(name for name, wrong in malformed.items() if wrong))
     return Endpoint(*values)

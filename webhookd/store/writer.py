@@ -44,8 +44,8 @@ WORTHWHILE_SIZE = 48
 IDLE_TURNS = 8
 # While others work on the loop its turns take long, and then less is waited for.
 GATHER_SECONDS = 0.002
-# How long a patient command may wait for one that isn't, to share its commit.
-PATIENCE_SECONDS = 0.01
+# How long a deferrable command may wait for one that isn't, to share its commit.
+DEFERRAL_SECONDS = 0.01
 # With nothing else to do, a checkpoint is made when the write-ahead log holds so much: it takes milliseconds.
 CHECKPOINT_BYTES = 4 * MIB
 FULL_RETRY_SECONDS = 0.5
@@ -63,8 +63,8 @@ class Writer:
         self._wal_index = wal_index
         self._not_carried_bytes = 0  # what the last checkpoint left in the log, because of a reader
         self._waiting = Turns()
-        self._patient: list[Command[Any]] = []
-        self._patience: asyncio.TimerHandle | None = None
+        self._deferred: list[Command[Any]] = []
+        self._deferral: asyncio.TimerHandle | None = None
         self._alone = False  # whether the last batch was one command
         self._batch_size: float = BATCH_SIZE
         self._last_workspace: int | None = None
@@ -88,7 +88,7 @@ class Writer:
         exclusive: bool = False,
         workspace_seq: int | None = None,
         in_order: bool = False,
-        patient: bool = False,
+        deferrable: bool = False,
         size: int = 1,
     ) -> asyncio.Future[T]:
         """Queue a command; the future has its result once it is durable, or its exception.
@@ -96,7 +96,7 @@ class Writer:
         `on_commit` is called with the result right after the commit, before any later command's, on the event loop.
         `exclusive`: it runs alone and outside a transaction.  `workspace_seq`: it takes turns with the commands of
         other workspaces; without one it goes before these.  `in_order`: it keeps its place among all others.
-        `patient`: nobody waits for it, so it may wait a moment for another to commit with.  `size`: its work in rows,
+        `deferrable`: no caller depends on it soon, so it may wait for another's commit.  `size`: its work in rows,
         unless it is of a `BatchKind`.
 
         A cancelled caller cancels its future, not the command.
@@ -109,10 +109,10 @@ class Writer:
             command = Command(run, on_commit, retry_when_full, exclusive, future, size, workspace_seq)
             self._idle.clear()
             self._note_sharing(workspace_seq)
-            if patient:
-                self._patient.append(command)
-                if self._patience is None:
-                    self._patience = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._end_patience)
+            if deferrable:
+                self._deferred.append(command)
+                if self._deferral is None:
+                    self._deferral = asyncio.get_running_loop().call_later(DEFERRAL_SECONDS, self._end_deferral)
             else:
                 self._waiting.add(command, in_order=in_order)
                 self._wake.set()
@@ -179,7 +179,7 @@ class Writer:
                     await self._carry_over()
                 if self._failed is not None:
                     raise self._give_up(self._failed)
-                if not self._patient:
+                if not self._deferred:
                     self._idle.set()
         except sqlite3.Error as error:
             raise self._give_up(fatal_error(error)) from error
@@ -200,17 +200,17 @@ class Writer:
             if time.perf_counter() > until:
                 break
 
-    def _end_patience(self) -> None:
-        self._add_patient()
+    def _end_deferral(self) -> None:
+        self._add_deferred()
         self._wake.set()
 
-    def _add_patient(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-        for command in self._patient:
+    def _add_deferred(self) -> None:
+        if self._deferral is not None:
+            self._deferral.cancel()
+            self._deferral = None
+        for command in self._deferred:
             self._waiting.add(command)
-        self._patient.clear()
+        self._deferred.clear()
 
     async def _carry_over(self) -> None:
         """Make a checkpoint, if one is due: between transactions, so that none waits for it in its commit.
@@ -234,7 +234,7 @@ class Writer:
 
     async def _write_batch(self) -> None:
         self._alone = len(self._waiting) == 1
-        self._add_patient()
+        self._add_deferred()
         batch = self._next_batch()
         try:
             results = await self._carry_out(batch)
@@ -319,7 +319,7 @@ class Writer:
 
     def _give_up(self, error: FatalError) -> FatalError:
         self._failed = error
-        self._add_patient()
+        self._add_deferred()
         while self._waiting:
             for command in self._waiting.take(MOST_SIZE, MOST_SIZE):
                 _answer(command, Refused(_unavailable()))

@@ -32,7 +32,7 @@ MISSED = 1000
 _CHUNK_BYTES = 32 * 1024
 
 _ID = re.compile(r"([0-9]{1,15})-[0-9]{1,15}")
-_RESET = {"reason": "More happened than can be told one by one. Read the list again."}
+_RESET = {"reason": "More happened than is kept for the stream. Read the list again."}
 
 
 async def live_stream(

@@ -194,9 +194,9 @@ async def _through(
     async with _process(folder, produce, environ, stdout=asyncio.subprocess.PIPE) as producer:
         ended = await _delivered(yard, folder, count)
         assert producer.stdout is not None
-        told = json.loads(await asyncio.wait_for(producer.stdout.readline(), RUN_SECONDS))
-    cpu = cpu_seconds(family) - before + told["cpu_seconds"]
-    return Through(count / (ended - told["began"]), cpu / count * 1e6, told["cpu_seconds"] / count * 1e6)
+        reported = json.loads(await asyncio.wait_for(producer.stdout.readline(), RUN_SECONDS))
+    cpu = cpu_seconds(family) - before + reported["cpu_seconds"]
+    return Through(count / (ended - reported["began"]), cpu / count * 1e6, reported["cpu_seconds"] / count * 1e6)
 
 
 async def _delivered(yard: Yard, folder: Path, count: int) -> float:

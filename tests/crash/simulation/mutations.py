@@ -216,12 +216,12 @@ def _a_local_wait_is_taken_for_a_retry() -> Change:
 
 
 def _every_drop_is_told() -> Change:
-    """Whether the endpoint has delivered something since the last one told isn't asked."""
+    """Whether the endpoint has delivered since the last notice isn't asked."""
     return {(deliveries, "first_drop"): lambda db, endpoint_seq, seq: True}
 
 
 def _a_drop_is_told_after_its_commit() -> Change:
-    """A kill in between leaves a drop that nobody hears of."""
+    """A kill in between leaves a drop without a notice."""
     notify = Watchdog.notify_of_drop
 
     def later(self: Watchdog, db: Any, *fact: Any) -> bool:

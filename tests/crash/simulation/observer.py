@@ -92,7 +92,7 @@ class Commit:
     now: float
     new_events: dict[int, set[int]] = field(default_factory=dict)
     stopped: int = 0
-    dropped: int = 0  # first drops since their endpoints delivered, as far as they are to be told
+    dropped: int = 0  # first drops since their endpoints delivered, as far as they want a notice
     drop: int | None = None  # the endpoint of one that is, unless the same command disables it
     notices: Counter[str] = field(default_factory=Counter)
 
@@ -323,8 +323,8 @@ class Observer:
         name = f"a request of {event_id} to endpoint {hook.seq}"
         if hook.deleted or hook.state != "active":
             # Where one failure stops all endpoints, the others hear of it when it is committed.
-            told_late = hook.state == "auto_disabled" and self.history.terms.disables_all
-            if hook.deleted or not told_late or now - hook.moves[-1] > self.slack_seconds:
+            reported_late = hook.state == "auto_disabled" and self.history.terms.disables_all
+            if hook.deleted or not reported_late or now - hook.moves[-1] > self.slack_seconds:
                 raise Broken(f"{name} began, which is {'deleted' if hook.deleted else hook.state}")
         if self._paused.get(hook.workspace) and not self.changing_plan[hook.workspace]:
             raise Broken(f"{name} began, whose plan has no webhooks")

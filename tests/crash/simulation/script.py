@@ -104,7 +104,7 @@ def _config(rng: Random, until: float) -> Config:
         retention=Retention(
             max_age_days=rng.choice((30, 30, until / DAY / 3)), idempotency_hours=rng.choice((72, 0.5))
         ),
-        mail=Mail(host="mail.test"),  # so that notices are written with what they tell of; nobody sends them here
+        mail=Mail(host="mail.test"),  # so that notices are written; none is sent here
     )
 
 

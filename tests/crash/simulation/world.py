@@ -230,8 +230,8 @@ class World:
                 raise Broken(f"it doesn't get done: {self.observer.unfinished()}")
             await asyncio.sleep(10.0)
         await app.held_events.look()
-        await app.store.writer.flushed()  # what is committed has been told
-        self._check_books(app)
+        await app.store.writer.flushed()  # what is committed has been published
+        self._check_counters(app)
 
     async def _all_answered(self, app: App) -> None:
         """Wait for the calls under way; what was refused in passing is sent again."""
@@ -244,7 +244,7 @@ class World:
                     self._begin(app, action)
             await asyncio.sleep(1.0)
 
-    def _check_books(self, app: App) -> None:
+    def _check_counters(self, app: App) -> None:
         case = Case(self.observer.history, self.observer.final())
         for hook in self.observer.hooks.values():
             if not hook.deleted and app.dispatcher.view(hook.seq).waiting != self.observer.waiting(hook.seq):

@@ -325,7 +325,7 @@ async def test_what_cannot_be_replayed_is_refused(api: Api) -> None:
 
 
 async def test_all_of_a_filter_are_replayed_oldest_first(tmp_path: Path) -> None:
-    """Dropped ones unless told otherwise; with `dry_run` they are only counted."""
+    """Dropped ones by default; with `dry_run` they are only counted."""
     async with running_api(tmp_path, NO_RETRIES) as api:
         endpoint, other = await api.engine.endpoint(URL), await api.engine.endpoint(f"{URL}/2")
         failing(api, "a", "c", "d")
@@ -465,7 +465,7 @@ async def test_an_unknown_state_in_a_filter_is_an_error(api: Api) -> None:
 
 
 async def test_what_was_skipped_can_be_replayed_at_once(api: Api) -> None:
-    """The mark finishes them; nobody has to wait until the rows have followed."""
+    """The mark finishes them; no request waits for the rows to follow."""
     endpoint = await api.engine.endpoint(URL)
     await api.post(f"/v1/endpoints/{endpoint.id}/disable")
     await api.engine.send("a", "b")

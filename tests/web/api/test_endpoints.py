@@ -429,10 +429,10 @@ async def test_the_signing_key_is_told_on_request_and_that_is_logged(tmp_path: P
         async with running_api(tmp_path) as api:
             made = await make(api, signing_key=KEY)
             await show(api, made["id"])
-            told = await api.get(f"/v1/endpoints/{made['id']}/signing-key")
-            msgspec.convert(told.json, SigningKeysSchema)
+            reported = await api.get(f"/v1/endpoints/{made['id']}/signing-key")
+            msgspec.convert(reported.json, SigningKeysSchema)
             expected = {"signing_key": KEY, **ONLY}
-            assert (200, expected) == (told.status, told.json)
+            assert (200, expected) == (reported.status, reported.json)
         log.flush()
     finally:
         written = lines.getvalue()
@@ -445,7 +445,7 @@ async def test_the_signing_key_is_told_on_request_and_that_is_logged(tmp_path: P
 
 
 async def test_a_rotated_key_overlaps_with_the_one_before(api: Api) -> None:
-    """Both sign until the overlap ends, and only until then the previous one is told."""
+    """Both sign until the overlap ends, and only until then the previous one is shown."""
     made = await make(api, signing_key=KEY)
     path = f"/v1/endpoints/{made['id']}"
     rotated = await api.post(f"{path}/rotate-key", {"overlap_seconds": 60})
@@ -504,7 +504,7 @@ async def test_every_key_signs_until_its_own_overlap_ends(api: Api) -> None:
 
 
 async def test_the_receivers_own_key_signs_the_older_header(api: Api) -> None:
-    """As it is, however the signing key rotates; it is told with that one and nowhere else; null gives it up."""
+    """As it is, however the signing key rotates; it is shown with that one and nowhere else; null removes it."""
     own = "phím của ai? 0123456789"
     made = await make(api, x_webhook_signature_key=own)
     path = f"/v1/endpoints/{made['id']}"

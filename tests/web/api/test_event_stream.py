@@ -56,10 +56,10 @@ async def test_faults_name_their_line(api: Api) -> None:
     """422 with the index of each refused line, blank ones not counted; the others stand."""
     lines = [line_of("a"), b"", b"nonsense", line_of("a"), line_of("a", b',"x":1'), b"\xff", b'{"event_type":"x"}']
     answer = await api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON)
-    told = answer.json
-    assert (422, 1, 1, 4) == (answer.status, told["accepted"], told["duplicates"], told["rejected_count"])
+    reported = answer.json
+    assert (422, 1, 1, 4) == (answer.status, reported["accepted"], reported["duplicates"], reported["rejected_count"])
     assert [(1, "invalid_json"), (3, "event_id_conflict"), (4, "invalid_json"), (5, "unknown_event_type")] == [
-        (each["index"], each["error"]["code"]) for each in told["rejected"]
+        (each["index"], each["error"]["code"]) for each in reported["rejected"]
     ]
 
 
@@ -132,9 +132,14 @@ async def test_a_begun_line_has_to_end_in_time(tmp_path: Path) -> None:
     async with running_api(tmp_path, timeouts=timeouts) as api, wire(api.port) as line:
         begin(api, line)
         line.chunk(line_of("a") + b"\n{")
-        status, told = await line.json()
-        assert (408, "request_timeout") == (status, told["error"]["code"])
-        assert (1, 0, [], 1) == (told["accepted"], told["duplicates"], told["rejected"], told["next_index"])
+        status, reported = await line.json()
+        assert (408, "request_timeout") == (status, reported["error"]["code"])
+        assert (1, 0, [], 1) == (
+            reported["accepted"],
+            reported["duplicates"],
+            reported["rejected"],
+            reported["next_index"],
+        )
 
 
 async def test_between_lines_a_stream_may_idle_only_so_long(tmp_path: Path) -> None:
@@ -143,8 +148,8 @@ async def test_between_lines_a_stream_may_idle_only_so_long(tmp_path: Path) -> N
     async with running_api(tmp_path, timeouts=timeouts) as api, wire(api.port) as line:
         begin(api, line)
         line.chunk(line_of("a") + b"\n")
-        status, told = await line.json()
-        assert (408, 1, 1) == (status, told["accepted"], told["next_index"])
+        status, reported = await line.json()
+        assert (408, 1, 1) == (status, reported["accepted"], reported["next_index"])
 
 
 async def test_a_stopping_daemon_ends_the_stream_and_says_where(api: Api) -> None:
@@ -155,9 +160,9 @@ async def test_a_stopping_daemon_ends_the_stream_and_says_where(api: Api) -> Non
         await until(lambda: accepted(api) == 2)
         await api.application.shutdown()
         status, headers, body = await line.answer()
-        told = orjson.loads(body)
-        assert (503, "2", "unavailable") == (status, headers["retry-after"], told["error"]["code"])
-        assert (2, 1, 3) == (told["accepted"], told["rejected_count"], told["next_index"])
+        reported = orjson.loads(body)
+        assert (503, "2", "unavailable") == (status, headers["retry-after"], reported["error"]["code"])
+        assert (2, 1, 3) == (reported["accepted"], reported["rejected_count"], reported["next_index"])
 
 
 async def test_nothing_after_a_refused_batch_is_taken(tmp_path: Path) -> None:
@@ -172,10 +177,15 @@ async def test_nothing_after_a_refused_batch_is_taken(tmp_path: Path) -> None:
             await until(lambda number=number: accepted(api) == number + 1)
         line.chunk(b"nonsense\n" + line_of("e4") + b"\n" + line_of("e5") + b"\n")
         status, headers, body = await line.answer()
-        told = orjson.loads(body)
-        assert (503, "too_far_behind") == (status, told["error"]["code"])
+        reported = orjson.loads(body)
+        assert (503, "too_far_behind") == (status, reported["error"]["code"])
         assert int(headers["retry-after"]) > 0
-        assert (3, 0, [], 3) == (told["accepted"], told["duplicates"], told["rejected"], told["next_index"])
+        assert (3, 0, [], 3) == (
+            reported["accepted"],
+            reported["duplicates"],
+            reported["rejected"],
+            reported["next_index"],
+        )
 
 
 async def test_a_full_disk_stops_the_stream(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,8 +201,13 @@ async def test_a_full_disk_stops_the_stream(api: Api, monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(type(ingest), "accept", lambda self, *given, **options: full(*given, **options))
         line.chunk(line_of("b") + b"\n" + line_of("c") + b"\n")
-        status, told = await line.json()
-        assert (507, "storage_full", 1, 1) == (status, told["error"]["code"], told["accepted"], told["next_index"])
+        status, reported = await line.json()
+        assert (507, "storage_full", 1, 1) == (
+            status,
+            reported["error"]["code"],
+            reported["accepted"],
+            reported["next_index"],
+        )
 
 
 async def test_batches_follow_each_other(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,8 +265,8 @@ async def test_the_socket_is_not_read_while_too_much_is_uncommitted(api: Api, mo
         await asyncio.sleep(0.1)
         assert stream.uncommitted_bytes <= event_stream.UNCOMMITTED_BYTES
         gate.set()
-        status, told = await line.json()
-        assert (202, 700) == (status, told["accepted"])
+        status, reported = await line.json()
+        assert (202, 700) == (status, reported["accepted"])
 
 
 async def test_the_largest_event_that_can_be_configured_fits_a_stream(tmp_path: Path) -> None:
@@ -281,8 +296,8 @@ async def test_broken_framing_ends_the_stream_where_it_was(api: Api) -> None:
         line.chunk(line_of("a") + b"\n")
         await until(lambda: accepted(api) == 1)
         line.send(b"zz\r\n")
-        status, told = await line.json()
-        assert (400, "invalid_request", 1) == (status, told["error"]["code"], told["next_index"])
+        status, reported = await line.json()
+        assert (400, "invalid_request", 1) == (status, reported["error"]["code"], reported["next_index"])
 
 
 async def test_a_cut_leaves_no_complaint(api: Api, caplog: pytest.LogCaptureFixture) -> None:
@@ -332,8 +347,13 @@ async def test_a_workspace_over_its_quota_stops_the_stream_and_refuses_an_array(
             while not (answered.done() and array.done()):
                 await api.engine.clock.advance(0.1)
                 await asyncio.sleep(0.005)
-        status, told = answered.result()
-        assert (507, "workspace_full", 1, 1) == (status, told["error"]["code"], told["accepted"], told["next_index"])
+        status, reported = answered.result()
+        assert (507, "workspace_full", 1, 1) == (
+            status,
+            reported["error"]["code"],
+            reported["accepted"],
+            reported["next_index"],
+        )
         assert (507, "workspace_full", "10") == (
             array.result().status,
             array.result().code,

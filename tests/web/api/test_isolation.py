@@ -113,9 +113,9 @@ async def leaks(api: Api, tokens: dict[str, str], theirs: Theirs) -> tuple[int, 
                 streams = response.content_type == "text/event-stream"
                 text = "" if streams else (await response.read()).decode("utf-8", "replace")
             text = re.sub(r'"target":"[^"]*"', "", text)  # the audit trail: what these tokens themselves sent
-            theirs_told = any(each in text for each in {MARK, *theirs.ids} if not any(each in one for one in sent))
+            theirs_shown = any(each in text for each in {MARK, *theirs.ids} if not any(each in one for one in sent))
             may = spelling == "mine" or not ("{workspace}" in path or _of_default(path))
-            if theirs_told or (response.status < 400 and not may):
+            if theirs_shown or (response.status < 400 and not may):
                 found.append(f"{scope} {method} {target}: {response.status} {text[:200]}")
     return calls, found
 

@@ -1,4 +1,4 @@
-"""API tokens: made once, told once, kept hashed, ended at once."""
+"""API tokens: shown once, kept hashed, ended at once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ async def test_a_token_is_made_shown_and_revoked(tmp_path: Path) -> None:
         made = await api.post("/v1/tokens", {"scope": "ingest", "note": "the helpdesk"})
         assert 201 == made.status
         secret = made.json["secret"]
-        told = {name: made.json[name] for name in ("scope", "workspace", "note")}
-        assert {"scope": "ingest", "workspace": None, "note": "the helpdesk"} == told
+        reported = {name: made.json[name] for name in ("scope", "workspace", "note")}
+        assert {"scope": "ingest", "workspace": None, "note": "the helpdesk"} == reported
         listed = await api.get("/v1/tokens")
         assert {made.json["id"], "tok_admin", "tok_ingest"} == {each["id"] for each in listed.json["data"]}
         assert secret.encode() not in listed.body
@@ -100,11 +100,11 @@ async def test_an_end_is_a_time_to_come(api: Api, at: object) -> None:
 
 
 async def test_the_last_use_is_told_and_written_once_a_minute(tmp_path: Path) -> None:
-    """No write for a request; told at once, in the table after a minute or at the end, and there after a restart."""
+    """No write for a request; shown at once, in the table after a minute or at the end, and there after a restart."""
     async with running_api(tmp_path) as api:
         made = (await api.post("/v1/tokens", {"scope": "observe"})).json
 
-        async def told() -> str | None:
+        async def reported() -> str | None:
             listed = (await api.get("/v1/tokens")).json["data"]
             return next(each["last_used_at"] for each in listed if each["id"] == made["id"])
 
@@ -112,18 +112,18 @@ async def test_the_last_use_is_told_and_written_once_a_minute(tmp_path: Path) ->
             sql = "SELECT last_used_at FROM tokens WHERE id = ?"
             return (await api.app.store.read(lambda db: db.execute(sql, (made["id"],)).fetchall()))[0][0]
 
-        assert await told() is None
+        assert await reported() is None
         for _ in range(3):
             await api.get("/v1/status", token=made["secret"])
         used = rfc3339(api.engine.clock.wall_ms())
-        assert (used, None) == (await told(), await stored())
+        assert (used, None) == (await reported(), await stored())
         await api.engine.clock.advance(WRITE_SECONDS)
-        assert (used, used) == (await told(), rfc3339(await stored() or 0))
+        assert (used, used) == (await reported(), rfc3339(await stored() or 0))
         await api.engine.clock.advance(5)
         await api.get("/v1/status", token=made["secret"])
         used = rfc3339(api.engine.clock.wall_ms())
     async with running_api(tmp_path) as api:
-        assert used == await told()
+        assert used == await reported()
 
 
 @pytest.mark.parametrize("ending", ["revoked", "expired"])

@@ -22,7 +22,7 @@ DEFAULT = {
 
 
 async def test_default_is_there_from_the_start(api: Api) -> None:
-    """Nobody needs to make it, and nobody can delete it."""
+    """It is always there and can't be deleted."""
     assert {"data": [DEFAULT], "next": None} == (await api.get("/v1/workspaces")).json
     refused = await api.call("DELETE", "/v1/workspaces/default")
     assert (409, "workspace_in_use") == (refused.status, refused.code)

@@ -208,7 +208,7 @@ def test_configured_names_are_own_names() -> None:
 
 # The one form of an error
 async def test_unknown_paths_and_methods(api: Api) -> None:
-    """404 and 405 in the one form, 405 with Allow; under /v1 only callers are told."""
+    """404 and 405 in the one form, 405 with Allow; under /v1 only for callers with a token."""
     answer = await api.get("/v1/nope")
     assert (404, "not_found") == (answer.status, answer.code)
     answer = await api.call("DELETE", "/v1/events")
@@ -496,8 +496,8 @@ async def test_a_slow_body_of_fields_is_given_up(tmp_path: Path) -> None:
             await asyncio.wait([answering], timeout=0.02)
             if answering.done():
                 break
-        status, told = await answering
-        assert (408, "request_timeout") == (status, told["error"]["code"])
+        status, reported = await answering
+        assert (408, "request_timeout") == (status, reported["error"]["code"])
 
 
 # Connections
@@ -546,7 +546,7 @@ async def test_at_the_bound_silent_connections_make_room(api: Api, monkeypatch: 
 async def test_a_connection_too_many_is_refused_where_all_others_are_busy(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """503 with Retry-After, asked or not, and the end; nobody's request is cut off for a newcomer."""
+    """503 with Retry-After, asked or not, and the end; no request is cut off for a newcomer."""
     monkeypatch.setattr("webhookd.web.server.http_server._connections_max", lambda: 2)
     async with wire(api.port) as one, wire(api.port) as two:
         for line in (one, two):

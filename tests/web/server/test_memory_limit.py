@@ -67,9 +67,9 @@ async def test_a_stream_past_the_second_bound_is_told_where_to_go_on(api: Api) -
         api.application[MEMORY_LIMIT].byte_count += CRAMMED
         line.chunk(EVENT + b"\n" + EVENT)
         status, headers, body = await line.answer()
-        told = orjson.loads(body)
-        assert (503, "1", "unavailable") == (status, headers["retry-after"], told["error"]["code"])
-        assert told["accepted"] == told["next_index"] >= 1
+        reported = orjson.loads(body)
+        assert (503, "1", "unavailable") == (status, headers["retry-after"], reported["error"]["code"])
+        assert reported["accepted"] == reported["next_index"] >= 1
         api.application[MEMORY_LIMIT].byte_count -= CRAMMED
 
 

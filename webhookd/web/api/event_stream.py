@@ -49,7 +49,7 @@ class IngestStream:
         self._line_due: float | None = None  # when a line that is begun has to be complete
         self._all_read = False
         self._news = asyncio.Event()  # something has come, the end has, or a stop
-        self._room = asyncio.Event()
+        self._released = asyncio.Event()
         self._reading_failed: ApiError | None = None
         self._stopped: ApiError | None = None
         self._stopping = asyncio.Event()
@@ -102,7 +102,7 @@ class IngestStream:
         while piece := await self._read_some():
             self._take(piece)
             began = self._now()
-            await self._wait_for_room()
+            await self._wait_for_memory()
             if self._line_due is not None:
                 self._line_due += self._now() - began  # what we kept it waiting for is not the caller's time
 
@@ -131,10 +131,10 @@ class IngestStream:
                 self._line_due = self._now() + self._timeouts.line_seconds
             self._news.set()
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_memory(self) -> None:
         while self._has_enough():
-            self._room.clear()
-            await self._room.wait()
+            self._released.clear()
+            await self._released.wait()
         self._memory_limit.acquire(0, 0, self._workspace_seq)
 
     def _has_enough(self) -> bool:
@@ -202,7 +202,7 @@ class IngestStream:
     def _release(self, byte_count: int) -> None:
         self.uncommitted_bytes -= byte_count
         self._memory_limit.count(-byte_count, self._workspace_seq)
-        self._room.set()
+        self._released.set()
 
     async def _accept(self, batch: list[Checked], size: int) -> None:
         try:

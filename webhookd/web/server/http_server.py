@@ -213,7 +213,7 @@ class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return _Connection(self, loop=self._loop, buffer=self._buffer, **self._kwargs)
 
-    def has_room(self) -> bool:
+    def may_accept(self) -> bool:
         """Whether there is room for one more connection; at the bound, an idle one is closed to make room."""
         if len(self._connections) < _connections_max():
             return True
@@ -254,7 +254,7 @@ class _Site(web.BaseSite):
         """Start accepting connections."""
         await super().start()
         server = cast("_Server", self._runner.server)
-        self._server = cast("Any", Listener(self._listening, server, server.has_room))
+        self._server = cast("Any", Listener(self._listening, server, server.may_accept))
 
     async def connected(self) -> None:
         """Return once the server has every connection that was accepted."""

@@ -37,14 +37,14 @@ class Listener:
     """One listening socket.  It has the part of `asyncio.Server` that aiohttp's sites use: `sockets` and `close`."""
 
     def __init__(
-        self, listening: socket.socket, make: Callable[[], asyncio.Protocol], has_room: Callable[[], bool]
+        self, listening: socket.socket, make: Callable[[], asyncio.Protocol], may_accept: Callable[[], bool]
     ) -> None:
         listening.setblocking(False)
         listening.listen(BACKLOG)
         self.sockets = (listening,)
         self._listening = listening
         self._make = make
-        self._has_room = has_room
+        self._may_accept = may_accept
         self._loop = asyncio.get_running_loop()
         self._spares: list[int] = []
         self._spares_lent = 0
@@ -83,7 +83,7 @@ class Listener:
                     self._pause_accepting()
                     return
             else:
-                if self._has_room():
+                if self._may_accept():
                     self._start(connection, self._make)
                 else:
                     self._refuse(connection, self._refused)
