@@ -159,7 +159,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("key", "bad"), [(key, bad) for key, values in BAD.items() for bad in values])
-def test_a_wrong_value_is_told_with_its_key_its_line_and_the_right_form(write: Any, key: str, bad: str) -> None:
+def test_a_wrong_value_is_reported_with_its_key_its_line_and_the_right_form(write: Any, key: str, bad: str) -> None:
     """Wrong type, out of range, not what it should be: each names the place and what to write."""
     section, name = key.split(".")
     path = write(f"# settings\n\n[{section}]\n{name} = {bad}\n")
@@ -189,7 +189,7 @@ def test_the_message_is_as_the_contract_shows_it(write: Any) -> None:
     assert f"{path}:3: delivery.timeout_secconds: unknown key, did you mean timeout_seconds?" == str(only(check(path)))
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(write: Any) -> None:
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(write: Any) -> None:
     """A file can be corrected in one go."""
     path = write(
         '[listen]\nport = "http"\n[deliveri]\n[budget]\nlimits = 3\nlimit = 0\n[egress]\nallow = ["x"]\n'
@@ -220,7 +220,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(write: Any) -> N
         ("events = 1\n", "events", "expected a table: [events]"),
     ],
 )
-def test_what_is_in_the_wrong_place_is_told_where_it_belongs(write: Any, text: str, key: str, part: str) -> None:
+def test_what_is_in_the_wrong_place_is_reported_where_it_belongs(write: Any, text: str, key: str, part: str) -> None:
     """Unknown sections and keys come with the nearest name, the section that has them, or all there are."""
     mistake = only(check(write(text)))
     assert key == mistake.key and part in str(mistake)
@@ -357,7 +357,7 @@ def test_a_long_list_does_not_make_the_search_slow(write: Any) -> None:
         (b"[listen]\nport = " + b"9" * 5000, None, "not TOML"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_not_toml_is_told_with_its_line(write: Any, text: bytes, line: int | None, part: str) -> None:
+def test_a_file_that_is_no_toml_is_reported_with_its_line(write: Any, text: bytes, line: int | None, part: str) -> None:
     """Whatever tomllib stumbles over ends as one mistake."""
     mistake = only(check(write(text)))
     assert line == mistake.line
@@ -369,7 +369,7 @@ def test_a_byte_order_mark_is_nothing_to_stumble_over(write: Any) -> None:
     assert 1 == load(write(b"\xef\xbb\xbf[listen]\nport = 1\n"), {}).listen.port
 
 
-def test_a_file_that_can_not_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_can_not_be_read_is_reported(tmp_path: Path) -> None:
     """Missing, or a directory."""
     assert f"{tmp_path / 'none.toml'}: the file can't be read: No such file or directory" == str(
         only(check(tmp_path / "none.toml"))
@@ -406,7 +406,7 @@ def test_the_file_adds_event_types(write: Any) -> None:
         ("[events.'a..b']\n", 'events."a..b"', "not a name of an event type"),
     ],
 )
-def test_a_mistake_in_an_event_type_is_told(write: Any, text: str, key: str, part: str) -> None:
+def test_a_mistake_in_an_event_type_is_reported(write: Any, text: str, key: str, part: str) -> None:
     """The commonest is a name with dots and no quotes."""
     mistake = only(check(write(text)))
     assert key == mistake.key and part in str(mistake)
@@ -468,7 +468,7 @@ def test_event_types_can_come_from_the_environment(write: Any) -> None:
         ("WEBHOOKD_EVENTS", "order.paid"), ("WEBHOOKD_PORT", "1"), ("WEBHOOKD_LISTEN__PROT", "1"),
     ],
 )  # fmt: skip
-def test_a_wrong_or_unknown_variable_is_told_by_its_name(variable: str, text: str) -> None:
+def test_a_wrong_or_unknown_variable_is_reported_by_its_name(variable: str, text: str) -> None:
     """The same care as for the file."""
     mistake = only(check(None, {variable: text}))
     assert (variable, None) == (mistake.source, mistake.line)
@@ -491,7 +491,7 @@ def test_the_mail_password_comes_from_a_credential(tmp_path: Path, write: Any) -
     assert "from-variable" == load(path, environ | {"WEBHOOKD_MAIL__PASSWORD": "from-variable"}).mail.password
 
 
-def test_a_credential_is_read_or_told(tmp_path: Path) -> None:
+def test_a_credential_is_read_or_refused(tmp_path: Path) -> None:
     """None where there is none; an empty one, one of no text and a directory are refused."""
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert credential("admin-token", {}) is None

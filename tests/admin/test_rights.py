@@ -107,7 +107,7 @@ async def test_a_successor_does_not_inherit_the_failures(api: Api) -> None:
     assert window is not api.app.watchdog._window(made.seq)
 
 
-async def test_a_bound_admin_changes_neither_plan_nor_who_is_told(api: Api) -> None:
+async def test_a_bound_admin_changes_neither_plan_nor_who_is_notified(api: Api) -> None:
     """It may take addresses away; an admin of the whole daemon may do all of it."""
     _, secret = await api.app.services.tokens.add("admin", "acme")
     path = "/v1/workspaces/acme"

@@ -36,7 +36,7 @@ def event(event_type: str, number: int, size: int = EVENT_BYTES) -> bytes:
 
 @dataclass(slots=True)
 class Order:
-    """The terms of a `load`: `batch` events a request; `window` bounds those sent and not yet taken back as webhooks."""
+    """Of a `load`: `batch` events a request; `window` bounds those sent and not yet taken back as webhooks."""
 
     address: tuple[str, int]
     token: str

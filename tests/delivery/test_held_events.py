@@ -276,7 +276,7 @@ async def test_one_mail_before_held_events_expire_and_one_when_the_first_did(tmp
         assert ["expiring", "expired", "expiring"] == [kind for kind, *_ in await _notices(e)]
 
 
-async def test_what_expires_by_number_is_told_once_and_no_warning_follows(tmp_path: Path) -> None:
+async def test_what_expires_by_number_is_reported_once_and_no_warning_follows(tmp_path: Path) -> None:
     """Neither without a mail server, whose setting brings it later."""
     config = Config(hold=Hold(max_events=2), mail=MAIL)
     async with engine(tmp_path, replace(config, mail=Mail())) as e:
@@ -296,7 +296,7 @@ async def test_what_expires_by_number_is_told_once_and_no_warning_follows(tmp_pa
         )
 
 
-async def test_what_a_plan_without_webhooks_holds_is_told_as_well(tmp_path: Path) -> None:
+async def test_what_a_plan_without_webhooks_holds_is_reported_as_well(tmp_path: Path) -> None:
     """Held since the plan changed; the mail says so."""
     async with engine(tmp_path, Config(mail=MAIL)) as e:
         await e.endpoint(WELL)

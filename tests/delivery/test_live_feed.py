@@ -136,7 +136,7 @@ async def test_a_workspace_has_its_own_bound(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_only_what_is_wanted_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood of another workspace, or of what the filter leaves out, cuts no subscriber off; a namesake's is not its own."""
+    """A flood of another workspace, or of what the filter leaves out, cuts none off; a namesake's is not its own."""
     monkeypatch.setattr(live_feed, "SUBSCRIPTION_EVENTS", 1)
     feed = LiveFeed(ManualClock())
     subscription = feed.subscribe(1, lambda view: view.event_id == "a")

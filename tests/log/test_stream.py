@@ -46,7 +46,7 @@ def test_a_line_goes_out_without_being_asked_for() -> None:
         assert stream.close(TIMEOUT_SECONDS)
 
 
-def test_a_reader_that_does_not_read_stops_nobody_and_is_told_what_it_missed() -> None:
+def test_a_reader_that_does_not_read_stops_no_other_and_learns_what_it_missed() -> None:
     """The event loop never waits for a pipe: lines wait in bounded memory, then are lost and counted."""
     reading, writing = os.pipe()
     with os.fdopen(writing, "wb") as sink, os.fdopen(reading, "rb") as source:

@@ -29,7 +29,7 @@ def test_another_key_or_another_event_is_another_line() -> None:
     assert ["1", "2", "3"] == [record["error"] for record in lines.records()]
 
 
-def test_what_a_minute_suppressed_is_told_though_nothing_follows() -> None:
+def test_what_a_minute_suppressed_is_reported_though_nothing_follows() -> None:
     """The stream's thread tells it; a minute begins anew with that line."""
     clock = Clock()
     lines = Lines(monotonic=clock)

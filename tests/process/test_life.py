@@ -42,7 +42,7 @@ async def test_sigterm_lets_the_attempt_in_flight_end_and_the_rest_resumes(tmp_p
             assert [("delivered", 1)] == [(each["state"], each["attempt_count"]) for each in deliveries]
 
 
-async def test_a_second_daemon_on_the_same_state_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+async def test_a_second_daemon_on_the_same_state_is_refused_and_names_its_owner(tmp_path: Path) -> None:
     """The lock's message names the first one's pid."""
     async with daemon(tmp_path / "state") as d:
         lock = StateLock(tmp_path / "state")

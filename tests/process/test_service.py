@@ -120,7 +120,7 @@ async def reporting(
 
 
 @pytest.mark.parametrize("notified", ["path", "abstract"], indirect=True)
-async def test_systemd_is_told_of_the_start_each_beat_and_the_stop(
+async def test_systemd_is_notified_of_the_start_each_beat_and_the_stop(
     notified: tuple[Notified, str], tmp_path: Path
 ) -> None:
     """READY=1 with a status once events are taken, WATCHDOG=1 again and again, STOPPING=1 at SIGTERM."""
@@ -198,7 +198,7 @@ async def test_an_endless_retry_wait_is_no_stuck_consumer(tmp_path: Path) -> Non
         assert 4 < len(e.network.posted)
 
 
-async def test_a_loop_that_is_blocked_is_told_of_before_it_is_killed(
+async def test_a_loop_that_is_blocked_is_reported_before_it_is_killed(
     notified: tuple[Notified, str], tmp_path: Path
 ) -> None:
     """No WATCHDOG=1, and a log line with the place where the loop stands."""
@@ -342,7 +342,7 @@ def test_sockets_of_another_process_are_not_taken() -> None:
 
 
 @pytest.mark.parametrize("count", ["", "x", "-1"])
-def test_a_count_that_is_none_is_told(count: str) -> None:
+def test_a_count_that_is_none_is_reported(count: str) -> None:
     """A broken environment is no reason to listen elsewhere in silence."""
     with pytest.raises(ConfigError, match="LISTEN_FDS"):
         activated_sockets({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}, insecure_public=False)

@@ -94,7 +94,7 @@ OVERLOAD = (503, "unavailable", True)
 TAKEN = (202, "", False)
 
 
-async def test_without_descriptors_callers_are_told_to_come_back(d: Daemon) -> None:
+async def test_without_descriptors_callers_are_asked_to_come_back(d: Daemon) -> None:
     """503 with Retry-After for each new caller; who is connected is served; afterwards everybody is; one log line."""
     async with wire(port_of(d)) as standing:
         standing.send(head_of(d, len(EVENT)) + EVENT)
@@ -129,7 +129,7 @@ async def test_without_descriptors_silent_callers_cost_no_processor_and_no_answe
         assert TAKEN == await post(d)
 
 
-async def test_without_memory_callers_are_told_to_come_back(d: Daemon) -> None:
+async def test_without_memory_callers_are_asked_to_come_back(d: Daemon) -> None:
     """With 64 MiB of address space left: most arrays 503, single events taken; with none left: 503; then all again."""
     before = limit(d, resource.RLIMIT_AS, address_space(d) + 64 * MIB)
     arrays = await post_many(d, 12, ARRAY)

@@ -166,7 +166,7 @@ def test_any_pieces_of_a_stream_give_the_same_lines(stream: bytes, cuts: list[in
     assert expected == split(pieces, max_line_bytes)
 
 
-def test_what_is_kept_of_a_begun_line_is_told() -> None:
+def test_what_is_kept_of_a_begun_line_is_reported() -> None:
     """Its bytes, and none once it is too long: who waits for them to be settled would wait for ever."""
     splitter = LineSplitter(4)
     reported = []
@@ -176,7 +176,7 @@ def test_what_is_kept_of_a_begun_line_is_told() -> None:
     assert [0, 1, 3, 0, 3, 0, 0, 1, 0] == reported
 
 
-def test_a_line_too_long_is_told_at_once_and_once() -> None:
+def test_a_line_too_long_is_reported_at_once_and_once() -> None:
     """Not when it ends, which may be never; and the count goes on after it."""
     splitter = LineSplitter(4)
     assert [] == splitter.feed(b"1234")

@@ -96,7 +96,7 @@ def test_a_type_outside_the_catalogue_is_refused(event_type: object) -> None:
     assert "unknown_event_type" == error_of(orjson.dumps({"event_type": event_type})).code
 
 
-def test_an_unknown_type_is_told_the_nearest() -> None:
+def test_an_unknown_type_is_reported_the_nearest() -> None:
     """The catalogue's own error."""
     assert "message.received" == error_of(b'{"event_type":"message.recieved"}').details["nearest"]
 

@@ -57,7 +57,7 @@ async def test_one_timer_serves_all() -> None:
 
 
 @pytest.mark.parametrize("from_outside", [False, True])
-async def test_a_deadline_is_told_from_a_cancellation(from_outside: bool) -> None:
+async def test_a_deadline_is_distinguished_from_a_cancellation(from_outside: bool) -> None:
     """Any other cancellation is passed on."""
     deadlines: Deadlines[AttemptDeadline] = Deadlines(SECONDS, AttemptDeadline.expire)
 

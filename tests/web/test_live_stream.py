@@ -97,7 +97,7 @@ async def test_it_is_a_stream_of_server_sent_events(api: Api) -> None:
         assert [int(each["id"].partition("-")[2]) for each in (accepted, attempted)] == [1, 2]
 
 
-async def test_every_attempt_is_told(tmp_path: Path) -> None:
+async def test_every_attempt_is_reported(tmp_path: Path) -> None:
     """A retry with its time, a drop, a replay, a test, what is held."""
     async with running_api(tmp_path, Config(delivery=Delivery(retry_seconds=(30,)))) as api:
         endpoint = await api.engine.endpoint(URL)
@@ -137,7 +137,7 @@ async def test_every_attempt_is_told(tmp_path: Path) -> None:
         ("until=2026-01-01T00:00:00Z", []),
     ],
 )
-async def test_only_what_is_asked_for_is_told(api: Api, query: str, expected: list[str]) -> None:
+async def test_only_what_is_asked_for_is_reported(api: Api, query: str, expected: list[str]) -> None:
     """The same filters as the list, and nothing of another workspace."""
     first, second = await api.engine.endpoint(URL), await api.engine.endpoint(f"{URL}/2", ["contact.created"])
     await api.post("/v1/workspaces", {"id": "acme"})

@@ -215,12 +215,12 @@ def _a_local_wait_is_taken_for_a_retry() -> Change:
     return {(consumer, "remaining_wait"): mistaken}
 
 
-def _every_drop_is_told() -> Change:
+def _every_drop_is_reported() -> Change:
     """Whether the endpoint has delivered since the last notice isn't asked."""
     return {(deliveries, "first_drop"): lambda db, endpoint_seq, seq: True}
 
 
-def _a_drop_is_told_after_its_commit() -> Change:
+def _a_drop_is_reported_after_its_commit() -> Change:
     """A kill in between leaves a drop without a notice."""
     notify = Watchdog.notify_of_drop
 
@@ -251,8 +251,8 @@ MUTATIONS: dict[str, Callable[[], Change]] = {
         _a_restored_wait_trusts_the_clock,
         _every_wait_is_the_first,
         _skipped_ones_come_all_the_same,
-        _every_drop_is_told,
-        _a_drop_is_told_after_its_commit,
+        _every_drop_is_reported,
+        _a_drop_is_reported_after_its_commit,
     )
 }
 # What the simulation found by itself; `seeds.txt` has the seeds that found it.

@@ -421,7 +421,7 @@ async def test_enabling_says_that_the_budget_is_spent(tmp_path: Path) -> None:
         assert "budget" not in second.json
 
 
-async def test_the_signing_key_is_told_on_request_and_that_is_logged(tmp_path: Path) -> None:
+async def test_the_signing_key_is_reported_on_request_and_that_is_logged(tmp_path: Path) -> None:
     """Only its own path tells it; the log says who looked, and never what they saw."""
     lines = io.BytesIO()
     log.configure("json", "info", lines)

@@ -248,7 +248,7 @@ async def test_a_thousand_events_leave_the_loop_to_others(api: Api) -> None:
 
 
 # Where the promise can't be kept
-async def test_a_workspace_too_far_behind_is_told_when_to_come_back(tmp_path: Path) -> None:
+async def test_a_workspace_too_far_behind_is_reported_when_to_come_back(tmp_path: Path) -> None:
     """503 `too_far_behind` with Retry-After; nothing of the array is accepted."""
     config = Config(limits=Limits(waiting_per_workspace=1))
     async with running_api(tmp_path, config) as api:
@@ -298,7 +298,7 @@ async def test_refused_events_are_counted_by_code(api: Api) -> None:
     assert 'webhookd_events_refused_total{code="unknown_event_type"} 1.0' in text
 
 
-async def test_events_that_no_endpoint_gets_are_told(api: Api) -> None:
+async def test_events_that_no_endpoint_gets_are_reported(api: Api) -> None:
     """No endpoint subscribes, or the plan has no webhooks: in the answer to one, to an array and to lines."""
     await api.engine.endpoint("https://hooks.example/in", ["message.sent"])
     events = [{"event_type": name} for name in ("contact.created", "message.sent", "contact.created")]

@@ -99,7 +99,7 @@ async def test_an_end_is_a_time_to_come(api: Api, at: object) -> None:
     assert 2 == len((await api.get("/v1/tokens")).json["data"])
 
 
-async def test_the_last_use_is_told_and_written_once_a_minute(tmp_path: Path) -> None:
+async def test_the_last_use_is_reported_and_written_once_a_minute(tmp_path: Path) -> None:
     """No write for a request; shown at once, in the table after a minute or at the end, and there after a restart."""
     async with running_api(tmp_path) as api:
         made = (await api.post("/v1/tokens", {"scope": "observe"})).json

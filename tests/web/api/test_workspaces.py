@@ -202,7 +202,7 @@ async def test_the_budget_says_how_much_is_spent_and_by_whom(tmp_path: Path) -> 
         assert {second.id: 1} == (await api.get("/v1/budget")).json["by_endpoint"]
 
 
-async def test_a_window_of_a_fraction_of_a_second_is_told_as_one(tmp_path: Path) -> None:
+async def test_a_window_of_a_fraction_of_a_second_is_reported_as_one(tmp_path: Path) -> None:
     """Whole seconds are a whole number, others are not rounded."""
     async with running_api(tmp_path, Config(budget=Budget(window_seconds=1.5))) as api:
         assert b'"window_seconds":1.5,' in (await api.get("/v1/budget")).body

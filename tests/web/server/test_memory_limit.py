@@ -56,7 +56,7 @@ async def test_a_stream_goes_on_as_far_as_it_is_committed(api: Api) -> None:
     held.byte_count -= FULL
 
 
-async def test_a_stream_past_the_second_bound_is_told_where_to_go_on(api: Api) -> None:
+async def test_a_stream_past_the_second_bound_is_reported_where_to_go_on(api: Api) -> None:
     """503 with the summary: accepted lines stand."""
     async with wire(api.port) as line:
         line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/x-ndjson"))
