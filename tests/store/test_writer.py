@@ -58,7 +58,9 @@ async def test_the_log_is_carried_over_between_commits(
     assert store.size_bytes() > 20 * len(BODY)
 
 
-async def test_a_patient_command_shares_the_commit_of_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_deferrable_command_shares_the_commit_of_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where none comes it is committed all the same, a moment later; `flushed` waits for it."""
     monkeypatch.setattr(writer, "DEFERRAL_SECONDS", 60.0)
     await store.write(lambda db: db.execute("CREATE TABLE noted (name TEXT)"))
