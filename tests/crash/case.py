@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tests.crash.history import (
+    BACKFILL,
     ORDINARY,
     REPLAY,
     Asked,
@@ -84,7 +85,8 @@ class Case:
                 if each.delivery_seq is not None:
                     self.arrivals[each.delivery_seq].append(each)
                     continue
-                rows = self.rows.get((endpoint, each.event_id, REPLAY if each.replay else ORDINARY), [])
+                kinds = (REPLAY,) if each.replay else (ORDINARY, BACKFILL)
+                rows = [row for kind in kinds for row in self.rows.get((endpoint, each.event_id, kind), [])]
                 row = next((row for row in rows if row.seq >= reached), rows[0] if rows else None)
                 if row is not None:
                     reached = max(reached, row.seq)

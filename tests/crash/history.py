@@ -167,7 +167,7 @@ class History:
 # The final database, as the checker needs it
 
 PENDING, DELIVERED, DROPPED, EXPIRED, SKIPPED, CANCELLED = range(6)
-ORDINARY, REPLAY = range(2)
+ORDINARY, REPLAY, BACKFILL = 0, 1, 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from contextlib import closing
 import aiohttp
 
 from tests.crash.case import Violation
-from tests.crash.history import DELIVERED, REPLAY, SKIPPED, Final, Received, Said, Terms
+from tests.crash.history import BACKFILL, DELIVERED, REPLAY, SKIPPED, Final, Received, Said, Terms
 from tests.crash.play import DRAIN_SECONDS, Play, Scenario
 from tests.crash.producer import events
 from tests.crash.witness import Manners, Reply
@@ -187,6 +187,36 @@ def replayed_once(play: Play, final: Final) -> list[Violation]:
     return [] if good else [Violation("replay", f"{replays}, not delivered: {undelivered}")]
 
 
+# backfill
+PAST = events("past", 120)  # more than go in one step
+
+
+async def some_past(play: Play) -> None:
+    """Past events, and an endpoint that was added after them."""
+    play.witness.manners = all_well
+    await play.supervisor.start()
+    await play.subscribe("well")
+    await play.producer.array(PAST)
+    await play.drained()
+    await play.supervisor.call("POST", "/v1/endpoints", {"url": play.witness.url("later"), "event_types": ["*"]})
+    await play.supervisor.kill()
+
+
+async def backfill_all(play: Play) -> None:
+    """Asked again after a silence, until the endpoint has had everything."""
+    path = f"/v1/endpoints/{(await play.endpoints())['later']['id']}/backfill"
+    since = {"since": "2020-01-01T00:00:00Z"}
+    while (await play.supervisor.call("POST", path, since | {"dry_run": True}))[1]["backfilled"]:
+        await ask_once(play, path, since)
+
+
+def backfilled_once(play: Play, final: Final) -> list[Violation]:
+    rows = [row for row in final.deliveries if row.kind == BACKFILL]
+    ids = [row.event_id for row in sorted(rows, key=lambda row: row.seq)]
+    good = ids == [event.event_id for event in PAST] and all(row.state == DELIVERED for row in rows)
+    return [] if good else [Violation("backfill", f"queued were {ids}")]
+
+
 # prune
 
 OLD, REMEMBERED, YOUNG = events("old", 12), events("remembered", 4), events("young", 4)
@@ -303,6 +333,7 @@ SCENARIOS = (
     Scenario("disable", nothing, ill, three_wait, mailed_once, Terms((0.02,), limit=3), MAIL),
     Scenario("enable", enable_both, all_well, two_stopped, held_went_out, Terms((0.02,), limit=3), MAIL),
     Scenario("replay", replay_all, all_well, some_dropped, replayed_once, Terms((), limit=1000)),
+    Scenario("backfill", backfill_all, all_well, some_past, backfilled_once),
     Scenario("prune", until_pruned, all_well, much_is_old, pruned_rightly, config=PRUNE),
     Scenario("migrate", nothing, all_well, some_wait, migrated, migration=MIGRATION),
     Scenario("first start", first_steps, all_well),

@@ -18,6 +18,7 @@ POINTS = (("fdatasync", 4), ("pwrite64", 40))
 MORE_POINTS = {
     "disable": [("fdatasync", number) for number in range(5, 17)],
     "drop": [("fdatasync", number) for number in range(5, 13)],
+    "backfill": [("fdatasync", number) for number in range(2, 8)],  # between its steps
 }
 FAULTS = (
     (Fault("pwrite64", "ENOSPC", for_ever=True), 30),
