@@ -86,7 +86,9 @@ class Stage:
 
     async def _through(self, play: Play) -> None:
         play.supervisor.migration = self.scenario.migration
+        play.history.restarts.append(time.time())  # what waits since `prepare` may go out from now on
         await play.supervisor.start()
+        play.history.restarts.append(time.time())
         await self.scenario.act(play)
         await play.drained()
         while not await play.supervisor.stop():
