@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from webhookd.config import Config
+from webhookd.config import Config, networks
 
 
 def warnings(config: Config) -> Iterator[tuple[str, str]]:
     """Each key to think about again, with the reason."""
     listen, mail = config.listen, config.mail
+    if any(network.prefixlen == 0 for network in networks(listen.trusted_proxies)):
+        yield "listen.trusted_proxies", "with every address trusted, each caller names its own in the audit trail"
     if mail.user and mail.tls == "none":
         yield "mail.user", 'with mail.tls = "none" the password crosses the network in clear text'
     if listen.trust_local_ingest and listen.public_url:

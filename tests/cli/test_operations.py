@@ -98,6 +98,15 @@ async def test_check_config_warns_of_a_password_in_clear_text(run: Any, tmp_path
         assert keys == [each["key"] for each in found]
 
 
+async def test_check_config_warns_of_trusting_every_address(run: Any, tmp_path: Path) -> None:
+    """A caller would name its own."""
+    file = tmp_path / "webhookd.toml"
+    for networks, keys in (('"10.0.0.0/8", "::/0"', ["listen.trusted_proxies"]), ('"127.0.0.1/32"', [])):
+        file.write_text(f"[listen]\ntrusted_proxies = [{networks}]\n")
+        found = (await run("check-config", "--json", str(file))).json()["warnings"]
+        assert keys == [each["key"] for each in found]
+
+
 async def test_check_config_of_the_environment(run: Any) -> None:
     """The variables count, with a file and without."""
     ran = await run("check-config", env={"WEBHOOKD_LISTEN__PORT": "high"})

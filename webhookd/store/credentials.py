@@ -135,8 +135,9 @@ def insert_audit(db: sqlite3.Connection, entry: AuditEntry) -> None:
     """
     values = astuple(entry)[1:]
     seq = db.execute(f"INSERT INTO audit ({_AUDIT}) VALUES ({', '.join('?' for _ in values)})", values).lastrowid
-    whose = "token_id IS NULL" if entry.token_id is None else "workspace_seq = ?1"
-    if (seq or 0) % AUDIT_PRUNE_EVERY == 0 and (entry.token_id is None or entry.workspace_seq is not None):
+    unknown = entry.token_id is None and entry.workspace_seq is None
+    whose = "token_id IS NULL AND workspace_seq IS NULL" if unknown else "workspace_seq = ?1"
+    if (seq or 0) % AUDIT_PRUNE_EVERY == 0 and (unknown or entry.workspace_seq is not None):
         db.execute(
             f"DELETE FROM audit WHERE {whose} AND seq <= "
             f"(SELECT seq FROM audit WHERE {whose} ORDER BY seq DESC LIMIT 1 OFFSET ?2)",

@@ -86,7 +86,8 @@ async def test_a_token_expires(api: Api) -> None:
     )
     assert "expired" in refused.json["error"]["message"]
     assert 303 == (await browser.get("/webhooks")).status
-    assert 403 == (await Browser(api).sign_in(made["secret"])).status
+    at_sign_in = await Browser(api).sign_in(made["secret"])
+    assert 403 == at_sign_in.status and f"This token expired at {at}." in at_sign_in.body.decode()
     (shown,) = [each for each in (await api.get("/v1/tokens")).json["data"] if each["id"] == made["id"]]
     assert at == shown["expires_at"]
 

@@ -54,7 +54,7 @@ async def sign_in(page: Page) -> web.StreamResponse:
         if wait_seconds > 0:
             return _refuse(page, 429, page.text.count("sign_in.too_often", math.ceil(wait_seconds)), then)
         await page.services.audit.refused(address, page.request.path)
-        return _refuse(page, 403, page.text("sign_in.wrong"), then)
+        return _refuse(page, 403, _why_not(page, secret), then)
     await page.services.audit.note(
         "sign_in", page.request.path, DONE, address=address, token=session.token, session_id=session.id
     )
@@ -65,6 +65,15 @@ async def sign_in(page: Page) -> web.StreamResponse:
     page.set_cookie(response, SESSION_COOKIE, session.secret, seconds)
     page.drop_cookie(response, VISITOR_COOKIE)
     return response
+
+
+def _why_not(page: Page, secret: str) -> str:
+    try:
+        page.services.tokens.check(secret)
+    except ApiError as error:
+        if "expired_at" in error.details:
+            return page.text("sign_in.expired", at=error.details["expired_at"])
+    return page.text("sign_in.wrong")
 
 
 async def sign_out(page: Page) -> web.StreamResponse:
