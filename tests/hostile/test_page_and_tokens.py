@@ -11,7 +11,7 @@ import pytest
 from tests.support.api import Answer, Api, running_api, wire
 from tests.support.reader import FORM, Browser
 from webhookd.admin import sessions, tokens
-from webhookd.admin.sessions import WRONG_MAX
+from webhookd.admin.throttle import REFUSED_MAX
 from webhookd.config import Config, Listen
 from webhookd.web.ui import routes
 
@@ -46,7 +46,8 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 async def filled(api: Api, path: str) -> str:
     endpoint = await api.engine.endpoint("https://example.com/hook")
-    return path.format(endpoint=endpoint.id, workspace="default", delivery="dlv_1", topic="api", name="page.png")
+    names = {"workspace": "default", "delivery": "dlv_1", "token": "tok_1", "session": "ses_1"}
+    return path.format(endpoint=endpoint.id, topic="api", name="page.png", **names)
 
 
 async def state_of(api: Api) -> list[bytes]:
@@ -174,8 +175,8 @@ def test_secrets_are_looked_up_by_a_hash_and_compared_in_constant_time() -> None
 async def test_guessing_at_the_page_is_slowed_down(api: Api, secret: str) -> None:
     """Ten wrong secrets, whatever they look like, and the next one has to wait; the right secret never."""
     browser = Browser(api)
-    statuses = [(await browser.sign_in(secret)).status for _ in range(WRONG_MAX + 1)]
-    assert [403] * WRONG_MAX + [429] == statuses
+    statuses = [(await browser.sign_in(secret)).status for _ in range(REFUSED_MAX + 1)]
+    assert [403] * REFUSED_MAX + [429] == statuses
     assert 303 == (await browser.sign_in(api.admin_token)).status
     assert 303 != (await browser.get("/sign-in")).status
 
