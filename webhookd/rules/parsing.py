@@ -11,7 +11,7 @@ integer too long for a double, which JSON allows.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,34 @@ def parse_event(raw: bytes, *, max_bytes: int, event_types: EventTypes, new_id: 
         event_id = new_id()
         return NewEvent(event_id, event_type, b'{"event_id":"%b",%b' % (event_id.encode(), body[1:]))
     return NewEvent(_event_id(event["event_id"]), event_type, body)
+
+
+def parse_array(
+    raw: bytes, elements: Sequence[bytes], *, max_bytes: int, event_types: EventTypes
+) -> list[NewEvent] | None:
+    """The events of an array, cut by `split_array`, in one pass where all are good and have ids; else None.
+
+    Then each needs a look of its own, by `parse_event`.  No name is repeated where each of the two occurs as often as
+    there are events, all have it, and none is written with escapes.
+    """
+    count = len(elements)
+    if raw.count(b'"event_type"') != count or raw.count(b'"event_id"') != count or (b"\\" in raw and b"\\u00" in raw):
+        return None
+    try:
+        values = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    events = []
+    for value, body in zip(values, elements, strict=True):
+        if type(value) is not dict or len(body) > max_bytes:
+            return None
+        event_id, event_type = value.get("event_id"), value.get("event_type")
+        if type(event_id) is not str or type(event_type) is not str or not _EVENT_ID.fullmatch(event_id):
+            return None
+        if event_types.get(event_type) is None:
+            return None
+        events.append(NewEvent(event_id, event_type, body))
+    return events
 
 
 def too_large(max_bytes: int) -> ApiError:

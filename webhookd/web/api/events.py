@@ -10,7 +10,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from webhookd.admin.tokens import Scope
 from webhookd.errors import ApiError
 from webhookd.models import Json
-from webhookd.rules.parsing import Line, split_array
 from webhookd.web.api.batch_ingest import (
     LISTED_REJECTIONS,
     REFUSALS,
@@ -137,8 +136,7 @@ async def post_events(request: web.Request) -> web.StreamResponse:
 
 async def _array(request: web.Request, body: bytes) -> web.Response:
     batch_ingest = BatchIngest(services_of(request), workspace_of(request), request.app[REFUSALS], trace_of(request))
-    lines = [Line(index, raw) for index, raw in enumerate(split_array(body))]
-    await batch_ingest.accept(await batch_ingest.check(lines))
+    await batch_ingest.accept(await batch_ingest.check_array(body))
     return ReadyResponse(batch_ingest.summary.body(), batch_ingest.summary.status())
 
 
