@@ -19,12 +19,13 @@ from webhookd.rules.signing import Signer
 
 KEY = "whsec_" + base64.b64encode(b"k" * 32).decode()
 OTHER = "whsec_" + base64.b64encode(b"o" * 32).decode()
+OWN = "the receiver's own key"
 NOW = 1_700_000_000
 BODY = b'{"event_type":"message.sent","event_id":"e1"}'
 
 
-def signed(key: str = KEY, *previous: str, at: int = NOW) -> dict[str, str]:
-    return dict(Signer(key, *previous).headers("e1", at, BODY))
+def signed(key: str = KEY, *previous: str, at: int = NOW, body_text: str | None = "") -> dict[str, str]:
+    return dict(Signer(key, *previous, body_text=body_text).headers("e1", at, BODY))
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,14 @@ def signed(key: str = KEY, *previous: str, at: int = NOW) -> dict[str, str]:
         (signed() | {"webhook-timestamp": "9" * 400}, [KEY], (False, "NOT SIGNED")),
         (signed() | {"webhook-signature": "v1,\xff"}, [KEY], (False, "WRONG SIGNATURE")),
         ({}, [KEY], (False, "NOT SIGNED")),
+        (signed(body_text=OWN), [OWN], (True, "signature good")),
+        (signed(body_text=OWN), [KEY, OWN], (True, "signature good")),
+        (signed(body_text=OWN), [OTHER, OWN], (False, "WRONG SIGNATURE")),
+        (signed(body_text=OWN), [KEY], (False, "WRONG X-Webhook-Signature")),
+        (signed(), [OWN], (False, "WRONG X-Webhook-Signature")),
+        (signed(OTHER, KEY), [OWN], (False, "WRONG X-Webhook-Signature")),
+        (signed(body_text=None), [OWN], (False, "WRONG X-Webhook-Signature")),
+        (signed(body_text=None), [KEY], (True, "signature good")),
     ],
 )
 def test_verify(headers: dict[str, str], keys: list[str], expected: tuple[bool | None, str]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from webhookd.errors import ApiError
-from webhookd.rules.signing import KEY_BYTES, Signer, check_key, new_key
+from webhookd.rules.signing import KEY_BYTES, Signer, check_body_key, check_key, new_key
 
 VECTOR_KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OLD_KEY = new_key(bytes(range(32)))
@@ -54,6 +54,29 @@ def test_the_library_of_standard_webhooks_verifies_it(key: str) -> None:
     now = int(datetime.now(UTC).timestamp())
     headers = dict(Signer(NEW_KEY, OLD_KEY).headers("evt-1", now, BODY))
     assert {"event_type": "message.received", "text": "Đơn hàng 📦"} == Webhook(key).verify(BODY, headers)
+
+
+def test_the_older_header_takes_the_receivers_own_key_as_it_is_or_is_left_out() -> None:
+    """Beside the standard's own, which stays the same."""
+    plain = Signer(NEW_KEY, OLD_KEY).headers("evt-1", 1_700_000_000, BODY)
+    own = Signer(NEW_KEY, OLD_KEY, body_text=" khóa của ai ").headers("evt-1", 1_700_000_000, BODY)
+    signature = hmac.digest(" khóa của ai ".encode(), BODY, "sha256")
+    assert (*plain[:3], ("X-Webhook-Signature", base64.b64encode(signature).decode())) == own
+    assert plain[:3] == Signer(NEW_KEY, OLD_KEY, body_text=None).headers("evt-1", 1_700_000_000, BODY)
+
+
+@pytest.mark.parametrize("text", ["12345678", "x" * 256, " spaces too ", "whsec_anything", "phím 📦 của tôi", None])
+def test_a_receivers_own_key_is_any_printable_text(text: str | None) -> None:
+    """8 to 256 characters; None gives it up."""
+    assert text == check_body_key(text)
+
+
+@pytest.mark.parametrize("text", ["", "seven77", "x" * 257, "two\nlines", "a tab\tinside", "\x00" * 8, "***"])
+def test_what_is_no_receivers_key_is_refused_without_repeating_it(text: str) -> None:
+    """Too short, too long, or not printable."""
+    with pytest.raises(ApiError, match="8 to 256 printable characters") as refused:
+        check_body_key(text)
+    assert not text or text not in refused.value.message
 
 
 def test_the_library_refuses_another_body() -> None:

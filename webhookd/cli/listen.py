@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 9000
 _TOLERANCE_SECONDS = 300  # what Standard Webhooks' own libraries allow
+_ANY_KEY = "whsec_" + "A" * 32  # where only the receiver's own key counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +60,29 @@ def verify(headers: Mapping[str, str], body: bytes, keys: Sequence[str], *, now:
     """Whether a request is signed with one of `keys`, and the verdict in words; `now` is seconds since 1970.
 
     Standard Webhooks 1.0.0: one of the signatures in `webhook-signature` must match, and the timestamp must be recent,
-    which prevents replays of old requests.  `X-Webhook-Signature` must match too.
+    which prevents replays of old requests.  `X-Webhook-Signature` must match too, with a key of the receiver's own if
+    there is one among `keys`.
     """
     import hmac
 
-    from webhookd.rules.signing import Signer
+    from webhookd.rules.signing import Signer, is_key
 
+    standard, own = [key for key in keys if is_key(key)], [key for key in keys if not is_key(key)]
     if not keys:
         return None, "not verified: no --key"
     given = headers.get("webhook-signature", "").split()
+    older = headers.get("X-Webhook-Signature")
     stamp = headers.get("webhook-timestamp", "")
     if not given or not headers.get("webhook-id") or not (stamp.isascii() and stamp.isdigit() and len(stamp) < 16):
         return False, "NOT SIGNED"
-    expected = [dict(Signer(key).headers(headers["webhook-id"], int(stamp), body)) for key in keys]
-    good = [one["webhook-signature"] for one in expected]
-    if not any(hmac.compare_digest(mine.encode(), theirs.encode()) for mine in good for theirs in given):
+    signers = [Signer(key) for key in standard] + [Signer(_ANY_KEY, body_text=key) for key in own]
+    expected = [dict(one.headers(headers["webhook-id"], int(stamp), body)) for one in signers]
+    good = [one["webhook-signature"] for one in expected[: len(standard)]]
+    if standard and not any(hmac.compare_digest(mine.encode(), theirs.encode()) for mine in good for theirs in given):
         return False, "WRONG SIGNATURE"
-    older = headers.get("X-Webhook-Signature")
-    if older is not None and len(given) == 1 and older not in [one["X-Webhook-Signature"] for one in expected]:
+    by_own = [one["X-Webhook-Signature"] for one in expected[len(standard) :]]
+    by_any = [one["X-Webhook-Signature"] for one in expected]
+    if (own and older not in by_own) or (older is not None and len(given) == 1 and older not in by_any):
         return False, "WRONG X-Webhook-Signature"
     if abs(now - int(stamp)) > _TOLERANCE_SECONDS:
         return False, f"SIGNATURE TOO OLD: {round(now - int(stamp))} s"
@@ -168,10 +174,12 @@ def _times(ctx: click.Context, param: click.Parameter, value: str) -> int | None
 
 def _checked_keys(ctx: click.Context, param: click.Parameter | None, value: Sequence[str]) -> tuple[str, ...]:
     from webhookd.errors import ApiError
-    from webhookd.rules.signing import check_key
+    from webhookd.rules.signing import check_key, is_body_key
 
     try:
-        return tuple(check_key(key) for key in value)
+        return tuple(
+            key if is_body_key(key) and not key.lower().startswith("whsec") else check_key(key) for key in value
+        )
     except ApiError as error:
         raise click.BadParameter(error.message, ctx=ctx, param=param) from error
 
@@ -203,7 +211,7 @@ def _checked_keys(ctx: click.Context, param: click.Parameter | None, value: Sequ
     multiple=True,
     metavar="whsec_…",
     callback=_checked_keys,
-    help="Verify with this signing key. Repeat it.",
+    help="Verify with this signing key, or a receiver's own key. Repeat it.",
 )
 @secret_file_option("--key-file", "More of them, one a line.")
 @click.option("--fail", default="0", callback=_times, metavar="N|always", help="Fail the first N requests, or all.")
@@ -243,7 +251,7 @@ def listen(
     """Receive webhooks and print each one: time, type, event id, attempt, signature check, answer."""
     import asyncio
 
-    keys = (*keys, *_checked_keys(click.get_current_context(), None, (key_file or "").split()))
+    keys = (*keys, *_checked_keys(click.get_current_context(), None, (key_file or "").splitlines()))
     if (add and keys) or (events and not add):
         raise click.UsageError("--add brings its own key and takes -e: it doesn't go with --key, nor -e without it.")
     receiver = Receiver(
