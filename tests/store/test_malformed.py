@@ -144,6 +144,19 @@ async def test_numbers_that_make_no_sense_stop_nothing(tmp_path: Path, spoiled: 
             await d.call("GET", "/readyz", expect=200)
 
 
+@pytest.mark.parametrize("body", [b"\xff\x00", b'{"text":"\xff"}', b'{"text":tru}', b"[1]", b""])
+async def test_a_malformed_payload_is_shown_as_none(tmp_path: Path, body: bytes) -> None:
+    """The answer stays JSON."""
+    async with receiver() as where:
+        async with daemon(tmp_path / "state", CONFIG) as d:
+            await d.call("POST", "/v1/endpoints", {"url": where.url + "/hook", "event_types": ["*"]}, expect=201)
+            await d.call("POST", "/v1/events", {"event_type": "message.sent", "event_id": "a"}, expect=202)
+            await where.until(1)
+        spoil(tmp_path / "state", "UPDATE events SET body = ? WHERE id = 'a'", body)
+        async with daemon(tmp_path / "state", CONFIG) as d:
+            assert (await d.call("GET", "/v1/events/a", expect=200))["payload"] is None
+
+
 @pytest.mark.parametrize(
     "content",
     ["short", "with spaces in it, and long", "one-of-two-tokens\nthe-other-one", "é" * 20, b"\xff" * 20],

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+import msgspec
 import orjson
 from msgspec import Meta, Struct
 
@@ -128,7 +129,7 @@ class EventSchema(Schema):
 
 
 class EventDetailSchema(EventSchema):
-    """An event as it came in, with its newest deliveries; `payload` is null once retention pruned it."""
+    """An event as it came in, with its newest deliveries; `payload` is null once pruned, or if it is malformed."""
 
     payload: dict[str, Any] | None
     deliveries: list[DeliverySchema]
@@ -145,8 +146,17 @@ def event_json(view: EventView) -> Json:
 
 
 def payload_json(view: EventView) -> orjson.Fragment | None:
-    """The payload to be spliced into an answer: no integer is too big for that and no float is rounded."""
-    return None if view.body is None else orjson.Fragment(view.body)
+    """The payload to be spliced into an answer: no integer is too big for that and no float is rounded.
+
+    None for one that is pruned, or malformed in the database: it would make the whole answer malformed.
+    """
+    body = view.body or b""
+    try:
+        body.decode()
+        msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (UnicodeDecodeError, msgspec.DecodeError):
+        return None
+    return orjson.Fragment(body)
 
 
 # Endpoints
