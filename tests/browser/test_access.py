@@ -54,6 +54,7 @@ async def furnish(site: Site) -> list[str]:
         f"/log/{delivery_id(1)}",
         f"/log/{delivery_id(2)}",
         f"/log/replay?endpoint={good.id}&state=delivered",
+        f"/webhooks/{good.id}/backfill?since=2026-01-01T00:00:00",
         "/webhooks/ep_nothing",
         "/access",
         "/audit",
