@@ -134,3 +134,20 @@ async def test_more_events_a_second_than_allowed_are_refused(tmp_path: Path) -> 
         stopping.set()
         with pytest.raises(ApiError, match="stopping"):
             await stopped
+
+
+@pytest.mark.parametrize("reason", ["storage_full", "too_far_behind"])
+async def test_a_test_event_is_refused_where_an_event_would_be(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For want of space on the disk, or because too much waits; nothing goes out then."""
+    async with engine(tmp_path, Config(limits=Limits(waiting_per_workspace=1))) as e:
+        endpoint = await e.endpoint(URL)
+        await e.app.services.endpoints.disable("default", endpoint.id)
+        if reason == "too_far_behind":
+            await e.send("waits")
+        else:
+            monkeypatch.setattr(e.app.store.disk_space, "short", lambda: True)
+        with pytest.raises(ApiError) as refused:
+            await e.app.services.test_events.send("default", endpoint.id)
+        assert (reason, []) == (refused.value.code, e.network.posted)

@@ -44,8 +44,8 @@ FAMILIES = {
 # These codes never reach a page: they belong to the API's bodies, to tokens and to callers without a session.
 NOT_ON_PAGES = {
     "invalid_json", "unauthorized", "method_not_allowed", "event_id_conflict", "workspace_exists", "workspace_in_use",
-    "wrong_host", "invalid_event", "missing_event_type", "invalid_event_id", "unknown_field", "too_far_behind",
-    "mail_disabled", "mail_failed", "rate_limited",
+    "wrong_host", "invalid_event", "missing_event_type", "invalid_event_id", "unknown_field", "mail_disabled",
+    "mail_failed", "rate_limited",
 }  # fmt: skip
 
 
