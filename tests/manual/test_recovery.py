@@ -47,7 +47,7 @@ async def accept(d: Daemon, endpoint: str, *event_ids: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="no sqlite3 on this machine: the page was not tried")
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="no sqlite3 here: the page's commands weren't tried")
 async def test_what_came_after_the_backup_is_sent_again(tmp_path: Path) -> None:
     """Producers may have ids that begin as those of tests do; the tests themselves aren't sent."""
     state, backups = tmp_path / "var" / "lib" / "webhookd", tmp_path / "var" / "backups" / "webhookd"

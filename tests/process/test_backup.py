@@ -62,7 +62,10 @@ USER = 64_321  # as DynamicUser= makes one up
 READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro / && exec "$@"'
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("systemd-analyze") is None, reason="takes root and systemd")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("systemd-analyze") is None,
+    reason="reading the unit takes root and systemd-analyze",
+)
 async def test_the_units_commands_work_within_what_it_allows(tmp_path: Path) -> None:
     """One capability, its system calls and address families, a read-only root; the service's files are another user's.
 
@@ -92,7 +95,7 @@ async def test_the_units_commands_work_within_what_it_allows(tmp_path: Path) -> 
                 cwd=ROOT, env=environ, capture_output=True, text=True, check=False,
             )  # fmt: skip
             if "mount" in ran.stderr or "unshare" in ran.stderr:
-                pytest.skip(f"this process may not mount: {ran.stderr.strip()[:200]}")
+                pytest.skip(f"this process may not mount, as the unit's confinement needs: {ran.stderr.strip()[:200]}")
             assert 0 == ran.returncode, ran.stderr
     kept = sorted(each.name for each in backups.iterdir())
     assert 14 == len(kept) and re.fullmatch(r"webhookd-20[2-9]\d{5}T\d{6}Z\.db", kept[-1])

@@ -37,7 +37,9 @@ async def send(d: Daemon, *ids: str) -> None:
     await d.call("POST", "/v1/events", [{"event_type": "message.received", "event_id": i} for i in ids], expect=202)
 
 
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="the limits of a running process can't be changed here")
+@pytest.mark.skipif(
+    not hasattr(resource, "prlimit"), reason="no prlimit(2) here, which changes the limits of a running process"
+)
 async def test_without_descriptors_attempts_are_local_and_come_back_by_themselves(tmp_path: Path) -> None:
     """Nothing is counted, dropped or refused that came over a connection that stands; the order holds."""
     state_dir = tmp_path / "state"
@@ -75,10 +77,10 @@ def test_without_a_route_attempts_are_local_and_not_counted(tmp_path: Path) -> N
     """Public addresses of both families and a name, in a namespace with loopback alone: nothing is the receiver's."""
     unshare = shutil.which("unshare")
     if unshare is None or shutil.which("ip") is None:
-        pytest.skip("there is no unshare or no ip on this machine")
+        pytest.skip("no `unshare` or no `ip` on this machine: it was not tried without a route")
     enter = [unshare, "-n"] if os.geteuid() == 0 else [unshare, "-rn"]
     if subprocess.run([*enter, "ip", "link", "set", "lo", "up"], capture_output=True, timeout=30).returncode:
-        pytest.skip("this machine doesn't allow network namespaces")
+        pytest.skip("this machine doesn't allow network namespaces: it was not tried without a route")
     program = (
         "import asyncio, pathlib, sys; from tests.process.test_machine_at_fault import in_the_namespace; "
         "asyncio.run(in_the_namespace(pathlib.Path(sys.argv[1])))"

@@ -18,7 +18,7 @@ from tests.support.process import Daemon, cpu_seconds, daemon
 from webhookd.web.server.memory_limit import FULL_BYTES
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(resource, "prlimit"), reason="the limits of a running process can't be changed here"
+    not hasattr(resource, "prlimit"), reason="no prlimit(2) here, which changes the limits of a running process"
 )
 MIB = 1024 * 1024
 EVENT = b'{"event_type":"message.received"}'

@@ -388,7 +388,7 @@ def test_the_machines_own_public_addresses_are_denied_unless_allowed() -> None:
     """In a network namespace with public addresses on `lo`: by IP, by name, by a route that ends here."""
     unshare, ip = shutil.which("unshare"), shutil.which("ip")
     if unshare is None or ip is None or subprocess.run([unshare, "-n", "true"], check=False).returncode:
-        pytest.skip("network namespaces can't be made here")
+        pytest.skip("no network namespace can be made: it takes `unshare` and `ip`, and a machine that allows it")
     script = (
         f"{ip} link set lo up && {ip} addr add 9.9.9.9/32 dev lo && {ip} addr add 2620:fe::fe/128 dev lo && "
         f'{ip} route add local 9.9.8.0/24 dev lo && exec "$0" -c "$1"'
