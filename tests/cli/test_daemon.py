@@ -276,11 +276,9 @@ async def test_events_that_nobody_gets(ask: Any, endpoint: str) -> None:
     assert (0, "", "3 accepted, 0 webhooks subscribe (contact.created).") == (ran.code, ran.err, first)
     ids = [line.split("event_id ")[1] for line in made if line.startswith("line ")]
     assert 3 == len(set(ids)) and 0 == (await ask("log", "show", ids[2])).code
-    reported = (
-        await ask("send", "--json", stdin=lines + b'{"event_type":"message.sent","event_id":"e1"}\nbad\n')
-    ).json()
-    assert (4, {"contact.created": 3}) == (reported["accepted"], reported["unsubscribed"])
-    assert [1, 2, 3] == [one["line"] for one in reported["made_ids"]]
+    report = (await ask("send", "--json", stdin=lines + b'{"event_type":"message.sent","event_id":"e1"}\nbad\n')).json()
+    assert (4, {"contact.created": 3}) == (report["accepted"], report["unsubscribed"])
+    assert [1, 2, 3] == [one["line"] for one in report["made_ids"]]
     mixed = await ask("send", stdin=b'{"event_type":"contact.created"}\n{"event_type":"message.sent"}\n')
     assert mixed.out.startswith("2 accepted, 0 known already, 0 refused; 1 of them: 0 webhooks subscribe (contact.")
     await ask("workspace", "edit", "default", "--plan", "starter")
@@ -361,13 +359,13 @@ async def test_follow(ask: Any, endpoint: str, start: Any, tmp_path: Path) -> No
     first = json.loads(SAMPLES[0].read_bytes())
     await ask("send", stdin=SAMPLES[0].read_bytes())
     async with asyncio.timeout(30):
-        while (reported := json.loads(await process.stdout.readline()))["state"] != "delivered":
+        while (report := json.loads(await process.stdout.readline()))["state"] != "delivered":
             pass
     process.send_signal(signal.SIGINT)
     assert (first["event_id"], first["event_type"], endpoint) == (
-        reported["event_id"],
-        reported["event_type"],
-        reported["endpoint_id"],
+        report["event_id"],
+        report["event_type"],
+        report["endpoint_id"],
     )
     async with asyncio.timeout(30):
         _, err = await process.communicate()

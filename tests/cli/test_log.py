@@ -188,7 +188,7 @@ def stream_of(*pieces: bytes) -> Any:
     return Stream()
 
 
-def reported(event_id: str, one: dict[str, Any]) -> bytes:
+def report(event_id: str, one: dict[str, Any]) -> bytes:
     return f"id: {event_id}\nevent: delivery.attempted\ndata: {json.dumps(one)}\n\n".encode()
 
 
@@ -201,11 +201,11 @@ async def test_follow(log_api: Any, start: Any) -> None:
     def stream(asked: Any) -> Any:
         seen.append(asked.headers.get("Last-Event-ID", ""))
         if len(seen) == 1:
-            return stream_of(b": hello\n\n", reported("10-1", delivery("dlv_1")), reported("11-1", delivery("dlv_2")))
+            return stream_of(b": hello\n\n", report("10-1", delivery("dlv_1")), report("11-1", delivery("dlv_2")))
         if len(seen) == 2:
-            return stream_of(reported("12-1", delivery("dlv_3", state="delivered"))[:-20])
+            return stream_of(report("12-1", delivery("dlv_3", state="delivered"))[:-20])
         if len(seen) == 3:
-            return stream_of(reported("12-1", delivery("dlv_3", state="delivered")))
+            return stream_of(report("12-1", delivery("dlv_3", state="delivered")))
         over.set()
         return stream_of()
 
@@ -227,7 +227,7 @@ async def test_follow_readable(log_api: Any, start: Any) -> None:
     """For a person, `log`'s own columns, a line per happening; whole in a pipe."""
     log_api.answers("GET", "/v1/deliveries", {"data": [], "next": None})
     waiting = delivery(state="pending", finished_at=None, attempt_count=1, next_attempt_at="2026-01-31T12:00:30Z")
-    log_api.answers("GET", "/v1/deliveries/stream", lambda _: stream_of(reported("1-1", waiting)))
+    log_api.answers("GET", "/v1/deliveries/stream", lambda _: stream_of(report("1-1", waiting)))
     process = await start("log", "-f", env={"WEBHOOKD_URL": log_api.url, "WEBHOOKD_TOKEN": log_api.token})
     header = (await process.stdout.readline()).decode().split("  ")
     line = (await process.stdout.readline()).decode().split("  ")

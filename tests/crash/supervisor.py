@@ -85,12 +85,12 @@ class Forkserver:
     async def listen(self) -> None:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            reported = json.loads(line)
-            if "started" in reported:
-                self._deaths[reported["started"]] = asyncio.get_running_loop().create_future()
-                self._starts.put_nowait(reported["started"])
+            report = json.loads(line)
+            if "started" in report:
+                self._deaths[report["started"]] = asyncio.get_running_loop().create_future()
+                self._starts.put_nowait(report["started"])
             else:
-                self._deaths[reported["dead"]].set_result(reported["status"])
+                self._deaths[report["dead"]].set_result(report["status"])
 
 
 @asynccontextmanager

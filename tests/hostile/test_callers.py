@@ -93,11 +93,11 @@ def _verdict(got: bytes) -> tuple[int, str, str]:
     if not got:
         return 0, "", ""
     head, _, body = got.partition(b"\r\n\r\n")
-    reported = json.loads(body) if body else {}
-    rejected = reported.get("rejected") or [{}]
+    report = json.loads(body) if body else {}
+    rejected = report.get("rejected") or [{}]
     return (
         int(head.split(b" ")[1]),
-        reported.get("error", {}).get("code", ""),
+        report.get("error", {}).get("code", ""),
         rejected[0].get("error", {}).get("code", ""),
     )
 

@@ -88,7 +88,7 @@ async def test_a_log_line_stays_one_line_of_json(d: Daemon, name: str) -> None:
     assert len(lines) > 5
     for line in lines:
         assert len(line) <= 16 * 1024
-        reported = json.loads(line)
-        assert "forged" not in reported and {"timestamp", "level", "event"} <= set(reported)
+        report = json.loads(line)
+        assert "forged" not in report and {"timestamp", "level", "event"} <= set(report)
         assert not IN_CLEAR.search(line.decode("utf-8"))
         assert SECRET.encode() not in line

@@ -58,9 +58,9 @@ async def test_a_slow_caller_is_given_up(api: Api, name: str) -> None:
         answering = asyncio.create_task(line.json())
         dribbling = asyncio.create_task(dribble(line, drop, answering))
         beside = await api.post("/v1/events", data=EVENT)
-        status, reported = await answering
+        status, report = await answering
         await dribbling
-        assert (408, "request_timeout") == (status, reported["error"]["code"])
+        assert (408, "request_timeout") == (status, report["error"]["code"])
         assert 202 == beside.status
     assert 1 == api.app.services.ingest.accepted_count
     assert not api.application[STREAMS]

@@ -38,17 +38,17 @@ def test_what_a_minute_suppressed_is_reported_though_nothing_follows() -> None:
     clock.now += 60
     stream = log._LOGGER._stream
     assert stream is not None
-    reported = threading.Event()
+    report = threading.Event()
     write = stream._write
 
     def noting(data: memoryview) -> int:
         if b"last" in bytes(data):
-            reported.set()
+            report.set()
         return write(data)
 
     stream._write = noting
     stream.wake()
-    assert reported.wait(TIMEOUT_SECONDS)
+    assert report.wait(TIMEOUT_SECONDS)
     assert [("first", 1), ("last", 2)] == [(record["error"], record["count"]) for record in lines.records()]
 
 
@@ -78,11 +78,11 @@ def test_the_throttle_remembers_a_bounded_number_of_keys() -> None:
     throttle = Throttle()
     throttle.admit("e", "first", {"n": 1}, 0.0)
     throttle.admit("e", "first", {"n": 2}, 0.0)
-    reported: list[Summary] = []
+    report: list[Summary] = []
     for number in range(KEYS_KEPT * 2):
         throttle.admit("e", number, {}, 0.0)
-        reported += throttle.over(0.0)
-    assert [Summary("e", {"n": 2}, 1)] == reported
+        report += throttle.over(0.0)
+    assert [Summary("e", {"n": 2}, 1)] == report
     assert KEYS_KEPT == len(throttle._kinds)
 
 

@@ -121,8 +121,8 @@ async def test_a_clock_set_while_it_runs_changes_no_wait(jump: str, tmp_path: Pa
             await where.until(6)
             (shown,) = (await d.call("GET", "/v1/deliveries?event_id=c"))["data"]
             hours = {"h": 1, "d": 24}[jump[-1]] * int(jump[:2])
-            reported = parse_rfc3339(shown["accepted_at"]) / 1000
-            assert abs(reported - before - hours * 3600) < 120  # the clock was really set
+            report = parse_rfc3339(shown["accepted_at"]) / 1000
+            assert abs(report - before - hours * 3600) < 120  # the clock was really set
         finally:
             await d.stop()
             await d.session.close()

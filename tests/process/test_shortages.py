@@ -52,8 +52,8 @@ async def post(d: Daemon, body: bytes = EVENT) -> tuple[int, str, bool]:
     """One event on a connection of its own: the status, the error's code, and whether Retry-After was said."""
     async with wire(port_of(d)) as line:
         line.send(head_of(d, len(body)) + body)
-        status, headers, reported = await line.answer()
-        return status, json.loads(reported).get("error", {}).get("code", ""), "retry-after" in headers
+        status, headers, report = await line.answer()
+        return status, json.loads(report).get("error", {}).get("code", ""), "retry-after" in headers
 
 
 async def post_many(d: Daemon, count: int, body: bytes = EVENT) -> Counter[tuple[int, str, bool]]:
@@ -162,10 +162,10 @@ async def test_all_bodies_together_are_bounded(d: Daemon) -> None:
                 await asyncio.sleep(0.01)
         assert d.resident_bytes() - at_rest < 200 * MIB
         assert {TAKEN: 20} == await post_many(d, 20)
-        reported = Counter(
+        report = Counter(
             (status, "retry-after" in headers) for status, headers, _ in (a.result() for a in answers if a.done())
         )
-        assert {(503, True)} == set(reported)
+        assert {(503, True)} == set(report)
         for each in answers:
             each.cancel()
         await asyncio.gather(*answers, return_exceptions=True)

@@ -171,11 +171,11 @@ def test_any_pieces_of_a_stream_give_the_same_lines(stream: bytes, cuts: list[in
 def test_what_is_kept_of_a_begun_line_is_reported() -> None:
     """Its bytes, and none once it is too long: who waits for them to be settled would wait for ever."""
     splitter = LineSplitter(4)
-    reported = []
+    report = []
     for piece in (b"", b"a", b"b\r", b"\n", b"123", b"456", b"78", b"9\nx", b"\ny\n"):
         splitter.feed(piece)
-        reported.append(splitter.pending_bytes)
-    assert [0, 1, 3, 0, 3, 0, 0, 1, 0] == reported
+        report.append(splitter.pending_bytes)
+    assert [0, 1, 3, 0, 3, 0, 0, 1, 0] == report
 
 
 def test_a_line_too_long_is_reported_at_once_and_once() -> None:

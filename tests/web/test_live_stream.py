@@ -50,7 +50,7 @@ class Stream:
                 return frame
         return {}
 
-    async def reported(self, count: int) -> list[tuple[str, str, str]]:
+    async def report(self, count: int) -> list[tuple[str, str, str]]:
         found = []
         for _ in range(count):
             event = await self.event()
@@ -104,22 +104,22 @@ async def test_every_attempt_is_reported(tmp_path: Path) -> None:
         async with listening(api) as stream:
             api.engine.network.answer = lambda url, webhook_id: 500
             await api.engine.send("a")
-            assert [("accepted", "a", "pending")] == await stream.reported(1)
+            assert [("accepted", "a", "pending")] == await stream.report(1)
             waiting = orjson.loads((await stream.event())["data"])
             assert ("pending", "2026-01-01T00:00:30.000Z", 1) == tuple(
                 waiting[name] for name in ("state", "next_attempt_at", "attempt_count")
             )
             await api.engine.advance(30)
-            assert [("attempted", "a", "dropped")] == await stream.reported(1)
+            assert [("attempted", "a", "dropped")] == await stream.report(1)
             api.engine.network.answer = lambda url, webhook_id: 200
             await api.post(f"/v1/deliveries/{waiting['id']}/replay")
-            assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.reported(2)
+            assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.report(2)
             await api.post(f"/v1/endpoints/{endpoint.id}/test")
             test = orjson.loads((await stream.event())["data"])
             assert (True, "delivered") == (test["test"], test["state"])
             await api.post(f"/v1/endpoints/{endpoint.id}/disable")
             await api.engine.send("b")
-            assert [("accepted", "b", "held")] == await stream.reported(1)
+            assert [("accepted", "b", "held")] == await stream.report(1)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +161,13 @@ async def test_after_a_short_break_it_goes_on_where_it_was(api: Api) -> None:
     await api.engine.endpoint(URL)
     async with listening(api) as stream:
         await api.engine.send("a")
-        assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.reported(2)
+        assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.report(2)
     await api.engine.send("b")
     await api.engine.quiet()
     async with listening(api, last_id=stream.last_id) as again:
-        assert [("accepted", "b", "pending"), ("attempted", "b", "delivered")] == await again.reported(2)
+        assert [("accepted", "b", "pending"), ("attempted", "b", "delivered")] == await again.report(2)
         await api.engine.send("c")
-        assert [("accepted", "c", "pending"), ("attempted", "c", "delivered")] == await again.reported(2)
+        assert [("accepted", "c", "pending"), ("attempted", "c", "delivered")] == await again.report(2)
     async with listening(api, last_id=again.last_id) as last:
         assert again.last_id == (await last.frame())["id"]
 
@@ -180,7 +180,7 @@ async def test_a_stream_that_sent_nothing_yet_can_go_on_too(api: Api) -> None:
     await api.engine.send("a")
     await api.engine.quiet()
     async with listening(api, last_id=stream.last_id) as again:
-        assert [("attempted", "a", "delivered")] == await again.reported(1)
+        assert [("attempted", "a", "delivered")] == await again.report(1)
 
 
 async def test_after_a_restart_the_table_knows_what_was_missed(tmp_path: Path) -> None:
@@ -206,10 +206,10 @@ async def test_after_a_restart_the_table_knows_what_was_missed(tmp_path: Path) -
                 ("accepted", "a", "held"),
                 ("attempted", "b", "dropped"),
                 ("accepted", "b", "held"),
-            ] == await again.reported(4)
+            ] == await again.report(4)
             await begun(again)
         async with listening(api, "state=dropped", last_id=stream.last_id) as filtered:
-            assert [("attempted", "b", "dropped")] == await filtered.reported(1)
+            assert [("attempted", "b", "dropped")] == await filtered.report(1)
         async with listening(api, last_id=again.last_id) as later:
             await begun(later)  # nothing was missed since
 
@@ -234,7 +234,7 @@ async def test_what_it_cannot_go_on_from_it_says(api: Api, last_id: str, monkeyp
         reset = await stream.frame()
         assert ("reset", ["reason"]) == (reset["event"], list(orjson.loads(reset["data"])))
         await api.engine.send("d")
-        assert [("accepted", "d", "pending")] == await stream.reported(1)
+        assert [("accepted", "d", "pending")] == await stream.report(1)
 
 
 async def test_silence_is_broken_by_a_heartbeat(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +306,7 @@ async def test_it_ends_when_the_daemon_stops(api: Api) -> None:
         await api.engine.send("a")
         await api.engine.quiet()
         api.app.stop_accepting()
-        assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.reported(2)
+        assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.report(2)
         assert {} == await stream.event()
     async with listening(api) as late:
         assert {} == await late.event()

@@ -429,10 +429,10 @@ async def test_the_signing_key_is_reported_on_request_and_that_is_logged(tmp_pat
         async with running_api(tmp_path) as api:
             made = await make(api, signing_key=KEY)
             await show(api, made["id"])
-            reported = await api.get(f"/v1/endpoints/{made['id']}/signing-key")
-            msgspec.convert(reported.json, SigningKeysSchema)
+            report = await api.get(f"/v1/endpoints/{made['id']}/signing-key")
+            msgspec.convert(report.json, SigningKeysSchema)
             expected = {"signing_key": KEY, **ONLY}
-            assert (200, expected) == (reported.status, reported.json)
+            assert (200, expected) == (report.status, report.json)
         log.flush()
     finally:
         written = lines.getvalue()

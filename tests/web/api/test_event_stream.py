@@ -56,10 +56,10 @@ async def test_faults_name_their_line(api: Api) -> None:
     """422 with the index of each refused line, blank ones not counted; the others stand."""
     lines = [line_of("a"), b"", b"nonsense", line_of("a"), line_of("a", b',"x":1'), b"\xff", b'{"event_type":"x"}']
     answer = await api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON)
-    reported = answer.json
-    assert (422, 1, 1, 4) == (answer.status, reported["accepted"], reported["duplicates"], reported["rejected_count"])
+    report = answer.json
+    assert (422, 1, 1, 4) == (answer.status, report["accepted"], report["duplicates"], report["rejected_count"])
     assert [(1, "invalid_json"), (3, "event_id_conflict"), (4, "invalid_json"), (5, "unknown_event_type")] == [
-        (each["index"], each["error"]["code"]) for each in reported["rejected"]
+        (each["index"], each["error"]["code"]) for each in report["rejected"]
     ]
 
 
@@ -126,30 +126,20 @@ async def test_a_cut_connection_discards_the_unfinished_line_alone(api: Api) -> 
     assert {"accepted": 2, "duplicates": 0, "rejected": [], "unsubscribed": {"message.received": 2}} == again.json
 
 
-async def test_a_begun_line_has_to_end_in_time(tmp_path: Path) -> None:
-    """408 tells how far it came; the lines before stand."""
-    timeouts = RequestTimeouts(line_seconds=0.1, idle_seconds=15)
+@pytest.mark.parametrize(
+    ("line_seconds", "idle_seconds", "begun"), [(0.1, 15, b"{"), (15, 0.1, b"")], ids=["begun line", "idle"]
+)
+async def test_a_line_and_the_next_have_to_come_in_time(
+    line_seconds: float, idle_seconds: float, begun: bytes, tmp_path: Path
+) -> None:
+    """408 says how far it came; the lines before stand.  A begun line and a silent stream have times of their own."""
+    timeouts = RequestTimeouts(line_seconds=line_seconds, idle_seconds=idle_seconds)
     async with running_api(tmp_path, timeouts=timeouts) as api, wire(api.port) as line:
         begin(api, line)
-        line.chunk(line_of("a") + b"\n{")
-        status, reported = await line.json()
-        assert (408, "request_timeout") == (status, reported["error"]["code"])
-        assert (1, 0, [], 1) == (
-            reported["accepted"],
-            reported["duplicates"],
-            reported["rejected"],
-            reported["next_index"],
-        )
-
-
-async def test_between_lines_a_stream_may_idle_only_so_long(tmp_path: Path) -> None:
-    """408 after the idle time, which is another than a line's."""
-    timeouts = RequestTimeouts(line_seconds=15, idle_seconds=0.1)
-    async with running_api(tmp_path, timeouts=timeouts) as api, wire(api.port) as line:
-        begin(api, line)
-        line.chunk(line_of("a") + b"\n")
-        status, reported = await line.json()
-        assert (408, 1, 1) == (status, reported["accepted"], reported["next_index"])
+        line.chunk(line_of("a") + b"\n" + begun)
+        status, answer = await line.json()
+        assert (408, "request_timeout") == (status, answer["error"]["code"])
+        assert [1, 0, [], 1] == [answer[key] for key in ("accepted", "duplicates", "rejected", "next_index")]
 
 
 async def test_a_stopping_daemon_ends_the_stream_and_says_where(api: Api) -> None:
@@ -160,9 +150,9 @@ async def test_a_stopping_daemon_ends_the_stream_and_says_where(api: Api) -> Non
         await until(lambda: accepted(api) == 2)
         await api.application.shutdown()
         status, headers, body = await line.answer()
-        reported = orjson.loads(body)
-        assert (503, "2", "unavailable") == (status, headers["retry-after"], reported["error"]["code"])
-        assert (2, 1, 3) == (reported["accepted"], reported["rejected_count"], reported["next_index"])
+        report = orjson.loads(body)
+        assert (503, "2", "unavailable") == (status, headers["retry-after"], report["error"]["code"])
+        assert (2, 1, 3) == (report["accepted"], report["rejected_count"], report["next_index"])
 
 
 async def test_nothing_after_a_refused_batch_is_taken(tmp_path: Path) -> None:
@@ -177,14 +167,14 @@ async def test_nothing_after_a_refused_batch_is_taken(tmp_path: Path) -> None:
             await until(lambda number=number: accepted(api) == number + 1)
         line.chunk(b"nonsense\n" + line_of("e4") + b"\n" + line_of("e5") + b"\n")
         status, headers, body = await line.answer()
-        reported = orjson.loads(body)
-        assert (503, "too_far_behind") == (status, reported["error"]["code"])
+        report = orjson.loads(body)
+        assert (503, "too_far_behind") == (status, report["error"]["code"])
         assert int(headers["retry-after"]) > 0
         assert (3, 0, [], 3) == (
-            reported["accepted"],
-            reported["duplicates"],
-            reported["rejected"],
-            reported["next_index"],
+            report["accepted"],
+            report["duplicates"],
+            report["rejected"],
+            report["next_index"],
         )
 
 
@@ -201,12 +191,12 @@ async def test_a_full_disk_stops_the_stream(api: Api, monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(type(ingest), "accept", lambda self, *given, **options: full(*given, **options))
         line.chunk(line_of("b") + b"\n" + line_of("c") + b"\n")
-        status, reported = await line.json()
+        status, report = await line.json()
         assert (507, "storage_full", 1, 1) == (
             status,
-            reported["error"]["code"],
-            reported["accepted"],
-            reported["next_index"],
+            report["error"]["code"],
+            report["accepted"],
+            report["next_index"],
         )
 
 
@@ -265,8 +255,8 @@ async def test_the_socket_is_not_read_while_too_much_is_uncommitted(api: Api, mo
         await asyncio.sleep(0.1)
         assert stream.uncommitted_bytes <= event_stream.UNCOMMITTED_BYTES
         gate.set()
-        status, reported = await line.json()
-        assert (202, 700) == (status, reported["accepted"])
+        status, report = await line.json()
+        assert (202, 700) == (status, report["accepted"])
 
 
 async def test_the_largest_event_that_can_be_configured_fits_a_stream(tmp_path: Path) -> None:
@@ -296,8 +286,8 @@ async def test_broken_framing_ends_the_stream_where_it_was(api: Api) -> None:
         line.chunk(line_of("a") + b"\n")
         await until(lambda: accepted(api) == 1)
         line.send(b"zz\r\n")
-        status, reported = await line.json()
-        assert (400, "invalid_request", 1) == (status, reported["error"]["code"], reported["next_index"])
+        status, report = await line.json()
+        assert (400, "invalid_request", 1) == (status, report["error"]["code"], report["next_index"])
 
 
 async def test_a_cut_leaves_no_complaint(api: Api, caplog: pytest.LogCaptureFixture) -> None:
@@ -347,12 +337,12 @@ async def test_a_workspace_over_its_quota_stops_the_stream_and_refuses_an_array(
             while not (answered.done() and array.done()):
                 await api.engine.clock.advance(0.1)
                 await asyncio.sleep(0.005)
-        status, reported = answered.result()
+        status, report = answered.result()
         assert (507, "workspace_full", 1, 1) == (
             status,
-            reported["error"]["code"],
-            reported["accepted"],
-            reported["next_index"],
+            report["error"]["code"],
+            report["accepted"],
+            report["next_index"],
         )
         assert (507, "workspace_full", "10") == (
             array.result().status,

@@ -186,10 +186,10 @@ async def test_faults_of_elements_concern_them_alone(api: Api) -> None:
         b"[" + ONE + b"]",
     ]
     answer = await api.post("/v1/events", data=b"[" + b",".join(elements) + b"]", headers=JSON)
-    reported = answer.json
+    report = answer.json
     assert 422 == answer.status
-    assert (1, 2, 4) == (reported["accepted"], reported["duplicates"], reported["rejected_count"])
-    codes = [(each["index"], each["error"]["code"]) for each in reported["rejected"]]
+    assert (1, 2, 4) == (report["accepted"], report["duplicates"], report["rejected_count"])
+    codes = [(each["index"], each["error"]["code"]) for each in report["rejected"]]
     expected = [(0, "invalid_event"), (3, "event_id_conflict"), (5, "invalid_json"), (6, "invalid_event")]
     assert expected == codes
     assert [ONE, elements[2]] == await delivered(api)

@@ -19,8 +19,8 @@ async def test_a_token_is_made_shown_and_revoked(tmp_path: Path) -> None:
         made = await api.post("/v1/tokens", {"scope": "ingest", "note": "the helpdesk"})
         assert 201 == made.status
         secret = made.json["secret"]
-        reported = {name: made.json[name] for name in ("scope", "workspace", "note")}
-        assert {"scope": "ingest", "workspace": None, "note": "the helpdesk"} == reported
+        report = {name: made.json[name] for name in ("scope", "workspace", "note")}
+        assert {"scope": "ingest", "workspace": None, "note": "the helpdesk"} == report
         listed = await api.get("/v1/tokens")
         assert {made.json["id"], "tok_admin", "tok_ingest"} == {each["id"] for each in listed.json["data"]}
         assert secret.encode() not in listed.body
@@ -105,7 +105,7 @@ async def test_the_last_use_is_reported_and_written_once_a_minute(tmp_path: Path
     async with running_api(tmp_path) as api:
         made = (await api.post("/v1/tokens", {"scope": "observe"})).json
 
-        async def reported() -> str | None:
+        async def report() -> str | None:
             listed = (await api.get("/v1/tokens")).json["data"]
             return next(each["last_used_at"] for each in listed if each["id"] == made["id"])
 
@@ -113,18 +113,18 @@ async def test_the_last_use_is_reported_and_written_once_a_minute(tmp_path: Path
             sql = "SELECT last_used_at FROM tokens WHERE id = ?"
             return (await api.app.store.read(lambda db: db.execute(sql, (made["id"],)).fetchall()))[0][0]
 
-        assert await reported() is None
+        assert await report() is None
         for _ in range(3):
             await api.get("/v1/status", token=made["secret"])
         used = rfc3339(api.engine.clock.wall_ms())
-        assert (used, None) == (await reported(), await stored())
+        assert (used, None) == (await report(), await stored())
         await api.engine.advance(WRITE_SECONDS)
-        assert (used, used) == (await reported(), rfc3339(await stored() or 0))
+        assert (used, used) == (await report(), rfc3339(await stored() or 0))
         await api.engine.clock.advance(5)
         await api.get("/v1/status", token=made["secret"])
         used = rfc3339(api.engine.clock.wall_ms())
     async with running_api(tmp_path) as api:
-        assert used == await reported()
+        assert used == await report()
 
 
 @pytest.mark.parametrize("ending", ["revoked", "expired"])

@@ -496,8 +496,8 @@ async def test_a_slow_body_of_fields_is_given_up(tmp_path: Path) -> None:
             await asyncio.wait([answering], timeout=0.02)
             if answering.done():
                 break
-        status, reported = await answering
-        assert (408, "request_timeout") == (status, reported["error"]["code"])
+        status, report = await answering
+        assert (408, "request_timeout") == (status, report["error"]["code"])
 
 
 # Connections

@@ -67,9 +67,9 @@ async def test_a_stream_past_the_second_bound_is_reported_where_to_go_on(api: Ap
         api.application[MEMORY_LIMIT].byte_count += CRAMMED
         line.chunk(EVENT + b"\n" + EVENT)
         status, headers, body = await line.answer()
-        reported = orjson.loads(body)
-        assert (503, "1", "unavailable") == (status, headers["retry-after"], reported["error"]["code"])
-        assert reported["accepted"] == reported["next_index"] >= 1
+        report = orjson.loads(body)
+        assert (503, "1", "unavailable") == (status, headers["retry-after"], report["error"]["code"])
+        assert report["accepted"] == report["next_index"] >= 1
         api.application[MEMORY_LIMIT].byte_count -= CRAMMED
 
 

@@ -131,8 +131,8 @@ async def test_the_older_header_is_switched_off_and_keyed_on_the_form(api: Api, 
         assert expected == (now.x_webhook_signature, now.x_webhook_signature_key)
         if now.x_webhook_signature_key:
             key = f"/webhooks/{endpoint.id}/key"
-            reported = await browser.get((await browser.send_form(key, {}, key)).headers["Location"])
-            assert "the receiver's" in html.unescape(reported.body.decode())
+            report = await browser.get((await browser.send_form(key, {}, key)).headers["Location"])
+            assert "the receiver's" in html.unescape(report.body.decode())
     refused = await browser.send_form("/webhooks/new", {**fields, "x_webhook_signature_key": "short"}, "/webhooks/new")
     assert 422 == refused.status and 'id="x_webhook_signature_key-fault"' in refused.body.decode()
 
