@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import shutil
 import sqlite3
 from contextlib import closing
@@ -57,3 +58,10 @@ async def test_a_foreign_file_that_was_cut_off_is_refused(tmp_path: Path) -> Non
     with pytest.raises(StoreUnusable, match="another program"):
         await open_writer(path)
     assert found == [path.read_bytes(), path.with_name("webhookd.db-journal").read_bytes()]
+
+
+def test_migrations_are_numbered_without_gap_or_repetition() -> None:
+    """The database's version is a migration's place: two of one number would take each other's."""
+    folder = importlib.resources.files("webhookd.store") / "migrations"
+    numbers = sorted(int(file.name[:4]) for file in folder.iterdir() if file.name.endswith(".sql"))
+    assert numbers == list(range(1, len(numbers) + 1))
