@@ -14,6 +14,13 @@ from webhookd.errors import StoreUnusable
 from webhookd.store.connection import open_writer
 
 
+def test_each_migration_has_a_number_of_its_own() -> None:
+    """They run in the order of their names, and the database counts them: two with one number would trade places."""
+    folder = importlib.resources.files("webhookd.store") / "migrations"
+    numbers = sorted(each.name.partition("_")[0] for each in folder.iterdir() if each.name.endswith(".sql"))
+    assert [f"{number:04}" for number in range(1, len(numbers) + 1)] == numbers
+
+
 async def test_a_restored_copy_is_for_its_owner_alone(tmp_path: Path) -> None:
     """Signing keys are in it: a copy that everybody may read is tightened before SQLite makes its side files."""
     path = tmp_path / "webhookd.db"
