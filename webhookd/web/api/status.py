@@ -81,7 +81,7 @@ class Status:
         def question(db: Db) -> list[Json]:
             counts = [(attempts.dropped_since(db, each.seq, since_ms), each) for each in endpoints]
             return [
-                {"id": each.id, "workspace": each.workspace, "url": each.url, "dropped": count}
+                {"id": each.id, "workspace": each.workspace, "url": log.loggable_url(each.url), "dropped": count}
                 for count, each in counts
                 if count
             ]
