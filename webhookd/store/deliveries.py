@@ -65,12 +65,15 @@ class Waiting:
 
 
 def waiting(db: sqlite3.Connection) -> list[Waiting]:
-    """What waits for each living endpoint, marks taken into account; one pass over the index of what waits."""
+    """What waits for each living endpoint, marks taken into account; one pass over the index of what waits.
+
+    Grouped by the endpoints' own column, which the pass is ordered by: otherwise SQLite sorts all that waits in memory.
+    """
     rows = db.execute(
-        "SELECT d.endpoint_seq, count(*), CAST(total(d.size) AS INTEGER), max(d.seq) "
+        "SELECT e.seq, count(*), CAST(total(d.size) AS INTEGER), max(d.seq) "
         "FROM endpoints e CROSS JOIN deliveries d INDEXED BY deliveries_waiting "
         "WHERE e.deleted_at IS NULL AND d.endpoint_seq = e.seq AND d.state = 0 AND d.seq > e.skipped_upto "
-        "GROUP BY d.endpoint_seq"
+        "GROUP BY e.seq"
     ).fetchall()
     return [Waiting(*row) for row in rows]
 
