@@ -339,8 +339,8 @@ async def test_listen_adds_an_endpoint_for_itself(ask: Any, start: Any, tmp_path
     words = ("listen", "--add", "--port", "0", "-e", "message.*", "--json", "--state-dir", str(tmp_path / "state"))
     process = await start(*words, env=SETTINGS)
     async with asyncio.timeout(30):
-        while b"Added" not in await process.stderr.readline():
-            pass
+        while b"Added" not in (line := await process.stderr.readline()):
+            assert line, "it ended without adding one"
     [made] = (await ask("endpoint", "list", "--json")).json()["data"]
     assert ["message.sent", "message.received"] == made["event_types"]
     await ask("send", stdin=b'{"event_type":"message.sent","event_id":"e1"}')

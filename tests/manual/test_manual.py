@@ -83,6 +83,19 @@ def test_readme_is_short_and_says_the_same() -> None:
     assert command == (ROOT / ".ci" / "run").read_text("utf-8").splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("installing.md", ("SSL_CERT_FILE", "/etc/ssl/certs", "`ProtectHome`")),
+        ("receiving.md", ("## Restart a receiver", "Reload it gracefully", "35 endpoints")),
+        ("decisions.md", ("| Standard Webhooks recommends | webhookd | because |",)),
+    ],
+)
+def test_what_receivers_ran_into_is_answered(page: str, words: tuple[str, ...]) -> None:
+    """Private authorities, restarts of receivers, and where webhookd differs from Standard Webhooks' advice."""
+    assert [] == [word for word in words if word not in PAGES[page]]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_every_command_shown_can_be_typed(document: Path) -> None:
     """Each line of a document that begins with `webhookd` names a command of the command line."""
