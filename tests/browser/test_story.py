@@ -90,7 +90,7 @@ async def watch_it_fail(reader: Reader, site: Site, receiver: Receiver) -> None:
 async def mend_and_enable(reader: Reader, receiver: Receiver) -> None:
     receiver.answer, receiver.body = lambda _: 200, b'{"ok":true}'
     await reader.follow("Enable")
-    await reader.sees("5 events wait. What shall become of them?")
+    await reader.sees("5 events wait. What should happen to them?")
     assert await reader.page.get_by_label("Deliver what waits").is_checked()
     await reader.press("Enable")
     await reader.sees("Enabled: the 5 events that waited are on their way.")

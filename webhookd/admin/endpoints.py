@@ -77,13 +77,7 @@ class Endpoints:
         def command(db: Db) -> Endpoint:
             workspaces.require(db, workspace.seq)
             self._check_free(db, endpoint)
-            limit = self._settings().limits.endpoints
-            if endpoints.count(db, workspace.seq) >= limit:
-                raise ApiError(
-                    "too_many_endpoints",
-                    f"Workspace {workspace.id!r} has {limit} endpoints, as many as limits.endpoints allows.",
-                    details={"limit": limit},
-                )
+            self._check_count(db, workspace)
             return endpoints.insert(db, endpoint)
 
         created = await self._store.write(command, on_commit=self._registry.put)
@@ -255,6 +249,15 @@ class Endpoints:
             "x_webhook_signature_key": signing.check_body_key,
         }
         return {name: check(fields[name]) for name, check in checks.items() if name in fields}
+
+    def _check_count(self, db: Db, workspace: Workspace) -> None:
+        limit = self._settings().limits.endpoints
+        if endpoints.count(db, workspace.seq) >= limit:
+            raise ApiError(
+                "too_many_endpoints",
+                f"Workspace {workspace.id!r} has {limit} endpoints, as many as limits.endpoints allows.",
+                details={"limit": limit},
+            )
 
     def _check_free(self, db: Db, endpoint: Endpoint) -> None:
         taken = endpoints.id_of_url(db, endpoint.workspace_seq, endpoint.url, beside=endpoint.id)

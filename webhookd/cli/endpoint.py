@@ -52,7 +52,7 @@ _WHICH = click.argument("which", metavar="ENDPOINT", shell_complete=complete_end
 @in_workspace
 @common
 def endpoint() -> None:
-    """Add, look at and steer endpoints (webhooks).
+    """Add, show and change endpoints (webhooks).
 
     ENDPOINT is an id (ep_…) or the endpoint's URL, in any form of it (https://h:443 is https://h/).
     """
@@ -279,7 +279,7 @@ def _waiting_words(queue: dict[str, Any]) -> str:
 )
 @_WHICH
 @click.option("--url", help="The new URL.")
-@click.option("--no-headers", is_flag=True, help="Take its own headers away.")
+@click.option("--no-headers", is_flag=True, help="Remove its own headers.")
 @for_workspace
 @_with_settings
 def edit(call: Call, which: str, url: str | None, settings: dict[str, Any], *, no_headers: bool) -> None:

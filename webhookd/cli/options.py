@@ -148,7 +148,7 @@ def where(command: Command) -> Command:
 
 def in_workspace(command: Command) -> Command:
     """Add `--workspace`; `default` without it."""
-    return _workspace(command, "Whose: the workspace's id  [else default]")
+    return _workspace(command, "The workspace's id  [else default]")
 
 
 def bound_to_workspace(command: Command) -> Command:

@@ -55,7 +55,7 @@ _LEFT_OUT = {
 @click.option("--state", "of_state", type=Words(*FINISHED), help="Those in this state  [else dropped]")
 @click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
 @click.option("--until", metavar="TIME", callback=moment, help="Accepted until then.")
-@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
 @for_workspace
 def replay(
     call: Call,
@@ -113,7 +113,7 @@ def replay(
     shell_complete=complete_event_type,
     help="Only events of this type  [else of all that it subscribes to]",
 )
-@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
 @for_workspace
 def backfill(call: Call, *, which: str, since: str, until: str | None, event_type: str | None, dry_run: bool) -> None:
     """Send an endpoint past events that it never had.

@@ -21,7 +21,7 @@ from webhookd.cli.output import fields, local_time, moment_to_come, print_done, 
 from webhookd.text import escape
 
 _ID = click.argument("workspace_id", metavar="ID", shell_complete=complete_workspace)
-_NAME = click.option("--name", metavar="TEXT", help="What people call it.")
+_NAME = click.option("--name", metavar="TEXT", help="Its name for people.")
 _PLAN = click.option("--plan", metavar="PLAN", help="Its plan, for instance starter, growth, advanced or enterprise.")
 _NOTIFY = click.option("--notify", multiple=True, metavar="ADDRESS", help="Who gets the notices by mail. Repeat it.")
 

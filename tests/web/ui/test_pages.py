@@ -234,7 +234,7 @@ async def test_auto_disabled_says_why_since_when_and_how_many_wait(api: Api, bro
         "0 delivered, 6 failed attempts",
     ):
         assert words in shown
-    assert "3 events wait. What shall become of them?" in await text_of(browser, f"/webhooks/{endpoint.id}/enable")
+    assert "3 events wait. What should happen to them?" in await text_of(browser, f"/webhooks/{endpoint.id}/enable")
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ class ReplayRequest(Struct, frozen=True, kw_only=True):
     state: Annotated[DeliveryState, Meta(description="A finished one")] = DeliveryState.DROPPED
     since: Since = None
     until: Until = None
-    dry_run: Annotated[bool, Meta(description="Only say how many it would be")] = False
+    dry_run: Annotated[bool, Meta(description="Only count them")] = False
 
 
 class BackfillRequest(Struct, frozen=True, kw_only=True):
@@ -99,7 +99,7 @@ class BackfillRequest(Struct, frozen=True, kw_only=True):
     event_type: Annotated[EventTypeName | None, Meta(description="One that the endpoint subscribes to; else all")] = (
         None
     )
-    dry_run: Annotated[bool, Meta(description="Only say how many it would be")] = False
+    dry_run: Annotated[bool, Meta(description="Only count them")] = False
 
 
 class DeliveryListSchema(PageSchema[DeliverySchema]):
