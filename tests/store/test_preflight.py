@@ -160,6 +160,18 @@ async def test_a_log_without_its_file_is_refused(tmp_path: Path) -> None:
     assert before == contents(path)
 
 
+async def test_a_symbolic_link_is_refused_and_not_followed(tmp_path: Path) -> None:
+    """It leads to a database, or nowhere yet."""
+    path = await make(tmp_path, killed=False)
+    (tmp_path / "links").mkdir()
+    for name, target in (("whole.db", path), ("dangling.db", tmp_path / "nothing.db")):
+        link = tmp_path / "links" / name
+        link.symlink_to(target)
+        with pytest.raises(StoreUnusable, match="symbolic link"):
+            await open_writer(link)
+    assert not (tmp_path / "nothing.db").exists()
+
+
 @pytest.mark.parametrize("killed", [False, True])
 async def test_what_is_fit_is_opened_with_all_that_is_in_its_log(killed: bool, tmp_path: Path) -> None:
     """The look before leaves no trace and no lock."""

@@ -45,6 +45,9 @@ def examine(path: Path, application_id: int, newest_version: int) -> None:
 
     Else StoreUnusable; OSError and sqlite3.DatabaseError when it can't be read.
     """
+    if path.is_symlink():
+        # SQLite keeps the log beside the file itself, where nothing here looks.
+        raise StoreUnusable(f"{path} is a symbolic link. Set store.path to the file that it leads to.")
     try:
         if _is_new(path) or _never_committed(path):
             return
