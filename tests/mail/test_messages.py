@@ -269,6 +269,7 @@ def test_the_test_message_says_what_it_is() -> None:
         ("Sign in at https://evil.example/a?b=c now", "Sign in at https[:]//evil[.]example/a?b=c now"),
         ("www.evil.example", "www[.]evil[.]example"),
         ("write to ceo@evil.example", "write to ceo[at]evil[.]example"),
+        ("evil\u3002example, evil\uff0eexample, evil\uff61example", "evil[.]example, evil[.]example, evil[.]example"),
         ("CRM, v1.2. All contacts.", "CRM, v1.2. All contacts."),
     ],
 )

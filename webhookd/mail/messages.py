@@ -245,7 +245,8 @@ def _headline(shown: dict[str, list[dict[str, Any]]]) -> str:
 
 def _unlinked(text: str) -> str:
     """A customer's own words without anything that a mail program makes a link of: `evil[.]example`."""
-    return re.sub(r"(?<=\S)\.(?=[^\W\d_])", "[.]", text).replace("://", "[:]//").replace("@", "[at]")
+    dots = r"[.\u3002\uff0e\uff61]"  # IDNA: each of them separates labels
+    return re.sub(rf"(?<=\S){dots}(?=[^\W\d_])", "[.]", text).replace("://", "[:]//").replace("@", "[at]")
 
 
 def _page_of(public_url: str, workspace: str, endpoint_id: str) -> str:
