@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.policy
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import pytest
 
 from tests.support.clock import START_WALL_MS, ManualClock
 from tests.support.log_lines import Lines
-from tests.support.mailserver import PASSWORD, USER, MailServer, certificates, mail_server
+from tests.support.mailserver import PASSWORD, USER, Certificates, MailServer, certificates, mail_server
 from tests.support.stores import open_store
 from webhookd.config import Config, Mail
 from webhookd.errors import ApiError
@@ -58,6 +59,27 @@ class Bench:
         self.run()
         await self.advance_after_due(3)
 
+    async def first_try(self) -> str:
+        message_id = await self.add()
+        await self.run_to_first_try()
+        return message_id
+
+    async def kill_at_record(self, monkeypatch: pytest.MonkeyPatch, *, recorded: bool) -> None:
+        """Send a mail, and kill the mailer right before or after it records what the server took."""
+        there, reached = asyncio.Event(), self.mailer._reached
+
+        async def stuck(*given: Any) -> None:
+            if recorded:
+                await reached(*given)
+            there.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(self.mailer, "_reached", stuck)
+        await self.run_to_first_try()
+        async with asyncio.timeout(20):
+            await there.wait()
+        await self.kill()
+
     async def advance_after_due(self, seconds: float) -> None:
         await self.due_in()
         await self.clock.advance(seconds)
@@ -88,6 +110,12 @@ class Bench:
         )
         self.mailer.wake()
         return message_id
+
+    async def until_sent(self, server: MailServer, number: int) -> list[EmailMessage]:
+        """All that the server took, once that is `number` mails and none is left."""
+        mails = await server.until(number)
+        await self.until_unsent(0)
+        return mails
 
     async def until_unsent(self, number: int) -> dict[str, Any]:
         return await self.until(lambda unsent: unsent["count"] == number)
@@ -128,6 +156,18 @@ def configured(server: MailServer, **settings: Any) -> Config:
 
 
 @asynccontextmanager
+async def tls_bench(
+    folder: Path, tls: str, made: Certificates, context: ssl.SSLContext | None, password: str = PASSWORD
+) -> AsyncIterator[tuple[MailServer, Bench]]:
+    """A server that wants TLS and a login, and a mailer that trusts what `context` does."""
+    starttls, immediately = (made.server, None) if tls == "starttls" else (None, made.server)
+    async with mail_server(login=True, starttls=starttls, tls=immediately) as server:
+        config = configured(server, host="localhost", tls=tls, user=USER, password=password)
+        async with bench(folder, config, context=context) as b:
+            yield server, b
+
+
+@asynccontextmanager
 async def bench(folder: Path, config: Config, **more: Any) -> AsyncIterator[Bench]:
     async with open_store(folder) as store:
         made = Bench(store, ManualClock(), config, **more)
@@ -147,8 +187,7 @@ async def test_a_notice_leaves_after_the_digest_seconds(tmp_path: Path) -> None:
         await b.clock.advance(2.9)
         assert [] == server.taken
         await b.clock.advance(0.1)
-        mails = await server.until(2)
-        await b.until_unsent(0)
+        mails = await b.until_sent(server, 2)
         assert [["a@example.com"], ["b@example.com"]] == [to for to, _ in server.taken]
         assert server.taken[0][1] == server.taken[1][1]
         assert (message_id, "auto-generated") == (mails[0]["Message-ID"], mails[0]["Auto-Submitted"])
@@ -169,8 +208,7 @@ async def test_what_comes_together_goes_as_one_per_workspace(tmp_path: Path) -> 
         await b.until_unsent(1)
         assert pytest.approx(2.0) == await b.due_in()
         await b.clock.advance(2)
-        mails = await server.until(2)
-        await b.until_unsent(0)
+        mails = await b.until_sent(server, 2)
         assert [first, other] == [mail["Message-ID"] for mail in mails]
         assert "2 webhooks disabled: more than 30 failures in 30 minutes (a.example, b.example)" in mails[0]["Subject"]
         assert "[webhookd acme] Webhook disabled" in mails[1]["Subject"]
@@ -179,15 +217,13 @@ async def test_what_comes_together_goes_as_one_per_workspace(tmp_path: Path) -> 
 async def test_later_notices_go_in_another_mail(tmp_path: Path) -> None:
     """A digest that was sealed takes nothing more in, even if the server never answered for it."""
     async with mail_server(MailServer(hang_up_after_data=True)) as server, bench(tmp_path, configured(server)) as b:
-        first = await b.add("1")
-        await b.run_to_first_try()
+        first = await b.first_try()
         await server.until(1)
         await b.until(lambda unsent: unsent["last_error"] is not None)
         server.hang_up_after_data = False
         second = await b.add("2")
         await b.advance_after_due(5)
-        mails = await server.until(3)
-        await b.until_unsent(0)
+        mails = await b.until_sent(server, 3)
         assert {first, second} == {mail["Message-ID"] for mail in mails}
         assert 1 == len({raw for _, raw in server.taken if first.encode() in raw})
 
@@ -198,26 +234,15 @@ async def test_kill_after_the_servers_answer_repeats_the_same_bytes(
     """A kill between the server's 250 and the record sends the same mail again, whatever came or changed since."""
     async with mail_server() as server, bench(tmp_path, configured(server)) as b:
         message_id = await b.add("1")
-        stuck = asyncio.Event()
-
-        async def never(*_: object) -> None:
-            stuck.set()
-            await asyncio.Event().wait()
-
-        monkeypatch.setattr(b.mailer, "_reached", never)  # the moment of the kill
-        await b.run_to_first_try()
-        async with asyncio.timeout(20):
-            await stuck.wait()
-        await b.kill()
+        await b.kill_at_record(monkeypatch, recorded=False)
         b.config = configured(server, from_="other@example.com")
         b.to = ("new@example.com",)
         late = await b.add("2")
         await b.restart()
-        mails = await server.until(2)
+        await server.until(2)
         await b.clock.until_waiters(1)
         await b.clock.advance(3)
-        mails = await server.until(3)
-        await b.until_unsent(0)
+        mails = await b.until_sent(server, 3)
         assert [message_id, message_id, late] == [mail["Message-ID"] for mail in mails]
         assert server.taken[0] == server.taken[1]
         assert ["new@example.com"] == server.taken[2][0]
@@ -233,8 +258,7 @@ async def test_kill_before_the_seal_sends_one_mail(tmp_path: Path) -> None:
         b.run()
         await server.until(1)
         await b.advance_after_due(3)
-        mails = await server.until(2)
-        await b.until_unsent(0)
+        mails = await b.until_sent(server, 2)
         assert [message_id, late] == [mail["Message-ID"] for mail in mails]
 
 
@@ -243,8 +267,7 @@ async def test_an_unreachable_server_is_tried_again(tmp_path: Path) -> None:
     async with mail_server() as gone:
         port = gone.port
     async with bench(tmp_path, configured(gone)) as b:
-        first = await b.add("1")
-        await b.run_to_first_try()
+        first = await b.first_try()
         waits = []
         for _ in range(6):
             waits.append(await b.due_in())
@@ -257,8 +280,7 @@ async def test_an_unreachable_server_is_tried_again(tmp_path: Path) -> None:
         async with mail_server(port=port) as server:
             await b.due_in()
             await b.clock.advance(60)
-            mails = await server.until(1)
-            await b.until_unsent(0)
+            mails = await b.until_sent(server, 1)
         assert [first] == [mail["Message-ID"] for mail in mails]
         assert "2 webhooks disabled" in mails[0]["Subject"]
 
@@ -268,13 +290,11 @@ async def test_a_changed_server_is_tried_at_once(tmp_path: Path) -> None:
     async with mail_server() as gone:
         pass
     async with mail_server() as server, bench(tmp_path, configured(gone)) as b:
-        await b.add("1")
-        await b.run_to_first_try()
+        await b.first_try()
         await b.until(lambda unsent: unsent["last_error"] is not None)
         b.config = configured(server)
         b.mailer.wake()
-        await server.until(1)
-        await b.until_unsent(0)
+        await b.until_sent(server, 1)
 
 
 @pytest.mark.parametrize(("command", "answer"), [("", "550 no such user"), ("DATA ", "554 looks like spam")])
@@ -283,10 +303,8 @@ async def test_one_refused_recipient_delays_no_other(command: str, answer: str, 
     gone, other = "gone@example.com", "ops@example.com"
     server = MailServer(says={command + gone: answer})
     async with mail_server(server), bench(tmp_path, configured(server), to=(gone, other)) as b:
-        await b.add("1")
-        await b.run_to_first_try()
-        await server.until(1)
-        await b.until_unsent(0)
+        await b.first_try()
+        await b.until_sent(server, 1)
         await b.advance_after_due(3600)
         await b.due_in()
         assert [[other]] == [to for to, _ in server.taken]
@@ -299,14 +317,12 @@ async def test_a_deferred_recipient_gets_the_same_mail_later(tmp_path: Path) -> 
     says = {"slow@example.com": "451 come back later"}
     to = ("slow@example.com", "ops@example.com")
     async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server), to=to) as b:
-        await b.add("1")
-        await b.run_to_first_try()
+        await b.first_try()
         unsent = await b.until(lambda unsent: unsent["last_error"] is not None)
         assert (1, "slow@example.com: 451 come back later") == (unsent["count"], unsent["last_error"])
         says.clear()
         await b.advance_after_due(5)
-        await server.until(2)
-        await b.until_unsent(0)
+        await b.until_sent(server, 2)
         assert [["ops@example.com"], ["slow@example.com"]] == [to for to, _ in server.taken]
         assert server.taken[0][1] == server.taken[1][1]
 
@@ -316,21 +332,10 @@ async def test_a_kill_between_two_recipients_repeats_none(tmp_path: Path, monkey
     to = ("a@example.com", "b@example.com")
     async with mail_server() as server, bench(tmp_path, configured(server), to=to) as b:
         await b.add("1")
-        recorded, reached = asyncio.Event(), b.mailer._reached
-
-        async def killed(*given: Any) -> None:
-            await reached(*given)
-            recorded.set()
-            await asyncio.Event().wait()
-
-        monkeypatch.setattr(b.mailer, "_reached", killed)
-        await b.run_to_first_try()
-        async with asyncio.timeout(20):
-            await recorded.wait()
+        await b.kill_at_record(monkeypatch, recorded=True)
         b.to = ("new@example.com",)
         await b.restart()
-        await server.until(2)
-        await b.until_unsent(0)
+        await b.until_sent(server, 2)
         assert [["a@example.com"], ["b@example.com"]] == [to for to, _ in server.taken]
         assert server.taken[0][1] == server.taken[1][1]
 
@@ -346,8 +351,7 @@ async def test_so_many_mails_an_hour_go_to_a_workspace(tmp_path: Path) -> None:
             sent.append(await b.add(f"{number}"))
             await b.advance_after_due(3)
             first_ms = min(first_ms, b.clock.wall_ms())
-            await server.until(2 * number + 2)
-            await b.until_unsent(0)
+            await b.until_sent(server, 2 * number + 2)
             await b.advance_after_due(600)
         late = await b.add("2")
         await b.advance_after_due(3)
@@ -362,8 +366,7 @@ async def test_so_many_mails_an_hour_go_to_a_workspace(tmp_path: Path) -> None:
         await b.clock.advance(due_in - 1)
         assert 6 == len(server.taken)
         await b.advance_after_due(2)
-        mails = await server.until(8)
-        await b.until_unsent(0)
+        mails = await b.until_sent(server, 8)
         assert [*sent, other, late] == [mail["Message-ID"] for mail in mails[::2]]
         assert "2 webhooks disabled" in mails[6]["Subject"]
         text = mails[6].get_body(("plain",)).get_content()
@@ -376,11 +379,11 @@ async def test_a_recipient_that_is_put_off_leaves_no_way_around_the_limit(tmp_pa
     """A mail counts from the first recipient that it reached, also while another's server says: later."""
     says = {"slow@example.com": "451 come back later"}
     to = ("slow@example.com", "ops@example.com")
-    config = configured(MailServer(), max_per_hour=1)
-    async with mail_server(MailServer(says=says)) as server, bench(tmp_path, config, to=to) as b:
-        b.config = configured(server, max_per_hour=1)
-        await b.add("1")
-        await b.run_to_first_try()
+    async with (
+        mail_server(MailServer(says=says)) as server,
+        bench(tmp_path, configured(server, max_per_hour=1), to=to) as b,
+    ):
+        await b.first_try()
         await server.until(1)
         await b.add("2")
         for _ in range(10):
@@ -394,8 +397,7 @@ async def test_a_mail_refused_for_good_waits_longer_and_blocks_nothing(tmp_path:
     """5xx for every recipient: tried ever more rarely, up to every 15 minutes, visible; a corrected address is used."""
     says = {step: "554 not from you"}
     async with mail_server(MailServer(says=says)) as server, bench(tmp_path, configured(server)) as b:
-        await b.add("1")
-        await b.run_to_first_try()
+        await b.first_try()
         waits = []
         for number in range(9):
             await b.until(lambda unsent: unsent["last_error"] is not None)
@@ -413,8 +415,7 @@ async def test_a_mail_refused_for_good_waits_longer_and_blocks_nothing(tmp_path:
         mails = await server.until(1)
         assert [other] == [mail["Message-ID"] for mail in mails]
         await b.advance_after_due(900)
-        await server.until(2)
-        await b.until_unsent(0)
+        await b.until_sent(server, 2)
         assert ["fixed@example.com"] == server.taken[1][0]
 
 
@@ -430,8 +431,7 @@ async def test_one_that_the_server_hangs_up_on_delays_no_other(tmp_path: Path) -
         await b.due_in()
         server.hang_up_after_data = False
         await b.clock.advance(60)
-        mails = await server.until(4)
-        await b.until_unsent(0)
+        mails = await b.until_sent(server, 4)
         assert [first, second] == [mail["Message-ID"] for mail in mails[:2]]
         assert {first: 1, second: 1} == {
             message_id: len({raw for _, raw in server.taken if message_id.encode() in raw})
@@ -443,14 +443,9 @@ async def test_one_that_the_server_hangs_up_on_delays_no_other(tmp_path: Path) -
 async def test_login_over_tls(tmp_path: Path, tls: str) -> None:
     """STARTTLS and TLS, with a certificate that is verified, and a login."""
     made = certificates()
-    starttls, immediately = (made.server, None) if tls == "starttls" else (None, made.server)
-    async with mail_server(login=True, starttls=starttls, tls=immediately) as server:
-        config = configured(server, host="localhost", tls=tls, user=USER, password=PASSWORD)
-        async with bench(tmp_path, config, context=made.client) as b:
-            await b.add("1")
-            await b.run_to_first_try()
-            await server.until(1)
-            await b.until_unsent(0)
+    async with tls_bench(tmp_path, tls, made, made.client) as (server, b):
+        await b.first_try()
+        await b.until_sent(server, 1)
         assert ([USER], [True]) == (server.users, server.over_tls)
 
 
@@ -459,12 +454,9 @@ async def test_login_over_tls(tmp_path: Path, tls: str) -> None:
 async def test_an_unproven_server_gets_nothing(tmp_path: Path, tls: str, fault: str) -> None:
     """A certificate of an unknown CA or for another name: no login, no mail, and the reason can be seen."""
     made = certificates("localhost" if fault == "unknown CA" else "mail.example.com")
-    starttls, immediately = (made.server, None) if tls == "starttls" else (None, made.server)
-    async with mail_server(login=True, starttls=starttls, tls=immediately) as server:
-        config = configured(server, host="localhost", tls=tls, user=USER, password=PASSWORD)
-        async with bench(tmp_path, config, context=None if fault == "unknown CA" else made.client) as b:
-            with pytest.raises(ApiError, match=r"(?i)certificate|verify") as refused:
-                await b.mailer.send_test(OPS)
+    async with tls_bench(tmp_path, tls, made, None if fault == "unknown CA" else made.client) as (server, b):
+        with pytest.raises(ApiError, match=r"(?i)certificate|verify") as refused:
+            await b.mailer.send_test(OPS)
         assert ("mail_failed", [], []) == (refused.value.code, server.taken, server.users)
 
 
@@ -479,11 +471,9 @@ async def test_a_server_without_starttls_gets_nothing(tmp_path: Path) -> None:
 async def test_a_wrong_password_is_reported_in_the_servers_words(tmp_path: Path) -> None:
     """`send_test` fails with the server's reply; the password is nowhere in it."""
     made = certificates()
-    async with mail_server(login=True, starttls=made.server) as server:
-        config = configured(server, host="localhost", tls="starttls", user=USER, password="wr0ng")
-        async with bench(tmp_path, config, context=made.client) as b:
-            with pytest.raises(ApiError, match="535") as refused:
-                await b.mailer.send_test(OPS)
+    async with tls_bench(tmp_path, "starttls", made, made.client, "wr0ng") as (_, b):
+        with pytest.raises(ApiError, match="535") as refused:
+            await b.mailer.send_test(OPS)
     assert (502, False) == (refused.value.status, "wr0ng" in refused.value.message)
 
 
@@ -539,8 +529,7 @@ async def test_a_silent_server_is_left_in_time(tmp_path: Path) -> None:
 async def test_without_recipients_a_notice_is_closed(tmp_path: Path) -> None:
     """Without notice addresses a notice is closed, and doesn't come back when addresses do."""
     async with mail_server() as server, bench(tmp_path, configured(server), to=()) as b:
-        await b.add("1")
-        await b.run_to_first_try()
+        await b.first_try()
         await b.until_unsent(0)
         b.to = OPS
         kept = await b.add("2")
@@ -561,8 +550,7 @@ async def test_without_a_host_notices_wait_and_go_as_one_later(tmp_path: Path) -
         assert 2 == (await b.mailer.unsent())["count"]
         b.config = configured(server)
         b.mailer.wake()
-        mails = await server.until(1)
-        await b.until_unsent(0)
+        mails = await b.until_sent(server, 1)
         assert [first] == [mail["Message-ID"] for mail in mails]
         assert "2 webhooks disabled" in mails[0]["Subject"]
 
@@ -618,8 +606,7 @@ async def test_stopping_lets_the_mail_under_way_be_recorded(tmp_path: Path) -> N
         assert 3 == len(server.taken) + unsent["count"]
         b.build()
         b.run()
-        await server.until(3)
-        await b.until_unsent(0)
+        await b.until_sent(server, 3)
         assert 3 == len({mail["Message-ID"] for mail in server.mails}) == len(server.taken)
 
 

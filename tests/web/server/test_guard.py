@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import orjson
@@ -27,6 +29,32 @@ ONE = b'{"event_type":"message.received"}'
 async def make_token(api: Api, scope: str, workspace: str | None = None) -> str:
     _, secret = await api.app.services.tokens.add(scope, workspace)
     return secret
+
+
+async def exchange(api: Api, request: str | bytes) -> tuple[int, dict[str, str], bytes]:
+    async with wire(api.port) as line:
+        line.send(request)
+        return await line.answer()
+
+
+def break_status(api: Api, fault: Exception) -> None:
+    async def failing(workspace: str | None) -> dict[str, object]:
+        raise fault.with_traceback(None)  # it is raised more than once
+
+    object.__setattr__(api.app.services, "status", failing)
+
+
+@asynccontextmanager
+async def unix_session(api: Api, socket: Path) -> AsyncIterator[ClientSession]:
+    """The same services over a unix socket."""
+    runner = Runner(make_app(api.app.services), shutdown_seconds=0.2)
+    await runner.setup()
+    await runner.listen_unix(socket)
+    try:
+        async with ClientSession(connector=UnixConnector(str(socket))) as session:
+            yield session
+    finally:
+        await runner.cleanup()
 
 
 # Tokens
@@ -140,24 +168,16 @@ async def test_a_revoked_token_is_worthless_at_once(api: Api) -> None:
         ("[::2]", 421),
         ("", 400),
         ("a b", 400),
+        (None, 400),
+        ("localhost\r\nHost: evil.example", 400),
     ],
 )
-async def test_the_host_is_checked_by_name(api: Api, host: str, status: int) -> None:
-    """Loopback names pass with any port (401: no token); others are 421, what is no host is 400; before all else."""
-    async with wire(api.port) as line:
-        line.send(f"GET /openapi.json HTTP/1.1\r\nHost: {host}\r\n\r\n")
-        found, _, body = await line.answer()
-        assert status == found
-        if status != 401:
-            assert {421: "wrong_host", 400: "invalid_request"}[status] == orjson.loads(body)["error"]["code"]
-
-
-@pytest.mark.parametrize("lines", ["", "Host: localhost\r\nHost: evil.example\r\n"])
-async def test_one_host_header_is_needed(api: Api, lines: str) -> None:
-    """None or two: 400 (RFC 9112, section 3.2)."""
-    async with wire(api.port) as line:
-        line.send(f"GET /openapi.json HTTP/1.1\r\n{lines}\r\n")
-        assert 400 == (await line.answer())[0]
+async def test_the_host_is_checked_by_name(api: Api, host: str | None, status: int) -> None:
+    """Loopback names pass with any port (401: no token), others are 421; none, two (RFC 9112) or no host are 400."""
+    host_line = "" if host is None else f"Host: {host}\r\n"
+    found, _, body = await exchange(api, f"GET /openapi.json HTTP/1.1\r\n{host_line}\r\n")
+    codes = {401: "unauthorized", 421: "wrong_host", 400: "invalid_request"}
+    assert (status, codes[status]) == (found, orjson.loads(body)["error"]["code"])
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
@@ -171,16 +191,10 @@ async def test_one_host_header_is_needed(api: Api, lines: str) -> None:
     ],
 )
 async def test_probes_answer_whatever_the_host(api: Api, path: str, rest: str) -> None:
-    """HAProxy's and Kubernetes' stock checks name an address, or nothing at all over HTTP/1.0."""
-    async with wire(api.port) as line:
-        line.send(f"GET {path} {rest}\r\n")
-        assert 200 == (await line.answer())[0]
-    async with wire(api.port) as line:
-        line.send(f"OPTIONS {path} {rest}\r\n")  # HAProxy's `option httpchk /healthz`
-        assert 200 == (await line.answer())[0]
-    async with wire(api.port) as line:
-        line.send(f"GET {path}/../v1/status {rest}\r\n")
-        assert 200 != (await line.answer())[0]
+    """HAProxy's (`option httpchk`: OPTIONS) and Kubernetes' checks name an address, or nothing over HTTP/1.0."""
+    for method in ("GET", "OPTIONS"):
+        assert 200 == (await exchange(api, f"{method} {path} {rest}\r\n"))[0]
+    assert 200 != (await exchange(api, f"GET {path}/../v1/status {rest}\r\n"))[0]
 
 
 def test_configured_names_are_own_names() -> None:
@@ -230,13 +244,11 @@ async def test_unknown_paths_and_methods(api: Api) -> None:
 )
 async def test_path_tricks_are_harmless(api: Api, target: str) -> None:
     """Each is an ordinary error, and the connection's next request is answered as ever."""
-    async with wire(api.port) as line:
-        line.send(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.admin_token}\r\n\r\n")
-        status, headers, body = await line.answer()
-        assert status in (400, 404, 405, 421)
-        assert orjson.loads(body)["error"]["code"] in ERRORS
-        assert "x-evil" not in headers
-        assert b"root:" not in body
+    request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.admin_token}\r\n\r\n"
+    status, headers, body = await exchange(api, request)
+    assert status in (400, 404, 405, 421)
+    assert orjson.loads(body)["error"]["code"] in ERRORS
+    assert "x-evil" not in headers and b"root:" not in body
     assert 200 == (await api.get("/healthz")).status
 
 
@@ -261,20 +273,14 @@ async def test_malformed_requests_get_the_one_form(api: Api, garbage: bytes, cap
     assert [] == caplog.records
 
 
-async def test_a_fault_of_ours_tells_the_caller_a_number_alone(tmp_path: Path) -> None:
+async def test_an_internal_error_shows_only_its_incident_number(api: Api) -> None:
     """500 with an incident that the log has too, with the traceback; the same fault has the same number."""
-    async with running_api(tmp_path) as api:
-
-        async def broken(workspace: str | None) -> dict[str, object]:
-            raise RuntimeError("a secret detail")
-
-        object.__setattr__(api.app.services, "status", broken)
-        first, second = await api.get("/v1/status"), await api.get("/v1/status")
-        assert (500, "internal_error") == (first.status, first.code)
-        assert b"secret detail" not in first.body and b"Traceback" not in first.body
-        incident = first.json["error"]["details"]["incident"]
-        assert incident == second.json["error"]["details"]["incident"]
-        assert 202 == (await api.post("/v1/events", data=ONE)).status
+    break_status(api, RuntimeError("a secret detail"))
+    first, second = await api.get("/v1/status"), await api.get("/v1/status")
+    assert (500, "internal_error") == (first.status, first.code)
+    assert b"secret detail" not in first.body and b"Traceback" not in first.body
+    assert first.json["error"]["details"]["incident"] == second.json["error"]["details"]["incident"]
+    assert 202 == (await api.post("/v1/events", data=ONE)).status
 
 
 @pytest.mark.parametrize(
@@ -291,11 +297,7 @@ async def test_a_fault_of_ours_tells_the_caller_a_number_alone(tmp_path: Path) -
 )
 async def test_a_shortage_of_the_machine_is_no_fault(api: Api, fault: Exception, status: int) -> None:
     """503 with Retry-After for what passes by itself, of the API and on the page; 500 for what doesn't."""
-
-    async def failing(workspace: str | None) -> dict[str, object]:
-        raise fault
-
-    object.__setattr__(api.app.services, "status", failing)
+    break_status(api, fault)
     answer = await api.get("/v1/status")
     assert (status, status == 503) == (answer.status, "Retry-After" in answer.headers)
 
@@ -310,11 +312,7 @@ async def test_a_fault_after_an_answer_began_ends_it(api: Api, monkeypatch: pyte
 
 async def test_a_caller_that_has_gone_is_no_fault(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     """What a handler finds out by a broken connection is not answered and not complained of."""
-
-    async def gone(workspace: str | None) -> dict[str, object]:
-        raise ConnectionResetError
-
-    object.__setattr__(api.app.services, "status", gone)
+    break_status(api, ConnectionResetError())
     with pytest.raises(ClientError):
         await api.get("/v1/status")
     assert [] == caplog.records
@@ -328,40 +326,27 @@ async def test_expect_is_understood(api: Api) -> None:
         assert 100 == (await line.answer())[0]
         line.send(ONE)
         assert 202 == (await line.answer())[0]
-    async with wire(api.port) as line:
-        line.send(sent.replace("HTTP/1.1", "HTTP/1.0").encode() + ONE)
-        assert 202 == (await line.answer())[0]
-    async with wire(api.port) as line:
-        line.send(sent.replace("100-continue", "a miracle"))
-        assert 400 == (await line.answer())[0]
+    assert 202 == (await exchange(api, sent.replace("HTTP/1.1", "HTTP/1.0").encode() + ONE))[0]
+    assert 400 == (await exchange(api, sent.replace("100-continue", "a miracle")))[0]
 
 
 async def test_local_programs_can_be_trusted_to_post_events(tmp_path: Path) -> None:
     """`trust_local_ingest`: over loopback and the unix socket; to post events alone, and never through a proxy."""
     async with running_api(tmp_path, Config(listen=Listen(trust_local_ingest=True))) as api:
-        runner = Runner(make_app(api.app.services), shutdown_seconds=0.2)
-        await runner.setup()
-        await runner.listen_unix(tmp_path / "socket")
-        try:
-            async with ClientSession(connector=UnixConnector(str(tmp_path / "socket"))) as session:
-                for name, value, status in (
-                    ("X-Request-Id", "1", 202),
-                    ("X-Forwarded-For", "127.0.0.1", 401),
-                    ("Forwarded", "for=127.0.0.1", 401),
-                    ("Sec-Fetch-Site", "none", 401),
-                    ("X-Real-IP", "127.0.0.1", 401),
-                    ("Via", "1.1 proxy", 401),
-                    ("Origin", "http://localhost", 401),
-                ):
-                    answer = await api.post("/v1/events", data=ONE, token=None, headers={name: value})
-                    async with session.post(
-                        "http://localhost/v1/events",
-                        data=ONE,
-                        headers={"Content-Type": "application/json", name: value},
-                    ) as over_unix:
-                        assert (name, status, status) == (name, answer.status, over_unix.status)
-        finally:
-            await runner.cleanup()
+        async with unix_session(api, tmp_path / "socket") as session:
+            for name, value, status in (
+                ("X-Request-Id", "1", 202),
+                ("X-Forwarded-For", "127.0.0.1", 401),
+                ("Forwarded", "for=127.0.0.1", 401),
+                ("Sec-Fetch-Site", "none", 401),
+                ("X-Real-IP", "127.0.0.1", 401),
+                ("Via", "1.1 proxy", 401),
+                ("Origin", "http://localhost", 401),
+            ):
+                headers = {"Content-Type": "application/json", name: value}
+                answer = await api.post("/v1/events", data=ONE, token=None, headers=headers)
+                async with session.post("http://localhost/v1/events", data=ONE, headers=headers) as over_unix:
+                    assert (name, status, status) == (name, answer.status, over_unix.status)
         assert 422 == (await api.post("/v1/events?x=1", data=ONE, token=None)).status
         assert 401 == (await api.post("/v1/events", data=ONE, token="wrong")).status
         assert 401 == (await api.get("/v1/status", token=None)).status
@@ -384,19 +369,13 @@ async def test_loopback_is_trusted_under_its_own_names_and_without_a_public_url(
 ) -> None:
     """A proxy on this machine calls from loopback too; over the unix socket the file's mode decides."""
     async with running_api(tmp_path, Config(listen=structs.replace(listen, trust_local_ingest=True))) as api:
-        runner = Runner(make_app(api.app.services), shutdown_seconds=0.2)
-        await runner.setup()
-        await runner.listen_unix(tmp_path / "socket")
-        try:
-            headers = {"Content-Type": "application/json", "Host": host}
-            assert over_tcp == (await api.post("/v1/events", data=ONE, token=None, headers=headers)).status
-            async with (
-                ClientSession(connector=UnixConnector(str(tmp_path / "socket"))) as session,
-                session.post("http://localhost/v1/events", data=ONE, headers=headers) as answer,
-            ):
-                assert 202 == answer.status
-        finally:
-            await runner.cleanup()
+        headers = {"Content-Type": "application/json", "Host": host}
+        assert over_tcp == (await api.post("/v1/events", data=ONE, token=None, headers=headers)).status
+        async with (
+            unix_session(api, tmp_path / "socket") as session,
+            session.post("http://localhost/v1/events", data=ONE, headers=headers) as answer,
+        ):
+            assert 202 == answer.status
 
 
 @pytest.mark.parametrize(
