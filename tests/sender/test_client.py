@@ -8,7 +8,6 @@ import json
 import os
 import resource
 import socket
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -20,7 +19,7 @@ from webhookd.clock import SystemClock
 from webhookd.config import Config, Delivery
 from webhookd.config import Egress as EgressSettings
 from webhookd.delivery.attempt_record import attempt_record
-from webhookd.models import Outcome, Reason, Request
+from webhookd.models import Outcome, Reason
 from webhookd.sender.client import Client, HttpSender
 
 # --- the wire ---------------------------------------------------------------------------------------------------
@@ -206,12 +205,6 @@ async def test_a_full_queue_of_connections_is_a_timeout(make_sender: MakeSender)
     assert [Reason.TIMEOUT] * 4 == [outcome.reason for outcome in outcomes]
 
 
-def settings(timeout_seconds: float) -> Config:
-    return Config(
-        delivery=Delivery(timeout_seconds=timeout_seconds), egress=EgressSettings(allow=("127.0.0.0/8", "::1/128"))
-    )
-
-
 async def test_three_hundred_megabytes_leave_no_trace_in_memory(sender: HttpSender) -> None:
     """A receiver that sends at full speed is cut off; ten of them at once cost next to nothing."""
 
@@ -222,31 +215,27 @@ async def test_three_hundred_megabytes_leave_no_trace_in_memory(sender: HttpSend
 
     async with ScriptedReceiver(script) as receiver:
         await sender.post(request(receiver.url))
-        before = _peak_memory_kib()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         outcomes: list[Outcome] = []
         for _ in range(3):
             outcomes += await asyncio.gather(*(sender.post(request(receiver.url)) for _ in range(10)))
-        grown = _peak_memory_kib() - before
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert all(outcome.delivered and outcome.truncated for outcome in outcomes)
     assert grown < 32 * 1024
-
-
-def _peak_memory_kib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 # --- changed settings --------------------------------------------------------------------------------------------
 async def test_a_reload_leaves_no_descriptor_behind() -> None:
     """Also where nothing was under way: neither the idle connections nor the resolver of the settings before."""
-    async with ScriptedReceiver(healthy) as where:
-        client = Client(settings(5), SystemClock())
-        url = f"http://localhost:{urlsplit(where.url).port}/hook"
-        request = Request(url, (("webhook-id", "a"), ("Content-Length", "2")), b"{}", accept_any_2xx=False)
+    egress = EgressSettings(allow=("127.0.0.0/8", "::1/128"))
+    settings = [Config(delivery=Delivery(timeout_seconds=seconds), egress=egress) for seconds in range(5, 12)]
+    async with ScriptedReceiver(healthy) as receiver:
+        client = Client(settings[0], SystemClock())
         counts = []
-        for number in range(6):
-            outcome = await client.post(request)
+        for following in settings[1:]:
+            outcome = await client.post(request(f"http://localhost:{receiver.port}/hook"))
             assert outcome.delivered, outcome.detail
             counts.append(len(os.listdir("/proc/self/fd")))
-            client.configure(settings(6 + number))
+            client.configure(following)
         await client.close()
     assert max(counts[2:]) <= counts[1] + 1, counts

@@ -19,8 +19,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.bad_receiver_server import OK, Peer, ScriptedReceiver
+from tests.support.bad_receiver_server import ScriptedReceiver
+from tests.support.bad_receivers import head, healthy
 from tests.support.nameserver import NXDOMAIN, SERVFAIL, Alias, NameServer, Silence
+from tests.support.sending import answering
 from tests.support.watch import watch
 from webhookd.clock import SystemClock
 from webhookd.errors import ApiError
@@ -31,6 +33,7 @@ from webhookd.sender.attempt_trace import AttemptTrace, EgressFailure
 from webhookd.sender.client import HttpSender
 from webhookd.sender.egress import DnsResolver, Egress
 
+Dialled = list[tuple[str, int]]
 LOOPBACK = [ip_network("127.0.0.0/8")]
 EVERYTHING = [ip_network("0.0.0.0/0"), ip_network("::/0")]
 
@@ -52,7 +55,7 @@ ANSWERS = {
 
 
 @pytest.fixture
-def dialled() -> Iterator[list[tuple[str, int]]]:
+def dialled() -> Iterator[Dialled]:
     """The addresses that this process has connected to since the test began."""
     with watch(through=True) as watching:
         yield watching.dialled
@@ -62,17 +65,6 @@ def dialled() -> Iterator[list[tuple[str, int]]]:
 async def names() -> AsyncIterator[NameServer]:
     async with NameServer(dict(ANSWERS)) as server:
         yield server
-
-
-async def serve(peer: Peer) -> None:
-    while True:
-        await peer.request()
-        await peer.send(OK)
-
-
-async def serve_once(peer: Peer) -> None:
-    await peer.request()
-    await peer.send(OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n"))
 
 
 async def post(egress: Egress, url: str, *, timeout_seconds: float = 2.0) -> Outcome:
@@ -88,50 +80,39 @@ def gates(names: NameServer, allowed: list[Any] = LOOPBACK) -> Egress:
 
 
 @pytest.mark.parametrize("name", ["good.test", "good-alias.test", "GOOD.test"])
-async def test_a_name_with_allowed_addresses_is_delivered_to(
-    names: NameServer, dialled: list[tuple[str, int]], name: str
-) -> None:
+async def test_a_name_with_allowed_addresses_is_delivered_to(names: NameServer, dialled: Dialled, name: str) -> None:
     """The address that was judged is the one dialled."""
-    async with ScriptedReceiver(serve) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         outcome = await post(gates(names), f"http://{name}:{receiver.port}/")
     assert (None, [("127.0.0.1", receiver.port)]) == (outcome.reason, dialled)
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "allowed"),
     [
-        "private.test",
-        "mixed.test",
-        "mixed-six.test",
-        "six.test",
-        "mapped.test",
-        "metadata.test",
-        "alias.test",
-        "zero.test",
+        ("private.test", LOOPBACK),
+        ("mixed.test", LOOPBACK),
+        ("mixed-six.test", LOOPBACK),
+        ("six.test", LOOPBACK),
+        ("mapped.test", LOOPBACK),
+        ("metadata.test", LOOPBACK),
+        ("metadata.test", EVERYTHING),
+        ("alias.test", LOOPBACK),
+        ("zero.test", LOOPBACK),
     ],
 )
 async def test_one_denied_answer_blocks_the_attempt(
-    names: NameServer, dialled: list[tuple[str, int]], name: str
+    names: NameServer, dialled: Dialled, name: str, allowed: list[Any]
 ) -> None:
-    """If any answer of the name is denied, nothing is dialled at all."""
-    async with ScriptedReceiver(serve) as receiver:
-        outcome = await post(gates(names), f"http://{name}:{receiver.port}/")
+    """If any answer of the name is denied, nothing is dialled at all; link-local stays denied inside egress.allow."""
+    async with ScriptedReceiver(healthy) as receiver:
+        outcome = await post(gates(names, allowed), f"http://{name}:{receiver.port}/")
         assert (Reason.BLOCKED_ADDRESS, [], 0) == (outcome.reason, dialled, receiver.connections)
     assert name in outcome.detail
 
 
-async def test_a_metadata_answer_blocks_even_if_everything_is_allowed(
-    names: NameServer, dialled: list[tuple[str, int]]
-) -> None:
-    """Link-local stays denied inside egress.allow."""
-    outcome = await post(gates(names, EVERYTHING), "http://metadata.test/")
-    assert (Reason.BLOCKED_ADDRESS, []) == (outcome.reason, dialled)
-
-
 @pytest.mark.parametrize("name", ["gone.test", "broken.test", "silent.test"])
-async def test_a_name_without_answer_is_a_failure_of_dns(
-    names: NameServer, dialled: list[tuple[str, int]], name: str
-) -> None:
+async def test_a_name_without_answer_is_a_failure_of_dns(names: NameServer, dialled: Dialled, name: str) -> None:
     """NXDOMAIN, SERVFAIL and silence up to the deadline."""
     outcome = await post(gates(names), f"http://{name}/", timeout_seconds=0.3)
     assert (Reason.DNS, []) == (outcome.reason, dialled)
@@ -142,7 +123,7 @@ async def test_a_name_without_answer_is_a_failure_of_dns(
 async def test_silent_names_leave_a_healthy_endpoint_alone(names: NameServer) -> None:
     """200 attempts that wait for DNS, and one beside them that is delivered long before they end."""
     sender = HttpSender(gates(names), timeout_seconds=1.5, clock=SystemClock())
-    async with ScriptedReceiver(serve) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         silent = [
             asyncio.create_task(sender.post(Request("http://silent.test/", (), b"{}", False))) for _ in range(200)
         ]
@@ -153,10 +134,10 @@ async def test_silent_names_leave_a_healthy_endpoint_alone(names: NameServer) ->
     await sender.close()
 
 
-async def test_an_answer_that_changes_is_judged_again(names: NameServer, dialled: list[tuple[str, int]]) -> None:
+async def test_an_answer_that_changes_is_judged_again(names: NameServer, dialled: Dialled) -> None:
     """A name that was allowed and now is private: the next connection is blocked."""
     egress = gates(names)
-    async with ScriptedReceiver(serve_once) as receiver:
+    async with ScriptedReceiver(answering(head("Connection: close", "Content-Length: 0"))) as receiver:
         sender = HttpSender(egress, timeout_seconds=2.0, clock=SystemClock())
         request = Request(f"http://good.test:{receiver.port}/", (), b"{}", False)
         first = await sender.post(request)
@@ -168,9 +149,9 @@ async def test_an_answer_that_changes_is_judged_again(names: NameServer, dialled
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "foo.localhost"])
-async def test_localhost_is_this_machine_by_rule(names: NameServer, dialled: list[tuple[str, int]], host: str) -> None:
+async def test_localhost_is_this_machine_by_rule(names: NameServer, dialled: Dialled, host: str) -> None:
     """Delivered over the allowed loopback address, without asking anybody; blocked where none is allowed."""
-    async with ScriptedReceiver(serve) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         url = f"http://{host}:{receiver.port}/"
         allowed, denied = await post(gates(names), url), await post(gates(names, []), url)
     assert [None, Reason.BLOCKED_ADDRESS] == [allowed.reason, denied.reason]
@@ -197,49 +178,41 @@ async def test_a_name_with_many_addresses_gets_a_few_tries(names: NameServer) ->
 
 
 # --- the third gate, by itself: nothing before it has judged ----------------------------------------------------
-async def _dial(egress: Egress, url: str) -> AttemptTrace:
+async def _dial(egress: Egress, url: str) -> EgressFailure:
     """A connection to what another program reads in `url`: what a fault in the first gate would come to."""
     trace, read = AttemptTrace(), urlsplit(url)
     with suppress(OSError):
         (await egress.dial(read.hostname or "", read.port or 80, trace)).close()
     await egress.close()
-    return trace
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://10.0.0.1/",
-        "http://[fe80::1]/",
-        "http://0.0.0.0:9/",
-    ],
-)
-async def test_an_ip_literal_meets_the_last_gate(names: NameServer, dialled: list[tuple[str, int]], url: str) -> None:
-    """The resolver never sees an IP literal; the socket factory does, and nothing is dialled."""
-    trace = await _dial(gates(names), url)
     assert trace.failure is not None
-    assert (Reason.BLOCKED_ADDRESS, [], []) == (trace.failure.reason, dialled, names.asked)
+    return trace.failure
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1/", "http://[fe80::1]/", "http://0.0.0.0:9/"])
+async def test_an_ip_literal_meets_the_last_gate(names: NameServer, dialled: Dialled, url: str) -> None:
+    """The resolver never sees an IP literal; the socket factory does, and nothing is dialled."""
+    failure = await _dial(gates(names), url)
+    assert (Reason.BLOCKED_ADDRESS, [], []) == (failure.reason, dialled, names.asked)
 
 
 async def test_a_resolver_that_lies_meets_the_last_gate(
-    names: NameServer, dialled: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+    names: NameServer, dialled: Dialled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if the second gate let a denied address through among good ones, nothing is sent."""
     egress = gates(names)
-    async with ScriptedReceiver(serve) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
 
         async def lie(name: str, port: int) -> list[Any]:
             return [ip_address("10.0.0.1"), ip_address("127.0.0.1")]
 
         monkeypatch.setattr(egress, "resolve", lie)
-        trace = await _dial(egress, f"http://good.test:{receiver.port}/")
-    assert trace.failure is not None
-    assert Reason.BLOCKED_ADDRESS == trace.failure.reason
+        failure = await _dial(egress, f"http://good.test:{receiver.port}/")
+    assert Reason.BLOCKED_ADDRESS == failure.reason
     assert "10.0.0.1" not in [where[0] for where in dialled]
     assert [] == receiver.requests
 
 
-async def test_an_error_in_the_check_is_a_refusal(names: NameServer, dialled: list[tuple[str, int]]) -> None:
+async def test_an_error_in_the_check_is_a_refusal(names: NameServer, dialled: Dialled) -> None:
     """An address that can't be read can't be judged: blocked, not passed."""
     egress = gates(names, EVERYTHING)
     with pytest.raises(EgressFailure) as caught:
@@ -250,11 +223,10 @@ async def test_an_error_in_the_check_is_a_refusal(names: NameServer, dialled: li
 
 async def test_the_peer_that_was_reached_is_judged_too(names: NameServer) -> None:
     """Towards 0.0.0.0 the system connects to 127.0.0.1: allowed by its name, denied by where it leads."""
-    async with ScriptedReceiver(serve) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         egress = gates(names, [ip_network("0.0.0.0/32")])
-        trace = await _dial(egress, f"http://0.0.0.0:{receiver.port}/")
-    assert trace.failure is not None
-    assert (Reason.BLOCKED_ADDRESS, True) == (trace.failure.reason, "127.0.0.1" in trace.failure.detail)
+        failure = await _dial(egress, f"http://0.0.0.0:{receiver.port}/")
+    assert (Reason.BLOCKED_ADDRESS, True) == (failure.reason, "127.0.0.1" in failure.detail)
     assert [] == receiver.requests
 
 
@@ -270,7 +242,7 @@ async def test_a_connection_that_the_kernel_has_forgotten_was_reset() -> None:
             opened = super().open_socket(*args)
             return Forgotten(opened.family, opened.type, opened.proto, fileno=opened.detach())
 
-    async with ScriptedReceiver(serve) as receiver:
+    async with ScriptedReceiver(healthy) as receiver:
         outcome = await post(Forgetful(LOOPBACK, allow_http=True, resolver=DnsResolver()), receiver.url)
         assert (Reason.RESET, []) == (outcome.reason, receiver.requests)
 
@@ -290,11 +262,9 @@ async def test_the_first_gate_knows_the_addresses_of_this_machine(
 # --- webhookd itself --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("own", ["127.0.0.1", "0.0.0.0"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "good.test", "127.1"])
-async def test_webhookds_own_socket_is_never_dialled(
-    names: NameServer, dialled: list[tuple[str, int]], own: str, host: str
-) -> None:
+async def test_webhookds_own_socket_is_never_dialled(names: NameServer, dialled: Dialled, own: str, host: str) -> None:
     """By number and by name, though loopback is allowed; another port of the same address is not webhookd."""
-    async with ScriptedReceiver(serve) as webhookd, ScriptedReceiver(serve) as receiver:
+    async with ScriptedReceiver(healthy) as webhookd, ScriptedReceiver(healthy) as receiver:
         outcomes = []
         for port in (webhookd.port, receiver.port):
             egress = gates(names)
@@ -316,28 +286,19 @@ async def test_a_wildcard_socket_is_found_on_every_address_of_the_machine(names:
             return True
         return False
 
-    here = _an_address_of_this_machine()
+    here = "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # asks for a route and sends nothing
+        here = probe.getsockname()[0]
     assert [True, False, False] == [is_denied(*each) for each in ((here, 8780), ("192.0.2.1", 8780), (here, 8781))]
     await egress.close()
 
 
-async def test_http_can_be_turned_off_after_an_endpoint_was_saved(
-    names: NameServer, dialled: list[tuple[str, int]]
-) -> None:
+async def test_http_can_be_turned_off_after_an_endpoint_was_saved(names: NameServer, dialled: Dialled) -> None:
     """egress.allow_http = false holds for the endpoints that are there already."""
     egress = Egress(LOOPBACK, allow_http=False, resolver=DnsResolver([names.address]))
     outcome = await post(egress, "http://127.0.0.1:9/")
     assert (Reason.BLOCKED_ADDRESS, []) == (outcome.reason, dialled)
-
-
-def _an_address_of_this_machine() -> str:
-    """One beside loopback where there is one.  Connecting a datagram socket asks for a route and sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
 
 
 _ON_ITS_OWN_ADDRESSES = """

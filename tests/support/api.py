@@ -38,6 +38,10 @@ class Answer:
     def code(self) -> str:
         return str(self.json["error"]["code"])
 
+    @property
+    def error(self) -> tuple[int, str]:
+        return self.status, self.code
+
 
 @dataclass(slots=True)
 class Api:

@@ -123,6 +123,11 @@ class Engine:
         ]
         return await self.app.services.ingest.accept(workspace, events)
 
+    async def deliver(self, *ids: str, event_type: str = "message.received") -> None:
+        """Send events and return when each has had its first attempt."""
+        await self.send(*ids, event_type=event_type)
+        await self.quiet()
+
     def state(self, endpoint: Endpoint) -> EndpointState:
         return self.app.registry.endpoint(endpoint.workspace, endpoint.id).state
 

@@ -145,10 +145,8 @@ async def test_only_what_is_asked_for_is_reported(api: Api, query: str, expected
     query = query.replace("first", first.id).replace("second", second.id)
     async with listening(api, query) as stream:
         await api.engine.send("theirs", workspace="acme")
-        await api.engine.send("a", event_type="message.sent")
-        await api.engine.quiet()
-        await api.engine.send("b", event_type="contact.created")
-        await api.engine.quiet()
+        await api.engine.deliver("a", event_type="message.sent")
+        await api.engine.deliver("b", event_type="contact.created")
         api.app.stop_accepting()  # so that the stream has an end
         found = []
         while event := await stream.event():
@@ -162,8 +160,7 @@ async def test_after_a_short_break_it_goes_on_where_it_was(api: Api) -> None:
     async with listening(api) as stream:
         await api.engine.send("a")
         assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.report(2)
-    await api.engine.send("b")
-    await api.engine.quiet()
+    await api.engine.deliver("b")
     async with listening(api, last_id=stream.last_id) as again:
         assert [("accepted", "b", "pending"), ("attempted", "b", "delivered")] == await again.report(2)
         await api.engine.send("c")
@@ -177,8 +174,7 @@ async def test_a_stream_that_sent_nothing_yet_can_go_on_too(api: Api) -> None:
     await api.engine.endpoint(URL)
     async with listening(api) as stream:
         await begun(stream)
-    await api.engine.send("a")
-    await api.engine.quiet()
+    await api.engine.deliver("a")
     async with listening(api, last_id=stream.last_id) as again:
         assert [("attempted", "a", "delivered")] == await again.report(1)
 
@@ -188,16 +184,14 @@ async def test_after_a_restart_the_table_knows_what_was_missed(tmp_path: Path) -
     config = Config(delivery=Delivery(retry_seconds=()))
     async with running_api(tmp_path, config) as api:
         await api.engine.endpoint(URL)
-        await api.engine.send("old")
-        await api.engine.quiet()
+        await api.engine.deliver("old")
         stopped = await api.engine.endpoint(f"{URL}/2")
         await api.post(f"/v1/endpoints/{stopped.id}/disable")
         api.engine.clock.jump_wall(60)
         async with listening(api) as stream:
             await begun(stream)
         api.engine.network.answer = lambda url, webhook_id: 500 if webhook_id == "b" else 200
-        await api.engine.send("a", "b")
-        await api.engine.quiet()
+        await api.engine.deliver("a", "b")
     async with running_api(tmp_path, config) as api:
         api.engine.clock.jump_wall(120)
         async with listening(api, last_id=stream.last_id) as again:
@@ -228,8 +222,7 @@ async def test_what_it_cannot_go_on_from_it_says(api: Api, last_id: str, monkeyp
     """An id that is none, or more missed than is kept: `reset`, and then what comes."""
     monkeypatch.setattr(live_stream, "MISSED", 2)
     await api.engine.endpoint(URL)
-    await api.engine.send("a", "b", "c")
-    await api.engine.quiet()
+    await api.engine.deliver("a", "b", "c")
     async with listening(api, last_id=last_id) as stream:
         reset = await stream.frame()
         assert ("reset", ["reason"]) == (reset["event"], list(orjson.loads(reset["data"])))
@@ -244,8 +237,7 @@ async def test_silence_is_broken_by_a_heartbeat(api: Api, monkeypatch: pytest.Mo
     async with listening(api, "event_id=none") as stream:
         await begun(stream)
         before = stream.last_id
-        await api.engine.send("a")
-        await api.engine.quiet()
+        await api.engine.deliver("a")
         for _ in range(100):
             frame = await stream.frame()
             assert {"", "id"} == frame.keys()
@@ -303,8 +295,7 @@ async def test_it_ends_when_the_daemon_stops(api: Api) -> None:
     """What had happened is sent, then a clean end; a new one ends at once."""
     await api.engine.endpoint(URL)
     async with listening(api) as stream:
-        await api.engine.send("a")
-        await api.engine.quiet()
+        await api.engine.deliver("a")
         api.app.stop_accepting()
         assert [("accepted", "a", "pending"), ("attempted", "a", "delivered")] == await stream.report(2)
         assert {} == await stream.event()

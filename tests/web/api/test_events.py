@@ -111,6 +111,10 @@ async def test_every_sample_is_accepted(api: Api, sample: Path) -> None:
         (b'{"event_type":"message.received","x":"\xff"}', 400, "invalid_json"),
         (b'{"event_type":"message.received","x":"\\ud800"}', 400, "invalid_json"),
         (b'{"event_type":"message.received","x":' + b"[" * 10_000 + b"]" * 10_000 + b"}", 400, "invalid_json"),
+        (b"[" + ONE + b",", 400, "invalid_json"),
+        (b"[" + ONE + b"] x", 400, "invalid_json"),
+        (b"[" + ONE + b',{"a":}]', 400, "invalid_json"),
+        (b"[" + ONE + b',"\xff"]', 400, "invalid_json"),
         (b'"text"', 422, "invalid_event"),
         (b'{"event_type":"message.received","event_type":"contact.created"}', 422, "invalid_event"),
         (b"{}", 422, "missing_event_type"),
@@ -120,7 +124,7 @@ async def test_every_sample_is_accepted(api: Api, sample: Path) -> None:
     ids=lambda value: str(value)[:40],
 )
 async def test_a_faulty_event_is_refused_with_its_code(api: Api, body: bytes, status: int, code: str) -> None:
-    """Every fault has its own code, a message and the one form; nothing is accepted."""
+    """Every fault has its own code, a message and the one form; nothing is accepted, of an array neither."""
     answer = await api.post("/v1/events", data=body, headers=JSON)
     assert (status, code) == (answer.status, answer.code)
     assert {"code", "message", "details"} == answer.json["error"].keys()
@@ -130,8 +134,7 @@ async def test_a_faulty_event_is_refused_with_its_code(api: Api, body: bytes, st
 async def test_an_unknown_workspace_is_not_found(api: Api) -> None:
     """404, for one event and for a stream."""
     for headers in (JSON, NDJSON):
-        answer = await api.post("/v1/workspaces/nobody/events", data=ONE, headers=headers)
-        assert (404, "not_found") == (answer.status, answer.code)
+        assert (404, "not_found") == (await api.post("/v1/workspaces/nobody/events", data=ONE, headers=headers)).error
 
 
 @pytest.mark.parametrize(
@@ -145,8 +148,7 @@ async def test_an_unknown_workspace_is_not_found(api: Api) -> None:
 )
 async def test_the_media_type_decides(api: Api, content_type: str | None, status: int) -> None:
     """JSON in UTF-8, also where no type is given; what a browser's form can send is refused."""
-    headers = {} if content_type is None else {"Content-Type": content_type}
-    answer = await api.post("/v1/events", data=ONE, headers=headers)
+    answer = await api.post("/v1/events", data=ONE, headers={"Content-Type": content_type} if content_type else {})
     assert status == answer.status
     if status == 415:
         assert "unsupported_media_type" == answer.code
@@ -155,8 +157,7 @@ async def test_the_media_type_decides(api: Api, content_type: str | None, status
 @pytest.mark.parametrize("headers", [JSON, NDJSON])
 async def test_a_compressed_body_is_refused(api: Api, headers: dict[str, str]) -> None:
     """415, and it is never decompressed; `identity` says nothing and passes."""
-    body = gzip.compress(ONE)
-    answer = await api.post("/v1/events", data=body, headers={**headers, "Content-Encoding": "gzip"})
+    answer = await api.post("/v1/events", data=gzip.compress(ONE), headers={**headers, "Content-Encoding": "gzip"})
     assert (415, "unsupported_media_type") == (answer.status, answer.code)
     plain = await api.post("/v1/events", data=ONE, headers={**headers, "Content-Encoding": "identity"})
     assert 202 == plain.status
@@ -195,14 +196,6 @@ async def test_faults_of_elements_concern_them_alone(api: Api) -> None:
     assert [ONE, elements[2]] == await delivered(api)
 
 
-async def test_a_syntax_error_refuses_the_whole_array(api: Api) -> None:
-    """400, wherever it is; nothing is accepted."""
-    for body in (b"[" + ONE + b",", b"[" + ONE + b"] x", b"[" + ONE + b',{"a":}]', b"[" + ONE + b',"\xff"]'):
-        answer = await api.post("/v1/events", data=body, headers=JSON)
-        assert (400, "invalid_json") == (answer.status, answer.code)
-    assert 0 == api.app.services.ingest.accepted_count
-
-
 async def test_the_limits_of_an_array(api: Api) -> None:
     """1,000 events pass and 1,001 don't; 8 MiB in all pass and one byte more doesn't."""
     element = b'{"event_type":"message.received"}'
@@ -212,18 +205,14 @@ async def test_the_limits_of_an_array(api: Api) -> None:
     assert (413, "payload_too_large") == (over.status, over.code)
     wide = b"[" + element + b" " * (8 * 1024 * 1024 - 2 - len(element)) + b"]"
     assert 202 == (await api.post("/v1/events", data=wide, headers=JSON)).status
-    wider = await api.post("/v1/events", data=wide + b" ", headers=JSON)
-    assert (413, "payload_too_large") == (wider.status, wider.code)
+    assert (413, "payload_too_large") == (await api.post("/v1/events", data=wide + b" ", headers=JSON)).error
 
 
 async def test_at_most_a_hundred_refusals_are_listed(api: Api) -> None:
     """`rejected` has the first 100, `rejected_count` all."""
     answer = await api.post("/v1/events", [{}] * 150)
-    assert (422, 150, list(range(100))) == (
-        answer.status,
-        answer.json["rejected_count"],
-        [each["index"] for each in answer.json["rejected"]],
-    )
+    assert (422, 150) == (answer.status, answer.json["rejected_count"])
+    assert list(range(100)) == [each["index"] for each in answer.json["rejected"]]
 
 
 async def test_a_thousand_events_leave_the_loop_to_others(api: Api) -> None:
@@ -282,11 +271,7 @@ async def test_a_connection_cut_in_the_body_leaves_nothing(api: Api) -> None:
 async def test_a_query_is_never_overlooked(api: Api) -> None:
     """A parameter that POST events doesn't know is named, so that `?workspace=` isn't silently ignored."""
     answer = await api.post("/v1/events?workspace=acme&x=1", data=ONE, headers=JSON)
-    assert (422, "unknown_field", ["workspace", "x"]) == (
-        answer.status,
-        answer.code,
-        answer.json["error"]["details"]["fields"],
-    )
+    assert (422, "unknown_field", ["workspace", "x"]) == (*answer.error, answer.json["error"]["details"]["fields"])
 
 
 async def test_refused_events_are_counted_by_code(api: Api) -> None:
@@ -303,10 +288,9 @@ async def test_events_that_no_endpoint_gets_are_reported(api: Api) -> None:
     await api.engine.endpoint("https://hooks.example/in", ["message.sent"])
     events = [{"event_type": name} for name in ("contact.created", "message.sent", "contact.created")]
     lines = b"\n".join(map(orjson.dumps, events))
-    headers = {"Content-Type": "application/x-ndjson"}
     expected = {"accepted": 3, "duplicates": 0, "rejected": [], "unsubscribed": {"contact.created": 2}}
     assert expected == (await api.post("/v1/events", events)).json
-    assert expected == (await api.post("/v1/events", data=lines, headers=headers)).json
+    assert expected == (await api.post("/v1/events", data=lines, headers=NDJSON)).json
     assert {"event_id", "deliveries", "duplicate"} == (await api.post("/v1/events", events[0])).json.keys()
     await api.call("PATCH", "/v1/workspaces/default", {"plan": "starter"})
     expected = {"accepted": 3, "duplicates": 0, "rejected": [], "paused_by": "plan"}
