@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -22,12 +23,41 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 POLLS = 4000
 
 
+def stopped(status: int, report: dict[str, Any]) -> tuple[int, str, int, int]:
+    """What a stream that ended early says: status, code, lines accepted, where to go on."""
+    return status, report["error"]["code"], report["accepted"], report["next_index"]
+
+
 def line_of(event_id: str, extra: bytes = b"") -> bytes:
     return b'{"event_type":"message.received","event_id":"%b"%b}' % (event_id.encode(), extra)
 
 
 def begin(api: Api, line: Wire) -> None:
     line.send(head(api, Transfer_Encoding="chunked", Content_Type="application/x-ndjson"))
+
+
+@pytest.fixture
+async def line(api: Api) -> AsyncIterator[Wire]:
+    """A stream of lines that has begun."""
+    async with wire(api.port) as connection:
+        begin(api, connection)
+        yield connection
+
+
+class HeldIngest:
+    """Let no batch be committed before `gate` is set; `under_way` and `most` count batches handed over at once."""
+
+    def __init__(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gate, self.under_way, self.most = asyncio.Event(), 0, 0
+        self._accept = api.app.services.ingest.accept
+        monkeypatch.setattr(type(api.app.services.ingest), "accept", lambda _, *batch, **options: self._held(*batch))
+
+    async def _held(self, workspace_id: str, new: list[Any]) -> object:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await self.gate.wait()
+        self.under_way -= 1
+        return await self._accept(workspace_id, new)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -95,17 +125,15 @@ async def test_a_long_pipe_is_accepted_whole(api: Api) -> None:
     assert api.app.store.writer.commits - before < 10_000
 
 
-async def test_each_line_is_committed_as_it_arrives(api: Api) -> None:
+async def test_each_line_is_committed_as_it_arrives(api: Api, line: Wire) -> None:
     """A line is accepted and delivered while the connection stays open and silent."""
-    async with wire(api.port) as line:
-        await api.engine.endpoint(HOOK)
-        begin(api, line)
-        line.chunk(line_of("a") + b"\n" + line_of("b")[:10])
-        await until(lambda: api.engine.network.ids(HOOK) == ["a"])
-        line.chunk(line_of("b")[10:] + b"\n")
-        await until(lambda: api.engine.network.ids(HOOK) == ["a", "b"])
-        line.chunk(b"")
-        assert (202, {"accepted": 2, "duplicates": 0, "rejected": []}) == await line.json()
+    await api.engine.endpoint(HOOK)
+    line.chunk(line_of("a") + b"\n" + line_of("b")[:10])
+    await until(lambda: api.engine.network.ids(HOOK) == ["a"])
+    line.chunk(line_of("b")[10:] + b"\n")
+    await until(lambda: api.engine.network.ids(HOOK) == ["a", "b"])
+    line.chunk(b"")
+    assert (202, {"accepted": 2, "duplicates": 0, "rejected": []}) == await line.json()
 
 
 async def test_a_cut_connection_discards_the_unfinished_line_alone(api: Api) -> None:
@@ -142,17 +170,15 @@ async def test_a_line_and_the_next_have_to_come_in_time(
         assert [1, 0, [], 1] == [answer[key] for key in ("accepted", "duplicates", "rejected", "next_index")]
 
 
-async def test_a_stopping_daemon_ends_the_stream_and_says_where(api: Api) -> None:
+async def test_a_stopping_daemon_ends_the_stream_and_says_where(api: Api, line: Wire) -> None:
     """503 with Retry-After, the summary and `next_index`, on a stream that waits for lines."""
-    async with wire(api.port) as line:
-        begin(api, line)
-        line.chunk(line_of("a") + b"\nnonsense\n" + line_of("b") + b"\n" + line_of("c"))
-        await until(lambda: accepted(api) == 2)
-        await api.application.shutdown()
-        status, headers, body = await line.answer()
-        report = orjson.loads(body)
-        assert (503, "2", "unavailable") == (status, headers["retry-after"], report["error"]["code"])
-        assert (2, 1, 3) == (report["accepted"], report["rejected_count"], report["next_index"])
+    line.chunk(line_of("a") + b"\nnonsense\n" + line_of("b") + b"\n" + line_of("c"))
+    await until(lambda: accepted(api) == 2)
+    await api.application.shutdown()
+    status, headers, body = await line.answer()
+    report = orjson.loads(body)
+    assert (503, "2", "unavailable") == (status, headers["retry-after"], report["error"]["code"])
+    assert (2, 1, 3) == (report["accepted"], report["rejected_count"], report["next_index"])
 
 
 async def test_nothing_after_a_refused_batch_is_taken(tmp_path: Path) -> None:
@@ -168,95 +194,54 @@ async def test_nothing_after_a_refused_batch_is_taken(tmp_path: Path) -> None:
         line.chunk(b"nonsense\n" + line_of("e4") + b"\n" + line_of("e5") + b"\n")
         status, headers, body = await line.answer()
         report = orjson.loads(body)
-        assert (503, "too_far_behind") == (status, report["error"]["code"])
+        assert (503, "too_far_behind", 3, 3) == stopped(status, report)
+        assert (0, []) == (report["duplicates"], report["rejected"])
         assert int(headers["retry-after"]) > 0
-        assert (3, 0, [], 3) == (
-            report["accepted"],
-            report["duplicates"],
-            report["rejected"],
-            report["next_index"],
-        )
 
 
-async def test_a_full_disk_stops_the_stream(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_stops_the_stream(api: Api, line: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """507 with the summary; the lines before stand."""
-    async with wire(api.port) as line:
-        begin(api, line)
-        line.chunk(line_of("a") + b"\n")
-        await until(lambda: accepted(api) == 1)
-        ingest = api.app.services.ingest
+    line.chunk(line_of("a") + b"\n")
+    await until(lambda: accepted(api) == 1)
 
-        async def full(workspace_id: str, new: object, **options: object) -> None:
-            raise ApiError("storage_full", "The disk is nearly full.", retry_after_seconds=10)
+    async def full(*given: object, **options: object) -> None:
+        raise ApiError("storage_full", "The disk is nearly full.", retry_after_seconds=10)
 
-        monkeypatch.setattr(type(ingest), "accept", lambda self, *given, **options: full(*given, **options))
-        line.chunk(line_of("b") + b"\n" + line_of("c") + b"\n")
-        status, report = await line.json()
-        assert (507, "storage_full", 1, 1) == (
-            status,
-            report["error"]["code"],
-            report["accepted"],
-            report["next_index"],
-        )
+    monkeypatch.setattr(type(api.app.services.ingest), "accept", full)
+    line.chunk(line_of("b") + b"\n" + line_of("c") + b"\n")
+    assert (507, "storage_full", 1, 1) == stopped(*await line.json())
 
 
-async def test_batches_follow_each_other(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batches_follow_each_other(api: Api, line: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is handed over only when the one before is durable, however much has come meanwhile."""
-    async with wire(api.port) as line:
-        ingest = api.app.services.ingest
-        real, gate = ingest.accept, asyncio.Event()
-        under_way, most = 0, 0
-
-        async def slow(self: object, workspace_id: str, new: list[object], **options: object) -> object:
-            nonlocal under_way, most
-            under_way += 1
-            most = max(most, under_way)
-            await gate.wait()
-            under_way -= 1
-            return await real(workspace_id, new)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(type(ingest), "accept", slow)
-        begin(api, line)
-        for number in range(2000):
-            line.chunk(line_of(f"e{number}") + b"\n")
-        line.chunk(b"")
-        await until(lambda: under_way == 1)
-        await asyncio.sleep(0.02)
-        gate.set()
-        assert (
-            202,
-            {"accepted": 2000, "duplicates": 0, "rejected": [], "unsubscribed": {"message.received": 2000}},
-        ) == await line.json()
-        assert 1 == most
+    held = HeldIngest(api, monkeypatch)
+    for number in range(2000):
+        line.chunk(line_of(f"e{number}") + b"\n")
+    line.chunk(b"")
+    await until(lambda: held.under_way == 1)
+    await asyncio.sleep(0.02)
+    held.gate.set()
+    expected = {"accepted": 2000, "duplicates": 0, "rejected": [], "unsubscribed": {"message.received": 2000}}
+    assert (202, expected) == await line.json()
+    assert 1 == held.most
 
 
-async def test_the_socket_is_not_read_while_too_much_is_uncommitted(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_socket_is_not_read_while_too_much_is_uncommitted(
+    api: Api, line: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With commits held up, a flood of 40 MiB is left in the socket: only about 4 MiB are taken in."""
-    async with wire(api.port) as line:
-        ingest = api.app.services.ingest
-        real, gate = ingest.accept, asyncio.Event()
-
-        async def held(self: object, workspace_id: str, new: list[object], **options: object) -> object:
-            await gate.wait()
-            return await real(workspace_id, new)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(type(ingest), "accept", held)
-        begin(api, line)
-        for number in range(700):
-            line.chunk(line_of(f"e{number}", b',"x":"' + b"x" * 60_000 + b'"') + b"\n")
-        line.chunk(b"")
-        stream = None
-        for _ in range(POLLS):
-            stream = next(iter(api.application[event_stream.STREAMS]), None)
-            if stream is not None and stream.uncommitted_bytes > 3_500_000:
-                break
-            await asyncio.sleep(0.001)
-        assert stream is not None
-        await asyncio.sleep(0.1)
-        assert stream.uncommitted_bytes <= event_stream.UNCOMMITTED_BYTES
-        gate.set()
-        status, report = await line.json()
-        assert (202, 700) == (status, report["accepted"])
+    held = HeldIngest(api, monkeypatch)
+    for number in range(700):
+        line.chunk(line_of(f"e{number}", b',"x":"' + b"x" * 60_000 + b'"') + b"\n")
+    line.chunk(b"")
+    streams = api.application[event_stream.STREAMS]
+    await until(lambda: any(stream.uncommitted_bytes > 3_500_000 for stream in streams))
+    (stream,) = streams
+    await asyncio.sleep(0.1)
+    assert stream.uncommitted_bytes <= event_stream.UNCOMMITTED_BYTES
+    held.gate.set()
+    status, report = await line.json()
+    assert (202, 700) == (status, report["accepted"])
 
 
 async def test_the_largest_event_that_can_be_configured_fits_a_stream(tmp_path: Path) -> None:
@@ -266,10 +251,8 @@ async def test_the_largest_event_that_can_be_configured_fits_a_stream(tmp_path: 
         lines = [line_of(name, b',"x":"' + b"x" * (largest - len(line_of(name)) - 7) + b'"') for name in ("a", "b")]
         assert [largest, largest] == [len(line) for line in lines]
         answer = await asyncio.wait_for(api.post("/v1/events", data=b"\n".join(lines), headers=NDJSON), 30)
-        assert (202, {"accepted": 2, "duplicates": 0, "rejected": [], "unsubscribed": {"message.received": 2}}) == (
-            answer.status,
-            answer.json,
-        )
+        expected = {"accepted": 2, "duplicates": 0, "rejected": [], "unsubscribed": {"message.received": 2}}
+        assert (202, expected) == (answer.status, answer.json)
 
 
 @pytest.mark.slow
@@ -279,15 +262,12 @@ async def test_a_flood_of_tiny_lines_stays_small(api: Api) -> None:
     assert (422, 200_000, 100) == (answer.status, answer.json["rejected_count"], len(answer.json["rejected"]))
 
 
-async def test_broken_framing_ends_the_stream_where_it_was(api: Api) -> None:
+async def test_broken_framing_ends_the_stream_where_it_was(api: Api, line: Wire) -> None:
     """400 for chunks that aren't; the lines before stand."""
-    async with wire(api.port) as line:
-        begin(api, line)
-        line.chunk(line_of("a") + b"\n")
-        await until(lambda: accepted(api) == 1)
-        line.send(b"zz\r\n")
-        status, report = await line.json()
-        assert (400, "invalid_request", 1) == (status, report["error"]["code"], report["next_index"])
+    line.chunk(line_of("a") + b"\n")
+    await until(lambda: accepted(api) == 1)
+    line.send(b"zz\r\n")
+    assert (400, "invalid_request", 1, 1) == stopped(*await line.json())
 
 
 async def test_a_cut_leaves_no_complaint(api: Api, caplog: pytest.LogCaptureFixture) -> None:
@@ -337,16 +317,7 @@ async def test_a_workspace_over_its_quota_stops_the_stream_and_refuses_an_array(
             while not (answered.done() and array.done()):
                 await api.engine.clock.advance(0.1)
                 await asyncio.sleep(0.005)
-        status, report = answered.result()
-        assert (507, "workspace_full", 1, 1) == (
-            status,
-            report["error"]["code"],
-            report["accepted"],
-            report["next_index"],
-        )
-        assert (507, "workspace_full", "10") == (
-            array.result().status,
-            array.result().code,
-            array.result().headers["Retry-After"],
-        )
+        assert (507, "workspace_full", 1, 1) == stopped(*answered.result())
+        refused = array.result()
+        assert (507, "workspace_full", "10") == (*refused.error, refused.headers["Retry-After"])
         assert 1 == accepted(api)
