@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.clock import START_WALL_MS, ManualClock
-from tests.support.stores import accept, add_endpoint, add_test, add_workspace, open_store
+from tests.support.stores import accept, add_endpoint, add_test, add_workspace, fail, open_store
 from webhookd.config import Budget, Config, Limits
 from webhookd.config import Retention as Settings
 from webhookd.errors import ApiError
@@ -56,23 +56,8 @@ class Bench:
         await self.store.write(command)
 
     async def fail(self, queued: QueuedDelivery, *, minutes_ago: float, counted: bool = True) -> None:
-        ended_at_ms = self.clock.wall_ms() - round(minutes_ago * 60_000)
-
-        def command(db: sqlite3.Connection) -> None:
-            attempts.insert(
-                db,
-                delivery_seq=queued.seq,
-                endpoint_seq=queued.endpoint_seq,
-                workspace_seq=self.workspace.seq,
-                ended_at_ms=ended_at_ms,
-                counted=counted,
-                record=b"{}",
-            )
-            deliveries.failed(
-                db, queued.seq, attempt_count=1, tries=1, next_attempt_at_ms=None, now_ms=self.clock.wall_ms()
-            )
-
-        await self.store.write(command)
+        now_ms = self.clock.wall_ms() - round(minutes_ago * 60_000)
+        await fail(self.store, queued, counted=counted, record=b"{}", now_ms=now_ms)
 
     async def delivered(self, *ids: str, days_ago: float, body: bytes = BODY) -> None:
         await self.deliver(await self.accept(*ids, days_ago=days_ago, body=body))
@@ -103,25 +88,18 @@ async def bench(folder: Path, **settings: Any) -> AsyncIterator[Bench]:
 
 
 async def test_old_events_go_with_all_that_belongs_to_them(tmp_path: Path) -> None:
-    """Past `max_age_days` an event goes, with its deliveries and attempts; younger ones stay."""
+    """Past `max_age_days` an event goes, with its deliveries and attempts if it has any; younger ones stay."""
     async with bench(tmp_path) as b:
+        alone = [NewEvent("without subscriber", "message.sent", BODY)]
+        at_ms = b.clock.wall_ms() - 31 * DAY_MS
+        await b.store.write(lambda db: events.accept(db, Ingested(b.workspace.seq, alone, False, at_ms)))
         await b.delivered("old", days_ago=30.01)
         await b.fail((await b.accept("dropped", days_ago=30.01))[0], minutes_ago=40_000)
         await b.delivered("young", days_ago=29.99)
         swept = await b.retention.sweep()
-        assert (2, 2) == (swept.events, swept.deliveries)
+        assert (3, 2) == (swept.events, swept.deliveries)
         assert {"events": 1, "deliveries": 1, "attempts": 0} == await b.counts()
         assert ["young"] == await b.kept()
-
-
-async def test_an_event_without_subscriber_goes_too(tmp_path: Path) -> None:
-    """No deliveries, no reason to stay."""
-    async with bench(tmp_path) as b:
-        event = NewEvent("alone", "message.sent", BODY)
-        at_ms = b.clock.wall_ms() - 31 * DAY_MS
-        await b.store.write(lambda db: events.accept(db, Ingested(b.workspace.seq, [event], False, at_ms)))
-        assert 1 == (await b.retention.sweep()).events
-        assert [] == await b.kept()
 
 
 async def test_what_waits_never_goes(tmp_path: Path) -> None:

@@ -48,19 +48,6 @@ def held(kind: str, **facts: Any) -> Notice:
     return Notice(kind, "<3@hooks.example.com>", START_WALL_MS, payload)
 
 
-def warned() -> Notice:
-    payload = {
-        "workspace": "default",
-        "at": "2026-01-31T14:02:11.123Z",
-        "fraction": 0.5,
-        "failures": 15,
-        "limit": 30,
-        "window_seconds": 1800,
-        "by_endpoint": [{"id": "ep_01j8", "url": "https://example.com/hook", "failures": 14}],
-    }
-    return Notice("budget_warned", "<2@hooks.example.com>", START_WALL_MS, payload)
-
-
 def written(*notices: Notice, settings: Config | None = None) -> EmailMessage:
     text = messages.notice_message(
         notices, settings or Config(), sender="hooks@example.com", to=["ops@example.com"], now_ms=START_WALL_MS
@@ -105,7 +92,7 @@ def test_a_disabling_says_all_that_one_has_to_know() -> None:
 def test_a_first_drop_says_which_event_why_and_how_to_send_it_again() -> None:
     """In both parts; beside a disabling in the same mail."""
     facts = {"event_id": "evt-7", "event_type": "message.sent", "workspace": "acme", "description": HOSTILE}
-    dropped = Notice("dropped", "<3@hooks.example.com>", START_WALL_MS, disabled().payload | facts)
+    dropped = held("dropped", **facts)
     mail = written(dropped)
     assert "[webhookd acme] Webhook drops events (example.com)" == mail["Subject"]
     for part in texts(mail):
@@ -133,16 +120,12 @@ def test_a_subject_of_any_length_comes_out_as_it_went_in(host_length: int) -> No
     assert f"[webhookd] Webhook disabled: more than 30 failures in 30 minutes ({host})" == mail["Subject"]
 
 
-def test_another_workspace_is_named_in_subject_and_command() -> None:
-    """A workspace other than `default` stands in the subject and in the command to copy."""
-    mail = written(disabled(workspace="acme"))
+def test_another_workspace_and_a_spent_budget_are_named() -> None:
+    """The workspace in the subject and in the command to copy; until when one more failure disables, in UTC."""
+    mail = written(disabled(workspace="acme", spent_until="2026-01-31T15:32:00.000+01:00"))
     assert mail["Subject"].startswith("[webhookd acme] ")
-    assert all("webhookd endpoint enable ep_01j8 --workspace acme" in part for part in texts(mail))
-
-
-def test_a_spent_budget_is_named() -> None:
-    """Until when one more failure disables again, as a time of day in UTC."""
-    for part in texts(written(disabled(spent_until="2026-01-31T15:32:00.000+01:00"))):
+    for part in texts(mail):
+        assert "webhookd endpoint enable ep_01j8 --workspace acme" in part
         assert "spent until 14:32 UTC: until then, one more failure disables it again" in part
 
 
@@ -173,11 +156,21 @@ def test_many_go_in_one_message() -> None:
 
 def test_a_warning_names_who_spent_the_budget() -> None:
     """Half of the budget: how much, and by whom; with a disabling in one message, the disabling leads."""
-    mail = written(warned())
+    payload = {
+        "workspace": "default",
+        "at": "2026-01-31T14:02:11.123Z",
+        "fraction": 0.5,
+        "failures": 15,
+        "limit": 30,
+        "window_seconds": 1800,
+        "by_endpoint": [{"id": "ep_01j8", "url": "https://example.com/hook", "failures": 14}],
+    }
+    warned = Notice("budget_warned", "<2@hooks.example.com>", START_WALL_MS, payload)
+    mail = written(warned)
     assert "[webhookd] Failure budget 50 % spent: 15 of 30 failures in 30 minutes" == mail["Subject"]
     for part in texts(mail):
         assert "14" in part and "https://example.com/hook" in part and "endpoint enable" not in part
-    both = written(warned(), disabled())
+    both = written(warned, disabled())
     assert both["Subject"].startswith("[webhookd] Webhook disabled")
     assert all("50 %" in part and "endpoint enable" in part for part in texts(both))
 

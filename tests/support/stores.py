@@ -102,6 +102,7 @@ async def fail(
     *,
     number: int = 1,
     next_ms: int | None = None,
+    counted: bool = True,
     record: bytes = b'{"number":1}',
     now_ms: int = 20,
 ) -> bool:
@@ -114,7 +115,7 @@ async def fail(
             endpoint_seq=delivery.endpoint_seq,
             workspace_seq=1,
             ended_at_ms=now_ms,
-            counted=True,
+            counted=counted,
             record=record,
         )
         return deliveries.failed(
