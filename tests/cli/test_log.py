@@ -113,27 +113,19 @@ async def test_an_unknown_state_has_the_nearest_one_named(ask: Any, command: str
 
 
 async def test_list_by_url_and_time(log_api: Any, ask: Any) -> None:
-    """The endpoint may be named by its URL, times as people say them; `--json` is the API's own page."""
+    """The endpoint may be named by its URL, if it has one; `--json` is the API's own page, and empty is said."""
     page = {"data": [delivery()], "next": None}
     log_api.answers("GET", "/v1/deliveries", page)
     ran = await ask("log", "--endpoint", "HTTPS://Example.com.:443/hook?", "--since", "2026-01-31 14:00", "--json")
     assert (0, page) == (ran.code, ran.json())
     assert {"endpoint": "ep_1", "since": "2026-01-31T14:00:00.000Z"} == log_api.asked[-1].query
-
-
-async def test_unknown_url(log_api: Any, ask: Any) -> None:
-    """A URL that no endpoint has is refused, as an unknown id is, and the answer says where to look."""
-    ran = await ask("log", "--endpoint", "https://example.com/other")
-    assert 1 == ran.code
-    assert "Usage" not in ran.err
-    assert "no endpoint of workspace default has the URL https://example.com/other" in ran.err
-
-
-async def test_empty(log_api: Any, ask: Any) -> None:
-    """An empty log is said to be one."""
+    unknown = await ask("log", "--endpoint", "https://example.com/other")
+    assert 1 == unknown.code
+    assert "Usage" not in unknown.err
+    assert "no endpoint of workspace default has the URL https://example.com/other" in unknown.err
     log_api.answers("GET", "/v1/deliveries", {"data": [], "next": None})
-    ran = await ask("log")
-    assert (0, "Nothing in the log.\n") == (ran.code, ran.out)
+    empty = await ask("log")
+    assert (0, "Nothing in the log.\n") == (empty.code, empty.out)
 
 
 async def test_show(log_api: Any, ask: Any) -> None:
@@ -192,35 +184,58 @@ def report(event_id: str, one: dict[str, Any]) -> bytes:
     return f"id: {event_id}\nevent: delivery.attempted\ndata: {json.dumps(one)}\n\n".encode()
 
 
-async def test_follow(log_api: Any, start: Any) -> None:
-    """The newest first, then what happens, once each; a lost stream goes on after the last event that came."""
-    log_api.answers("GET", "/v1/deliveries", {"data": [delivery("dlv_1")], "next": None})
+async def follow(log_api: Any, start: Any, streams: list[Any], *words: str) -> tuple[list[str], list[str], bytes]:
+    """`log -f` over these streams until Ctrl-C: each `Last-Event-ID` sent, the deliveries shown, standard error."""
     seen: list[str] = []
     over = asyncio.Event()
 
     def stream(asked: Any) -> Any:
         seen.append(asked.headers.get("Last-Event-ID", ""))
-        if len(seen) == 1:
-            return stream_of(b": hello\n\n", report("10-1", delivery("dlv_1")), report("11-1", delivery("dlv_2")))
-        if len(seen) == 2:
-            return stream_of(report("12-1", delivery("dlv_3", state="delivered"))[:-20])
-        if len(seen) == 3:
-            return stream_of(report("12-1", delivery("dlv_3", state="delivered")))
+        if len(seen) <= len(streams):
+            return streams[len(seen) - 1]
         over.set()
         return stream_of()
 
     log_api.answers("GET", "/v1/deliveries/stream", stream)
     env = {"WEBHOOKD_URL": log_api.url, "WEBHOOKD_TOKEN": log_api.token}
-    process = await start("log", "-f", "--json", "--endpoint", "ep_1", env=env)
+    process = await start("log", "-f", "--json", *words, env=env)
     async with asyncio.timeout(20):
         await over.wait()
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
-    assert ["dlv_1", "dlv_2", "dlv_3"] == [json.loads(line)["id"] for line in out.splitlines()]
-    assert ["", "11-1", "11-1", "12-1"] == seen[:4]
-    assert (130, b"") == (process.returncode, err.strip())
+    assert 130 == process.returncode
+    return seen[: len(streams) + 1], [json.loads(line)["id"] for line in out.splitlines()], err
+
+
+async def test_follow(log_api: Any, start: Any) -> None:
+    """The newest first, then what happens, once each; a lost stream goes on after the last event that came."""
+    log_api.answers("GET", "/v1/deliveries", {"data": [delivery("dlv_1")], "next": None})
+    third = report("12-1", delivery("dlv_3", state="delivered"))
+    streams = [
+        stream_of(b": hello\n\n", report("10-1", delivery("dlv_1")), report("11-1", delivery("dlv_2"))),
+        stream_of(third[:-20]),
+        stream_of(third),
+    ]
+    seen, shown, err = await follow(log_api, start, streams, "--endpoint", "ep_1")
+    assert ["dlv_1", "dlv_2", "dlv_3"] == shown
+    assert ["", "11-1", "11-1", "12-1"] == seen
+    assert b"" == err.strip()
     listed = [one.query for one in log_api.asked if one.path == "/v1/deliveries"]
     assert [{"limit": "10", "endpoint": "ep_1"}] == listed
+
+
+async def test_follow_after_a_long_break(log_api: Any, start: Any) -> None:
+    """An id without data counts; where too much was missed, the list is read again, and nothing shown twice."""
+    lists = iter(([delivery("dlv_1")], [delivery("dlv_3"), delivery("dlv_2"), delivery("dlv_1")]))
+    log_api.answers("GET", "/v1/deliveries", lambda _: {"data": next(lists), "next": None})
+    streams = [
+        stream_of(b"retry: 2000\n\n:\nid: 5-5\n\n"),
+        stream_of(b'event: reset\ndata: {"reason":"too much"}\n\n:\nid: 6-6\n\n'),
+    ]
+    seen, shown, err = await follow(log_api, start, streams)
+    assert ["", "5-5", "6-6"] == seen
+    assert ["dlv_1", "dlv_2", "dlv_3"] == shown
+    assert b"the newest deliveries follow" in err
 
 
 async def test_follow_readable(log_api: Any, start: Any) -> None:
@@ -280,38 +295,14 @@ def test_server_sent_events() -> None:
     )
 
 
-async def test_follow_after_a_long_break(log_api: Any, start: Any) -> None:
-    """An id without data counts; where too much was missed, the list is read again, and nothing shown twice."""
-    lists = iter(([delivery("dlv_1")], [delivery("dlv_3"), delivery("dlv_2"), delivery("dlv_1")]))
-    log_api.answers("GET", "/v1/deliveries", lambda _: {"data": next(lists), "next": None})
-    over = asyncio.Event()
-    seen: list[str] = []
-
-    def stream(asked: Any) -> Any:
-        seen.append(asked.headers.get("Last-Event-ID", ""))
-        if len(seen) == 1:
-            return stream_of(b"retry: 2000\n\n:\nid: 5-5\n\n")
-        if len(seen) == 2:
-            return stream_of(b'event: reset\ndata: {"reason":"too much"}\n\n:\nid: 6-6\n\n')
-        over.set()
-        return stream_of()
-
-    log_api.answers("GET", "/v1/deliveries/stream", stream)
-    process = await start("log", "-f", "--json", env={"WEBHOOKD_URL": log_api.url, "WEBHOOKD_TOKEN": log_api.token})
-    async with asyncio.timeout(20):
-        await over.wait()
-    process.send_signal(signal.SIGINT)
-    out, err = await process.communicate()
-    assert ["", "5-5", "6-6"] == seen[:3]
-    assert ["dlv_1", "dlv_2", "dlv_3"] == [json.loads(line)["id"] for line in out.splitlines()]
-    assert b"the newest deliveries follow" in err
-
-
 async def test_replay_one(log_api: Any, ask: Any) -> None:
-    """One delivery by its id."""
+    """One delivery by its id; what can't be replayed is refused in the API's words."""
     log_api.answers("POST", "/v1/deliveries/dlv_1/replay", {"replayed": 1})
     ran = await ask("replay", "dlv_1")
     assert (0, "dlv_1 goes out again.\n") == (ran.code, ran.out)
+    log_api.refuses("POST", "/v1/deliveries/dlv_1/replay", 409, "delivery_not_finished", "This delivery still waits.")
+    ran = await ask("replay", "dlv_1")
+    assert (1, "", "Error: This delivery still waits.\n") == (ran.code, ran.out, ran.err)
 
 
 @pytest.mark.parametrize(
@@ -327,16 +318,8 @@ async def test_replay_many(log_api: Any, ask: Any, replayed: int, dry_run: bool,
     """All of a filter, or only how many it would be."""
     left_out = {"delivered_since": 1200, "waiting": 1} if replayed == 0 else {}
     log_api.answers("POST", "/v1/replay", {"replayed": replayed, "left_out": left_out})
-    words = [
-        "--type",
-        "message.sent",
-        "--endpoint",
-        "https://example.com/hook",
-        "--state",
-        "expired",
-        "--since",
-        "2026-01-31T00:00:00Z",
-    ]
+    words = ["--type", "message.sent", "--endpoint", "https://example.com/hook", "--state", "expired"]
+    words += ["--since", "2026-01-31T00:00:00Z"]
     ran = await ask("replay", *words, *(["--dry-run"] if dry_run else []))
     assert (0, expected) == (ran.code, ran.out)
     assert {
@@ -362,10 +345,3 @@ async def test_replay_of_an_event(log_api: Any, ask: Any) -> None:
     assert (0, "0 deliveries go out again.\n") == (ran.code, ran.out)
     assert ran.err.startswith("Its deliveries: 1 delivered.")
     assert 1 == (await ask("replay", "e2")).code
-
-
-async def test_replay_refused(log_api: Any, ask: Any) -> None:
-    """What can't be replayed is refused in the API's words."""
-    log_api.refuses("POST", "/v1/deliveries/dlv_1/replay", 409, "delivery_not_finished", "This delivery still waits.")
-    ran = await ask("replay", "dlv_1")
-    assert (1, "", "Error: This delivery still waits.\n") == (ran.code, ran.out, ran.err)

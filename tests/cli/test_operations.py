@@ -21,25 +21,24 @@ def copy_api(api: Any) -> Any:
     return api
 
 
-async def test_check_config(run: Any, tmp_path: Path) -> None:
-    """Every mistake with its line and the right form, on stderr; exit code 1."""
-    file = tmp_path / "webhookd.toml"
-    file.write_text('[listen]\nport = "high"\n\n[delivery]\nretries = 3\n')
-    ran = await run("check-config", str(file))
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "webhookd.toml"
+
+
+async def test_check_config(run: Any, config: Path) -> None:
+    """Every mistake with its line and the right form, on stderr; exit code 1; the same as JSON."""
+    config.write_text('[listen]\nport = "high"\n\n[delivery]\nretries = 3\n')
+    ran = await run("check-config", str(config))
     assert (1, "") == (ran.code, ran.out)
     [first, second] = ran.err.splitlines()
-    assert first.startswith(f"{file}:2: listen.port: ")
-    assert second.startswith(f"{file}:5: delivery.retries: unknown key")
-
-
-async def test_check_config_as_json(run: Any, tmp_path: Path) -> None:
-    """The same for scripts."""
-    file = tmp_path / "webhookd.toml"
-    file.write_text("[listen]\nprot = 1\n")
-    ran = await run("check-config", "--json", "--config", str(file))
+    assert first.startswith(f"{config}:2: listen.port: ")
+    assert second.startswith(f"{config}:5: delivery.retries: unknown key")
+    config.write_text("[listen]\nprot = 1\n")
+    ran = await run("check-config", "--json", "--config", str(config))
     assert (1, False) == (ran.code, ran.json()["ok"])
     [mistake] = ran.json()["mistakes"]
-    assert (2, "listen.prot", str(file)) == (mistake["line"], mistake["key"], mistake["source"])
+    assert (2, "listen.prot", str(config)) == (mistake["line"], mistake["key"], mistake["source"])
 
 
 async def test_check_config_without_mistakes(run: Any) -> None:
@@ -49,17 +48,16 @@ async def test_check_config_without_mistakes(run: Any) -> None:
     assert (0, f"{file}: no mistakes, and nothing differs from the defaults.\n") == (ran.code, ran.out)
 
 
-async def test_check_config_says_what_differs(run: Any, tmp_path: Path) -> None:
+async def test_check_config_says_what_differs(run: Any, config: Path) -> None:
     """Each setting with its value, its default and its place; what needs a restart says so; no secret is shown."""
-    file = tmp_path / "webhookd.toml"
-    file.write_text(
+    config.write_text(
         "[listen]\nport = 9000\n[delivery]\nretry_seconds = [1,\n  2]\n[log]\nlevel = 'info'\n"
         "[mail]\nuser = 'x'\npassword = 'keep this'\n[events.'order.paid']\n"
     )
     environ = {"WEBHOOKD_BUDGET__LIMIT": "31"}
-    ran = await run("check-config", str(file), env=environ)
+    ran = await run("check-config", str(config), env=environ)
     assert (0, "") == (ran.code, ran.err)
-    assert f"{file}: no mistakes. What differs from the defaults:" == ran.out.splitlines()[0]
+    assert f"{config}: no mistakes. What differs from the defaults:" == ran.out.splitlines()[0]
     assert [
         ["delivery.retry_seconds", "[1, 2]", "[30, 60, 90]", "line 4"],
         ["budget.limit", "31", "30", "WEBHOOKD_BUDGET__LIMIT"],
@@ -69,8 +67,8 @@ async def test_check_config_says_what_differs(run: Any, tmp_path: Path) -> None:
         ["listen.port", "9000", "8780", "line 2", "needs a restart"],
     ] == [re.split(r"\s{2,}", line) for line in ran.out.splitlines()[3:9]]
     assert "keep this" not in ran.out
-    found = (await run("check-config", "--json", str(file), env=environ)).json()["differences"]
-    last = {"key": "listen.port", "value": "9000", "default": "8780", "source": str(file), "line": 2}
+    found = (await run("check-config", "--json", str(config), env=environ)).json()["differences"]
+    last = {"key": "listen.port", "value": "9000", "default": "8780", "source": str(config), "line": 2}
     assert {**last, "needs_restart": True} == found[-1]
 
 
@@ -78,45 +76,38 @@ async def test_check_config_says_what_differs(run: Any, tmp_path: Path) -> None:
     ("more", "trusted"),
     [("", "every program of this machine"), ("public_url = 'https://hooks.example.com'\n", "only the unix socket")],
 )
-async def test_check_config_says_who_is_trusted(run: Any, tmp_path: Path, more: str, trusted: str) -> None:
+async def test_check_config_says_who_is_trusted(run: Any, config: Path, more: str, trusted: str) -> None:
     """A valid file may still have settings to think about again."""
-    file = tmp_path / "webhookd.toml"
-    file.write_text(f"[listen]\ntrust_local_ingest = true\n{more}")
-    ran = await run("check-config", str(file))
+    config.write_text(f"[listen]\ntrust_local_ingest = true\n{more}")
+    ran = await run("check-config", str(config))
     assert 0 == ran.code
     assert "listen.trust_local_ingest: " in ran.out and trusted in ran.out
-    (warning,) = (await run("check-config", "--json", str(file))).json()["warnings"]
+    (warning,) = (await run("check-config", "--json", str(config))).json()["warnings"]
     assert "listen.trust_local_ingest" == warning["key"] and trusted in warning["message"]
 
 
-async def test_check_config_warns_of_a_password_in_clear_text(run: Any, tmp_path: Path) -> None:
-    """`mail.user` without TLS; not with it."""
-    file = tmp_path / "webhookd.toml"
-    for tls, keys in (("none", ["mail.user"]), ("starttls", [])):
-        file.write_text(f"[mail]\nuser = 'x'\npassword = 'y'\ntls = '{tls}'\n")
-        found = (await run("check-config", "--json", str(file))).json()["warnings"]
-        assert keys == [each["key"] for each in found]
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("[mail]\nuser = 'x'\npassword = 'y'\ntls = 'none'\n", ["mail.user"]),
+        ("[mail]\nuser = 'x'\npassword = 'y'\ntls = 'starttls'\n", []),
+        ('[listen]\ntrusted_proxies = ["10.0.0.0/8", "::/0"]\n', ["listen.trusted_proxies"]),
+        ('[listen]\ntrusted_proxies = ["127.0.0.1/32"]\n', []),
+    ],
+)
+async def test_check_config_warns(run: Any, config: Path, text: str, keys: list[str]) -> None:
+    """Of a password in clear text; of trusting every address, since a caller would name its own."""
+    config.write_text(text)
+    found = (await run("check-config", "--json", str(config))).json()["warnings"]
+    assert keys == [each["key"] for each in found]
 
 
-async def test_check_config_warns_of_trusting_every_address(run: Any, tmp_path: Path) -> None:
-    """A caller would name its own."""
-    file = tmp_path / "webhookd.toml"
-    for networks, keys in (('"10.0.0.0/8", "::/0"', ["listen.trusted_proxies"]), ('"127.0.0.1/32"', [])):
-        file.write_text(f"[listen]\ntrusted_proxies = [{networks}]\n")
-        found = (await run("check-config", "--json", str(file))).json()["warnings"]
-        assert keys == [each["key"] for each in found]
-
-
-async def test_check_config_of_the_environment(run: Any) -> None:
-    """The variables count, with a file and without."""
+async def test_check_config_without_a_file(run: Any, config: Path) -> None:
+    """The variables count all the same; a file that is named and isn't there is a mistake, not a traceback."""
     ran = await run("check-config", env={"WEBHOOKD_LISTEN__PORT": "high"})
     assert 1 == ran.code
     assert ran.err.startswith("WEBHOOKD_LISTEN__PORT: listen.port: ")
-
-
-async def test_check_config_missing_file(run: Any, tmp_path: Path) -> None:
-    """A file that isn't there is a mistake, not a traceback."""
-    ran = await run("check-config", str(tmp_path / "missing.toml"))
+    ran = await run("check-config", str(config))
     assert 1 == ran.code
     assert "the file can't be read: No such file or directory" in ran.err
 
@@ -171,19 +162,15 @@ async def test_backup_cut_short(api: Any, ask: Any, tmp_path: Path, chunked: boo
     assert b"older" == file.read_bytes()
 
 
-async def test_backup_refused(api: Any, ask: Any, tmp_path: Path) -> None:
-    """What the daemon refuses is said in its words, and no file is made."""
-    api.refuses("POST", "/v1/backup", 507, "storage_full", "The disk is nearly full.")
+async def test_backup_refused(copy_api: Any, ask: Any, tmp_path: Path) -> None:
+    """By the daemon, in its words, and no file is made; a folder that isn't there is said, without a traceback."""
+    nowhere = await ask("backup", str(tmp_path / "missing" / "copy.db"))
+    assert 1 == nowhere.code
+    assert "can't be written: No such file or directory." in nowhere.err
+    copy_api.refuses("POST", "/v1/backup", 507, "storage_full", "The disk is nearly full.")
     ran = await ask("backup", str(tmp_path / "copy.db"))
     assert (1, "Error: The disk is nearly full.\n") == (ran.code, ran.err)
     assert [] == os.listdir(tmp_path)
-
-
-async def test_backup_into_nowhere(copy_api: Any, ask: Any, tmp_path: Path) -> None:
-    """A folder that isn't there is said, without a traceback."""
-    ran = await ask("backup", str(tmp_path / "missing" / "copy.db"))
-    assert 1 == ran.code
-    assert "can't be written: No such file or directory." in ran.err
 
 
 @pytest.mark.parametrize(("failures", "spent"), [(0, False), (12, False), (30, True), (45, True)])

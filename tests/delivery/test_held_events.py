@@ -17,6 +17,14 @@ from webhookd.models import DeliveryState, Endpoint, EndpointState
 from webhookd.store import deliveries
 
 
+async def stopped(e: Engine, *held: str) -> Endpoint:
+    """An endpoint that a person disabled, and these events held for it."""
+    endpoint = await e.endpoint(WELL)
+    await e.app.services.endpoints.disable("default", endpoint.id)
+    await e.send(*held)
+    return endpoint
+
+
 async def test_enabled_again_the_held_go_out_in_order_across_a_restart(tmp_path: Path) -> None:
     """The delivery that waited starts its schedule afresh, its number goes on, and the rest follow in order."""
     clock = ManualClock()
@@ -43,22 +51,17 @@ async def test_enabled_again_the_held_go_out_in_order_across_a_restart(tmp_path:
 async def test_what_is_accepted_while_an_endpoint_is_disabled_waits_for_its_turn(tmp_path: Path) -> None:
     """Held events go first once it is enabled, and those accepted after that follow."""
     async with engine(tmp_path) as e:
-        endpoint = await e.endpoint("https://a.example.com/")
-        endpoints = e.app.services.endpoints
-        await endpoints.disable("default", endpoint.id)
-        await e.send("held-1", "held-2")
-        await endpoints.enable("default", endpoint.id, skip_held=False)
+        well = await stopped(e, "held-1", "held-2")
+        await e.app.services.endpoints.enable("default", well.id, skip_held=False)
         await e.send("new-1")
         await e.quiet()
-        assert ["held-1", "held-2", "new-1"] == e.network.ids("https://a.example.com/")
+        assert ["held-1", "held-2", "new-1"] == e.network.ids(WELL)
 
 
 async def test_skip_held_skips_what_waits_and_nothing_after(tmp_path: Path) -> None:
     """The mark takes effect at once; later events go out."""
     async with engine(tmp_path) as e:
-        well = await e.endpoint(WELL)
-        await e.app.services.endpoints.disable("default", well.id)
-        await e.send("a", "b", "c")
+        well = await stopped(e, "a", "b", "c")
         assert {"held": 3} == await e.states(well)
         await e.app.services.endpoints.enable("default", well.id, skip_held=True)
         assert {"skipped": 3} == await e.states(well)
@@ -72,9 +75,7 @@ async def test_skip_held_skips_what_waits_and_nothing_after(tmp_path: Path) -> N
 async def test_hold_expires_the_oldest_by_number(tmp_path: Path) -> None:
     """Past `hold.max_events` the oldest expire, in order, and enabling delivers the rest."""
     async with engine(tmp_path, Config(hold=Hold(max_events=3))) as e:
-        well = await e.endpoint(WELL)
-        await e.app.services.endpoints.disable("default", well.id)
-        await e.send(*"abcdefg")
+        well = await stopped(e, *"abcdefg")
         await e.advance(2)
         assert {"expired": 4, "held": 3} == await e.states(well)
         await e.app.services.endpoints.enable("default", well.id)
@@ -86,9 +87,7 @@ async def test_hold_expires_the_oldest_by_number(tmp_path: Path) -> None:
 async def test_hold_expires_by_age(tmp_path: Path) -> None:
     """After `hold.max_age_hours` an event that is held expires; a younger one stays."""
     async with engine(tmp_path, Config(hold=Hold(max_age_hours=1))) as e:
-        well = await e.endpoint(WELL)
-        await e.app.services.endpoints.disable("default", well.id)
-        await e.send("a")
+        well = await stopped(e, "a")
         await e.advance(1800)
         await e.send("b")
         await e.advance(1802)
@@ -99,9 +98,7 @@ async def test_what_was_skipped_since_the_look_does_not_expire(tmp_path: Path, m
     """Enabled without the held ones and stopped again between the look and its step: skipped, and counted once."""
     async with engine(tmp_path, replace(NO_RETRIES, hold=Hold(max_events=2))) as e:
         look, endpoints = e.app.held_events._due, e.app.services.endpoints
-        well = await e.endpoint(WELL)
-        await endpoints.disable("default", well.id)
-        await e.send(*[f"e{n}" for n in range(10)])
+        well = await stopped(e, *[f"e{n}" for n in range(10)])
         await e.quiet()
 
         async def late(endpoint: Endpoint) -> object:
@@ -124,9 +121,7 @@ async def test_held_events_dont_expire_by_a_jump(jump_seconds: float, tmp_path: 
     network = ScriptedNetwork(clock)
     config = replace(NO_RETRIES, hold=Hold(max_age_hours=48))
     async with engine(tmp_path, config, clock=clock, network=network) as e:
-        one = await e.endpoint(WELL)
-        await e.app.services.endpoints.disable("default", one.id)
-        await e.send("a", "b")
+        one = await stopped(e, "a", "b")
         for _ in range(10):
             clock.jump_wall(jump_seconds)
             await e.advance(6)
@@ -144,9 +139,7 @@ async def test_held_events_expire_when_their_time_has_really_passed(tmp_path: Pa
     """A clock set forward makes it no sooner; one that stands right, exactly then."""
     config = replace(NO_RETRIES, hold=Hold(max_age_hours=0.01))  # 36 s
     async with engine(tmp_path, config) as e:
-        one = await e.endpoint(WELL)
-        await e.app.services.endpoints.disable("default", one.id)
-        await e.send("a")
+        one = await stopped(e, "a")
         await e.advance(20)
         e.clock.jump_wall(DAY)
         await e.advance(15)
@@ -196,18 +189,13 @@ async def test_rows_behind_a_mark_follow_when_there_is_room_again(
 ) -> None:
     """A full store is tried again a second later, and doesn't end the daemon."""
     async with engine(tmp_path) as e:
-        endpoint = await e.endpoint("https://example.com/hook")
-        await e.app.services.endpoints.disable("default", endpoint.id)
-        await e.send("a", "b")
-        await e.app.services.endpoints.delete("default", endpoint.id)
-        with monkeypatch.context() as patched:
-            patched.setattr(deliveries, "finish_some", full)
+        well = await stopped(e, "a", "b")
+        await e.app.services.endpoints.delete("default", well.id)
+        for finishing, state in ((full, deliveries.PENDING), (deliveries.finish_some, deliveries.CANCELLED)):
+            monkeypatch.setattr(deliveries, "finish_some", finishing)
             await e.advance(3)
             states = await e.app.store.read(lambda db: db.execute("SELECT state FROM deliveries").fetchall())
-            assert [(deliveries.PENDING,)] * 2 == states
-        await e.advance(3)
-        states = await e.app.store.read(lambda db: db.execute("SELECT state FROM deliveries").fetchall())
-        assert [(deliveries.CANCELLED,)] * 2 == states
+            assert [(state,)] * 2 == states
 
 
 MAIL = Mail(host="mail.example", notify=("ops@example.com",))
@@ -280,9 +268,7 @@ async def test_what_expires_by_number_is_reported_once_and_no_warning_follows(tm
     """Neither without a mail server, whose setting brings it later."""
     config = Config(hold=Hold(max_events=2), mail=MAIL)
     async with engine(tmp_path, replace(config, mail=Mail())) as e:
-        well = await e.endpoint(WELL)
-        await e.app.services.endpoints.disable("default", well.id)
-        await e.send(*"abc")
+        well = await stopped(e, *"abc")
         await _look_after(e, 1)
         assert ({"expired": 1, "held": 2}, []) == (await e.states(well), await _notices(e))
         e.app.reload(config)

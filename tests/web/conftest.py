@@ -1,4 +1,4 @@
-"""A running API for every test of the web."""
+"""A running API for every test of the web, and a browser that is signed in to it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.api import Api, running_api
+from tests.support.reader import Browser
 
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with running_api(tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+async def browser(api: Api) -> Browser:
+    made = Browser(api)
+    await made.sign_in(api.admin_token)
+    return made

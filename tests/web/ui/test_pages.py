@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.api import Api, running_api
-from tests.support.engine import ScriptedNetwork
 from tests.support.reader import Browser
 from webhookd.config import Budget, Config, ExtraType
 from webhookd.models import Endpoint
@@ -19,6 +18,8 @@ from webhookd.rules.event_types import BUILT_IN
 from webhookd.rules.ids import delivery_id
 
 CONFIG = Config(budget=Budget(limit=5), events={"order.paid": ExtraType(label="Order Paid", description="Money came.")})
+
+FIELDS = {"url": "https://example.com/hook", "every_type": "yes", "success": "200"}
 
 
 @pytest.fixture
@@ -28,10 +29,8 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-async def browser(api: Api) -> Browser:
-    made = Browser(api)
-    await made.sign_in(api.admin_token)
-    return made
+async def endpoint(api: Api) -> Endpoint:
+    return await api.engine.endpoint("https://example.com/hook")
 
 
 async def text_of(browser: Browser, path: str, **headers: str) -> str:
@@ -39,16 +38,15 @@ async def text_of(browser: Browser, path: str, **headers: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body.partition("<main")[2])).split())
 
 
-def failing(api: Api) -> ScriptedNetwork:
+def failing(api: Api) -> None:
     api.engine.network.answer = lambda url, webhook_id: 503
-    return api.engine.network
 
 
-async def auto_disabled(api: Api, *, events: int = 4) -> Endpoint:
+@pytest.fixture
+async def auto_disabled(api: Api, endpoint: Endpoint) -> Endpoint:
     """An endpoint past a budget of five: four attempts of the first event, two of the second."""
     failing(api)
-    endpoint = await api.engine.endpoint("https://example.com/hook")
-    await api.engine.send(*[f"e{number}" for number in range(events)])
+    await api.engine.send("e0", "e1", "e2", "e3")
     await api.engine.advance(600)
     return endpoint
 
@@ -111,12 +109,12 @@ async def test_adding_shows_the_key_once(api: Api, browser: Browser) -> None:
         assert endpoint.signing_key not in html.unescape((await browser.get(path)).body.decode())
 
 
-async def test_the_older_header_is_switched_off_and_keyed_on_the_form(api: Api, browser: Browser) -> None:
+async def test_the_older_header_is_switched_off_and_keyed_on_the_form(
+    api: Api, browser: Browser, endpoint: Endpoint
+) -> None:
     """A checkbox, and the key that the receiver has: hidden, kept with ***, given up when emptied."""
-    endpoint = await api.engine.endpoint("https://example.com/hook")
     path = f"/webhooks/{endpoint.id}/edit"
     own = {"x_webhook_signature": "yes", "x_webhook_signature_key": "the receiver's"}
-    fields = {"url": "https://example.com/hook", "every_type": "yes", "success": "200"}
     for sent, expected in (
         (own, (True, "the receiver's")),
         (own | {"x_webhook_signature_key": "***"}, (True, "the receiver's")),
@@ -126,22 +124,23 @@ async def test_the_older_header_is_switched_off_and_keyed_on_the_form(api: Api, 
         shown = (await browser.get(path)).body.decode()
         version = re.search(r'name="version" value="([^"]+)"', shown)
         assert version and "receiver's" not in html.unescape(shown).replace("the receiver's own", "")
-        assert 303 == (await browser.send_form(path, {**fields, **sent, "version": version[1]}, path)).status
+        assert 303 == (await browser.send_form(path, {**FIELDS, **sent, "version": version[1]}, path)).status
         now = api.app.registry.endpoint("default", endpoint.id)
         assert expected == (now.x_webhook_signature, now.x_webhook_signature_key)
         if now.x_webhook_signature_key:
             key = f"/webhooks/{endpoint.id}/key"
             report = await browser.get((await browser.send_form(key, {}, key)).headers["Location"])
             assert "the receiver's" in html.unescape(report.body.decode())
-    refused = await browser.send_form("/webhooks/new", {**fields, "x_webhook_signature_key": "short"}, "/webhooks/new")
+    refused = await browser.send_form("/webhooks/new", {**FIELDS, "x_webhook_signature_key": "short"}, "/webhooks/new")
     assert 422 == refused.status and 'id="x_webhook_signature_key-fault"' in refused.body.decode()
 
 
-async def test_revealing_the_key_is_logged(api: Api, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_revealing_the_key_is_logged(
+    browser: Browser, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """*Reveal* shows it by POST alone, and the log has who looked."""
     said: list[tuple[str, dict[str, object]]] = []
     monkeypatch.setattr("webhookd.log.emit", lambda event, **fields: said.append((event, fields)))
-    endpoint = await api.engine.endpoint("https://example.com/hook")
     path = f"/webhooks/{endpoint.id}/key"
     answer = await browser.get((await browser.send_form(path, {}, path)).headers["Location"])
     assert endpoint.signing_key in html.unescape(answer.body.decode())
@@ -149,9 +148,8 @@ async def test_revealing_the_key_is_logged(api: Api, browser: Browser, monkeypat
     assert [{"workspace": "default", "endpoint_id": endpoint.id, "token_id": "tok_admin"}] == revealed
 
 
-async def test_rotating_shows_the_new_key_and_both_sign(api: Api, browser: Browser) -> None:
+async def test_rotating_shows_the_new_key_and_both_sign(api: Api, browser: Browser, endpoint: Endpoint) -> None:
     """*Make a new key*: another one is shown, the one before lasts for a day."""
-    endpoint = await api.engine.endpoint("https://example.com/hook")
     answer = await browser.send_form(f"/webhooks/{endpoint.id}/rotate-key", {}, f"/webhooks/{endpoint.id}/key")
     rotated = api.app.registry.endpoint("default", endpoint.id)
     shown_at = answer.headers["Location"]
@@ -199,7 +197,7 @@ async def test_editing_keeps_masked_header_values(api: Api, browser: Browser) ->
     )
     path = f"/webhooks/{endpoint.id}/edit"
     assert b"secret" not in (await browser.get(path)).body
-    fields = {"url": endpoint.url, "every_type": "yes", "success": "200", "headers": "x-KEY: ***\nX-New: 2"}
+    fields = {**FIELDS, "url": endpoint.url, "headers": "x-KEY: ***\nX-New: 2"}
     answer = await browser.send_form(path, fields, path)
     assert (303, f"/webhooks/{endpoint.id}?said=changed") == (answer.status, answer.headers["Location"])
     changed = api.app.registry.endpoint("default", endpoint.id)
@@ -209,32 +207,36 @@ async def test_editing_keeps_masked_header_values(api: Api, browser: Browser) ->
     assert changed == api.app.registry.endpoint("default", endpoint.id)
 
 
-async def test_a_form_without_the_version_that_it_showed_saves_nothing(api: Api, browser: Browser) -> None:
+async def test_a_form_without_the_version_that_it_showed_saves_nothing(
+    api: Api, browser: Browser, endpoint: Endpoint
+) -> None:
     """Whatever the field holds."""
-    endpoint = await api.engine.endpoint("https://example.com/hook")
     path = f"/webhooks/{endpoint.id}/edit"
     for version in ("", "x", ".....", "é" * 100):
-        fields = {"url": "https://example.com/", "every_type": "yes", "success": "200", "version": version}
-        assert 409 == (await browser.send_form(path, fields, path)).status
+        assert (
+            409
+            == (await browser.send_form(path, {**FIELDS, "url": "https://x.example/", "version": version}, path)).status
+        )
     assert endpoint == api.app.registry.endpoint("default", endpoint.id)
 
 
-async def test_auto_disabled_says_why_since_when_and_how_many_wait(api: Api, browser: Browser) -> None:
+async def test_auto_disabled_says_why_since_when_and_how_many_wait(browser: Browser, auto_disabled: Endpoint) -> None:
     """The table, the webhook's page and *Enable* all tell of it; the budget names who spent it and until when."""
-    endpoint = await auto_disabled(api)
     table = await text_of(browser, "/webhooks")
     assert "1 event dropped in the last hour" in table
-    assert "1 event dropped in the last hour" in await text_of(browser, f"/webhooks/{endpoint.id}")
+    shown = await text_of(browser, f"/webhooks/{auto_disabled.id}")
     assert "Auto-disabled since 20" in table and "6 of 5" in table and "Spent until 20" in table
-    shown = await text_of(browser, f"/webhooks/{endpoint.id}")
     for words in (
+        "1 event dropped in the last hour",
         "Disabled automatically at 20",
         "More than 5 attempts failed in 30 minutes in this workspace",
         "3 events are held for it, in order.",
         "0 delivered, 6 failed attempts",
     ):
         assert words in shown
-    assert "3 events wait. What should happen to them?" in await text_of(browser, f"/webhooks/{endpoint.id}/enable")
+    assert "3 events wait. What should happen to them?" in await text_of(
+        browser, f"/webhooks/{auto_disabled.id}/enable"
+    )
 
 
 @pytest.mark.parametrize(
@@ -242,37 +244,34 @@ async def test_auto_disabled_says_why_since_when_and_how_many_wait(api: Api, bro
     [("deliver", ["e1", "e2", "e3"], "enabled_delivering"), ("skip", [], "enabled_skipped")],
 )
 async def test_enable_delivers_or_skips_what_waits(
-    api: Api, browser: Browser, choice: str, delivered: list[str], said: str
+    api: Api, browser: Browser, auto_disabled: Endpoint, choice: str, delivered: list[str], said: str
 ) -> None:
     """As the person chose, and the page says how many it was."""
-    endpoint = await auto_disabled(api)
     api.engine.network.answer = lambda url, webhook_id: 200
-    path = f"/webhooks/{endpoint.id}/enable"
+    path = f"/webhooks/{auto_disabled.id}/enable"
     answer = await browser.send_form(path, {"held": choice}, path)
-    assert f"/webhooks/{endpoint.id}?said={said}&n=3" == answer.headers["Location"]
+    assert f"/webhooks/{auto_disabled.id}?said={said}&n=3" == answer.headers["Location"]
     await api.engine.quiet()
-    assert delivered == api.engine.network.ids(endpoint.url, delivered_only=True)
+    assert delivered == api.engine.network.ids(auto_disabled.url, delivered_only=True)
     assert "Enabled: the 3 events that waited" in await text_of(browser, answer.headers["Location"])
 
 
-async def test_what_waits_says_since_when_and_when_it_goes_next(api: Api, browser: Browser) -> None:
+async def test_what_waits_says_since_when_and_when_it_goes_next(api: Api, browser: Browser, endpoint: Endpoint) -> None:
     """Why is it late: so many wait, the oldest since then, the next attempt at that time."""
     failing(api)
-    endpoint = await api.engine.endpoint("https://example.com/hook")
     await api.engine.send("e1", "e2")
     await api.engine.quiet()
     body = (await browser.get(f"/webhooks/{endpoint.id}")).body.decode()
     facts = re.search(r'<dl class="facts">(.*?)</dl>', body, re.DOTALL)
     assert facts is not None
-    first, retry = re.findall(r'datetime="([^"]+)"', facts[1])[0], re.findall(r'datetime="([^"]+)"', facts[1])[-1]
+    first, *_, retry = re.findall(r'datetime="([^"]+)"', facts[1])
     assert '<dd class="figure">2</dd>' in facts[1] and "503" in facts[1]
     assert 30 == (int(retry[14:16]) * 60 + int(retry[17:19]) - int(first[14:16]) * 60 - int(first[17:19])) % 3600
 
 
-async def test_a_test_leads_to_what_came_of_it(api: Api, browser: Browser) -> None:
+async def test_a_test_leads_to_what_came_of_it(api: Api, browser: Browser, endpoint: Endpoint) -> None:
     """*Send test* of a type, in the log as a test, not counted; the page shows the attempt."""
     failing(api)
-    endpoint = await api.engine.endpoint("https://example.com/hook")
     path = f"/webhooks/{endpoint.id}"
     answer = await browser.send_form(f"{path}/test", {"event_type": "order.paid"}, path)
     shown = await text_of(browser, answer.headers["Location"])
@@ -281,9 +280,8 @@ async def test_a_test_leads_to_what_came_of_it(api: Api, browser: Browser) -> No
     assert "A test is not replayed" in shown and "Counted" not in shown
 
 
-async def test_disable_and_delete(api: Api, browser: Browser) -> None:
+async def test_disable_and_delete(api: Api, browser: Browser, endpoint: Endpoint) -> None:
     """*Disable* holds; *Delete* asks first, naming how many would be cancelled, and leaves the log."""
-    endpoint = await api.engine.endpoint("https://example.com/hook")
     path = f"/webhooks/{endpoint.id}"
     await browser.send_form(f"{path}/disable", {}, path)
     await api.engine.send("e1")
@@ -297,9 +295,8 @@ async def test_disable_and_delete(api: Api, browser: Browser) -> None:
     assert "Its webhook was deleted" in await text_of(browser, f"/log/{delivery_id(1)}")
 
 
-async def test_the_log_is_filtered_and_paged(api: Api, browser: Browser) -> None:
+async def test_the_log_is_filtered_and_paged(api: Api, browser: Browser, endpoint: Endpoint) -> None:
     """By webhook, type, state, id and time; newest first; older pages by cursor until there are none."""
-    endpoint = await api.engine.endpoint("https://example.com/hook")
     await api.engine.send(*[f"e{number}" for number in range(60)])
     await api.engine.send("other", event_type="contact.created")
     await api.engine.quiet()
@@ -362,23 +359,9 @@ async def test_a_deleted_webhook_can_still_be_searched_for(api: Api, browser: Br
     assert 422 == nowhere.status
 
 
-async def test_a_refusal_is_explained_in_the_readers_language(browser: Browser) -> None:
-    """Vietnamese says what to do in Vietnamese, and marks the English detail as English."""
-    answer = await browser.send_form(
-        "/webhooks/new",
-        {"url": "http://127.0.0.1/", "every_type": "yes", "success": "200"},
-        "/webhooks/new",
-        Accept_Language="vi",
-    )
-    body = answer.body.decode()
-    assert "webhookd không gửi đến địa chỉ nội bộ." in body
-    assert '<p class="faint" lang="en">' in body
-
-
-async def test_replay_says_how_many_before_it_sends(api: Api, browser: Browser) -> None:
+async def test_replay_says_how_many_before_it_sends(api: Api, browser: Browser, endpoint: Endpoint) -> None:
     """All dropped of a webhook: first the count, nothing sent; then, by POST, all of them."""
     failing(api)
-    endpoint = await api.engine.endpoint("https://example.com/hook")
     await api.engine.send("e1")
     await api.engine.advance(600)
     api.engine.network.answer = lambda url, webhook_id: 200
@@ -394,22 +377,25 @@ async def test_replay_says_how_many_before_it_sends(api: Api, browser: Browser) 
     assert 409 == (await browser.get(f"/log/replay?endpoint={endpoint.id}&state=held")).status
 
 
-async def test_replay_of_one_that_cannot_be_says_why(api: Api, browser: Browser) -> None:
+async def test_replay_of_one_that_cannot_be_says_why(browser: Browser, auto_disabled: Endpoint) -> None:
     """Waiting, or its webhook not active: the page says so and has no button; a form sent all the same is refused."""
-    endpoint = await auto_disabled(api)
     dropped, held = f"/log/{delivery_id(1)}", f"/log/{delivery_id(2)}"
     assert "Enable the webhook to replay it." in await text_of(browser, dropped)
     assert "It still waits, so it needn't be replayed." in await text_of(browser, held)
     for path in (dropped, held):
         assert 409 == (await browser.send_form(f"{path}/replay", {}, path)).status
-    assert 409 == (await browser.get(f"/log/replay?endpoint={endpoint.id}")).status
+    assert 409 == (await browser.get(f"/log/replay?endpoint={auto_disabled.id}")).status
 
 
-async def test_what_is_not_there_is_said_in_the_readers_language(browser: Browser) -> None:
-    """A delivery, a webhook, a workspace that don't exist: 404, a page, in Vietnamese where that is asked for."""
+async def test_errors_are_in_the_readers_language(browser: Browser) -> None:
+    """What doesn't exist is a 404 page; a refused form says what to do, and marks the English detail as English."""
     for path in ("/log/dlv_0000000000009", "/log/nonsense", "/webhooks/ep_x", "/webhooks?workspace=x"):
         answer = await browser.get(path, Accept_Language="vi-VN,vi;q=0.9,en;q=0.1")
         assert (404, True) == (answer.status, "Không tìm thấy" in answer.body.decode())
+    fields = FIELDS | {"url": "http://127.0.0.1/"}
+    body = (await browser.send_form("/webhooks/new", fields, "/webhooks/new", Accept_Language="vi")).body.decode()
+    assert "webhookd không gửi đến địa chỉ nội bộ." in body
+    assert '<p class="faint" lang="en">' in body
 
 
 async def test_the_language_switch_is_remembered(browser: Browser) -> None:
@@ -434,7 +420,7 @@ async def test_a_plan_without_webhooks_is_said(api: Api, browser: Browser) -> No
     await api.app.services.workspaces.change("default", plan="starter")
     shown = await text_of(browser, "/webhooks")
     assert "This workspace's plan has no webhooks" in shown and "Paused by plan" in shown
-    fields = {"url": "https://other.example/", "every_type": "yes", "success": "200"}
+    fields = FIELDS | {"url": "https://other.example/"}
     answer = await browser.send_form("/webhooks/new", fields, "/webhooks/new")
     assert (403, True) == (answer.status, "The plan has no webhooks" in answer.body.decode())
 
