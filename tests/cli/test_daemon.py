@@ -166,25 +166,16 @@ async def test_secrets_come_from_files_and_standard_input(ask: Any, tmp_path: Pa
     edited = await ask("endpoint", "edit", which, "--no-x-webhook-signature", "--x-webhook-signature-key", "", "--json")
     assert (False, None) == (edited.json()["x_webhook_signature"], edited.json()["x_webhook_signature_key"])
     assert "X-Webhook-Signature  not sent" in (await ask("endpoint", "show", which)).out
-    for words, said in (
-        (("--signing-key-file", str(tmp_path / "none")), "none"),
-        (("--signing-key-file", "-", "--signing-key", KEY), "name one of them"),
-        (("--header-file", "-"), "is no header"),
+    edit = ("endpoint", "edit", which)
+    for words, stdin, said in (
+        ((*edit, "--signing-key-file", str(tmp_path / "none")), b"", "none"),
+        ((*edit, "--signing-key-file", "-", "--signing-key", KEY), b"nothing\n", "name one of them"),
+        ((*edit, "--header-file", "-"), b"nothing\n", "is no header"),
+        ((*edit, "--signing-key-file", "-"), b"\xff", "UTF-8"),
+        (("listen", "--port", "0", "--key-file", "-"), b"whsec_short", "signing_key must be"),
     ):
-        refused = await ask("endpoint", "edit", which, *words, stdin=b"nothing\n")
+        refused = await ask(*words, stdin=stdin)
         assert (2, True) == (refused.code, said in refused.err)
-    refused = await ask("endpoint", "edit", which, "--signing-key-file", "-", stdin=b"\xff")
-    assert (2, True) == (refused.code, "UTF-8" in refused.err)
-    refused = await ask("listen", "--port", "0", "--key-file", "-", stdin=b"whsec_short")
-    assert (2, True) == (refused.code, "signing_key must be" in refused.err)
-
-
-async def test_failed_test(ask: Any, endpoint: str, receiver: Receiver) -> None:
-    """A test that fails says why, and is exit code 1."""
-    receiver.answer = lambda _: 503
-    ran = await ask("endpoint", "test", endpoint)
-    assert 1 == ran.code
-    assert ran.out.startswith("Failed: 503")
 
 
 async def test_refusals(ask: Any, endpoint: str, receiver: Receiver) -> None:
@@ -208,7 +199,7 @@ async def test_refusals(ask: Any, endpoint: str, receiver: Receiver) -> None:
 
 
 async def test_drop_log_and_replay(ask: Any, endpoint: str, receiver: Receiver) -> None:
-    """A drop is in the log with all its attempts, and goes out again by `replay`."""
+    """A drop is in the log with all its attempts, and goes out again by `replay`; a failed test is exit code 1."""
     receiver.answer = lambda _: 500
     await ask("send", stdin=SAMPLES[0].read_bytes())
     [dropped] = await settled(ask, 1, "--state", "dropped", "--endpoint", receiver.url, "--since", "1h")
@@ -224,10 +215,14 @@ async def test_drop_log_and_replay(ask: Any, endpoint: str, receiver: Receiver) 
     assert receiver.url in budget.out
     assert (0, "") == (status.code, status.err)
     assert "1 accepted, 0 delivered, 3 failed, 1 dropped" in status.out
+    assert "1 of 1 active, 0 auto-disabled" in status.out
     assert (0, "1 delivery would go out again.\n") == (dry.code, dry.out)
     assert 0 == replayed.code
     assert ["true"] == [one.headers[name] for one in receiver.received if (name := "x-webhook-replay") in one.headers]
     assert (4, 1) == (len(receiver.received), len({each.body for each in receiver.received}))
+    receiver.answer = lambda _: 503
+    failed = await ask("endpoint", "test", endpoint)
+    assert 1 == failed.code and failed.out.startswith("Failed: 503")
 
 
 async def test_backfill(ask: Any, endpoint: str, receiver: Receiver) -> None:
@@ -373,13 +368,15 @@ async def test_follow(ask: Any, endpoint: str, start: Any, tmp_path: Path) -> No
 
 
 async def test_workspaces_and_tokens(ask: Any, run: Any, daemon: Any, tmp_path: Path) -> None:
-    """A workspace of its own with a token of its own, which can do what its scope says and nothing else."""
+    """A workspace with a token of its own, which can do what its scope says and nothing else; a sign-in link."""
     added = await ask("workspace", "add", "acme", "--name", "ACME Ltd", "--notify", "ops@acme.example")
     edited = await ask("workspace", "edit", "acme", "--plan", "enterprise", "--no-notify", "--json")
     listed = await ask("workspace", "list")
     made = await ask("token", "add", "--workspace", "acme", "--scope", "ingest", "--note", "helpdesk", "--json")
     tokens = await ask("token", "list")
     url = (tmp_path / "state" / "address").read_text().strip()
+    link = await ask("open")
+    assert 0 == link.code and link.out.startswith(f"{url}/sign-in#")
     env = {"WEBHOOKD_URL": url, "WEBHOOKD_TOKEN": made.json()["secret"]}
     sent = await run("send", "--workspace", "acme", stdin=SAMPLES[0].read_bytes(), env=env)
     elsewhere = await run("send", stdin=SAMPLES[0].read_bytes(), env=env)
@@ -394,16 +391,6 @@ async def test_workspaces_and_tokens(ask: Any, run: Any, daemon: Any, tmp_path: 
     assert made.json()["secret"] not in tokens.out
     assert (1, 1, 1) == (elsewhere.code, looking.code, ended.code)
     assert 0 == deleted.code
-
-
-async def test_looks(ask: Any, endpoint: str) -> None:
-    """Status and sign-in link of a running daemon."""
-    status = await ask("status")
-    link = await ask("open")
-    assert (0, "") == (status.code, status.err)
-    assert "1 of 1 active, 0 auto-disabled" in status.out
-    assert 0 == link.code
-    assert link.out.startswith("http://127.0.0.1:")
 
 
 async def test_backup(ask: Any, endpoint: str, tmp_path: Path) -> None:

@@ -40,12 +40,15 @@ def port_of(api: Any) -> str:
     return str(api.url.rsplit(":", 1)[1])
 
 
-async def test_by_the_configuration(api: Any, run: Any, state_dir: Path, tmp_path: Path) -> None:
-    """The port comes from the configuration where the caller brings the token."""
+async def test_by_the_configuration_or_by_the_environment(api: Any, run: Any, state_dir: Path, tmp_path: Path) -> None:
+    """The caller brings the token; with `WEBHOOKD_URL` the configuration isn't even read."""
     config = tmp_path / "webhookd.toml"
     config.write_text(f"[listen]\nport = {port_of(api)}\n")
     ran = await run("budget", "--json", "--config", str(config), env={"WEBHOOKD_TOKEN": api.token})
     assert (0, BUDGET, "") == (ran.code, ran.json(), ran.err)
+    env = {"WEBHOOKD_URL": api.url, "WEBHOOKD_TOKEN": api.token, "WEBHOOKD_CONFIG": str(tmp_path / "missing.toml")}
+    ran = await run("budget", "--json", env=env)
+    assert (0, BUDGET) == (ran.code, ran.json())
 
 
 @pytest.mark.parametrize("named", ["--state-dir", "STATE_DIRECTORY", "WEBHOOKD_STATE_DIR"])
@@ -96,22 +99,6 @@ async def test_by_the_unix_socket(api: Any, run: Any, state_dir: Path, tmp_path:
     assert (0, BUDGET) == (by_url.code, by_url.json())
 
 
-async def test_url_and_token_override(api: Any, run: Any, state_dir: Path, tmp_path: Path) -> None:
-    """`WEBHOOKD_URL` and `WEBHOOKD_TOKEN` come before the configuration, which isn't even read."""
-    env = {"WEBHOOKD_URL": api.url, "WEBHOOKD_TOKEN": api.token, "WEBHOOKD_CONFIG": str(tmp_path / "missing.toml")}
-    ran = await run("budget", "--json", env=env)
-    assert (0, BUDGET) == (ran.code, ran.json())
-
-
-async def test_not_running(run: Any, state_dir: Path) -> None:
-    """No daemon listens: exit code 3, the address, and what to do."""
-    (state_dir / "address").write_text("http://127.0.0.1:1\n")
-    ran = await run("budget", "--state-dir", str(state_dir))
-    assert (3, "") == (ran.code, ran.out)
-    assert "http://127.0.0.1:1" in ran.err
-    assert "Is it running?" in ran.err
-
-
 @pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "no token", "too short", "foreign"])
 async def test_a_hostile_token_file_is_neither_sent_nor_shown(
     api: Any, run: Any, state_dir: Path, tmp_path: Path, kind: str
@@ -160,13 +147,19 @@ async def test_a_linked_address_file_is_not_followed(run: Any, state_dir: Path, 
     assert 3 == ran.code
 
 
-async def test_no_token(api: Any, run: Any, state_dir: Path) -> None:
-    """Without a token the API's error is shown, and where a token was looked for."""
+async def test_no_token_and_no_daemon(api: Any, run: Any, state_dir: Path) -> None:
+    """The API's error and where a token was looked for; exit code 3, the address, and what to do."""
     (state_dir / "admin-token").unlink()
     ran = await run("budget", "--state-dir", str(state_dir))
     assert 1 == ran.code
     assert "No token that webhookd knows." in ran.err
     assert f"{state_dir / 'admin-token'} isn't there" in ran.err
+    (state_dir / "admin-token").write_text(api.token)
+    (state_dir / "address").write_text("http://127.0.0.1:1\n")
+    ran = await run("budget", "--state-dir", str(state_dir))
+    assert (3, "") == (ran.code, ran.out)
+    assert "http://127.0.0.1:1" in ran.err
+    assert "Is it running?" in ran.err
 
 
 async def test_ingest_token_sends(api: Any, run: Any, state_dir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from dataclasses import dataclass, replace
+from typing import Any
 
 import orjson
 import pytest
@@ -69,6 +70,23 @@ class Log:
         return await self.store.read(
             lambda db: delivery_log.finished_matching(db, wanted, after_seq=after_seq, limit=limit, late=late)
         )
+
+    async def all_finished(self, wanted: LogFilter, late: Late = never) -> tuple[list[int], int]:
+        """What `finished` finds in steps of five, and in how many steps."""
+        found: list[int] = []
+        go_on: int | None = 0
+        steps = 0
+        while go_on is not None:
+            step, go_on = await self.finished(wanted, after_seq=go_on, limit=5, late=late)
+            found, steps = found + step, steps + 1
+        return found, steps
+
+    async def events(self, **given: Any) -> tuple[list[str], int | None]:
+        """The ids of a page of events, and where the next one goes on."""
+        values = {"event_type": None, "since_ms": None, "until_ms": None, "before_seq": None, "limit": 9, "late": never}
+        found, before = await self.store.read(lambda db: events.page(db, self.workspace.seq, **(values | given)))
+        assert all(event.body is None for event in found)
+        return [event.id for event in found], before
 
     async def states(self, *, paused: bool = False) -> list[DeliveryState]:
         return [view.state for view in await self.page(self.filter(paused=paused))][::-1]
@@ -226,27 +244,21 @@ async def history(log: Log, *, count: int = 120) -> list[DeliveryView]:
     return await log.page(log.filter())
 
 
-FILTERS = [
+FILTERS: list[dict[str, Any]] = [
     {},
-    {"state": S.PENDING},
-    {"state": S.HELD},
-    {"state": S.DELIVERED},
-    {"state": S.DROPPED},
-    {"state": S.EXPIRED},
-    {"state": S.SKIPPED},
-    {"state": S.CANCELLED},
+    *({"state": state} for state in S),
     {"event_type": "comment.created"},
     {"event_type": "nothing.such"},
     {"event_id": "e17"},
     {"event_id": "e17", "state": S.HELD},
-    {"endpoint": 0},
-    {"endpoint": 1, "state": S.HELD, "event_type": "message.sent"},
-    {"endpoint": 2, "state": S.SKIPPED},
-    {"endpoint": 3},
-    {"since": 40},
-    {"until": 40},
-    {"since": 30, "until": 60, "state": S.DELIVERED},
-    {"since": 119, "until": 119},
+    {"endpoint_seq": 0},
+    {"endpoint_seq": 1, "state": S.HELD, "event_type": "message.sent"},
+    {"endpoint_seq": 2, "state": S.SKIPPED},
+    {"endpoint_seq": 3},
+    {"since_ms": 40},
+    {"until_ms": 40},
+    {"since_ms": 30, "until_ms": 60, "state": S.DELIVERED},
+    {"since_ms": 119, "until_ms": 119},
 ]
 
 
@@ -260,15 +272,9 @@ async def test_every_filter_finds_what_a_look_at_every_row_finds(
     assert {*S} == {view.state for view in everything} | {S.PENDING}
     seqs = sorted({view.endpoint_seq for view in everything})
     times = sorted({view.accepted_at_ms for view in everything})
+    places = {"endpoint_seq": seqs, "since_ms": times, "until_ms": times}
     for given in FILTERS:
-        rest = {name: value for name, value in given.items() if name not in ("endpoint", "since", "until")}
-        wanted = replace(log.filter(), **rest)  # type: ignore[arg-type]
-        if "endpoint" in given:
-            wanted = replace(wanted, endpoint_seq=seqs[int(given["endpoint"])])  # type: ignore[call-overload]
-        if "since" in given:
-            wanted = replace(wanted, since_ms=times[int(given["since"])])  # type: ignore[call-overload]
-        if "until" in given:
-            wanted = replace(wanted, until_ms=times[int(given["until"])])  # type: ignore[call-overload]
+        wanted = replace(log.filter(), **{name: places[name][v] if name in places else v for name, v in given.items()})
         expected = [view for view in everything if wanted.matches(view)]
         found: list[DeliveryView] = []
         for _ in range(len(expected) + 1):
@@ -288,11 +294,7 @@ async def test_replaying_takes_what_is_finished_oldest_first(log: Log, state: S 
         for view in reversed(everything)
         if view.state not in delivery_log.WAITING and state in (None, view.state)
     ]
-    found: list[int] = []
-    go_on: int | None = 0
-    while go_on is not None:
-        step, go_on = await log.finished(replace(log.filter(), state=state), after_seq=go_on, limit=5)
-        found += step
+    found, _ = await log.all_finished(replace(log.filter(), state=state))
     assert expected and expected == found
 
 
@@ -304,12 +306,7 @@ async def test_a_replays_search_that_is_late_goes_on_where_it_stopped(
     monkeypatch.setattr(delivery_log, "WINDOW_ROWS", 7)
     for wanted in (log.filter(), replace(log.filter(), state=S.DROPPED), replace(log.filter(), event_type="none")):
         expected, _ = await log.finished(wanted, limit=500)
-        found: list[int] = []
-        go_on: int | None = 0
-        steps = 0
-        while go_on is not None:
-            step, go_on = await log.finished(wanted, after_seq=go_on, limit=5, late=lambda: True)
-            found, steps = found + step, steps + 1
+        found, steps = await log.all_finished(wanted, late=lambda: True)
         assert expected == found and steps > 120 / 7 - 1
 
 
@@ -323,19 +320,8 @@ async def test_a_late_list_of_events_goes_on_where_it_stopped(log: Log, monkeypa
     found: list[str] = []
     before_seq, steps = None, 0
     while steps == 0 or before_seq is not None:
-        page, before_seq = await log.store.read(
-            lambda db, before=before_seq: events.page(  # type: ignore[misc]
-                db,
-                log.workspace.seq,
-                event_type="message.sent",
-                since_ms=None,
-                until_ms=None,
-                before_seq=before,
-                limit=9,
-                late=lambda: True,
-            )
-        )
-        found, steps = found + [event.id for event in page], steps + 1
+        page, before_seq = await log.events(event_type="message.sent", before_seq=before_seq, late=lambda: True)
+        found, steps = found + page, steps + 1
     assert ["e25", "e15", "e5"] == found
     assert 7 <= steps <= 9
 
@@ -387,18 +373,15 @@ async def test_events_are_listed_newest_first_without_their_bodies(log: Log) -> 
         await log.accept(f"e{number}", "message.sent" if number % 2 else "contact.created")
     await log.store.write(lambda db: db.execute("UPDATE events SET body = NULL WHERE id = 'e5'"))
 
-    async def ids(**given: object) -> list[str]:
-        values: dict[str, object] = {"event_type": None, "since_ms": None, "until_ms": None, "before_seq": None}
-        values |= {"limit": 9, "late": never} | given
-        found, _ = await log.store.read(lambda db: events.page(db, log.workspace.seq, **values))  # type: ignore[arg-type]
-        assert all(event.body is None for event in found)
-        return [event.id for event in found]
-
-    assert ["e4", "e3", "e2", "e1", "e0"] == await ids()
-    assert ["e4", "e2", "e0"] == await ids(event_type="contact.created")
-    assert ["e3", "e2"] == await ids(since_ms=1_003, until_ms=1_005)
-    assert ["e4", "e3"] == await ids(limit=2)
-    assert ["e2", "e1", "e0"] == await ids(before_seq=4)
+    for given, expected in (
+        ({}, ["e4", "e3", "e2", "e1", "e0"]),
+        ({"event_type": "contact.created"}, ["e4", "e2", "e0"]),
+        ({"since_ms": 1_003, "until_ms": 1_005}, ["e3", "e2"]),
+        ({"limit": 2}, ["e4", "e3"]),
+        ({"before_seq": 4}, ["e2", "e1", "e0"]),
+    ):
+        found, _ = await log.events(**given)
+        assert expected == found
 
 
 @pytest.mark.parametrize("state", [S.DROPPED, S.HELD, S.EXPIRED])
@@ -414,11 +397,9 @@ async def test_a_quiet_workspaces_rows_do_not_depend_on_a_loud_one(
         for each in quiet:
             await log.fail(each)
     else:
-        code = {S.HELD: deliveries.PENDING, S.EXPIRED: deliveries.EXPIRED}[state]
-        await log.store.write(lambda db: db.execute("UPDATE deliveries SET state = ?", (code,)))
-        await log.store.write(
-            lambda db: db.execute("UPDATE endpoints SET state = 'disabled' WHERE seq = ?", (endpoint.seq,))
-        )
+        await disable(log, endpoint)
+        if state is S.EXPIRED:
+            await log.finish(endpoint, deliveries.EXPIRED)
     loud = await add_workspace(log.store, "loud")
     await add_endpoint(log.store, loud)
     await accept(log.store, loud, *[f"l{number}" for number in range(200)], now_ms=5_000)
