@@ -213,10 +213,8 @@ async def test_a_form_without_the_version_that_it_showed_saves_nothing(
     """Whatever the field holds."""
     path = f"/webhooks/{endpoint.id}/edit"
     for version in ("", "x", ".....", "é" * 100):
-        assert (
-            409
-            == (await browser.send_form(path, {**FIELDS, "url": "https://x.example/", "version": version}, path)).status
-        )
+        fields = {**FIELDS, "url": "https://x.example/", "version": version}
+        assert 409 == (await browser.send_form(path, fields, path)).status
     assert endpoint == api.app.registry.endpoint("default", endpoint.id)
 
 
@@ -234,9 +232,8 @@ async def test_auto_disabled_says_why_since_when_and_how_many_wait(browser: Brow
         "0 delivered, 6 failed attempts",
     ):
         assert words in shown
-    assert "3 events wait. What should happen to them?" in await text_of(
-        browser, f"/webhooks/{auto_disabled.id}/enable"
-    )
+    asked = await text_of(browser, f"/webhooks/{auto_disabled.id}/enable")
+    assert "3 events wait. What should happen to them?" in asked
 
 
 @pytest.mark.parametrize(
