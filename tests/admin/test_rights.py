@@ -111,13 +111,13 @@ async def test_a_bound_admin_changes_neither_plan_nor_who_is_notified(api: Api) 
     """It may take addresses away; an admin of the whole daemon may do all of it."""
     _, secret = await api.app.services.tokens.add("admin", "acme")
     path = "/v1/workspaces/acme"
-    for changes, refusal in (
+    for changes, expected in (
         ({"plan": "starter"}, (403, "forbidden")),
         ({"name": "Acme", "plan": "enterprise"}, (403, "forbidden")),
         ({"notify": ["new@example.com"]}, (409, "mail_disabled")),  # by a link in a mail alone
     ):
         refused = await api.call("PATCH", path, changes, token=secret)
-        assert refusal == (refused.status, refused.code)
+        assert expected == (refused.status, refused.code)
         assert ("acme", "advanced", ()) == tuple(
             getattr(api.app.registry.workspace("acme"), name) for name in ("name", "plan", "notify")
         )

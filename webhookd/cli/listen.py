@@ -295,8 +295,8 @@ class _Added:
 
         try:
             self._client.delete(f"{self._path}/{endpoint_id}")
-        except ApiRefused as refusal:
-            if refusal.status != HTTPStatus.NOT_FOUND:
+        except ApiRefused as error:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
 
 

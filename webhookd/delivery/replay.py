@@ -31,7 +31,7 @@ STEP = 100
 # A replay or a backfill fills no more than this share of what may wait in a workspace: the rest is for live events.
 CAPACITY_SHARE = 0.5
 
-_REFUSALS = {
+_ERRORS = {
     "test": ("not_found", "A test is not replayed: send another one."),
     "gone": ("endpoint_gone", "Its endpoint was deleted; there is nowhere to send to."),
     "not_active": ("endpoint_not_active", "Its endpoint is not active. Enable it first."),
@@ -117,11 +117,11 @@ class Replayer:
         """
         wanted = self._own(delivery)
         if wanted is None:
-            raise ApiError(*_REFUSALS["gone"])
+            raise ApiError(*_ERRORS["gone"])
         _, queued, reasons = await self._step(self._of_log(wanted, once=False), [delivery.seq], 0)
         if not queued:
             (reason,) = reasons
-            raise ApiError(*_REFUSALS[reason])
+            raise ApiError(*_ERRORS[reason])
         log.emit(
             "delivery.replayed",
             workspace=delivery.workspace,

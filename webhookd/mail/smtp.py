@@ -42,7 +42,7 @@ class Receipt:
     refused: list[str] = field(default_factory=list)
     replies: dict[str, list[str]] = field(default_factory=dict)
 
-    def add_refusal(self, recipient: str, code: int, message: str) -> None:
+    def add_refused(self, recipient: str, code: int, message: str) -> None:
         """Add a reply that refuses, in the server's own words."""
         (self.refused if code >= 500 else self.deferred).append(recipient)
         self.replies.setdefault(one_line(f"{code} {message}", _LONGEST_WORDS), []).append(recipient)
@@ -70,19 +70,19 @@ class Conversation:
         self._content_under_way = False
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                refusal = await self._refusal(envelope, recipient)
+                refused = await self._hand_over(envelope, recipient)
                 self._content_under_way = False
-                if refusal is None:
+                if refused is None:
                     receipt.taken.append(recipient)
                     return True
-                receipt.add_refusal(recipient, *refusal)
+                receipt.add_refused(recipient, *refused)
                 with contextlib.suppress(aiosmtplib.SMTPException):
                     await self._smtp.rset()
                 return False
         except _ERRORS as error:
             raise ServerAway(_words(self._where, error), uncertain=self._content_under_way) from error
 
-    async def _refusal(self, envelope: Envelope, recipient: str) -> tuple[int, str] | None:
+    async def _hand_over(self, envelope: Envelope, recipient: str) -> tuple[int, str] | None:
         """MAIL, RCPT and DATA; the server's code and words where it refuses one of them."""
         try:
             await self._smtp.mail(envelope.sender)

@@ -9,7 +9,7 @@ from functools import cache
 from aiohttp import web
 
 from webhookd.web.api import audit, deliveries, endpoints, events, operations, sessions, tokens, workspaces
-from webhookd.web.api.batch_ingest import REFUSALS
+from webhookd.web.api.batch_ingest import REFUSED
 from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.api.openapi import document, paths_of
 from webhookd.web.server.caller_address import ADDRESS_OF, address_behind
@@ -44,7 +44,7 @@ def make_app(services: Services, *, timeouts: RequestTimeouts | None = None) -> 
     app[REQUEST_TIMEOUTS] = timeouts or RequestTimeouts()
     app[MEMORY_LIMIT] = MemoryLimit()
     app[QUESTION_LIMIT] = QuestionLimit(lambda: services.settings().limits.questions_per_token)
-    app[REFUSALS] = Counter()
+    app[REFUSED] = Counter()
     app[STREAMS] = set()
     app[operations.COPYING] = asyncio.Lock()
     app[operations.DOCUMENT] = _document()

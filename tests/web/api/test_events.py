@@ -12,7 +12,7 @@ import pytest
 from tests.support.api import Api, head, running_api, wire
 from webhookd.config import Config, Limits
 from webhookd.rules.parsing import Line
-from webhookd.web.api.batch_ingest import REFUSALS, BatchIngest
+from webhookd.web.api.batch_ingest import REFUSED, BatchIngest
 
 HOOK, OWN = "https://hooks.example/in", "https://own.example/in"
 ONE = b'{"event_type":"message.received","event_id":"a"}'
@@ -226,7 +226,7 @@ async def test_a_thousand_events_leave_the_loop_to_others(api: Api) -> None:
             turns += 1
 
     element = b'{"event_type":"message.received","x":"\\u0065%b"}' % (b"\\u0041" * 1300)  # slow to check
-    batch_ingest = BatchIngest(api.app.services, api.app.registry.workspaces()[0], api.application[REFUSALS])
+    batch_ingest = BatchIngest(api.app.services, api.app.registry.workspaces()[0], api.application[REFUSED])
     counting = asyncio.create_task(count_turns())
     await asyncio.sleep(0)
     before = turns

@@ -31,7 +31,7 @@ async def make_token(api: Api, scope: str, workspace: str | None = None) -> str:
     return secret
 
 
-async def exchange(api: Api, request: str | bytes) -> tuple[int, dict[str, str], bytes]:
+async def ask_raw(api: Api, request: str | bytes) -> tuple[int, dict[str, str], bytes]:
     async with wire(api.port) as line:
         line.send(request)
         return await line.answer()
@@ -175,7 +175,7 @@ async def test_a_revoked_token_is_worthless_at_once(api: Api) -> None:
 async def test_the_host_is_checked_by_name(api: Api, host: str | None, status: int) -> None:
     """Loopback names pass with any port (401: no token), others are 421; none, two (RFC 9112) or no host are 400."""
     host_line = "" if host is None else f"Host: {host}\r\n"
-    found, _, body = await exchange(api, f"GET /openapi.json HTTP/1.1\r\n{host_line}\r\n")
+    found, _, body = await ask_raw(api, f"GET /openapi.json HTTP/1.1\r\n{host_line}\r\n")
     codes = {401: "unauthorized", 421: "wrong_host", 400: "invalid_request"}
     assert (status, codes[status]) == (found, orjson.loads(body)["error"]["code"])
 
@@ -193,8 +193,8 @@ async def test_the_host_is_checked_by_name(api: Api, host: str | None, status: i
 async def test_probes_answer_whatever_the_host(api: Api, path: str, rest: str) -> None:
     """HAProxy's (`option httpchk`: OPTIONS) and Kubernetes' checks name an address, or nothing over HTTP/1.0."""
     for method in ("GET", "OPTIONS"):
-        assert 200 == (await exchange(api, f"{method} {path} {rest}\r\n"))[0]
-    assert 200 != (await exchange(api, f"GET {path}/../v1/status {rest}\r\n"))[0]
+        assert 200 == (await ask_raw(api, f"{method} {path} {rest}\r\n"))[0]
+    assert 200 != (await ask_raw(api, f"GET {path}/../v1/status {rest}\r\n"))[0]
 
 
 def test_configured_names_are_own_names() -> None:
@@ -245,7 +245,7 @@ async def test_unknown_paths_and_methods(api: Api) -> None:
 async def test_path_tricks_are_harmless(api: Api, target: str) -> None:
     """Each is an ordinary error, and the connection's next request is answered as ever."""
     request = f"GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.admin_token}\r\n\r\n"
-    status, headers, body = await exchange(api, request)
+    status, headers, body = await ask_raw(api, request)
     assert status in (400, 404, 405, 421)
     assert orjson.loads(body)["error"]["code"] in ERRORS
     assert "x-evil" not in headers and b"root:" not in body
@@ -326,8 +326,8 @@ async def test_expect_is_understood(api: Api) -> None:
         assert 100 == (await line.answer())[0]
         line.send(ONE)
         assert 202 == (await line.answer())[0]
-    assert 202 == (await exchange(api, sent.replace("HTTP/1.1", "HTTP/1.0").encode() + ONE))[0]
-    assert 400 == (await exchange(api, sent.replace("100-continue", "a miracle")))[0]
+    assert 202 == (await ask_raw(api, sent.replace("HTTP/1.1", "HTTP/1.0").encode() + ONE))[0]
+    assert 400 == (await ask_raw(api, sent.replace("100-continue", "a miracle")))[0]
 
 
 async def test_local_programs_can_be_trusted_to_post_events(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from webhookd.rules.trace_context import parse_trace
 from webhookd.web.services import Services
 
 # How many events and requests of events were refused since the start, by code.
-REFUSALS = web.AppKey("refusals", Counter[str])
+REFUSED = web.AppKey("refused", Counter[str])
 
 LISTED_REJECTIONS = 100
 # Checking a thousand events takes longer than other tasks on the event loop should wait.
@@ -69,12 +69,12 @@ class BatchIngest:
     """The events of one request, on their way into one workspace."""
 
     def __init__(
-        self, services: Services, workspace: Workspace, refusals: Counter[str], trace: str | None = None
+        self, services: Services, workspace: Workspace, refused: Counter[str], trace: str | None = None
     ) -> None:
         self.summary = Summary()
         self._services = services
         self._workspace = workspace
-        self._refusals = refusals
+        self._refused = refused
         self._trace = trace
 
     @property
@@ -124,7 +124,7 @@ class BatchIngest:
                 refused[error.code] += 1
                 self._reject(place, error)
         for code, count in refused.items():
-            note_refusal(self._refusals, self._workspace.id, code, count)
+            count_refused(self._refused, self._workspace.id, code, count)
         if batch:
             self.summary.next_index = batch[-1].place + 1
 
@@ -186,7 +186,7 @@ def conflict(event_id: str) -> ApiError:
     )
 
 
-def note_refusal(refusals: Counter[str], workspace_id: str, code: str, count: int = 1) -> None:
+def count_refused(refused: Counter[str], workspace_id: str, code: str, count: int = 1) -> None:
     """Count and log events that were not accepted."""
-    refusals[code] += count
+    refused[code] += count
     log.emit("event.refused", workspace=workspace_id, reason=code, count=count)

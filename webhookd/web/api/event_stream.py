@@ -14,7 +14,7 @@ from aiohttp import web
 
 from webhookd.errors import ApiError
 from webhookd.rules.parsing import Line, LineSplitter
-from webhookd.web.api.batch_ingest import BatchIngest, Checked, note_refusal, trace_of
+from webhookd.web.api.batch_ingest import BatchIngest, Checked, count_refused, trace_of
 from webhookd.web.server.memory_limit import MEMORY_LIMIT
 from webhookd.web.server.requests import REQUEST_TIMEOUTS, caller, read_arrived, read_some, services_of, workspace_of
 from webhookd.web.server.responses import json_response
@@ -31,14 +31,14 @@ WHITE_SPACE_BYTES = 1024
 class IngestStream:
     """One request's stream."""
 
-    def __init__(self, request: web.Request, refusals: Counter[str]) -> None:
+    def __init__(self, request: web.Request, refused: Counter[str]) -> None:
         self._request = request
-        self._refusals = refusals
+        self._refused = refused
         self._timeouts = request.app[REQUEST_TIMEOUTS]
         self._memory_limit = request.app[MEMORY_LIMIT]
         self._workspace_seq = workspace_of(request).seq
         self._tokens, self._token = services_of(request).tokens, caller(request)
-        self._batch_ingest = BatchIngest(services_of(request), workspace_of(request), refusals, trace_of(request))
+        self._batch_ingest = BatchIngest(services_of(request), workspace_of(request), refused, trace_of(request))
         self._line_max = self._batch_ingest.max_bytes + WHITE_SPACE_BYTES
         self._splitter = LineSplitter(self._line_max)
         self._uncommitted_max = max(UNCOMMITTED_BYTES - self._batch_ingest.max_bytes, SPLIT_BYTES)
@@ -79,7 +79,7 @@ class IngestStream:
         summary = self._batch_ingest.summary
         if error is None:
             return json_response(summary.body(), summary.status())
-        note_refusal(self._refusals, workspace_of(self._request).id, error.code)
+        count_refused(self._refused, workspace_of(self._request).id, error.code)
         after = error.retry_after_seconds
         return json_response(
             {**error.body(), **summary.body(), "next_index": summary.next_index},

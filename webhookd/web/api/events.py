@@ -12,11 +12,11 @@ from webhookd.errors import ApiError
 from webhookd.models import Json
 from webhookd.web.api.batch_ingest import (
     LISTED_REJECTIONS,
-    REFUSALS,
+    REFUSED,
     BatchIngest,
     check_event,
     conflict,
-    note_refusal,
+    count_refused,
     trace_of,
 )
 from webhookd.web.api.event_stream import STREAMS, IngestStream
@@ -126,7 +126,7 @@ async def post_events(request: web.Request) -> web.StreamResponse:
         if result.conflict:
             raise conflict(result.event_id)
     except ApiError as error:
-        note_refusal(request.app[REFUSALS], workspace.id, error.code)
+        count_refused(request.app[REFUSED], workspace.id, error.code)
         raise
     answer: Json = {"event_id": result.event_id, "deliveries": result.deliveries, "duplicate": result.duplicate}
     if not result.deliveries and services.registry.paused(workspace.seq):
@@ -135,14 +135,14 @@ async def post_events(request: web.Request) -> web.StreamResponse:
 
 
 async def _array(request: web.Request, body: bytes) -> web.Response:
-    batch_ingest = BatchIngest(services_of(request), workspace_of(request), request.app[REFUSALS], trace_of(request))
+    batch_ingest = BatchIngest(services_of(request), workspace_of(request), request.app[REFUSED], trace_of(request))
     await batch_ingest.accept(await batch_ingest.check_array(body))
     return ReadyResponse(batch_ingest.summary.body(), batch_ingest.summary.status())
 
 
 async def _stream(request: web.Request) -> web.Response:
     streams = request.app[STREAMS]
-    stream = IngestStream(request, request.app[REFUSALS])
+    stream = IngestStream(request, request.app[REFUSED])
     streams.add(stream)
     try:
         return await stream.run()

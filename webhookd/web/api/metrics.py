@@ -13,7 +13,7 @@ from webhookd.store.store import Db
 from webhookd.web.services import Services
 
 # Present from the start, at 0: else an alert on a rate would miss the first increase.
-_WATCHED_REFUSALS = ("rate_limited", "storage_full", "too_far_behind", "unavailable", "workspace_full")
+_WATCHED_CODES = ("rate_limited", "storage_full", "too_far_behind", "unavailable", "workspace_full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class _Queue:
     oldest_seconds: float
 
 
-async def metric_values(services: Services, refusals: Counter[str], workspace_seq: int | None) -> dict[str, Values]:
+async def metric_values(services: Services, refused: Counter[str], workspace_seq: int | None) -> dict[str, Values]:
     """The current value of every metric of `metrics.METRICS`; if a workspace is given, only of its own."""
-    values = await _all(services, refusals, workspace_seq)
+    values = await _all(services, refused, workspace_seq)
     if workspace_seq is None:
         return values
     workspace = services.registry.workspace(workspace_seq).id  # asked last: while it is there, no other has its id
@@ -36,7 +36,7 @@ async def metric_values(services: Services, refusals: Counter[str], workspace_se
     return {name: {row: value for row, value in rows.items() if row[0] == workspace} for name, rows in own.items()}
 
 
-async def _all(services: Services, refusals: Counter[str], workspace_seq: int | None) -> dict[str, Values]:
+async def _all(services: Services, refused: Counter[str], workspace_seq: int | None) -> dict[str, Values]:
     status = await services.status(None)
     totals, database = status["totals"], status["database"]
     queues = await _queues(services, workspace_seq)
@@ -44,7 +44,7 @@ async def _all(services: Services, refusals: Counter[str], workspace_seq: int | 
         "webhookd_info": {(status["version"],): 1},
         "webhookd_uptime_seconds": {(): status["uptime_seconds"]},
         "webhookd_events_accepted_total": {(): totals["accepted"]},
-        "webhookd_events_refused_total": {(code,): refusals[code] for code in {*_WATCHED_REFUSALS, *refusals}},
+        "webhookd_events_refused_total": {(code,): refused[code] for code in {*_WATCHED_CODES, *refused}},
         "webhookd_auth_failures_total": {(): services.audit.refused_count},
         "webhookd_attempts_total": _attempts(status),
         "webhookd_attempt_seconds": {

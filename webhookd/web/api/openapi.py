@@ -115,7 +115,7 @@ def _operation(route: Route, path: str, schemas: _Schemas) -> Json:
         "parameters": [*_path_parameters(path), *_query_parameters(route, schemas)],
         "responses": {
             **{str(status): _answer(status, form, schemas) for status, form in route.answers.items()},
-            **_refusals(route),
+            **_error_answers(route),
         },
     }
     if route.scope is None:
@@ -177,13 +177,13 @@ def _answer(status: int, form: Any, schemas: _Schemas) -> Json:
     return {"description": description, "content": {_JSON: {"schema": schemas.of(form)}}}
 
 
-def _refusals(route: Route) -> Json:
+def _error_answers(route: Route) -> Json:
     """Per status, the codes that this route may answer with; a status that the row itself gives is left to it."""
     by_status: defaultdict[int, list[str]] = defaultdict(list)
     for code in dict.fromkeys(_codes(route)):
         by_status[ERRORS[code].status].append(code)
     return {
-        str(status): _refusal(status, codes)
+        str(status): _error_answer(status, codes)
         for status, codes in sorted(by_status.items())
         if status not in route.answers
     }
@@ -204,7 +204,7 @@ def _codes(route: Route) -> Iterator[str]:
     yield from route.errors
 
 
-def _refusal(status: int, codes: list[str]) -> Json:
+def _error_answer(status: int, codes: list[str]) -> Json:
     description = " ".join(f"`{code}`: {ERRORS[code].meaning}" for code in codes)
     examples = {code: {"value": ApiError(code, ERRORS[code].meaning).body()} for code in codes}
     content = {_JSON: {"schema": {"$ref": _REF.format(name="Error")}, "examples": examples}}

@@ -21,7 +21,7 @@ from webhookd.errors import ApiError
 from webhookd.models import Json
 from webhookd.rules.event_types import EventType
 from webhookd.store.writer import storage_full
-from webhookd.web.api.batch_ingest import REFUSALS
+from webhookd.web.api.batch_ingest import REFUSED
 from webhookd.web.api.metrics import metric_values
 from webhookd.web.api.schemas import PageSchema
 from webhookd.web.server.requests import Paging, Routes, caller, read_fields, read_query, services_of
@@ -115,7 +115,7 @@ async def show_metrics(request: web.Request) -> web.Response:
     A token bound to a workspace gets those of its workspace alone.
     """
     workspace = _own_workspace(request)
-    values = await metric_values(services_of(request), request.app[REFUSALS], workspace)
+    values = await metric_values(services_of(request), request.app[REFUSED], workspace)
     text = metrics.render(values, process=workspace is None)
     return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
