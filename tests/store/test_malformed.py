@@ -26,7 +26,6 @@ def spoil(state_dir: Path, sql: str, *values: Any) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "field", "repair"),
     [
-        ("url", "::::", "url", "{receiver}/bad"),
         ("headers", "[[1", "headers", {"X-A": "1"}),
         ("headers", '[["X-A", 7]]', "headers", {}),
         ("headers", '[["X-A", "a\\r\\nX-B: 1"]]', "headers", {}),
@@ -64,7 +63,6 @@ async def test_a_malformed_endpoint_is_disabled_and_can_be_repaired(
                 )
                 await d.call("PATCH", path, {"description": "x"}, expect=409)
                 await d.call("POST", f"{path}/test", expect=409)
-                repair = repair.format(receiver=where.url) if field == "url" else repair
                 await d.call("PATCH", path, {field: repair}, expect=200)
             await d.call("POST", f"{path}/enable", expect=200)
             await where.until(2)

@@ -172,15 +172,6 @@ def parse_url(url: str) -> UrlParts:
     return UrlParts(text, scheme, host, _DEFAULT_PORTS[scheme] if port is None else port, address, rest)
 
 
-def is_url(url: object) -> bool:
-    """Whether `parse_url` takes it."""
-    try:
-        parse_url(url)  # type: ignore[arg-type]  # a damaged row may hold anything
-    except ApiError:
-        return False
-    return True
-
-
 def _check_characters(url: str) -> None:
     unsafe = _UNSAFE.search(url)
     if unsafe is not None:

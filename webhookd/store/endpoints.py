@@ -12,7 +12,7 @@ import msgspec
 
 from webhookd.models import MALFORMED, Endpoint, EndpointState, PreviousKey
 from webhookd.rules.signing import is_body_key, is_key
-from webhookd.rules.urls import is_url, normal_form, parse_url
+from webhookd.rules.urls import normal_form, parse_url
 from webhookd.store.malformed import column
 
 # Encrypted where there is a database key: `connection` gives each connection the functions for it.
@@ -240,7 +240,6 @@ def _endpoint(row: tuple[Any, ...]) -> Endpoint:
     keys = column(values[10], tuple[PreviousKey, ...], (PreviousKey("", 0),), where=where.format("previous_keys"))
     body_key: str | None = column(values[12], str | None, "", where=where.format("x_webhook_signature_key"))  # type: ignore[arg-type]
     malformed = {
-        "url": not is_url(values[4]),
         "event_types": not types,
         "headers": not all(name and _is_clean(name + value) for name, value in headers),
         "signing_key": not all(map(is_key, (values[9], *(each.key for each in keys)))),
@@ -248,7 +247,6 @@ def _endpoint(row: tuple[Any, ...]) -> Endpoint:
         "state": values[13] not in set(EndpointState),
     }
     values[3], values[7] = intern(values[3]), intern(values[7])  # thousands have the same
-    values[4] = str(values[4])
     values[5] = tuple(map(intern, types))
     values[8] = () if malformed["headers"] else headers
     values[10] = () if malformed["signing_key"] else keys
