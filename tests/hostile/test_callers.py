@@ -49,7 +49,7 @@ def _read(line: socket.socket) -> bytes:
             got += piece
             head, end, body = got.partition(b"\r\n\r\n")
             if end and len(body) >= _length(head):
-                break
+                return head + end + body[: _length(head)]  # after a 100 the answer may be in the same piece
     except ConnectionResetError:
         pass
     return got
