@@ -40,6 +40,7 @@ def port_of(api: Any) -> str:
     return str(api.url.rsplit(":", 1)[1])
 
 
+@pytest.mark.slow
 async def test_by_the_configuration_or_by_the_environment(api: Any, run: Any, state_dir: Path, tmp_path: Path) -> None:
     """The caller brings the token; with `WEBHOOKD_URL` the configuration isn't even read."""
     config = tmp_path / "webhookd.toml"

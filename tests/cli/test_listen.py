@@ -102,6 +102,7 @@ async def stop(process: asyncio.subprocess.Process) -> list[str]:
     return lines[lines.index(next(filter(lambda line: line.startswith("To get"), lines), lines[0])) + 1 :]
 
 
+@pytest.mark.slow
 async def test_prints_each_event(listening: Any) -> None:
     """One line: time, type, id, attempt, verdict, answer."""
     process, url = await listening("--key", KEY)
@@ -136,6 +137,7 @@ async def test_bodies_are_harmless(listening: Any) -> None:
     assert ["    \\x1b[2J\ufffd", "    2"] == lines[3:]
 
 
+@pytest.mark.slow
 async def test_json(listening: Any) -> None:
     """With `--json` stdout is one object per request and nothing else."""
     process, url = await listening("--json", "--key", KEY)
@@ -160,6 +162,7 @@ async def test_json(listening: Any) -> None:
         (("--status", "204"), [204] * 4),
     ],
 )
+@pytest.mark.slow
 async def test_misbehaves(listening: Any, words: tuple[str, ...], expected: list[int]) -> None:
     """`--fail` and `--status` answer what was asked for."""
     process, url = await listening(*words)
@@ -167,6 +170,7 @@ async def test_misbehaves(listening: Any, words: tuple[str, ...], expected: list
     assert [f"→ {status}" for status in expected] == [line[-5:] for line in await stop(process)]
 
 
+@pytest.mark.slow
 async def test_slow(listening: Any) -> None:
     """`--slow` waits before the answer, and Ctrl-C doesn't wait for it."""
     process, url = await listening("--slow", "0.2")

@@ -207,6 +207,7 @@ async def follow(log_api: Any, start: Any, streams: list[Any], *words: str) -> t
     return seen[: len(streams) + 1], [json.loads(line)["id"] for line in out.splitlines()], err
 
 
+@pytest.mark.slow
 async def test_follow(log_api: Any, start: Any) -> None:
     """The newest first, then what happens, once each; a lost stream goes on after the last event that came."""
     log_api.answers("GET", "/v1/deliveries", {"data": [delivery("dlv_1")], "next": None})
@@ -224,6 +225,7 @@ async def test_follow(log_api: Any, start: Any) -> None:
     assert [{"limit": "10", "endpoint": "ep_1"}] == listed
 
 
+@pytest.mark.slow
 async def test_follow_after_a_long_break(log_api: Any, start: Any) -> None:
     """An id without data counts; where too much was missed, the list is read again, and nothing shown twice."""
     lists = iter(([delivery("dlv_1")], [delivery("dlv_3"), delivery("dlv_2"), delivery("dlv_1")]))

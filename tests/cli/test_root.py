@@ -244,6 +244,7 @@ async def test_a_token_without_workspace_is_good_for_every_one(run: Any) -> None
     assert "[else default]" not in ran.out
 
 
+@pytest.mark.slow
 def test_serve_on_a_terminal_prints_a_link_that_signs_in(tmp_path: Path) -> None:
     """The link is for a person at a terminal; it leads to the running page."""
     ours, theirs = pty.openpty()

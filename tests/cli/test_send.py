@@ -220,6 +220,7 @@ async def test_giving_up(
     assert all(message in ran.err for message in messages)
 
 
+@pytest.mark.slow
 async def test_a_tailing_pipe(ledger: Ledger, start: Any, api: Any) -> None:
     """Lines of a pipe that stays open go on their way; Ctrl-C ends it without a traceback, and says where it was."""
     process = await start("send", env={"WEBHOOKD_URL": api.url, "WEBHOOKD_TOKEN": api.token})

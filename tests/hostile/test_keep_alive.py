@@ -176,6 +176,7 @@ async def test_a_fresh_connection_without_an_answer_is_a_failed_attempt(
         assert (Reason.RESET, False, 1) == (outcome.reason, outcome.connection_retried, receiver.connections)
 
 
+@pytest.mark.slow
 async def test_in_a_daemon_it_takes_nothing_from_the_budget(tmp_path: Path) -> None:
     """A receiver that does it all the time: each event arrives once, at its first attempt, in order."""
     async with ScriptedReceiver(resets) as receiver, daemon(tmp_path / "state", CONFIG) as d:
