@@ -177,6 +177,11 @@ class Accepted(Struct, frozen=True, gc=False):
     conflict: bool = False
     queued: tuple[QueuedDelivery, ...] = ()
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the event was added by this."""
+        return not self.duplicate and not self.conflict
+
 
 class Request(Struct, frozen=True, gc=False):
     """One HTTP request to make: everything that is on the wire but the connection."""

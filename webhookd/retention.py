@@ -2,7 +2,7 @@
 
 A sweep takes small steps, each one command of the writer; after each the writer has twice as long for others.  How long
 a step may take follows from how long the steps before it held the writer (`Pace`).  Between steps the sweep makes small
-checkpoints: SQLite's own (after 64 MiB, for 30 to 70 ms) would come within another command's commit.
+checkpoints of its own, before the log is so full that the writer makes a large one.
 
 By size and by quota the workspace that uses most goes first, its oldest events first, then the oldest of its ids that
 are only remembered.  By size none goes below an equal share, so one that fills the file costs others nothing.

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.bench import processes
-from tests.support.process import ROOT, Daemon
+from tests.support.process import Daemon
 from tests.support.results import recorded
 
 CONFIG = (
@@ -183,19 +183,9 @@ async def quiet(daemon: Daemon, seconds: float) -> tuple[float, float]:
 ARRIVED: dict[str, float] = {}
 
 
-@asynccontextmanager
-async def _noise(name: str, daemon: Daemon, seconds: float) -> AsyncIterator[asyncio.subprocess.Process]:
+def _noise(name: str, daemon: Daemon, seconds: float) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
     token = daemon.admin()["Authorization"].removeprefix("Bearer ")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.fairness", "--noise", name, daemon.url, token, str(seconds),
-        cwd=ROOT, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    return processes.program("-m", "tests.bench.fairness", "--noise", name, daemon.url, token, str(seconds))
 
 
 async def _rate(process: asyncio.subprocess.Process) -> float:

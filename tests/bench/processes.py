@@ -39,14 +39,14 @@ class Peer:
 
 @asynccontextmanager
 async def peer() -> AsyncIterator[Peer]:
-    async with _program("-m", "tests.bench.peer", limit=1 << 26) as process:
+    async with program("-m", "tests.bench.peer", limit=1 << 26) as process:
         assert process.stdout is not None
         yield Peer(process, json.loads(await process.stdout.readline())["port"])
 
 
 @asynccontextmanager
 async def bare_server(loop: str) -> AsyncIterator[tuple[int, int]]:
-    async with _program("-m", "tests.bench.bare", "server", loop) as process:
+    async with program("-m", "tests.bench.bare", "server", loop) as process:
         assert process.stdout is not None
         yield int(await process.stdout.readline()), process.pid
 
@@ -54,7 +54,7 @@ async def bare_server(loop: str) -> AsyncIterator[tuple[int, int]]:
 async def bare_client(loop: str, port: int, endpoints: int, each: int) -> float:
     """Run the bare client to its end; the seconds of processor time that it took."""
     before = os.times()
-    async with _program("-m", "tests.bench.bare", "client", loop, str(port), str(endpoints), str(each)) as process:
+    async with program("-m", "tests.bench.bare", "client", loop, str(port), str(endpoints), str(each)) as process:
         assert 0 == await process.wait()
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
@@ -88,7 +88,8 @@ def _without_uvloop(folder: Path) -> Path:
 
 
 @asynccontextmanager
-async def _program(*arguments: str, limit: int = 1 << 16) -> AsyncIterator[asyncio.subprocess.Process]:
+async def program(*arguments: str, limit: int = 1 << 16) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A program of Python's, its input and output in pipes; killed at the end."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,

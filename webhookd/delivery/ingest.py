@@ -101,7 +101,7 @@ class Ingest:
         )
 
     def _offer(self, results: list[Accepted]) -> None:
-        self.accepted_count += sum(not result.duplicate and not result.conflict for result in results)
+        self.accepted_count += sum(result.is_new for result in results)
         for result in results:
             if result.queued:
                 self._dispatcher.offer(result.queued)
@@ -146,7 +146,7 @@ class Ingest:
             )
 
     def _log(self, workspace_id: str, results: list[Accepted]) -> None:
-        added = [result for result in results if not result.duplicate and not result.conflict]
+        added = [result for result in results if result.is_new]
         if len(results) == 1 and added:
             log.emit(
                 "event.accepted", workspace=workspace_id, event_id=added[0].event_id, deliveries=added[0].deliveries
@@ -169,5 +169,5 @@ def _log_bytes(new: Sequence[NewEvent], results: Sequence[Accepted]) -> int:
     return sum(
         EVENT_BYTES + len(event.body) + DELIVERY_BYTES * result.deliveries
         for event, result in zip(new, results, strict=False)
-        if not result.duplicate and not result.conflict
+        if result.is_new
     )

@@ -80,7 +80,7 @@ class _Capacity:
 class _Source:
     """What is queued, in steps of its numbers: how the next ones are found (after one), judged and queued (at a time).
 
-    `room`: how many numbers for new deliveries were set aside; None: they get the next ones.
+    `capacity`: how many numbers for new deliveries were set aside; None: they get the next ones.
     """
 
     workspace_seq: int
@@ -210,7 +210,7 @@ class Replayer:
             self._running.discard((workspace_seq, endpoint_seq))
 
     async def _all(self, source: _Source, *, dry_run: bool) -> Replayed:
-        """Everything from a source, step by step, until there is no more room: the rest is only counted."""
+        """Everything from a source, step by step, until there is no more capacity: the rest is only counted."""
         total = 0
         go_on: int | None = 0
         reasons: Counter[str] = Counter()

@@ -25,9 +25,7 @@ async def show_audit(page: Page) -> web.StreamResponse:
         fault = error
     own = page.session.token.workspace_seq
     wanted = AuditFilter(own, fields.get("who"), fields.get("what"), since_ms, until_ms)
-    cursor = page.asked("cursor")
-    before_seq = int(cursor) if cursor.isdecimal() and len(cursor) < 19 else None
-    entries, after = await page.services.audit.page(wanted, before_seq, PAGE_ROWS)
+    entries, after = await page.services.audit.page(wanted, page.before_seq, PAGE_ROWS)
     return page.show(
         "audit.html",
         422 if fault else 200,
@@ -36,7 +34,7 @@ async def show_audit(page: Page) -> web.StreamResponse:
         fields=fields,
         wanted=wanted,
         fault=fault,
-        newest=before_seq is None,
+        newest=page.before_seq is None,
         older=page.url("/audit", **fields, cursor=after) if after else "",
         search_on=len(entries) < PAGE_ROWS,
     )

@@ -45,9 +45,7 @@ async def show_log(page: Page) -> web.StreamResponse:
     except ApiError as error:
         everything = await log_filter(page.services, page.workspace, DeliveryFilter())
         return await _list(page, LogForm({}, everything), None, error)
-    cursor = page.asked("cursor")
-    before_seq = int(cursor) if cursor.isdecimal() and len(cursor) < 19 else None
-    return await _list(page, form, before_seq, None)
+    return await _list(page, form, page.before_seq, None)
 
 
 async def _list(page: Page, form: LogForm, before_seq: int | None, fault: ApiError | None) -> web.Response:

@@ -90,6 +90,12 @@ class Page:
         return str(self.request.rel_url.query.get(name, ""))
 
     @property
+    def before_seq(self) -> int | None:
+        """The number before which a page of rows begins, as its `cursor` says; None for the newest."""
+        cursor = self.asked("cursor")
+        return int(cursor) if cursor.isdecimal() and len(cursor) < 19 else None
+
+    @property
     def said(self) -> str:
         """What the change before this page did, as its address says (`?said=enabled&n=12`); "" if nothing."""
         key, number = f"said.{self.asked('said')}", self.asked("n")
