@@ -10,19 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from webhookd import config as config_module
+from webhookd import config_paths
 from webhookd.config import (
     Config,
     Delivery,
     ExtraType,
     Listen,
     Mail,
-    find_config,
-    find_state_dir,
     networks,
     reloadable,
 )
 from webhookd.config_loader import KEYS, VARIABLES, Mistake, check, lines_of, load
+from webhookd.config_paths import find_config, find_state_dir
 from webhookd.errors import EXIT_CONFIG, ConfigError
 from webhookd.secret_files import credential
 
@@ -67,6 +66,8 @@ CONTRACT = {
     "sessions": {"idle_minutes": 120, "max_hours": 12},
     "log": {"format": "auto", "level": "info"},
     "retention": {"max_age_days": 30, "max_size_mb": 2048, "idempotency_hours": 72, "audit_days": 365},
+    "cluster": {"servers": [], "credentials": "", "ca_file": "", "monitor": [], "token_file": "", "advertise": "",
+                "partitions": 16, "lease_seconds": 15, "allow_unsafe": False},
 }  # fmt: skip
 
 
@@ -508,7 +509,7 @@ def test_the_config_is_where_somebody_says_it_is() -> None:
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, dict[str, str]]:
     """The system's state directory and the user's, neither made yet, and the user's environment."""
     system = tmp_path / "var/lib/webhookd"
-    monkeypatch.setattr(config_module, "SYSTEM_STATE_DIR", system)
+    monkeypatch.setattr(config_paths, "SYSTEM_STATE_DIR", system)
     home = tmp_path / "home"
     return system, home / ".local/state/webhookd", {"HOME": str(home)}
 

@@ -1,4 +1,4 @@
-"""The settings: every key with its type, default and range, and where configuration and state are found.
+"""The settings: every key with its type, default and range.
 
 A section of the TOML file is a Struct here, a key is an attribute of the same name (only `mail.from` is `from_`).
 A value is checked by its type and range, by `RULES`, and by `contradictions` between keys.  `_kb` and `_mb` are KiB and
@@ -11,8 +11,7 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -21,9 +20,10 @@ from msgspec import Meta, Struct
 
 from webhookd.text import ascii_name
 
-SYSTEM_STATE_DIR = Path("/var/lib/webhookd")
-USER_STATE_DIR = Path(".local/state/webhookd")
-NEED_RESTART = ("listen", "store")
+NEED_RESTART = ("listen", "store", "cluster")
+
+# What a lease of a partition lasts longer than an attempt, at the least.
+LEASE_MARGIN_SECONDS = 4.0
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -184,6 +184,20 @@ class Retention(_Section, frozen=True, kw_only=True):
     audit_days: Annotated[float, _up_to(3650, "a number of days")] = 365
 
 
+class Cluster(_Section, frozen=True, kw_only=True):
+    """`[cluster]`: several machines over NATS JetStream; without `servers` `webhookd.cluster` isn't loaded."""
+
+    servers: tuple[str, ...] = ()
+    credentials: str = ""
+    ca_file: str = ""
+    monitor: tuple[str, ...] = ()
+    token_file: str = ""
+    advertise: str = ""
+    partitions: Annotated[int, _from_to(1, 1024, "a whole number")] = 16
+    lease_seconds: Annotated[float, _from_to(5, 300, "a number of seconds")] = 15
+    allow_unsafe: bool = False
+
+
 class ExtraType(_Section, frozen=True, kw_only=True):
     """One `[events."…"]`: an event type beside the built-in ones."""
 
@@ -206,6 +220,7 @@ class Config(Struct, frozen=True, kw_only=True):
     sessions: Sessions = Sessions()
     log: Log = Log()
     retention: Retention = Retention()
+    cluster: Cluster = Cluster()
     events: dict[str, ExtraType] = msgspec.field(default_factory=dict)
 
 
@@ -283,7 +298,17 @@ _CIDRS = Rule(
     'a list of networks as CIDR, no bit set after the prefix: ["10.0.0.0/8", "fd00::/8"]',
 )
 
+_NATS_URL = re.compile(r"(nats|tls)://([^\s/?#@]+@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?")
+
 RULES: dict[str, Rule] = {
+    "cluster.servers": Rule(
+        lambda value: all(map(_NATS_URL.fullmatch, value)),
+        'a list of URLs: ["nats://10.0.0.1:4222", "tls://nats.example.com"]',
+    ),
+    "cluster.monitor": Rule(lambda value: all(map(_is_public_url, value)), 'a list of URLs: ["http://10.0.0.1:8222"]'),
+    "cluster.advertise": Rule(
+        lambda value: not value or _is_public_url(value), 'the URL of this machine\'s API: "http://10.0.0.1:8780"'
+    ),
     "listen.host": Rule(is_host, 'an address or name to listen on: "127.0.0.1", "::1", "localhost"'),
     "listen.unix_socket": Rule(
         lambda value: len(os.fsencode(value)) <= 107, 'a path of at most 107 bytes: "/run/webhookd/socket"'
@@ -321,7 +346,7 @@ class Contradiction(NamedTuple):
 
 def contradictions(config: Config) -> Iterator[Contradiction]:
     """What is wrong between keys that are valid on their own."""
-    listen, mail, plans = config.listen, config.mail, config.plans
+    listen, mail, plans, cluster = config.listen, config.mail, config.plans, config.cluster
     if not is_loopback(listen.host) and not listen.insecure_public:
         yield Contradiction(
             ("listen.host", "listen.insecure_public"),
@@ -338,6 +363,13 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     if plans.webhooks_from not in plans.order:
         form = "one of plans.order: " + ", ".join(plans.order)
         yield Contradiction(("plans.webhooks_from", "plans.order"), f'no such plan: "{plans.webhooks_from}"', form)
+    least_seconds = config.delivery.timeout_seconds + LEASE_MARGIN_SECONDS
+    if cluster.servers and cluster.lease_seconds < least_seconds:
+        yield Contradiction(
+            ("cluster.lease_seconds", "delivery.timeout_seconds"),
+            "an attempt could outlast the lease",
+            f"at least {least_seconds:g}: delivery.timeout_seconds and {LEASE_MARGIN_SECONDS:g} more",
+        )
 
 
 def reloadable(old: Config, new: Config) -> tuple[list[str], list[str]]:
@@ -355,29 +387,3 @@ def reloadable(old: Config, new: Config) -> tuple[list[str], list[str]]:
     ]
     fixed = [key for key in changed if key.startswith(tuple(f"{section}." for section in NEED_RESTART))]
     return [key for key in changed if key not in fixed], fixed
-
-
-def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
-    """The file that `--config` or `WEBHOOKD_CONFIG` names; None for neither: the defaults."""
-    named = option or environ.get("WEBHOOKD_CONFIG")
-    return Path(named).expanduser() if named else None
-
-
-def find_state_dir(option: str | None, environ: Mapping[str, str], *, of_running: bool = False) -> Path:
-    """The directory of the database, the tokens and the lock; it isn't created here.
-
-    In this order: `--state-dir` (or `WEBHOOKD_STATE_DIR`), `$STATE_DIRECTORY` (systemd's; the first of several),
-    `/var/lib/webhookd` for root and for users that may write there, `~/.local/state/webhookd`.  Commands pass
-    `of_running`, because the daemon may run as another user: then the system's directory counts even if it isn't
-    readable, unless the user has a directory of their own, so that the error names the missing permission.
-    """
-    named = option or environ.get("WEBHOOKD_STATE_DIR") or environ.get("STATE_DIRECTORY", "").split(":")[0]
-    if named:
-        return Path(named).expanduser().absolute()
-    own = Path(environ.get("HOME") or Path.home()) / USER_STATE_DIR
-    if os.geteuid() == 0 or os.access(SYSTEM_STATE_DIR, os.W_OK | os.X_OK):
-        return SYSTEM_STATE_DIR
-    # With DynamicUser= it is a link into a directory that other users may not enter.
-    if of_running and os.path.lexists(SYSTEM_STATE_DIR) and not own.is_dir():
-        return SYSTEM_STATE_DIR
-    return own

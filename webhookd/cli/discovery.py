@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import click
 
 from webhookd.cli.client import Address, Client, Unreachable
-from webhookd.config import Config, find_config, find_state_dir
+from webhookd.config import Config
 from webhookd.config_loader import load
+from webhookd.config_paths import find_config, find_state_dir
 from webhookd.errors import ConfigError
 from webhookd.rules.ids import is_token
 from webhookd.text import escape

@@ -40,8 +40,9 @@ def serve(call: Call) -> None:
     import asyncio
 
     from webhookd import daemon, log
-    from webhookd.config import Config, find_config, find_state_dir
+    from webhookd.config import Config
     from webhookd.config_loader import load
+    from webhookd.config_paths import find_config, find_state_dir
     from webhookd.errors import FatalError
 
     def read() -> Config:
@@ -96,8 +97,8 @@ def check_config(call: Call, file: str | None) -> None:
     needs a restart, and what is risky. The WEBHOOKD_… variables count too. Without FILE it checks what the daemon
     would read.
     """
-    from webhookd.config import find_config
     from webhookd.config_loader import check, differences, load
+    from webhookd.config_paths import find_config
     from webhookd.config_warnings import warnings
 
     path = find_config(file or call.config, call.environ)

@@ -1,0 +1,1 @@
+"""Several machines that share the work, over NATS JetStream.  Imported only where `[cluster]` is configured."""
