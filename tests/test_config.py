@@ -45,7 +45,8 @@ def only(mistakes: list[Mistake]) -> Mistake:
 
 CONTRACT = {
     "listen": {"host": "127.0.0.1", "port": 8780, "unix_socket": "", "trust_local_ingest": False, "allowed_hosts": [],
-               "public_url": "", "trusted_proxies": [], "ingest_token_file": "", "insecure_public": False},
+               "public_url": "", "trusted_proxies": [],
+               "frame_ancestors": [], "ingest_token_file": "", "insecure_public": False},
     "store": {"path": "webhookd.db", "key_file": "", "min_free_mb": 64},
     "delivery": {"timeout_seconds": 5, "retry_seconds": [30, 60, 90], "success": "200", "max_body_kb": 256},
     "budget": {"limit": 30, "window_seconds": 1800, "disables": "failing", "warn_at": [0.5, 0.8],
@@ -64,6 +65,7 @@ CONTRACT = {
         "questions_per_token": 10,
     },
     "sessions": {"idle_minutes": 120, "max_hours": 12},
+    "page": {"name": "", "logo": "", "accent": ""},
     "log": {"format": "auto", "level": "info"},
     "retention": {"max_age_days": 30, "max_size_mb": 2048, "idempotency_hours": 72, "audit_days": 365},
     "cluster": {"servers": [], "credentials": "", "ca_file": "", "monitor": [], "token_file": "", "advertise": "",

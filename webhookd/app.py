@@ -31,7 +31,7 @@ from webhookd.delivery.test_event import TestEvents
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.errors import ApiError, TemporaryFailure
 from webhookd.mail.mailer import Mailer
-from webhookd.models import QueuedDelivery
+from webhookd.models import LANGUAGES, QueuedDelivery
 from webhookd.retention import Retention
 from webhookd.rules.encryption import PLAIN, Cipher
 from webhookd.rules.event_types import EventTypes
@@ -64,7 +64,7 @@ class App:
         self.live_feed = LiveFeed(clock)
         self.client = Client(config, clock)
         self.transport: Transport = transport or self.client
-        self.mailer = Mailer(store, clock, self.settings, self._recipients_of)
+        self.mailer = Mailer(store, clock, self.settings, self._recipients_of, self._language_of)
         # The dispatcher needs the recorder, which reports to it what was committed: by callbacks, as it comes later.
         self.watchdog = Watchdog(
             self.deps,
@@ -183,6 +183,10 @@ class App:
             if workspace.seq == workspace_seq and workspace.notify:
                 return workspace.notify
         return self._config.mail.notify
+
+    def _language_of(self, workspace_seq: int) -> str:
+        workspace = self.registry.find_workspace(workspace_seq)
+        return workspace.language if workspace else LANGUAGES[0]
 
     def _take_settings(self, config: Config) -> None:
         self._config = config

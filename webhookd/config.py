@@ -50,6 +50,7 @@ Megabytes = Annotated[float, _up_to(1_000_000_000, "a number of MiB")]
 Count = Annotated[int, _from_to(1, 1_000_000_000, "a whole number")]
 Port = Annotated[int, _from_to(0, 65_535, "a port number")]
 RetrySeconds = Annotated[float, _from_to(0.01, 86_400, "a number of seconds")]
+Origin = Annotated[str, Meta(pattern=r"^https?://([a-z0-9-]+(\.[a-z0-9-]+)*|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?$")]
 Share = Annotated[float, _up_to(1, "a share")]
 
 
@@ -68,6 +69,7 @@ class Listen(_Section, frozen=True, kw_only=True):
     allowed_hosts: tuple[str, ...] = ()
     public_url: str = ""
     trusted_proxies: tuple[str, ...] = ()
+    frame_ancestors: Annotated[tuple[Origin, ...], Meta(description='origins: ["https://app.example.com"]')] = ()
     ingest_token_file: str = ""
     insecure_public: bool = False
 
@@ -168,6 +170,14 @@ class Sessions(_Section, frozen=True, kw_only=True):
     max_hours: Annotated[float, _up_to(720, "a number of hours")] = 12
 
 
+class Page(_Section, frozen=True, kw_only=True):
+    """`[page]`: the product's own name, logo and accent on the page."""
+
+    name: Annotated[str, Meta(max_length=60, description="a text of at most 60 characters")] = ""
+    logo: str = ""
+    accent: Annotated[str, Meta(pattern=r"^(#[0-9a-fA-F]{6})?$", description='a colour: "#2a55cc"')] = ""
+
+
 class Log(_Section, frozen=True, kw_only=True):
     """`[log]`: the lines on stdout."""
 
@@ -218,6 +228,7 @@ class Config(Struct, frozen=True, kw_only=True):
     plans: Plans = Plans()
     limits: Limits = Limits()
     sessions: Sessions = Sessions()
+    page: Page = Page()
     log: Log = Log()
     retention: Retention = Retention()
     cluster: Cluster = Cluster()

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import FieldInfo
 
+from webhookd import branding
 from webhookd.config import (
     RULES,
     SECRETS,
@@ -185,7 +186,7 @@ class _Reading:
         self._add_credentials(environ)
         self._add_environment(environ)
         config = self._build()
-        for keys, what, right in contradictions(config):
+        for keys, what, right in (*contradictions(config), *branding.contradictions(config)):
             if self._bad.isdisjoint(keys):
                 path_of = next((tuple(key.split(".")) for key in keys if tuple(key.split(".")) in self._given), ())
                 source = self._given[path_of].source if path_of else self._file or "the defaults"

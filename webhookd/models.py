@@ -15,6 +15,7 @@ from msgspec import Struct
 Json = dict[str, Any]
 
 DEFAULT_WORKSPACE = "default"
+LANGUAGES = ("en", "vi")  # of the page and of mails
 MALFORMED = "malformed"  # why an endpoint is disabled whose row can't be read
 # A workspace's number or its id: see `Registry`.
 WorkspaceKey = int | str
@@ -74,6 +75,7 @@ class Workspace:
     notify: tuple[str, ...]
     created_at_ms: int
     plan_changed_at_ms: int
+    language: str = "en"  # of its mails
     pending: tuple[PendingAddress, ...] = ()
 
     def pending_at(self, now_ms: int) -> tuple[PendingAddress, ...]:
@@ -310,6 +312,19 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Portal:
+    """What a link into the portal gives: one workspace's webhooks and log, and how its page greets the reader.
+
+    `language` and `return_url` are "" where the link names none.
+    """
+
+    workspace_seq: int
+    read_only: bool = False
+    language: str = ""
+    return_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionView:
     """Somebody who is signed in to the page: with which token, where from, until when at the latest."""
 
@@ -320,3 +335,4 @@ class SessionView:
     created_at_ms: int
     last_used_at_ms: int
     expires_at_ms: int
+    portal: Portal | None = None  # of a session of the portal: its token's rights, narrowed to this

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 
 from webhookd import log
@@ -18,7 +18,7 @@ from webhookd.config import is_mail_address
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.errors import ApiError, field_error
-from webhookd.models import DEFAULT_WORKSPACE, PendingAddress, Workspace, WorkspaceKey
+from webhookd.models import DEFAULT_WORKSPACE, LANGUAGES, PendingAddress, Workspace, WorkspaceKey
 from webhookd.store import endpoints, workspaces
 from webhookd.store.store import Db
 
@@ -27,8 +27,8 @@ NAME_CHARACTERS = 200
 NOTIFY_ADDRESSES = 20
 CONFIRM_MS = 48 * 3_600_000
 CODE_BYTES = 24
-# Mails a link to an address: the address, the workspace's id, the link, until when it works (ms since 1970).
-SendConfirmation = Callable[[str, str, str, int], Awaitable[None]]
+# Mails a link to an address: the address, the workspace, the link, until when it works (ms since 1970).
+SendConfirmation = Callable[[str, Workspace, str, int], Awaitable[None]]
 
 
 class Workspaces:
@@ -47,7 +47,13 @@ class Workspaces:
             await self.create(DEFAULT_WORKSPACE, name="Default")
 
     async def create(
-        self, workspace_id: str, *, name: str | None = None, plan: str | None = None, notify: tuple[str, ...] = ()
+        self,
+        workspace_id: str,
+        *,
+        name: str | None = None,
+        plan: str | None = None,
+        notify: tuple[str, ...] = (),
+        language: str = LANGUAGES[0],
     ) -> Workspace:
         """Create a workspace; without a plan it is on the default one (`Plans.default`).
 
@@ -58,13 +64,15 @@ class Workspaces:
         plans = self._plans()
         name = _checked_name(workspace_id if name is None else name)
         plan = plans.default if plan is None else plans.check(plan)
-        notify = _checked_notify(notify)
+        notify, language = _checked_notify(notify), _checked_language(language)
         now_ms = self._clock.wall_ms()
 
         def command(db: Db) -> Workspace:
             if any(each.id == workspace_id for each in workspaces.load(db)):
                 raise ApiError("workspace_exists", f"There is a workspace {workspace_id!r} already.")
-            return workspaces.insert(db, workspace_id=workspace_id, name=name, plan=plan, notify=notify, now_ms=now_ms)
+            return workspaces.insert(
+                db, workspace_id=workspace_id, name=name, plan=plan, notify=notify, language=language, now_ms=now_ms
+            )
 
         workspace = await self._store.write(command, on_commit=self._registry.put_workspace)
         log.emit("workspace.created", workspace=workspace_id, plan=workspace.plan)
@@ -77,16 +85,20 @@ class Workspaces:
         name: str | None = None,
         plan: str | None = None,
         notify: tuple[str, ...] | None = None,
+        language: str | None = None,
         confirm: bool = False,
+        keep_pending: Collection[str] = (),
     ) -> Workspace:
         """Change what is given.  A plan without webhooks stops delivery, one with them starts it again.
 
-        With `confirm` new addresses of `notify` are asked to confirm by mail, and are added once they have.
+        With `confirm` new addresses of `notify` are asked to confirm by mail, and are added once they have.  The
+        links of those that `notify` leaves out are withdrawn, but for `keep_pending`.
         Raises ApiError: `not_found`, `invalid_field`; with `confirm`, and nothing was changed: `mail_disabled`,
         `mail_failed`, `rate_limited`.
         """
         name = None if name is None else _checked_name(name)
         notify = None if notify is None else _checked_notify(notify)
+        language = None if language is None else _checked_language(language)
         if notify is not None and confirm:
             await self._ask_to_confirm(key, notify)
         async with self._lock:
@@ -94,9 +106,11 @@ class Workspaces:
             withdrawn: set[str] = set()
             if name is not None:
                 workspace = replace(workspace, name=name)
+            if language is not None:
+                workspace = replace(workspace, language=language)
             if notify is not None:
                 added = tuple(each for each in notify if each in workspace.notify or not confirm)
-                withdrawn = {each.address for each in workspace.pending} - (set(notify) - set(added))
+                withdrawn = {each.address for each in workspace.pending} - ({*notify, *keep_pending} - set(added))
                 workspace = replace(workspace, notify=added)
             if plan is not None and plan != workspace.plan:
                 plans, paused_before = self._plans(), self._registry.paused(workspace.seq)
@@ -112,7 +126,8 @@ class Workspaces:
             workspace = await self._store.write(
                 lambda db: workspaces.update(db, workspaces.withdraw(db, workspace, withdrawn)), on_commit=on_commit
             )
-        fields = [field for field, value in (("name", name), ("notify", notify), ("plan", plan)) if value is not None]
+        given = {"name": name, "notify": notify, "plan": plan, "language": language}
+        fields = [field for field, value in given.items() if value is not None]
         log.emit("workspace.changed", workspace=workspace.id, plan=workspace.plan, fields=fields)
         return workspace
 
@@ -144,7 +159,7 @@ class Workspaces:
         try:
             for code, pending in codes.items():
                 link = f"{settings.listen.public_url.rstrip('/')}/confirm-address?code={code}"
-                await self._send_confirmation(pending.address, workspace.id, link, until_ms)
+                await self._send_confirmation(pending.address, workspace, link, until_ms)
         except ApiError:
             async with self._lock:
                 now = self._registry.workspace(workspace.seq)
@@ -197,6 +212,12 @@ def _checked_name(name: str) -> str:
     if not name.strip() or len(name) > NAME_CHARACTERS:
         raise field_error("name", f"A workspace's name has 1 to {NAME_CHARACTERS} characters.")
     return name
+
+
+def _checked_language(language: str) -> str:
+    if language not in LANGUAGES:
+        raise field_error("language", f"language is one of {', '.join(LANGUAGES)}.")
+    return language
 
 
 def _checked_notify(addresses: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from webhookd.text import escape
 _ID = click.argument("workspace_id", metavar="ID", shell_complete=complete_workspace)
 _NAME = click.option("--name", metavar="TEXT", help="Its name for people.")
 _PLAN = click.option("--plan", metavar="PLAN", help="Its plan, for instance starter, growth, advanced or enterprise.")
+_LANGUAGE = click.option("--language", type=click.Choice(["en", "vi"]), help="The language of its mails.")
 _NOTIFY = click.option("--notify", multiple=True, metavar="ADDRESS", help="Who gets the notices by mail. Repeat it.")
 
 
@@ -40,10 +41,14 @@ def workspace() -> None:
 @_NAME
 @_PLAN
 @_NOTIFY
+@_LANGUAGE
 @with_call
-def add(call: Call, workspace_id: str, name: str | None, plan: str | None, notify: tuple[str, ...]) -> None:
+def add(
+    call: Call, workspace_id: str, name: str | None, plan: str | None, notify: tuple[str, ...], language: str | None
+) -> None:
     """Add a workspace."""
-    body = {"id": workspace_id, **without_none(name=name, plan=plan, notify=list(notify) or None)}
+    given = without_none(name=name, plan=plan, notify=list(notify) or None, language=language)
+    body = {"id": workspace_id, **given}
     _print(call, call.client().post("/v1/workspaces", body))
 
 
@@ -68,10 +73,18 @@ def list_(call: Call) -> None:
 @_NAME
 @_PLAN
 @_NOTIFY
+@_LANGUAGE
 @click.option("--no-notify", is_flag=True, help="No addresses of its own: the notices go to mail.notify.")
 @with_call
 def edit(
-    call: Call, workspace_id: str, name: str | None, plan: str | None, notify: tuple[str, ...], *, no_notify: bool
+    call: Call,
+    workspace_id: str,
+    name: str | None,
+    plan: str | None,
+    notify: tuple[str, ...],
+    language: str | None,
+    *,
+    no_notify: bool,
 ) -> None:
     """Change a workspace: what isn't named stays. --notify replaces all addresses.
 
@@ -79,7 +92,8 @@ def edit(
     """
     if notify and no_notify:
         raise click.UsageError("--notify sets addresses and --no-notify takes them away: name one of them.")
-    changes = without_none(name=name, plan=plan, notify=list(notify) if notify or no_notify else None)
+    addresses = list(notify) if notify or no_notify else None
+    changes = without_none(name=name, plan=plan, notify=addresses, language=language)
     if not changes:
         raise click.UsageError("nothing to change. See webhookd workspace edit --help.")
     _print(call, call.client().patch(_path(workspace_id), changes))
@@ -100,7 +114,40 @@ def _print(call: Call, one: dict[str, Any]) -> None:
     asked = one.get("pending_notify") or ()
     pending = ", ".join(f"{each['address']} (until {local_time(each['expires_at'])})" for each in asked)
     shown = [("id", one["id"]), ("name", one["name"]), ("plan", one["plan"]), ("notices to", notify)]
-    return fields([*shown, ("to be confirmed", pending)] if pending else shown)
+    language = [("mails in", one["language"])] if "language" in one else []
+    return fields([*shown, *language, *([("to be confirmed", pending)] if pending else [])])
+
+
+@workspace.command(
+    "portal-link",
+    epilog=examples(
+        "webhookd workspace portal-link acme", "webhookd workspace portal-link acme --read-only --language vi"
+    ),
+)
+@_ID
+@click.option(
+    "--expires-in", type=click.IntRange(1, 604_800), metavar="SECONDS", help="How long the link works; without it 600."
+)
+@click.option("--return-url", metavar="URL", help="Where its link back to the product leads.")
+@click.option("--language", type=click.Choice(["en", "vi"]), help="The language of the page.")
+@click.option("--read-only", is_flag=True, help="Nothing can be changed.")
+@with_call
+def portal_link(
+    call: Call,
+    workspace_id: str,
+    expires_in: int | None,
+    return_url: str | None,
+    language: str | None,
+    *,
+    read_only: bool,
+) -> None:
+    """Make a link into a workspace's portal.
+
+    It signs in once, to the webhooks and the log of this workspace and to nothing else.
+    """
+    given = without_none(expires_in_seconds=expires_in, return_url=return_url, language=language)
+    made = call.client().post(f"{_path(workspace_id)}/portal-links", {**given, "read_only": read_only})
+    return print_json(made) if call.as_json else click.echo(escape(made["url"]))
 
 
 @workspace.command(epilog=examples("webhookd workspace delete acme"))

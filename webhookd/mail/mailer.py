@@ -24,7 +24,7 @@ from webhookd.config import Config, Mail
 from webhookd.errors import ApiError, FatalError
 from webhookd.mail.messages import confirmation_message, mailbox, notice_message, test_message
 from webhookd.mail.smtp import STEP_SECONDS, Conversation, Receipt, ServerAway, conversation
-from webhookd.models import Json
+from webhookd.models import Json, Workspace
 from webhookd.store import outbox
 from webhookd.store.outbox import Digest, Envelope, Notice
 from webhookd.store.store import Store
@@ -61,7 +61,7 @@ class _Ready:
 
 
 class Mailer:
-    """Sends the outbox; `run` is a root task.  `recipients` returns the addresses for a workspace (by its number)."""
+    """Sends the outbox; `run` is a root task.  `recipients` and `language` are those of a workspace (by its number)."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class Mailer:
         clock: Clock,
         settings: Callable[[], Config],
         recipients: Callable[[int], tuple[str, ...]],
+        language: Callable[[int], str] = lambda workspace_seq: "en",
         *,
         tls_context: ssl.SSLContext | None = None,
         timeout_seconds: float = STEP_SECONDS,
@@ -76,7 +77,7 @@ class Mailer:
         self._store = store
         self._clock = clock
         self._settings = settings
-        self._recipients = recipients
+        self._recipients, self._language = recipients, language
         self._tls_context = tls_context
         self._timeout_seconds = timeout_seconds
         self._woken = asyncio.Event()
@@ -129,12 +130,14 @@ class Mailer:
             raise ApiError("mail_disabled", "There is no recipient: give an address, or set mail.notify.")
         await self._send_now(to, lambda **head: test_message(settings, **head))
 
-    async def send_confirmation(self, address: str, workspace: str, link: str, until_ms: int) -> None:
+    async def send_confirmation(self, address: str, workspace: Workspace, link: str, until_ms: int) -> None:
         """Send the link by which an address confirms that it wants a workspace's notices; raises like `send_test`."""
         settings = self._settings()
         await self._send_now(
             [address],
-            lambda **head: confirmation_message(settings, workspace=workspace, link=link, until_ms=until_ms, **head),
+            lambda **head: confirmation_message(
+                settings, workspace=workspace.id, link=link, until_ms=until_ms, language=workspace.language, **head
+            ),
         )
 
     async def _send_now(self, to: Sequence[str], written: Callable[..., str]) -> None:
@@ -315,6 +318,7 @@ class Mailer:
                 to=to,
                 now_ms=self._clock.wall_ms(),
                 limited=digest.workspace_seq in self._limited,
+                language=self._language(digest.workspace_seq),
             ),
         )
 

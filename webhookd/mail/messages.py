@@ -19,25 +19,14 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from webhookd.config import Config
+from webhookd.mail.words import WORDS, Words
 from webhookd.models import DEFAULT_WORKSPACE, Json, Reason
 from webhookd.store.outbox import Notice
-from webhookd.text import ascii_name, duration_words, one_line
+from webhookd.text import ascii_name, one_line
 
 SHOWN_IN_FULL = 20
 _LONGEST_TEXT = 400
 _HOSTS_IN_SUBJECT = 2
-
-_REASONS = {
-    Reason.STATUS: "the answer was not a success",
-    Reason.TIMEOUT: "no complete answer in time",
-    Reason.DNS: "the host name could not be resolved",
-    Reason.REFUSED: "the connection was refused",
-    Reason.RESET: "the connection was closed before the answer was complete",
-    Reason.TLS: "the TLS connection could not be made",
-    Reason.BLOCKED_ADDRESS: "the address is one that webhookd doesn't send to",
-    Reason.PROTOCOL: "the answer was not valid HTTP",
-    Reason.LOCAL: "a fault of webhookd's own machine, not counted",
-}
 
 # Folded to 78 characters a long subject would begin on a line of its own, and some programs show the space before it.
 _LONG_HEADERS = SMTP.clone(max_line_length=900)
@@ -53,37 +42,48 @@ _TEMPLATES = Environment(
 
 
 def notice_message(
-    notices: Sequence[Notice], settings: Config, *, sender: str, to: Sequence[str], now_ms: int, limited: bool = False
+    notices: Sequence[Notice],
+    settings: Config,
+    *,
+    sender: str,
+    to: Sequence[str],
+    now_ms: int,
+    limited: bool = False,
+    language: str = "en",
 ) -> str:
     """One mail with all of `notices` (of one workspace), ready to send: ASCII, under the first notice's Message-ID.
 
     `limited`: they waited because the workspace had as many mails as an hour allows.
     """
+    words = WORDS[language]
     shown = {
-        kind: [show(each.payload, settings) for each in notices if each.kind == kind] for kind, show in _SHOWN.items()
+        kind: [show(each.payload, settings, words) for each in notices if each.kind == kind]
+        for kind, show in _SHOWN.items()
     }
     disabled = shown["auto_disabled"]
     facts = {
-        "headline": _headline(shown),
+        "headline": _headline(shown, words),
         "dropped": shown["dropped"],
         "held": shown["expired"] + shown["expiring"],
         "disabled": disabled[:SHOWN_IN_FULL],
         "more_disabled": disabled[SHOWN_IN_FULL:],
         "warned": shown["budget_warned"],
-        "timeout": duration_words(settings.delivery.timeout_seconds),
-        "hold": f"{duration_words(settings.hold.max_age_hours * 3600)} and {settings.hold.max_events:,} events",
+        "timeout": words.duration(settings.delivery.timeout_seconds),
+        "hold": words.hold.format(
+            time=words.duration(settings.hold.max_age_hours * 3600), n=words.number(settings.hold.max_events)
+        ),
         "page": clean(settings.listen.public_url),
         "gathered": len(notices) if limited else 0,
         "max_per_hour": settings.mail.max_per_hour,
     }
-    subject = _subject(shown)
-    return _mail("notice", facts, subject, sender=sender, to=to, message_id=notices[0].message_id, now_ms=now_ms)
+    subject, template = _subject(shown, words), _named("notice", language)
+    return _mail(template, facts, subject, sender=sender, to=to, message_id=notices[0].message_id, now_ms=now_ms)
 
 
 def test_message(settings: Config, *, sender: str, to: Sequence[str], message_id: str, now_ms: int) -> str:
     """The mail of `webhookd mail test`."""
     facts = {"at": _moment(datetime.fromtimestamp(now_ms / 1000, UTC)), "page": clean(settings.listen.public_url)}
-    subject = "[webhookd] Test: notices of disabled webhooks come like this"
+    subject = f"[webhookd] {WORDS['en'].test_subject}"
     return _mail("test", facts, subject, sender=sender, to=to, message_id=message_id, now_ms=now_ms)
 
 
@@ -97,6 +97,7 @@ def confirmation_message(
     to: Sequence[str],
     message_id: str,
     now_ms: int,
+    language: str = "en",
 ) -> str:
     """The mail that asks an address whether it wants a workspace's notices: nothing in it is a customer's own text."""
     facts = {
@@ -105,8 +106,10 @@ def confirmation_message(
         "link": link,
         "until": _moment(datetime.fromtimestamp(until_ms / 1000, UTC)),
     }
-    subject = f"[webhookd {facts['workspace']}] Confirm: notices about webhooks to this address?"
-    return _mail("confirm", facts, subject, sender=sender, to=to, message_id=message_id, now_ms=now_ms)
+    subject = f"[webhookd {facts['workspace']}] {WORDS[language].confirm_subject}"
+    return _mail(
+        _named("confirm", language), facts, subject, sender=sender, to=to, message_id=message_id, now_ms=now_ms
+    )
 
 
 def mailbox(address: str) -> str:
@@ -126,7 +129,11 @@ def clean(value: object, longest: int = _LONGEST_TEXT) -> str:
 # The facts, as the templates take them
 
 
-def _of_endpoint(payload: Json, settings: Config) -> dict[str, Any]:
+def _named(template: str, language: str) -> str:
+    return template if language == "en" else f"{template}.{language}"
+
+
+def _of_endpoint(payload: Json, settings: Config, words: Words) -> dict[str, Any]:
     """What the notices about an endpoint have in common; `where` completes a command."""
     endpoint, workspace = payload["endpoint"], str(payload["workspace"])
     where = "" if workspace == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(clean(workspace))}"
@@ -138,65 +145,69 @@ def _of_endpoint(payload: Json, settings: Config) -> dict[str, Any]:
         "description": _unlinked(clean(endpoint.get("description"))),
         "workspace": clean(workspace),
         "at": _time(payload.get("at")),
-        "failures": [_failure(each) for each in payload.get("failures") or ()],
-        "waiting": "1 event waits" if waiting == 1 else f"{waiting:,} events wait",
+        "failures": [_failure(each, words) for each in payload.get("failures") or ()],
+        "waiting": words.waiting(waiting),
         "command": f"webhookd endpoint enable {clean(endpoint['id'])}{where}",
         "link": _page_of(settings.listen.public_url, workspace, str(endpoint["id"])),
         "where": where,
     }
 
 
-def _disabled(payload: Json, settings: Config) -> dict[str, Any]:
+def _disabled(payload: Json, settings: Config, words: Words) -> dict[str, Any]:
     spent_until = _parsed(payload.get("spent_until"))
-    too_many = f"more than {payload['limit']} failures in {duration_words(payload['window_seconds'])}"
-    return _of_endpoint(payload, settings) | {
-        "why": clean(payload.get("message")) or f"{too_many}.",
+    too_many = words.too_many.format(limit=payload["limit"], window=words.duration(payload["window_seconds"]))
+    message = clean(payload.get("message")) if words.language == "en" else ""  # it is in English
+    return _of_endpoint(payload, settings, words) | {
+        "why": message or f"{too_many}.",
         "too_many": too_many,
         "spent_until": f"{spent_until:%H:%M} UTC" if spent_until else "",
     }
 
 
-def _held(payload: Json, settings: Config) -> dict[str, Any]:
+def _held(payload: Json, settings: Config, words: Words) -> dict[str, Any]:
     """Held events that will expire, or the first of which did."""
     limits = {
-        "max_age_hours": f"it was held for {duration_words(settings.hold.max_age_hours * 3600)}",
-        "max_events": f"more than {settings.hold.max_events:,} wait",
-        "max_mb": f"what waits takes more than {settings.hold.max_mb:g} MiB",
+        "max_age_hours": words.held_for.format(time=words.duration(settings.hold.max_age_hours * 3600)),
+        "max_events": words.held_count.format(n=words.number(settings.hold.max_events)),
+        "max_mb": words.held_size.format(mb=words.decimal(f"{settings.hold.max_mb:g}")),
     }
-    return _of_endpoint(payload, settings) | {
+    return _of_endpoint(payload, settings, words) | {
         "paused": bool(payload.get("paused")),
         "expires_at": _time(payload["expires_at"]) if "expires_at" in payload else "",
         "limit": limits.get(str(payload.get("reason")), ""),
     }
 
 
-def _dropped(payload: Json, settings: Config) -> dict[str, Any]:
-    facts = _of_endpoint(payload, settings)
+def _dropped(payload: Json, settings: Config, words: Words) -> dict[str, Any]:
+    facts = _of_endpoint(payload, settings, words)
     return facts | {
         "event": f"{clean(payload.get('event_id'))} ({clean(payload.get('event_type'))})",
         "command": f"webhookd replay --endpoint {facts['id']} --since 1d{facts['where']}",
     }
 
 
-def _failure(attempt: Json) -> dict[str, str]:
+def _failure(attempt: Json, words: Words) -> dict[str, str]:
     reason = attempt.get("reason")
-    words = _REASONS[Reason(reason)] if reason in set(Reason) else "the attempt failed"
+    why = words.reasons[Reason(reason)] if reason in set(Reason) else words.failed
+    detail = clean(attempt.get("detail"))
+    if detail and words.language != "en":
+        detail = f"{why} ({detail})"  # the detail is the machine's own, in English
     return {
         "at": _time(attempt.get("started_at")),
         "status": clean(attempt["status"]) if attempt.get("status") is not None else "–",
-        "reason": clean(attempt.get("detail")) or words,
+        "reason": detail or why,
     }
 
 
-def _warned(payload: Json, _: Config) -> dict[str, Any]:
-    share = f"{float(payload['fraction']) * 100:g} %"
+def _warned(payload: Json, _: Config, words: Words) -> dict[str, Any]:
+    share = words.percent.format(n=words.decimal(f"{float(payload['fraction']) * 100:g}"))
     return {
         "workspace": clean(payload["workspace"]),
         "at": _time(payload.get("at")),
         "share": share,
         "failures": int(payload["failures"]),
         "limit": int(payload["limit"]),
-        "window": duration_words(payload["window_seconds"]),
+        "window": words.duration(payload["window_seconds"]),
         "by_endpoint": [
             {"failures": int(each["failures"]), "url": _without_query(each["url"]), "id": clean(each["id"])}
             for each in payload.get("by_endpoint") or ()
@@ -205,7 +216,7 @@ def _warned(payload: Json, _: Config) -> dict[str, Any]:
 
 
 # How each kind is shown; a mail of several is named by the first one here that it has.
-_SHOWN: dict[str, Callable[[Json, Config], dict[str, Any]]] = {
+_SHOWN: dict[str, Callable[[Json, Config, Words], dict[str, Any]]] = {
     "auto_disabled": _disabled,
     "expired": _held,
     "expiring": _held,
@@ -214,33 +225,25 @@ _SHOWN: dict[str, Callable[[Json, Config], dict[str, Any]]] = {
 }
 
 
-def _subject(shown: dict[str, list[dict[str, Any]]]) -> str:
+def _subject(shown: dict[str, list[dict[str, Any]]], words: Words) -> str:
     kind, first = next((kind, each) for kind, each in shown.items() if each)
     workspace = first[0]["workspace"]
     tag = "[webhookd]" if workspace == DEFAULT_WORKSPACE else f"[webhookd {workspace}]"
     if kind == "budget_warned":
-        return f"{tag} {_headline(shown)}"
+        return f"{tag} {_headline(shown, words)}"
     hosts = list(dict.fromkeys(each["host"] for each in first))
     named = ", ".join(hosts[:_HOSTS_IN_SUBJECT])
     if len(hosts) > _HOSTS_IN_SUBJECT:
-        named += f" and {len(hosts) - _HOSTS_IN_SUBJECT} more"
-    return f"{tag} {_headline(shown)} ({named})"
+        named = words.more_hosts.format(hosts=named, n=len(hosts) - _HOSTS_IN_SUBJECT)
+    return f"{tag} {_headline(shown, words)} ({named})"
 
 
-def _headline(shown: dict[str, list[dict[str, Any]]]) -> str:
+def _headline(shown: dict[str, list[dict[str, Any]]], words: Words) -> str:
     kind, first = next((kind, each) for kind, each in shown.items() if each)
-    of_several = "" if len(first) == 1 else f" of {len(first)} webhooks"
-    if kind == "auto_disabled":
-        many = "Webhook" if len(first) == 1 else f"{len(first)} webhooks"
-        return f"{many} disabled: {first[0]['too_many']}"
-    if kind == "expired":
-        return f"Held events{of_several} expired"
-    if kind == "expiring":
-        return f"Held events{of_several} expire within 12 hours"
-    if kind == "dropped":
-        return "Webhook drops events" if len(first) == 1 else f"{len(first)} webhooks drop events"
-    last = first[-1]
-    return f"Failure budget {last['share']} spent: {last['failures']} of {last['limit']} failures in {last['window']}"
+    of_several = len(first) > 1 and kind != "budget_warned"  # the last warning says it all
+    return words.headlines[f"{kind}.many" if of_several else kind].format(
+        n=len(first), **first[-1 if kind == "budget_warned" else 0]
+    )
 
 
 def _unlinked(text: str) -> str:

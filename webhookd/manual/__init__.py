@@ -7,7 +7,7 @@ import re
 
 # Sections with their topics, in reading order.  A topic is the name of its file without `.md`.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Use": ("sending", "receiving", "event-types", "filters-and-ordering", "cli", "api"),
+    "Use": ("sending", "portal", "receiving", "event-types", "filters-and-ordering", "cli", "api"),
     "Run": ("installing", "configuration", "operating", "recovery", "security", "scaling-out"),
     "Understand": ("behaviour", "architecture", "decisions", "changes"),
 }

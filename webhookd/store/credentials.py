@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 
-from webhookd.models import AuditEntry, AuditFilter, SessionView, Token
+from webhookd.models import AuditEntry, AuditFilter, Portal, SessionView, Token
 from webhookd.store import workspaces
 
 SESSIONS_PER_TOKEN = 100
+PORTAL_LINKS_PER_WORKSPACE = 100
 
 
 def put_token(
@@ -63,13 +64,17 @@ def put_session(
 ) -> list[str]:
     """Add a session of the token with this hash, if there is one, and remove those that have ended.
 
-    Beyond `SESSIONS_PER_TOKEN` the token's least used ones end for it; returns their ids.
+    Beyond `SESSIONS_PER_TOKEN` the token's least used ones end for it, or the portal's of its workspace; returns
+    their ids.
     """
+    portal = session.portal or Portal(0)
+    portal_seq = session.portal.workspace_seq if session.portal else None
     db.execute("DELETE FROM sessions WHERE expires_at <= ?", (session.created_at_ms,))
     db.execute(
         "INSERT INTO sessions "
-        "(secret_sha256, id, token_id, token_sha256, address, created_at, last_used_at, expires_at) "
-        "SELECT ?1, ?2, id, ?3, ?4, ?5, ?6, ?7 FROM tokens WHERE secret_sha256 = ?3",
+        "(secret_sha256, id, token_id, token_sha256, address, created_at, last_used_at, expires_at, "
+        "workspace_seq, read_only, language, return_url) "
+        "SELECT ?1, ?2, id, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 FROM tokens WHERE secret_sha256 = ?3",
         (
             secret_sha256,
             session.id,
@@ -78,11 +83,16 @@ def put_session(
             session.created_at_ms,
             session.last_used_at_ms,
             session.expires_at_ms,
+            portal_seq,
+            portal.read_only,
+            portal.language,
+            portal.return_url,
         ),
     )
     ended = db.execute(
-        "SELECT id FROM sessions WHERE token_id = ? ORDER BY last_used_at DESC, id DESC LIMIT -1 OFFSET ?",
-        (session.token_id, SESSIONS_PER_TOKEN),
+        "SELECT id FROM sessions WHERE token_id = ? AND workspace_seq IS ? "
+        "ORDER BY last_used_at DESC, id DESC LIMIT -1 OFFSET ?",
+        (session.token_id, portal_seq, SESSIONS_PER_TOKEN),
     ).fetchall()
     delete_sessions(db, [each for (each,) in ended])
     return [each for (each,) in ended]
@@ -97,18 +107,62 @@ def find_sessions(
 ) -> list[tuple[SessionView, bytes]]:
     """Sessions, oldest first, each with the hash of its token's secret at sign-in; ended ones may still be there.
 
-    All, or the one with this cookie, hashed, or those of a workspace's tokens, or of one token.
+    All, or the one with this cookie, hashed, or those in one workspace alone, or those of one token but the portal's.
     """
     rows = db.execute(
-        "SELECT s.id, s.token_id, w.id, s.address, s.created_at, s.last_used_at, s.expires_at, s.token_sha256 "
-        "FROM sessions s JOIN tokens t ON t.id = s.token_id LEFT JOIN workspaces w ON w.seq = t.workspace_seq "
+        "SELECT s.id, s.token_id, w.id, s.address, s.created_at, s.last_used_at, s.expires_at, s.token_sha256, "
+        "s.workspace_seq, s.read_only, s.language, s.return_url "
+        "FROM sessions s JOIN tokens t ON t.id = s.token_id "
+        "LEFT JOIN workspaces w ON w.seq = coalesce(s.workspace_seq, t.workspace_seq) "
         + ("WHERE s.secret_sha256 = :secret_sha256" if secret_sha256 is not None else "")
-        + ("WHERE t.workspace_seq = :workspace_seq" if workspace_seq is not None else "")
-        + ("WHERE t.id = :token_id" if token_id is not None else "")
+        + ("WHERE coalesce(s.workspace_seq, t.workspace_seq) = :workspace_seq" if workspace_seq is not None else "")
+        + ("WHERE t.id = :token_id AND s.workspace_seq IS NULL" if token_id is not None else "")
         + " ORDER BY s.id",
         {"secret_sha256": secret_sha256, "workspace_seq": workspace_seq, "token_id": token_id},
     ).fetchall()
-    return [(SessionView(*row[:-1]), row[-1]) for row in rows]
+    return [
+        (replace(SessionView(*row[:7]), portal=None if row[8] is None else _portal(row[8:])), row[7]) for row in rows
+    ]
+
+
+def _portal(row: tuple[int, int, str, str]) -> Portal:
+    return Portal(row[0], bool(row[1]), row[2], row[3])
+
+
+def put_portal_link(
+    db: sqlite3.Connection, portal: Portal, *, code_sha256: bytes, token: Token, now_ms: int, expires_at_ms: int
+) -> bool:
+    """Add a link into the portal; False if its token was revoked.  ApiError `not_found` if the workspace was deleted.
+
+    Of the unused ones of a workspace the oldest beyond `PORTAL_LINKS_PER_WORKSPACE` go.
+    """
+    workspaces.require(db, portal.workspace_seq)
+    db.execute("DELETE FROM portal_links WHERE expires_at <= ?", (now_ms,))
+    made = db.execute(
+        "INSERT INTO portal_links SELECT ?, id, secret_sha256, ?, ?, ?, ?, ?, ? FROM tokens WHERE id = ?",
+        (code_sha256, *astuple(portal), now_ms, expires_at_ms, token.id),
+    ).rowcount
+    db.execute(
+        "DELETE FROM portal_links WHERE code_sha256 IN (SELECT code_sha256 FROM portal_links WHERE workspace_seq = ? "
+        "ORDER BY created_at DESC LIMIT -1 OFFSET ?)",
+        (portal.workspace_seq, PORTAL_LINKS_PER_WORKSPACE),
+    )
+    return made == 1
+
+
+def find_portal_link(db: sqlite3.Connection, code_sha256: bytes, now_ms: int) -> tuple[Portal, bytes] | None:
+    """What an unused link gives, and the hash of its token's secret; None if there is no such link."""
+    rows = db.execute(
+        "SELECT workspace_seq, read_only, language, return_url, token_sha256 FROM portal_links "
+        "WHERE code_sha256 = ? AND expires_at > ?",
+        (code_sha256, now_ms),
+    ).fetchall()
+    return (_portal(rows[0][:4]), rows[0][4]) if rows else None
+
+
+def use_portal_link(db: sqlite3.Connection, code_sha256: bytes) -> bool:
+    """Use a link up; False if it was used, withdrawn or deleted with its workspace meanwhile."""
+    return db.execute("DELETE FROM portal_links WHERE code_sha256 = ?", (code_sha256,)).rowcount == 1
 
 
 def delete_sessions(db: sqlite3.Connection, session_ids: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ DELIVERY_BYTES = 400
 
 HOUR_MS = 3_600_000
 
-_COLUMNS = "seq, id, name, plan, notify, created_at, plan_changed_at"
+_COLUMNS = "seq, id, name, plan, notify, created_at, plan_changed_at, language"
 
 
 def load(db: sqlite3.Connection) -> list[Workspace]:
@@ -51,13 +51,20 @@ def log_bytes_of(db: sqlite3.Connection, seq: int) -> int:
 
 
 def insert(
-    db: sqlite3.Connection, *, workspace_id: str, name: str, plan: str, notify: tuple[str, ...], now_ms: int
+    db: sqlite3.Connection,
+    *,
+    workspace_id: str,
+    name: str,
+    plan: str,
+    notify: tuple[str, ...],
+    language: str,
+    now_ms: int,
 ) -> Workspace:
     """Add a workspace; IntegrityError where one with this id exists."""
     row = db.execute(
-        "INSERT INTO workspaces (id, name, plan, notify, created_at, plan_changed_at) VALUES (?, ?, ?, ?, ?, ?) "
-        f"RETURNING {_COLUMNS}",
-        (workspace_id, name, plan, orjson.dumps(notify).decode(), now_ms, now_ms),
+        "INSERT INTO workspaces (id, name, plan, notify, created_at, plan_changed_at, language) "
+        f"VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING {_COLUMNS}",
+        (workspace_id, name, plan, orjson.dumps(notify).decode(), now_ms, now_ms, language),
     ).fetchall()[0]
     return _workspace(row)
 
@@ -66,12 +73,13 @@ def update(db: sqlite3.Connection, workspace: Workspace) -> Workspace:
     """Write the fields of a workspace that can change.  ApiError `not_found` if it was deleted."""
     require(db, workspace.seq)
     db.execute(
-        "UPDATE workspaces SET name = ?, plan = ?, notify = ?, plan_changed_at = ? WHERE seq = ?",
+        "UPDATE workspaces SET name = ?, plan = ?, notify = ?, plan_changed_at = ?, language = ? WHERE seq = ?",
         (
             workspace.name,
             workspace.plan,
             orjson.dumps(workspace.notify).decode(),
             workspace.plan_changed_at_ms,
+            workspace.language,
             workspace.seq,
         ),
     )
@@ -119,15 +127,16 @@ def to_confirm(db: sqlite3.Connection, code_sha256: bytes, now_ms: int) -> tuple
 
 
 def delete(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
-    """Mark it deleted; its tokens and links go, its log in small steps later (`retention`).  ApiError `not_found`."""
+    """Mark it deleted: its tokens, sessions and links go, its log in small steps later.  ApiError `not_found`."""
     require(db, seq)
     db.execute("UPDATE workspaces SET deleted_at = ? WHERE seq = ?", (now_ms, seq))
     db.execute("DELETE FROM tokens WHERE workspace_seq = ?", (seq,))
-    db.execute("DELETE FROM confirmations WHERE workspace_seq = ?", (seq,))
+    for table in ("confirmations", "portal_links", "sessions"):
+        db.execute(f"DELETE FROM {table} WHERE workspace_seq = ?", (seq,))
 
 
-def _workspace(row: tuple[int, str, str, str, str, int, int]) -> Workspace:
-    seq, workspace_id, name, plan, notify, created_at, plan_changed_at = row
+def _workspace(row: tuple[int, str, str, str, str, int, int, str]) -> Workspace:
+    seq, workspace_id, name, plan, notify, created_at, plan_changed_at, language = row
     where = f"notify of workspace {workspace_id}"
     notices: tuple[str, ...] = malformed.column(notify, tuple[str, ...], (), where=where)
-    return Workspace(seq, workspace_id, name, plan, notices, created_at, plan_changed_at)
+    return Workspace(seq, workspace_id, name, plan, notices, created_at, plan_changed_at, language)

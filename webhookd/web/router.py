@@ -18,7 +18,7 @@ from webhookd.web.server.memory_limit import MEMORY_LIMIT, MemoryLimit
 from webhookd.web.server.question_limit import QUESTION_LIMIT, QuestionLimit
 from webhookd.web.server.requests import REQUEST_TIMEOUTS, SERVICES, RequestTimeouts, Route
 from webhookd.web.services import Services
-from webhookd.web.ui import sign_in
+from webhookd.web.ui import portal, sign_in
 from webhookd.web.ui.routes import add_pages
 
 ROUTES: list[Route] = [
@@ -31,6 +31,7 @@ ROUTES: list[Route] = [
     *audit.ROUTES,
     *operations.ROUTES,
     *sign_in.ROUTES,
+    *portal.ROUTES,
 ]
 
 

@@ -17,7 +17,7 @@ URL = "https://hooks.example/in"
 NOW = "2026-01-01T00:00:00.000Z"
 DEFAULT = {
     "id": "default", "name": "Default", "plan": "advanced", "webhooks": True, "notify": [], "pending_notify": [],
-    "created_at": NOW,
+    "language": "en", "created_at": NOW,
 }  # fmt: skip
 
 
@@ -33,7 +33,12 @@ async def test_a_workspace_is_made_changed_and_deleted(api: Api) -> None:
     made = await api.post("/v1/workspaces", {"id": "acme"})
     msgspec.convert(made.json, WorkspaceSchema)
     assert (201, DEFAULT | {"id": "acme", "name": "acme"}) == (made.status, made.json)
-    fields = {"name": "ACME Ltd", "plan": "growth", "notify": ["ops@acme.example", "cto@acme.example"]}
+    fields = {
+        "name": "ACME Ltd",
+        "plan": "growth",
+        "notify": ["ops@acme.example", "cto@acme.example"],
+        "language": "vi",
+    }
     changed = await api.call("PATCH", "/v1/workspaces/acme", fields)
     expected = fields | {"id": "acme", "webhooks": False, "pending_notify": [], "created_at": NOW}
     assert (200, expected) == (changed.status, changed.json)

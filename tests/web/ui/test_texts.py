@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import string
@@ -10,12 +11,24 @@ from pathlib import Path
 import pytest
 
 from webhookd.admin.tokens import Scope
-from webhookd.errors import ERRORS
-from webhookd.models import DeliveryState, EndpointState, Reason
+from webhookd.delivery import replay
+from webhookd.errors import ERRORS, ApiError
+from webhookd.models import LANGUAGES, DeliveryState, EndpointState, Reason
+from webhookd.rules import ip_policy, urls
 from webhookd.rules.event_types import BUILT_IN
-from webhookd.web.ui.texts import LANGUAGES, Texts, choose, texts
+from webhookd.rules.plans import Plans
+from webhookd.web.ui.texts import Texts, choose, texts
 
-WEB = Path(__file__).parents[3] / "webhookd" / "web" / "ui"
+WEBHOOKD = Path(__file__).parents[3] / "webhookd"
+WEB = WEBHOOKD / "web" / "ui"
+# The modules whose errors pages may show.
+SAYING = (
+    *("admin/endpoints.py", "admin/tokens.py", "admin/workspaces.py", "delivery/registry.py", "delivery/replay.py"),
+    *("delivery/test_event.py", "mail/mailer.py", "retention.py", "rules/event_types.py"),
+    *("rules/signing.py", "rules/urls.py", "store/store.py", "store/workspaces.py"),
+    *("store/writer.py", "web/server/memory_limit.py", "web/server/question_limit.py", "web/server/responses.py"),
+    *("web/ui/help.py", "web/ui/sign_in.py"),
+)
 # Keys that are put together where they are used, and what they are put together from.
 FAMILIES = {
     "language": LANGUAGES,
@@ -39,13 +52,13 @@ FAMILIES = {
     ),
     "plot": ("hour", "day"),
     "type": (*(kind.name for kind in BUILT_IN), *(f"{kind.name}.when" for kind in BUILT_IN)),
+    "unit": ("seconds",),
     "span": tuple(f"{unit}.{number}" for unit in ("day", "hour", "minute", "second") for number in ("one", "other")),
 }
 # These codes never reach a page: they belong to the API's bodies, to tokens and to callers without a session.
 NOT_ON_PAGES = {
     "invalid_json", "unauthorized", "method_not_allowed", "event_id_conflict", "workspace_exists", "workspace_in_use",
-    "wrong_host", "invalid_event", "missing_event_type", "invalid_event_id", "unknown_field", "mail_disabled",
-    "mail_failed", "rate_limited",
+    "wrong_host", "invalid_event", "missing_event_type", "invalid_event_id", "unknown_field",
 }  # fmt: skip
 
 
@@ -55,11 +68,9 @@ def sources() -> str:
 
 
 def test_the_catalogues_have_the_same_keys_and_nothing_empty() -> None:
-    """What one language says the other says too, filled in with the same values; the help for an error apart."""
+    """What one language says the other says too, filled in with the same values."""
     english, vietnamese = (texts(language).texts for language in LANGUAGES)
-    helps = {f"error.{code}.help" for code in ERRORS.keys() - NOT_ON_PAGES}  # in English the error's own message
-    assert helps == vietnamese.keys() - english.keys()
-    assert list(english) == [key for key in vietnamese if key not in helps]
+    assert list(english) == list(vietnamese)
     for key, text in english.items():
         names = [{name for _, name, _, _ in string.Formatter().parse(each) if name} for each in (text, vietnamese[key])]
         assert names[0] == names[1], key
@@ -69,7 +80,9 @@ def test_the_catalogues_have_the_same_keys_and_nothing_empty() -> None:
 def test_every_key_is_used_and_every_used_key_is_there() -> None:
     """Taken from the templates and the handlers; a family's members from what it is made of."""
     source = sources()
-    said = set(re.findall(r'said="(\w+)"', source)) | set(re.findall(r'"((?:enabled|tested)_?\w*)"', source))
+    said = set(re.findall(r'said="(\w+)"', source)) | set(
+        re.findall(r'"((?:enabled|tested|settings)_\w*|enabled)"', source)
+    )
     used = set(re.findall(r"""(?<![\w.])(?:page\.text|made\.text|t)\(\s*["']([\w.]*\w)["']""", source))
     counted = set(re.findall(r"""(?:text|t)\.count\(\s*["']([\w.]+)["']""", source))
     used |= {f"{key}.{number}" for key in counted for number in ("one", "other")}
@@ -92,6 +105,102 @@ def test_the_catalogue_says_the_same_on_the_page() -> None:
     assert meanings == set(translated)
     assert all(text.strip() for text in translated.values())
     assert ("The comment", "Bình luận") == (english.meaning("The comment"), vietnamese.meaning("The comment"))
+
+
+def _template(node: ast.expr | None) -> str | None:
+    """A message as the catalogue of refusals has it, with `{}` for values; None for what isn't written out."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "7" for part in node.values)
+    return None
+
+
+def refusals() -> set[str]:
+    """Every message of an error that a page may show, from the source of the modules that pages call."""
+    found = set()
+    for path in SAYING:
+        for node in ast.walk(ast.parse((WEBHOOKD / path).read_text("utf-8"))):
+            message: ast.expr | None = None
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+                code = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+                if node.func.id in ("ApiError", "field_error") and code not in NOT_ON_PAGES and len(node.args) > 1:
+                    message = node.args[1]
+                elif node.func.id in ("_invalid", "_blocked", "_invalid_header"):
+                    message = node.args[0]
+            elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "message":
+                message = node.value
+            found |= {text} if (text := _template(message)) else set()
+    return found
+
+
+# Put together of parts, so as they stand in the source they are never said.
+COMPOSED = {
+    "The URL's host has characters beyond ASCII; write its ASCII form7.",
+    "7. `webhookd workspace list` shows them.",
+    "7 is 7; webhookd doesn't send there. 7",
+}
+
+
+def test_every_refusal_is_there_in_vietnamese() -> None:
+    """With what its values may be: why an address is refused, which character a URL can't have."""
+    vietnamese = texts("vi")
+    said = refusals() | {message for _, message in replay._ERRORS.values()}
+    said |= {why for table in (ip_policy._ALWAYS, ip_policy._SPECIAL) for _, why in table}
+    assert len(said) > 80
+    assert COMPOSED == {each for each in said if vietnamese.refusal(each) == each}
+    for plan in ("advancedd", "zzz"):
+        with pytest.raises(ApiError) as refused:
+            Plans(("starter", "advanced"), "advanced").check(plan)
+        assert "Không có gói" in vietnamese.refusal(refused.value.message)
+    assert "127.0.0.1 là địa chỉ loopback; webhookd không gửi đến đó. Hãy" in vietnamese.refusal(
+        f"127.0.0.1 is a loopback address; webhookd doesn't send there. {urls.HOW_TO_ALLOW}"
+    )
+    for name in ("bücher.example", "xn--\u2603.example"):
+        with pytest.raises(ApiError) as refused:
+            urls.parse_url(f"https://{name}/")
+        assert "hãy viết dạng ASCII" in vietnamese.refusal(refused.value.message)
+    assert "Không có không gian làm việc 'x'." in vietnamese.refusal(
+        "There is no workspace 'x'. `webhookd workspace list` shows them."
+    )
+    assert "URL có dấu cách ở vị trí 9;" in vietnamese.refusal(
+        "The URL has a space at position 9; write it percent-encoded or leave it out."
+    )
+    assert "Something new." == vietnamese.refusal("Something new.") == texts("en").refusal("Something new.")
+
+
+SEED = """
+conversation.closed|Cuộc trò chuyện đã đóng
+contact.created|Liên hệ mới
+message.sent|Tin nhắn gửi đi mới
+message.received|Tin nhắn mới đến
+contact.updated|Liên hệ được cập nhật
+conversation.opened|Cuộc trò chuyện đã mở
+contact.assignee.updated|Người được chỉ định trong Liên hệ đã cập nhật
+contact.tag.updated|Thẻ liên hệ được cập nhật
+comment.created|Bình luận mới
+"""
+AVOIDED = "trả lời|máy nhận|lần giao|trỏ vào|phát lại|ngân sách|hội thoại|bị bỏ|phép đếm|đã hết đến|chép vào"
+
+
+def test_the_vietnamese_is_that_of_the_product() -> None:
+    """Its own names of events; none of the words that readers took for others; a workspace is always a whole one."""
+    vietnamese = texts("vi")
+    for line in SEED.strip().splitlines():
+        name, label = line.split("|")
+        assert label == vietnamese(f"type.{name}")
+    assert ("Hạn ngạch lỗi", "Hành động", "Bật", "Kết nối") == tuple(
+        vietnamese(key) for key in ("budget.title", "webhooks.actions", "action.enable", "integrations.connect")
+    )
+    files = [
+        *(WEB / "texts").glob("*.vi.json"),
+        WEB / "texts" / "vi.json",
+        *(WEBHOOKD / "mail/templates").glob("*.vi.*"),
+    ]
+    for file in files:
+        text = file.read_text("utf-8").lower().replace("sao chép vào", "")
+        assert [] == re.findall(AVOIDED, text), file.name
+        assert [] == re.findall(r"không gian(?! làm\s*việc)", text), file.name
 
 
 @pytest.mark.parametrize(
@@ -123,4 +232,5 @@ def test_numbers_and_durations_read_well() -> None:
     ]
     assert ["0.6 ms", "41 ms", "1.0 s", "5.0 s"] == [english.duration_ms(each) for each in (0.6, 41.2, 999.9, 5000)]
     assert ["30 minutes", "1 hour", "0 seconds"] == [english.span(each) for each in (1800, 3600, 0)]
+    assert ["0,6 ms", "5,0 giây"] == [vietnamese.duration_ms(each) for each in (0.6, 5000)]
     assert isinstance(english, Texts)

@@ -270,6 +270,7 @@ class WorkspaceSchema(Schema):
     webhooks: Annotated[bool, Meta(description="Whether the plan has webhooks; else everything is held")]
     notify: Annotated[list[str], Meta(description="Who gets the notices; none: mail.notify of the configuration")]
     pending_notify: Annotated[list[PendingAddressSchema], Meta(description="Who will, once they have confirmed it")]
+    language: Annotated[Literal["en", "vi"], Meta(description="Of its mails")]
     created_at: Time
 
 
@@ -298,6 +299,7 @@ def workspace_json(services: Services, workspace: Workspace) -> Json:
             {"address": each.address, "expires_at": rfc3339(each.expires_at_ms)}
             for each in workspace.pending_at(services.clock.wall_ms())
         ],
+        "language": workspace.language,
         "created_at": rfc3339(workspace.created_at_ms),
     }
 

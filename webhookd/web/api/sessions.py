@@ -23,6 +23,8 @@ class SessionSchema(Schema):
     id: str
     token_id: Annotated[str, Meta(description="What it was signed in with")]
     workspace: str | None
+    portal: Annotated[bool, Meta(description="Whether it came by a link into the portal: one workspace alone")]
+    read_only: Annotated[bool, Meta(description="Whether it may change nothing")]
     address: Annotated[str, Meta(description="Where it was signed in from")]
     created_at: Time
     last_used_at: Annotated[Time, Meta(description="Kept once a minute: a crash loses so much at most")]
@@ -39,7 +41,7 @@ class SessionListSchema(PageSchema[SessionSchema]):
 async def list_sessions(request: web.Request) -> web.Response:
     """List who is signed in to the page.
 
-    A token bound to a workspace sees the sessions of its workspace's tokens alone.
+    A token bound to a workspace sees those in its workspace alone: of its tokens, and of its portal.
     """
     query = read_query(request, Paging)
     after = [each for each in await _own(request) if query.cursor is None or each.id > query.cursor]
@@ -68,6 +70,8 @@ def _shown(session: SessionView) -> Json:
         "id": session.id,
         "token_id": session.token_id,
         "workspace": session.workspace,
+        "portal": session.portal is not None,
+        "read_only": session.portal is not None and session.portal.read_only,
         "address": session.address,
         "created_at": rfc3339(session.created_at_ms),
         "last_used_at": rfc3339(session.last_used_at_ms),

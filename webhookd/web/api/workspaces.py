@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -25,6 +25,8 @@ from webhookd.web.server.responses import json_response, list_response, no_conte
 Name = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": NAME_CHARACTERS})]
 Addresses = Annotated[list[str], Meta(description="Who gets the notices; none: mail.notify of the configuration")]
 
+Language = Annotated[Literal["en", "vi"], Meta(description="Of its mails")]
+
 ROUTES = Routes()
 
 
@@ -41,6 +43,7 @@ class NewWorkspace(Struct, frozen=True, kw_only=True):
     name: Annotated[Name | None, Meta(description="Else the id")] = None
     plan: Annotated[str | None, Meta(description="Else `advanced`, or the lowest with webhooks")] = None
     notify: Addresses = []
+    language: Language = "en"
 
 
 class WorkspaceChanges(Struct, frozen=True, kw_only=True):
@@ -49,6 +52,7 @@ class WorkspaceChanges(Struct, frozen=True, kw_only=True):
     name: Name | UnsetType = UNSET
     plan: str | UnsetType = UNSET
     notify: Addresses | UnsetType = UNSET
+    language: Language | UnsetType = UNSET
 
 
 class WorkspaceListSchema(PageSchema[WorkspaceSchema]):
@@ -82,7 +86,9 @@ async def make_workspace(request: web.Request) -> web.Response:
     """Create a workspace."""
     fields = await read_fields(request, NewWorkspace)
     services = services_of(request)
-    made = await services.workspaces.create(fields.id, name=fields.name, plan=fields.plan, notify=tuple(fields.notify))
+    made = await services.workspaces.create(
+        fields.id, name=fields.name, plan=fields.plan, notify=tuple(fields.notify), language=fields.language
+    )
     return json_response(workspace_json(services, made), 201)
 
 
@@ -113,12 +119,13 @@ async def change_workspace(request: web.Request) -> web.Response:
     bound = who is not None and who.workspace_seq is not None
     if bound and fields.plan not in (UNSET, services.registry.workspace(changed.seq).plan):
         raise ApiError("forbidden", "Only an admin of the whole of webhookd changes a workspace's plan.")
-    if (fields.name, fields.plan, fields.notify) != (UNSET, UNSET, UNSET):
+    if fields != WorkspaceChanges():
         changed = await services.workspaces.change(
             changed.seq,
             name=None if fields.name is UNSET else fields.name,
             plan=None if fields.plan is UNSET else fields.plan,
             notify=None if fields.notify is UNSET else tuple(fields.notify),
+            language=None if fields.language is UNSET else fields.language,
             confirm=bound,
         )
     return json_response(workspace_json(services, changed))

@@ -6,13 +6,11 @@ page with the API's status.  An address names its workspace (`?workspace=acme`) 
 
 from __future__ import annotations
 
-import hashlib
-import importlib.resources
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -22,9 +20,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import webhookd
 from webhookd.admin.audit import DONE, TARGET_CHARACTERS
 from webhookd.admin.sessions import Session, form_proof, from_own_page, proves
+from webhookd.branding import brand_of
 from webhookd.clock import rfc3339
 from webhookd.errors import ApiError
-from webhookd.models import DEFAULT_WORKSPACE, Workspace
+from webhookd.models import DEFAULT_WORKSPACE, LANGUAGES, Workspace
 from webhookd.rules.ids import delivery_id
 from webhookd.web.server.caller_address import caller_address
 from webhookd.web.server.question_limit import QUESTION_LIMIT
@@ -32,30 +31,30 @@ from webhookd.web.server.requests import media_type, read_body, services_of, uns
 from webhookd.web.server.responses import internal_error
 from webhookd.web.services import Services
 from webhookd.web.ui import text
-from webhookd.web.ui.texts import LANGUAGES, Texts, choose, texts
+from webhookd.web.ui.files import static_url
+from webhookd.web.ui.texts import Texts, choose, texts
 
 SESSION_COOKIE = "webhookd_session"
 VISITOR_COOKIE = "webhookd_visitor"
+PORTAL = "/portal"  # where the portal's pages begin: they know the portal's sessions alone, and no other page does
 LANGUAGE_COOKIE = "webhookd_language"
 VISITOR_SECONDS = 12 * 3600
 LANGUAGE_SECONDS = 365 * 86400
 FORM_MAX_BYTES = 256 * 1024
 PROOF_FIELD = "proof"
 
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors "
+)
 # `same-origin` and not `no-referrer`: with the latter a browser sends `Origin: null` with our own forms.
 _HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_STATIC_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
 class Translated(ApiError):
@@ -72,6 +71,7 @@ class Page:
     session: Session | None
     workspace: Workspace
     visitor: str = ""
+    portal: bool = False  # one of the portal's pages, which a product may embed
     fields: list[tuple[str, str]] = field(default_factory=list)
     made: str = ""  # the address of what a change made, for the audit trail
 
@@ -105,7 +105,41 @@ class Page:
             return self.text.count(key, int(number) if number.isdecimal() and len(number) < 10 else 0)
         return self.text.maybe(key, "")
 
-    # Where to
+    # Who may what, and where to
+
+    @property
+    def may_change(self) -> bool:
+        """Whether the reader may change anything."""
+        portal = self.session.view.portal if self.session else None
+        return portal is None or not portal.read_only
+
+    @property
+    def path(self) -> str:
+        """The address without what it begins with in the portal."""
+        return self.request.path.removeprefix(PORTAL) if self.portal else self.request.path
+
+    @property
+    def home(self) -> str:
+        """Where the name in the header leads."""
+        return self.url("/webhooks") if self.session else PORTAL if self.portal else "/sign-in"
+
+    @property
+    def return_url(self) -> str:
+        """Where the product that embeds the portal wants its reader back, "" if nowhere."""
+        return self.session.view.portal.return_url if self.session and self.session.view.portal else ""
+
+    @property
+    def ancestors(self) -> tuple[str, ...]:
+        """The origins whose pages may embed this one."""
+        return self.services.settings().listen.frame_ancestors if self.portal else ()
+
+    @property
+    def settings_crumbs(self) -> list[tuple[str, str]]:
+        """The way from the settings to the webhooks; the portal has none but these."""
+        if self.portal:
+            return []
+        integrations = (self.text("integrations.title"), self.url("/settings/integrations"))
+        return [(self.text("settings.title"), self.url("/settings")), integrations]
 
     @property
     def chooses(self) -> bool:
@@ -119,6 +153,7 @@ class Page:
 
     def url(self, path: str, **parameters: object) -> str:
         """The address of a page of this workspace; parameters that are None or "" are left out."""
+        path = PORTAL + path if self.portal else path
         given = {name: value for name, value in parameters.items() if value not in (None, "")}
         if self.chooses and self.workspace.id != DEFAULT_WORKSPACE:
             given = {"workspace": self.workspace.id, **given}
@@ -133,7 +168,11 @@ class Page:
 
     def show(self, template: str, status: int = 200, **values: Any) -> web.Response:
         """A page made from a template."""
-        html = _templates().get_template(template).render(page=self, t=self.text, url=self.url, **values)
+        html = (
+            _templates(self.text.language)
+            .get_template(template)
+            .render(page=self, t=self.text, url=self.url, brand=brand_of(self.services.settings().page), **values)
+        )
         response = web.Response(text=html, status=status, content_type="text/html", charset="utf-8")
         self.give_proof(response)
         return response
@@ -157,20 +196,19 @@ class Page:
     def set_cookie(
         self, response: web.StreamResponse, name: str, value: str, max_age_seconds: int, *, samesite: str = "Lax"
     ) -> None:
-        """Set a cookie that no script can read, for https alone where the page is reached by it."""
-        response.set_cookie(
-            cookie_name(self.request, name),
-            value,
-            max_age=max_age_seconds,
-            path="/",
-            httponly=True,
-            secure=_is_secure(self.request),
-            samesite=samesite,
-        )
+        """Set a cookie that no script can read, for https alone where the page is reached by it.
+
+        In a frame of another site a browser keeps only cookies that are partitioned: one jar for each embedding site.
+        """
+        embedded = bool(self.ancestors)
+        parts = [f"{cookie_name(self.request, name)}={value}", f"Max-Age={max_age_seconds}", "Path=/", "HttpOnly"]
+        parts += ["Secure"] if embedded or _is_secure(self.request) else []
+        parts += ["SameSite=None", "Partitioned"] if embedded else [f"SameSite={samesite}"]
+        response.headers.add("Set-Cookie", "; ".join(parts))  # aiohttp's own knows `Partitioned` from Python 3.14 on
 
     def drop_cookie(self, response: web.StreamResponse, name: str) -> None:
         """Let the browser forget a cookie."""
-        response.del_cookie(cookie_name(self.request, name), path="/", secure=_is_secure(self.request))
+        self.set_cookie(response, name, "", 0)
 
 
 def _is_secure(request: web.Request) -> bool:
@@ -178,8 +216,17 @@ def _is_secure(request: web.Request) -> bool:
 
 
 def cookie_name(request: web.Request, name: str) -> str:
-    """A cookie's name; over https with the prefix by which no other host of the domain can set it (RFC 6265bis)."""
+    """A cookie's name; over https with the prefix by which no other host of the domain can set it (RFC 6265bis).
+
+    The portal has cookies of its own.
+    """
+    name = name.replace("webhookd_", "webhookd_portal_") if in_portal(request) else name
     return f"__Host-{name}" if _is_secure(request) else name
+
+
+def in_portal(request: web.Request) -> bool:
+    """Whether it is for one of the portal's pages."""
+    return request.path == PORTAL or request.path.startswith(f"{PORTAL}/")
 
 
 def read_cookie(request: web.Request, name: str) -> str:
@@ -191,10 +238,11 @@ Handler = Callable[[Page], Awaitable[web.StreamResponse]]
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def page(handler: Handler, *, open_to_all: bool = False, endless: bool = False) -> Answering:
+def page(handler: Handler, *, open_to_all: bool = False, endless: bool = False, changes: bool = False) -> Answering:
     """Make a handler of pages one of aiohttp: find the session, check the form, answer refusals, set the headers.
 
-    An `endless` answer is no question of those of which a token has only so many at a time.
+    An `endless` answer is no question of those of which a token has only so many at a time.  What `changes` something,
+    or asks for it, is refused to those who may only read.
     """
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -205,7 +253,7 @@ def page(handler: Handler, *, open_to_all: bool = False, endless: bool = False) 
                 if made.session is not None and request.method != "POST" and not endless:
                     limit = request.app[QUESTION_LIMIT].one(made.session.token, made.workspace.seq)
                     await asked.enter_async_context(limit)
-                response = await _answer(made, handler, open_to_all=open_to_all)
+                response = await _answer(made, handler, open_to_all=open_to_all, changes=changes)
         except ApiError as error:
             outcome = error.code
             response = made.show("error.html", error.status, error=error)
@@ -218,7 +266,7 @@ def page(handler: Handler, *, open_to_all: bool = False, endless: bool = False) 
             outcome = fault.code
             response = made.show("error.html", fault.status, error=fault)
         if not response.prepared:
-            response.headers.update(_HEADERS)
+            response.headers.update(_headers(made))
         if request.method == "POST" and made.session is not None:
             await made.services.audit.note(
                 "page",
@@ -234,27 +282,40 @@ def page(handler: Handler, *, open_to_all: bool = False, endless: bool = False) 
     return answer
 
 
+def _headers(made: Page) -> dict[str, str]:
+    """The policy of a page: none may frame it, but for the portal's those that `listen.frame_ancestors` names."""
+    if made.ancestors:
+        return {**_HEADERS, "Content-Security-Policy": _POLICY + " ".join(made.ancestors)}
+    return {**_HEADERS, "Content-Security-Policy": _POLICY + "'none'", "X-Frame-Options": "DENY"}
+
+
 async def _begin(request: web.Request) -> Page:
-    services = services_of(request)
-    language = choose(read_cookie(request, LANGUAGE_COOKIE), request.headers.get("Accept-Language", ""))
+    services, portal = services_of(request), in_portal(request)
     # Only a browser that goes somewhere is a person's doing; what a script of the page fetches is the page's own.
     by_itself = request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
-    session = await services.sessions.find(read_cookie(request, SESSION_COOKIE), by_itself=by_itself)
+    session = await services.sessions.find(read_cookie(request, SESSION_COOKIE), by_itself=by_itself, portal=portal)
+    given = session.view.portal.language if session and session.view.portal else ""
+    accepted = given or request.headers.get("Accept-Language", "")
+    language = choose(read_cookie(request, LANGUAGE_COOKIE), accepted)
     visitor = read_cookie(request, VISITOR_COOKIE) or secrets.token_urlsafe(16)
     bound = session.token.workspace_seq if session else None
     default = services.registry.workspace(DEFAULT_WORKSPACE if bound is None else bound)
-    return Page(request, services, texts(language), session, default, visitor)
+    return Page(request, services, texts(language), session, default, visitor, portal)
 
 
-async def _answer(made: Page, handler: Handler, *, open_to_all: bool) -> web.StreamResponse:
+async def _answer(made: Page, handler: Handler, *, open_to_all: bool, changes: bool) -> web.StreamResponse:
     request = made.request
     if request.method == "POST":
         await _check_form(made)
     if made.session is None and not open_to_all:
+        if made.portal:
+            return made.go("")
         then = made.here if request.method != "POST" and request.path != "/" else None
         return made.go("/sign-in", then=then)
     if made.chooses:
         made.workspace = made.services.registry.workspace(made.asked("workspace") or DEFAULT_WORKSPACE)
+    if changes and not made.may_change:
+        raise Translated("forbidden", made.text("portal.read_only"))
     return await handler(made)
 
 
@@ -273,44 +334,22 @@ async def _check_form(made: Page) -> None:
         raise Translated("forbidden", made.text("form.stale"))
 
 
-async def static(request: web.Request) -> web.Response:
-    """A file of the page's own; its address carries its version, so it may be kept."""
-    found = static_files().get(request.match_info["name"])
-    if found is None:
-        raise ApiError("not_found", f"There is no file {request.path[:200]!r}.")
-    body, media = found
-    headers = {
-        "Cache-Control": "public, max-age=31536000, immutable",
-        "X-Content-Type-Options": "nosniff",
-        "Cross-Origin-Resource-Policy": "same-origin",
-    }
-    return web.Response(body=body, content_type=media, charset="utf-8", headers=headers)
-
-
-@cache
-def static_files() -> dict[str, tuple[bytes, str]]:
-    """The page's own files by name, each with its media type."""
-    folder = importlib.resources.files("webhookd.web.ui") / "static"
-    types = {file.name: _STATIC_TYPES.get(file.name.rpartition(".")[2]) for file in folder.iterdir()}
-    return {name: ((folder / name).read_bytes(), media) for name, media in types.items() if media}
-
-
-@cache
-def _static_url(name: str) -> str:
-    digest = hashlib.sha256(static_files()[name][0]).hexdigest()[:12]
-    return f"/static/{name}?v={digest}"
+def told(error: ApiError, text: Texts) -> str:
+    """What an error says, in the reader's language."""
+    return error.message if isinstance(error, Translated) else text.refusal(error.message)
 
 
 def _iso(at: int | str) -> str:
     return at if isinstance(at, str) else rfc3339(at)
 
 
-def _utc(at: int | str, characters: int = 19) -> str:
-    return _iso(at)[:characters].replace("T", " ") + " UTC"
+def _utc(language: str, at: int | str, characters: int = 19) -> str:
+    day, _, time = _iso(at)[:characters].partition("T")
+    return f"{time} {'/'.join(reversed(day.split('-')))} UTC" if language == "vi" else f"{day} {time} UTC"
 
 
 @cache
-def _templates() -> Environment:
+def _templates(language: str) -> Environment:
     environment = Environment(
         loader=PackageLoader("webhookd.web.ui"),
         autoescape=True,
@@ -325,14 +364,15 @@ def _templates() -> Environment:
         "pretty": text.pretty,
         "is_cut": text.is_cut,
         "iso": _iso,
-        "utc": _utc,
-        "utc_ms": lambda at: _utc(at, 23),
+        "utc": partial(_utc, language),
+        "utc_ms": lambda at: _utc(language, at, 23),
         "field_time": lambda at: "" if at is None else rfc3339(at)[:19],
         "delivery_id": delivery_id,
+        "told": lambda error: told(error, texts(language)),
     }
     environment.tests["translated"] = lambda error: isinstance(error, Translated)
     environment.globals |= {
-        "static": _static_url,
+        "static": static_url,
         "version": webhookd.__version__,
         "languages": LANGUAGES,
         "proof_field": PROOF_FIELD,

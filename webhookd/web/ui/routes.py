@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from webhookd.web.ui import access, audit, event_types, log, sign_in, webhooks
+from webhookd.web.ui import access, audit, event_types, log, portal, settings, sign_in, webhooks
+from webhookd.web.ui.files import brand_file, static
 from webhookd.web.ui.help import show_contents, show_image, show_topic
-from webhookd.web.ui.pages import Answering, Handler, page, static
+from webhookd.web.ui.pages import PORTAL, Answering, Handler, page
 
 _STREAM = "/log/stream"
 _OPEN: tuple[tuple[str, str, Handler], ...] = (
@@ -21,8 +22,18 @@ _OPEN: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/help/{topic}", show_topic),
     ("GET", "/help/images/{name}", show_image),
 )
+_OPEN_IN_PORTAL: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "", portal.show_entrance),
+    ("POST", "", portal.enter),
+    ("POST", "/language", sign_in.set_language),
+    ("GET", "/help", show_contents),
+    ("GET", "/help/{topic}", show_topic),
+    ("GET", "/help/images/{name}", show_image),
+)
 _SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/", webhooks.front),
+    ("GET", "/settings", settings.show_settings),
+    ("POST", "/settings", settings.change),
     ("GET", "/settings/integrations", webhooks.show_integrations),
     ("GET", "/webhooks", webhooks.show_webhooks),
     ("GET", "/webhooks/new", webhooks.show_new),
@@ -61,13 +72,20 @@ def add_pages(app: web.Application) -> None:
     """Add every address of the page to the application."""
     for method, path, handler in _OPEN:
         _add(app, method, path, page(handler, open_to_all=True))
+    for method, path, handler in _OPEN_IN_PORTAL:
+        _add(app, method, PORTAL + path, page(handler, open_to_all=True))
     for method, path, handler in _SIGNED_IN:
-        _add(app, method, path, page(handler, endless=path == _STREAM))
+        answer = page(handler, endless=path == _STREAM, changes=portal.changes(method, path))
+        _add(app, method, path, answer)
+        if portal.in_portal(path):
+            _add(app, method, PORTAL + path, answer)
     app.router.add_get("/static/{name}", static)
+    app.router.add_get("/brand.css", brand_file)
+    app.router.add_get("/logo", brand_file)
 
 
 def _add(app: web.Application, method: str, path: str, handler: Answering) -> None:
     app.router.add_route(method, path, handler)
     # RFC 9110 wants HEAD wherever GET is; a live stream has no end that a HEAD could wait for.
-    if method == "GET" and path != _STREAM:
+    if method == "GET" and not path.endswith(_STREAM):
         app.router.add_route("HEAD", path, handler)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from webhookd.admin.audit import DONE
 from webhookd.errors import ApiError
-from webhookd.models import Workspace
+from webhookd.models import LANGUAGES, Workspace
 from webhookd.web.server.caller_address import caller_address
 from webhookd.web.server.requests import Routes, caller, services_of
 from webhookd.web.server.responses import json_response
@@ -21,7 +21,6 @@ from webhookd.web.ui.pages import (
     Page,
     Translated,
 )
-from webhookd.web.ui.texts import LANGUAGES
 
 SECRET_CHARACTERS = 1000
 
@@ -90,7 +89,7 @@ async def set_language(page: Page) -> web.StreamResponse:
     language, then = page.field("language"), page.field("then")
     if language not in LANGUAGES:
         raise ApiError("invalid_field", f"language is one of {', '.join(LANGUAGES)}.", details={"field": "language"})
-    response = web.Response(status=303, headers={"Location": then if is_own_path(then) else "/"})
+    response = web.Response(status=303, headers={"Location": then if is_own_path(then) else page.home})
     page.set_cookie(response, LANGUAGE_COOKIE, language, LANGUAGE_SECONDS)
     return response
 
@@ -134,7 +133,7 @@ async def make_link(request: web.Request) -> web.StreamResponse:
     """
     token = caller(request)
     assert token is not None
-    link = services_of(request).sessions.link(_page_url(request), token.id)
+    link = services_of(request).sessions.link(page_url(request), token.id)
     if link is None:
         raise ApiError("unauthorized", "This token was revoked just now.")
     return json_response({"url": link}, 201)
@@ -151,7 +150,8 @@ def is_own_path(path: str) -> bool:
     )
 
 
-def _page_url(request: web.Request) -> str:
+def page_url(request: web.Request) -> str:
+    """The address of the page, without a slash at its end, as far as webhookd can tell."""
     listen = services_of(request).settings().listen
     if listen.public_url:
         return listen.public_url.rstrip("/")

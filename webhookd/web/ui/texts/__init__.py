@@ -1,18 +1,20 @@
 """What the page says, in the reader's language: one catalogue file per language, chosen by cookie or `Accept-Language`.
 
 What counts something has a key with `.one` and one with `.other`.  `meanings.<language>.json` has the meanings of
-events' fields (`rules.event_types`), which are in English, in another language.
+events' fields (`rules.event_types`), which are in English, in another language; `refusals.<language>.json` has the
+API's error messages, with `{}` where a message has a value.
 """
 
 from __future__ import annotations
 
 import importlib.resources
+import re
 from dataclasses import dataclass
 from functools import cache
 
 import orjson
 
-LANGUAGES = ("en", "vi")
+from webhookd.models import LANGUAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,17 @@ class Texts:
         """What a field of the catalogue means, in this language; the catalogue itself speaks English."""
         return _meanings(self.language).get(english, english)
 
+    def refusal(self, english: str) -> str:
+        """An error message of the API in this language, or as it is where the catalogue hasn't got it.
+
+        A value of it that is a phrase of the catalogue is in this language too.
+        """
+        for pattern, text in _refusals(self.language):
+            found = pattern.fullmatch(english)
+            if found is not None:
+                return text.format(*map(self.refusal, found.groups()))
+        return english
+
     def number(self, number: int) -> str:
         """A whole number with its thousands set apart as the language does it."""
         grouped = f"{number:,}"
@@ -47,8 +60,12 @@ class Texts:
     def duration_ms(self, milliseconds: float) -> str:
         """A duration for reading: `41 ms`, `1.2 s`."""
         if milliseconds < 999.5:
-            return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
-        return f"{milliseconds / 1000:.1f} s"
+            return self.decimal(f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms")
+        return self("unit.seconds", n=self.decimal(f"{milliseconds / 1000:.1f}"))
+
+    def decimal(self, number: str) -> str:
+        """A number with a fraction, its point as the language writes it."""
+        return number.replace(".", ",") if self.language == "vi" else number
 
     def span(self, seconds: float) -> str:
         """A length of time in its largest unit, whole: `5 minutes`."""
@@ -70,6 +87,16 @@ def _meanings(language: str) -> dict[str, str]:
     file = importlib.resources.files("webhookd.web.ui") / "texts" / f"meanings.{language}.json"
     found: dict[str, str] = orjson.loads(file.read_bytes()) if file.is_file() else {}
     return found
+
+
+@cache
+def _refusals(language: str) -> list[tuple[re.Pattern[str], str]]:
+    file = importlib.resources.files("webhookd.web.ui") / "texts" / f"refusals.{language}.json"
+    found: dict[str, str] = orjson.loads(file.read_bytes()) if file.is_file() else {}
+    return [
+        (re.compile("(.+?)".join(map(re.escape, english.split("{}"))), re.DOTALL), text)
+        for english, text in found.items()
+    ]
 
 
 def choose(cookie: str | None, accept_language: str) -> str:
