@@ -10,7 +10,7 @@ from dataclasses import replace
 import orjson
 
 from webhookd.errors import ApiError
-from webhookd.models import PendingAddress, Workspace
+from webhookd.models import LANGUAGES, PendingAddress, Workspace
 from webhookd.store import malformed
 
 # What a row takes beside an event's body, about; the triggers of the migration 0006 count the same.
@@ -57,7 +57,7 @@ def insert(
     name: str,
     plan: str,
     notify: tuple[str, ...],
-    language: str,
+    language: str = LANGUAGES[0],
     now_ms: int,
 ) -> Workspace:
     """Add a workspace; IntegrityError where one with this id exists."""
