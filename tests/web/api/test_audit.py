@@ -74,6 +74,7 @@ async def test_every_form_of_the_page_is_in_the_trail(api: Api) -> None:
     # Without a session: a refused secret and a confirmed address have entries of their own, a language is a cookie.
     assert {"/sign-in", "/language", "/confirm-address", "/portal", "/portal/language"} == opened
     browser = Browser(api)
+    forms = [path for path in forms if not path.startswith("/portal")]  # these have their own sessions
     for path in sorted(forms, key=lambda path: path.startswith("/sign-")):
         target = re.sub(r"\{\w+\}", "nothing", path)
         if not browser.cookies.get("webhookd_session"):
