@@ -69,7 +69,8 @@ class App:
         self.watchdog = Watchdog(
             self.deps,
             waiting=lambda endpoint_seq: self.dispatcher.view(endpoint_seq).waiting,
-            stop_consumer=lambda endpoint_seq: self.dispatcher.stop_consumer(endpoint_seq),
+            block=lambda endpoint_seq: self.dispatcher.block(endpoint_seq),
+            unblock=lambda endpoint_seq: self.dispatcher.unblock(endpoint_seq),
             wake_mail=self.mailer.wake,
         )
         self.recorder = Recorder(self.deps, self.watchdog, self.live_feed, self._on_finished)
@@ -176,7 +177,7 @@ class App:
         return "" if self.store.writer.full else self.dispatcher.stuck()
 
     def _on_finished(self, delivery: QueuedDelivery) -> None:
-        self.dispatcher.settle(delivery.endpoint_seq, 1, delivery.size)
+        self.dispatcher.settle(delivery.endpoint_seq, [(delivery.size, delivery.lane_hash)])
 
     def _recipients_of(self, workspace_seq: int) -> tuple[str, ...]:
         for workspace in self.registry.workspaces():

@@ -91,6 +91,28 @@ class PreviousKey(NamedTuple):
     signs_body: bool = True
 
 
+class Barrier(NamedTuple):
+    """Deliveries up to this number go by an earlier order: by its key (`keyed`), else one by one."""
+
+    upto_seq: int
+    keyed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ordering:
+    """In which order an endpoint gets its events: one by one, or by the key at a path, in lanes.
+
+    What an earlier path holds for is finished before the rest begins: `barriers`, in order.
+    """
+
+    key: str | None = None
+    lanes: int = 1
+    barriers: tuple[Barrier, ...] = ()
+
+
+STRICT = Ordering()
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A webhook: a URL, the event types that it wants, a signing key, a state.
@@ -123,6 +145,7 @@ class Endpoint:
     created_at_ms: int
     updated_at_ms: int
     deleted_at_ms: int | None
+    ordering: Ordering = STRICT
     malformed: tuple[str, ...] = ()  # the columns that can't be read: it gets nothing until they are set again
 
     def live_previous_keys(self, now_ms: int) -> tuple[PreviousKey, ...]:
@@ -151,7 +174,8 @@ class QueuedDelivery(Struct, frozen=True, gc=False):
 
     `attempt_count` numbers all attempts ever made; `tries` those of the present schedule, which starts again when the
     endpoint is enabled again.  `after_local_failure` says what it waits for until `next_attempt_at_ms`: after a failure
-    of webhookd's own machine that is no step of the schedule.  `trace`: see `rules.trace_context`.
+    of webhookd's own machine that is no step of the schedule.  `trace`: see `rules.trace_context`.  Where the endpoint
+    orders by key: the key's hash, the delivery's number and the event before it in its lane.
     """
 
     seq: int
@@ -168,6 +192,9 @@ class QueuedDelivery(Struct, frozen=True, gc=False):
     after_local_failure: bool = False
     backfill: bool = False
     trace: str | None = None
+    lane_hash: int | None = None
+    sequence: int | None = None
+    lane_previous: str | None = None
 
 
 class Accepted(Struct, frozen=True, gc=False):

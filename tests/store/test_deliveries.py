@@ -33,11 +33,12 @@ class Table:
         return await fail(self.store, delivery, next_ms=next_ms, now_ms=now_ms)
 
     async def finish(self, state: int, *, upto: int = 2**62, after: int = 0, limit: int = 9) -> list[tuple[int, int]]:
-        return await self.store.write(
+        finished = await self.store.write(
             lambda db: deliveries.finish_some(
                 db, self.endpoint.seq, state=state, upto_seq=upto, after_seq=after, limit=limit, now_ms=30
             )
         )
+        return [(seq, size) for seq, size, _ in finished]
 
     async def page(self, *, after: int = 0, limit: int = 9, inline_bytes: int = 1000) -> list[QueuedDelivery]:
         return await self.store.read(lambda db: deliveries.page(db, self.endpoint.seq, after, limit, inline_bytes))

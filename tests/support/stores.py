@@ -130,7 +130,7 @@ async def add_test(
 ) -> int:
     """A test event `test_1` with its finished delivery, whose number is returned."""
     return await store.write(
-        lambda db: deliveries.insert_test(
+        lambda db: events.insert_test(
             db,
             workspace_seq=endpoint.workspace_seq,
             endpoint_seq=endpoint.seq,

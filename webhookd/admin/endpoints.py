@@ -17,6 +17,7 @@ from webhookd.errors import ApiError, field_error
 from webhookd.models import MALFORMED, Endpoint, EndpointState, PreviousKey, Workspace, WorkspaceKey
 from webhookd.rules import signing
 from webhookd.rules.ids import sortable_id
+from webhookd.rules.ordering import check_ordering
 from webhookd.rules.urls import check_headers
 from webhookd.store import endpoints, workspaces
 from webhookd.store.store import Db
@@ -52,6 +53,7 @@ class Endpoints:
         signing_key: str | None = None,
         x_webhook_signature: bool = True,
         x_webhook_signature_key: str | None = None,
+        ordering: Any = "endpoint",
     ) -> Endpoint:
         """Create an endpoint; it is active at once.
 
@@ -69,6 +71,7 @@ class Endpoints:
                 "headers": headers or {},
                 "x_webhook_signature": x_webhook_signature,
                 "x_webhook_signature_key": x_webhook_signature_key,
+                "ordering": ordering,
             }
         )
         own_key = _new_key() if signing_key is None else signing.check_key(signing_key)
@@ -109,7 +112,7 @@ class Endpoints:
         """Change fields of an endpoint, all or none; what is in flight ends as it was.
 
         `changes` may have what `create` takes.  ApiError `endpoint_changed` if the endpoint is no longer one that
-        `only_if` takes.
+        `only_if` takes, `replay_running` for another order of one that a backfill sends to.
         """
         async with self._locks.of(endpoint_id):
             endpoint = self._registry.whole(workspace, endpoint_id, setting=changes.keys())
@@ -121,13 +124,20 @@ class Endpoints:
                 key = signing.check_key(changes["signing_key"])
                 fields |= {"signing_key": key, "previous_keys": ()}
             changed = replace(endpoint, **fields, updated_at_ms=self._clock.wall_ms())
+            if changed.ordering.key != endpoint.ordering.key and self._dispatcher.is_blocked(endpoint.seq):
+                raise ApiError("replay_running", "A backfill to this endpoint is running. Change its order after it.")
 
             def command(db: Db) -> Endpoint:
                 if changed.url != endpoint.url:
                     self._check_free(db, changed)
                 return endpoints.update(db, changed)
 
-            changed = await self._store.write(command, on_commit=self._registry.put)
+            def on_commit(changed: Endpoint) -> None:
+                self._registry.put(changed)
+                self._dispatcher.reorder(changed)
+                self._dispatcher.wake(changed.seq)
+
+            changed = await self._store.write(command, on_commit=on_commit)
         log.emit("endpoint.changed", **_named(changed), fields=sorted(changes))
         return changed
 
@@ -247,6 +257,7 @@ class Endpoints:
             "headers": check_headers,
             "x_webhook_signature": bool,
             "x_webhook_signature_key": signing.check_body_key,
+            "ordering": check_ordering,
         }
         return {name: check(fields[name]) for name, check in checks.items() if name in fields}
 

@@ -16,6 +16,7 @@ from webhookd.cli.options import (
     complete_event_type,
     confirm,
     examples,
+    find,
     for_workspace,
     in_workspace,
     secret_file_option,
@@ -58,26 +59,6 @@ def endpoint() -> None:
     """
 
 
-def find(call: Call, which: str) -> str:
-    """The id of the endpoint given by id or URL, which is found in every form that makes the same requests."""
-    if "://" not in which:
-        return which
-    from webhookd.rules.urls import normal_form
-
-    wanted = normal_form(which)
-    same = [one for one in call.client().pages(call.path("endpoints")) if normal_form(one["url"]) == wanted]
-    # An older webhookd let them be added side by side.
-    found = [one["id"] for one in same if one["url"] == which] or [one["id"] for one in same]
-    if len(found) == 1:
-        return str(found[0])
-    where = f"workspace {call.workspace or 'default'}"
-    if not found:
-        raise click.ClickException(
-            f"no endpoint of {where} has the URL {escape(which)}. `webhookd endpoint list` shows them."
-        )
-    raise click.UsageError(f"several endpoints of {where} have this URL: name one by its id: {', '.join(found)}.")
-
-
 def _headers(given: tuple[str, ...]) -> dict[str, str]:
     headers = {}
     for one in given:
@@ -86,6 +67,16 @@ def _headers(given: tuple[str, ...]) -> dict[str, str]:
             raise click.BadParameter(f"{one!r} is no header: write it as 'X-Tenant: acme'", param_hint="--header")
         headers[name.strip()] = value.strip()
     return headers
+
+
+def _ordering(path: str | None, lanes: int | None) -> dict[str, Any]:
+    if path is None and lanes is not None:
+        raise click.UsageError("--lanes goes with --order-by: name the key too, as --order-by contact.id.")
+    if path == "" and lanes is not None:
+        raise click.UsageError("without a key there is one lane: leave out --lanes.")
+    if path is None:
+        return {}
+    return {"ordering": {"key": path} | without_none(lanes=lanes) if path else "endpoint"}
 
 
 _SETTINGS = (
@@ -109,6 +100,11 @@ _SETTINGS = (
         "--x-webhook-signature-key", metavar="TEXT", help="The key for it that the receiver has; '': the signing key."
     ),
     secret_file_option("--x-webhook-signature-key-file", "The same, from a file."),
+    click.option(
+        "--order-by", metavar="PATH",
+        help="Deliver in order by this key, as contact.id, others beside; '': all one by one.",
+    ),
+    click.option("--lanes", type=int, metavar="N", help="With a key: so many requests at a time, 2 to 64  [else 8]"),
 )  # fmt: skip
 
 
@@ -130,6 +126,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
         if settings.get("x_webhook_signature_key") == "":
             settings["x_webhook_signature_key"] = None
         settings |= without_none(**{n: given.pop(n) for n in ("description", "success", "x_webhook_signature")})
+        settings |= _ordering(given.pop("order_by"), given.pop("lanes"))
         command(call, *args, settings=settings, **given)
 
     for option in reversed(_SETTINGS):
@@ -233,6 +230,7 @@ def _print(one: dict[str, Any]) -> None:
             ("events", ", ".join(one["event_types"])),
             ("success is", one["success"]),
             ("headers", ", ".join(f"{name}: {value}" for name, value in one["headers"].items())),
+            ("order", _ordering_words(one)),
             ("X-Webhook-Signature", _body_signature_words(one)),
             ("its key", one.get("x_webhook_signature_key") if "signing_key" in one else None),
             ("signing key", one.get("signing_key")),
@@ -251,6 +249,11 @@ def _print(one: dict[str, Any]) -> None:
             ("updated", local_time(one["updated_at"])),
         ]
     )
+
+
+def _ordering_words(one: dict[str, Any]) -> str | None:
+    ordering = one.get("ordering", "endpoint")
+    return None if ordering == "endpoint" else f"by {ordering['key']}, in {ordering['lanes']} lanes"
 
 
 def _body_signature_words(one: dict[str, Any]) -> str | None:

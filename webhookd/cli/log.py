@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from webhookd.cli.endpoint import find
 from webhookd.cli.options import (
     Call,
     Words,
@@ -19,6 +18,7 @@ from webhookd.cli.options import (
     complete_event_type,
     complete_logged,
     examples,
+    find,
     for_workspace,
     in_workspace,
 )

@@ -56,6 +56,26 @@ class Call:
         return "/v1/" + "/".join(quote(part, safe="") for part in (*start, *parts))
 
 
+def find(call: Call, which: str) -> str:
+    """The id of the endpoint given by id or URL, which is found in every form that makes the same requests."""
+    if "://" not in which:
+        return which
+    from webhookd.rules.urls import normal_form
+
+    wanted = normal_form(which)
+    same = [one for one in call.client().pages(call.path("endpoints")) if normal_form(one["url"]) == wanted]
+    # An older webhookd let them be added side by side.
+    found = [one["id"] for one in same if one["url"] == which] or [one["id"] for one in same]
+    if len(found) == 1:
+        return str(found[0])
+    where = f"workspace {call.workspace or 'default'}"
+    if not found:
+        raise click.ClickException(
+            f"no endpoint of {where} has the URL {escape(which)}. `webhookd endpoint list` shows them."
+        )
+    raise click.UsageError(f"several endpoints of {where} have this URL: name one by its id: {', '.join(found)}.")
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask before something is destroyed, unless `yes`; anything but yes exits with 1.
 

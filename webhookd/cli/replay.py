@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from webhookd.cli.endpoint import endpoint as endpoint_group
-from webhookd.cli.endpoint import find
 from webhookd.cli.log import DELIVERY_PREFIX, FINISHED
 from webhookd.cli.options import (
     Call,
@@ -17,6 +16,7 @@ from webhookd.cli.options import (
     complete_event_type,
     complete_logged,
     examples,
+    find,
     for_workspace,
 )
 from webhookd.cli.output import count, moment, print_done, without_none

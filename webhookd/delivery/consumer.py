@@ -1,7 +1,7 @@
-"""One endpoint's consumer: takes the next delivery, attempts it until it is delivered or dropped, then the next.
+"""A lane's consumer: takes the next delivery, attempts it until it is delivered or dropped, then the next.
 
-Order rests on three rules: one consumer per endpoint, one request in flight per consumer, and no attempt before the
-outcome of the one before it is committed.
+An endpoint has one lane, or several if it orders by key.  Order rests on three rules: one consumer per lane, one
+request in flight per consumer, and no attempt before the outcome of the one before it is committed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from msgspec.structs import replace
 
 from webhookd.delivery.deps import Deps
-from webhookd.delivery.queue import EndpointQueue
+from webhookd.delivery.queue import Lane
 from webhookd.delivery.recorder import Recorder
 from webhookd.models import Endpoint, QueuedDelivery
 from webhookd.rules.retry import Decision, RetryIn, RetrySchedule, remaining_wait, wait_step
@@ -25,10 +25,10 @@ STEP_MARGIN_SECONDS = 10.0
 
 
 class Consumer:
-    """Sends the deliveries of one endpoint until `stop` is called or nothing is left."""
+    """Sends the deliveries of one lane until `stop` is called or nothing is left."""
 
-    def __init__(self, queue: EndpointQueue, deps: Deps, recorder: Recorder, transport: Transport) -> None:
-        self._queue = queue
+    def __init__(self, lane: Lane, deps: Deps, recorder: Recorder, transport: Transport) -> None:
+        self._lane = lane
         self._deps = deps
         self._recorder = recorder
         self._transport = transport
@@ -53,7 +53,7 @@ class Consumer:
         """Returns whether the queue was emptied; if not, the next consumer reads what waits from the table again."""
         while not self.stopped:
             self._expect(0)
-            delivery = await self._queue.next(self._refill)
+            delivery = await self._lane.next(self._refill)
             if delivery is None:
                 return True
             if not await self._deliver(delivery):
@@ -101,8 +101,7 @@ class Consumer:
         self._expect(self._deps.settings().delivery.timeout_seconds)
         try:
             outcome = await self._transport.post(request)
-            is_last = self._queue.waiting <= 1
-            return await self._recorder.record(endpoint, delivery, request, outcome, is_last=is_last)
+            return await self._recorder.record(endpoint, delivery, request, outcome, is_last=self._lane.is_empty)
         finally:
             self.in_flight = False
 
@@ -145,15 +144,22 @@ class Consumer:
         body = await self._deps.store.read_for_delivery(lambda db: deliveries.body(db, delivery.seq))
         return replace(delivery, body=body)
 
-    async def _refill(self, endpoint_seq: int, after_seq: int, limit: int, inline_bytes: int) -> list[QueuedDelivery]:
-        endpoint = self._deps.registry.get(endpoint_seq)
+    async def _refill(self, lane: Lane, after_seq: int, limit: int, inline_bytes: int) -> list[QueuedDelivery]:
+        endpoint = self._deps.registry.get(lane.endpoint_seq)
         after_seq = max(after_seq, endpoint.skipped_upto if endpoint else 0)
         return await self._deps.store.read_for_delivery(
-            lambda db: deliveries.page(db, endpoint_seq, after_seq, limit, inline_bytes)
+            lambda db: deliveries.page(
+                db, lane.endpoint_seq, after_seq, limit, inline_bytes, upto_seq=lane.upto_seq, hashes=lane.hashes
+            )
         )
 
 
 def _marks(delivery: QueuedDelivery) -> tuple[tuple[str, str], ...]:
+    marks: tuple[tuple[str, str], ...] = ()
     if delivery.replay_of is not None:
-        return request_builder.REPLAY
-    return request_builder.BACKFILL if delivery.backfill else ()
+        marks = request_builder.REPLAY
+    elif delivery.backfill:
+        marks = request_builder.BACKFILL
+    if delivery.sequence is not None:
+        marks += request_builder.place_in_order(delivery.sequence, delivery.lane_previous)
+    return marks

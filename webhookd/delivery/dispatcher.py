@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from webhookd.delivery.consumer import STEP_MARGIN_SECONDS, Consumer
 from webhookd.delivery.deps import Deps
-from webhookd.delivery.queue import Backlog, EndpointQueue, QueuedBytes
+from webhookd.delivery.queue import Backlog, EndpointQueue, Lane, QueuedBytes
 from webhookd.delivery.recorder import Recorder
 from webhookd.models import Endpoint, Json, QueuedDelivery
 from webhookd.sender.client import Transport
@@ -24,13 +24,15 @@ HOUR_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """An endpoint's queue: what waits (and of that, what is held), when a retry is due, whether one is in flight."""
+    """An endpoint's queue: what waits (and of that, what is held), when a retry is due, how many are in flight."""
 
     waiting: int
     waiting_bytes: int
     held: int
     next_attempt_at_ms: int | None
-    in_flight: bool
+    in_flight: int
+    retrying: int = 0  # lanes that wait for a retry
+    busy: int = 0  # lanes that have a consumer
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ class Dispatcher:
         self._queues: dict[int, EndpointQueue] = {}
         self._backlogs: defaultdict[int, Backlog] = defaultdict(Backlog)
         self._shared = QueuedBytes()
-        self._consumers: dict[int, Consumer] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._consumers: dict[Lane, Consumer] = {}
+        self._tasks: dict[Lane, asyncio.Task[None]] = {}
         self._blocked: Counter[int] = Counter()  # endpoints that get no consumer, see `block`
         self._unattended: dict[int, float] = {}  # since when there is work and no consumer, as `stuck` saw it
         self.marks = 0  # how many were set since the start: the rows behind them have to follow
@@ -73,7 +75,8 @@ class Dispatcher:
         """Begin with everything that waits in the table, each queue from its start."""
         for found in await self._deps.store.read_for_delivery(deliveries.waiting):
             if self._registry.get(found.endpoint_seq):  # else its workspace's row is lost
-                self._queue(found.endpoint_seq).restore(found.count, found.size, found.newest_seq)
+                queue = self._queue(found.endpoint_seq)
+                queue.restore(found.count, found.size, found.newest_seq, found.by_hash)
         self._running = True
         for endpoint_seq in list(self._queues):
             self.wake(endpoint_seq)
@@ -103,19 +106,23 @@ class Dispatcher:
             if endpoint is None:
                 continue  # deleted in the meantime; its row is cancelled by the mark
             queue = self._queue(delivery.endpoint_seq)
-            starts = self._running and self._may_start(endpoint)
-            if starts:
-                queue.open()  # before the offer, so that the consumer needn't read this delivery from the table
-            queue.offer(delivery)
+            lane = queue.lane_for(delivery)
+            starts = self._running and lane is not None and lane not in self._tasks and self._may_start(queue, endpoint)
+            if starts and lane is not None:
+                lane.open()  # before the offer, so that the consumer needn't read this delivery from the table
+            queue.offer(delivery, lane)
             self._recorder.publish_accepted(endpoint, delivery)
-            if starts:
-                self._start(endpoint, queue)
+            if starts and lane is not None:
+                self._start(endpoint, queue, lane)
+            elif lane is None:
+                self.wake(endpoint.seq)
 
-    def settle(self, endpoint_seq: int, count: int, size: int) -> None:
-        """`count` deliveries of an endpoint, `size` bytes together, no longer wait."""
+    def settle(self, endpoint_seq: int, finished: Iterable[tuple[int, int | None]]) -> None:
+        """Deliveries of an endpoint, of which size and hash are given, no longer wait."""
         queue = self._queues.get(endpoint_seq)
         if queue is not None:
-            queue.settled(size, count)
+            for size, lane_hash in finished:
+                queue.settled(size, lane_hash)
 
     def emptied(self, endpoint_seq: int) -> None:
         """A mark took everything that waited for an endpoint."""
@@ -134,21 +141,33 @@ class Dispatcher:
     # Consumers
 
     def wake(self, endpoint_seq: int) -> None:
-        """Start a consumer if there is work, the endpoint may be sent to and none runs yet."""
-        if not self._running or not self._lacks_consumer(endpoint_seq):
+        """Start a consumer for each lane that has work and none yet, if the endpoint may be sent to."""
+        queue, endpoint = self._queues.get(endpoint_seq), self._registry.get(endpoint_seq)
+        if not self._running or queue is None or endpoint is None:
             return
-        endpoint = self._registry.get(endpoint_seq)
-        assert endpoint is not None
-        self._start(endpoint, self._queues[endpoint_seq])
+        self.reorder(endpoint)
+        if self._may_start(queue, endpoint):
+            for lane in self._lacking(queue):
+                self._start(endpoint, queue, lane)
+
+    def reorder(self, endpoint: Endpoint) -> None:
+        """Take another order of an endpoint: its lanes stop, and new ones start when their attempts have ended."""
+        queue = self._queues.get(endpoint.seq)
+        if queue is None or queue.ordering == endpoint.ordering:
+            return
+        self.stop_consumer(endpoint.seq)
+        if not self._runs(queue):
+            queue.take_ordering(endpoint.ordering)
 
     def stop_consumer(self, endpoint_seq: int) -> None:
-        """Let no further attempt of an endpoint start; one in flight ends and is recorded.
+        """Let no further attempt of an endpoint start; those in flight end and are recorded.
 
         For an endpoint that is stopped in the registry already; before that, `block`.
         """
-        consumer = self._consumers.get(endpoint_seq)
-        if consumer is not None:
-            consumer.stop()
+        queue = self._queues.get(endpoint_seq)
+        for lane in queue.lanes.values() if queue else ():
+            if lane in self._consumers:
+                self._consumers[lane].stop()
 
     def block(self, endpoint_seq: int) -> None:
         """`stop_consumer`, and start none until `unblock`, as often as this was called.
@@ -158,6 +177,10 @@ class Dispatcher:
         self._blocked[endpoint_seq] += 1
         self.stop_consumer(endpoint_seq)
 
+    def is_blocked(self, endpoint_seq: int) -> bool:
+        """Whether no attempt to an endpoint starts now, as `block` says."""
+        return bool(self._blocked[endpoint_seq])
+
     def unblock(self, endpoint_seq: int) -> None:
         """What `block` was for is committed, or failed: the registry decides again."""
         self._blocked -= Counter([endpoint_seq])
@@ -165,9 +188,10 @@ class Dispatcher:
 
     async def wait_idle(self, endpoint_seq: int) -> None:
         """Wait until an endpoint that was stopped has no attempt in flight."""
-        task = self._tasks.get(endpoint_seq)
-        if task is not None:
-            await asyncio.wait([task])
+        queue = self._queues.get(endpoint_seq)
+        tasks = [self._tasks[lane] for lane in queue.lanes.values() if lane in self._tasks] if queue else []
+        if tasks:
+            await asyncio.wait(tasks)
 
     def reschedule(self) -> None:
         """The retry schedule changed: waits under way that are longer than it says are cut."""
@@ -192,16 +216,19 @@ class Dispatcher:
     def view(self, endpoint_seq: int) -> QueueView:
         """An endpoint's queue, now."""
         queue = self._queues.get(endpoint_seq)
-        consumer = self._consumers.get(endpoint_seq)
         endpoint = self._registry.get(endpoint_seq)
         runs = endpoint is not None and self._registry.runs(endpoint)
         waiting = queue.waiting if queue else 0
+        consumers = [self._consumers[lane] for lane in queue.lanes.values() if lane in self._consumers] if queue else []
+        due_ms = [each.next_attempt_at_ms for each in consumers if each.next_attempt_at_ms is not None]
         return QueueView(
             waiting=waiting,
             waiting_bytes=queue.waiting_bytes if queue else 0,
             held=0 if runs else waiting,
-            next_attempt_at_ms=consumer.next_attempt_at_ms if consumer and runs else None,
-            in_flight=consumer.in_flight if consumer else False,
+            next_attempt_at_ms=min(due_ms, default=None) if runs else None,
+            in_flight=sum(each.in_flight for each in consumers),
+            retrying=len(due_ms),
+            busy=len(consumers),
         )
 
     async def statuses(self, shown: Sequence[Endpoint]) -> list[EndpointStatus]:
@@ -235,10 +262,10 @@ class Dispatcher:
         wherever work waits.  To be called about once a second: a missing one counts from the second call.
         """
         now = self._deps.clock.monotonic()
-        for endpoint_seq, consumer in self._consumers.items():
+        for lane, consumer in self._consumers.items():
             if now > consumer.due_at:
                 late = now - consumer.due_at + STEP_MARGIN_SECONDS
-                return f"the consumer of {self._named(endpoint_seq)} is {late:.0f} s late with its present step"
+                return f"the consumer of {self._named(lane.endpoint_seq)} is {late:.0f} s late with its present step"
         missing = {each for each in self._queues if self._lacks_consumer(each)} if self._running else set()
         self._unattended = {each: self._unattended.get(each, now) for each in missing}
         for endpoint_seq, since in self._unattended.items():
@@ -254,17 +281,30 @@ class Dispatcher:
     def _lacks_consumer(self, endpoint_seq: int) -> bool:
         """Whether there is work, the endpoint may be sent to, and no consumer runs."""
         queue, endpoint = self._queues.get(endpoint_seq), self._registry.get(endpoint_seq)
-        return queue is not None and queue.waiting > 0 and endpoint is not None and self._may_start(endpoint)
+        if queue is None or not queue.waiting or endpoint is None:
+            return False
+        return self._may_start(queue, endpoint) and bool(self._lacking(queue))
 
-    def _may_start(self, endpoint: Endpoint) -> bool:
-        return endpoint.seq not in self._tasks and not self._blocked[endpoint.seq] and self._registry.runs(endpoint)
+    def _lacking(self, queue: EndpointQueue) -> list[Lane]:
+        """The lanes that have work and no consumer, behind the barrier if everything up to it is finished."""
+        while True:
+            found = [lane for lane in queue.lanes_with_work() if lane not in self._tasks]
+            if found or not queue.is_barred or self._runs(queue):
+                return found
+            queue.pass_barrier()
 
-    def _start(self, endpoint: Endpoint, queue: EndpointQueue) -> None:
-        queue.open()
-        consumer = self._consumers[endpoint.seq] = Consumer(queue, self._deps, self._recorder, self._transport)
-        self._tasks[endpoint.seq] = asyncio.create_task(
-            self._run(endpoint.seq, queue, consumer), name=f"consumer {endpoint.id}"
-        )
+    def _runs(self, queue: EndpointQueue) -> bool:
+        return any(lane in self._tasks for lane in queue.lanes.values())
+
+    def _may_start(self, queue: EndpointQueue, endpoint: Endpoint) -> bool:
+        if self._blocked[endpoint.seq] or not self._registry.runs(endpoint):
+            return False
+        return queue.ordering is endpoint.ordering or queue.ordering == endpoint.ordering
+
+    def _start(self, endpoint: Endpoint, queue: EndpointQueue, lane: Lane) -> None:
+        lane.open()
+        consumer = self._consumers[lane] = Consumer(lane, self._deps, self._recorder, self._transport)
+        self._tasks[lane] = asyncio.create_task(self._run(queue, lane, consumer), name=f"consumer {endpoint.id}")
 
     def _named(self, endpoint_seq: int) -> str:
         endpoint = self._registry.get(endpoint_seq)
@@ -276,10 +316,11 @@ class Dispatcher:
             endpoint = self._registry.get(endpoint_seq)
             assert endpoint is not None
             backlog = self._backlogs[endpoint.workspace_seq]
-            queue = self._queues[endpoint_seq] = EndpointQueue(endpoint_seq, backlog, self._shared)
+            queue = EndpointQueue(endpoint_seq, backlog, self._shared, endpoint.ordering)
+            self._queues[endpoint_seq] = queue
         return queue
 
-    async def _run(self, endpoint_seq: int, queue: EndpointQueue, consumer: Consumer) -> None:
+    async def _run(self, queue: EndpointQueue, lane: Lane, consumer: Consumer) -> None:
         emptied = False
         try:
             emptied = await consumer.run()
@@ -289,7 +330,9 @@ class Dispatcher:
                 self._crashed.set_exception(error)
         finally:
             # Nothing is awaited between the consumer's last look at its queue and this, so no offer is missed.
-            queue.close(emptied=emptied)
-            del self._consumers[endpoint_seq], self._tasks[endpoint_seq]
-            if not emptied:
-                self.wake(endpoint_seq)  # it may have been stopped and allowed again while its attempt ended
+            lane.close(emptied=emptied)
+            del self._consumers[lane], self._tasks[lane]
+            if emptied:
+                queue.emptied_lane(lane)
+            if not emptied or queue.is_barred or consumer.stopped:
+                self.wake(queue.endpoint_seq)  # it may have been stopped and allowed again while its attempt ended

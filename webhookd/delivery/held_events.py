@@ -99,8 +99,8 @@ class HeldEvents:
             add_notice(db, mail, endpoint.workspace_seq, kind, payload, now_ms)
 
     async def _expire(self, endpoint: Endpoint) -> None:
-        def on_commit(finished: list[tuple[int, int]]) -> None:
-            self._dispatcher.settle(endpoint.seq, len(finished), sum(size for _, size in finished))
+        def on_commit(finished: list[tuple[int, int, int | None]]) -> None:
+            self._dispatcher.settle(endpoint.seq, [(size, lane_hash) for _, size, lane_hash in finished])
             self._wake_mail()
 
         totals: Counter[str] = Counter()
@@ -181,11 +181,11 @@ class HeldEvents:
         limit: int,
         still: Callable[[Db], bool] = lambda db: True,
         also: Callable[[Db], None] = lambda db: None,
-        on_commit: Callable[[list[tuple[int, int]]], None] | None = None,
-    ) -> list[tuple[int, int]]:
+        on_commit: Callable[[list[tuple[int, int, int | None]]], None] | None = None,
+    ) -> list[tuple[int, int, int | None]]:
         now_ms = self._clock.wall_ms()
 
-        def command(db: Db) -> list[tuple[int, int]]:
+        def command(db: Db) -> list[tuple[int, int, int | None]]:
             if not still(db):
                 return []
             finished = deliveries.finish_some(

@@ -125,7 +125,8 @@ class Recorder:
             )
             self._watchdog.committed(endpoint, delivery, judgement, disabled, notified=notified)
 
-        await self._store.write(command, on_commit=on_commit, retry_when_full=True)
+        with self._watchdog.stopping(judgement):
+            await self._store.write(command, on_commit=on_commit, retry_when_full=True)
         return decision
 
     async def quarantine(self, endpoint: Endpoint, delivery: QueuedDelivery) -> None:

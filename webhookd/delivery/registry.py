@@ -27,6 +27,7 @@ class Registry:
         self._by_seq: dict[int, Endpoint] = {}
         self._by_id: dict[str, Endpoint] = {}
         self._subscriptions: Counter[tuple[int, str]] = Counter()  # by workspace and event type
+        self._keyed: dict[int, dict[int, Endpoint]] = {}  # by workspace and number: those that order by key
 
     def load(self, workspaces: Iterable[Workspace], endpoints: Iterable[Endpoint]) -> None:
         """Take what the table has at the start."""
@@ -77,6 +78,8 @@ class Registry:
         self._subscriptions.update((endpoint.workspace_seq, each) for each in endpoint.event_types)
         self._by_seq[endpoint.seq] = endpoint
         self._by_id[endpoint.id] = endpoint
+        if endpoint.ordering.key is not None:
+            self._keyed.setdefault(endpoint.workspace_seq, {})[endpoint.seq] = endpoint
 
     def put_all(self, endpoints: Iterable[Endpoint]) -> None:
         """`put` for several."""
@@ -92,8 +95,24 @@ class Registry:
         """How many endpoints of a workspace want events of a type."""
         return self._subscriptions[workspace_seq, event_type] + self._subscriptions[workspace_seq, EVERY_TYPE]
 
+    def orders_by_key(self, workspace_seq: int) -> bool:
+        """Whether an endpoint of a workspace orders by key."""
+        return workspace_seq in self._keyed
+
+    def order_keys(self, workspace_seq: int, event_type: str) -> set[str]:
+        """The paths by which endpoints of a workspace order events of a type."""
+        return {
+            each.ordering.key
+            for each in self._keyed.get(workspace_seq, {}).values()
+            if each.ordering.key is not None and not {event_type, EVERY_TYPE}.isdisjoint(each.event_types)
+        }
+
     def _unsubscribe(self, endpoint: Endpoint | None) -> None:
         if endpoint is not None:
+            if endpoint.ordering.key is not None:
+                self._keyed[endpoint.workspace_seq].pop(endpoint.seq, None)
+                if not self._keyed[endpoint.workspace_seq]:
+                    del self._keyed[endpoint.workspace_seq]
             self._subscriptions.subtract((endpoint.workspace_seq, each) for each in endpoint.event_types)
 
     def get(self, seq: int) -> Endpoint | None:

@@ -16,7 +16,7 @@ from webhookd.rules.ids import delivery_id, uuid7
 from webhookd.sender import request_builder
 from webhookd.sender.client import Transport
 from webhookd.sender.request_builder import RequestBuilder
-from webhookd.store import deliveries
+from webhookd.store import events
 from webhookd.store.store import Db
 from webhookd.tasks import KeyedLocks
 
@@ -67,7 +67,7 @@ class TestEvents:
         now_ms = self._clock.wall_ms()
 
         def command(db: Db) -> int:
-            return deliveries.insert_test(
+            return events.insert_test(
                 db,
                 workspace_seq=endpoint.workspace_seq,
                 endpoint_seq=endpoint.seq,

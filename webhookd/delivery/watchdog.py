@@ -7,7 +7,8 @@ that failure, disabling and notices are durable together, and `committed` after 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from webhookd import log
@@ -47,8 +48,8 @@ class Judgement:
 class Watchdog:
     """Tracks the budgets of all workspaces; `run` is a root task.
 
-    `waiting` says how many events wait for an endpoint (by its number), `stop_consumer` lets no further attempt of one
-    start, `wake_mail` starts the outbox.
+    `waiting` says how many events wait for an endpoint (by its number), `block` lets no further attempt of one start
+    until `unblock`, `wake_mail` starts the outbox.
     """
 
     def __init__(
@@ -56,12 +57,13 @@ class Watchdog:
         deps: Deps,
         *,
         waiting: Callable[[int], int],
-        stop_consumer: Callable[[int], None],
+        block: Callable[[int], None],
+        unblock: Callable[[int], None],
         wake_mail: Callable[[], None],
     ) -> None:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
         self._waiting = waiting
-        self._stop_consumer = stop_consumer
+        self._block, self._unblock = block, unblock
         self._wake_mail = wake_mail
         self._windows: dict[int, FailureWindow] = {}  # by the number of the workspace
         self._verdicts: asyncio.Queue[tuple[str, Verdict]] = asyncio.Queue()
@@ -151,6 +153,17 @@ class Watchdog:
         )
         return Judgement(verdict, message, disabling, warning)
 
+    @contextmanager
+    def stopping(self, judgement: Judgement) -> Iterator[None]:
+        """While this lasts, no attempt starts to an endpoint that the failure disables: other lanes of it may run."""
+        for each, _ in judgement.disabling:
+            self._block(each.seq)
+        try:
+            yield
+        finally:
+            for each, _ in judgement.disabling:
+                self._unblock(each.seq)
+
     def disable(self, db: Db, endpoint: Endpoint, judgement: Judgement, now_ms: int) -> list[Endpoint]:
         """The budget's part of the failure's transaction; returns the endpoints that it disabled."""
         mail = self._settings().mail
@@ -226,7 +239,6 @@ class Watchdog:
                 window_seconds=facts[each.seq]["window_seconds"],
                 waiting=facts[each.seq]["waiting"],
             )
-            self._stop_consumer(each.seq)
         if verdict.crossed or verdict.exceeded:
             self._verdicts.put_nowait((endpoint.workspace, verdict))
 

@@ -17,6 +17,13 @@ REPLAY = (("X-Webhook-Replay", "true"),)
 BACKFILL = (("X-Webhook-Backfill", "true"),)
 TEST = (("X-Webhook-Test", "true"),)
 
+
+def place_in_order(sequence: int, lane_previous: str | None) -> tuple[tuple[str, str], ...]:
+    """The headers of a delivery that goes by key: its number, and the id of the event before it in its lane."""
+    number = ("webhook-sequence", str(sequence))
+    return (number, ("webhook-lane-previous", lane_previous)) if lane_previous else (number,)
+
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Origin = tuple[str, str, int]  # scheme, host, port: what a connection may be shared by

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -22,6 +22,7 @@ PENDING, DELIVERED, DROPPED, EXPIRED, SKIPPED, CANCELLED = range(6)
 ORDINARY, REPLAY, TEST, BACKFILL = range(4)
 # How many numbers of events a backfill looks through before it asks whether it is late: some milliseconds' worth.
 WINDOW_EVENTS = 100_000
+EVERYTHING = 2**63 - 1  # upto no number
 
 _QUEUED = (
     # A lost event has no body: the consumer quarantines the delivery.
@@ -30,7 +31,13 @@ _QUEUED = (
     "d.attempt_count, d.tries, d.next_attempt_at, CASE WHEN d.next_attempt_at IS NOT NULL THEN (SELECT CASE WHEN "
     "json_valid(CAST(a.record AS TEXT)) THEN CAST(a.record AS TEXT)->>'reason' = 'local' END "
     "FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1) END, "
-    f"d.kind = {BACKFILL}, v.trace FROM deliveries d {{hint}} LEFT JOIN events v ON v.seq = d.event_seq"
+    f"d.kind = {BACKFILL}, v.trace, d.lane_hash, d.sequence, {{previous}} "
+    "FROM deliveries d {hint} LEFT JOIN events v ON v.seq = d.event_seq"
+)
+# The hash of the key of event `v` for the endpoint of `d`.
+_HASH = (
+    "(SELECT lane_hash(e.ordering->>'key', v.body) FROM endpoints e WHERE e.seq = d.endpoint_seq "
+    "AND e.ordering->>'key' IS NOT NULL)"
 )
 _BACKFILL_LEFT_OUT = (
     "SELECT v.seq, length(v.body), CASE WHEN e.deleted_at IS NOT NULL THEN 'gone' WHEN EXISTS (SELECT 1 "
@@ -41,8 +48,29 @@ _BACKFILL_LEFT_OUT = (
     "WHERE v.seq IN (SELECT value FROM json_each(:seqs)) ORDER BY v.seq"
 )
 _PAGE = (
-    _QUEUED.format(body="CASE WHEN d.size <= ? THEN v.body END", hint="INDEXED BY deliveries_waiting")
-    + " WHERE d.endpoint_seq = ? AND d.state = 0 AND d.seq > ? ORDER BY d.seq LIMIT ?"
+    _QUEUED.format(body="CASE WHEN d.size <= ? THEN v.body END", previous="NULL", hint="INDEXED BY deliveries_waiting")
+    + " WHERE d.endpoint_seq = ? AND d.state = 0 AND d.seq > ? AND d.seq <= ? ORDER BY d.seq LIMIT ?"
+)
+# A lane has several hashes, each of which is in order in an index.  The table's own queue (sqlite.org/lang_with.html)
+# merges them: it has the next one of each hash, and gives the one with the lowest number.
+_NEXT_IN_LANE = (
+    "(SELECT min(seq) FROM deliveries INDEXED BY deliveries_lanes_waiting WHERE endpoint_seq = :endpoint_seq "
+    "AND lane_hash = {hash} AND state = 0 AND seq > {after} AND seq <= :upto_seq)"
+)
+_LANE_PAGE = (
+    "WITH RECURSIVE next (seq, hash) AS ("
+    f"SELECT {_NEXT_IN_LANE.format(hash='j.value', after=':after_seq')}, j.value FROM json_each(:hashes) j UNION ALL "
+    f"SELECT {_NEXT_IN_LANE.format(hash='next.hash', after='next.seq')}, next.hash FROM next WHERE seq IS NOT NULL "
+    "ORDER BY 1) "
+    + _QUEUED.format(
+        body="CASE WHEN d.size <= :inline_bytes THEN v.body END",
+        # Finished ones too: the lane may have had others while the endpoint had another number of lanes.
+        previous="(SELECT pv.id FROM deliveries p JOIN events pv ON pv.seq = p.event_seq WHERE p.seq = (SELECT max("
+        "(SELECT max(seq) FROM deliveries INDEXED BY deliveries_lanes WHERE endpoint_seq = :endpoint_seq "
+        "AND lane_hash = j.value AND seq < d.seq)) FROM json_each(:hashes) j))",
+        hint="",
+    )
+    + " WHERE d.seq IN (SELECT seq FROM next WHERE seq IS NOT NULL LIMIT :limit) ORDER BY d.seq"
 )
 # Each row of the array is [number, attempts, time, offset, length].
 _DELIVERED_TOGETHER = (
@@ -56,12 +84,13 @@ _DELIVERED_TOGETHER = (
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What waits for one endpoint: how many deliveries, their bytes, the number of the newest."""
+    """What waits for one endpoint: how many deliveries, their bytes, the number of the newest; how many by hash."""
 
     endpoint_seq: int
     count: int
     size: int
     newest_seq: int
+    by_hash: dict[int, int] = field(default_factory=dict)
 
 
 def waiting(db: sqlite3.Connection) -> list[Waiting]:
@@ -70,25 +99,53 @@ def waiting(db: sqlite3.Connection) -> list[Waiting]:
     Grouped by the endpoints' own column, which the pass is ordered by: otherwise SQLite sorts all that waits in memory.
     """
     rows = db.execute(
-        "SELECT e.seq, count(*), CAST(total(d.size) AS INTEGER), max(d.seq) "
+        "SELECT e.seq, e.skipped_upto, e.ordering, count(*), CAST(total(d.size) AS INTEGER), max(d.seq) "
         "FROM endpoints e CROSS JOIN deliveries d INDEXED BY deliveries_waiting "
         "WHERE e.deleted_at IS NULL AND d.endpoint_seq = e.seq AND d.state = 0 AND d.seq > e.skipped_upto "
         "GROUP BY e.seq"
     ).fetchall()
-    return [Waiting(*row) for row in rows]
+    return [
+        Waiting(seq, count, size, newest_seq, waiting_by_hash(db, seq, upto) if ordering != "null" else {})
+        for seq, upto, ordering, count, size, newest_seq in rows
+    ]
 
 
 def page(
-    db: sqlite3.Connection, endpoint_seq: int, after_seq: int, limit: int, inline_bytes: int
+    db: sqlite3.Connection,
+    endpoint_seq: int,
+    after_seq: int,
+    limit: int,
+    inline_bytes: int,
+    *,
+    upto_seq: int = EVERYTHING,
+    hashes: Iterable[int] | None = None,
 ) -> list[QueuedDelivery]:
-    """The next `limit` deliveries that wait for an endpoint, in order; without bodies larger than `inline_bytes`."""
-    rows = db.execute(_PAGE, (inline_bytes, endpoint_seq, after_seq, limit)).fetchall()
+    """The next `limit` deliveries that wait for an endpoint, in order; without bodies larger than `inline_bytes`.
+
+    `hashes`: only those of keys with one of these hashes, the lane's, each with the event before it in the lane.
+    """
+    if hashes is None:
+        rows = db.execute(_PAGE, (inline_bytes, endpoint_seq, after_seq, upto_seq, limit)).fetchall()
+    else:
+        values = {"endpoint_seq": endpoint_seq, "after_seq": after_seq, "upto_seq": upto_seq, "limit": limit}
+        of_lane = {"hashes": orjson.dumps(list(hashes)).decode(), "inline_bytes": inline_bytes}
+        rows = db.execute(_LANE_PAGE, values | of_lane).fetchall()
     return [_queued(row) for row in rows]
 
 
 def _queued(row: tuple[Any, ...]) -> QueuedDelivery:
-    values = (*row[:-3], bool(row[-3]), bool(row[-2]), row[-1])
+    values = (*row[:-6], bool(row[-6]), bool(row[-5]), *row[-4:])
     return QueuedDelivery(*values)
+
+
+def waiting_by_hash(db: sqlite3.Connection, endpoint_seq: int, after_seq: int) -> dict[int, int]:
+    """How many deliveries of each hash wait for an endpoint, without those that have none."""
+    rows = db.execute(
+        "SELECT lane_hash, count(*) FROM deliveries INDEXED BY deliveries_lanes_waiting "
+        "WHERE endpoint_seq = ? AND lane_hash IS NOT NULL AND state = 0 AND seq > ? GROUP BY lane_hash",
+        (endpoint_seq, after_seq),
+    ).fetchall()
+    return dict(rows)
 
 
 def body(db: sqlite3.Connection, seq: int) -> bytes | None:
@@ -115,11 +172,7 @@ def oldest_waiting(db: sqlite3.Connection, endpoint_seq: int, after_seq: int) ->
 
 def oldest_of_size(db: sqlite3.Connection, endpoint_seq: int, after_seq: int, size: int, limit: int) -> int:
     """How many of the oldest waiting deliveries make up at least `size` bytes; at most `limit`."""
-    rows = db.execute(
-        "SELECT size FROM deliveries INDEXED BY deliveries_waiting WHERE endpoint_seq = ? AND state = 0 AND seq > ? "
-        "ORDER BY seq LIMIT ?",
-        (endpoint_seq, after_seq, limit),
-    ).fetchall()
+    rows = _oldest(db, "size", endpoint_seq, after_seq, limit)
     total = 0
     for number, (each,) in enumerate(rows, start=1):
         total += each
@@ -130,12 +183,16 @@ def oldest_of_size(db: sqlite3.Connection, endpoint_seq: int, after_seq: int, si
 
 def oldest_before(db: sqlite3.Connection, endpoint_seq: int, after_seq: int, before_ms: int, limit: int) -> int:
     """How many of the oldest waiting deliveries were accepted at `before_ms` or earlier; at most `limit`."""
-    rows = db.execute(
-        "SELECT accepted_at FROM deliveries INDEXED BY deliveries_waiting WHERE endpoint_seq = ? AND state = 0 "
+    rows = _oldest(db, "accepted_at", endpoint_seq, after_seq, limit)
+    return sum(1 for _ in takewhile(lambda row: row[0] <= before_ms, rows))
+
+
+def _oldest(db: sqlite3.Connection, column: str, endpoint_seq: int, after_seq: int, limit: int) -> list[tuple[int]]:
+    return db.execute(
+        f"SELECT {column} FROM deliveries INDEXED BY deliveries_waiting WHERE endpoint_seq = ? AND state = 0 "
         "AND seq > ? ORDER BY seq LIMIT ?",
         (endpoint_seq, after_seq, limit),
     ).fetchall()
-    return sum(1 for _ in takewhile(lambda row: row[0] <= before_ms, rows))
 
 
 def newest_seq(db: sqlite3.Connection) -> int:
@@ -203,12 +260,12 @@ def first_drop(db: sqlite3.Connection, endpoint_seq: int, seq: int) -> bool:
 
 def finish_some(
     db: sqlite3.Connection, endpoint_seq: int, *, state: int, upto_seq: int, after_seq: int, limit: int, now_ms: int
-) -> list[tuple[int, int]]:
-    """Finish the oldest waiting deliveries of an endpoint, at most `limit`; returns `(seq, size)` of each."""
+) -> list[tuple[int, int, int | None]]:
+    """Finish an endpoint's oldest waiting deliveries, at most `limit`; returns `(seq, size, lane_hash)` of each."""
     return db.execute(
         "UPDATE deliveries SET state = ?, finished_at = ?, next_attempt_at = NULL WHERE seq IN "
         "(SELECT seq FROM deliveries INDEXED BY deliveries_waiting WHERE endpoint_seq = ? AND state = 0 "
-        "AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?) RETURNING seq, size",
+        "AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?) RETURNING seq, size, lane_hash",
         (state, now_ms, endpoint_seq, after_seq, upto_seq, limit),
     ).fetchall()
 
@@ -229,11 +286,12 @@ def marked(db: sqlite3.Connection) -> list[tuple[int, int, int]]:
 def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[QueuedDelivery]:
     """Queue past deliveries that have a body again, in the order given; returned without their bodies."""
     queued = []
-    again = _QUEUED.format(body="NULL", hint="") + " WHERE d.seq = ?"
+    again = _QUEUED.format(body="NULL", previous="NULL", hint="") + " WHERE d.seq = ?"
     for seq in seqs:
         rows = db.execute(
-            f"INSERT INTO deliveries (event_seq, endpoint_seq, event_type, kind, size, replay_of, accepted_at) "
-            f"SELECT d.event_seq, d.endpoint_seq, d.event_type, {REPLAY}, d.size, d.seq, ? FROM deliveries d "
+            "INSERT INTO deliveries "
+            "(event_seq, endpoint_seq, event_type, kind, size, replay_of, accepted_at, lane_hash) "
+            f"SELECT d.event_seq, d.endpoint_seq, d.event_type, {REPLAY}, d.size, d.seq, ?, {_HASH} FROM deliveries d "
             "JOIN events v ON v.seq = d.event_seq WHERE d.seq = ? AND v.body IS NOT NULL RETURNING seq",
             (now_ms, seq),
         ).fetchall()
@@ -312,37 +370,10 @@ def backfill(db: sqlite3.Connection, wanted: Backfill, event_seqs: Sequence[int]
     last = "SELECT coalesce(max(seq), ?1) FROM deliveries WHERE seq > ?1 AND seq <= ?2"
     first = db.execute(last, (wanted.after_seq, wanted.after_seq + wanted.capacity)).fetchall()[0][0] + 1
     db.executemany(
-        "INSERT INTO deliveries (seq, event_seq, endpoint_seq, event_type, kind, size, accepted_at) "
-        f"SELECT ?, v.seq, ?, v.type, {BACKFILL}, length(v.body), ? FROM events v WHERE v.seq = ?",
-        [(seq, wanted.endpoint_seq, wanted.at_ms, event_seq) for seq, event_seq in enumerate(event_seqs, first)],
+        "INSERT INTO deliveries (seq, event_seq, endpoint_seq, event_type, kind, size, accepted_at, lane_hash) "
+        f"SELECT ?, v.seq, d.endpoint_seq, v.type, {BACKFILL}, length(v.body), ?, {_HASH} "
+        "FROM events v CROSS JOIN (SELECT ? AS endpoint_seq) d WHERE v.seq = ?",
+        [(seq, wanted.at_ms, wanted.endpoint_seq, event_seq) for seq, event_seq in enumerate(event_seqs, first)],
     )
-    rows = _QUEUED.format(body="NULL", hint="") + " WHERE d.seq >= ? AND d.seq < ? ORDER BY d.seq"
+    rows = _QUEUED.format(body="NULL", previous="NULL", hint="") + " WHERE d.seq >= ? AND d.seq < ? ORDER BY d.seq"
     return [_queued(row) for row in db.execute(rows, (first, first + len(event_seqs))).fetchall()]
-
-
-def insert_test(
-    db: sqlite3.Connection,
-    *,
-    workspace_seq: int,
-    endpoint_seq: int,
-    event_id: str,
-    event_type: str,
-    body: bytes,
-    delivered: bool,
-    record: bytes,
-    started_at_ms: int,
-    now_ms: int,
-) -> int:
-    """Add a test event and its finished delivery; returns the delivery's number."""
-    event_seq = db.execute(
-        "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?)",
-        (workspace_seq, event_id, event_type, started_at_ms, body),
-    ).lastrowid
-    state = DELIVERED if delivered else DROPPED
-    seq = db.execute(
-        "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, state, kind, size, accepted_at, attempt_count, "
-        "tries, finished_at, final_attempt) VALUES (?, ?, ?, ?, ?, ?, ?, 1, 1, ?, ?)",
-        (event_seq, endpoint_seq, event_type, state, TEST, len(body), started_at_ms, now_ms, record),
-    ).lastrowid
-    assert seq is not None
-    return seq

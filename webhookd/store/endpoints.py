@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from webhookd.models import MALFORMED, Endpoint, EndpointState, PreviousKey
+from webhookd.models import MALFORMED, STRICT, Barrier, Endpoint, EndpointState, Ordering, PreviousKey
+from webhookd.rules.ordering import HASHES, is_ordering
 from webhookd.rules.signing import is_body_key, is_key
 from webhookd.rules.urls import normal_form, parse_url
 from webhookd.store.malformed import column
@@ -20,12 +21,14 @@ _SECRETS = ("headers", "signing_key", "previous_keys", "x_webhook_signature_key"
 _COLUMNS = (
     "e.seq, e.id, e.workspace_seq, w.id, e.url, e.event_types, e.description, e.success, {}, {}, {}, "
     "e.x_webhook_signature, {}, e.state, e.disabled_reason, e.disabled_at, e.disabled_message, "
-    "e.skipped_upto, e.forgiven_upto, e.created_at, e.updated_at, e.deleted_at"
+    "e.skipped_upto, e.forgiven_upto, e.created_at, e.updated_at, e.deleted_at, e.ordering"
 ).format(*(f"decrypted(e.{name}, '{name} ' || e.id)" for name in _SECRETS))
+_PLAIN = ("url", "event_types", "description", "success", "x_webhook_signature", "ordering")
 # What a person can change, by column.
-_VALUES = {name: f":{name}" for name in ("url", "event_types", "description", "success", "x_webhook_signature")} | {
-    name: f"encrypted(:{name}, '{name} ' || :id)" for name in _SECRETS
-}
+_VALUES = {name: f":{name}" for name in _PLAIN} | {name: f"encrypted(:{name}, '{name} ' || :id)" for name in _SECRETS}
+_HASHES = str(list(range(HASHES)))
+_NONE = Ordering(None, 0)
+BARRIERS_MAX = 8
 _FROM = "FROM endpoints e JOIN workspaces w ON w.seq = e.workspace_seq"
 
 
@@ -101,12 +104,31 @@ def insert(db: sqlite3.Connection, endpoint: Endpoint) -> Endpoint:
 def update(db: sqlite3.Connection, endpoint: Endpoint) -> Endpoint:
     """Write what a person can change of an endpoint: not its state, which has functions of its own."""
     changes = ", ".join(f"{name} = {value}" for name, value in _VALUES.items())
+    endpoint = replace(endpoint, ordering=_after_barriers(db, endpoint))
     db.execute(
         f"UPDATE endpoints SET {changes}, updated_at = :updated_at WHERE seq = :seq",
         _settings(endpoint) | {"updated_at": endpoint.updated_at_ms, "seq": endpoint.seq},
     )
     _subscribe(db, endpoint)
     return get(db, endpoint.seq)
+
+
+def _after_barriers(db: sqlite3.Connection, endpoint: Endpoint) -> Ordering:
+    """The endpoint's new order, behind what waits by another key than its own."""
+    before, new = get(db, endpoint.seq).ordering, endpoint.ordering
+    if new.key == before.key:
+        return replace(new, barriers=before.barriers)
+    waiting = (
+        "FROM deliveries INDEXED BY deliveries_waiting WHERE endpoint_seq = ?1 AND state = 0 AND seq > "
+        "(SELECT skipped_upto FROM endpoints WHERE seq = ?1) ORDER BY seq"
+    )
+    ends = [db.execute(f"SELECT seq {waiting}{end} LIMIT 1", (endpoint.seq,)).fetchall() for end in ("", " DESC")]
+    if not ends[0]:
+        return replace(new, barriers=())
+    (first,), (last,) = ends[0][0], ends[1][0]
+    barriers = (*(each for each in before.barriers if each.upto_seq >= first), Barrier(last, before.key is not None))
+    # One by one is right for any keys.
+    return replace(new, barriers=barriers if len(barriers) <= BARRIERS_MAX else (Barrier(last, keyed=False),))
 
 
 def disable(
@@ -149,11 +171,15 @@ def enable(db: sqlite3.Connection, seq: int, *, skip_held: bool, now_ms: int) ->
             "INDEXED BY deliveries_waiting WHERE endpoint_seq = ?1 AND state = 0)) WHERE seq = ?1",
             (seq,),
         )
+    # Only the first of a lane was tried, and it is the first of its hash, whatever the number of lanes.
+    waits = "state = 0 AND seq > (SELECT skipped_upto FROM endpoints WHERE seq = ?1)"
     db.execute(
-        "UPDATE deliveries SET tries = 0, next_attempt_at = NULL WHERE seq = (SELECT seq FROM deliveries "
-        "INDEXED BY deliveries_waiting WHERE endpoint_seq = ?1 AND state = 0 "
-        "AND seq > (SELECT skipped_upto FROM endpoints WHERE seq = ?1) ORDER BY seq LIMIT 1)",
-        (seq,),
+        "UPDATE deliveries SET tries = 0, next_attempt_at = NULL WHERE seq IN (SELECT min(seq) FROM deliveries "
+        f"INDEXED BY deliveries_waiting WHERE endpoint_seq = ?1 AND {waits} UNION ALL "
+        "SELECT (SELECT min(seq) FROM deliveries INDEXED BY deliveries_lanes_waiting "
+        f"WHERE endpoint_seq = ?1 AND lane_hash = j.value AND {waits}) FROM json_each(?2) j) "
+        "AND (tries > 0 OR next_attempt_at IS NOT NULL)",
+        (seq, _HASHES),
     )
     return get(db, seq)
 
@@ -177,8 +203,8 @@ def delete(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
 def _subscribe(db: sqlite3.Connection, endpoint: Endpoint) -> None:
     db.execute("DELETE FROM subscriptions WHERE endpoint_seq = ?", (endpoint.seq,))
     db.executemany(
-        "INSERT INTO subscriptions (workspace_seq, event_type, endpoint_seq) VALUES (?, ?, ?)",
-        [(endpoint.workspace_seq, event_type, endpoint.seq) for event_type in endpoint.event_types],
+        "INSERT INTO subscriptions (workspace_seq, event_type, endpoint_seq, order_key) VALUES (?, ?, ?, ?)",
+        [(endpoint.workspace_seq, each, endpoint.seq, endpoint.ordering.key) for each in endpoint.event_types],
     )
 
 
@@ -192,6 +218,7 @@ def _settings(endpoint: Endpoint) -> dict[str, Any]:
         "success": endpoint.success,
         "signing_key": endpoint.signing_key,
         "x_webhook_signature": endpoint.x_webhook_signature,
+        "ordering": "null" if endpoint.ordering == STRICT else msgspec.json.encode(endpoint.ordering).decode(),
         **{name: msgspec.json.encode(getattr(endpoint, name)).decode() for name in as_json},
     }
 
@@ -239,12 +266,14 @@ def _endpoint(row: tuple[Any, ...]) -> Endpoint:
     headers = column(values[8], tuple[tuple[str, str], ...], (("", ""),), where=where.format("headers"))
     keys = column(values[10], tuple[PreviousKey, ...], (PreviousKey("", 0),), where=where.format("previous_keys"))
     body_key: str | None = column(values[12], str | None, "", where=where.format("x_webhook_signature_key"))  # type: ignore[arg-type]
+    ordering = STRICT if values[22] == "null" else column(values[22], Ordering, _NONE, where=where.format("ordering"))
     malformed = {
         "event_types": not types,
         "headers": not all(name and _is_clean(name + value) for name, value in headers),
         "signing_key": not all(map(is_key, (values[9], *(each.key for each in keys)))),
         "x_webhook_signature_key": body_key is not None and not is_body_key(body_key),
         "state": values[13] not in set(EndpointState),
+        "ordering": not is_ordering(ordering),
     }
     values[3], values[7] = intern(values[3]), intern(values[7])  # thousands have the same
     values[5] = tuple(map(intern, types))
@@ -253,5 +282,6 @@ def _endpoint(row: tuple[Any, ...]) -> Endpoint:
     values[11] = bool(values[11])
     values[12] = None if malformed["x_webhook_signature_key"] else body_key
     values[13] = EndpointState.DISABLED if malformed["state"] else EndpointState(values[13])
+    values[22] = STRICT if malformed["ordering"] else ordering
     values.append(tuple(name for name, wrong in malformed.items() if wrong))
     return Endpoint(*values)

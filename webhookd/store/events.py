@@ -7,6 +7,8 @@ import itertools
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Any
 
 import orjson
 from msgspec import Struct
@@ -15,6 +17,7 @@ from webhookd.models import Accepted, EventView, NewEvent, QueuedDelivery
 from webhookd.store import time_index, workspaces
 from webhookd.store.batch import ROW_BYTES, BatchKind, packed
 from webhookd.store.connection import Late
+from webhookd.store.deliveries import DELIVERED, DROPPED, TEST
 
 _INSERT_EVENT = (
     "INSERT INTO events (workspace_seq, id, type, accepted_at, body, trace) VALUES (?, ?, ?, ?, ?, ?) "
@@ -22,12 +25,14 @@ _INSERT_EVENT = (
 )
 # In the order of the endpoints' numbers; an endpoint that wants this type and `*` has only one of the two rows.
 _INSERT_DELIVERIES = (
-    "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at) "
-    "SELECT ?1, endpoint_seq, ?2, ?3, ?4 FROM subscriptions WHERE workspace_seq = ?5 AND event_type IN (?2, '*') "
-    "ORDER BY endpoint_seq RETURNING seq, endpoint_seq"
+    "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at, lane_hash) "
+    "SELECT ?1, endpoint_seq, ?2, ?3, ?4, CASE WHEN order_key IS NOT NULL THEN lane_hash(order_key, ?6) END "
+    "FROM subscriptions WHERE workspace_seq = ?5 AND event_type IN (?2, '*') "
+    "ORDER BY endpoint_seq RETURNING seq, endpoint_seq, lane_hash"
 )
-# The same for many events, each row of the array being [workspace, id, type, time, whether to deliver, trace, offset,
-# length].
+# The same for many events, each row of the array being [workspace, id, type, time, whether to deliver, trace, hashes
+# by path, offset, length].  A hash that is missing, because the endpoint's path was just changed, is found here: it
+# takes Python, and so the interpreter's lock.
 # Their numbers are the next ones (sqlite.org/autoinc.html), in the array's order; within a trigger `sqlite_sequence`
 # still has the last one from before, and were it otherwise, the foreign key would refuse it.
 _TOGETHER = (
@@ -35,19 +40,23 @@ _TOGETHER = (
     "(SELECT 1 FROM workspaces w WHERE w.seq = j.value->>0 AND w.deleted_at IS NULL); "
     "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body, trace) "
     "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) + 1 + j.key, "
-    "j.value->>0, j.value->>1, j.value->>2, j.value->>3, substr(NEW.accepted_blobs, j.value->>6, j.value->>7), "
+    "j.value->>0, j.value->>1, j.value->>2, j.value->>3, substr(NEW.accepted_blobs, j.value->>7, j.value->>8), "
     "j.value->>5 "
     "FROM json_each(NEW.accepted_rows) j; "
-    "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at) "
+    "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at, lane_hash) "
     "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) + 1 + j.key, "
-    "s.endpoint_seq, j.value->>2, j.value->>7, j.value->>3 FROM json_each(NEW.accepted_rows) j "
+    "s.endpoint_seq, j.value->>2, j.value->>8, j.value->>3, CASE WHEN s.order_key IS NOT NULL THEN "
+    "coalesce(json_extract(j.value, '$[6].\"' || s.order_key || '\"'), "
+    "lane_hash(s.order_key, substr(NEW.accepted_blobs, j.value->>7, j.value->>8))) END "
+    "FROM json_each(NEW.accepted_rows) j "
     "CROSS JOIN subscriptions s ON s.workspace_seq = j.value->>0 AND s.event_type IN (j.value->>2, '*') "
     "WHERE j.value->>4 ORDER BY j.key, s.endpoint_seq"
 )
 # The deliveries of the last `?1` events, which are counted from 0.  One row for all: every row that is fetched waits
 # once more for the interpreter's lock.
 _ADDED = (
-    "SELECT json_group_array(json_array(d.seq, d.event_seq - first, d.endpoint_seq)) "
+    "SELECT json_group_array(CASE WHEN d.lane_hash IS NULL THEN json_array(d.seq, d.event_seq - first, d.endpoint_seq) "
+    "ELSE json_array(d.seq, d.event_seq - first, d.endpoint_seq, d.lane_hash, d.sequence) END) "
     "FROM (SELECT seq - ?1 + 1 AS first FROM sqlite_sequence WHERE name = 'events') "
     "CROSS JOIN deliveries d INDEXED BY deliveries_by_event ON d.event_seq >= first"
 )
@@ -62,7 +71,7 @@ class Ingested(Struct, frozen=True, gc=False):
     """Events of one request: accepted in their order, each with a delivery per subscriber unless not `deliver`.
 
     `delivery_count`: how many deliveries that makes, as far as is known, for the size of the batch.  `trace`: see
-    `rules.trace_context`.
+    `rules.trace_context`.  `hashes`: of each event's keys by path, as far as endpoints order by them.
     """
 
     workspace_seq: int
@@ -71,6 +80,7 @@ class Ingested(Struct, frozen=True, gc=False):
     now_ms: int
     delivery_count: int = 0
     trace: str | None = None
+    hashes: Sequence[dict[str, int] | None] = ()
 
 
 def accept(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
@@ -85,26 +95,43 @@ def _accept_one(db: sqlite3.Connection, item: Ingested, event: NewEvent) -> Acce
         return _known(db, item.workspace_seq, event)
     if not item.deliver:
         return Accepted(event.id, 0)
-    values = (cursor.lastrowid, event.type, len(event.body), item.now_ms, item.workspace_seq)
-    return _accepted_with(item, event, db.execute(_INSERT_DELIVERIES, values).fetchall())
+    values = (cursor.lastrowid, event.type, len(event.body), item.now_ms, item.workspace_seq, event.body)
+    rows = db.execute(_INSERT_DELIVERIES, values).fetchall()
+    return _accepted_with(item, event, [_with_sequence(db, row) for row in rows])
 
 
-def _accepted_with(item: Ingested, event: NewEvent, rows: Sequence[tuple[int, int]]) -> Accepted:
-    """`rows`: number and endpoint of each delivery that the event got."""
+def _with_sequence(db: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A trigger numbers a delivery that goes by key: `RETURNING` doesn't see it."""
+    if row[2] is None:
+        return row[:2]
+    return (*row, *db.execute("SELECT sequence FROM deliveries WHERE seq = ?", row[:1]).fetchall()[0])
+
+
+def _accepted_with(item: Ingested, event: NewEvent, rows: Sequence[tuple[int, ...]]) -> Accepted:
+    """`rows`: number and endpoint of each delivery that the event got; hash and sequence where it goes by key."""
     queued = tuple(
         QueuedDelivery(
-            seq, endpoint_seq, event.id, event.type, event.body, len(event.body), item.now_ms, trace=item.trace
+            row[0],
+            row[1],
+            event.id,
+            event.type,
+            event.body,
+            len(event.body),
+            item.now_ms,
+            trace=item.trace,
+            lane_hash=row[2] if len(row) > 2 else None,
+            sequence=row[3] if len(row) > 2 else None,
         )
-        for seq, endpoint_seq in rows
+        for row in rows
     )
     return Accepted(event.id, len(queued), queued=queued)
 
 
 def _pack(items: Sequence[Ingested]) -> tuple[str, bytes]:
     return packed(
-        ((item.workspace_seq, event.id, event.type, item.now_ms, int(item.deliver), item.trace), event.body)
+        ((item.workspace_seq, event.id, event.type, item.now_ms, int(item.deliver), item.trace, hashes), event.body)
         for item in items
-        for event in item.events
+        for event, hashes in zip_longest(item.events, item.hashes)
     )
 
 
@@ -115,9 +142,9 @@ def _added(db: sqlite3.Connection, items: Sequence[Ingested]) -> str:
 
 def _accepted(items: Sequence[Ingested], added: str) -> list[list[Accepted]]:
     """The results of `items`, none of them known before, with the deliveries that they added."""
-    rows: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    for seq, index, endpoint_seq in orjson.loads(added):
-        rows[index].append((seq, endpoint_seq))
+    rows: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)
+    for seq, index, *more in orjson.loads(added):
+        rows[index].append((seq, *more))
     index = itertools.count()
     return [[_accepted_with(item, event, rows.get(next(index), ())) for event in item.events] for item in items]
 
@@ -138,6 +165,34 @@ def _known(db: sqlite3.Connection, workspace_seq: int, event: NewEvent) -> Accep
         return Accepted(event.id, 0, conflict=True)
     count = db.execute("SELECT count(*) FROM deliveries WHERE event_seq = ? AND kind = 0", (seq,)).fetchall()[0][0]
     return Accepted(event.id, count, duplicate=True)
+
+
+def insert_test(
+    db: sqlite3.Connection,
+    *,
+    workspace_seq: int,
+    endpoint_seq: int,
+    event_id: str,
+    event_type: str,
+    body: bytes,
+    delivered: bool,
+    record: bytes,
+    started_at_ms: int,
+    now_ms: int,
+) -> int:
+    """Add a test event and its finished delivery; returns the delivery's number."""
+    event_seq = db.execute(
+        "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?)",
+        (workspace_seq, event_id, event_type, started_at_ms, body),
+    ).lastrowid
+    state = DELIVERED if delivered else DROPPED
+    seq = db.execute(
+        "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, state, kind, size, accepted_at, attempt_count, "
+        "tries, finished_at, final_attempt) VALUES (?, ?, ?, ?, ?, ?, ?, 1, 1, ?, ?)",
+        (event_seq, endpoint_seq, event_type, state, TEST, len(body), started_at_ms, now_ms, record),
+    ).lastrowid
+    assert seq is not None
+    return seq
 
 
 def get(db: sqlite3.Connection, workspace_seq: int, event_id: str) -> EventView | None:

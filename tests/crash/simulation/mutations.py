@@ -15,7 +15,7 @@ from webhookd.delivery import consumer
 from webhookd.delivery.consumer import Consumer
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.ingest import Ingest
-from webhookd.delivery.queue import EndpointQueue
+from webhookd.delivery.queue import Lane
 from webhookd.delivery.recorder import Recorder
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.models import Accepted
@@ -138,24 +138,24 @@ def _enable_waits_for_nobody() -> Change:
 
 def _a_full_queue_forgets() -> Change:
     """What doesn't fit into the queue in memory is not read from the table again."""
-    offer = EndpointQueue.offer
+    offer = Lane.offer
 
-    def forgetful(self: EndpointQueue, delivery: Any) -> None:
+    def forgetful(self: Lane, delivery: Any) -> None:
         offer(self, delivery)
         if self._items is not None and self._items.full():
             self._behind = False
 
-    return {(EndpointQueue, "offer"): forgetful}
+    return {(Lane, "offer"): forgetful}
 
 
 def _a_page_comes_twice() -> Change:
     """A page may bring what was offered already."""
 
-    def forgetful(self: EndpointQueue, delivery: Any) -> None:
+    def forgetful(self: Lane, delivery: Any) -> None:
         assert self._items is not None
         self._items.put_nowait(delivery)
 
-    return {(EndpointQueue, "_put"): forgetful}
+    return {(Lane, "_put"): forgetful}
 
 
 def _a_restored_wait_trusts_the_clock() -> Change:
@@ -182,8 +182,8 @@ def _skipped_ones_come_all_the_same() -> Change:
     """The mark of `skip_held` isn't looked at when the queue is read."""
     page = deliveries.page
 
-    def blind(db: Any, endpoint_seq: int, after_seq: int, limit: int, inline_bytes: int) -> Any:
-        return page(db, endpoint_seq, 0 if after_seq else after_seq, limit, inline_bytes)
+    def blind(db: Any, endpoint_seq: int, after_seq: int, limit: int, inline_bytes: int, **more: Any) -> Any:
+        return page(db, endpoint_seq, 0 if after_seq else after_seq, limit, inline_bytes, **more)
 
     return {(deliveries, "page"): blind}
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from aiohttp import web
-from msgspec import UNSET, Meta, Struct, UnsetType, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, structs, to_builtins
 
 from webhookd import log
 from webhookd.admin.endpoints import DESCRIPTION_CHARACTERS, OVERLAP_SECONDS_MAX
@@ -15,8 +15,10 @@ from webhookd.models import Json
 from webhookd.rules.signing import BODY_KEY_CHARACTERS_MAX, BODY_KEY_CHARACTERS_MIN
 from webhookd.rules.urls import MAX_HEADER_CHARACTERS, MAX_HEADERS, MAX_URL_CHARACTERS
 from webhookd.web.api.schemas import (
+    ORDERING,
     AttemptSchema,
     EndpointSchema,
+    KeyOrdering,
     PageSchema,
     Schema,
     Time,
@@ -75,6 +77,8 @@ Types = Annotated[
     list[str], Meta(description='Names of the catalogue, or ["*"] for all', extra_json_schema={"minItems": 1})
 ]
 
+OrderingField = Annotated[Literal["endpoint"] | KeyOrdering, Meta(description=ORDERING)]
+
 ROUTES = Routes(workspaced=True)
 _OF_URL = ("invalid_url", "blocked_address", "unknown_event_type", "endpoint_exists")
 
@@ -90,6 +94,7 @@ class NewEndpoint(Struct, frozen=True, kw_only=True):
     signing_key: SigningKey | UnsetType = UNSET
     x_webhook_signature: BodySignature | UnsetType = UNSET
     x_webhook_signature_key: BodyKey | UnsetType = UNSET
+    ordering: OrderingField | UnsetType = UNSET
 
 
 class EndpointChanges(Struct, frozen=True, kw_only=True):
@@ -103,6 +108,7 @@ class EndpointChanges(Struct, frozen=True, kw_only=True):
     signing_key: SigningKey | UnsetType = UNSET
     x_webhook_signature: BodySignature | UnsetType = UNSET
     x_webhook_signature_key: BodyKey | UnsetType = UNSET
+    ordering: OrderingField | UnsetType = UNSET
 
 
 class EnableRequest(Struct, frozen=True, kw_only=True):
@@ -214,13 +220,14 @@ async def get_endpoint(request: web.Request) -> web.Response:
     "/endpoints/{endpoint}",
     {200: EndpointSchema},
     body=EndpointChanges,
-    errors=(*_OF_URL, "endpoint_malformed", *WRITE_ERRORS),
+    errors=(*_OF_URL, "endpoint_malformed", "replay_running", *WRITE_ERRORS),
 )
 async def change_endpoint(request: web.Request) -> web.Response:
     """Change an endpoint.
 
     A request in flight ends as it was, everything after uses the new values; event types apply to events accepted
-    after the change. A key that is set here holds at once and alone; to let two overlap, rotate.
+    after the change. A key that is set here holds at once and alone; to let two overlap, rotate. With another key in
+    `ordering`, what was accepted before is finished before anything accepted after it starts.
     """
     changes = _given(await read_fields(request, EndpointChanges))
     services = services_of(request)
@@ -328,7 +335,8 @@ def _names(request: web.Request) -> tuple[int, str]:
 
 
 def _given(fields: Struct) -> Json:
-    return {name: value for name, value in structs.asdict(fields).items() if value is not UNSET}
+    given = {name: value for name, value in structs.asdict(fields).items() if value is not UNSET}
+    return to_builtins(given)  # type: ignore[no-any-return]
 
 
 def _budget_spent(services: Services, workspace_seq: int) -> Json | None:

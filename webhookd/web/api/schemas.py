@@ -17,6 +17,7 @@ from webhookd.clock import rfc3339
 from webhookd.delivery.dispatcher import EndpointStatus
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, EventView, Json, Reason, Workspace
 from webhookd.rules.ids import delivery_id
+from webhookd.rules.ordering import KEY_PATTERN, LANES_DEFAULT, LANES_MAX, LANES_MIN, ordering_json
 from webhookd.rules.urls import MASK
 from webhookd.web.services import Services
 
@@ -180,6 +181,21 @@ class QueueSchema(Schema):
     in_flight: bool
 
 
+class KeyOrdering(Struct, frozen=True, forbid_unknown_fields=True):
+    """Events with one value at `key` go in order, one at a time; others beside them, in up to `lanes` requests."""
+
+    key: Annotated[
+        str,
+        Meta(
+            description="The path of the key in the event, as `contact.id`", extra_json_schema={"pattern": KEY_PATTERN}
+        ),
+    ]
+    lanes: Annotated[int, Meta(extra_json_schema={"minimum": LANES_MIN, "maximum": LANES_MAX})] = LANES_DEFAULT
+
+
+ORDERING = 'In which order it gets events: `"endpoint"`, one after the other, or by a key'
+
+
 class EndpointSchema(Schema):
     """A webhook: a URL, the event types that it wants, a state."""
 
@@ -194,6 +210,7 @@ class EndpointSchema(Schema):
     x_webhook_signature_key: Annotated[
         Literal["***"] | None, Meta(description="Masked: the key that the receiver has; null: the signing key is used")
     ]
+    ordering: Annotated[Literal["endpoint"] | KeyOrdering, Meta(description=ORDERING)]
     state: EndpointState
     paused_by: Literal["plan"] | None
     disabled: DisabledSchema | None
@@ -225,6 +242,7 @@ def _endpoint_json(status: EndpointStatus, *, masked: bool) -> Json:
         "headers": {name: MASK if masked else value for name, value in endpoint.headers},
         "x_webhook_signature": endpoint.x_webhook_signature,
         "x_webhook_signature_key": endpoint.x_webhook_signature_key and MASK,
+        "ordering": ordering_json(endpoint.ordering),
         "state": endpoint.state,
         "paused_by": "plan" if status.paused else None,
         "disabled": _disabled_json(endpoint),
@@ -235,7 +253,7 @@ def _endpoint_json(status: EndpointStatus, *, masked: bool) -> Json:
             "held": queue.held,
             "oldest_at": time_json(status.oldest_at_ms),
             "next_attempt_at": time_json(queue.next_attempt_at_ms),
-            "in_flight": queue.in_flight,
+            "in_flight": bool(queue.in_flight),
         },
         "last_attempt": status.last_attempt,
     }

@@ -104,7 +104,7 @@ class Status:
                 "waiting": sum(view.waiting for view in views.values()),
                 "waiting_bytes": sum(view.waiting_bytes for view in views.values()),
                 "held": sum(view.held for view in views.values()),
-                "in_flight": sum(1 for view in views.values() if view.in_flight),
+                "in_flight": sum(view.in_flight for view in views.values()),
             },
             "slowest_endpoints": self._slowest(endpoints),
             "budgets": self._budgets(workspace_seq),

@@ -1,0 +1,262 @@
+"""Order by key: lanes beside each other, each key in order, whatever is changed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.support.engine import NO_RETRIES, WELL, Engine, engine
+from webhookd.models import Endpoint, NewEvent
+from webhookd.rules.ordering import lane_hash, lane_of
+
+BY_CONTACT = {"key": "contact.id", "lanes": 8}
+
+
+async def by_key(e: Engine, ordering: Any = BY_CONTACT) -> Endpoint:
+    return await e.app.services.endpoints.create("default", url=WELL, event_types=["*"], ordering=ordering)
+
+
+async def send(e: Engine, *ids: str) -> None:
+    """Events `key-…` of a contact and `other/…` of a conversation: `a-1` has contact a, `a/b-1` conversation b too."""
+    new = []
+    for each in ids:
+        contact, _, conversation = each.rpartition("-")[0].partition("/")
+        fields: dict[str, Any] = {"event_type": "message.received", "event_id": each}
+        fields |= {"contact": {"id": contact}} if contact else {}
+        fields |= {"conversation": {"id": conversation}} if conversation else {}
+        new.append(NewEvent(each, "message.received", orjson.dumps(fields)))
+    await e.app.services.ingest.accept("default", new)
+
+
+async def order(e: Engine, endpoint: Endpoint, ordering: Any) -> None:
+    await e.app.services.endpoints.change("default", endpoint.id, {"ordering": ordering})
+
+
+def fail_for(e: Engine, webhook_id: str, seconds: float) -> None:
+    """Until then the receiver fails for this event."""
+    until = e.clock.monotonic() + seconds
+    e.network.answer = lambda url, found: 500 if found == webhook_id and e.clock.monotonic() < until else 200
+
+
+def by(ids: list[str], separator: str = "-") -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for each in ids:
+        found[each.split(separator)[0]].append(each)
+    return found
+
+
+def lane(key: str, lanes: int = 8) -> int:
+    return lane_of(lane_hash("contact.id", orjson.dumps({"contact": {"id": key}})), lanes)
+
+
+# Keys of different lanes out of 8, `A` in that of events without a key.
+KEYS = {lane(key): key for key in map(str, range(1000))}
+A, B, C = KEYS[0], KEYS[1], KEYS[2]
+
+
+async def test_each_key_goes_in_order_and_others_beside_it(tmp_path: Path) -> None:
+    """At most as many requests as lanes are in flight; a lane at rest has no task."""
+    async with engine(tmp_path) as e:
+        gate = e.network.gates[WELL] = asyncio.Event()
+        well = await by_key(e)
+        ids = [f"{key}-{number}" for number in range(3) for key in (*KEYS.values(), *(str(n) for n in range(50)))]
+        await send(e, *ids)
+        await e.quiet()
+        assert 8 == e.network.under_way[WELL] == e.app.dispatcher.view(well.seq).in_flight
+        gate.set()
+        await e.quiet()
+        assert by(ids) == by(e.network.ids(WELL))
+        assert 8 == e.network.most_under_way[WELL]
+        assert 0 == e.app.dispatcher.alive
+
+
+async def test_a_retry_holds_its_own_lane_only(tmp_path: Path) -> None:
+    """Events without the key share one lane, with any key whose lane it is."""
+    async with engine(tmp_path) as e:
+        await by_key(e)
+        fail_for(e, "-1", 30)
+        await send(e, "-1", "-2", *(f"{B}-{number}" for number in range(40)), f"{A}-1")
+        await e.quiet()
+        assert ["-1", *(f"{B}-{number}" for number in range(40))] == sorted(
+            e.network.ids(WELL), key=e.network.ids(WELL).index
+        )
+        await e.advance(30)
+        assert ["-1", "-2", f"{A}-1"] == e.network.ids(WELL)[-3:]
+
+
+async def test_a_lane_that_is_blocked_by_more_than_it_holds_keeps_no_other_waiting(tmp_path: Path) -> None:
+    async with engine(tmp_path) as e:
+        well = await by_key(e)
+        fail_for(e, f"{A}-0", 30)
+        blocked = [f"{A}-{number}" for number in range(100)]
+        await send(e, *blocked)
+        others = [f"{B}-{number}" for number in range(100)]
+        await send(e, *others)
+        await e.quiet()
+        assert [f"{A}-0", *others] == e.network.ids(WELL)
+        view = e.app.dispatcher.view(well.seq)
+        assert (100, 1, 1) == (view.waiting, view.retrying, view.busy)
+        await e.advance(30)
+        assert blocked == e.network.ids(WELL)[-100:]
+        assert 0 == e.app.dispatcher.view(well.seq).waiting
+
+
+async def test_a_restart_goes_on_in_every_lane(tmp_path: Path) -> None:
+    """With what a lane waited for, and with fewer lanes than before."""
+    ids = [f"{key}-{number}" for number in range(40) for key in (A, B, C)]
+    async with engine(tmp_path) as e:
+        e.network.gates[WELL] = asyncio.Event()
+        well = await by_key(e)
+        await send(e, *ids)
+        await e.quiet()
+        e.app.stop_delivering()
+        e.network.gates[WELL].set()
+    first = e.network.ids(WELL)
+    assert {f"{A}-0", f"{B}-0", f"{C}-0"} == set(first)
+    async with engine(tmp_path) as e:
+        await e.quiet()
+        assert by(ids) == by(first + e.network.ids(WELL))
+        assert {"delivered": 120} == await e.states(well)
+
+
+async def test_lanes_can_change_at_any_time(tmp_path: Path) -> None:
+    """What is in flight ends first; then each key goes on with its first that waits."""
+    async with engine(tmp_path) as e:
+        gate = e.network.gates[WELL] = asyncio.Event()
+        well = await by_key(e)
+        ids = [f"{key}-{number}" for number in range(30) for key in map(str, range(30))]
+        await send(e, *ids)
+        await e.quiet()
+        for lanes, in_flight in ((3, 8), (16, 8), (2, 8)):
+            await order(e, well, BY_CONTACT | {"lanes": lanes})
+            await e.quiet()
+            assert in_flight == e.network.under_way[WELL]
+        del e.network.gates[WELL]
+        gate.set()
+        await e.quiet()
+        assert by(ids) == by(e.network.ids(WELL))
+        late = e.network.posted[8:]
+        assert len(ids) - 8 == len(late)
+        assert {"delivered": 500} == await e.states(well)
+        assert 0 == e.app.dispatcher.view(well.seq).waiting
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["", "restart"])
+async def test_what_was_accepted_under_another_path_is_finished_first(tmp_path: Path, restart: bool) -> None:
+    """Through three orders; one event of the first waits for its retry, and so does everything behind its barrier."""
+    first = [f"{key}/x-{number}" for key in (A, B, C) for number in range(20)]
+    strict = [f"{A}/y-{number}" for number in range(20, 23)]
+    last = [f"{B}/{key}-{number}" for key in (A, B, C) for number in range(30, 50)]
+    async with engine(tmp_path) as e:
+        fail_for(e, first[0], 50)
+        well = await by_key(e)
+        await send(e, *first)
+        await e.quiet()
+        await order(e, well, "endpoint")
+        await send(e, *strict)
+        await e.quiet()
+        await order(e, well, {"key": "conversation.id", "lanes": 4})
+        await send(e, *last)
+        await e.quiet()
+        waiting = first[:20]
+        assert set(first) - set(waiting) == set(e.network.ids(WELL, delivered_only=True))
+        before = len(e.network.posted)
+        if not restart:
+            await e.advance(100)
+    if restart:
+        async with engine(tmp_path, clock=e.clock, network=e.network) as e:
+            await e.advance(100)
+    sent = e.network.posted[before:]
+    delivered = [each.webhook_id for each in sent if each.answer == 200]
+    assert waiting == delivered[:20]
+    assert strict == delivered[20:23]
+    assert by(last, "-") == by(delivered[23:], "-")
+
+
+async def test_no_attempt_of_any_lane_starts_once_the_budget_is_spent(tmp_path: Path) -> None:
+    """Those in flight end and are recorded; a key that was tried starts afresh when the endpoint is enabled."""
+    async with engine(tmp_path, NO_RETRIES) as e:
+        e.network.answer = lambda url, webhook_id: 500
+        well = await by_key(e)
+        ids = [f"{key}-{number}" for number in range(9) for key in KEYS.values()]
+        await send(e, *ids)
+        await e.quiet()
+        assert "auto_disabled" == e.state(well)
+        failed = len(e.network.posted)
+        assert 31 <= failed <= 31 + 7
+        assert {"dropped": failed, "held": 72 - failed} == await e.states(well)
+        e.network.answer = lambda url, webhook_id: 200
+        await e.app.services.endpoints.enable("default", well.id)
+        await e.quiet()
+        assert by(ids) == by(e.network.ids(WELL))
+
+
+async def test_enabled_again_each_lane_starts_afresh(tmp_path: Path) -> None:
+    async with engine(tmp_path) as e:
+        e.network.answer = lambda url, webhook_id: 500
+        well = await by_key(e)
+        await send(e, f"{A}-0", f"{B}-0", f"{C}-0", f"{C}-1")
+        await e.advance(31)
+        assert {1: 3, 2: 3} == {n: sum(p.number == n for p in e.network.posted) for n in (1, 2)}
+        await e.app.services.endpoints.disable("default", well.id)
+        await e.quiet()
+        await e.app.services.endpoints.enable("default", well.id)
+        await e.quiet()
+        assert [3] * 3 == [each.number for each in e.network.posted[6:]]
+        await e.advance(30)  # the first step of the schedule again
+        assert [4] * 3 == [each.number for each in e.network.posted[9:]]
+        await e.app.services.endpoints.disable("default", well.id)
+        await e.app.services.endpoints.enable("default", well.id, skip_held=True)
+        e.network.answer = lambda url, webhook_id: 200
+        await send(e, f"{C}-2")
+        await e.quiet()
+        assert f"{C}-2" == e.network.posted[-1].webhook_id
+        assert f"{C}-1" == e.network.posted[-1].headers["webhook-lane-previous"]
+
+
+async def test_a_receiver_can_tell_that_it_missed_nothing(tmp_path: Path) -> None:
+    """Numbers without a gap in the order of acceptance, and in each lane a chain, through restarts and other lanes."""
+    async with engine(tmp_path) as e:
+        plain = await e.endpoint("https://plain.example/")
+        well = await by_key(e, BY_CONTACT | {"lanes": 2})
+        ids = [f"{key}-{number}" for number in range(30) for key in map(str, range(10))]
+        await send(e, *ids[:100])
+        await e.quiet()
+        await order(e, well, BY_CONTACT | {"lanes": 5})
+        await send(e, *ids[100:200])
+        await e.quiet()
+    async with engine(tmp_path, network=e.network, clock=e.clock) as e:
+        await send(e, *ids[200:])
+        await e.quiet()
+        posted = {each.webhook_id: each.headers for each in e.network.posted if each.url == WELL}
+        assert list(range(1, 301)) == [int(posted[each]["webhook-sequence"]) for each in ids]
+        for lanes, begin, end in ((2, 0, 100), (5, 100, 300)):
+            for number in range(begin, end):
+                before = [
+                    each
+                    for each in ids[:number]
+                    if lane(each.split("-")[0], lanes) == lane(ids[number].split("-")[0], lanes)
+                ]
+                assert (before[-1] if before else None) == posted[ids[number]].get("webhook-lane-previous")
+        assert not any("webhook-sequence" in p.headers for p in e.network.posted if p.url != WELL)
+        assert 300 == len(e.network.ids(plain.url))
+
+
+async def test_replays_and_backfills_go_in_their_lanes(tmp_path: Path) -> None:
+    async with engine(tmp_path) as e:
+        ids = [f"{key}-{number}" for number in range(20) for key in (A, B, C)]
+        await send(e, *ids)
+        well = await by_key(e)
+        e.network.gates[WELL] = asyncio.Event()
+        done = await e.app.services.replayer.backfill(well, event_type=None, since_ms=0, until_ms=None, dry_run=False)
+        await e.quiet()
+        assert (60, 3) == (done.count, e.network.under_way[WELL])
+        e.network.gates[WELL].set()
+        await e.quiet()
+        assert by(ids) == by(e.network.ids(WELL))
+        assert list(range(1, 61)) == sorted(int(each.headers["webhook-sequence"]) for each in e.network.posted)

@@ -1,0 +1,115 @@
+"""Order by key: the value that an event has at an endpoint's path, and which lane it goes in.
+
+A path is names with dots between them (`contact.id`).  A delivery keeps the hash of its key; its lane follows from that
+and the endpoint's present number of lanes, so events with one key share a lane whatever that number is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from webhookd.errors import field_error
+from webhookd.models import STRICT, Json, Ordering
+
+# So few that the next deliveries of a lane are found by a look at each of its hashes, enough for 64 even lanes.
+HASHES = 256
+LANES_MIN, LANES_MAX, LANES_DEFAULT = 2, 64, 8
+KEY_PATTERN = r"^[A-Za-z0-9_\-]{1,100}(\.[A-Za-z0-9_\-]{1,100}){0,9}$"
+NO_KEY = 0  # the hash of events without the key: they share a lane
+
+_Names = dict[str, msgspec.Raw]
+
+
+def key_of(path: str, body: bytes) -> Any:
+    """The value at `path` in an event's body; None where there is none, or null."""
+    names = path.split(".")
+    try:
+        return _decoded(names, body)
+    except msgspec.ValidationError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass  # half of a surrogate pair: JSON, but not to everybody
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def _decoded(names: Sequence[str], body: bytes) -> Any:
+    """As `key_of`, without building what is beside the path.
+
+    ValidationError where there is no object on the way, DecodeError for what msgspec doesn't take.
+    """
+    raw: bytes | msgspec.Raw = body
+    for name in names:
+        found = msgspec.json.decode(raw, type=_Names).get(name)
+        if found is None:
+            return None
+        raw = found
+    return msgspec.json.decode(raw)
+
+
+def lane_hash(path: str, body: bytes) -> int:
+    """The hash of an event's key, from 0 to `HASHES - 1`; equal values have equal ones, 1 and 1.0 too."""
+    key = key_of(path, body)
+    if key is None:
+        return NO_KEY
+    if isinstance(key, float) and key.is_integer():
+        key = int(key)
+    try:
+        text = msgspec.json.encode(key, order="sorted")
+    except (ValueError, RecursionError):
+        text = repr(key).encode(errors="replace")
+    return blake2b(text, digest_size=1).digest()[0]
+
+
+def lane_of(hashed: int | None, lanes: int) -> int:
+    """The number of the lane, from 0."""
+    return 0 if hashed is None else hashed % lanes
+
+
+def hashes_of(lane: int, lanes: int) -> range:
+    """The hashes whose deliveries go in a lane."""
+    return range(lane, HASHES, lanes)
+
+
+def check_ordering(given: Any) -> Ordering:
+    """An endpoint's `ordering` as the API takes it; ApiError `invalid_field` for another one."""
+    if given == "endpoint":
+        return STRICT
+    if not isinstance(given, dict) or not {"key"} <= given.keys() <= {"key", "lanes"}:
+        raise _error('is "endpoint", or {"key": "contact.id", "lanes": 8}')
+    key, lanes = given["key"], given.get("lanes", LANES_DEFAULT)
+    if not isinstance(key, str) or not re.fullmatch(KEY_PATTERN, key):
+        raise _error(
+            "has a key that is a path in the event: up to 10 names of letters, digits, _ and -, with dots between "
+            "them, as in contact.id"
+        )
+    if isinstance(lanes, bool) or not isinstance(lanes, int) or not LANES_MIN <= lanes <= LANES_MAX:
+        raise _error(f"has from {LANES_MIN} to {LANES_MAX} lanes")
+    return Ordering(key, lanes)
+
+
+def ordering_json(ordering: Ordering) -> Json | str:
+    """`ordering` as the API shows it."""
+    return "endpoint" if ordering.key is None else {"key": ordering.key, "lanes": ordering.lanes}
+
+
+def is_ordering(ordering: Ordering) -> bool:
+    """Whether what was read from the table can be used."""
+    if ordering.key is None:
+        return ordering.lanes == 1
+    return bool(re.fullmatch(KEY_PATTERN, ordering.key)) and LANES_MIN <= ordering.lanes <= LANES_MAX
+
+
+def _error(words: str) -> Exception:
+    return field_error("ordering", f"ordering {words}.")
