@@ -204,6 +204,7 @@ class App:
         status = Status(deps, dispatcher, ingest, self.recorder, self.held_events, watchdog, self.mailer)
         self.heartbeat = Heartbeat(self.trouble, status.beat)
         tokens = Tokens(deps, self.last_used)
+        replayer = Replayer(deps, dispatcher, self.retention)
         return Services(
             settings=self.settings,
             event_types=deps.event_types,
@@ -212,9 +213,9 @@ class App:
             registry=self.registry,
             dispatcher=dispatcher,
             ingest=ingest,
-            endpoints=Endpoints(deps, dispatcher, watchdog, self.client.check_url),
+            endpoints=Endpoints(deps, dispatcher, watchdog, replayer, self.client.check_url),
             workspaces=Workspaces(deps, dispatcher, self.mailer.send_confirmation),
-            replayer=Replayer(deps, dispatcher, self.retention),
+            replayer=replayer,
             test_events=TestEvents(deps, self.transport, self.live_feed, ingest.check_capacity),
             recorder=self.recorder,
             watchdog=watchdog,

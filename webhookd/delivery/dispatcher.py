@@ -177,10 +177,6 @@ class Dispatcher:
         self._blocked[endpoint_seq] += 1
         self.stop_consumer(endpoint_seq)
 
-    def is_blocked(self, endpoint_seq: int) -> bool:
-        """Whether no attempt to an endpoint starts now, as `block` says."""
-        return bool(self._blocked[endpoint_seq])
-
     def unblock(self, endpoint_seq: int) -> None:
         """What `block` was for is committed, or failed: the registry decides again."""
         self._blocked -= Counter([endpoint_seq])

@@ -183,6 +183,10 @@ class Replayer:
         log.emit("delivery.backfilled", workspace=endpoint.workspace, endpoint_id=endpoint.id, count=done.count)
         return done
 
+    def runs_to(self, endpoint: Endpoint) -> bool:
+        """Whether a replay or a backfill to this endpoint alone is running."""
+        return (endpoint.workspace_seq, endpoint.seq) in self._running
+
     @contextmanager
     def _running_alone(self, workspace_seq: int, endpoint_seq: int | None, *, dry_run: bool) -> Iterator[None]:
         """Refuse what goes to an endpoint that isn't active, or to which a replay or a backfill is sending already."""

@@ -87,15 +87,16 @@ def check_ordering(given: Any) -> Ordering:
     if given == "endpoint":
         return STRICT
     if not isinstance(given, dict) or not {"key"} <= given.keys() <= {"key", "lanes"}:
-        raise _error('is "endpoint", or {"key": "contact.id", "lanes": 8}')
+        raise field_error("ordering", 'ordering is "endpoint", or an object with a key and lanes.')
     key, lanes = given["key"], given.get("lanes", LANES_DEFAULT)
     if not isinstance(key, str) or not re.fullmatch(KEY_PATTERN, key):
-        raise _error(
-            "has a key that is a path in the event: up to 10 names of letters, digits, _ and -, with dots between "
-            "them, as in contact.id"
+        raise field_error(
+            "ordering",
+            "The key of ordering is a path in the event, as contact.id: up to 10 names of letters, digits, _ and -, "
+            "with dots between them.",
         )
     if isinstance(lanes, bool) or not isinstance(lanes, int) or not LANES_MIN <= lanes <= LANES_MAX:
-        raise _error(f"has from {LANES_MIN} to {LANES_MAX} lanes")
+        raise field_error("ordering", f"ordering has {LANES_MIN} to {LANES_MAX} lanes.")
     return Ordering(key, lanes)
 
 
@@ -109,7 +110,3 @@ def is_ordering(ordering: Ordering) -> bool:
     if ordering.key is None:
         return ordering.lanes == 1
     return bool(re.fullmatch(KEY_PATTERN, ordering.key)) and LANES_MIN <= ordering.lanes <= LANES_MAX
-
-
-def _error(words: str) -> Exception:
-    return field_error("ordering", f"ordering {words}.")

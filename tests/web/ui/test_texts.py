@@ -24,7 +24,7 @@ WEB = WEBHOOKD / "web" / "ui"
 # The modules whose errors pages may show.
 SAYING = (
     *("admin/endpoints.py", "admin/tokens.py", "admin/workspaces.py", "delivery/registry.py", "delivery/replay.py"),
-    *("delivery/test_event.py", "mail/mailer.py", "retention.py", "rules/event_types.py"),
+    *("delivery/test_event.py", "mail/mailer.py", "retention.py", "rules/event_types.py", "rules/ordering.py"),
     *("rules/signing.py", "rules/urls.py", "store/store.py", "store/workspaces.py"),
     *("store/writer.py", "web/server/memory_limit.py", "web/server/question_limit.py", "web/server/responses.py"),
     *("web/ui/help.py", "web/ui/sign_in.py"),
