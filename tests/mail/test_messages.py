@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import re
 from email.message import EmailMessage
 from typing import Any
 
@@ -48,9 +49,14 @@ def held(kind: str, **facts: Any) -> Notice:
     return Notice(kind, "<3@hooks.example.com>", START_WALL_MS, payload)
 
 
-def written(*notices: Notice, settings: Config | None = None) -> EmailMessage:
+def written(*notices: Notice, settings: Config | None = None, language: str = "en") -> EmailMessage:
     text = messages.notice_message(
-        notices, settings or Config(), sender="hooks@example.com", to=["ops@example.com"], now_ms=START_WALL_MS
+        notices,
+        settings or Config(),
+        sender="hooks@example.com",
+        to=["ops@example.com"],
+        now_ms=START_WALL_MS,
+        language=language,
     )
     assert text.isascii() and max(map(len, text.split("\r\n"))) <= 998
     return email.message_from_string(text, policy=email.policy.default)
@@ -271,3 +277,48 @@ def test_a_description_carries_no_link(words: str, shown: str) -> None:
     endpoint = {"id": "ep_1", "url": "https://example.com/", "description": words}
     for part in texts(written(disabled(endpoint=endpoint))):
         assert shown in " ".join(part.split()) and (words == shown or words not in part)
+
+
+ENGLISH = (
+    r"(?i)\b(the|its|was|were|events|failures?|failed|enable[ds]?|disabled|expires?|because|waits?|mails?|replies)\b"
+)
+
+
+def test_a_workspaces_mails_are_in_its_language() -> None:
+    """Every notice, with what it has in all of its states; no English is left but the machine's own details."""
+    warned = {
+        "fraction": 0.5,
+        "failures": 15,
+        "by_endpoint": [{"failures": 15, "url": "https://a.example/", "id": "ep_1"}],
+    }
+    several = written(
+        disabled(spent_until="2026-01-31T15:00:00Z", failures=[*disabled().payload["failures"], {}]),
+        disabled(failures=[]),
+        held("expiring", expires_at="2026-02-01T00:00:00Z"),
+        held("expired", reason="max_events"),
+        held("expired", reason="max_mb", paused=True),
+        Notice("dropped", "<2@h>", START_WALL_MS, disabled(event_id="m-1", event_type="message.sent").payload),
+        Notice("budget_warned", "<4@h>", START_WALL_MS, disabled(**warned).payload),
+        language="vi",
+    )
+    assert "[webhookd] 2 webhook bị tắt: hơn 30 lỗi trong 30 phút (example.com)" == several["Subject"]
+    for part in texts(several):
+        shown = re.sub(r"<[^>]+>|&\w+;|\(no answer within 5 s\)|webhookd \w+ \w+.*", " ", part)
+        assert [] == re.findall(ENGLISH, shown)
+        for words in ("14:02:11 31/01/2026 UTC", "phản hồi không thành công", "100.000 sự kiện", "12 sự kiện đang chờ"):
+            assert words in shown
+        assert "không có phản hồi đầy đủ kịp thời (no answer within 5 s)" in part
+    confirm = messages.confirmation_message(
+        Config(),
+        workspace="acme",
+        link="https://h.example/",
+        until_ms=START_WALL_MS,
+        sender="h@example.com",
+        to=["o@example.com"],
+        message_id="<5@h>",
+        now_ms=START_WALL_MS,
+        language="vi",
+    )
+    mail = email.message_from_string(confirm, policy=email.policy.default)
+    assert "Xác nhận" in mail["Subject"]
+    assert [] == re.findall(ENGLISH, re.sub(r"<[^>]+>", " ", "".join(texts(mail))))

@@ -82,7 +82,10 @@ def notice_message(
 
 def test_message(settings: Config, *, sender: str, to: Sequence[str], message_id: str, now_ms: int) -> str:
     """The mail of `webhookd mail test`."""
-    facts = {"at": _moment(datetime.fromtimestamp(now_ms / 1000, UTC)), "page": clean(settings.listen.public_url)}
+    facts = {
+        "at": WORDS["en"].moment(datetime.fromtimestamp(now_ms / 1000, UTC)),
+        "page": clean(settings.listen.public_url),
+    }
     subject = f"[webhookd] {WORDS['en'].test_subject}"
     return _mail("test", facts, subject, sender=sender, to=to, message_id=message_id, now_ms=now_ms)
 
@@ -104,7 +107,7 @@ def confirmation_message(
         "workspace": clean(workspace),
         "site": _host(settings.listen.public_url),
         "link": link,
-        "until": _moment(datetime.fromtimestamp(until_ms / 1000, UTC)),
+        "until": WORDS[language].moment(datetime.fromtimestamp(until_ms / 1000, UTC)),
     }
     subject = f"[webhookd {facts['workspace']}] {WORDS[language].confirm_subject}"
     return _mail(
@@ -144,7 +147,7 @@ def _of_endpoint(payload: Json, settings: Config, words: Words) -> dict[str, Any
         "id": clean(endpoint["id"]),
         "description": _unlinked(clean(endpoint.get("description"))),
         "workspace": clean(workspace),
-        "at": _time(payload.get("at")),
+        "at": _time(payload.get("at"), words),
         "failures": [_failure(each, words) for each in payload.get("failures") or ()],
         "waiting": words.waiting(waiting),
         "command": f"webhookd endpoint enable {clean(endpoint['id'])}{where}",
@@ -173,7 +176,7 @@ def _held(payload: Json, settings: Config, words: Words) -> dict[str, Any]:
     }
     return _of_endpoint(payload, settings, words) | {
         "paused": bool(payload.get("paused")),
-        "expires_at": _time(payload["expires_at"]) if "expires_at" in payload else "",
+        "expires_at": _time(payload["expires_at"], words) if "expires_at" in payload else "",
         "limit": limits.get(str(payload.get("reason")), ""),
     }
 
@@ -193,7 +196,7 @@ def _failure(attempt: Json, words: Words) -> dict[str, str]:
     if detail and words.language != "en":
         detail = f"{why} ({detail})"  # the detail is the machine's own, in English
     return {
-        "at": _time(attempt.get("started_at")),
+        "at": _time(attempt.get("started_at"), words),
         "status": clean(attempt["status"]) if attempt.get("status") is not None else "–",
         "reason": detail or why,
     }
@@ -203,7 +206,7 @@ def _warned(payload: Json, _: Config, words: Words) -> dict[str, Any]:
     share = words.percent.format(n=words.decimal(f"{float(payload['fraction']) * 100:g}"))
     return {
         "workspace": clean(payload["workspace"]),
-        "at": _time(payload.get("at")),
+        "at": _time(payload.get("at"), words),
         "share": share,
         "failures": int(payload["failures"]),
         "limit": int(payload["limit"]),
@@ -272,13 +275,9 @@ def _host(url: object) -> str:
         return clean(url, 100)
 
 
-def _time(stamp: object) -> str:
+def _time(stamp: object, words: Words) -> str:
     moment = _parsed(stamp)
-    return _moment(moment) if moment else clean(stamp)
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    return words.moment(moment) if moment else clean(stamp)
 
 
 def _parsed(stamp: object) -> datetime | None:

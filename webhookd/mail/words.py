@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from webhookd.models import Reason
 from webhookd.text import duration_words
@@ -43,6 +44,10 @@ class Words:
     def decimal(self, number: str) -> str:
         """A number with a fraction, its point as the language writes it."""
         return number.replace(".", ",") if self.language == "vi" else number
+
+    def moment(self, moment: datetime) -> str:
+        """A time of UTC, to the second."""
+        return moment.strftime("%H:%M:%S %d/%m/%Y UTC" if self.language == "vi" else "%Y-%m-%d %H:%M:%S UTC")
 
     def waiting(self, count: int) -> str:
         """How many events wait."""

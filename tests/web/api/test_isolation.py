@@ -75,6 +75,10 @@ async def make_theirs(api: Api, theirs: Theirs) -> None:
     token, secret = await services.tokens.add("admin", "theirs", MARK)
     session = await services.sessions.sign_in(secret, MARK)
     assert session is not None
+    (held,) = [each for each in await services.tokens.list() if each.id == token.id]
+    await services.sessions.portal_link(
+        "http://x", held, made, expires_in_seconds=600, return_url=f"https://{MARK}.example/"
+    )
     theirs.session = session.id
     theirs.ids |= {endpoint.id, endpoint.signing_key, token.id, session.id}
     body = orjson.dumps({"event_type": "message.sent", "text": MARK})
@@ -145,7 +149,8 @@ async def state_of(api: Api, seq: int) -> list[Any]:
         "UNION ALL SELECT seq, url, state, description FROM endpoints WHERE workspace_seq = ?1 "
         "UNION ALL SELECT seq, id, type, '' FROM events WHERE workspace_seq = ?1 "
         "UNION ALL SELECT 0, id, scope, note FROM tokens WHERE workspace_seq = ?1 "
-        "UNION ALL SELECT 0, s.id, '', '' FROM sessions s JOIN tokens t ON t.id = s.token_id WHERE workspace_seq = ?1"
+        "UNION ALL SELECT 0, s.id, '', '' FROM sessions s JOIN tokens t ON t.id = token_id WHERE t.workspace_seq = ?1 "
+        "UNION ALL SELECT read_only, hex(code_sha256), token_id, language FROM portal_links WHERE workspace_seq = ?1"
     )
     return await api.app.store.read(lambda db: db.execute(sql, (seq,)).fetchall())
 

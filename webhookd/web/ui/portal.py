@@ -6,6 +6,7 @@ opens none of the others, and theirs none of these.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from aiohttp import web
@@ -96,6 +97,9 @@ async def enter(page: Page) -> web.StreamResponse:
     code = page.field("secret").strip()
     session = await sessions.sign_in_to_portal(code, address) if 0 < len(code) <= SECRET_CHARACTERS else None
     if session is None:
+        wait_seconds = page.services.audit.wait_seconds(address)
+        if wait_seconds > 0:
+            return page.show("portal.html", 429, fault=page.text.count("sign_in.too_often", math.ceil(wait_seconds)))
         await page.services.audit.refused(address, page.request.path)
         return page.show("portal.html", 403, fault=page.text("portal.gone"))
     workspace = page.services.registry.find_workspace(session.token.workspace_seq or 0)

@@ -89,7 +89,9 @@ async def set_language(page: Page) -> web.StreamResponse:
     language, then = page.field("language"), page.field("then")
     if language not in LANGUAGES:
         raise ApiError("invalid_field", f"language is one of {', '.join(LANGUAGES)}.", details={"field": "language"})
-    response = web.Response(status=303, headers={"Location": then if is_own_path(then) else page.home})
+    response = web.Response(
+        status=303, headers={"Location": then if is_own_path(then) else page.home if page.portal else "/"}
+    )
     page.set_cookie(response, LANGUAGE_COOKIE, language, LANGUAGE_SECONDS)
     return response
 
