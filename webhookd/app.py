@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from webhookd import log
@@ -19,7 +19,7 @@ from webhookd.admin.workspaces import Workspaces
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.config_warnings import warnings
-from webhookd.delivery.deps import Deps
+from webhookd.delivery.deps import Clustered, Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.held_events import HeldEvents
 from webhookd.delivery.ingest import Ingest
@@ -35,6 +35,7 @@ from webhookd.models import LANGUAGES, QueuedDelivery
 from webhookd.retention import Retention
 from webhookd.rules.encryption import PLAIN, Cipher
 from webhookd.rules.event_types import EventTypes
+from webhookd.rules.ip_policy import OwnAddress
 from webhookd.rules.plans import Plans
 from webhookd.sender.client import Client, Transport
 from webhookd.store import endpoints, workspaces
@@ -42,9 +43,13 @@ from webhookd.store.store import Store
 from webhookd.systemd import Heartbeat
 from webhookd.tasks import TaskOwner
 from webhookd.web.api.status import Status
-from webhookd.web.services import Services
+from webhookd.web.router import make_app
+from webhookd.web.server.http_server import Runner
+from webhookd.web.services import ClusterView, Services
 
 STOP_SECONDS = 5.0
+# For requests under way when the daemon stops: live streams end at once, the rest is short.
+SHUTDOWN_SECONDS = 3.0
 ANSWER_SECONDS = 2.0
 
 
@@ -52,17 +57,26 @@ class App:
     """All parts of one daemon but its process.  Made by `open`, inside the running loop."""
 
     def __init__(
-        self, config: Config, state_dir: Path, store: Store, clock: Clock, transport: Transport | None
+        self,
+        config: Config,
+        state_dir: Path,
+        store: Store,
+        clock: Clock,
+        transport: Transport | None,
+        clustered: Clustered | None,
+        cluster: ClusterView | None,
     ) -> None:
         self._state_dir = state_dir
         self._writing: asyncio.Task[None] | None = None
         self._take_settings(config)
         self.tasks = TaskOwner()
         self.store = store
-        self.registry = Registry(lambda: self._plans)
-        self.deps = Deps(store, self.registry, clock, self.settings, lambda: self._plans, lambda: self._event_types)
+        self.registry = Registry(lambda: self._plans, clustered.changed if clustered else None)
+        self.deps = Deps(
+            store, self.registry, clock, self.settings, lambda: self._plans, lambda: self._event_types, clustered
+        )
         self.live_feed = LiveFeed(clock)
-        self.client = Client(config, clock)
+        self.client = Client(config, clock, clustered.may_attempt if clustered else None)
         self.transport: Transport = transport or self.client
         self.mailer = Mailer(store, clock, self.settings, self._recipients_of, self._language_of)
         # The dispatcher needs the recorder, which reports to it what was committed: by callbacks, as it comes later.
@@ -78,7 +92,7 @@ class App:
         self.held_events = HeldEvents(self.deps, self.dispatcher, self.mailer.wake)
         self.last_used = LastUsed(self.deps)
         self.retention = Retention(store, clock, self.settings)
-        self.services = self._services()
+        self.services = self._services(cluster)
 
     @classmethod
     async def open(
@@ -89,10 +103,12 @@ class App:
         clock: Clock,
         transport: Transport | None = None,
         cipher: Cipher = PLAIN,
+        clustered: Clustered | None = None,
+        cluster: ClusterView | None = None,
     ) -> App:
         """Open the store in `state_dir` and build everything on it; StoreUnusable when it is not fit to be used."""
         store = await Store.open(state_dir / config.store.path, config.store.min_free_mb, cipher)
-        return cls(config, state_dir, store, clock, transport)
+        return cls(config, state_dir, store, clock, transport, clustered, cluster)
 
     def settings(self) -> Config:
         """The configuration as it is now."""
@@ -118,12 +134,35 @@ class App:
         self.tasks.start("heartbeat", self.heartbeat.run)
 
     async def _load(self, environ: Mapping[str, str]) -> None:
+        if self.deps.clustered is not None:
+            await self.deps.clustered.restore()
         self.registry.load(await self.store.read(workspaces.load), await self.store.read(endpoints.load))
-        await self.services.workspaces.ensure_default()
+        if self.deps.clustered is None or self.deps.clustered.has_default:
+            await self.services.workspaces.ensure_default()
         await self.services.endpoints.quarantine()
         await self.services.tokens.start(self._state_dir, self._config.listen.ingest_token_file, environ)
         await self.watchdog.restore()
         await self.dispatcher.start()
+
+    def runner(self) -> Runner:
+        """What serves the API and the page; to be set up and given sockets."""
+        return Runner(make_app(self.services), shutdown_seconds=SHUTDOWN_SECONDS)
+
+    def listening(self, own: Sequence[OwnAddress], url: str) -> None:
+        """The addresses on which the API is served: nothing is sent there."""
+        self.client.set_own(own)
+
+    def waiting(self) -> int:
+        """How many deliveries wait."""
+        return sum(self.dispatcher.view(endpoint.seq).waiting for endpoint in self.registry.endpoints())
+
+    def sign_in_link(self, page: str) -> str | None:
+        """A link that signs in to the page at that address, once."""
+        return self.services.sessions.link(page)
+
+    def end_streams(self) -> None:
+        """End live streams, which have no end of their own."""
+        self.live_feed.end()
 
     def stop_delivering(self) -> None:
         """Start no further attempt; events are still accepted, for the next start."""
@@ -198,7 +237,7 @@ class App:
             {name: (extra.label, extra.description) for name, extra in config.events.items()}
         )
 
-    def _services(self) -> Services:
+    def _services(self, cluster: ClusterView | None) -> Services:
         deps, store, dispatcher, watchdog = self.deps, self.store, self.dispatcher, self.watchdog
         ingest = Ingest(deps, dispatcher, self.retention)
         status = Status(deps, dispatcher, ingest, self.recorder, self.held_events, watchdog, self.mailer)
@@ -226,4 +265,5 @@ class App:
             status=status.show,
             ready=self.trouble,
             send_test_mail=self.mailer.send_test,
+            cluster=cluster,
         )

@@ -12,10 +12,11 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Protocol
 
 from msgspec import structs
 
@@ -30,13 +31,11 @@ from webhookd.rules.ip_policy import OwnAddress
 from webhookd.secret_files import credential, secret_file
 from webhookd.store.connection import StateLock
 from webhookd.systemd import activated_sockets, extend_timeout, notify
-from webhookd.web.router import make_app
+from webhookd.tasks import TaskOwner
 from webhookd.web.server.http_server import Runner
 
 ADDRESS_FILE = "address"
 DATABASE_KEYS = ("database-key", "webhookd.database-key")  # the latter as `ImportCredential=webhookd.*` names it
-# For requests under way when the daemon stops: live streams end at once, the rest is short.
-SHUTDOWN_SECONDS = 3.0
 SWITCH_SECONDS = 0.001
 
 
@@ -47,6 +46,23 @@ class DaemonInfo:
     url: str
     state_dir: Path
     sign_in_link: Callable[[], str | None]
+
+
+class Served(Protocol):
+    """What a process serves: an `App`, or in a cluster the node of several; see `App` for each of these."""
+
+    tasks: TaskOwner
+
+    def settings(self) -> Config: ...  # noqa: D102
+    async def start(self, environ: Mapping[str, str]) -> None: ...  # noqa: D102
+    def runner(self) -> Runner: ...  # noqa: D102
+    def listening(self, own: Sequence[OwnAddress], url: str) -> None: ...  # noqa: D102
+    def waiting(self) -> int: ...  # noqa: D102
+    def sign_in_link(self, page: str) -> str | None: ...  # noqa: D102
+    def reload(self, config: Config) -> None: ...  # noqa: D102
+    def stop_delivering(self) -> None: ...  # noqa: D102
+    def end_streams(self) -> None: ...  # noqa: D102
+    async def stop(self) -> None: ...  # noqa: D102
 
 
 async def serve(
@@ -88,7 +104,7 @@ async def _serve(
     await lock.acquire()
     try:
         async with extend_timeout(environ):  # a migration of millions of events
-            app = await App.open(config, state_dir, clock=SystemClock(), cipher=_cipher(config.store.key_file, environ))
+            app = await _open(config, state_dir, environ)
         try:
             _watch_signals(app, stop, reload)
             async with extend_timeout(environ):  # everything that waits is counted
@@ -104,7 +120,7 @@ async def _serve(
                 log.emit("daemon.stopping", reason="a task ended" if ended else "a signal")
                 app.stop_delivering()
                 await listeners.runner.drain()
-                app.live_feed.end()  # live streams have no end of their own
+                app.end_streams()
             finally:
                 await listeners.runner.cleanup()
         finally:
@@ -117,6 +133,19 @@ async def _serve(
         lock.release()
     log.emit("daemon.stopped")
     return 0
+
+
+async def _open(config: Config, state_dir: Path, environ: Mapping[str, str]) -> Served:
+    cipher = _cipher(config.store.key_file, environ)
+    if not config.cluster.servers:
+        return await App.open(config, state_dir, clock=SystemClock(), cipher=cipher)
+    try:
+        from webhookd.cluster.node import Node
+    except ModuleNotFoundError as error:
+        if error.name != "nats":
+            raise
+        raise ConfigError("cluster.servers needs the package nats-py: pip install 'webhookd[cluster]'") from error
+    return await Node.open(config, state_dir, environ, cipher)
 
 
 def _cipher(key_file: str, environ: Mapping[str, str]) -> Cipher:
@@ -157,9 +186,9 @@ class _Listeners:
     unix_socket: str
 
 
-async def _listen(app: App, config: Config, state_dir: Path, environ: Mapping[str, str]) -> _Listeners:
+async def _listen(app: Served, config: Config, state_dir: Path, environ: Mapping[str, str]) -> _Listeners:
     listen = config.listen
-    runner = Runner(make_app(app.services), shutdown_seconds=SHUTDOWN_SECONDS)
+    runner = app.runner()
     await runner.setup()
     try:
         families = await _listen_on_activated(runner, listen, environ)
@@ -171,9 +200,9 @@ async def _listen(app: App, config: Config, state_dir: Path, environ: Mapping[st
         await runner.cleanup()
         raise _cannot_listen(error, f"{listen.host}:{listen.port}") from error
     addresses = [address for address in runner.addresses if isinstance(address, tuple)]
-    app.client.set_own(OwnAddress(ip_address(host.partition("%")[0]), port) for host, port, *_ in addresses)
     host, port = addresses[0][:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    app.listening([OwnAddress(ip_address(host.partition("%")[0]), port) for host, port, *_ in addresses], url)
     aside = state_dir / f"{ADDRESS_FILE}.new"
     aside.write_text(url + "\n", "ascii")
     aside.rename(state_dir / ADDRESS_FILE)  # a reader sees all of it or nothing
@@ -217,7 +246,7 @@ async def _open_unix_socket(runner: Runner, path: Path, group: str) -> None:
 
 
 def _announce(
-    app: App,
+    app: Served,
     listeners: _Listeners,
     began: float,
     ready: Callable[[DaemonInfo], None] | None,
@@ -225,17 +254,16 @@ def _announce(
     environ: Mapping[str, str],
 ) -> None:
     notify("READY=1\nSTATUS=taking events at " + listeners.url, environ)
-    waiting = sum(app.dispatcher.view(endpoint.seq).waiting for endpoint in app.registry.endpoints())
     log.emit(
         "daemon.ready",
         address=listeners.url,
         unix_socket=listeners.unix_socket or None,
-        waiting=waiting,
+        waiting=app.waiting(),
         duration_ms=round((time.monotonic() - began) * 1000, 1),
     )
     if ready is not None:
         page = app.settings().listen.public_url.rstrip("/") or listeners.url
-        ready(DaemonInfo(listeners.url, state_dir, lambda: app.services.sessions.link(page)))
+        ready(DaemonInfo(listeners.url, state_dir, lambda: app.sign_in_link(page)))
 
 
 def _tune_interpreter() -> None:
@@ -249,7 +277,7 @@ def _tune_interpreter() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
 
 
-def _watch_signals(app: App, stop: asyncio.Event, reload: Callable[[], Config] | None) -> None:
+def _watch_signals(app: Served, stop: asyncio.Event, reload: Callable[[], Config] | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -257,7 +285,7 @@ def _watch_signals(app: App, stop: asyncio.Event, reload: Callable[[], Config] |
         loop.add_signal_handler(signal.SIGHUP, _reload, app, reload)
 
 
-def _reload(app: App, reload: Callable[[], Config]) -> None:
+def _reload(app: Served, reload: Callable[[], Config]) -> None:
     """SIGHUP: take what may change while running, log what may not; with a mistake in it nothing changes."""
     try:
         config = reload()

@@ -106,6 +106,29 @@ METRICS: dict[str, MetricKind] = {
     "webhookd_store_full": MetricKind("gauge", "1 while events are refused because the disk is nearly full, else 0."),
     "webhookd_commits_total": MetricKind("counter", "Transactions committed."),
     "webhookd_commit_seconds": MetricKind("histogram", "How long transactions took, their sync to the disk included."),
+    "webhookd_cluster_connected": MetricKind("gauge", "In a cluster: 1 while there is a connection to NATS, else 0."),
+    "webhookd_cluster_nodes": MetricKind("gauge", "In a cluster: machines that are alive and not drained."),
+    "webhookd_cluster_partition_owned": MetricKind(
+        "gauge", "In a cluster: 1 for each partition that this machine has.", ("partition",)
+    ),
+    "webhookd_cluster_partition_fenced": MetricKind(
+        "gauge", "1 while no attempt starts, because the lease could not be renewed.", ("partition",)
+    ),
+    "webhookd_cluster_partition_renewed_seconds": MetricKind(
+        "gauge", "How long ago the lease was renewed.", ("partition",)
+    ),
+    "webhookd_cluster_partition_applied": MetricKind(
+        "gauge", "Up to which sequence the partition's stream is applied.", ("partition",)
+    ),
+    "webhookd_cluster_partition_progress": MetricKind(
+        "gauge", "Up to which sequence the progress is kept in the cluster.", ("partition",)
+    ),
+    "webhookd_cluster_partition_lag": MetricKind(
+        "gauge", "Messages of the partition's stream that are not applied yet.", ("partition",)
+    ),
+    "webhookd_cluster_dead_letters_total": MetricKind(
+        "counter", "Messages that could not be applied and went to `webhookd.dead.<workspace>`.", ("partition",)
+    ),
     "webhookd_loop_lag_seconds": MetricKind("gauge", "How late the event loop was at worst in the last minute."),
 }
 

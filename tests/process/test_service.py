@@ -25,7 +25,7 @@ from tests.support.callers import calling
 from tests.support.engine import engine
 from tests.support.process import ROOT, Daemon
 from tests.support.receiver import receiver
-from webhookd import app, daemon
+from webhookd import app
 from webhookd.config import Delivery
 from webhookd.errors import EXIT_CONFIG, ConfigError
 from webhookd.systemd import EXTENSION_SECONDS, activated_sockets
@@ -465,7 +465,7 @@ def test_a_stop_has_the_time_that_the_daemon_may_need() -> None:
     """The longest timeout of an attempt, what follows it, and the end of the callers' answers."""
     (longest,) = (each for each in Delivery.__annotations__.items() if each[0] == "timeout_seconds")
     assert "60" in longest[1]
-    assert seconds("TimeoutStopSec") > 60 + app.STOP_SECONDS + daemon.SHUTDOWN_SECONDS + 5
+    assert seconds("TimeoutStopSec") > 60 + app.STOP_SECONDS + app.SHUTDOWN_SECONDS + 5
 
 
 def test_no_secret_is_needed_for_a_start() -> None:

@@ -29,6 +29,7 @@ Bucket `webhookd_cluster`
                      peaceful release `node` is "", and `to` the machine that it is meant for ("" for any).
 
 Bucket `webhookd_config`
+    `p<p>.owner`           the machine that took the partition over last
     `p<p>.workspace.<id>`  `{"id", "name", "plan", "notify", "created_at_ms", "plan_changed_at_ms"}`
     `p<p>.endpoint.<id>`   its fields but the numbers, and `from_sequence`: it gets the events after that
     `p<p>.token.<id>`      a token bound to a workspace of the partition; the secret is hashed
@@ -36,9 +37,10 @@ Bucket `webhookd_config`
     `all.session.<id>`     a session of the page
 
 Bucket `webhookd_progress`
-    `<p>`            `{"node", "applied", "behind": {<endpoint id>: <sequence>}}`, zlib-compressed JSON, put once a
-                     second while it changes: all events of an endpoint up to its `behind`, or else up to `applied`,
-                     are finished.
+    `<p>`            `{"node", "applied", "behind": {<endpoint id>: <position>}}`, zlib-compressed JSON, put once a
+                     second while it changes.  All events up to the sequence `applied` are finished but those of an
+                     endpoint in `behind` from that position on: 1024 times the sequence, and the place in its batch.
+                     Where an endpoint orders by key, there is `<endpoint id>/<hash of the key>` for each hash.
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ CONFIG_BUCKET = "webhookd_config"
 PROGRESS_BUCKET = "webhookd_progress"
 SETTINGS_KEY = "settings"
 
+MSG_ID_HEADER = "Nats-Msg-Id"
+REQUEST_HEADER = "Webhookd-Request"  # which call of which daemon waits for the message
 EVENT_ID_HEADER = "Webhookd-Event-Id"
 BATCH_HEADER = "Webhookd-Batch"
 REASON_HEADER = "Webhookd-Reason"
@@ -66,6 +70,7 @@ SEQUENCE_HEADER = "Webhookd-Sequence"
 # Between machines, over HTTP.
 TOKEN_HEADER = "X-Webhookd-Cluster"  # noqa: S105 - a header's name
 CALLER_HEADER = "X-Webhookd-Caller"
+PARTITION_CHOICE_HEADER = "X-Webhookd-Partition"
 
 REPLICAS = 3
 # For how long NATS itself recognises a message that is published again; SQLite remembers events' ids for longer.

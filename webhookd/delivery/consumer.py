@@ -69,6 +69,8 @@ class Consumer:
             endpoint = self._deps.registry.get(delivery.endpoint_seq)
             if self.stopped or endpoint is None or not self._deps.registry.runs(endpoint):
                 return False
+            if self._deps.clustered is not None and not self._deps.clustered.may_attempt():
+                return False
             if delivery.body is None:
                 whole = await self._with_body(delivery)
                 if whole.body is None:

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from webhookd.clock import Clock
 from webhookd.config import Config
-from webhookd.delivery.registry import Registry
+from webhookd.delivery.registry import Changed, Registry
+from webhookd.models import Accepted, NewEvent, Workspace
 from webhookd.rules.event_types import EventTypes
 from webhookd.rules.plans import Plans
 from webhookd.store.store import Store
+
+# Publishes events of a workspace, of one trace, and returns what became of each once they are applied; ApiError.
+Publish = Callable[[Workspace, Sequence[NewEvent], str | None], Awaitable[list[Accepted]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Clustered:
+    """What differs where the app has one partition of a cluster; made by `webhookd.cluster`.
+
+    `may_attempt` is asked before each attempt and once more before its request is sent.  `changed` is called with
+    each workspace and endpoint whose change is committed.  `restore` is called before anything is loaded.
+    `has_default`: the workspace `default` belongs here.
+    """
+
+    may_attempt: Callable[[], bool]
+    publish: Publish
+    changed: Changed
+    restore: Callable[[], Awaitable[None]]
+    has_default: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +43,4 @@ class Deps:
     settings: Callable[[], Config]
     plans: Callable[[], Plans]
     event_types: Callable[[], EventTypes]
+    clustered: Clustered | None = None

@@ -58,6 +58,7 @@ class Dispatcher:
     def __init__(self, deps: Deps, recorder: Recorder, transport: Transport) -> None:
         self._deps = deps
         self._registry = deps.registry
+        self._may_attempt = deps.clustered.may_attempt if deps.clustered else _always
         self._recorder = recorder
         self._transport = transport
         self._queues: dict[int, EndpointQueue] = {}
@@ -295,7 +296,7 @@ class Dispatcher:
     def _may_start(self, queue: EndpointQueue, endpoint: Endpoint) -> bool:
         if self._blocked[endpoint.seq] or not self._registry.runs(endpoint):
             return False
-        return queue.ordering is endpoint.ordering or queue.ordering == endpoint.ordering
+        return (queue.ordering is endpoint.ordering or queue.ordering == endpoint.ordering) and self._may_attempt()
 
     def _start(self, endpoint: Endpoint, queue: EndpointQueue, lane: Lane) -> None:
         lane.open()
@@ -332,3 +333,7 @@ class Dispatcher:
                 queue.emptied_lane(lane)
             if not emptied or queue.is_barred or consumer.stopped:
                 self.wake(queue.endpoint_seq)  # it may have been stopped and allowed again while its attempt ended
+
+
+def _always() -> bool:
+    return True

@@ -30,6 +30,7 @@ class Ingest:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
         self._dispatcher = dispatcher
         self._retention = retention
+        self._publish = deps.clustered.publish if deps.clustered else None
         self._rate_limits: dict[int, RateLimit] = {}  # by workspace, where there is a limit
         self._open = True
         self.accepted_count = 0
@@ -62,21 +63,27 @@ class Ingest:
         if self._settings().limits.events_per_second:
             await self._keep_rate(workspace, len(new), stopping)
         await self.check_capacity(workspace)
+        if self._publish is not None:
+            return await self._publish(workspace, new, trace)
         deliver = not self._registry.paused(workspace.seq)
         results: list[Accepted] = []
         try:
             while len(results) < len(new):
                 part, delivery_count = self._next_part(workspace.seq, new, len(results), deliver=deliver)
-                hashes = self._hashes(workspace.seq, part) if deliver else ()
+                hashes = self.hashes(workspace.seq, part) if deliver else ()
                 now_ms = self._clock.wall_ms()
                 ingested = Ingested(workspace.seq, part, deliver, now_ms, delivery_count, trace, hashes)
                 # Only the first part may be refused: the caller is to learn of all or of none.
                 results += await self._add(ingested, retry_when_full=bool(results))
         finally:
-            self._log(workspace.id, results)
-            if self._settings().limits.log_mb_per_workspace:
-                self._retention.added(workspace.seq, _log_bytes(new, results))
+            self.note(workspace, new, results)
         return results
+
+    def note(self, workspace: Workspace, new: Sequence[NewEvent], results: Sequence[Accepted]) -> None:
+        """Log events that were accepted, and count what they take of the workspace's quota."""
+        self._log(workspace.id, results)
+        if self._settings().limits.log_mb_per_workspace:
+            self._retention.added(workspace.seq, _log_bytes(new, results))
 
     async def _keep_rate(self, workspace: Workspace, count: int, stopping: asyncio.Event | None) -> None:
         """Wait until so many events may come, or refuse them."""
@@ -99,11 +106,12 @@ class Ingest:
             ingested.now_ms,
             ACCEPT.of(ingested),
             workspace_seq=ingested.workspace_seq,
-            on_commit=self._offer,
+            on_commit=self.offer,
             retry_when_full=retry_when_full,
         )
 
-    def _offer(self, results: list[Accepted]) -> None:
+    def offer(self, results: Sequence[Accepted]) -> None:
+        """Queue the deliveries of events that were just committed, in commit order."""
         self.accepted_count += sum(result.is_new for result in results)
         for result in results:
             if result.queued:
@@ -124,7 +132,7 @@ class Ingest:
             delivery_count += fan_out
         return new[begin:] if begin else new, delivery_count
 
-    def _hashes(self, workspace_seq: int, new: Sequence[NewEvent]) -> Sequence[dict[str, int] | None]:
+    def hashes(self, workspace_seq: int, new: Sequence[NewEvent]) -> Sequence[dict[str, int] | None]:
         """Of each event the hashes by path, as endpoints order by key; here, because the store's thread would wait."""
         if not self._registry.orders_by_key(workspace_seq):
             return ()
@@ -155,7 +163,7 @@ class Ingest:
                 retry_after_seconds=TRY_AGAIN_SECONDS,
             )
 
-    def _log(self, workspace_id: str, results: list[Accepted]) -> None:
+    def _log(self, workspace_id: str, results: Sequence[Accepted]) -> None:
         added = [result for result in results if result.is_new]
         if len(results) == 1 and added:
             log.emit(

@@ -12,6 +12,9 @@ from webhookd.errors import ApiError
 from webhookd.models import EVERY_TYPE, Endpoint, Workspace, WorkspaceKey
 from webhookd.rules.plans import Plans
 
+# Called with what was put, or removed (False).
+Changed = Callable[[Workspace | Endpoint, bool], None]
+
 
 class Registry:
     """Workspaces and endpoints by number and by id.  Deleted ones are gone from here at once.
@@ -20,8 +23,9 @@ class Registry:
     `await`, or compares two, uses the number.  The look-ups take either.
     """
 
-    def __init__(self, plans: Callable[[], Plans]) -> None:
+    def __init__(self, plans: Callable[[], Plans], changed: Changed | None = None) -> None:
         self._plans = plans
+        self._changed = changed or (lambda what, is_there: None)
         self._workspaces: dict[int, Workspace] = {}
         self._seq_by_id: dict[str, int] = {}
         self._by_seq: dict[int, Endpoint] = {}
@@ -41,12 +45,14 @@ class Registry:
         """Add a workspace or replace it."""
         self._workspaces[workspace.seq] = workspace
         self._seq_by_id[workspace.id] = workspace.seq
+        self._changed(workspace, True)
 
     def remove_workspace(self, workspace: Workspace) -> None:
         """Remove a deleted workspace."""
         self._workspaces.pop(workspace.seq, None)
         if self._seq_by_id.get(workspace.id) == workspace.seq:
             del self._seq_by_id[workspace.id]
+        self._changed(workspace, False)
 
     def workspaces(self) -> list[Workspace]:
         """All of them, oldest first."""
@@ -80,6 +86,7 @@ class Registry:
         self._by_id[endpoint.id] = endpoint
         if endpoint.ordering.key is not None:
             self._keyed.setdefault(endpoint.workspace_seq, {})[endpoint.seq] = endpoint
+        self._changed(endpoint, True)
 
     def put_all(self, endpoints: Iterable[Endpoint]) -> None:
         """`put` for several."""
@@ -90,6 +97,7 @@ class Registry:
         """Remove a deleted endpoint."""
         self._unsubscribe(self._by_seq.pop(endpoint.seq, None))
         self._by_id.pop(endpoint.id, None)
+        self._changed(endpoint, False)
 
     def fan_out(self, workspace_seq: int, event_type: str) -> int:
         """How many endpoints of a workspace want events of a type."""

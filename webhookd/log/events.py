@@ -160,6 +160,39 @@ LOG_EVENTS: dict[str, LogEvent] = {
     ),
     "store.full": LogEvent("error", "The disk is nearly full: events are refused."),
     "store.recovered": LogEvent("info", "There is space again: events are accepted."),
+    "cluster.connected": LogEvent("info", "There is a connection to NATS.", ("server",)),
+    "cluster.disconnected": LogEvent("warning", "The connection to NATS ended; another is tried."),
+    "cluster.nats_failed": LogEvent(
+        "warning", "NATS did not answer a call in time; it is tried again.", ("what", "error", "count")
+    ),
+    "cluster.unsafe": LogEvent(
+        "warning", "The cluster may lose what it accepted, and `cluster.allow_unsafe` lets it.", ("message",)
+    ),
+    "cluster.restored": LogEvent(
+        "info",
+        "A partition's configuration is here; `count` deliveries were finished elsewhere.",
+        ("partition", "sequence", "count"),
+    ),
+    "cluster.partition_taken": LogEvent(
+        "info", "This machine has a partition and serves it.", ("partition", "sequence", "duration_ms")
+    ),
+    "cluster.partition_released": LogEvent("info", "A partition was handed over.", ("partition", "to")),
+    "cluster.partition_lost": LogEvent("warning", "This machine no longer has a partition.", ("partition", "reason")),
+    "cluster.not_renewed": LogEvent(
+        "warning", "The lease of a partition could not be renewed; it is tried again.", ("partition", "error", "count")
+    ),
+    "cluster.fenced": LogEvent(
+        "error", "A lease wasn't renewed for so long that no attempt starts any more.", ("partition", "seconds")
+    ),
+    "cluster.unfenced": LogEvent("info", "The lease is renewed: attempts start again.", ("partition", "seconds")),
+    "cluster.gap": LogEvent(
+        "error",
+        "The stream no longer has all that this machine needs: events are missing.",
+        ("partition", "sequence", "first"),
+    ),
+    "cluster.dead_letter": LogEvent(
+        "warning", "A message could not be applied; it is kept as a dead letter.", ("workspace", "reason", "message")
+    ),
     "backup.made": LogEvent("info", "A copy of the database was written.", ("duration_ms", "size_bytes")),
     "resource.exhausted": LogEvent(
         "warning", "No descriptor, memory or thread is left; callers get 503, or wait.", ("error", "count")

@@ -31,6 +31,10 @@ class AnswerError(Exception):
     """The bytes of the answer are no HTTP/1.1, or too many."""
 
 
+class NotAllowed(Exception):
+    """In the last moment the request may not be sent: another machine may deliver for the workspace now."""
+
+
 class ConnectionEnded(Exception):
     """The connection ended before the answer was complete; `AttemptTrace.lost` has the cause."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,16 +45,22 @@ class HttpSender:
     """The transport over HTTP/1.1.  Made inside the running loop; owns its connections and `egress`.
 
     `ssl_context` replaces the default one, which trusts the system's certificate authorities and speaks TLS 1.2 or
-    newer.  Certificates are always verified.
+    newer.  Certificates are always verified.  A request goes out only if `may_send`, asked at the last moment.
     """
 
     def __init__(
-        self, egress: Egress, *, timeout_seconds: float, clock: Clock, ssl_context: ssl.SSLContext | None = None
+        self,
+        egress: Egress,
+        *,
+        timeout_seconds: float,
+        clock: Clock,
+        ssl_context: ssl.SSLContext | None = None,
+        may_send: Callable[[], bool] | None = None,
     ) -> None:
         self._egress = egress
         self._timeout_seconds = timeout_seconds
         self._clock = clock
-        self._pool = Pool(egress, default_ssl_context() if ssl_context is None else ssl_context)
+        self._pool = Pool(egress, default_ssl_context() if ssl_context is None else ssl_context, may_send)
         self._deadlines: Deadlines[AttemptDeadline] = Deadlines(timeout_seconds, AttemptDeadline.expire)
         self._target = functools.lru_cache(_KEPT_URLS)(lambda url: Target.of(egress.check_url(url)))
 
@@ -121,8 +127,9 @@ class _Configured:
 class Client:
     """The transport of all consumers as configured now; attempts under way keep the settings that they began with."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock, may_send: Callable[[], bool] | None = None) -> None:
         self._clock = clock
+        self._may_send = may_send
         self._own: tuple[OwnAddress, ...] = ()
         self._config = config
         self._current = self._open(config)
@@ -180,7 +187,13 @@ class Client:
         )
         egress.set_own(self._own)
         return _Configured(
-            HttpSender(egress, timeout_seconds=config.delivery.timeout_seconds, clock=self._clock), egress
+            HttpSender(
+                egress,
+                timeout_seconds=config.delivery.timeout_seconds,
+                clock=self._clock,
+                may_send=self._may_send,
+            ),
+            egress,
         )
 
 

@@ -13,7 +13,7 @@ import ssl
 
 from webhookd.models import Reason
 from webhookd.sender import host
-from webhookd.sender.attempt_trace import AnswerError, AttemptTrace, ConnectionEnded, Stage
+from webhookd.sender.attempt_trace import AnswerError, AttemptTrace, ConnectionEnded, NotAllowed, Stage
 from webhookd.text import one_line
 
 Fault = tuple[Reason, str]
@@ -57,6 +57,8 @@ def explain(error: Exception, trace: AttemptTrace) -> Fault:
         return _of_end(trace)
     if isinstance(error, OSError):
         return _of_system(error, trace)
+    if isinstance(error, NotAllowed):
+        return Reason.LOCAL, "this machine may no longer deliver for the workspace: nothing was sent"
     if isinstance(error, MemoryError):
         return Reason.LOCAL, "this machine is out of memory"
     return Reason.PROTOCOL, f"the exchange failed: {type(error).__name__}"

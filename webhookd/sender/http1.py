@@ -15,12 +15,13 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Callable
 from typing import cast
 
 import httptools
 
 from webhookd.models import Request
-from webhookd.sender.attempt_trace import AnswerError, AttemptTrace, ConnectionEnded, Stage
+from webhookd.sender.attempt_trace import AnswerError, AttemptTrace, ConnectionEnded, NotAllowed, Stage
 from webhookd.sender.deadlines import Deadlines
 from webhookd.sender.egress import Egress
 from webhookd.sender.request_builder import Origin, Target
@@ -76,7 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         The future's result is None when `trace` has an answer that decides, otherwise what went wrong.
         """
         self._trace = trace
-        self._answer = self._pool.loop.create_future()
+        answer = self._answer = self._pool.loop.create_future()
         self._headers = []
         self._received_bytes = 0
         self._head_done = self._complete = self._nul = False
@@ -84,7 +85,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             trace.reused = True
             self._send_request()
-        return self._answer
+        return answer
 
     def abort(self) -> None:
         """Close at once, whatever is buffered."""
@@ -179,6 +180,9 @@ class Connection(asyncio.BufferedProtocol):
     def _send_request(self) -> None:
         assert self._trace is not None
         assert self._transport is not None
+        if self._pool.may_send is not None and not self._pool.may_send():
+            self._finish(NotAllowed())
+            return
         self._trace.stage = Stage.ANSWER
         request, self._request = self._request, b""
         if self._tls is None:
@@ -290,7 +294,8 @@ class Connection(asyncio.BufferedProtocol):
 class Pool:
     """The connections of one sender.  An endpoint has one request in flight, so there is no limit of their number."""
 
-    def __init__(self, egress: Egress, ssl_context: ssl.SSLContext) -> None:
+    def __init__(self, egress: Egress, ssl_context: ssl.SSLContext, may_send: Callable[[], bool] | None = None) -> None:
+        self.may_send = may_send
         self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.plain = memoryview(bytearray(READ_BYTES))

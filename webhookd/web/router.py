@@ -8,7 +8,7 @@ from functools import cache
 
 from aiohttp import web
 
-from webhookd.web.api import audit, deliveries, endpoints, events, operations, sessions, tokens, workspaces
+from webhookd.web.api import audit, cluster, deliveries, endpoints, events, operations, sessions, tokens, workspaces
 from webhookd.web.api.batch_ingest import REFUSED
 from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.api.openapi import document, paths_of
@@ -30,6 +30,7 @@ ROUTES: list[Route] = [
     *sessions.ROUTES,
     *audit.ROUTES,
     *operations.ROUTES,
+    *cluster.ROUTES,
     *sign_in.ROUTES,
     *portal.ROUTES,
 ]

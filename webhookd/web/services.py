@@ -20,9 +20,21 @@ from webhookd.delivery.registry import Registry
 from webhookd.delivery.replay import Replayer
 from webhookd.delivery.test_event import TestEvents
 from webhookd.delivery.watchdog import Watchdog
-from webhookd.models import Json
+from webhookd.models import Json, Workspace
 from webhookd.rules.event_types import EventTypes
 from webhookd.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """What the handlers need of the cluster that this app has a partition of.
+
+    `drain` hands over the partitions of a machine (True), or ends that; ApiError `not_found`, `unavailable`.
+    """
+
+    status: Callable[[], Awaitable[Json]]
+    drain: Callable[[str, bool], Awaitable[None]]
+    workspaces: Callable[[], list[Workspace]]  # of all partitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +61,8 @@ class Services:
     status: Callable[[int | None], Awaitable[Json]]  # of one workspace alone, if its number is given
     ready: Callable[[], Awaitable[str]]  # "" when ready, else what it waits for
     send_test_mail: Callable[[Sequence[str]], Awaitable[None]]
+    cluster: ClusterView | None = None
+
+    def workspaces_everywhere(self) -> list[Workspace]:
+        """All workspaces, in a cluster those of all machines."""
+        return self.registry.workspaces() if self.cluster is None else self.cluster.workspaces()

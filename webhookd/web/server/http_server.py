@@ -264,14 +264,23 @@ class _Site(web.BaseSite):
 
 
 class Runner(web.AppRunner):
-    """Runs an application: with limits on headers, without decompressing bodies, able to drain its connections."""
+    """Runs an application: with limits on headers, without decompressing bodies, able to drain its connections.
 
-    __slots__ = ("_draining",)
+    With `front` every request goes there, and the application itself has no routes.
+    """
+
+    __slots__ = ("_draining", "_front")
 
     def __init__(
-        self, app: web.Application, *, shutdown_seconds: float, keep_alive_seconds: float = KEEP_ALIVE_SECONDS
+        self,
+        app: web.Application,
+        *,
+        shutdown_seconds: float,
+        keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+        front: Handler | None = None,
     ) -> None:
         self._draining = False
+        self._front = front
         super().__init__(
             app,
             access_log=None,
@@ -315,18 +324,10 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        guard, resolve_and_handle = self.app[GUARD], cast("Handler", made.request_handler)
-        fixed = _fixed_routes(self.app)
-
-        async def handle(request: web.Request) -> web.StreamResponse:
-            found = fixed.get((request.method, request._message.path))
-            if found is None or hdrs.EXPECT in request.headers:
-                return await resolve_and_handle(request)
-            request._match_info = found
-            return await found.handler(request)
+        handle = handler_of(self.app) if self._front is None else self._front
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            response = await guard.answer(request, handle)
+            response = await handle(request)
             if self._draining or cast("_Connection", request.protocol).is_last_answer:
                 response.force_close()
             return response
@@ -338,6 +339,24 @@ class Runner(web.AppRunner):
             loop=made._loop,
             **made._kwargs,
         )
+
+
+def handler_of(app: web.Application) -> Handler:
+    """All that an application makes of a request, its guard included."""
+    guard, resolve_and_handle = app[GUARD], cast("Handler", app._handle)
+    fixed = _fixed_routes(app)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        found = fixed.get((request.method, request._message.path))
+        if found is None or hdrs.EXPECT in request.headers:
+            return await resolve_and_handle(request)
+        request._match_info = found
+        return await found.handler(request)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await guard.answer(request, handle)
+
+    return answer
 
 
 def _fixed_routes(app: web.Application) -> dict[tuple[str, str], UrlMappingMatchInfo]:

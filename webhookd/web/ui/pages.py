@@ -149,7 +149,7 @@ class Page:
     @property
     def workspaces(self) -> list[Workspace]:
         """The workspaces to switch between."""
-        return self.services.registry.workspaces() if self.chooses else []
+        return self.services.workspaces_everywhere() if self.chooses else []
 
     def url(self, path: str, **parameters: object) -> str:
         """The address of a page of this workspace; parameters that are None or "" are left out."""
@@ -299,7 +299,8 @@ async def _begin(request: web.Request) -> Page:
     language = choose(read_cookie(request, LANGUAGE_COOKIE), accepted)
     visitor = read_cookie(request, VISITOR_COOKIE) or secrets.token_urlsafe(16)
     bound = session.token.workspace_seq if session else None
-    default = services.registry.workspace(DEFAULT_WORKSPACE if bound is None else bound)
+    named = request.rel_url.query.get("workspace", DEFAULT_WORKSPACE) if services.cluster else DEFAULT_WORKSPACE
+    default = services.registry.workspace(named if bound is None else bound)
     return Page(request, services, texts(language), session, default, visitor, portal)
 
 

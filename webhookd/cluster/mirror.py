@@ -1,0 +1,196 @@
+"""A partition's configuration in the cluster: every change is written there before its caller gets the answer.
+
+The bucket is the truth: whoever takes the partition over makes its own database so (`restore`).  A change is committed
+to the database first, which checks it; a caller whose change didn't reach the bucket gets 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from webhookd import log
+from webhookd.cluster.jetstream import Entry, JetStream, Unreachable
+from webhookd.cluster.names import CONFIG_BUCKET, config_key
+from webhookd.cluster.shared import Shared
+from webhookd.errors import ApiError, ConfigError
+from webhookd.models import Endpoint, Workspace
+from webhookd.rules.encryption import Cipher
+from webhookd.store.cluster import config
+from webhookd.store.cluster.config import Item, encoded
+from webhookd.store.store import Db, Store
+
+FLUSH_SECONDS = 5.0
+RESTORE_SECONDS = 10.0
+RETRY_SECONDS = 0.3
+_SECRETS = ("headers", "signing_key", "previous_keys", "x_webhook_signature_key")
+
+
+class Mirror:
+    """Writes one partition's configuration to the bucket, and reads it from there."""
+
+    def __init__(
+        self,
+        jetstream: JetStream,
+        partition: int,
+        node: str,
+        cipher: Cipher,
+        shared: Shared,
+        *,
+        applied: Callable[[], int],
+        may_write: Callable[[], bool],
+    ) -> None:
+        self._jetstream = jetstream
+        self._partition = partition
+        self._node = node
+        self._cipher = cipher
+        self._shared = shared
+        self._applied = applied
+        self._may_write = may_write
+        self._kept: dict[str, bytes] = {}  # what the bucket has, its secrets plain
+        self._unwritten: dict[str, Item | None] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.from_sequence: dict[str, int] = {}  # by endpoint: it gets the events after that
+
+    # Towards the bucket
+
+    def changed(self, what: Workspace | Endpoint, is_there: bool) -> None:  # noqa: FBT001 - as `registry.Changed`
+        """A workspace or an endpoint was committed, or deleted."""
+        if isinstance(what, Workspace):
+            self._note(config_key(self._partition, "workspace", what.id), config.workspace_item(what), is_there)
+            return
+        since = self.from_sequence.setdefault(what.id, self._applied())
+        item = config.endpoint_item(what) | {"from_sequence": since}
+        self._note(config_key(self._partition, "endpoint", what.id), item, is_there)
+
+    async def credentials_changed(self, store: Store) -> None:
+        """Tokens or sessions may have changed: look, and note what did."""
+        tokens = await store.read_for_sign_in(config.token_items)
+        sessions = await store.read_for_sign_in(config.session_items)
+        bound = {
+            config_key(self._partition, "token", token_id): item
+            for token_id, item in tokens.items()
+            if item["workspace"] is not None
+        }
+        for key, item in bound.items():
+            self._note(key, item, True)
+        prefix = config_key(self._partition, "token", "")
+        for key in [key for key in self._kept if key.startswith(prefix) and key not in bound]:
+            self._note(key, {}, False)
+        unbound = {each: item for each, item in tokens.items() if item["workspace"] is None}
+        for key, shared in self._shared.differences(self._partition, unbound, sessions):
+            self._unwritten[key] = shared
+            self._start_writing()
+
+    def _note(self, key: str, item: Item, is_there: bool) -> None:  # noqa: FBT001
+        if is_there and self._unwritten.get(key, item) == item and self._kept.get(key) == encoded(item):
+            return
+        if not is_there and key not in self._kept and key not in self._unwritten:
+            return
+        self._unwritten[key] = item if is_there else None
+        self._start_writing()
+
+    def _start_writing(self) -> None:
+        self._idle.clear()
+        self._wake.set()
+
+    async def flushed(self) -> None:
+        """Return once the bucket has every change until now; ApiError `unavailable` if that takes too long."""
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._idle.wait()
+        except TimeoutError:
+            raise ApiError(
+                "unavailable",
+                "The cluster has no majority just now: the change may get lost. Look again in a moment.",
+                retry_after_seconds=2,
+            ) from None
+
+    async def run(self) -> None:
+        """A root task: write what has changed, until it is written."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._unwritten:
+                key = next(iter(self._unwritten))
+                if not await self._write(key):
+                    await asyncio.sleep(RETRY_SECONDS)
+            self._idle.set()
+
+    async def _write(self, key: str) -> bool:
+        item = self._unwritten[key]
+        if not self._may_write():
+            return False
+        try:
+            if item is None:
+                await self._jetstream.delete(CONFIG_BUCKET, key)
+            else:
+                await self._jetstream.put(CONFIG_BUCKET, key, encoded(self._sealed(item)))
+        except Unreachable as error:
+            log.throttled("cluster.nats_failed", key="mirror", what=f"write {key.split('.')[1]}", error=str(error))
+            return False
+        if item is None:
+            self._kept.pop(key, None)
+        else:
+            self._kept[key] = encoded(item)
+        if self._unwritten.get(key) is item:
+            del self._unwritten[key]
+        return True
+
+    # From the bucket
+
+    async def restore(self, store: Store, now_ms: int) -> None:
+        """Make the database's configuration the bucket's.  Raises Unreachable, ConfigError (a key is missing)."""
+        found = await self._jetstream.ask(
+            f"read the configuration of partition {self._partition}", self._read, within_seconds=RESTORE_SECONDS
+        )
+        items = {key: self._opened(entry) for key, entry in found.items() if key.count(".") > 1}
+        self._kept = {key: encoded(item) for key, item in items.items()}
+        kinds: dict[str, list[Item]] = {"workspace": [], "endpoint": [], "token": []}
+        for key, item in items.items():
+            kinds[key.split(".")[1]].append(item)
+        self.from_sequence = {item["id"]: item["from_sequence"] for item in kinds["endpoint"]}
+
+        async def put(shared_tokens: list[Item], sessions: list[Item]) -> tuple[set[str], set[str]]:
+            def command(db: Db) -> tuple[set[str], set[str]]:
+                seqs = config.put_workspaces(db, kinds["workspace"], now_ms)
+                config.put_endpoints(db, kinds["endpoint"], seqs, now_ms)
+                config.put_tokens(db, [*kinds["token"], *shared_tokens], seqs)
+                config.put_sessions(db, sessions)
+                return config.shared_there(db)
+
+            return await store.write(command, retry_when_full=True)
+
+        await self._shared.begin(self._partition, put)
+
+    async def _read(self) -> Mapping[str, Entry]:
+        # What the leader has after this write has everything that was answered before.
+        revision = await self._jetstream.put(CONFIG_BUCKET, f"p{self._partition}.owner", self._node.encode())
+        return await self._jetstream.all(CONFIG_BUCKET, f"p{self._partition}", at_least=revision)
+
+    def _sealed(self, item: Item) -> Item:
+        """An endpoint with its secrets encrypted, where there is a database key."""
+        if "signing_key" not in item or not self._cipher.name:
+            return item
+        secrets = encoded({name: item[name] for name in _SECRETS}).decode()
+        rest = {name: value for name, value in item.items() if name not in _SECRETS}
+        return rest | {"sealed": self._cipher.encrypt(secrets, f"cluster {item['id']}")}
+
+    def _opened(self, entry: Entry) -> dict[str, Any]:
+        item: dict[str, Any] = msgspec.json.decode(entry.value)
+        sealed = item.pop("sealed", None)
+        if sealed is None:
+            return item
+        opened = self._cipher.decrypt(sealed, f"cluster {item['id']}")
+        if not opened:
+            raise ConfigError(
+                "the cluster's configuration is encrypted by a database key that this machine doesn't have: give it "
+                "the same as the others (the credential database-key, or store.key_file)"
+            )
+        secrets: dict[str, Any] = msgspec.json.decode(opened)
+        return item | secrets

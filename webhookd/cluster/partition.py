@@ -1,0 +1,349 @@
+"""One partition while this machine has it: an app of its own, its stream, its configuration, its lease."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from msgspec import structs
+
+from webhookd import log
+from webhookd.app import App
+from webhookd.clock import SystemClock
+from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
+from webhookd.cluster.lease import Lease, Lost
+from webhookd.cluster.mirror import Mirror
+from webhookd.cluster.names import partition_of, stream_name
+from webhookd.cluster.progress import Progress, ProgressValue, behind_key
+from webhookd.cluster.shared import Shared
+from webhookd.cluster.stream import Stream
+from webhookd.config import Config
+from webhookd.delivery.deps import Clustered
+from webhookd.errors import ApiError, ConfigError
+from webhookd.models import DEFAULT_WORKSPACE, Accepted, Json, NewEvent, Workspace
+from webhookd.rules.encryption import Cipher
+from webhookd.rules.ip_policy import OwnAddress
+from webhookd.store.cluster import config as config_table
+from webhookd.store.cluster import stream as table
+from webhookd.store.cluster.config import Item
+from webhookd.store.cluster.stream import POSITIONS, Finished
+from webhookd.store.store import Db
+from webhookd.tasks import TaskEnded, TaskOwner
+from webhookd.web.router import make_app
+from webhookd.web.server.caller_address import ADDRESS_OF
+from webhookd.web.server.http_server import Runner, handler_of
+from webhookd.web.server.requests import Handler
+from webhookd.web.server.responses import error_response
+from webhookd.web.services import ClusterView
+
+# Of a request that another machine passed on: the address of its caller.
+FORWARDED_FROM = web.RequestKey("forwarded_from", str)
+RENEW_SECONDS = 1.0
+FLUSH_SECONDS = 2.0
+# A database of this machine that is further behind than this is not brought up to date first: it lacks history then.
+CATCH_UP_MESSAGES = 50_000
+ONLY_READ = ("GET", "HEAD", "OPTIONS")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where partitions live on this machine, the same for all of them."""
+
+    node: str
+    state_dir: Path
+    environ: Mapping[str, str]
+    cipher: Cipher
+    jetstream: JetStream
+    shared: Shared
+    own: Sequence[OwnAddress]
+    cluster: ClusterView
+
+
+class Partition:
+    """Made with a lease that was just taken; `run` keeps it, and returns when the partition is lost."""
+
+    def __init__(self, number: int, config: Config, place: Place, lease: Lease) -> None:
+        self.number = number
+        self.lease = lease
+        self._config = config
+        self._place = place
+        self._jetstream = place.jetstream
+        self._stream = Stream(place.jetstream, number, config.cluster.partitions)
+        self._progress = Progress(place.jetstream, number, place.node, lease.holds)
+        self._mirror = Mirror(
+            place.jetstream,
+            number,
+            place.node,
+            place.cipher,
+            place.shared,
+            applied=lambda: self._stream.applied,
+            may_write=lease.holds,
+        )
+        self._before = ProgressValue()
+        self._tasks = TaskOwner()
+        self._runner: Runner | None = None
+        self._handler: Handler | None = None
+        self._fenced = False
+        self._stopping = False
+        self._has_started = asyncio.Event()
+        self.app: App | None = None
+
+    # Starting
+
+    async def _start(self) -> None:
+        """Take over where the machine before stopped.  Raises Unreachable, FatalError."""
+        began = time.monotonic()
+        place = self._place
+        self._before = await self._progress.take_over()
+        config = _of_partition(self._config, self.number)
+        (place.state_dir / config.store.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        clustered = Clustered(
+            may_attempt=self.lease.holds,
+            publish=self._publish,
+            changed=self._mirror.changed,
+            restore=self._restore,
+            has_default=partition_of(DEFAULT_WORKSPACE, config.cluster.partitions) == self.number,
+        )
+        app = await App.open(
+            config,
+            place.state_dir,
+            clock=SystemClock(),
+            cipher=place.cipher,
+            clustered=clustered,
+            cluster=place.cluster,
+        )
+        self.app = app
+        app.client.set_own(place.own)
+        await app.start(place.environ)
+        self._tasks.start("mirror", self._mirror.run)
+        self._tasks.start("stream", lambda: self._stream.run(app))
+        self._tasks.start("progress", lambda: self._progress.run(app, self._stream))
+        place.shared.follow(self.number, self._put_shared)
+        application = make_app(app.services)
+        own_address = application[ADDRESS_OF]
+        application[ADDRESS_OF] = lambda request: request.get(FORWARDED_FROM) or own_address(request)
+        self._runner = Runner(application, shutdown_seconds=0)
+        await self._runner.setup()
+        self._handler = handler_of(application)
+        log.emit(
+            "cluster.partition_taken",
+            partition=self.number,
+            sequence=self._stream.applied,
+            duration_ms=round((time.monotonic() - began) * 1000, 1),
+        )
+
+    async def _restore(self) -> None:
+        """Before anything is loaded: the configuration as it stands, and nothing that is finished elsewhere."""
+        assert self.app is not None
+        store, before = self.app.store, self._before
+        await self._mirror.restore(store, SystemClock().wall_ms())
+        applied = await store.read(table.applied)
+        first, last = await self._jetstream.ask(
+            "look at the stream", lambda: self._jetstream.last_sequence(stream_name(self.number)), within_seconds=10
+        )
+        if applied > last:
+            raise ConfigError(
+                f"the database of partition {self.number} has events up to {applied}, and its stream ends at {last}: "
+                "the NATS servers lost it. See webhookd help scaling-out."
+            )
+        is_others = bool(before.node) and before.node != self._place.node
+        ids = await store.read(config_table.endpoint_ids)
+        removed = await store.write(
+            lambda db: table.drop_finished(db, self._finished_by(ids.get), others=is_others), retry_when_full=True
+        )
+        begin = applied if applied and applied >= before.lowest - CATCH_UP_MESSAGES else max(applied, before.lowest)
+        if begin + 1 < first:
+            log.emit("cluster.gap", partition=self.number, sequence=begin, first=first)
+        log.emit("cluster.restored", partition=self.number, sequence=begin, count=removed)
+        asked_upto = max([before.applied, *self._mirror.from_sequence.values()])
+        registry = self.app.registry
+        self._stream.begin(begin, asked_upto, self._finished_by(registry.endpoint_id))
+
+    def _finished_by(self, id_of: Callable[[int], str | None]) -> Finished:
+        """Tells whether the machine before finished a delivery, or the endpoint was made after the event."""
+        before, from_sequence = self._before, self._mirror.from_sequence
+
+        def finished(endpoint_seq: int, lane_hash: int | None, position: int) -> bool:
+            endpoint_id, sequence = id_of(endpoint_seq), position // POSITIONS
+            if endpoint_id is None or sequence <= from_sequence.get(endpoint_id, 0):
+                return True
+            if sequence > before.applied:
+                return False
+            first = before.behind.get(behind_key(endpoint_id, lane_hash))
+            return first is None or position < first
+
+        return finished
+
+    async def _put_shared(self, tokens: list[Item], sessions: list[Item]) -> tuple[set[str], set[str]]:
+        assert self.app is not None
+
+        def command(db: Db) -> tuple[set[str], set[str]]:
+            config_table.put_tokens(db, tokens, {}, unbound_only=True)
+            config_table.put_sessions(db, sessions)
+            return config_table.shared_there(db)
+
+        there = await self.app.store.write(command)
+        await self.app.services.tokens.reload()
+        return there
+
+    async def _publish(self, workspace: Workspace, new: Sequence[NewEvent], trace: str | None) -> list[Accepted]:
+        assert self.app is not None
+        return await self._stream.publish(self.app, workspace, new, trace)
+
+    def reload(self, config: Config) -> None:
+        """Take another configuration while running."""
+        self._config = config
+        if self.app is not None:
+            self.app.reload(_of_partition(config, self.number))
+
+    # Serving
+
+    @property
+    def serves(self) -> bool:
+        """Whether it answers requests."""
+        return self._handler is not None and not self._stopping
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request; one that changes something only once the cluster has the change."""
+        assert self._handler is not None
+        response = await self._handler(request)
+        if request.method in ONLY_READ or request.path.endswith("/events"):
+            return response
+        try:
+            await self._written()
+        except ApiError as error:
+            return error_response(error)
+        return response
+
+    async def _written(self) -> None:
+        assert self.app is not None
+        await self._mirror.credentials_changed(self.app.store)
+        with contextlib.suppress(Unreachable, Conflict):  # it is written again in a second
+            await self._progress.write(self.app, self._stream)
+        await self._mirror.flushed()
+
+    def status(self) -> Json:
+        """What `cluster status` shows of it."""
+        assert self.app is not None
+        return {
+            "partition": self.number,
+            "applied": self._stream.applied,
+            "progress": self._progress.written.applied,
+            "behind": len(self._progress.written.behind),
+            "waiting": self.app.waiting(),
+            "renewed_seconds": round(self.lease.age_seconds(), 1),
+            "fenced": self._fenced,
+            "dead_letters": self._stream.dead_count,
+        }
+
+    # Keeping and ending
+
+    async def started(self) -> None:
+        """Return once it serves, or has failed to."""
+        await self._has_started.wait()
+
+    async def run(self) -> None:
+        """Take it over, serve it and renew its lease; returns when that is lost or given up.
+
+        Raises Unreachable and ApiError if it can't be started now, and what ended a task of it.
+        """
+        keeping = asyncio.ensure_future(self._keep())
+        starting = asyncio.ensure_future(self._start())
+        watching: list[asyncio.Future[TaskEnded | None]] = []
+        try:
+            await asyncio.wait([keeping, starting], return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                return
+            starting.result()
+            self._has_started.set()
+            watching = [asyncio.ensure_future(each.run_until_stopped(asyncio.Event())) for each in self._owners()]
+            ends: list[asyncio.Future[Any]] = [keeping, *watching]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for each in watching:
+                if each.done() and not self._stopping and (ended := each.result()) is not None:
+                    raise ended
+            await keeping
+        finally:
+            self._has_started.set()
+            tasks: list[asyncio.Future[Any]] = [keeping, starting, *watching]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _owners(self) -> list[TaskOwner]:
+        assert self.app is not None
+        return [self._tasks, self.app.tasks]
+
+    async def _keep(self) -> None:
+        while not self._stopping:
+            began = time.monotonic()
+            try:
+                await self.lease.renew()
+            except Lost:
+                log.emit("cluster.partition_lost", partition=self.number, reason="another machine has it")
+                return
+            except Unreachable as error:
+                log.throttled("cluster.not_renewed", key=str(self.number), partition=self.number, error=str(error))
+            self._note_fence()
+            if self.lease.over():
+                log.emit("cluster.partition_lost", partition=self.number, reason="its lease could not be renewed")
+                return
+            await asyncio.sleep(max(0.05, RENEW_SECONDS - (time.monotonic() - began)))
+
+    def _note_fence(self) -> None:
+        """Start no attempt while it isn't sure that nobody else does; go on as soon as it is."""
+        fenced = not self.lease.holds()
+        if fenced != self._fenced:
+            self._fenced = fenced
+            seconds = round(self.lease.age_seconds(), 1)
+            log.emit("cluster.fenced" if fenced else "cluster.unfenced", partition=self.number, seconds=seconds)
+        if not fenced and self.app is not None:
+            self.app.dispatcher.review(self.app.dispatcher.waiting_endpoints())
+
+    async def stop(self, *, release_to: str | None) -> None:
+        """End it: in peace, for another machine (`release_to`, "" for any), or None where it is lost."""
+        self._stopping = True
+        self._place.shared.end(self.number)
+        app = self.app
+        if app is None:
+            return
+        app.stop_delivering()
+        app.stop_accepting()
+        if release_to is not None:
+            await app.dispatcher.stop()
+        self._stream.close()
+        if release_to is not None:
+            await self._last_writes(app)
+        await self._tasks.cancel_all()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await app.stop()
+        if release_to is not None:
+            with contextlib.suppress(Lost, Unreachable):
+                await self.lease.release(release_to)
+            log.emit("cluster.partition_released", partition=self.number, to=release_to or None)
+
+    async def _last_writes(self, app: App) -> None:
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await app.store.writer.flushed()
+                await self._mirror.flushed()
+                await self._progress.write(app, self._stream)
+        except (Unreachable, Conflict, ApiError, TimeoutError) as error:
+            log.throttled("cluster.nats_failed", key="release", what="write the progress", error=f"{error}")
+
+
+def _of_partition(config: Config, number: int) -> Config:
+    """The settings for one partition: a database of its own, and its share of what all have."""
+    count = config.cluster.partitions
+    store = structs.replace(
+        config.store, path=f"partitions/{number}/{config.store.path}", min_free_mb=config.store.min_free_mb / count
+    )
+    retention = structs.replace(config.retention, max_size_mb=config.retention.max_size_mb / count)
+    return structs.replace(config, store=store, retention=retention)

@@ -1,0 +1,119 @@
+"""How far a partition is: what another machine needs to go on without repeating what was delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from webhookd import log
+from webhookd.app import App
+from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
+from webhookd.cluster.names import PROGRESS_BUCKET, progress_key
+from webhookd.cluster.stream import Stream
+from webhookd.errors import ApiError
+from webhookd.store.cluster import stream as table
+from webhookd.store.cluster.stream import POSITIONS
+
+WRITE_SECONDS = 1.0
+RESTORE_SECONDS = 10.0
+
+
+class ProgressValue(msgspec.Struct, frozen=True):
+    """What stands in the bucket: see `names`."""
+
+    node: str = ""
+    applied: int = 0
+    behind: dict[str, int] = {}
+
+    @property
+    def lowest(self) -> int:
+        """The sequence after which a machine without a database begins."""
+        return min([self.applied, *(position // POSITIONS - 1 for position in self.behind.values())])
+
+
+class Progress:
+    """Reads a partition's progress when it is taken over, and writes it once a second from then on."""
+
+    def __init__(self, jetstream: JetStream, partition: int, node: str, may_write: Callable[[], bool]) -> None:
+        self._jetstream = jetstream
+        self._key = progress_key(partition)
+        self._node = node
+        self._may_write = may_write
+        self._revision = 0
+        self._written = ProgressValue()
+        self._lock = asyncio.Lock()
+
+    @property
+    def written(self) -> ProgressValue:
+        """What was written last."""
+        return self._written
+
+    async def take_over(self) -> ProgressValue:
+        """The progress as the machine before left it, which can write no more from now on.  Raises Unreachable."""
+        return await self._jetstream.ask("take over the progress", self._take_over, within_seconds=RESTORE_SECONDS)
+
+    async def _take_over(self) -> ProgressValue:
+        self._revision = await self._jetstream.revision(PROGRESS_BUCKET, self._key)
+        found = await self._jetstream.get(PROGRESS_BUCKET, self._key) if self._revision else None
+        before = decode(found.value) if found is not None else ProgressValue()
+        try:
+            # As it was: only the revision changes, which everything that the machine before writes depends on.
+            await self._put(before)
+        except Conflict as error:
+            raise Unreachable("the machine before has just written") from error
+        return before
+
+    async def run(self, app: App, stream: Stream) -> None:
+        """A root task: write it once a second."""
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            try:
+                await self.write(app, stream)
+            except (Unreachable, Conflict, ApiError) as error:
+                log.throttled("cluster.nats_failed", key="progress", what="write the progress", error=f"{error}")
+
+    async def write(self, app: App, stream: Stream) -> None:
+        """Write it now, if it has changed.  Raises Unreachable, Conflict (another machine has the partition)."""
+        async with self._lock:
+            applied = stream.applied  # first: what is applied meanwhile counts as not finished
+            waiting = {each.seq: each.id for each in app.dispatcher.waiting_endpoints()}
+            first: Mapping[tuple[int, int | None], int] = {}
+            if waiting:
+                first = await app.store.read_for_delivery(lambda db: table.first_waiting(db, list(waiting)))
+            behind = {
+                behind_key(waiting[seq], lane_hash): position
+                for (seq, lane_hash), position in first.items()
+                if position // POSITIONS <= applied
+            }
+            value = ProgressValue(self._node, applied, behind)
+            if value == self._written or not self._may_write():
+                return
+            try:
+                await self._put(value)
+            except Conflict:
+                # An earlier write that wasn't answered, as long as the lease holds; else another machine's.
+                if self._may_write():
+                    self._revision = await self._jetstream.revision(PROGRESS_BUCKET, self._key)
+                raise
+
+    async def _put(self, value: ProgressValue) -> None:
+        self._revision = await self._jetstream.put(PROGRESS_BUCKET, self._key, encode(value), self._revision)
+        self._written = value
+
+
+def behind_key(endpoint_id: str, lane_hash: int | None) -> str:
+    """The key in `behind` of what goes one by one, or of what has a key with that hash."""
+    return endpoint_id if lane_hash is None else f"{endpoint_id}/{lane_hash}"
+
+
+def encode(value: ProgressValue) -> bytes:
+    """The value's bytes in the bucket."""
+    return zlib.compress(msgspec.json.encode(value), 1)
+
+
+def decode(value: bytes) -> ProgressValue:
+    """The value of its bytes in the bucket."""
+    return msgspec.json.decode(zlib.decompress(value), type=ProgressValue)

@@ -1,0 +1,1 @@
+"""What a cluster adds to the database: where the partition's stream is applied to, and configuration from elsewhere."""
