@@ -24,7 +24,7 @@ async def test_once(run: Any, temporary: Path) -> None:
     """Without a terminal it ends with 0 after the last delivery, has shown all, and leaves nothing behind."""
     ran = await run("demo", env={"TMPDIR": str(temporary), "WEBHOOKD_LISTEN__PORT": "not even read"})
     assert (0, "") == (ran.code, ran.err)
-    assert 9 == len(re.findall(r"A ← .* signature good, answered 200", ran.out))
+    assert 11 == len(re.findall(r"A ← .* signature good, answered 200", ran.out))
     assert 7 == len(re.findall(r"B ← .* signature good, answered 500", ran.out))
     assert 8 == len(re.findall(r"B ← .* signature good, answered 200", ran.out))
     for words in ("dropped", "auto_disabled", "8 events held", "in order. Nothing was lost.", "The page: http://127.0"):

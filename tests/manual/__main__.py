@@ -20,7 +20,8 @@ from webhookd.config_loader import KEYS, form
 from webhookd.errors import ERRORS
 from webhookd.log import LOG_EVENTS
 from webhookd.metrics import METRICS
-from webhookd.rules.event_types import BUILT_IN, EventType
+from webhookd.rules.event_types import BUILT_IN
+from webhookd.rules.type_files import EventType, Field
 from webhookd.web.api.openapi import paths_of
 from webhookd.web.router import ROUTES
 
@@ -171,11 +172,23 @@ def event_types() -> str:
 
 def _event_type(of: EventType) -> str:
     sample = json.dumps(of.sample, indent=2, ensure_ascii=False).replace("\n", "\n    ")
-    rows = ([f"`{field.path}`", field.type, field.meaning] for field in of.fields)
+    rows = ([f"`{field.path}`", field.type, _meaning(field)] for field in of.fields)
+    notes = "".join(f"- {note}\n" for note in of.notes)
     return (
-        f"\n## {of.name}\n\n*{of.label}.* {of.description}\n\n{table('field, type, meaning', rows)}\n"
-        f"Sample:\n\n    {sample}\n"
+        f"\n## {of.name}\n\n*{of.label}.* {of.description}\n\n{notes}{notes and chr(10)}"
+        f"{table('field, type, meaning', rows)}\nSample:\n\n    {sample}\n"
     )
+
+
+def _meaning(field: Field) -> str:
+    parts = [field.meaning]
+    if field.optional:
+        parts.append("May be missing")
+    if field.when:
+        parts.append(f"Only with the type {', '.join(f'`{each}`' for each in field.when)}")
+    if field.values:
+        parts.append(f"Known values: {', '.join(f'`{each}`' for each in field.values)}")
+    return ". ".join(parts)
 
 
 PARTS: dict[str, Callable[[], str]] = {

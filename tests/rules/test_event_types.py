@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from webhookd.errors import ApiError
-from webhookd.rules.event_types import BUILT_IN, EventType, EventTypes
+from webhookd.rules.event_types import BUILT_IN, EventTypes
+from webhookd.rules.type_files import EventType, Field
 
 SAMPLES = Path(__file__).parent / "samples"  # as shared/samples/ has them
 PLAIN = EventTypes()
-EXTENDED = EventTypes({"order.paid": ("Order Paid", "An order was paid."), "call.ended": ("Call Ended", "…")})
+EXTENDED = EventTypes({"order.paid": ("Order Paid", "An order was paid."), "task.done": ("Task Done", "…")})
 
 
-def test_the_nine_types_have_the_labels_of_the_page() -> None:
+def test_the_types_have_the_labels_of_the_page() -> None:
     """The table of manual/event-types.md, in its order."""
     assert {
         "conversation.closed": "Conversation Closed",
@@ -29,12 +30,14 @@ def test_the_nine_types_have_the_labels_of_the_page() -> None:
         "contact.assignee.updated": "Contact Assignee Updated",
         "contact.tag.updated": "Contact Tag Updated",
         "comment.created": "New Comment",
+        "contact.lifecycle.updated": "Contact Lifecycle Updated",
+        "call.ended": "Call Ended",
     } == {each.name: each.label for each in BUILT_IN}
     assert tuple(each.name for each in BUILT_IN) == PLAIN.names
 
 
 def test_there_is_a_sample_file_for_each_type() -> None:
-    """Nine samples, nine types."""
+    """A sample, a type."""
     assert set(PLAIN.names) == {path.stem for path in SAMPLES.glob("*.json")}
 
 
@@ -46,19 +49,60 @@ def test_the_sample_is_the_shared_one(event_type: EventType) -> None:
 
 
 @pytest.mark.parametrize("event_type", BUILT_IN, ids=lambda each: each.name)
-def test_every_field_of_the_sample_is_described_and_no_other(event_type: EventType) -> None:
-    """Each path once, with a type that fits the sample's value, a meaning, and the type's one-line description."""
-    found = dict(_paths(event_type.sample))
-    assert sorted(found) == sorted(field.path for field in event_type.fields)
+def test_every_field_of_the_samples_is_described(event_type: EventType) -> None:
+    """In each variant: no path but those described, each value of a type described; what isn't optional is there."""
+    described = {field.path for field in event_type.fields}
+    for name, sample in event_type.samples():
+        found = dict(_paths(sample))
+        assert set() == {path for path in found if path not in described and not _in_open_object(path)}, name
+        for field in event_type.fields:
+            if field.path in found and _applies(field, found):
+                assert _json_type(found[field.path]) & set(field.types), (name, field.path)
+                assert not field.values or _known(found[field.path], field), (name, field.path)
+            elif not field.optional and _applies(field, found):
+                parent = field.path.rpartition(".")[0].removesuffix("[]")
+                assert parent and (not found.get(parent) or isinstance(found[parent], str)), (name, field.path)
     for field in event_type.fields:
         assert field.meaning and "\n" not in field.meaning
-        assert _json_type(found[field.path]) in field.type.split(" or ")
     assert event_type.description.endswith(".") and "\n" not in event_type.description
 
 
+def test_what_webhooks_choose_by_has_its_known_values() -> None:
+    """The lists of the original's own integration node."""
+    choices = {(kind.name, field.path): " ".join(field.values) for kind in BUILT_IN for field in kind.choices}
+    assert {
+        (
+            "conversation.closed",
+            "conversation.closedBySource",
+        ): "user workflow api zapier bot make n8n ai_agent auto_close",
+        ("conversation.opened", "conversation.source"): "user contact workflow api zapier make ctc_ads growth_widget",
+        ("message.sent", "sender.source"): "user workflow api zapier bot echo make n8n ai_agent",
+        (
+            "message.sent",
+            "message.message.type",
+        ): "text attachment quick_reply custom_payload whatsapp_template "
+        "location email card rating whatsapp_interactive facebook_template",
+        ("message.received", "message.message.type"): "text attachment story_reply location email unsupported "
+        "whatsapp_interactive post whatsapp_order",
+        ("contact.updated", "contactFieldType"): "standard_field custom_field",
+        ("contact.updated", "fields"): "firstName lastName email phone lang profilePic countryCode",
+    } == choices
+
+
+@pytest.mark.parametrize("name", ["message.sent", "message.received"])
+def test_each_type_of_message_has_a_sample(name: str) -> None:
+    """Every kind of content, and every state of a message."""
+    kind = PLAIN.require(name)
+    samples = [sample["message"] for _, sample in kind.samples()]
+    (content,) = (field for field in kind.choices if field.path == "message.message.type")
+    assert set(content.values) == {each["message"]["type"] for each in samples}
+    (state,) = (field for field in kind.fields if field.path == "message.status[].value")
+    assert set(state.values) - {"sent"} <= {one["value"] for each in samples for one in each.get("status", [])}
+
+
 def test_the_configuration_adds_types() -> None:
-    """After the nine, each with its label, its description, and a sample that is an event of its type."""
-    assert (*PLAIN.names, "order.paid", "call.ended") == EXTENDED.names
+    """After the built-in ones, each with its label, its description, and a sample that is an event of its type."""
+    assert (*PLAIN.names, "order.paid", "task.done") == EXTENDED.names
     added = EXTENDED.require("order.paid")
     assert ("order.paid", "Order Paid", "An order was paid.") == (added.name, added.label, added.description)
     assert "order.paid" == added.sample["event_type"]
@@ -147,12 +191,34 @@ def _paths(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
         yield path, member
         if isinstance(member, dict):
             yield from _paths(member, f"{path}.")
-        elif isinstance(member, list) and isinstance(member[0], dict):
-            yield from dict(pair for element in member for pair in _paths(element, f"{path}[].")).items()
+        elif isinstance(member, list):
+            for element in member:
+                if isinstance(element, dict):
+                    yield from _paths(element, f"{path}[].")
 
 
-def _json_type(value: object) -> str:
+def _in_open_object(path: str) -> bool:
+    """Objects that a channel or another system defines."""
+    names = ("payload", "interactive", "order", "replyTo", "parameters[]", "buttons[]")
+    return any(f".{name}." in f".{path}" for name in names)
+
+
+def _applies(field: Field, found: dict[str, Any]) -> bool:
+    return not field.when or found.get("message.message.type") in field.when
+
+
+def _known(value: object, field: Field) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return field.path == "fields" or all(each is None or each in field.values for each in values)
+
+
+def _json_type(value: object) -> set[str]:
+    """What the catalogue calls a value's type: an integer is a number too, an empty list one of anything."""
     if isinstance(value, list):
-        return f"array of {_json_type(value[0])}s"
-    names = {dict: "object", str: "string", int: "integer", type(None): "null"}
-    return names[type(value)]
+        if not value:
+            return {f"array of {name}s" for name in ("object", "string", "integer")}
+        return {f"array of {name}s" for name in _json_type(value[0])}
+    if value == {}:
+        return {"object", "empty object"}
+    names = {dict: {"object"}, str: {"string"}, int: {"integer", "number"}, float: {"number"}, bool: {"boolean"}}
+    return {"null"} if value is None else names[type(value)]

@@ -40,7 +40,7 @@ def error_of(raw: bytes, max_bytes: int = 256 * 1024) -> ApiError:
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_a_sample_goes_out_as_it_came_in(path: Path) -> None:
-    """Nine samples, byte for byte, under their own ids and types."""
+    """Samples, byte for byte, under their own ids and types."""
     raw = path.read_bytes()
     event = json.loads(raw)
     assert NewEvent(event["event_id"], path.stem, raw.strip()) == parse(raw)

@@ -143,11 +143,11 @@ async def test_the_status_is_one_look(api: Api) -> None:
 
 
 async def test_the_catalogue_is_listed_with_everything_about_a_type(tmp_path: Path) -> None:
-    """The nine and those of the configuration, in pages, each with label, description, fields and a sample."""
+    """The built-in ones and those of the configuration, in pages, each with label, description, fields and a sample."""
     config = Config(events={"order.paid": ExtraType(label="Order Paid", description="An order was paid.")})
     async with running_api(tmp_path, config) as api:
         whole = (await api.get("/v1/event-types")).json
-        assert (10, None) == (len(whole["data"]), whole["next"])
+        assert (12, None) == (len(whole["data"]), whole["next"])
         assert "conversation.closed" == whole["data"][0]["name"]
         assert "order.paid" == whole["data"][-1]["name"]
         assert {"name", "label", "description", "fields", "sample"} == whole["data"][0].keys()

@@ -61,7 +61,7 @@ async def test_no_webhook_yet_says_what_to_do(browser: Browser) -> None:
 
 
 async def test_the_form_shows_every_type_with_its_description(browser: Browser) -> None:
-    """The nine and the configuration's own, each with when it fires."""
+    """The built-in ones and the configuration's own, each with when it fires."""
     shown = await text_of(browser, "/webhooks/new")
     for words in ("New Incoming Message A contact sent a message.", "Order Paid Money came. order.paid"):
         assert words in shown

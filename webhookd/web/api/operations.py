@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -19,7 +20,7 @@ from webhookd.admin.tokens import Scope
 from webhookd.config import is_mail_address
 from webhookd.errors import ApiError
 from webhookd.models import Json
-from webhookd.rules.event_types import EventType
+from webhookd.rules.type_files import EventType, Field
 from webhookd.store.writer import storage_full
 from webhookd.web.api.batch_ingest import REFUSED
 from webhookd.web.api.metrics import metric_values
@@ -60,21 +61,13 @@ class TestMailSchema(Struct):
     to: list[str]
 
 
-class FieldSchema(Struct):
-    """One field of a type's events."""
-
-    path: str
-    type: str
-    meaning: str
-
-
 class EventTypeSchema(Struct):
     """One type of the catalogue."""
 
     name: str
     label: str
     description: str
-    fields: list[FieldSchema]
+    fields: list[Field]
     sample: dict[str, Any]
 
 
@@ -148,7 +141,7 @@ def _shown(event_type: EventType) -> Json:
         "name": event_type.name,
         "label": event_type.label,
         "description": event_type.description,
-        "fields": [{"path": each.path, "type": each.type, "meaning": each.meaning} for each in event_type.fields],
+        "fields": msgspec.to_builtins(event_type.fields),
         "sample": event_type.sample,
     }
 

@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 
 from aiohttp import web
+from msgspec.structs import replace
 
-from webhookd.rules.event_types import Field
+from webhookd.rules.type_files import Field
 from webhookd.web.ui.pages import Page
 from webhookd.web.ui.view_models import EventTypeView, event_type_view
 
@@ -30,5 +31,5 @@ async def show_event_types(page: Page) -> web.StreamResponse:
 
 def _shown(page: Page, name: str) -> ShownReference:
     known = page.services.event_types().require(name)
-    fields = tuple(Field(each.path, each.type, page.text.meaning(each.meaning)) for each in known.fields)
+    fields = tuple(replace(each, meaning=page.text.meaning(each.meaning)) for each in known.fields)
     return ShownReference(event_type_view(page, name), fields, json.dumps(known.sample, indent=2, ensure_ascii=False))
