@@ -206,3 +206,15 @@ async def test_between_two_slices_the_loop_has_turns_for_others() -> None:
         order.append("turn")
     between = " ".join(order).split("slice")[1:-1]
     assert [REST_TURNS + 1] * 2 == [part.count("turn") for part in between]
+
+
+async def test_a_rest_after_each_slice_is_kept_also_with_nobody_waiting_at_its_begin() -> None:
+    """The next that asks has to wait for it as well."""
+    now = asyncio.get_running_loop().time
+    turns = LoopTurns(lambda: 0.03)
+    began = now()
+    await turns.next("noise")
+    assert now() - began < 0.03
+    await asyncio.sleep(0)
+    await turns.next("noise")
+    assert now() - began >= 0.03

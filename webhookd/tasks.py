@@ -114,10 +114,12 @@ REST_TURNS = 2
 class LoopTurns:
     """Slices of heavy work on the event loop: one at a time, a few turns of the loop apart, to those that ask by turns.
 
-    Without this, eight tasks that work for 5 ms each keep everything else waiting for 40 ms.
+    Without this, eight tasks that work for 5 ms each keep everything else waiting for 40 ms.  `rest_seconds` says how
+    long the loop has for others after a slice, beside its turns; 0 for no longer than these.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rest_seconds: Callable[[], float] = lambda: 0.0) -> None:
+        self._rest_seconds = rest_seconds
         self._waiting: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
         self._scheduled = False
         self._resting = 0
@@ -133,12 +135,16 @@ class LoopTurns:
         await turn
 
     def _grant(self) -> None:
+        rest_seconds = 0.0
         if self._resting:
             self._resting -= 1
         else:
             self._grant_one()
+            rest_seconds = self._rest_seconds() if self._resting else 0.0
         self._scheduled = bool(self._waiting or self._resting)
-        if self._scheduled:
+        if rest_seconds:
+            asyncio.get_running_loop().call_later(rest_seconds, self._grant)
+        elif self._scheduled:
             asyncio.get_running_loop().call_soon(self._grant)
 
     def _grant_one(self) -> None:

@@ -55,6 +55,19 @@ async def test_a_small_command_of_a_quiet_workspace_is_in_the_next_batch_beside_
     assert "quiet" in waiting.take() + waiting.take()
 
 
+async def test_a_small_command_gets_a_short_batch_and_large_ones_no_less_often() -> None:
+    """Whatever is large waits for the next batch, which it begins; small ones of several workspaces go together."""
+    waiting = Waiting()
+    for number in range(3):
+        waiting.add(f"noise {number}", 1, size=QUANTUM + 1)
+    waiting.add("quiet", 2)
+    waiting.add("other", 3)
+    waiting.add("outcome")
+    assert ["outcome", "quiet", "other"] == waiting.take()
+    waiting.add("quiet", 2)
+    assert ["noise 0", "noise 1", "noise 2", "quiet"] == sorted(waiting.take())
+
+
 async def test_workspaces_share_by_rows_not_by_commands() -> None:
     """One with large commands and one with small ones get about the same number of rows."""
     waiting = Waiting()
@@ -150,5 +163,5 @@ async def test_a_batch_holds_no_more_rows_than_it_may() -> None:
         waiting.add(name, 1, size=size)
     waiting.add("quiet", 2)
     assert 1501 == waiting.turns.size
-    assert [["quiet", "a"], ["b"], ["too large"], ["c"]] == [sorted(waiting.take(), reverse=True) for _ in range(4)]
+    assert [["quiet"], ["a"], ["b"], ["too large"], ["c"]] == [waiting.take() for _ in range(5)]
     assert 0 == waiting.turns.size

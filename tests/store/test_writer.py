@@ -127,15 +127,15 @@ async def test_without_memory_what_may_be_refused_is_and_the_rest_is_written_lat
     assert ["a", "c", "d"] == [row[0] for row in found]
 
 
-async def test_batches_are_smaller_while_several_workspaces_write(
+async def test_the_writer_is_shared_for_a_moment_after_two_workspaces_wrote(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half as large, as a batch is what the other one waits for; one alone, and what has none, shares nothing."""
+    """One alone, and what has none, shares nothing."""
     monkeypatch.setattr(writer, "SHARED_SECONDS", 0.05)
     for workspace_seq in (1, None, 1):
         await store.write(lambda db: None, workspace_seq=workspace_seq)
-    assert writer.BATCH_SIZE == store.writer.batch_size
+    assert not store.writer.shared
     await store.write(lambda db: None, workspace_seq=2)
-    assert writer.BATCH_SIZE / 2 == store.writer.batch_size
+    assert store.writer.shared
     await asyncio.sleep(0.06)
-    assert writer.BATCH_SIZE == store.writer.batch_size
+    assert not store.writer.shared

@@ -21,6 +21,9 @@ from webhookd.store.writer import storage_full
 from webhookd.tasks import LoopTurns
 
 TRY_AGAIN_SECONDS = 30
+# Between two slices of checks, while several workspaces write.  The loop's thread and SQLite's, both busy, use more
+# than their share of two cores: the kernel then takes them off in the middle, the interpreter's lock in their hands.
+SHARED_REST_SECONDS = 0.002
 
 
 class Ingest:
@@ -34,7 +37,7 @@ class Ingest:
         self._rate_limits: dict[int, RateLimit] = {}  # by workspace, where there is a limit
         self._open = True
         self.accepted_count = 0
-        self.loop_turns = LoopTurns()  # for the checks of events, many at a time
+        self.loop_turns = LoopTurns(self._rest_seconds)  # for the checks of events, many at a time
 
     def close(self) -> None:
         """Accept no further event: the daemon stops."""
@@ -84,6 +87,9 @@ class Ingest:
         self._log(workspace.id, results)
         if self._settings().limits.log_mb_per_workspace:
             self._retention.added(workspace.seq, _log_bytes(new, results))
+
+    def _rest_seconds(self) -> float:
+        return SHARED_REST_SECONDS if self._store.writer.shared else 0.0
 
     async def _keep_rate(self, workspace: Workspace, count: int, stopping: asyncio.Event | None) -> None:
         """Wait until so many events may come, or refuse them."""

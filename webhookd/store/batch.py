@@ -224,7 +224,8 @@ class Turns:
     event only after the outcome of the one before is durable.  Commands with a workspace (accepted events, replays)
     wait in one queue per workspace, and the workspaces take turns by *deficit round robin*: at each turn a workspace
     gets a credit of `QUANTUM` rows, and its commands go as long as the credit pays for them.  So one that submits a
-    lot waits behind itself.  A batch of outcomes alone is followed by one that begins with a workspace.
+    lot waits behind itself.  A command of more than `QUANTUM` rows goes in no batch that another workspace began, so
+    that a small one gets a short commit.  A batch of outcomes alone is followed by one that begins with a workspace.
     """
 
     def __init__(self) -> None:
@@ -284,7 +285,8 @@ class Turns:
                     break
                 batch.append(self._first.popleft())
             elif with_workspaces and self._workspaces:
-                found = self._next_of_workspaces(size - taken if batch else None)
+                beside = next((each.workspace_seq for each in batch if each.workspace_seq is not None), None)
+                found = self._next_of_workspaces(size - taken if batch else None, beside)
                 if not found:
                     break
                 batch += found
@@ -310,11 +312,14 @@ class Turns:
             self._queue_of(command).append(command)
         return batch
 
-    def _next_of_workspaces(self, at_most: int | None) -> list[Command[Any]]:
-        """The command whose turn it is; none if that is larger than `at_most`."""
+    def _next_of_workspaces(self, at_most: int | None, beside: int | None = None) -> list[Command[Any]]:
+        """The command whose turn it is; none if it is larger than `at_most`, or large and another's than `beside`."""
         while True:
             workspace_seq, commands = next(iter(self._workspaces.items()))
             credit = self._credits.get(workspace_seq, QUANTUM)
+            if beside not in (None, workspace_seq) and commands[0].size > QUANTUM:
+                self._credits[workspace_seq] = max(credit, commands[0].size)  # it begins the next batch
+                return []
             if len(self._workspaces) == 1 or commands[0].size <= credit:
                 if at_most is not None and commands[0].size > at_most:
                     return []

@@ -34,8 +34,7 @@ QUICK_SECONDS = 0.003
 BATCH_SIZE = 400  # to begin with
 LEAST_SIZE = 150
 MOST_SIZE = 2000
-# While several workspaces have events: one that has few waits for the batch before its own.
-SHARED_SIZE = 0.5
+# How long two workspaces that write count as sharing the writer.
 SHARED_SECONDS = 1.0
 # Enough to make the sync cheap per row.  More than these are shared with the next batch: while one is being written,
 # the event loop works on the others.  All in one, loop and SQLite would wait for each other by turns.
@@ -143,8 +142,12 @@ class Writer:
     @property
     def batch_size(self) -> int:
         """How many rows a command may write at most, so that it holds the writer for milliseconds only."""
-        shared = time.perf_counter() < self._shared_until
-        return max(1, int(self._batch_size * SHARED_SIZE if shared else self._batch_size))
+        return max(1, int(self._batch_size))
+
+    @property
+    def shared(self) -> bool:
+        """Whether several workspaces have written just now."""
+        return time.perf_counter() < self._shared_until
 
     @property
     def idle(self) -> bool:
