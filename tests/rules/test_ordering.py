@@ -10,7 +10,7 @@ import pytest
 
 from webhookd.errors import ApiError
 from webhookd.models import STRICT, Ordering
-from webhookd.rules.ordering import HASHES, NO_KEY, check_ordering, hashes_of, key_of, lane_hash, lane_of, ordering_json
+from webhookd.rules.ordering import HASHES, NO_KEY, check_ordering, key_of, lane_hash, ordering_json
 
 
 @pytest.mark.parametrize(
@@ -54,16 +54,10 @@ def test_equal_values_have_equal_hashes_however_they_are_written() -> None:
     assert 47 == lane_hash("contact.id", b'{"contact": {"id": 4711}}'), "it is kept in the database: never change it"
 
 
-def test_keys_spread_evenly_over_any_number_of_lanes() -> None:
-    hashes = [lane_hash("k", orjson.dumps({"k": number})) for number in range(20_000)]
-    assert set(range(HASHES)) == set(hashes)
-    for lanes in (2, 8, 37, 64):
-        counts = Counter(lane_of(each, lanes) for each in hashes)
-        assert lanes == len(counts)
-        assert max(counts.values()) < 1.3 * len(hashes) / lanes
-        assert [each % lanes for each in range(HASHES)] == [
-            next(lane for lane in range(lanes) if each in hashes_of(lane, lanes)) for each in range(HASHES)
-        ]
+def test_keys_spread_evenly() -> None:
+    counts = Counter(lane_hash("k", orjson.dumps({"k": number})) for number in range(20_000))
+    assert set(range(HASHES)) == set(counts)
+    assert max(counts.values()) < 1.6 * 20_000 / HASHES
 
 
 def test_an_order_is_taken_as_it_is_shown() -> None:

@@ -168,7 +168,7 @@ class Engine:
     def _is_quiet(self) -> bool:
         dispatcher = self.app.dispatcher
         views = [dispatcher.view(endpoint.seq) for endpoint in self.app.registry.endpoints()]
-        resting = sum(view.retrying for view in views) + self.network.blocked
+        resting = sum(view.retrying + view.queued for view in views) + self.network.blocked
         return self.app.store.writer.idle and dispatcher.alive == resting and not self.looking
 
 

@@ -1,17 +1,19 @@
 """A lane's consumer: takes the next delivery, attempts it until it is delivered or dropped, then the next.
 
-An endpoint has one lane, or several if it orders by key.  Order rests on three rules: one consumer per lane, one
-request in flight per consumer, and no attempt before the outcome of the one before it is committed.
+An endpoint has one lane, or several if it orders by key, of which only so many are at work at once as it has slots.
+Order rests on three rules: one consumer per lane, one request in flight per consumer, and no attempt before the outcome
+of the one before it is committed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 
 from msgspec.structs import replace
 
 from webhookd.delivery.deps import Deps
-from webhookd.delivery.queue import Lane
+from webhookd.delivery.queue import Lane, Slots
 from webhookd.delivery.recorder import Recorder
 from webhookd.models import Endpoint, QueuedDelivery
 from webhookd.rules.retry import Decision, RetryIn, RetrySchedule, remaining_wait, wait_step
@@ -29,6 +31,9 @@ class Consumer:
 
     def __init__(self, lane: Lane, deps: Deps, recorder: Recorder, transport: Transport) -> None:
         self._lane = lane
+        self._slots = lane.slots
+        self._has_slot = False
+        self._request: asyncio.Future[bool] | None = None  # for a slot
         self._deps = deps
         self._recorder = recorder
         self._transport = transport
@@ -44,6 +49,13 @@ class Consumer:
         """Start no further attempt: a wait ends now, an attempt in flight ends and is recorded."""
         self.stopped = True
         self._interrupt.set()
+        if self._request is not None and not self._request.done():
+            self._request.set_result(False)
+
+    @property
+    def waits_for_slot(self) -> bool:
+        """Whether other lanes of the endpoint are at work, as many as may be."""
+        return self._request is not None
 
     def reschedule(self) -> None:
         """The schedule may have changed: a wait under way that is longer than its step now is cut to it."""
@@ -51,14 +63,38 @@ class Consumer:
 
     async def run(self) -> bool:
         """Returns whether the queue was emptied; if not, the next consumer reads what waits from the table again."""
-        while not self.stopped:
-            self._expect(0)
-            delivery = await self._lane.next(self._refill)
-            if delivery is None:
-                return True
-            if not await self._deliver(delivery):
-                return False
-        return False
+        try:
+            while not self.stopped:
+                if self._slots is not None:
+                    if self._lane.is_empty:
+                        return True
+                    if not await self._take_slot(self._slots):
+                        return False
+                self._expect(0)
+                delivery = await self._lane.next(self._refill)
+                if delivery is None:
+                    return True
+                if not await self._deliver(delivery):
+                    return False
+                self._release_slot()
+            return False
+        finally:
+            self._release_slot()
+
+    async def _take_slot(self, slots: Slots) -> bool:
+        """Wait until the lane may be at work; False if `stop` was called."""
+        if self.stopped:
+            return False
+        self._request = slots.request()
+        self.due_at = math.inf  # others may keep theirs for as long as a wait for a retry
+        self._has_slot = await self._request
+        self._request = None
+        return self._has_slot and not self.stopped
+
+    def _release_slot(self) -> None:
+        if self._has_slot and self._slots is not None:
+            self._has_slot = False
+            self._slots.release()
 
     async def _deliver(self, delivery: QueuedDelivery) -> bool:
         """Attempt one delivery until it is finished; False if the consumer has to end before that."""
@@ -103,12 +139,23 @@ class Consumer:
         self._expect(self._deps.settings().delivery.timeout_seconds)
         try:
             outcome = await self._transport.post(request)
-            return await self._recorder.record(endpoint, delivery, request, outcome, is_last=self._lane.is_empty)
+            is_last = self._lane.is_empty and (self._slots is None or not self._slots.wanted)
+            return await self._recorder.record(endpoint, delivery, request, outcome, is_last=is_last)
         finally:
             self.in_flight = False
 
     async def _waited(self, seconds: float, tries: int, *, local: bool) -> bool:
         """Wait for the next attempt, `tries` being used up; False if `stop` was called."""
+        if self._slots is None or not self._slots.park():
+            return await self._wait(seconds, tries, local=local)
+        self._has_slot = False
+        try:
+            waited = await self._wait(seconds, tries, local=local)
+        finally:
+            self._slots.unpark()
+        return waited and await self._take_slot(self._slots)
+
+    async def _wait(self, seconds: float, tries: int, *, local: bool) -> bool:
         clock = self._deps.clock
         began, began_ms = clock.monotonic(), clock.wall_ms()
         try:
@@ -151,7 +198,7 @@ class Consumer:
         after_seq = max(after_seq, endpoint.skipped_upto if endpoint else 0)
         return await self._deps.store.read_for_delivery(
             lambda db: deliveries.page(
-                db, lane.endpoint_seq, after_seq, limit, inline_bytes, upto_seq=lane.upto_seq, hashes=lane.hashes
+                db, lane.endpoint_seq, after_seq, limit, inline_bytes, upto_seq=lane.upto_seq, lane_hash=lane.hash
             )
         )
 

@@ -32,7 +32,8 @@ class QueueView:
     next_attempt_at_ms: int | None
     in_flight: int
     retrying: int = 0  # lanes that wait for a retry
-    busy: int = 0  # lanes that have a consumer
+    queued: int = 0  # lanes that wait until others leave them a slot
+    busy: int = 0  # lanes at work
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,8 @@ class Dispatcher:
             next_attempt_at_ms=min(due_ms, default=None) if runs else None,
             in_flight=sum(each.in_flight for each in consumers),
             retrying=len(due_ms),
-            busy=len(consumers),
+            queued=sum(each.waits_for_slot for each in consumers),
+            busy=queue.slots.busy if queue and queue.slots else len(consumers),
         )
 
     async def statuses(self, shown: Sequence[Endpoint]) -> list[EndpointStatus]:

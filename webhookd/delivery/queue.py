@@ -3,11 +3,12 @@
 New deliveries are offered in commit order.  When a lane's bounded queue is full, and at the start, it is *behind*: what
 comes is only counted, and the consumer refills from the table until it has everything that was committed.
 
-An endpoint that orders by key has several lanes, each with a queue of its own; any other has one.
+An endpoint that orders by key has a lane for each hash of a key, each with a queue of its own; any other has one.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -15,11 +16,10 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from webhookd.models import STRICT, Ordering, QueuedDelivery
-from webhookd.rules.ordering import hashes_of, lane_of
 from webhookd.store.deliveries import EVERYTHING
 
 QUEUE_EVENTS = 64
-LANE_EVENTS = 16  # where an endpoint has several lanes
+LANE_EVENTS = 8  # where an endpoint has a lane for each hash
 # A body larger than this is read when its turn comes; and all bodies in all queues together are bounded, so that a
 # thousand dead endpoints don't hold a gigabyte.
 INLINE_BYTES = 8 * 1024
@@ -53,7 +53,8 @@ Refill = Callable[["Lane", int, int, int], Awaitable[list[QueuedDelivery]]]
 class Lane:
     """The next few deliveries of one lane, while a consumer lives.
 
-    It reads from the table those with one of `hashes` (None: all of the endpoint), up to `upto_seq`.
+    It reads from the table those of its hash (None: all of the endpoint), up to `upto_seq`.  `slots` are those of the
+    endpoint, if it has several lanes.
     """
 
     __slots__ = (
@@ -65,8 +66,8 @@ class Lane:
         "_taken_seq",
         "capacity",
         "endpoint_seq",
-        "hashes",
-        "number",
+        "hash",
+        "slots",
         "upto_seq",
     )
 
@@ -75,16 +76,16 @@ class Lane:
         endpoint_seq: int,
         shared: QueuedBytes,
         *,
-        number: int = 0,
-        hashes: range | None = None,
+        hashed: int | None = None,
+        slots: Slots | None = None,
         upto_seq: int = EVERYTHING,
         newest_seq: int = 0,
     ) -> None:
         self.endpoint_seq = endpoint_seq
-        self.number = number
-        self.hashes = hashes
+        self.hash = hashed
+        self.slots = slots
         self.upto_seq = upto_seq
-        self.capacity = QUEUE_EVENTS if hashes is None else LANE_EVENTS
+        self.capacity = QUEUE_EVENTS if hashed is None else LANE_EVENTS
         self._shared = shared
         self._newest_seq = newest_seq  # of all that were committed
         self._taken_seq = 0  # up to here `_items` has had everything; what the table has after it is yet to be read
@@ -121,12 +122,12 @@ class Lane:
         self._newest_seq = max(self._newest_seq, delivery.seq)  # those of a backfill come later
         if self._behind or delivery.seq <= self._taken_seq:  # a page may have brought it before we heard of its commit
             return
-        unknown = self.hashes is not None and self._previous_id is None  # the table knows the one before it
+        unknown = self.hash is not None and self._previous_id is None  # the table knows the one before it
         if self._items is None or len(self._items) >= self.capacity or unknown:
             self._behind = True
             return
         without_body = delivery.size > INLINE_BYTES or self._shared.full
-        if self.hashes is not None:
+        if self.hash is not None:
             body = None if without_body else delivery.body
             delivery = replace(delivery, body=body, lane_previous=self._previous_id)
         elif without_body:
@@ -173,8 +174,66 @@ class Lane:
         return delivery
 
 
+class Slots:
+    """How many of an endpoint's lanes may be at work at once; the others wait for a slot, first come first served.
+
+    A lane that waits for a retry keeps its slot, so that a receiver that is down isn't asked by every lane.  But a few
+    give theirs up meanwhile (`park`), so that some keys that fail don't slow down the others.
+    """
+
+    __slots__ = ("_free", "_parked", "_parked_most", "_requests", "count")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = count
+        self._parked = 0
+        self._parked_most = max(1, count // 4)
+        self._requests: deque[asyncio.Future[bool]] = deque()
+
+    @property
+    def busy(self) -> int:
+        """How many are taken."""
+        return self.count - self._free
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a lane waits for one."""
+        return any(not each.done() for each in self._requests)
+
+    def request(self) -> asyncio.Future[bool]:
+        """Ask for a slot: True once it is there.  Who no longer wants it sets False before."""
+        request: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if self._free:
+            self._free -= 1
+            request.set_result(True)
+        else:
+            self._requests.append(request)
+        return request
+
+    def release(self) -> None:
+        """Give a slot back."""
+        while self._requests:
+            request = self._requests.popleft()
+            if not request.done():
+                request.set_result(True)
+                return
+        self._free += 1
+
+    def park(self) -> bool:
+        """Give a slot back while a lane waits; False, and it is kept, if enough lanes did that."""
+        if self._parked >= self._parked_most:
+            return False
+        self._parked += 1
+        self.release()
+        return True
+
+    def unpark(self) -> None:
+        """The wait is over: who still wants a slot asks for one."""
+        self._parked -= 1
+
+
 class EndpointQueue:
-    """What waits for one endpoint: exact counts, and its lanes by number.
+    """What waits for one endpoint: exact counts, and its lanes by hash; None is the only one of strict order.
 
     Where the key's path was changed, the lanes go up to a barrier first: `is_barred`.
     """
@@ -188,6 +247,7 @@ class EndpointQueue:
         "endpoint_seq",
         "lanes",
         "ordering",
+        "slots",
         "waiting",
         "waiting_by_hash",
         "waiting_bytes",
@@ -201,7 +261,6 @@ class EndpointQueue:
         self._backlog = backlog
         self._shared = shared
         self._newest_seq = 0
-        self.lanes: dict[int, Lane] = {}
         self.take_ordering(ordering)
 
     # The order
@@ -209,12 +268,13 @@ class EndpointQueue:
     def take_ordering(self, ordering: Ordering) -> None:
         """Make the lanes for an order; no consumer of the endpoint may run."""
         self.ordering = ordering
+        self.slots = Slots(ordering.lanes) if ordering.key is not None else None
         self._barriers = list(ordering.barriers) if ordering.key is not None else []
         self._clear_lanes()
 
     def _clear_lanes(self) -> None:
-        self.lanes = {}
-        self._emptied: set[int] = set()  # lanes that have nothing left up to the barrier
+        self.lanes: dict[int | None, Lane] = {}
+        self._emptied: set[int | None] = set()  # lanes that have nothing left up to the barrier
 
     @property
     def is_barred(self) -> bool:
@@ -229,28 +289,26 @@ class EndpointQueue:
     def emptied_lane(self, lane: Lane) -> None:
         """A lane's consumer found nothing more."""
         if self._barriers:
-            self._emptied.add(lane.number)
+            self._emptied.add(lane.hash)
+
+    @property
+    def _is_strict(self) -> bool:
+        return self.slots is None or bool(self._barriers and not self._barriers[0].keyed)
 
     def lane_for(self, delivery: QueuedDelivery) -> Lane | None:
         """The lane of a delivery that is to be offered; None while a barrier is before it."""
         if self._barriers:
             return None
-        lanes = self.ordering.lanes
-        return self._lane(0 if lanes == 1 else lane_of(delivery.lane_hash, lanes))
+        return self._lane(None if self.slots is None else delivery.lane_hash)
 
-    @property
-    def _lane_count(self) -> int:
-        return self.ordering.lanes if not self._barriers or self._barriers[0].keyed else 1
-
-    def _lane(self, number: int) -> Lane:
-        lane = self.lanes.get(number)
+    def _lane(self, hashed: int | None) -> Lane:
+        lane = self.lanes.get(hashed)
         if lane is None:
-            lanes = self._lane_count
-            lane = self.lanes[number] = Lane(
+            lane = self.lanes[hashed] = Lane(
                 self.endpoint_seq,
                 self._shared,
-                number=number,
-                hashes=hashes_of(number, lanes) if lanes > 1 else None,
+                hashed=hashed,
+                slots=self.slots,
                 upto_seq=self._barriers[0].upto_seq if self._barriers else EVERYTHING,
                 newest_seq=self._newest_seq,
             )
@@ -260,15 +318,10 @@ class EndpointQueue:
         """The lanes for which something waits; before a barrier, those that may have something left."""
         if not self.waiting:
             return ()
-        lanes = self._lane_count
-        if lanes == 1:
-            return () if self._emptied else (self._lane(0),)
-        numbers = {lane_of(hashed, lanes) for hashed, count in self.waiting_by_hash.items() if count}
-        return [self._lane(number) for number in sorted(numbers - self._emptied)]
-
-    def waiting_in(self, lane: Lane) -> int:
-        """How much waits in a lane."""
-        return self.waiting if lane.hashes is None else sum(self.waiting_by_hash[each] for each in lane.hashes)
+        if self._is_strict:
+            return () if self._emptied else (self._lane(None),)
+        hashes = [each for each, count in self.waiting_by_hash.items() if count and each not in self._emptied]
+        return [self._lane(each) for each in hashes]
 
     # What waits
 

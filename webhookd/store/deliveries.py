@@ -51,26 +51,16 @@ _PAGE = (
     _QUEUED.format(body="CASE WHEN d.size <= ? THEN v.body END", previous="NULL", hint="INDEXED BY deliveries_waiting")
     + " WHERE d.endpoint_seq = ? AND d.state = 0 AND d.seq > ? AND d.seq <= ? ORDER BY d.seq LIMIT ?"
 )
-# A lane has several hashes, each of which is in order in an index.  The table's own queue (sqlite.org/lang_with.html)
-# merges them: it has the next one of each hash, and gives the one with the lowest number.
-_NEXT_IN_LANE = (
-    "(SELECT min(seq) FROM deliveries INDEXED BY deliveries_lanes_waiting WHERE endpoint_seq = :endpoint_seq "
-    "AND lane_hash = {hash} AND state = 0 AND seq > {after} AND seq <= :upto_seq)"
-)
 _LANE_PAGE = (
-    "WITH RECURSIVE next (seq, hash) AS ("
-    f"SELECT {_NEXT_IN_LANE.format(hash='j.value', after=':after_seq')}, j.value FROM json_each(:hashes) j UNION ALL "
-    f"SELECT {_NEXT_IN_LANE.format(hash='next.hash', after='next.seq')}, next.hash FROM next WHERE seq IS NOT NULL "
-    "ORDER BY 1) "
-    + _QUEUED.format(
-        body="CASE WHEN d.size <= :inline_bytes THEN v.body END",
-        # Finished ones too: the lane may have had others while the endpoint had another number of lanes.
-        previous="(SELECT pv.id FROM deliveries p JOIN events pv ON pv.seq = p.event_seq WHERE p.seq = (SELECT max("
-        "(SELECT max(seq) FROM deliveries INDEXED BY deliveries_lanes WHERE endpoint_seq = :endpoint_seq "
-        "AND lane_hash = j.value AND seq < d.seq)) FROM json_each(:hashes) j))",
-        hint="",
+    _QUEUED.format(
+        body="CASE WHEN d.size <= ? THEN v.body END",
+        previous="(SELECT pv.id FROM deliveries p INDEXED BY deliveries_lanes JOIN events pv ON pv.seq = p.event_seq "
+        "WHERE p.endpoint_seq = d.endpoint_seq AND p.lane_hash = d.lane_hash AND p.seq < d.seq "
+        "ORDER BY p.seq DESC LIMIT 1)",
+        hint="INDEXED BY deliveries_lanes_waiting",
     )
-    + " WHERE d.seq IN (SELECT seq FROM next WHERE seq IS NOT NULL LIMIT :limit) ORDER BY d.seq"
+    + " WHERE d.endpoint_seq = ? AND d.lane_hash = ? AND d.state = 0 AND d.seq > ? AND d.seq <= ? "
+    "ORDER BY d.seq LIMIT ?"
 )
 # Each row of the array is [number, attempts, time, offset, length].
 _DELIVERED_TOGETHER = (
@@ -118,18 +108,17 @@ def page(
     inline_bytes: int,
     *,
     upto_seq: int = EVERYTHING,
-    hashes: Iterable[int] | None = None,
+    lane_hash: int | None = None,
 ) -> list[QueuedDelivery]:
     """The next `limit` deliveries that wait for an endpoint, in order; without bodies larger than `inline_bytes`.
 
-    `hashes`: only those of keys with one of these hashes, the lane's, each with the event before it in the lane.
+    `lane_hash`: only those of the lane, each with the event before it there, whatever became of that.
     """
-    if hashes is None:
+    if lane_hash is None:
         rows = db.execute(_PAGE, (inline_bytes, endpoint_seq, after_seq, upto_seq, limit)).fetchall()
     else:
-        values = {"endpoint_seq": endpoint_seq, "after_seq": after_seq, "upto_seq": upto_seq, "limit": limit}
-        of_lane = {"hashes": orjson.dumps(list(hashes)).decode(), "inline_bytes": inline_bytes}
-        rows = db.execute(_LANE_PAGE, values | of_lane).fetchall()
+        values = (inline_bytes, endpoint_seq, lane_hash, after_seq, upto_seq, limit)
+        rows = db.execute(_LANE_PAGE, values).fetchall()
     return [_queued(row) for row in rows]
 
 

@@ -171,7 +171,7 @@ def enable(db: sqlite3.Connection, seq: int, *, skip_held: bool, now_ms: int) ->
             "INDEXED BY deliveries_waiting WHERE endpoint_seq = ?1 AND state = 0)) WHERE seq = ?1",
             (seq,),
         )
-    # Only the first of a lane was tried, and it is the first of its hash, whatever the number of lanes.
+    # Only the first of a lane was tried.
     waits = "state = 0 AND seq > (SELECT skipped_upto FROM endpoints WHERE seq = ?1)"
     db.execute(
         "UPDATE deliveries SET tries = 0, next_attempt_at = NULL WHERE seq IN (SELECT min(seq) FROM deliveries "

@@ -182,7 +182,7 @@ class QueueSchema(Schema):
 
 
 class KeyOrdering(Struct, frozen=True, forbid_unknown_fields=True):
-    """Events with one value at `key` go in order, one at a time; others beside them, in up to `lanes` requests."""
+    """Events with one value at `key` go in order, one at a time; others beside them, up to `lanes` requests at once."""
 
     key: Annotated[
         str,
