@@ -1,4 +1,7 @@
-"""The manual: Markdown pages, one for each task of a reader.  The page's *Help* and `webhookd help TOPIC` show them."""
+"""The manual: Markdown pages, one for each task of a reader.  The page's *Help* and `webhookd help TOPIC` show them.
+
+Pages for those who send and receive are in other languages too, each in a folder of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,24 @@ _FOLDER = importlib.resources.files(__name__)
 _COMMENT = re.compile(r"^<!--.*-->\n", re.MULTILINE)
 
 
-def read(topic: str) -> str:
-    """The Markdown of a topic, without comments.  KeyError if there is no such topic."""
+def read(topic: str, language: str = "en") -> str:
+    """The Markdown of a topic, without comments.  KeyError if there is no such topic, or not in this language."""
     if topic not in TOPICS:
         raise KeyError(topic)
-    return _COMMENT.sub("", (_FOLDER / f"{topic}.md").read_text("utf-8"))
+    file = _FOLDER / f"{topic}.md" if language == "en" else _FOLDER / language / f"{topic}.md"
+    if not file.is_file():
+        raise KeyError(topic)
+    return _COMMENT.sub("", file.read_text("utf-8"))
 
 
-def title(topic: str) -> str:
+def language_of(topic: str, wanted: str) -> str:
+    """The language in which a topic is shown to a reader who wants this one: English where there is no other."""
+    return wanted if (_FOLDER / wanted / f"{topic}.md").is_file() else "en"
+
+
+def title(topic: str, language: str = "en") -> str:
     """The heading of a topic's page."""
-    return read(topic).split("\n", 1)[0].removeprefix("# ")
+    return read(topic, language).split("\n", 1)[0].removeprefix("# ")
 
 
 def image(name: str) -> bytes | None:

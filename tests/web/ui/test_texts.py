@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from webhookd import manual
 from webhookd.admin.tokens import Scope
 from webhookd.delivery import replay
 from webhookd.errors import ERRORS, ApiError
@@ -53,6 +54,7 @@ FAMILIES = {
     "plot": ("hour", "day"),
     "type": (*(kind.name for kind in BUILT_IN), *(f"{kind.name}.when" for kind in BUILT_IN)),
     "unit": ("seconds",),
+    "help": tuple(section.lower() for section in manual.SECTIONS),
     "span": tuple(f"{unit}.{number}" for unit in ("day", "hour", "minute", "second") for number in ("one", "other")),
 }
 # These codes never reach a page: they belong to the API's bodies, to tokens and to callers without a session.

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from webhookd import manual
 from webhookd.errors import ApiError
-from webhookd.web.ui.pages import Page
+from webhookd.web.ui.pages import PORTAL, Page
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-_LINK_IN_MANUAL = re.compile(r"([a-z-]+)\.md(#.*)?")
+_LINK_IN_MANUAL = re.compile(r"(?:\.\./)?([a-z-]+)\.md(#.*)?")
+# What the customers of a product need: the rest is for those who run webhookd.
+IN_PORTAL = ("receiving", "event-types", "filters-and-ordering")
 
 
 async def show_contents(page: Page) -> web.StreamResponse:
     """The topics."""
-    return page.show("help.html", sections=_contents(), topic=None, title="", html="")
+    return page.show("help.html", sections=_contents(page), topic=None, title="", html="", language=page.text.language)
 
 
 async def show_topic(page: Page) -> web.StreamResponse:
     """One topic.  ApiError `not_found` if there is no such topic."""
     topic = page.request.match_info["topic"]
-    if topic not in manual.TOPICS:
+    if topic not in (IN_PORTAL if page.portal else manual.TOPICS):
         raise ApiError("not_found", "The manual has no such page.")
-    return page.show("help.html", sections=_contents(), topic=topic, title=manual.title(topic), html=render(topic))
+    language = manual.language_of(topic, page.text.language)
+    return page.show(
+        "help.html",
+        sections=_contents(page),
+        topic=topic,
+        title=manual.title(topic, language),
+        html=render(topic, language, in_portal=page.portal),
+        language=language,
+    )
 
 
 async def show_image(page: Page) -> web.StreamResponse:
@@ -45,35 +56,50 @@ def slug(heading: str) -> str:
 
 
 @cache
-def render(topic: str) -> str:
-    """A topic as HTML.  The Markdown can hold no HTML of its own."""
+def render(topic: str, language: str = "en", *, in_portal: bool = False) -> str:
+    """A topic as HTML.  The Markdown can hold no HTML of its own.  Headings have the same anchors in every language."""
     from markdown_it import MarkdownIt  # here because only readers of the manual need it
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = markdown.parse(manual.read(topic))
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
-        if token.type == "heading_open" and following is not None:
-            token.attrSet("id", slug("".join(each.content for each in following.children or ())))
+    tokens = markdown.parse(manual.read(topic, language))
+    anchors = iter(map(slug, _headings(markdown.parse(manual.read(topic)))))
+    for token in tokens:
+        if token.type == "heading_open":
+            token.attrSet("id", next(anchors))
         elif token.type == "inline":
-            token.children = _relinked(token.children or [])
+            token.children = _relinked(token.children or [], in_portal=in_portal)
     html: str = markdown.renderer.render(tokens, markdown.options, {})
     # What may be wider than a phone scrolls by itself; tabindex lets keys scroll it.
     html = html.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
     return html.replace("<pre>", '<pre tabindex="0">')
 
 
-def _relinked(tokens: list[Token]) -> list[Token]:
-    """Links between pages lead to `/help/…`; those to files of the repository, which the page doesn't have, go."""
-    kept, outside = [], False
+def _headings(tokens: list[Token]) -> list[str]:
+    return [
+        "".join(each.content for each in text.children or ())
+        for token, text in pairwise(tokens)
+        if token.type == "heading_open"
+    ]
+
+
+def _relinked(tokens: list[Token], *, in_portal: bool) -> list[Token]:
+    """Links between pages lead to `/help/…`; those to files of the repository, which the page doesn't have, go.
+
+    So do those to pages that the portal hasn't got.  A link to another site opens beside the page.
+    """
+    kept, outside, base = [], False, PORTAL if in_portal else ""
     for token in tokens:
         if token.type == "link_open":
             href = str(token.attrGet("href"))
             found = _LINK_IN_MANUAL.fullmatch(href)
             if found:
-                token.attrSet("href", f"/help/{found[1]}{found[2] or ''}")
-            outside = not found and not href.startswith(("#", "https:"))
+                token.attrSet("href", f"{base}/help/{found[1]}{found[2] or ''}")
+            elif href.startswith("https:"):
+                token.attrSet("target", "_blank")
+                token.attrSet("rel", "noopener noreferrer")
+            outside = not href.startswith(("#", "https:")) and not (found and (not in_portal or found[1] in IN_PORTAL))
         elif token.type == "image":
-            token.attrSet("src", f"/help/{token.attrGet('src')}")
+            token.attrSet("src", f"{base}/help/{token.attrGet('src')}")
         if not (outside and token.type in ("link_open", "link_close")):
             kept.append(token)
         if token.type == "link_close":
@@ -81,6 +107,16 @@ def _relinked(tokens: list[Token]) -> list[Token]:
     return kept
 
 
+def _contents(page: Page) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """The sections, each with its topics: name, title, language."""
+    wanted = page.text.language
+    if page.portal:
+        return [("", [_entry(topic, wanted) for topic in IN_PORTAL])]
+    sections = manual.SECTIONS.items()
+    return [(page.text(f"help.{name.lower()}"), [_entry(each, wanted) for each in topics]) for name, topics in sections]
+
+
 @cache
-def _contents() -> list[tuple[str, list[tuple[str, str]]]]:
-    return [(name, [(topic, manual.title(topic)) for topic in topics]) for name, topics in manual.SECTIONS.items()]
+def _entry(topic: str, wanted: str) -> tuple[str, str, str]:
+    language = manual.language_of(topic, wanted)
+    return topic, manual.title(topic, language), language

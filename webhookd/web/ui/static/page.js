@@ -183,8 +183,8 @@ function liveSwitch() {
 function smallThings() {
   for (const form of document.querySelectorAll("[data-send-on-change]")) {
     form.addEventListener("change", () => form.requestSubmit());
-    for (const button of form.querySelectorAll("[data-only-without-script]")) button.hidden = true;
   }
+  for (const part of document.querySelectorAll("[data-only-without-script]")) part.hidden = true;
   for (const button of document.querySelectorAll("[data-copy]")) {
     if (!navigator.clipboard) continue;
     button.hidden = false;
