@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -131,7 +132,8 @@ class App:
         self.tasks.start("retention", self.retention.run)
         self.tasks.start("last_used", self.last_used.run)
         self.tasks.start("disk_space", self.store.watch_disk_space)
-        self.tasks.start("heartbeat", self.heartbeat.run)
+        # In a cluster it is the node's to notify systemd.
+        self.tasks.start("heartbeat", lambda: self.heartbeat.run({} if self.deps.clustered else os.environ))
 
     async def _load(self, environ: Mapping[str, str]) -> None:
         if self.deps.clustered is not None:

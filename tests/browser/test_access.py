@@ -37,8 +37,6 @@ async def furnish(site: Site) -> list[str]:
     await site.app.services.endpoints.disable("default", good.id)
     await site.send("held")
     return [
-        "/settings",
-        "/settings?workspace=acme",
         "/settings/integrations",
         "/webhooks",
         "/webhooks?workspace=acme",
@@ -63,7 +61,7 @@ async def furnish(site: Site) -> list[str]:
         "/audit?what=nothing&since=nonsense",
         "/event-types?type=comment.created",
         "/help",
-        *(f"/help/{topic}" for topic in ("receiving", "portal", "operating", "security", "api", "cli", "installing")),
+        *(f"/help/{topic}" for topic in ("receiving", "operating", "security", "api", "cli", "installing")),
     ]
 
 

@@ -49,6 +49,7 @@ _SECTIONS = {
         workspace.session,
         operations.mail,
         operations.backup,
+        operations.cluster,
     ),
 }
 

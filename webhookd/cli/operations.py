@@ -1,9 +1,10 @@
-"""`webhookd open`, `webhookd mail test` and `webhookd backup`: what an operator asks of the running daemon."""
+"""`webhookd open`, `mail test`, `backup`, `audit`, `cluster`: what an operator asks of the running daemon."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _BACKUP_SILENCE_SECONDS = 600.0
 _MAIL_TIMEOUT_SECONDS = 75.0
 _PIECE_BYTES = 1 << 20
+_DRAIN_SECONDS = 120
 
 
 @click.command(
@@ -111,6 +113,78 @@ def audit(call: Call, limit: int, *, everything: bool, **wanted: str | None) -> 
         for one in page["data"]
     ]
     return table(("at", "who", "address", "workspace", "action", "on", "outcome"), rows)
+
+
+@click.group(
+    short_help="Look after several machines that share the work.",
+    epilog=examples("webhookd cluster status", "webhookd cluster drain", "webhookd cluster drain --end"),
+)
+@common
+def cluster() -> None:
+    """Look after a cluster: several machines that share the work over NATS (webhookd help scaling-out)."""
+
+
+@cluster.command("status", epilog=examples("webhookd cluster status", "watch webhookd cluster status"))
+@with_call
+def cluster_status(call: Call) -> None:
+    """Show the machines, which of them has which partition, and how far each partition is."""
+    look = call.client().get("/v1/cluster")
+    if call.as_json:
+        return print_json(look)
+    nodes = [(one["node"], one["state"], one["partitions"], one["version"], one["advertise"]) for one in look["nodes"]]
+    table(("machine", "state", "partitions", "version", "address"), nodes, right=("partitions",))
+    click.echo()
+    table(
+        ("partition", "machine", "renewed", "last", "applied", "lag", "behind"),
+        [
+            (
+                one["partition"],
+                one["node"] or "none",
+                f"{one['unchanged_seconds']:.1f} s ago",
+                *("?" if one[name] is None else one[name] for name in ("last_sequence", "applied", "lag", "behind")),
+            )
+            for one in look["partitions"]
+        ],
+        right=("partition", "last", "applied", "lag", "behind"),
+    )
+    for warning in look["warnings"]:
+        click.echo(f"\nWarning: {escape(warning)}.", err=True)
+    return None
+
+
+@cluster.command(
+    "drain",
+    epilog=examples("webhookd cluster drain", "webhookd cluster drain --end", "webhookd cluster drain 0a1b2c3d4e5f"),
+)
+@click.argument("node", default="", metavar="[MACHINE]")
+@click.option("--end", is_flag=True, help="Let it have partitions again.")
+@with_call
+def cluster_drain(call: Call, node: str, *, end: bool) -> None:
+    """Hand over all partitions of a machine, this one by default, and wait until it has none."""
+    node = node or _own_node(call)
+    client = call.client()
+    path = f"/v1/cluster/nodes/{node}/drain"
+    if end:
+        client.delete(path)
+        return print_done(call, {"node": node, "draining": False}, f"{escape(node)} gets partitions again.")
+    client.post(path)
+    for _ in range(_DRAIN_SECONDS):
+        left = sum(one["node"] == node for one in client.get("/v1/cluster")["partitions"])
+        if not left:
+            return print_done(call, {"node": node, "draining": True}, f"{escape(node)} has no partition any more.")
+        time.sleep(1)
+    raise click.ClickException(f"{escape(node)} still has {left} partitions: is another machine there to take them?")
+
+
+def _own_node(call: Call) -> str:
+    """The name of this machine in the cluster, from the state directory."""
+    from webhookd.config_paths import find_state_dir
+
+    file = find_state_dir(call.state_dir, call.environ, of_running=True) / "node-id"
+    try:
+        return file.read_text("ascii").strip()
+    except OSError as error:
+        raise click.UsageError(f"{escape(file)} can't be read ({error.strerror}): name the machine.") from error
 
 
 def _receive(client: Client, file: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -15,6 +15,7 @@ from webhookd.errors import ApiError
 from webhookd.web.server.responses import SECURITY_HEADERS
 
 CONNECT_SECONDS = 2.0
+LOOK_SECONDS = 1.0
 # Of one connection only, or made anew by whoever sends it on (RFC 9110, section 7.6.1).
 _OF_CONNECTION = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect", "via"}
@@ -35,13 +36,13 @@ class Forwarder:
         *,
         caller: str,
         partition: int,
-        path_qs: str | None = None,
+        goes_on: Callable[[], bool],
         extra: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> web.StreamResponse:
-        """Have the machine at `advertise` answer; ApiError `unavailable` if it can't be reached.
+        """Have the machine at `advertise` answer, as long as the partition `goes_on` there.
 
-        `extra` headers replace the caller's, `body` its body, `path_qs` its path.
+        `extra` headers replace the caller's, `body` its body.  ApiError `unavailable` if it can't be reached.
         """
         headers = _passed_on(request.headers)
         headers.update({TOKEN_HEADER: self._token, CALLER_HEADER: caller, hdrs.VIA: "1.1 webhookd"})
@@ -49,11 +50,11 @@ class Forwarder:
         headers.update(extra or {})
         has_body = request.body_exists or body is not None
         data = (request.content if body is None else body) if has_body else None
-        url = advertise.rstrip("/") + (request.raw_path if path_qs is None else path_qs)
+        url = advertise.rstrip("/") + request.raw_path
         if not url.startswith("http"):
             raise _unreachable(advertise)
-        try:
-            answer = await self._client().request(
+        asking = asyncio.ensure_future(
+            self._client().request(
                 request.method,
                 URL(url, encoded=True),
                 headers=headers,
@@ -61,8 +62,17 @@ class Forwarder:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             )
-        except (aiohttp.ClientConnectionError, TimeoutError, asyncio.IncompleteReadError) as error:
+        )
+        try:
+            while not asking.done():
+                await asyncio.wait([asking], timeout=LOOK_SECONDS)
+                if not asking.done() and not goes_on():  # that machine stands still, and another has taken over
+                    raise _unreachable(advertise)
+            answer = asking.result()
+        except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise _unreachable(advertise) from error
+        finally:
+            asking.cancel()
         async with answer:
             return await _pass_back(request, answer)
 

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 import orjson
 from aiohttp import hdrs, web
 
+from webhookd.admin.tokens import secret_digest
 from webhookd.cluster import gather
 from webhookd.cluster.forward import Forwarder
 from webhookd.cluster.names import CALLER_HEADER, PARTITION_CHOICE_HEADER, TOKEN_HEADER, partition_of
@@ -26,6 +27,7 @@ from webhookd.models import DEFAULT_WORKSPACE
 from webhookd.web.server.caller_address import AddressOf
 from webhookd.web.server.requests import Handler
 from webhookd.web.server.responses import SECURITY_HEADERS, error_response, internal_error, json_response
+from webhookd.web.ui.pages import PORTAL
 
 # How long a request waits for a partition that is moving, before it is refused.
 MOVING_SECONDS = 3.0
@@ -34,6 +36,7 @@ PEEKED_BYTES = 256 * 1024
 _NAMED = re.compile(r"/(?:v1/)?workspaces/([^/]+)")
 # Found by an id that says nothing of its partition: asked one after the other until one knows it.
 _SEARCHED = re.compile(r"/v1/(?:tokens|sessions)/[^/]+|/access/(?:tokens|sessions)/[^/]+/[a-z]+")
+_SIGN_IN = ("/sign-in", "/portal")
 # The body says which workspace it is about: the path, and the field.
 _IN_BODY = {"/v1/workspaces": "id", "/v1/tokens": "workspace", "/access/tokens": "workspace"}
 
@@ -47,6 +50,9 @@ class Places:
     owner: Callable[[int], str]
     ready: Callable[[], Awaitable[str]]
     metrics: Callable[[], Awaitable[str]]
+    workspace_of_session: Callable[[str], str]
+    # What a program of this machine that needs no token gets where another machine answers.
+    trusted: Callable[[web.Request], dict[str, str]]
 
 
 class Front:
@@ -58,6 +64,7 @@ class Front:
         self._token = token.encode()
         self._address_of = address_of
         self._home = partition_of(DEFAULT_WORKSPACE, places.partitions)
+        self._order = [self._home, *(each for each in range(places.partitions) if each != self._home)]
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a request."""
@@ -94,8 +101,10 @@ class Front:
             return await gather.status(request, self._places.partitions, self._ask)
         if request.method == "GET" and path == "/metrics":
             return await self._metrics(request)
-        if _SEARCHED.fullmatch(path):
+        if _SEARCHED.fullmatch(path) and not request.body_exists:
             return await self._search(request)
+        if request.method == "POST" and path in _SIGN_IN:
+            return await self._sign_in(request)
         return await self._send(request, await self._partition_of(request))
 
     async def _for_another(self, request: web.Request) -> web.StreamResponse:
@@ -112,15 +121,26 @@ class Front:
 
     async def _partition_of(self, request: web.Request) -> int:
         found = _NAMED.match(request.path)
-        named = found[1] if found else request.rel_url.query.get("workspace", "")
-        if request.path.startswith("/v1/") and not found:
-            named = ""
+        if request.path.startswith("/v1/cluster"):
+            return next((each for each in self._order if self._places.local(each)), self._home)
+        if found or request.path.startswith("/v1/"):
+            named = found[1] if found else ""
+        else:
+            named = self._of_session(request) or request.rel_url.query.get("workspace", "")
         field = _IN_BODY.get(request.path)
         if field is not None and request.method == "POST":
             named = await _peek(request, field)
         return partition_of(named or DEFAULT_WORKSPACE, self._places.partitions)
 
-    async def _send(self, request: web.Request, number: int) -> web.StreamResponse:
+    def _of_session(self, request: web.Request) -> str:
+        """The one workspace that the reader of the page may see; "" for those who choose."""
+        portal = "portal_" if request.path.startswith(PORTAL) else ""
+        for name in (f"webhookd_{portal}session", f"__Host-webhookd_{portal}session"):
+            if secret := request.cookies.get(name):
+                return self._places.workspace_of_session(secret_digest(secret).hex())
+        return ""
+
+    async def _send(self, request: web.Request, number: int, body: bytes | None = None) -> web.StreamResponse:
         handler = await self._served(number, lambda: bool(self._places.owner(number)))
         if handler is not None:
             return await handler(request)
@@ -130,7 +150,15 @@ class Front:
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        return await self._forwarder.forward(request, owner, caller=self._address_of(request), partition=number)
+        return await self._forwarder.forward(
+            request,
+            owner,
+            caller=self._address_of(request),
+            partition=number,
+            goes_on=lambda: self._places.owner(number) == owner,
+            extra=self._places.trusted(request),
+            body=body,
+        )
 
     async def _served(self, number: int, elsewhere: Callable[[], bool]) -> Handler | None:
         """The handler of a partition once it is served here; None if it is `elsewhere`, or for too long nowhere."""
@@ -160,16 +188,29 @@ class Front:
 
     async def _search(self, request: web.Request) -> web.StreamResponse:
         """Ask one partition after the other, the home first, until one knows it."""
-        if request.body_exists:
-            return await self._send(request, self._home)
         answer = None
-        others = [each for each in range(self._places.partitions) if each != self._home]
-        for number in (self._home, *others):
+        for number in self._order:
             answer = await self._ask(request, number, request.raw_path)
             if answer.status not in (401, 404):
                 break
         assert answer is not None
         return answer.response()
+
+    async def _sign_in(self, request: web.Request) -> web.StreamResponse:
+        """Try a secret or a code in one partition after the other: only its own knows it."""
+        if (request.content_length or PEEKED_BYTES) >= PEEKED_BYTES:
+            return await self._send(request, self._home)
+        body = await request.content.read()
+        refused: web.StreamResponse | None = None
+        for number in self._order:
+            request.content.unread_data(body)
+            response = await self._send(request, number, body=body)
+            if response.status == 303:
+                return response
+            refused = refused or response
+            request.content.read_nowait()  # what its handler left
+        assert refused is not None
+        return refused
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         """Of the partitions that are served here: each machine is scraped by itself."""

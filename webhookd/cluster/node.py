@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from webhookd import log
 from webhookd._version import __version__
@@ -29,9 +29,12 @@ from webhookd.errors import ApiError, TemporaryFailure
 from webhookd.models import DEFAULT_WORKSPACE
 from webhookd.rules.encryption import Cipher
 from webhookd.rules.ip_policy import OwnAddress
+from webhookd.systemd import Heartbeat
 from webhookd.tasks import TaskOwner
 from webhookd.web.server.caller_address import address_behind
+from webhookd.web.server.guard import is_local_program
 from webhookd.web.server.http_server import Runner
+from webhookd.web.server.memory_limit import MemoryLimit
 from webhookd.web.server.requests import Handler
 from webhookd.web.services import ClusterView
 
@@ -67,6 +70,7 @@ class Node:
         self._stopping = False
         self._starting = asyncio.Semaphore(STARTING_AT_ONCE)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._memory_limit = MemoryLimit()
         self._own: Sequence[OwnAddress] = ()
         self._environ: Mapping[str, str] = {}
 
@@ -109,11 +113,20 @@ class Node:
         self.tasks.start("directory", self._directory.run)
         self.tasks.start("membership", self._look_on)
         self.tasks.start("partitions", self._watch)
+        self.tasks.start("heartbeat", Heartbeat(self._stuck, lambda late_seconds: None).run)
 
     def runner(self) -> Runner:
         """What serves the API and the page of all partitions."""
         cluster = self._config.cluster
-        places = Places(cluster.partitions, self._local, self._owner, self._trouble, self._metrics)
+        places = Places(
+            cluster.partitions,
+            self._local,
+            self._owner,
+            self._trouble,
+            self._metrics,
+            self._shared.workspace_of,
+            self._trusted,
+        )
         front = Front(places, self._forwarder, self._token, address_behind(self._config.listen.trusted_proxies))
         return Runner(web.Application(), shutdown_seconds=SHUTDOWN_SECONDS, front=front.answer)
 
@@ -239,9 +252,10 @@ class Node:
                 await lease.take(revision)
             except (Lost, Unreachable):
                 return  # the next look shows who has it
+            view = ClusterView(self._status, self._drain, self._directory.workspaces)
             place = Place(
                 self.node, self._state_dir, self._environ, self._cipher, self._jetstream, self._shared, self._own,
-                ClusterView(self._status, self._drain, self._directory.workspaces),
+                self._memory_limit, view,
             )  # fmt: skip
             partition = self._partitions[number] = Partition(number, self._config, place, lease)
             self._running[number] = asyncio.ensure_future(self._run(partition))
@@ -279,6 +293,17 @@ class Node:
         partition = self._partitions.get(number)
         return partition.answer if partition is not None and partition.serves else None
 
+    def _trusted(self, request: web.Request) -> dict[str, str]:
+        listen = self._config.listen
+        if (
+            not listen.trust_local_ingest
+            or hdrs.AUTHORIZATION in request.headers
+            or not request.path.endswith("/events")
+            or not is_local_program(request, loopback=not listen.public_url)
+        ):
+            return {}
+        return {hdrs.AUTHORIZATION: f"Bearer {(self._state_dir / 'ingest-token').read_text('ascii').strip()}"}
+
     def _owner(self, number: int) -> str:
         value = self._view.leases.get(number) if self._view else None
         return value.advertise if value is not None and value.node not in ("", self.node) else ""
@@ -291,6 +316,10 @@ class Node:
             return "there is no connection to NATS"
         if self._view is None:
             return "it has not seen the cluster yet"
+        return await self._stuck()
+
+    async def _stuck(self) -> str:
+        """What is wrong with this machine itself, so that a restart helps."""
         for each in self._owned():
             if each.app is not None and (trouble := await each.app.trouble()):
                 return f"partition {each.number}: {trouble}"

@@ -38,6 +38,7 @@ from webhookd.tasks import TaskEnded, TaskOwner
 from webhookd.web.router import make_app
 from webhookd.web.server.caller_address import ADDRESS_OF
 from webhookd.web.server.http_server import Runner, handler_of
+from webhookd.web.server.memory_limit import MEMORY_LIMIT, MemoryLimit
 from webhookd.web.server.requests import Handler
 from webhookd.web.server.responses import error_response
 from webhookd.web.services import ClusterView
@@ -62,6 +63,7 @@ class Place:
     jetstream: JetStream
     shared: Shared
     own: Sequence[OwnAddress]
+    memory_limit: MemoryLimit
     cluster: ClusterView
 
 
@@ -126,6 +128,7 @@ class Partition:
         self._tasks.start("progress", lambda: self._progress.run(app, self._stream))
         place.shared.follow(self.number, self._put_shared)
         application = make_app(app.services)
+        application[MEMORY_LIMIT] = self._place.memory_limit
         own_address = application[ADDRESS_OF]
         application[ADDRESS_OF] = lambda request: request.get(FORWARDED_FROM) or own_address(request)
         self._runner = Runner(application, shutdown_seconds=0)

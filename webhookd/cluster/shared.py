@@ -30,6 +30,7 @@ class Shared:
     def __init__(self, jetstream: JetStream) -> None:
         self._jetstream = jetstream
         self._items: dict[str, dict[str, Any]] = {}
+        self._workspaces: dict[str, str] = {}
         self._puts: dict[int, Put] = {}  # by partition that is served here
         self._known: dict[int, set[str]] = {}  # which keys each of these had when it was last looked at
 
@@ -37,6 +38,7 @@ class Shared:
         """Read all of it.  Raises Unreachable."""
         found = await self._jetstream.all(CONFIG_BUCKET, "all")
         self._items = {key: msgspec.json.decode(entry.value) for key, entry in found.items()}
+        self._index()
 
     async def run(self) -> None:
         """A root task: follow what changes, and put it into the partitions that are served here."""
@@ -49,9 +51,19 @@ class Shared:
                         self._items.pop(key, None)
                     else:
                         self._items[key] = msgspec.json.decode(message.body)
+                self._index()
                 await self._put_all()
         finally:
             await feed.close()
+
+    def workspace_of(self, secret_sha256: str) -> str:
+        """The workspace that a session of the page is for, by the hash of its cookie; "" if for all, or unknown."""
+        return self._workspaces.get(secret_sha256, "")
+
+    def _index(self) -> None:
+        self._workspaces = {
+            item["secret_sha256"]: item["workspace"] or item["token_workspace"] or "" for item in self._of(_SESSION)
+        }
 
     async def begin(self, partition: int, put: Put) -> None:
         """Put everything into a partition that is being restored."""

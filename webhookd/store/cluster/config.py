@@ -144,14 +144,21 @@ def put_tokens(
 
 _SESSION = (
     *("secret_sha256", "token_sha256", "id", "token_id", "address", "created_at", "expires_at", "last_used_at"),
-    *("workspace", "read_only", "language", "return_url"),
+    *("workspace", "read_only", "language", "return_url", "token_workspace"),
 )
 
 
 def session_items(db: Db) -> dict[str, dict[str, Any]]:
-    """All sessions of the page by their ids, their secrets hashed; `workspace` is that of one of the portal."""
-    columns = ", ".join("w.id" if name == "workspace" else f"s.{name}" for name in _SESSION)
-    rows = db.execute(f"SELECT {columns} FROM sessions s LEFT JOIN workspaces w ON w.seq = s.workspace_seq").fetchall()
+    """All sessions of the page by their ids, their secrets hashed.
+
+    `workspace` is that of a session of the portal, `token_workspace` that which its token is bound to.
+    """
+    of = {"workspace": "w.id", "token_workspace": "o.id"}
+    columns = ", ".join(of.get(name, f"s.{name}") for name in _SESSION)
+    rows = db.execute(
+        f"SELECT {columns} FROM sessions s LEFT JOIN workspaces w ON w.seq = s.workspace_seq "
+        "LEFT JOIN tokens t ON t.id = s.token_id LEFT JOIN workspaces o ON o.seq = t.workspace_seq"
+    ).fetchall()
     return {row[2]: dict(zip(_SESSION, (row[0].hex(), row[1].hex(), *row[2:]), strict=True)) for row in rows}
 
 

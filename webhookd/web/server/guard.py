@@ -172,7 +172,7 @@ class Guard:
         """The caller's token; None for a local program that is trusted without one."""
         header = request.headers.get(hdrs.AUTHORIZATION)
         if header is None:
-            if trusts_local and _is_local_program(request, loopback=self._trusts_loopback):
+            if trusts_local and is_local_program(request, loopback=self._trusts_loopback):
                 return None
             raise ApiError(
                 "unauthorized",
@@ -266,7 +266,7 @@ def _bound(token: Token, why: str) -> ApiError:
     )
 
 
-def _is_local_program(request: web.Request, *, loopback: bool) -> bool:
+def is_local_program(request: web.Request, *, loopback: bool) -> bool:
     """Whether a program on this machine sent it, not through a proxy: over the unix socket or, with `loopback`, TCP.
 
     Over TCP it has to call webhookd by a loopback name: a proxy that adds no header passes on the caller's name.

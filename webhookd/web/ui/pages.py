@@ -300,7 +300,10 @@ async def _begin(request: web.Request) -> Page:
     visitor = read_cookie(request, VISITOR_COOKIE) or secrets.token_urlsafe(16)
     bound = session.token.workspace_seq if session else None
     named = request.rel_url.query.get("workspace", DEFAULT_WORKSPACE) if services.cluster else DEFAULT_WORKSPACE
-    default = services.registry.workspace(named if bound is None else bound)
+    default = services.registry.find_workspace(named) if bound is None and services.cluster else None
+    if default is None:  # in a cluster the page may be that of another partition than `default`'s
+        there = services.registry.workspaces() if bound is None and services.cluster else []
+        default = there[0] if there else services.registry.workspace(named if bound is None else bound)
     return Page(request, services, texts(language), session, default, visitor, portal)
 
 
