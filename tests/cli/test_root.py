@@ -52,7 +52,7 @@ def test_every_command_of_the_contract() -> None:
     endpoint-edit endpoint-enable endpoint-disable endpoint-delete endpoint-test endpoint-rotate-key workspace
     workspace-add workspace-list workspace-edit workspace-delete workspace-portal-link types log
     log-show replay status budget open mail mail-test token token-add token-list token-revoke session
-    session-list session-end check-config audit backup help"""
+    session-list session-end check-config audit backup cluster cluster-status cluster-drain help"""
     assert sorted(expected.split()) == sorted("-".join(words) for words in every_command() if words)
 
 

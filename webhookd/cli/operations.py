@@ -124,7 +124,11 @@ def cluster() -> None:
     """Look after a cluster: several machines that share the work over NATS (webhookd help scaling-out)."""
 
 
-@cluster.command("status", epilog=examples("webhookd cluster status", "watch webhookd cluster status"))
+@cluster.command(
+    "status",
+    short_help="Show machines and partitions.",
+    epilog=examples("webhookd cluster status", "watch webhookd cluster status"),
+)
 @with_call
 def cluster_status(call: Call) -> None:
     """Show the machines, which of them has which partition, and how far each partition is."""
@@ -154,6 +158,7 @@ def cluster_status(call: Call) -> None:
 
 @cluster.command(
     "drain",
+    short_help="Hand over a machine's partitions.",
     epilog=examples("webhookd cluster drain", "webhookd cluster drain --end", "webhookd cluster drain 0a1b2c3d4e5f"),
 )
 @click.argument("node", default="", metavar="[MACHINE]")
