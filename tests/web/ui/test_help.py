@@ -75,7 +75,7 @@ async def test_the_portal_has_the_pages_for_receivers(api: Api) -> None:
     """And no link to the others."""
     visitor = Browser(api)
     shown = (await visitor.get("/portal/help/receiving")).body.decode()
-    assert 'href="/portal/help/event-types"' in shown and "/help/api" not in shown and 'href="/help' not in shown
+    assert 'href="/portal/event-types"' in shown and "/help/api" not in shown and 'href="/help' not in shown
     assert 404 == (await visitor.get("/portal/help/security")).status
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from webhookd import manual
+from webhookd import config, manual
 from webhookd.admin.tokens import Scope
 from webhookd.delivery import replay
 from webhookd.errors import ERRORS, ApiError
@@ -54,6 +54,7 @@ FAMILIES = {
     "plot": ("hour", "day"),
     "type": (*(kind.name for kind in BUILT_IN), *(f"{kind.name}.when" for kind in BUILT_IN)),
     "unit": ("seconds",),
+    "plan": config.Plans().order,
     "help": tuple(section.lower() for section in manual.SECTIONS),
     "span": tuple(f"{unit}.{number}" for unit in ("day", "hour", "minute", "second") for number in ("one", "other")),
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _LINK_IN_MANUAL = re.compile(r"(?:\.\./)?([a-z-]+)\.md(#.*)?")
 # What the customers of a product need: the rest is for those who run webhookd.
-IN_PORTAL = ("receiving", "event-types", "filters-and-ordering")
+IN_PORTAL = ("receiving", "filters-and-ordering")
 
 
 async def show_contents(page: Page) -> web.StreamResponse:
@@ -93,11 +93,14 @@ def _relinked(tokens: list[Token], *, in_portal: bool) -> list[Token]:
             href = str(token.attrGet("href"))
             found = _LINK_IN_MANUAL.fullmatch(href)
             if found:
-                token.attrSet("href", f"{base}/help/{found[1]}{found[2] or ''}")
+                page = "event-types" if in_portal and found[1] == "event-types" else f"help/{found[1]}{found[2] or ''}"
+                token.attrSet("href", f"{base}/{page}")
             elif href.startswith("https:"):
                 token.attrSet("target", "_blank")
                 token.attrSet("rel", "noopener noreferrer")
-            outside = not href.startswith(("#", "https:")) and not (found and (not in_portal or found[1] in IN_PORTAL))
+            outside = not href.startswith(("#", "https:")) and not (
+                found and (not in_portal or found[1] in (*IN_PORTAL, "event-types"))
+            )
         elif token.type == "image":
             token.attrSet("src", f"{base}/help/{token.attrGet('src')}")
         if not (outside and token.type in ("link_open", "link_close")):

@@ -60,4 +60,5 @@ def _show(page: Page, fields: dict[str, str], fault: ApiError | None = None) -> 
         gauge=budget_gauge(page),
         name_characters=NAME_CHARACTERS,
         mail_languages=LANGUAGES,
+        plan_name=lambda plan: page.text.maybe(f"plan.{plan}", plan),
     )
