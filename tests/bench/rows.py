@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from tests.bench import paced, processes, stock
+from tests.bench import lanes, paced, processes, stock
 from tests.bench.measure import Figure, Yard
 from tests.bench.stock import Stock
 from tests.support.process import cpu_seconds
@@ -168,4 +168,5 @@ ROWS: dict[str, Callable[[Yard], Awaitable[list[Figure]]]] = {
     "rest": paced.rest,
     "memory": memory,
     "million": million,
+    "lanes": lanes.lanes,
 }
