@@ -90,6 +90,16 @@ METRICS: dict[str, MetricKind] = {
         "Age of the oldest delivery that waits for this endpoint; 0 if none does.",
         ("workspace", "endpoint_id", "state"),
     ),
+    "webhookd_endpoint_lanes_busy": MetricKind(
+        "gauge",
+        "Lanes at work of an endpoint that orders by key; only where any delivery waits.",
+        ("workspace", "endpoint_id"),
+    ),
+    "webhookd_endpoint_lane_waiting_most": MetricKind(
+        "gauge",
+        "Deliveries that wait in the lane in which most do; only for endpoints that order by key.",
+        ("workspace", "endpoint_id"),
+    ),
     "webhookd_endpoints_unlisted": MetricKind(
         "gauge", f"Endpoints with waiting deliveries beyond the {LISTED_ENDPOINTS} that are listed one by one."
     ),

@@ -139,6 +139,27 @@ async def test_life_of_an_endpoint(ask: Any, endpoint: str, receiver: Receiver) 
     assert (0, "No endpoints yet.") == ((gone := await ask("endpoint", "list")).code, gone.out[:17])
 
 
+async def test_an_endpoint_s_order(ask: Any, endpoint: str) -> None:
+    """By a key, in other lanes, one by one again; not half of it."""
+    for words, ordering, said in (
+        (("--order-by", "contact.id"), {"key": "contact.id", "lanes": 8}, "by contact.id, 8 at a time"),
+        (("--order-by", "contact.id", "--lanes", "3"), {"key": "contact.id", "lanes": 3}, "by contact.id, 3 at a time"),
+        (("--order-by", ""), "endpoint", ""),
+    ):
+        edited = await ask("endpoint", "edit", endpoint, *words, "--json")
+        assert (0, ordering) == (edited.code, edited.json()["ordering"])
+        shown = (await ask("endpoint", "show", endpoint)).out
+        assert said in shown and ("order" in shown) is bool(said)
+    for words in (
+        ("--lanes", "3"),
+        ("--order-by", "", "--lanes", "3"),
+        ("--order-by", "a b"),
+        ("--order-by", "a", "--lanes", "65"),
+    ):
+        refused = await ask("endpoint", "edit", endpoint, *words)
+        assert refused.code in (1, 2) and ("lanes" in refused.err or "path" in refused.err)
+
+
 async def test_secrets_come_from_files_and_standard_input(ask: Any, tmp_path: Path, receiver: Receiver) -> None:
     """Arguments are seen by every user: signing keys, headers, the receiver's own key, the keys of `listen`."""
     (tmp_path / "key").write_text(f"{KEY}\n")

@@ -20,6 +20,19 @@ LOOK: dict[str, Any] = {
     "slowest_endpoints": [
         {"id": "ep_1", "workspace": "acme", "url": "https://example.com/\x1b[2J", "attempt_ms": 4999.6}
     ],
+    "blocked_lanes": [
+        {
+            "id": "ep_1",
+            "workspace": "acme",
+            "url": "https://example.com/",
+            "path": "contact.id",
+            "key": 4711,
+            "event_id": "e1",
+            "since": "2026-01-31T14:02:11.000Z",
+            "next_attempt_at": "2026-01-31T14:05:11.000Z",
+            "waiting": 12,
+        }
+    ],
     "budgets": [{"workspace": "acme", "failures": 15, "limit": 30}],
     "loop_lag_ms": 0.4,
     "database": {
@@ -52,6 +65,8 @@ async def test_look(api: Any, ask: Any) -> None:
         "signing keys     and header values are not encrypted (webhookd help security)",
         "unsent mail      none",
         "5,000  https://example.com/\\x1b[2J",
+        "ep_1  lane of contact.id 4711 waits since 2026-01-31",
+        "12 events",
     ):
         assert words in ran.out
     assert "Auto-disabled" not in ran.out
@@ -63,7 +78,7 @@ async def test_a_look_at_one_workspace(api: Any, ask: Any) -> None:
     """A token that is bound to a workspace gets less, and that is shown."""
     own = (
         "version", "started_at", "uptime_seconds", "workspaces", "endpoints", "backlog", "slowest_endpoints",
-        "budgets",
+        "blocked_lanes", "budgets",
     )  # fmt: skip
     api.answers("GET", "/v1/status", {name: LOOK[name] for name in own if name in LOOK})
     ran = await ask("status")

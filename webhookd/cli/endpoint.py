@@ -26,6 +26,7 @@ from webhookd.cli.output import (
     count,
     failure_words,
     fields,
+    lane_words,
     local_time,
     outcome_words,
     print_body,
@@ -70,10 +71,8 @@ def _headers(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def _ordering(path: str | None, lanes: int | None) -> dict[str, Any]:
-    if path is None and lanes is not None:
-        raise click.UsageError("--lanes goes with --order-by: name the key too, as --order-by contact.id.")
-    if path == "" and lanes is not None:
-        raise click.UsageError("without a key there is one lane: leave out --lanes.")
+    if not path and lanes is not None:
+        raise click.UsageError("--lanes goes with a key: name that too, as --order-by contact.id.")
     if path is None:
         return {}
     return {"ordering": {"key": path} | without_none(lanes=lanes) if path else "endpoint"}
@@ -214,6 +213,7 @@ def show(call: Call, which: str, *, reveal: bool) -> None:
 
 def _print(one: dict[str, Any]) -> None:
     queue, last, disabled = one["queue"], one.get("last_attempt"), one.get("disabled") or {}
+    blocked = (queue.get("lanes") or {}).get("blocked", ())
     fields(
         [
             ("id", one["id"]),
@@ -235,6 +235,7 @@ def _print(one: dict[str, Any]) -> None:
             ("its key", one.get("x_webhook_signature_key") if "signing_key" in one else None),
             ("signing key", one.get("signing_key")),
             ("waiting", _waiting_words(queue)),
+            *(("blocked", lane_words(one["ordering"]["key"], lane)) for lane in blocked),
             ("in flight", "a request is under way" if queue.get("in_flight") else None),
             (
                 "next attempt",
@@ -253,7 +254,7 @@ def _print(one: dict[str, Any]) -> None:
 
 def _ordering_words(one: dict[str, Any]) -> str | None:
     ordering = one.get("ordering", "endpoint")
-    return None if ordering == "endpoint" else f"by {ordering['key']}, in {ordering['lanes']} lanes"
+    return None if ordering == "endpoint" else f"by {ordering['key']}, {ordering['lanes']} at a time"
 
 
 def _body_signature_words(one: dict[str, Any]) -> str | None:

@@ -196,6 +196,17 @@ def ago(stamp: str | None) -> str:
     return f"{duration(seconds)} ago" if seconds >= 0 else f"in {duration(-seconds)}"
 
 
+def lane_words(path: str, lane: dict[str, Any]) -> str:
+    """A lane that waits for a retry: `lane of contact.id 4711 waits since …, retry at …, 12 events`."""
+    key = lane["key"]
+    named = "a lane" if key is None else f"lane of {path} {json_text(key, indent=None) if key != str(key) else key}"
+    retry = lane["next_attempt_at"]
+    return escape(
+        f"{named} waits since {local_time(lane['since'])}, retry at {local_time(retry)} ({ago(retry)}), "
+        f"{count(lane['waiting'], 'event')}"
+    )
+
+
 def size(byte_count: float) -> str:
     """Bytes in the largest fitting unit: `512 B`, `1.4 MiB`."""
     for unit in ("B", "KiB", "MiB"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webhookd.cli.options import Call, examples, for_workspace, with_call
-from webhookd.cli.output import ago, bar, count, fields, json_text, local_time, print_json, size, table
+from webhookd.cli.output import ago, bar, count, fields, json_text, lane_words, local_time, print_json, size, table
 from webhookd.text import duration, escape
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def status(call: Call) -> None:
     fields(_lines(look))
     _print_disabled(client, look)
     _print_dropping(look.get("dropping_endpoints", []))
+    _print_blocked(look.get("blocked_lanes", []))
     _print_slowest(look["slowest_endpoints"])
     _print_errors(look.get("last_errors", []))
     advice = list(_advice(look)) or ["nothing: all is well."]
@@ -146,6 +147,13 @@ def _print_dropping(dropping: list[dict[str, Any]]) -> None:
         click.echo(click.style("\nDropped events in the last hour:", fg="red"))
         rows = [(one["id"], one["workspace"], f"{one['dropped']:,}", one["url"]) for one in dropping]
         table(("id", "workspace", "dropped", "url"), rows, right=("dropped",))
+
+
+def _print_blocked(blocked: list[dict[str, Any]]) -> None:
+    if blocked:
+        click.echo("\nLanes that wait for a retry:")
+        for one in blocked:
+            click.echo(f"{escape(one['id'])}  {lane_words(one['path'], one)}")
 
 
 def _print_slowest(slowest: list[dict[str, Any]]) -> None:

@@ -41,6 +41,7 @@ class Consumer:
         self.stopped = False
         self._builder: RequestBuilder | None = None
         self.in_flight = False
+        self.current: QueuedDelivery | None = None
         self.next_attempt_at_ms: int | None = None
         self.due_at = 0.0  # monotonic: when the present step has to be over
         self._expect(0)
@@ -100,6 +101,7 @@ class Consumer:
         """Attempt one delivery until it is finished; False if the consumer has to end before that."""
         wait_seconds, local = self._restored_wait(delivery), delivery.after_local_failure
         while True:
+            self.current = delivery
             if wait_seconds > 0 and not await self._waited(wait_seconds, delivery.tries, local=local):
                 return False
             endpoint = self._deps.registry.get(delivery.endpoint_seq)

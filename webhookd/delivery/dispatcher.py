@@ -8,49 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from webhookd.delivery.consumer import STEP_MARGIN_SECONDS, Consumer
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.queue import Backlog, EndpointQueue, Lane, QueuedBytes
+from webhookd.delivery.queue_view import EndpointStatus, QueueView, lanes_view
 from webhookd.delivery.recorder import Recorder
-from webhookd.models import Endpoint, Json, QueuedDelivery
+from webhookd.models import Endpoint, QueuedDelivery
 from webhookd.sender.client import Transport
 from webhookd.store import attempts, deliveries
 from webhookd.store.store import Db
 
 HOUR_MS = 3_600_000
-
-
-@dataclass(frozen=True, slots=True)
-class QueueView:
-    """An endpoint's queue: what waits (and of that, what is held), when a retry is due, how many are in flight."""
-
-    waiting: int
-    waiting_bytes: int
-    held: int
-    next_attempt_at_ms: int | None
-    in_flight: int
-    retrying: int = 0  # lanes that wait for a retry
-    queued: int = 0  # lanes that wait until others leave them a slot
-    busy: int = 0  # lanes at work
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointStatus:
-    """What the API and the pages show of an endpoint beside its fields.  `paused`: its plan has no webhooks."""
-
-    endpoint: Endpoint
-    paused: bool
-    queue: QueueView
-    oldest_at_ms: int | None
-    last_attempt: Json | None
-    dropped_last_hour: int = 0
-
-    @property
-    def state(self) -> str:
-        """The endpoint's own state, or `paused` where only its plan stops it."""
-        return "paused" if self.paused and self.endpoint.active else self.endpoint.state.value
 
 
 class Dispatcher:
@@ -227,7 +196,7 @@ class Dispatcher:
             in_flight=sum(each.in_flight for each in consumers),
             retrying=len(due_ms),
             queued=sum(each.waits_for_slot for each in consumers),
-            busy=queue.slots.busy if queue and queue.slots else len(consumers),
+            lanes=lanes_view(queue, consumers) if queue else None,
         )
 
     async def statuses(self, shown: Sequence[Endpoint]) -> list[EndpointStatus]:

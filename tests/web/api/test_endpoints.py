@@ -69,7 +69,14 @@ async def test_an_endpoint_is_made_and_shown_as_it_was_given(api: Api) -> None:
         "disabled": None,
         "created_at": NOW,
         "updated_at": NOW,
-        "queue": {"waiting": 0, "held": 0, "oldest_at": None, "next_attempt_at": None, "in_flight": False},
+        "queue": {
+            "waiting": 0,
+            "held": 0,
+            "oldest_at": None,
+            "next_attempt_at": None,
+            "in_flight": False,
+            "lanes": None,
+        },
         "last_attempt": None,
     }
     assert expected == made
@@ -289,7 +296,7 @@ async def test_the_queue_of_a_disabled_endpoint_is_held(api: Api) -> None:
     await api.engine.advance(1)
     await api.engine.send("a", "b")
     expected = {"waiting": 2, "held": 2, "oldest_at": "2026-01-01T00:00:01.000Z", "next_attempt_at": None}
-    assert expected | {"in_flight": False} == (await show(api, made["id"]))["queue"]
+    assert expected | {"in_flight": False, "lanes": None} == (await show(api, made["id"]))["queue"]
     assert 200 == (await api.post(f"{path}/disable")).status
     enabled = await api.post(f"{path}/enable", {"skip_held": False})
     msgspec.convert(enabled.json, EnabledEndpointSchema)
@@ -353,10 +360,48 @@ async def test_the_queue_says_when_the_next_attempt_comes(api: Api) -> None:
     await api.engine.deliver("a", "b")
     shown = await show(api, made["id"])
     expected = {"waiting": 2, "held": 0, "oldest_at": NOW, "next_attempt_at": "2026-01-01T00:00:30.000Z"}
-    assert expected | {"in_flight": False} == shown["queue"]
+    assert expected | {"in_flight": False, "lanes": None} == shown["queue"]
     msgspec.convert(shown["last_attempt"], AttemptSchema)
     last = shown["last_attempt"]
     assert ("failed", "timeout", None, True) == (last["outcome"], last["reason"], last["status"], last["counted"])
+
+
+async def test_an_endpoint_that_orders_by_key_shows_the_lane_that_waits(api: Api) -> None:
+    """With the key of the event whose retry it waits for; in the status and in the metrics too."""
+    made = await make(api, event_types=["*"], ordering={"key": "contact.id"})
+    assert {"key": "contact.id", "lanes": 8} == made["ordering"]
+    api.engine.network.answer = lambda url, webhook_id: 500 if webhook_id == "a-1" else 200
+    for each in ("a-1", "b-1", "a-2"):
+        event = {"event_type": "contact.updated", "event_id": each, "contact": {"id": each[0]}}
+        assert 202 == (await api.post("/v1/events", event)).status
+    await api.engine.quiet()
+    blocked = {"key": "a", "event_id": "a-1", "since": NOW, "next_attempt_at": "2026-01-01T00:00:30.000Z", "waiting": 2}
+    assert {"busy": 0, "most_waiting": 2, "blocked": [blocked]} == (await show(api, made["id"]))["queue"]["lanes"]
+    status = (await api.get("/v1/status")).json
+    named = {"id": made["id"], "workspace": "default", "url": URL, "path": "contact.id"}
+    assert [named | blocked] == status["blocked_lanes"]
+    metrics = (await api.get("/metrics")).body.decode()
+    for name, value in (("lanes_busy", 0.0), ("lane_waiting_most", 2.0)):
+        assert f'webhookd_endpoint_{name}{{endpoint_id="{made["id"]}",workspace="default"}} {value}' in metrics
+
+
+async def test_the_order_of_an_endpoint_can_change(api: Api) -> None:
+    """To other lanes, another key, and back to strict order."""
+    made = await make(api)
+    path = f"/v1/endpoints/{made['id']}"
+    for ordering in ({"key": "contact.id", "lanes": 2}, {"key": "contact.id", "lanes": 64}, {"key": "a.b"}, "endpoint"):
+        changed = await api.call("PATCH", path, {"ordering": ordering})
+        assert 200 == changed.status
+        expected = ordering if isinstance(ordering, str) else {"lanes": 8} | ordering
+        assert expected == changed.json["ordering"] == (await show(api, made["id"]))["ordering"]
+    for wrong in (None, "key", 5, {}, {"lanes": 8}, {"key": "a b"}, {"key": "a", "lanes": 1}, {"key": "a", "more": 1}):
+        for refused in (
+            await api.call("PATCH", path, {"ordering": wrong}),
+            await api.post("/v1/endpoints", NEW | {"url": f"{URL}/other", "ordering": wrong}),
+        ):
+            assert (422, "invalid_field") == refused.error, wrong
+            assert "ordering" in refused.json["error"]["message"]
+    assert "endpoint" == (await show(api, made["id"]))["ordering"]
 
 
 async def test_a_request_under_way_is_seen(api: Api) -> None:

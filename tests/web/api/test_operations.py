@@ -57,7 +57,8 @@ async def test_the_metrics_tell_what_happened(api: Api) -> None:
     """Every metric of the table is there with its help, and the figures are those of what was done."""
     api.engine.network.answer = lambda url, webhook_id: 500 if url == DEAD else 200
     await api.engine.endpoint(HOOK)
-    await api.engine.endpoint(DEAD)
+    by_key = {"key": "contact.id"}
+    await api.app.services.endpoints.create("default", url=DEAD, event_types=["*"], ordering=by_key)
     stopped = await api.engine.endpoint("https://stopped.example/in")
     await api.app.services.endpoints.disable("default", stopped.id)
     await api.post("/v1/events", [send_event("a"), send_event("b"), {}])

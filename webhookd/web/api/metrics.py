@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from webhookd.delivery.dispatcher import QueueView
+from webhookd.delivery.queue_view import QueueView
 from webhookd.metrics import LISTED_ENDPOINTS, METRICS, Values
 from webhookd.models import Endpoint, Json, Reason
 from webhookd.store import deliveries
@@ -125,7 +126,17 @@ def _by_endpoint(queues: list[_Queue]) -> dict[str, Values]:
     return {
         "webhookd_endpoint_waiting": {labels: queue.view.waiting for labels, queue in listed.items()},
         "webhookd_endpoint_oldest_seconds": {labels: queue.oldest_seconds for labels, queue in listed.items()},
+        **_lanes(listed.values()),
         "webhookd_endpoints_unlisted": {(): len(queues) - len(listed)},
+    }
+
+
+def _lanes(queues: Iterable[_Queue]) -> dict[str, Values]:
+    """Of those that order by key."""
+    lanes = {(each.endpoint.workspace, each.endpoint.id): each.view.lanes for each in queues if each.view.lanes}
+    return {
+        "webhookd_endpoint_lanes_busy": {labels: view.busy for labels, view in lanes.items()},
+        "webhookd_endpoint_lane_waiting_most": {labels: view.most_waiting for labels, view in lanes.items()},
     }
 
 

@@ -14,7 +14,7 @@ import orjson
 from msgspec import Meta, Struct
 
 from webhookd.clock import rfc3339
-from webhookd.delivery.dispatcher import EndpointStatus
+from webhookd.delivery.queue_view import BLOCKED_SHOWN, BlockedLane, EndpointStatus, LanesView
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, EventView, Json, Reason, Workspace
 from webhookd.rules.ids import delivery_id
 from webhookd.rules.ordering import KEY_PATTERN, LANES_DEFAULT, LANES_MAX, LANES_MIN, ordering_json
@@ -171,6 +171,24 @@ class DisabledSchema(Schema):
     message: str
 
 
+class BlockedLaneSchema(Schema):
+    """A lane that waits for the retry of an event, and with it what has the same key."""
+
+    key: Annotated[Any, Meta(description="The event's; null also where it isn't in memory")]
+    event_id: str
+    since: Annotated[Time, Meta(description="When the event was accepted")]
+    next_attempt_at: Time
+    waiting: Annotated[int, Meta(description="Deliveries that wait in the lane, this one included")]
+
+
+class LanesSchema(Schema):
+    """The lanes of an endpoint that orders by key."""
+
+    busy: Annotated[int, Meta(description="Lanes at work, at most `ordering.lanes`")]
+    most_waiting: Annotated[int, Meta(description="What waits in the lane in which most does")]
+    blocked: Annotated[list[BlockedLaneSchema], Meta(description=f"The oldest {BLOCKED_SHOWN} that wait for a retry")]
+
+
 class QueueSchema(Schema):
     """How an endpoint's queue stands."""
 
@@ -179,6 +197,7 @@ class QueueSchema(Schema):
     oldest_at: Annotated[Time | None, Meta(description="When the oldest of them was accepted")]
     next_attempt_at: Time | None
     in_flight: bool
+    lanes: Annotated[LanesSchema | None, Meta(description="Where the endpoint orders by key and anything came")]
 
 
 class KeyOrdering(Struct, frozen=True, forbid_unknown_fields=True):
@@ -254,8 +273,31 @@ def _endpoint_json(status: EndpointStatus, *, masked: bool) -> Json:
             "oldest_at": time_json(status.oldest_at_ms),
             "next_attempt_at": time_json(queue.next_attempt_at_ms),
             "in_flight": bool(queue.in_flight),
+            "lanes": lanes_json(queue.lanes),
         },
         "last_attempt": status.last_attempt,
+    }
+
+
+def lanes_json(lanes: LanesView | None) -> Json | None:
+    """The lanes of an endpoint that orders by key."""
+    if lanes is None:
+        return None
+    return {
+        "busy": lanes.busy,
+        "most_waiting": lanes.most_waiting,
+        "blocked": [blocked_json(each) for each in lanes.blocked],
+    }
+
+
+def blocked_json(lane: BlockedLane) -> Json:
+    """A lane that waits for a retry."""
+    return {
+        "key": lane.key,
+        "event_id": lane.event_id,
+        "since": rfc3339(lane.since_ms),
+        "next_attempt_at": rfc3339(lane.next_attempt_at_ms),
+        "waiting": lane.waiting,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from webhookd import log
@@ -14,12 +14,14 @@ from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.held_events import HeldEvents
 from webhookd.delivery.ingest import Ingest
+from webhookd.delivery.queue_view import BLOCKED_SHOWN, QueueView
 from webhookd.delivery.recorder import Recorder
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.mail.mailer import Mailer
 from webhookd.models import Endpoint, Json
 from webhookd.store import attempts
 from webhookd.store.store import SQLITE_VERSION, Db
+from webhookd.web.api.schemas import blocked_json
 
 RATE_BEATS = 60
 SLOWEST = 5
@@ -107,6 +109,7 @@ class Status:
                 "in_flight": sum(view.in_flight for view in views.values()),
             },
             "slowest_endpoints": self._slowest(endpoints),
+            "blocked_lanes": _blocked(endpoints, views),
             "budgets": self._budgets(workspace_seq),
         }
 
@@ -169,6 +172,22 @@ class Status:
             if view.failures:
                 shown.append({"workspace": workspace.id, "failures": view.failures, "limit": view.limit})
         return shown
+
+
+def _blocked(endpoints: Sequence[Endpoint], views: Mapping[int, QueueView]) -> list[Json]:
+    """The lanes that have waited longest for a retry, of endpoints that order by key."""
+    found = [(lane, each) for each in endpoints if (lanes := views[each.seq].lanes) for lane in lanes.blocked]
+    found.sort(key=lambda pair: pair[0].since_ms)
+    return [
+        {
+            "id": each.id,
+            "workspace": each.workspace,
+            "url": log.loggable_url(each.url),
+            "path": each.ordering.key,
+            **blocked_json(lane),
+        }
+        for lane, each in found[:BLOCKED_SHOWN]
+    ]
 
 
 def _shown(error: Json) -> Json:

@@ -10,7 +10,7 @@ from functools import cache
 from aiohttp import web
 
 from webhookd import log
-from webhookd.delivery.dispatcher import EndpointStatus
+from webhookd.delivery.queue_view import EndpointStatus
 from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, Endpoint
 from webhookd.rules.ids import delivery_id
