@@ -36,40 +36,62 @@ def reordered(case: Case) -> Iterator[Violation]:
 
 
 def overtaken(case: Case) -> Iterator[Violation]:
-    """Nothing of an endpoint's queue starts before what stands in front of it was finished, whatever came of that."""
-    seq_of = {id(each): seq for seq, arrivals in case.arrivals.items() for each in arrivals}
+    """Nothing starts before what stands in front of it was finished, whatever came of that.
+
+    In front stands what was accepted before it with the same key, or when its endpoint had another key to order by.
+    """
+    rows = {id(each): row for row in case.final.deliveries for each in case.arrivals[row.seq]}
     for endpoint, arrivals in case.by_endpoint.items():
-        reached = 0
+        reached: dict[str, int] = defaultdict(int)
+        era = 0
         for each in arrivals:
-            seq = seq_of.get(id(each))
-            if seq is None:
+            row = rows.get(id(each))
+            if row is None:
                 continue
-            if seq < reached:
+            if row.era < era or (row.era == era and row.seq < reached[row.key]):
                 yield Violation("reordered", f"{endpoint} got {each.event_id} again after one that stands behind it")
-            reached = max(reached, seq)
+            if row.era > era:
+                era, reached = row.era, defaultdict(int)
+            reached[row.key] = max(reached[row.key], row.seq)
 
 
 def overlapping(case: Case) -> Iterator[Violation]:
-    """One request in flight per endpoint, within the life of a process."""
+    """One request in flight per key, and no more than an endpoint has lanes, within the life of a process."""
+    rows = {id(each): row for row in case.final.deliveries for each in case.arrivals[row.seq]}
     for endpoint, arrivals in case.by_endpoint.items():
-        for before, after in pairwise(arrivals):
-            ended = math.inf if before.ended_at is None else before.ended_at
-            apart = case.history.crash_between(before.arrived_at, after.arrived_at) is not None
-            if after.arrived_at < ended and not apart:
-                yield Violation("overlapping", f"{endpoint}: {after.event_id} came before {before.event_id} had ended")
+        under_way: list[Received] = []
+        for each in arrivals:
+            under_way = [before for before in under_way if not _is_over(case, before, each)]
+            key = _order(rows, each)
+            for before in under_way:
+                if _order(rows, before) in (key, None) or key is None or _order(rows, before)[1] != key[1]:
+                    what = f"{each.event_id} came before {before.event_id} had ended"
+                    yield Violation("overlapping", f"{endpoint}: {what}")
+            under_way.append(each)
+            if len(under_way) > case.final.endpoints[endpoint].lanes > 1:
+                yield Violation("overlapping", f"{endpoint} had {len(under_way)} requests under way")
+
+
+def _order(rows: dict[int, DeliveryRow], each: Received) -> tuple[str, int] | None:
+    """What a request keeps its order with; None where its delivery isn't known."""
+    row = rows.get(id(each))
+    return None if row is None else (row.key, row.era)
+
+
+def _is_over(case: Case, before: Received, after: Received) -> bool:
+    ended = math.inf if before.ended_at is None else before.ended_at
+    return after.arrived_at >= ended or case.history.crash_between(before.arrived_at, after.arrived_at) is not None
 
 
 def repeated(case: Case) -> Iterator[Violation]:
-    """The same attempt comes again only after a crash that left its outcome unknown, one per endpoint and crash.
+    """The same attempt comes again only after a crash that left its outcome unknown, one per lane and crash.
 
     After a success that was not cut off by a crash nothing more comes of a delivery.
     """
     for row, before, after in _again(case):
         if case.history.crash_between(before.arrived_at, after.arrived_at) is None:
             yield Violation("repeated", f"{row.endpoint} got attempt {after.attempt} of {row.event_id} twice, no crash")
-    for (endpoint, crash), count in repeats_per_crash(case).items():
-        if count > 1:
-            yield Violation("repeated", f"{endpoint} got {count} repeats after crash {crash}")
+    yield from _too_many_repeats(case)
     for row in case.final.deliveries:
         arrivals = case.arrivals[row.seq]
         for before, after in pairwise(arrivals):
@@ -79,6 +101,18 @@ def repeated(case: Case) -> Iterator[Violation]:
                 yield Violation("repeated", f"{row.endpoint} got attempt {after.attempt} of {row.event_id} out of turn")
             elif after.attempt != before.attempt and case.succeeded(row.seq, before):
                 yield Violation("repeated", f"{row.endpoint} said 200 to {row.event_id} and got it again")
+
+
+def _too_many_repeats(case: Case) -> Iterator[Violation]:
+    of_key: Counter[tuple[str, str, int | None]] = Counter()
+    for row, before, after in _again(case):
+        of_key[row.endpoint, row.key, case.history.crash_between(before.arrived_at, after.arrived_at)] += 1
+    for (endpoint, key, at), count in of_key.items():
+        if count > 1 and at is not None:
+            yield Violation("repeated", f"{endpoint} got {count} repeats of the key {key!r} after crash {at}")
+    for (endpoint, crash), count in repeats_per_crash(case).items():
+        if count > case.final.endpoints[endpoint].lanes:
+            yield Violation("repeated", f"{endpoint} got {count} repeats after crash {crash}")
 
 
 def repeats_per_crash(case: Case) -> Counter[tuple[str, int]]:
@@ -123,6 +157,8 @@ def gaps(case: Case) -> Iterator[Violation]:
                 restored = case.history.restored_between(row.endpoint, before.ended_at, each.arrived_at)
                 # It is read a little later than that.
                 upto = -math.inf if restored is None else restored + terms.late_seconds
+                if case.final.endpoints[row.endpoint].lanes > 1:  # each lane reads it whenever it begins
+                    upto = each.arrived_at
                 if any(before.ended_at < at < upto for at, _ in case.history.wall_steps):
                     # Restored by a wall clock that was set meanwhile: perhaps shorter, never longer than its own step.
                     earliest, latest = before.ended_at, since + longest

@@ -172,7 +172,11 @@ ORDINARY, REPLAY, BACKFILL = 0, 1, 3
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """A delivery in the table; `final_number` is the number of the attempt that delivered it, `queued_at` if known."""
+    """A delivery in the table; `final_number` is the number of the attempt that delivered it, `queued_at` if known.
+
+    `key`: it keeps its order with the deliveries to its endpoint that have the same one.  `era`: what has a lower one
+    is finished before; it counts how often its endpoint was given another key to order by.
+    """
 
     seq: int
     event_id: str
@@ -182,6 +186,8 @@ class DeliveryRow:
     attempt_count: int = 1
     final_number: int | None = 1
     queued_at: float | None = None
+    key: str = ""
+    era: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +209,7 @@ class EndpointRow:
     skipped_upto: int = 0
     deleted: bool = False
     workspace: str = "default"
+    lanes: int = 1  # the most that it had
 
 
 @dataclass(slots=True)

@@ -110,6 +110,8 @@ def _too_early(case: Case, endpoint: str, dues: list[_Due], *, stopped: bool) ->
         between = [due for due in dues if begin <= due.failure.ended_at <= end]
         begin = end
         last = max(between, key=lambda due: (due.failure.ended_at, due.failure.seq), default=None)
-        may = any(due.may for due in between) if case.history.terms.disables_all else last is not None and last.may
+        # Its other lanes' requests end, and may fail, after the failure that disables it.
+        one_of_all = case.history.terms.disables_all or case.final.endpoints[endpoint].lanes > 1
+        may = any(due.may for due in between) if one_of_all else last is not None and last.may
         if auto and not may:
             yield Violation("disabled", f"{endpoint} was disabled before the budget was spent")

@@ -33,15 +33,25 @@ _TRIGGERS = "CREATE TEMP TABLE noted (kind, a, b, c, d, e, f);" + "".join(
         (
             ("event", "INSERT", "events", "NEW.seq NEW.workspace_seq NEW.id NEW.type"),
             ("queued", "INSERT", "deliveries", "NEW.seq NEW.event_seq NEW.endpoint_seq NEW.kind NEW.replay_of"),
-            ("changed", "UPDATE", "deliveries", "NEW.seq NEW.state NEW.attempt_count NEW.tries NEW.next_attempt_at"),
+            (
+                "changed",
+                "UPDATE OF state, attempt_count",
+                "deliveries",
+                "NEW.seq NEW.state NEW.attempt_count NEW.tries NEW.next_attempt_at",
+            ),
             ("pruned", "DELETE", "deliveries", "OLD.seq OLD.state"),
             ("failed", "INSERT", "attempts", "NEW.delivery_seq NEW.endpoint_seq NEW.counted"),
-            ("endpoint", "INSERT", "endpoints", "NEW.seq NEW.url NEW.workspace_seq NEW.event_types NEW.state"),
+            (
+                "endpoint",
+                "INSERT",
+                "endpoints",
+                "NEW.seq NEW.url NEW.workspace_seq NEW.event_types NEW.state NEW.ordering",
+            ),
             (
                 "endpoint_changed",
                 "UPDATE",
                 "endpoints",
-                "NEW.seq NEW.state NEW.skipped_upto NEW.deleted_at NEW.event_types",
+                "NEW.seq NEW.state NEW.skipped_upto NEW.deleted_at NEW.event_types NEW.ordering",
             ),
             ("notice", "INSERT", "outbox", "NEW.kind"),
             ("plan", "UPDATE OF plan", "workspaces", "NEW.seq NEW.plan"),

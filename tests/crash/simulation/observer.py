@@ -17,6 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.crash import history
 from tests.crash.history import (
@@ -50,13 +51,39 @@ class Hook:
     workspace: int
     types: tuple[str, ...]
     state: str
+    ordering: str
+    era: int = 0  # how often it was given another key to order by
+    lanes: int = 1
+    most_lanes: int = 1
+    key_path: str | None = None
+    sequence: int = 0  # of the last delivery that was queued while it ordered by key
     skipped_upto: int = 0
     skips: bool = False
     deleted: bool = False
     moves: list[float] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
     open: list[Enabled | Deleted] = field(default_factory=list)
-    dropped: set[int] = field(default_factory=set)  # since it delivered, and still in the log
+    dropped: set[int] = field(default_factory=set)  # those that are still in the log, as
+    delivered: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.order(self.ordering)
+        self.era = 0
+
+    def order(self, ordering: str) -> None:
+        """Take its order from the table."""
+        self.ordering = ordering
+        found = json.loads(ordering) or {"key": None, "lanes": 1}
+        self.era += found["key"] != self.key_path
+        self.key_path, self.lanes = found["key"], found["lanes"]
+        self.most_lanes = max(self.most_lanes, self.lanes)
+
+    def key_of(self, body: bytes) -> str:
+        """What an event keeps its order with: everything, or what has the same value at the path."""
+        value: Any = json.loads(body) if self.key_path is not None else ""
+        for name in (self.key_path or "").split(".") if self.key_path is not None else ():
+            value = value.get(name) if isinstance(value, dict) else None
+        return json.dumps(value)
 
     @property
     def head(self) -> int | None:
@@ -70,6 +97,9 @@ class Delivery:
     hook: int
     kind: int
     queued_at: float
+    key: str
+    era: int
+    sequence: int | None
     state: int = PENDING
     attempts: int = 0
 
@@ -136,8 +166,8 @@ class Observer:
             "queued": (self._queued, 5),
             "changed": (self._changed, 3),
             "failed": (self._failed, 3),
-            "endpoint": (self._endpoint, 5),
-            "endpoint_changed": (self._endpoint_changed, 5),
+            "endpoint": (self._endpoint, 6),
+            "endpoint_changed": (self._endpoint_changed, 6),
             "plan": (self._plan, 2),
             "notice": (self._notice, 1),
             "pruned": (self._pruned, 2),
@@ -203,8 +233,12 @@ class Observer:
             self._own_rows[event] += 1
         elif replay_of is not None and self._waits(replay_of):
             raise Broken(f"delivery {replay_of} was replayed while it waited")
-        self.deliveries[seq] = Delivery(seq, event, hook, kind, commit.now)
-        self.hooks[hook].waiting.append(seq)
+        to = self.hooks[hook]
+        to.sequence += to.key_path is not None
+        sequence = to.sequence if to.key_path is not None else None
+        key = to.key_of(self._bodies[self._events[event][1]])
+        self.deliveries[seq] = Delivery(seq, event, hook, kind, commit.now, key, to.era, sequence)
+        to.waiting.append(seq)
 
     def _waits(self, seq: int) -> bool:
         delivery = self.deliveries.get(seq)
@@ -245,20 +279,21 @@ class Observer:
                 raise Broken(f"{name} went from {delivery.state} to {state}")
             hook.moves.append(commit.now)
             if state == DELIVERED:
-                hook.dropped.clear()
+                hook.delivered.add(seq)
             if state == DROPPED:
-                commit.drop = None if hook.dropped else hook.seq
+                newest = max(hook.delivered, default=0)
+                commit.drop = None if any(each > newest for each in hook.dropped) else hook.seq
                 hook.dropped.add(seq)
         if attempts != delivery.attempts:
-            ended = self._ended.pop(hook.seq, None)
-            if ended is None or (ended.delivery, ended.seen.attempt) != (seq, attempts):
+            ended = self._ended.pop(seq, None)
+            if ended is None or ended.seen.attempt != attempts:
                 raise Broken(f"{name} has {attempts} attempts in the table after {delivery.attempts}")
         delivery.state, delivery.attempts = state, attempts
 
     def _failed(self, commit: Commit, seq: int, hook_seq: int, counted: int) -> None:
         self._settle_drop(commit)  # what follows is another command
-        attempt, hook = self._ended.get(hook_seq), self.hooks[hook_seq]
-        if attempt is None or attempt.delivery != seq or attempt.reason is None or attempt.seen.ended_at is None:
+        attempt, hook = self._ended.get(seq), self.hooks[hook_seq]
+        if attempt is None or attempt.reason is None or attempt.seen.ended_at is None:
             raise Broken(f"a failure of delivery {seq} was recorded that didn't happen")
         if attempt.counted is not None and attempt.counted != bool(counted):
             raise Broken(f"the failure of delivery {seq} ({attempt.reason}) is recorded with counted={counted}")
@@ -266,20 +301,24 @@ class Observer:
                          attempt.seen.attempt, attempt.reason.value, bool(counted))  # fmt: skip
         self._failures.append(row)
 
-    def _endpoint(self, commit: Commit, seq: int, url: str, workspace: int, types: str, state: str) -> None:
-        hook = self.hooks[seq] = Hook(seq, url, workspace, tuple(json.loads(types)), state, moves=[commit.now])
+    def _endpoint(
+        self, commit: Commit, seq: int, url: str, workspace: int, types: str, state: str, ordering: str
+    ) -> None:
+        hook = self.hooks[seq] = Hook(seq, url, workspace, tuple(json.loads(types)), state, ordering)
+        hook.moves.append(commit.now)
         self.by_url[url] = seq
         self.history.moves[url] = hook.moves
 
     def _endpoint_changed(
-        self, commit: Commit, seq: int, state: str, skipped_upto: int, deleted_at: int | None, types: str
+        self, commit: Commit, seq: int, state: str, skipped_upto: int, deleted_at: int | None, types: str, ordering: str
     ) -> None:
         hook = self.hooks[seq]
+        hook.order(ordering)
         if state == "auto_disabled" != hook.state:
             commit.stopped += 1
             commit.drop = None if commit.drop == seq else commit.drop
         if state == "active" != hook.state:
-            if seq in self._in_flight or seq in self._ended:
+            if self._under_way(seq):
                 raise Broken(f"endpoint {seq} was enabled while an attempt was in flight")
             hook.open.append(Enabled(hook.url, commit.now, commit.now, auto=hook.state == "auto_disabled"))
         hook.skips |= skipped_upto > hook.skipped_upto
@@ -307,6 +346,7 @@ class Observer:
         self._pruned_deliveries.append(delivery)
         hook = self.hooks[delivery.hook]
         hook.dropped.discard(seq)
+        hook.delivered.discard(seq)
         if state == PENDING and not hook.deleted:
             raise Broken(f"delivery {seq} was pruned while it waited")
         if seq in hook.waiting:
@@ -328,24 +368,48 @@ class Observer:
                 raise Broken(f"{name} began, which is {'deleted' if hook.deleted else hook.state}")
         if self._paused.get(hook.workspace) and not self.changing_plan[hook.workspace]:
             raise Broken(f"{name} began, whose plan has no webhooks")
-        if hook.seq in self._in_flight or hook.seq in self._ended:
+        delivery = self._next(hook, event_id, replay=replay)
+        if delivery is None:
+            raise Broken(f"{name} began, which isn't the next in order: endpoint {hook.seq} waits for {hook.head}")
+        before = [self.deliveries[each.delivery] for each in self._under_way(hook.seq)]
+        if any((each.key, each.era) == (delivery.key, delivery.era) for each in before):
             raise Broken(f"{name} began before the outcome of the one before was committed")
-        head = hook.head
-        if head is None:
-            raise Broken(f"{name} began, for which nothing waits")
-        delivery = self.deliveries[head]
-        if event_id != self._events[delivery.event][1] or replay != (delivery.kind == 1):
-            raise Broken(f"{name} began, but delivery {head} is the next in order")
+        if len(before) >= (hook.lanes if now - hook.moves[-1] > self.slack_seconds else hook.most_lanes):
+            raise Broken(f"{name} began beside {len(before)} others, it has {hook.lanes} lanes")
+        if headers.get("webhook-sequence") != (None if delivery.sequence is None else str(delivery.sequence)):
+            raise Broken(f"{name} has the sequence {headers.get('webhook-sequence')}, not {delivery.sequence}")
         number = int(headers["X-Webhook-Attempt"])
         if number != delivery.attempts + 1:
             raise Broken(f"{name} is numbered {number} after {delivery.attempts} attempts")
-        seen = Received(url, event_id, body, number, replay, now, delivery_seq=head)
+        seen = Received(url, event_id, body, number, replay, now, delivery_seq=delivery.seq)
         self.history.received.append(seen)
-        self._in_flight[hook.seq] = Attempt(hook.seq, head, seen)
-        return self._in_flight[hook.seq]
+        self._in_flight[delivery.seq] = Attempt(hook.seq, delivery.seq, seen)
+        return self._in_flight[delivery.seq]
+
+    def _under_way(self, hook_seq: int) -> list[Attempt]:
+        """The attempts of an endpoint whose outcomes aren't committed yet."""
+        return [each for each in (*self._in_flight.values(), *self._ended.values()) if each.hook == hook_seq]
+
+    def _next(self, hook: Hook, event_id: str, *, replay: bool) -> Delivery | None:
+        """The delivery of a request: the next of its key, with everything from before another key was given done."""
+        keys: set[str] = set()
+        era = None
+        for seq in hook.waiting:
+            if seq <= hook.skipped_upto:
+                continue
+            delivery = self.deliveries[seq]
+            era = delivery.era if era is None else era
+            if delivery.era != era:
+                return None
+            if delivery.key not in keys:
+                is_it = event_id == self._events[delivery.event][1] and replay == (delivery.kind == 1)
+                if is_it and seq not in self._in_flight and seq not in self._ended:
+                    return delivery
+                keys.add(delivery.key)
+        return None
 
     def ends(self, attempt: Attempt, reason: Reason | None, answer: int | None, now: float) -> None:
-        self._ended[attempt.hook] = self._in_flight.pop(attempt.hook)
+        self._ended[attempt.delivery] = self._in_flight.pop(attempt.delivery)
         attempt.reason, attempt.seen.ended_at, attempt.seen.answer = reason, now, answer
         deleted = self.hooks[attempt.hook].deleted
         attempt.counted = None if deleted else reason is not None and reason is not Reason.LOCAL
@@ -395,7 +459,7 @@ class Observer:
 
     def unfinished(self) -> list[str]:
         """What is still to be done: deliveries that can go out, requests under way, rows that have yet to follow."""
-        left = [f"endpoint {hook}: an attempt is under way" for hook in (*self._in_flight, *self._ended)]
+        left = [f"delivery {seq}: an attempt is under way" for seq in (*self._in_flight, *self._ended)]
         for hook in self.hooks.values():
             if self._runs(hook) and hook.head is not None:
                 left.append(f"endpoint {hook.seq}: delivery {hook.head} waits")
@@ -419,10 +483,12 @@ class Observer:
                 history.DeliveryRow(
                     each.seq, ids.get(each.event, "forgotten"), self.hooks[each.hook].url, each.state, each.kind,
                     each.attempts, each.attempts if each.state == DELIVERED else None, each.queued_at,
+                    each.key, each.era,
                 )
                 for each in every
             ],
             self._failures,
-            {hook.url: history.EndpointRow(hook.url, hook.state, hook.skipped_upto, hook.deleted, str(hook.workspace))
+            {hook.url: history.EndpointRow(hook.url, hook.state, hook.skipped_upto, hook.deleted, str(hook.workspace),
+                                           hook.most_lanes)
              for hook in self.hooks.values()},
         )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -35,16 +37,27 @@ async def _create(world: World, app: App, action: Action) -> None:
     hook = world.script.hooks[action.hook]
     if hook.workspace not in [each.id for each in app.registry.workspaces()]:
         await app.services.workspaces.create(hook.workspace)
-    await app.services.endpoints.create(hook.workspace, url=hook.url, event_types=list(hook.types))
+    await app.services.endpoints.create(
+        hook.workspace, url=hook.url, event_types=list(hook.types), ordering=hook.ordering
+    )
 
 
 async def _send(world: World, app: App, action: Action) -> None:
     seq = _workspace_seq(app, action.workspace)
-    bodies = {i: f'{{"event_type":"{action.event_type}","event_id":"{i}","n":"{i * 9}"}}'.encode() for i in action.ids}
+    bodies = {each: _body(world, action.event_type, each) for each in action.ids}
     asked = world.observer.sending(seq, action.event_type, bodies, world.loop.time())
     new = [NewEvent(event_id, action.event_type, body) for event_id, body in bodies.items()]
     results = await app.services.ingest.accept(action.workspace, new)
     world.observer.answered(seq, asked, results, world.loop.time())
+
+
+def _body(world: World, event_type: str, event_id: str) -> bytes:
+    """An event; where endpoints order by key, with a contact and mostly a conversation that the id decides."""
+    fields: dict[str, object] = {"event_type": event_type, "event_id": event_id, "n": event_id * 9}
+    if world.script.orders_by_key:
+        draw = zlib.crc32(event_id.encode())
+        fields |= {"contact": {"id": draw % 5}, "conversation": {"id": f"c{draw // 5 % 3}"} if draw % 7 else None}
+    return json.dumps(fields, separators=(",", ":")).encode()
 
 
 async def _disable(world: World, app: App, action: Action) -> None:
@@ -80,6 +93,11 @@ async def _plan(world: World, app: App, action: Action) -> None:
 async def _types(world: World, app: App, action: Action) -> None:
     workspace, endpoint_id, _ = _endpoint_id(world, app, action)
     await app.services.endpoints.change(workspace, endpoint_id, {"event_types": [action.text]})
+
+
+async def _ordering(world: World, app: App, action: Action) -> None:
+    workspace, endpoint_id, _ = _endpoint_id(world, app, action)
+    await app.services.endpoints.change(workspace, endpoint_id, {"ordering": action.ordering})
 
 
 async def _replay(world: World, app: App, action: Action) -> None:
@@ -124,6 +142,7 @@ OPERATIONS: dict[str, Operation] = {
     "delete": _delete,
     "plan": _plan,
     "types": _types,
+    "ordering": _ordering,
     "replay": _replay,
     "replay-all": _replay_all,
     "test": _test,

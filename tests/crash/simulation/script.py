@@ -6,8 +6,9 @@ Schedules are short (a few endpoints, some dozen events, a few virtual hours) an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 from webhookd.config import Budget, Config, Delivery, Hold, Mail, Retention
 
@@ -20,12 +21,13 @@ MODES = ("ok", "fail", "flaky", "slow", "hang", "late", "refused", "dns", "local
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """An endpoint of the script; `mode` is how its receiver behaves at first."""
+    """An endpoint of the script; `mode` is how its receiver behaves at first, `ordering` as the API takes it."""
 
     workspace: str
     url: str
     types: tuple[str, ...]
     mode: str
+    ordering: Any = "endpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Action:
     text: str = ""
     flag: bool = False
     seconds: float = 0.0
+    ordering: Any = "endpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,12 @@ class Script:
     until: float = 0.0
     in_order: bool = False
     slowest_seconds: float = 0.005
+    orders_by_key: bool = False
     constants: dict[str, float] = field(default_factory=dict)
 
 
-def write(seed: int) -> Script:
+def write(seed: int, *, orders_by_key: bool | None = None) -> Script:
+    """The script of a seed; whether its endpoints order by key is drawn, unless it is given."""
     rng = Random(seed)
     script = Script(seed, rng, in_order=rng.random() < 0.3)
     script.until = rng.choice((0.5, 1, 2, 5, 10)) * HOUR
@@ -87,6 +92,11 @@ def write(seed: int) -> Script:
     for name in ("LEAST_SIZE", "MOST_SIZE"):
         script.constants[f"webhookd.store.writer.{name}"] = script.constants["webhookd.store.writer.BATCH_SIZE"]
     _people_it(rng, script)
+    # By dice of their own, so that the rest of a kept seed stays as it was.
+    dice = Random(f"lanes {seed}")
+    script.orders_by_key = dice.random() < 0.4 if orders_by_key is None else orders_by_key
+    if script.orders_by_key:
+        _order_by_key(dice, script)
     script.actions.sort(key=lambda action: action.at)
     return script
 
@@ -135,6 +145,24 @@ def _people_it(rng: Random, script: Script) -> None:
     for _ in range(rng.choice((0, 1, 1, 2))):
         step = int(10 ** rng.uniform(0.5, 2.8))
         script.kills.append(Kill(step, rng.choice((0.1, 1.0, 45.0, 400.0))))
+
+
+def _order_by_key(dice: Random, script: Script) -> None:
+    """Most endpoints order by key, and some get another order, mostly while there is work."""
+    script.hooks = [replace(hook, ordering=_ordering(dice)) for hook in script.hooks]
+    script.constants["webhookd.delivery.queue.LANE_EVENTS"] = dice.choice((16, 1, 2))
+    sent = [action.at for action in script.actions if action.what == "send"]
+    for _ in range(dice.choice((0, 1, 2, 4))):
+        at = dice.choice(sent) + dice.uniform(0, dice.choice((0.05, 1.0, 10.0, 100.0)))
+        hook = dice.randrange(len(script.hooks))
+        script.actions.append(Action(at, "ordering", hook=hook, ordering=_ordering(dice)))
+
+
+def _ordering(dice: Random) -> Any:
+    if dice.random() < 0.2:
+        return "endpoint"
+    key = dice.choice(("contact.id", "contact.id", "conversation.id", "contact.nothing"))
+    return {"key": key, "lanes": dice.choice((2, 2, 3, 8, 64))}
 
 
 def _set_clocks(rng: Random, script: Script, moments: Callable[[], float]) -> None:

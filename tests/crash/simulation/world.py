@@ -150,7 +150,7 @@ class World:
     async def _live(self) -> None:
         store = SimulatedStore(self.disk, self.loop, self.passed)
         clock = self.clock
-        app = self._app = SimulatedApp(self.script.config, Path("."), store, clock, SimulatedNetwork(self))
+        app = self._app = SimulatedApp(self.script.config, Path("."), store, clock, SimulatedNetwork(self), None, None)
         watching = asyncio.create_task(self._watch(app))
         await app.start({})
         self.observer.started(self.loop.time())
@@ -308,9 +308,9 @@ def constants(values: Mapping[str, Any]) -> Iterator[None]:
             setattr(module, constant, value)
 
 
-def play(seed: int, *, traced: bool = False) -> Report:
-    """Play the schedule of a seed; what was broken, if anything was, stands in the report."""
-    script = write(seed)
+def play(seed: int, *, traced: bool = False, orders_by_key: bool | None = None) -> Report:
+    """Play the schedule of a seed (see `write`); what was broken, if anything was, stands in the report."""
+    script = write(seed, orders_by_key=orders_by_key)
     stand_ins = {"webhookd.sender.client.HttpSender": NoSender, "webhookd.store.writer.time": NoTime}
     with constants(script.constants | stand_ins):
         world = World(script, traced=traced)
