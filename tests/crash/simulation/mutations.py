@@ -15,13 +15,13 @@ from webhookd.delivery import consumer
 from webhookd.delivery.consumer import Consumer
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.ingest import Ingest
-from webhookd.delivery.queue import Lane
+from webhookd.delivery.queue import EndpointQueue, Lane, Slots
 from webhookd.delivery.recorder import Recorder
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.models import Accepted
 from webhookd.rules.failure_budget import FailureWindow
 from webhookd.rules.retry import RetryIn, RetrySchedule, decide
-from webhookd.store import deliveries, endpoints
+from webhookd.store import connection, deliveries, endpoints
 
 # What is replaced, by the thing that has it and its name there.
 Change = dict[tuple[Any, str], Any]
@@ -233,6 +233,33 @@ def _a_drop_is_reported_after_its_commit() -> Change:
     return {(Watchdog, "notify_of_drop"): later}
 
 
+def _a_key_has_several_lanes() -> Change:
+    """The lane follows from the whole event, not from its key."""
+    lane_hash = connection.lane_hash
+    return {(connection, "lane_hash"): lambda path, body: lane_hash("event_id", body)}
+
+
+def _another_key_is_no_barrier() -> Change:
+    """What was accepted under the new key goes beside what still waits under the old one."""
+    take = EndpointQueue.take_ordering
+
+    def hasty(self: EndpointQueue, ordering: Any) -> None:
+        take(self, replace(ordering, barriers=()))
+
+    return {(EndpointQueue, "take_ordering"): hasty}
+
+
+def _lanes_are_not_counted() -> Change:
+    """Every lane that has work is at work."""
+
+    def generous(self: Slots) -> Any:
+        request = asyncio.get_running_loop().create_future()
+        request.set_result(True)
+        return request
+
+    return {(Slots, "request"): generous}
+
+
 MUTATIONS: dict[str, Callable[[], Change]] = {
     made.__name__.strip("_"): made
     for made in (
@@ -253,6 +280,9 @@ MUTATIONS: dict[str, Callable[[], Change]] = {
         _skipped_ones_come_all_the_same,
         _every_drop_is_reported,
         _a_drop_is_reported_after_its_commit,
+        _a_key_has_several_lanes,
+        _another_key_is_no_barrier,
+        _lanes_are_not_counted,
     )
 }
 # What the simulation found by itself; `seeds.txt` has the seeds that found it.
