@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
@@ -411,12 +412,29 @@ async def test_the_address_in_a_mail_leads_to_the_webhook(api: Api, browser: Bro
     assert f"/webhooks/{endpoint.id}?workspace=acme" == answer.headers["Location"]
 
 
+async def test_a_signing_key_of_ones_own(api: Api, browser: Browser) -> None:
+    """Taken as it is; a malformed one is refused at its field, and never shown again."""
+    fields = FIELDS | {"url": "https://own.example/", "signing_key": "whsec_short"}
+    refused = await browser.send_form("/webhooks/new", fields, "/webhooks/new")
+    assert 422 == refused.status and 'id="signing_key-fault"' in refused.body.decode()
+    assert "whsec_short" not in refused.body.decode()
+    own = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+    made = await browser.send_form("/webhooks/new", fields | {"signing_key": own}, "/webhooks/new")
+    assert 303 == made.status
+    assert own in {each.signing_key for each in api.app.registry.endpoints("default")}
+
+
 async def test_a_plan_without_webhooks_is_said(api: Api, browser: Browser) -> None:
-    """Below the plan: the table says that nothing goes out, adding is refused beside the form."""
+    """Below the plan: the table says that nothing goes out, the form says first which plan it takes and what to do."""
     await api.engine.endpoint("https://example.com/hook")
     await api.app.services.workspaces.change("default", plan="starter")
     shown = await text_of(browser, "/webhooks")
     assert "This workspace's plan has no webhooks" in shown and "Paused by plan" in shown
+    first = await text_of(browser, "/webhooks/new")
+    assert first.index("Webhooks come with the plan Advanced and above. This workspace is on Starter") < first.index(
+        "URL"
+    )
+    assert 'href="/settings"' in (await browser.get("/webhooks/new")).body.decode()
     fields = FIELDS | {"url": "https://other.example/"}
     answer = await browser.send_form("/webhooks/new", fields, "/webhooks/new")
     assert (403, True) == (answer.status, "The plan has no webhooks" in answer.body.decode())

@@ -31,12 +31,14 @@ class WebhookForm:
     headers: str
     x_webhook_signature: bool = True
     x_webhook_signature_key: str = ""
+    signing_key: str = ""
     kept_headers: tuple[tuple[str, str], ...] = ()
     kept_key: str | None = None
 
     def fields(self, page: Page) -> dict[str, Any]:
         """The endpoint's fields; ApiError `invalid_field` for a malformed header line."""
         return {
+            **({"signing_key": self.signing_key} if self.signing_key else {}),
             "url": self.url,
             "description": self.description,
             "event_types": [EVERY_TYPE] if self.every_type else list(self.event_types),
@@ -96,6 +98,7 @@ def given(page: Page, endpoint: Endpoint | None = None) -> WebhookForm:
         headers=page.field("headers"),
         x_webhook_signature=page.field("x_webhook_signature") == "yes",
         x_webhook_signature_key=page.field("x_webhook_signature_key"),
+        signing_key="" if endpoint else page.field("signing_key").strip(),
         kept_headers=endpoint.headers if endpoint else (),
         kept_key=endpoint.x_webhook_signature_key if endpoint else None,
     )

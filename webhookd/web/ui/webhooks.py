@@ -155,7 +155,15 @@ def _form(
         fault=fault,
         fault_field=_field_of(fault),
         allow_http=page.services.settings().egress.allow_http,
+        plan_needed=_plan_needed(page),
+        plan_name=lambda plan: page.text.maybe(f"plan.{plan}", plan),
     )
+
+
+def _plan_needed(page: Page) -> str:
+    """The lowest plan that has webhooks, where the workspace's has none; else ""."""
+    paused = page.services.registry.paused(page.workspace.seq)
+    return page.services.settings().plans.webhooks_from if paused else ""
 
 
 def _again(page: Page, form: WebhookForm, error: ApiError, endpoint: Endpoint | None) -> web.Response:
