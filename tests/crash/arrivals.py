@@ -68,7 +68,7 @@ def overlapping(case: Case) -> Iterator[Violation]:
                     what = f"{each.event_id} came before {before.event_id} had ended"
                     yield Violation("overlapping", f"{endpoint}: {what}")
             under_way.append(each)
-            if len(under_way) > case.final.endpoints[endpoint].lanes > 1:
+            if endpoint in case.final.endpoints and len(under_way) > case.final.endpoints[endpoint].lanes > 1:
                 yield Violation("overlapping", f"{endpoint} had {len(under_way)} requests under way")
 
 
@@ -106,7 +106,7 @@ def repeated(case: Case) -> Iterator[Violation]:
 def _too_many_repeats(case: Case) -> Iterator[Violation]:
     of_key: Counter[tuple[str, str, int | None]] = Counter()
     for row, before, after in _again(case):
-        of_key[row.endpoint, row.key, case.history.crash_between(before.arrived_at, after.arrived_at)] += 1
+        of_key[row.endpoint, row.key, case.history.first_crash_between(before.arrived_at, after.arrived_at)] += 1
     for (endpoint, key, at), count in of_key.items():
         if count > 1 and at is not None:
             yield Violation("repeated", f"{endpoint} got {count} repeats of the key {key!r} after crash {at}")
@@ -119,7 +119,7 @@ def repeats_per_crash(case: Case) -> Counter[tuple[str, int]]:
     """How many attempts each endpoint got again because of each crash."""
     counts: Counter[tuple[str, int]] = Counter()
     for row, before, after in _again(case):
-        crash = case.history.crash_between(before.arrived_at, after.arrived_at)
+        crash = case.history.first_crash_between(before.arrived_at, after.arrived_at)
         if crash is not None:
             counts[row.endpoint, crash] += 1
     return counts

@@ -140,6 +140,11 @@ class History:
         last = bisect.bisect_left(self.crashes, end, key=lambda crash: crash.at) - 1
         return last if last >= 0 and self.crashes[last].at >= begin else None
 
+    def first_crash_between(self, begin: float, end: float) -> int | None:
+        """The number of the first crash in that time, or None: the one that left unknown what was under way then."""
+        first = bisect.bisect_left(self.crashes, begin, key=lambda crash: crash.at)
+        return first if first < len(self.crashes) and self.crashes[first].at < end else None
+
     def started_between(self, begin: float, end: float) -> float | None:
         starts = [*(crash.started_at for crash in self.crashes), *self.restarts]
         return max((at for at in starts if begin < at <= end), default=None)

@@ -43,6 +43,8 @@ KINDS = (
 )
 FLAKY_SECONDS = 5.0
 AN_EVENT_IN = 25
+CONTACTS = 12  # one event in so many has none
+LANES = 4
 
 
 def subscribers(endpoints: int) -> list[Subscriber]:
@@ -57,6 +59,11 @@ def subscribers(endpoints: int) -> list[Subscriber]:
             wanted = ("*",)
         made.append(Subscriber(f"w{workspace}-{place}-{kind}", f"w{workspace}", wanted))
     return made
+
+
+def ordering(name: str) -> Any:
+    """How the endpoint of a name orders its events: every other one by key."""
+    return {"key": "contact.id", "lanes": LANES} if int(name.split("-")[1]) % 2 else "endpoint"
 
 
 @dataclass
@@ -119,7 +126,8 @@ class Producers:
     def _event(self, workspace: str) -> Event:
         event_type = RARE if self.chance.randrange(AN_EVENT_IN) == 0 else self.chance.choice(COMMON)
         size = self.chance.choice((0, 100, 400, 12_000)) if self.chance.random() < 0.1 else 50
-        return Event(f"{self.label}-{next(self._numbers)}", event_type, workspace, size)
+        number = next(self._numbers)
+        return Event(f"{self.label}-{number}", event_type, workspace, size, number % CONTACTS or None)
 
 
 @dataclass

@@ -29,10 +29,13 @@ class Event:
     event_type: str = "message.sent"
     workspace: str = "default"
     size: int = 0
+    contact: int | None = None
 
     @property
     def body(self) -> bytes:
         filling = f',"text":"{"x" * self.size}"' if self.size else ""
+        if self.contact is not None:
+            filling += f',"contact":{{"id":{self.contact}}}'
         return f'{{"event_type":"{self.event_type}","event_id":"{self.event_id}"{filling}}}'.encode()
 
 

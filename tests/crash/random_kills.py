@@ -2,10 +2,11 @@
 
     python -m tests.crash.random_kills [--kills 1000] [--seed 1] [--endpoints 50] [--round 50]
 
-Fifty endpoints of five workspaces, a fifth of them failing, silent, resetting, slow or flaky, with a budget that stops
-some and somebody who enables them; producers with single events, arrays and pipes that go on through it all.  The
-daemon is killed at a moment drawn by the seed, before it is ready as well, and started again at once.  After each round
-of kills everything comes to rest and is judged, and the next round begins with a new state; that bounds the memory.
+Fifty endpoints of five workspaces, half of them in order by key, a fifth failing, silent, resetting, slow or flaky,
+with a budget that stops some and somebody who enables them; producers with single events, arrays and pipes that go on
+through it all.  The daemon is killed at a moment drawn by the seed, before it is ready as well, and started again at
+once.  After each round of kills everything comes to rest and is judged, and the next round begins with a new state;
+that bounds the memory.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tests.crash import snapshot
 from tests.crash.case import Violation
 from tests.crash.checker import judge
 from tests.crash.history import Crash, History, Terms
-from tests.crash.load import Enabler, Manners, Producers, subscribers
+from tests.crash.load import Enabler, Manners, Producers, ordering, subscribers
 from tests.crash.producer import Body, Producer
 from tests.crash.witness import Witness, caught_up, witness
 from tests.support import process
@@ -118,7 +119,7 @@ class Round:
             await self._ask("POST", "/v1/workspaces", {"id": workspace})
         for each in self.history.subscribers:
             url = self.witness.url(each.endpoint, apart=each.endpoint.endswith("resetting"))
-            fields = {"url": url, "event_types": list(each.event_types)}
+            fields = {"url": url, "event_types": list(each.event_types), "ordering": ordering(each.endpoint)}
             status, answer = await self._ask("POST", f"/v1/workspaces/{each.workspace}/endpoints", fields)
             assert status == 201, answer
 

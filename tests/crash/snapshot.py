@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.crash.history import CANCELLED, PENDING, SKIPPED, DeliveryRow, EndpointRow, FailureRow, Final
 from webhookd.clock import parse_rfc3339
+from webhookd.models import Json
 
 # Rows follow a mark in small steps; the mark is what counts.
 _STATE = (
@@ -17,7 +18,7 @@ _STATE = (
 )
 
 _DELIVERIES = (
-    f"SELECT d.seq, v.id, d.endpoint_seq, {_STATE}, d.kind, d.attempt_count, d.final_attempt FROM deliveries d "
+    f"SELECT d.seq, v.id, d.endpoint_seq, {_STATE}, d.kind, d.attempt_count, d.final_attempt, v.body FROM deliveries d "
     "JOIN events v ON v.seq = d.event_seq JOIN endpoints e ON e.seq = d.endpoint_seq ORDER BY d.seq"
 )
 
@@ -28,12 +29,22 @@ def read(path: Path) -> Final:
         assert [("ok",)] == db.execute("PRAGMA integrity_check").fetchall()
         assert [] == db.execute("PRAGMA foreign_key_check").fetchall()
         names = {seq: url.rsplit("/", 1)[1] for seq, url in db.execute("SELECT seq, url FROM endpoints")}
+        orders = {seq: json.loads(order) for seq, order in db.execute("SELECT seq, ordering FROM endpoints")}
         workspaces = dict(db.execute("SELECT seq, id FROM workspaces").fetchall())
         return Final(
             bodies=dict(db.execute("SELECT id, body FROM events").fetchall()),
             deliveries=[
-                DeliveryRow(seq, event_id, names[endpoint], state, kind, count, final and json.loads(final)["number"])
-                for seq, event_id, endpoint, state, kind, count, final in db.execute(_DELIVERIES)
+                DeliveryRow(
+                    seq,
+                    event_id,
+                    names[endpoint],
+                    state,
+                    kind,
+                    count,
+                    final and json.loads(final)["number"],
+                    key=_key(orders[endpoint], body),
+                )
+                for seq, event_id, endpoint, state, kind, count, final, body in db.execute(_DELIVERIES)
             ],
             failures=[
                 _failure(seq, delivery, names[endpoint], workspaces[workspace], ended_ms, bool(counted), record)
@@ -43,12 +54,24 @@ def read(path: Path) -> Final:
                 )
             ],
             endpoints={
-                names[seq]: EndpointRow(names[seq], state, skipped, deleted is not None)
+                names[seq]: EndpointRow(
+                    names[seq], state, skipped, deleted is not None, lanes=orders[seq]["lanes"] if orders[seq] else 1
+                )
                 for seq, state, skipped, deleted in db.execute(
                     "SELECT seq, state, skipped_upto, deleted_at FROM endpoints"
                 )
             },
         )
+
+
+def _key(order: Json | None, body: bytes | None) -> str:
+    """What a delivery keeps its order with at an endpoint that had one order all the time."""
+    if order is None or body is None:
+        return ""
+    value = json.loads(body)
+    for name in order["key"].split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return json.dumps(value)
 
 
 def _failure(

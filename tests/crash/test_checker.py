@@ -330,7 +330,7 @@ def disabled_again_for_nothing(history: History, final: Final) -> None:
         ("altered", other_bytes_kept),
         ("reordered", swapped),
         ("reordered", swapped_in_batch),
-        ("reordered", back_again),
+        ("reordered repeated", back_again),
         ("overlapping", two_at_once),
         ("repeated", repeated_calmly),
         ("repeated", repeated_twice),
