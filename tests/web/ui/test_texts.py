@@ -28,7 +28,7 @@ SAYING = (
     *("delivery/test_event.py", "mail/mailer.py", "retention.py", "rules/event_types.py", "rules/ordering.py"),
     *("rules/signing.py", "rules/urls.py", "store/store.py", "store/workspaces.py"),
     *("store/writer.py", "web/server/memory_limit.py", "web/server/question_limit.py", "web/server/responses.py"),
-    *("web/ui/help.py", "web/ui/sign_in.py"),
+    *("web/ui/help.py", "web/ui/sign_in.py", "sender/failure_reasons.py", "sender/client.py"),
 )
 # Keys that are put together where they are used, and what they are put together from.
 FAMILIES = {
@@ -131,6 +131,10 @@ def refusals() -> set[str]:
                     message = node.args[1]
                 elif node.func.id in ("_invalid", "_blocked", "_invalid_header"):
                     message = node.args[0]
+                elif node.func.id == "EgressFailure":
+                    message = node.args[1]
+            elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
+                message = node.value.elts[-1]  # a reason and its detail
             elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "message":
                 message = node.value
             found |= {text} if (text := _template(message)) else set()
@@ -163,6 +167,14 @@ def test_every_refusal_is_there_in_vietnamese() -> None:
         with pytest.raises(ApiError) as refused:
             urls.parse_url(f"https://{name}/")
         assert "hãy viết dạng ASCII" in vietnamese.refusal(refused.value.message)
+    assert "31 lần gửi lỗi trong 30 phút ở không gian làm việc này, cho phép 30; lần cuối: phản hồi 503." == (
+        vietnamese.refusal(
+            "31 failed attempts in 30 minutes in this workspace, 30 are allowed; the last one: answered 503."
+        )
+    )
+    assert "không có phản hồi trong 5 giây" == vietnamese.refusal("no answer within 5 s")
+    assert "DNS: tên không tồn tại: a.example" == vietnamese.refusal("DNS: the name doesn't exist: a.example")
+    assert "bị chặn: 10.0.0.1: địa chỉ nội bộ" == vietnamese.refusal("blocked: 10.0.0.1: a private address")
     assert "Không có không gian làm việc 'x'." in vietnamese.refusal(
         "There is no workspace 'x'. `webhookd workspace list` shows them."
     )

@@ -42,7 +42,7 @@ class Texts:
         return _meanings(self.language).get(english, english)
 
     def refusal(self, english: str) -> str:
-        """An error message of the API in this language, or as it is where the catalogue hasn't got it.
+        """An error message of the API, or why an attempt failed, in this language; as it is if it isn't known.
 
         A value of it that is a phrase of the catalogue is in this language too.
         """
