@@ -136,6 +136,32 @@ async def test_the_older_header_is_switched_off_and_keyed_on_the_form(
     assert 422 == refused.status and 'id="x_webhook_signature_key-fault"' in refused.body.decode()
 
 
+async def test_the_order_is_set_on_the_form_and_shown(api: Api, browser: Browser, endpoint: Endpoint) -> None:
+    """A key and a number, or neither; the webhook's page has the lane that waits for a retry."""
+    path = f"/webhooks/{endpoint.id}/edit"
+    for sent, expected in (
+        ({"order_key": " contact.id ", "lanes": "3"}, ("contact.id", 3)),
+        ({"order_key": "contact.id"}, ("contact.id", 8)),
+        ({"order_key": "", "lanes": "5"}, (None, 1)),
+        ({"order_key": "contact.id", "lanes": "64"}, ("contact.id", 64)),
+    ):
+        version = re.search(r'name="version" value="([^"]+)"', (await browser.get(path)).body.decode())
+        assert version
+        assert 303 == (await browser.send_form(path, {**FIELDS, **sent, "version": version[1]}, path)).status
+        ordering = api.app.registry.endpoint("default", endpoint.id).ordering
+        assert expected == (ordering.key, ordering.lanes)
+    failing(api)
+    event = {"event_type": "contact.updated", "event_id": "e1", "contact": {"id": "Lan"}}
+    assert 202 == (await api.post("/v1/events", event)).status
+    await api.engine.quiet()
+    shown = await text_of(browser, f"/webhooks/{endpoint.id}")
+    assert "By contact.id, up to 64 requests at once" in shown
+    assert "contact.id Lan waits since" in shown
+    for wrong in ({"order_key": "a b"}, {"order_key": "a", "lanes": "65"}, {"order_key": "a", "lanes": "x"}):
+        refused = await browser.send_form("/webhooks/new", {**FIELDS, **wrong}, "/webhooks/new")
+        assert 422 == refused.status and 'id="ordering-fault"' in refused.body.decode()
+
+
 async def test_revealing_the_key_is_logged(
     browser: Browser, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

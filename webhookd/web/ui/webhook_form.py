@@ -9,13 +9,14 @@ from typing import Any
 
 from webhookd.errors import ApiError
 from webhookd.models import EVERY_TYPE, Endpoint
+from webhookd.rules.ordering import LANES_DEFAULT
 from webhookd.rules.urls import MASK
 from webhookd.web.ui.pages import Page, Translated
 
 HEADERS_MAX = 100
 _FIELDS = (
     *("url", "description", "event_types", "success", "headers"),
-    *("x_webhook_signature", "x_webhook_signature_key"),
+    *("x_webhook_signature", "x_webhook_signature_key", "ordering"),
 )
 
 
@@ -32,6 +33,8 @@ class WebhookForm:
     x_webhook_signature: bool = True
     x_webhook_signature_key: str = ""
     signing_key: str = ""
+    order_key: str = ""
+    lanes: str = ""
     kept_headers: tuple[tuple[str, str], ...] = ()
     kept_key: str | None = None
 
@@ -48,7 +51,12 @@ class WebhookForm:
             "x_webhook_signature_key": self.kept_key
             if self.x_webhook_signature_key == MASK
             else self.x_webhook_signature_key or None,
+            "ordering": self._ordering() if self.order_key else "endpoint",
         }
+
+    def _ordering(self) -> dict[str, Any]:
+        lanes = int(self.lanes) if self.lanes.isdecimal() and len(self.lanes) < 9 else self.lanes
+        return {"key": self.order_key, "lanes": lanes or LANES_DEFAULT}
 
     def _headers(self, page: Page) -> dict[str, str]:
         kept = {name.lower(): value for name, value in self.kept_headers}
@@ -84,6 +92,8 @@ def of_endpoint(endpoint: Endpoint) -> WebhookForm:
         headers="\n".join(f"{name}: {MASK}" for name, _ in endpoint.headers),
         x_webhook_signature=endpoint.x_webhook_signature,
         x_webhook_signature_key=MASK if endpoint.x_webhook_signature_key else "",
+        order_key=endpoint.ordering.key or "",
+        lanes=str(endpoint.ordering.lanes) if endpoint.ordering.key else "",
     )
 
 
@@ -98,6 +108,8 @@ def given(page: Page, endpoint: Endpoint | None = None) -> WebhookForm:
         headers=page.field("headers"),
         x_webhook_signature=page.field("x_webhook_signature") == "yes",
         x_webhook_signature_key=page.field("x_webhook_signature_key"),
+        order_key=page.field("order_key").strip(),
+        lanes=page.field("lanes").strip(),
         signing_key="" if endpoint else page.field("signing_key").strip(),
         kept_headers=endpoint.headers if endpoint else (),
         kept_key=endpoint.x_webhook_signature_key if endpoint else None,
@@ -135,6 +147,9 @@ def _readable(page: Page, form: WebhookForm) -> dict[str, str]:
         if form.x_webhook_signature
         else page.text("form.signature.off"),
         "x_webhook_signature_key": MASK if form.x_webhook_signature_key else "",
+        "ordering": page.text("webhook.ordering.by_key", path=form.order_key, lanes=form.lanes)
+        if form.order_key
+        else page.text("webhook.ordering.strict"),
         "headers": ", ".join(line.strip() for line in form.headers.splitlines() if line.strip()),
     }
 
