@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -139,6 +140,22 @@ async def test_a_workspace_shows_who_has_yet_to_confirm(api: Any, ask: Any) -> N
     assert "a@acme.example, new@acme.example (to be confirmed)" in (await ask("workspace", "list", "--wide")).out
     shown = (await ask("workspace", "edit", "acme", "--notify", "new@acme.example")).out
     assert re.search(r"notices to +a@acme\.example\n *to be confirmed +new@acme\.example \(until 2026-01-0", shown)
+
+
+async def test_a_link_into_the_portal(api: Any, ask: Any) -> None:
+    """The link alone, fit for a pipe; what isn't named is left to the daemon."""
+    made = {"url": "https://hooks.example.com/portal#abc", "expires_at": "2026-01-01T00:10:00.000Z"}
+    api.answers("POST", "/v1/workspaces/acme/portal-links", made)
+    assert made["url"] == (await ask("workspace", "portal-link", "acme")).out.strip()
+    assert {"read_only": False} == json.loads(api.asked[-1].body)
+    options = ("--expires-in", "60", "--return-url", "https://a.example/", "--language", "vi", "--read-only")
+    assert made == (await ask("workspace", "portal-link", "acme", *options, "--json")).json()
+    assert {
+        "expires_in_seconds": 60,
+        "return_url": "https://a.example/",
+        "language": "vi",
+        "read_only": True,
+    } == json.loads(api.asked[-1].body)
 
 
 async def test_output_into_a_closed_pipe(api: Any, start: Any) -> None:

@@ -253,7 +253,7 @@ def list_sessions(call: Call) -> None:
         (
             one["id"],
             one["token_id"],
-            one["workspace"] or "every one",
+            f"{one['workspace'] or 'every one'}{' (portal)' if one.get('portal') else ''}",
             one["address"],
             local_time(one["created_at"]),
             local_time(one["last_used_at"]),

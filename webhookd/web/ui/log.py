@@ -113,7 +113,7 @@ def explain(page: Page, attempt: Json, endpoint: Endpoint | None) -> str:
         wants = "2xx" if endpoint is not None and endpoint.success == "2xx" else "200"
         values = {"status": attempt["status"], "wants": wants}
     elif reason == Reason.TIMEOUT:
-        values = {"seconds": f"{page.services.settings().delivery.timeout_seconds:g}"}
+        values = {"seconds": page.text.decimal(f"{page.services.settings().delivery.timeout_seconds:g}")}
     return page.text(f"reason.{reason}", **values)
 
 
