@@ -17,7 +17,7 @@ import pytest
 TESTS = Path(__file__).parent
 # Real processes, crashes, browsers and measurements.  Single slow tests elsewhere are marked where they stand.
 SLOW = ("bench", "browser", "crash", "hostile", "process", "recipes", "cli/test_daemon.py", "cli/test_demo.py")
-QUICK = ("crash/test_checker.py", "crash/test_witness.py", "hostile/test_keep_alive.py")
+QUICK = ("crash/test_checker.py", "crash/test_takeovers.py", "crash/test_witness.py", "hostile/test_keep_alive.py")
 # Tests that measure this machine or set its state: another test beside them would change what they see.
 ALONE = (
     "bench",

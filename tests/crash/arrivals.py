@@ -43,11 +43,14 @@ def overtaken(case: Case) -> Iterator[Violation]:
     rows = {id(each): row for row in case.final.deliveries for each in case.arrivals[row.seq]}
     for endpoint, arrivals in case.by_endpoint.items():
         reached: dict[str, int] = defaultdict(int)
-        era = 0
+        era, latest = 0, -math.inf
         for each in arrivals:
             row = rows.get(id(each))
             if row is None:
                 continue
+            if case.history.takeover_between(endpoint, latest, each.arrived_at):
+                reached.clear()  # a new owner begins where the progress that it knows of ends
+            latest = each.arrived_at
             if row.era < era or (row.era == era and row.seq < reached[row.key]):
                 yield Violation("reordered", f"{endpoint} got {each.event_id} again after one that stands behind it")
             if row.era > era:
@@ -80,7 +83,8 @@ def _order(rows: dict[int, DeliveryRow], each: Received) -> tuple[str, int] | No
 
 def _is_over(case: Case, before: Received, after: Received) -> bool:
     ended = math.inf if before.ended_at is None else before.ended_at
-    return after.arrived_at >= ended or case.history.crash_between(before.arrived_at, after.arrived_at) is not None
+    apart = case.history.interrupted_between(before.endpoint, before.arrived_at, after.arrived_at)
+    return after.arrived_at >= ended or apart
 
 
 def repeated(case: Case) -> Iterator[Violation]:

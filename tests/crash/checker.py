@@ -7,9 +7,10 @@ each place where it is broken; `test_checker` shows for each rule that a history
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from tests.crash import arrivals, spending
+from tests.crash import arrivals, spending, takeovers
 from tests.crash.case import UNREAD, Case, Judgement, Rule, Violation
 from tests.crash.history import (
     CANCELLED,
@@ -143,22 +144,18 @@ def _name(row: DeliveryRow) -> str:
 
 
 def judge(history: History, final: Final) -> Judgement:
+    """Try every rule that holds for this history; one with takeovers is a cluster's."""
     case = Case(history, final)
-    rules: tuple[Rule, ...] = (
-        lost,
-        delivered,
-        unaccounted,
-        expired,
-        answers,
-        recorded,
-        altered,
-        *arrivals.RULES,
-        spending.disabled,
-    )
+    rules: tuple[Rule, ...] = (lost, delivered, unaccounted, answers, altered)
+    if history.takeovers:
+        rules += (arrivals.reordered, arrivals.overtaken, arrivals.overlapping, *takeovers.RULES)
+        per_crash: Mapping[Any, int] = takeovers.repeats(case)
+    else:
+        rules += (expired, recorded, *arrivals.RULES, spending.disabled)
+        per_crash = arrivals.repeats_per_crash(case)
     judgement = Judgement(accepted=len(case.first_taken), received=len(history.received))
     for rule in rules:
         judgement.violations.extend(rule(case))
-    per_crash = arrivals.repeats_per_crash(case)
     judgement.repeats = sum(per_crash.values())
     judgement.most_repeats = max(per_crash.values(), default=0)
     return judgement

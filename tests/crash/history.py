@@ -6,6 +6,7 @@ All times are seconds of one clock: of the wall where processes are killed, of t
 from __future__ import annotations
 
 import bisect
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -50,6 +51,7 @@ class Received:
     ended_at: float | None = None
     answer: int | None = None
     delivery_seq: int | None = None
+    sender: str = ""  # which machine of a cluster sent it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,18 @@ class Crash:
     @property
     def started_at(self) -> float:
         return max(self.at, self.ready_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """In a cluster an endpoint's partition got another owner, `machine`, or the same one started anew.
+
+    `unsaved_since`: what finished after that may not have been saved for the new owner; `at`, if it was handed over.
+    """
+
+    at: float
+    machine: str
+    unsaved_since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +114,8 @@ class Terms:
 
     `late_seconds`: how late an attempt may come, on a machine that has other things to do.  `edge_seconds`: how near to
     the window's edge a failure may count or not.  Without `hold_max_events` nothing is said of what has expired.
+    In a cluster, `repeat_seconds`: what was delivered in that time before a takeover may come again; `pause_seconds`:
+    the longest that an endpoint waits for its next event while a machine is lost.
     """
 
     retry_seconds: tuple[float, ...] = (30.0, 60.0, 90.0)
@@ -110,6 +126,8 @@ class Terms:
     local_seconds: float = 30.0
     late_seconds: float = 10.0
     edge_seconds: float = 0.25
+    repeat_seconds: float = 0.0
+    pause_seconds: float = math.inf
 
 
 @dataclass(slots=True)
@@ -120,6 +138,7 @@ class History:
     stopped in order was ready again.  `moves`: when something happened at an endpoint that may have delayed it.
     `plans`: when a plan that concerns an endpoint may have been changed.
     `wall_steps`: when the wall clock was set, and how far it has been set in all since then.
+    `takeovers`: of each endpoint's partition, in a cluster, the first being who owned it at the beginning.
     """
 
     terms: Terms
@@ -134,6 +153,16 @@ class History:
     plans: dict[str, list[float]] = field(default_factory=dict)
     wall_steps: list[tuple[float, float]] = field(default_factory=list)
     prunable: set[str] = field(default_factory=set)
+    takeovers: dict[str, list[Takeover]] = field(default_factory=dict)
+
+    def takeover_between(self, endpoint: str, begin: float, end: float) -> Takeover | None:
+        """The first takeover of an endpoint's partition in that time, or None."""
+        return next((each for each in self.takeovers.get(endpoint, ()) if begin <= each.at < end), None)
+
+    def interrupted_between(self, endpoint: str, begin: float, end: float) -> bool:
+        """Whether a crash or a takeover in that time may have left an outcome unknown."""
+        crash = self.crash_between(begin, end) is not None
+        return crash or self.takeover_between(endpoint, begin, end) is not None
 
     def crash_between(self, begin: float, end: float) -> int | None:
         """The number of the last crash in that time, or None."""

