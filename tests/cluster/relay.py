@@ -49,8 +49,7 @@ class Relay:
         self.reset()
         for task in tuple(self._tasks):
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -75,8 +74,8 @@ class Relay:
             finally:
                 self._writers.discard(back)
                 back.transport.abort()
-        except OSError:
-            pass  # the server is dead
+        except (OSError, asyncio.CancelledError):
+            pass  # the server is dead, or the relay is closed
         finally:
             self._writers.discard(writer)
             self._tasks.discard(task)

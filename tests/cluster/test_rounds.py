@@ -1,0 +1,31 @@
+"""A few rounds of `python -m tests.cluster`, with each fault once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.nats_servers import HOW_TO_GET_ONE, find_server
+from tests.cluster.rounds import FAULTS, run_rounds
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_server() is None, reason=HOW_TO_GET_ONE),
+]
+
+
+async def test_a_machine_that_is_killed_or_leaves_loses_and_repeats_nothing_it_may_not() -> None:
+    """Killed with its disk emptied, and ended in peace: nothing lost, reordered, sent by another or late."""
+    total = await run_rounds(
+        rounds=2, per_cluster=2, seed=1, lease_seconds=6, faults=["empty a daemon's disk", "SIGTERM a daemon"]
+    )
+    assert [] == total.violations
+    assert total.accepted > 20
+
+
+async def test_a_cut_link_and_a_killed_server() -> None:
+    """A daemon that reaches no NATS server stops before another takes over; one server of three is not missed."""
+    total = await run_rounds(
+        rounds=2, per_cluster=2, seed=2, lease_seconds=6, faults=["cut a daemon's link", "SIGKILL a NATS server"]
+    )
+    assert [] == total.violations
+    assert set(total.faults) <= set(FAULTS)
