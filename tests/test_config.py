@@ -76,7 +76,7 @@ CONTRACT = {
 def test_without_anything_the_defaults_are_those_of_the_contract() -> None:
     """manual/configuration.md lists every default."""
     actual = msgspec.json.decode(msgspec.json.encode(load(None, {})))
-    assert actual.pop("events") == {}
+    assert actual.pop("events") == {"validate": "off", "types_folder": "", "types": {}}
     assert actual["listen"].pop("unix_group") == ""
     assert actual == CONTRACT
 
@@ -366,7 +366,7 @@ def test_the_file_adds_event_types(write: Any) -> None:
         "order.paid": ExtraType(label="Order Paid", description="When."),
         "call.ended": ExtraType(label="call.ended"),
     }
-    assert expected == load(path, {}).events
+    assert expected == load(path, {}).events.types
 
 
 # --- environment and credentials ---
@@ -412,8 +412,8 @@ def test_event_types_can_come_from_the_environment(write: Any) -> None:
     """`WEBHOOKD_EVENTS` is the section as an inline table, beside the file's."""
     path = write('[events."a.b"]\n')
     config = load(path, {"WEBHOOKD_EVENTS": '{"call.ended" = {label = "Call Ended"}}'})
-    assert ["a.b", "call.ended"] == list(config.events)
-    assert "Call Ended" == config.events["call.ended"].label
+    assert ["a.b", "call.ended"] == list(config.events.types)
+    assert "Call Ended" == config.events.types["call.ended"].label
 
 
 @pytest.mark.parametrize(

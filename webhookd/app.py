@@ -235,9 +235,7 @@ class App:
         for key, message in warnings(config):
             log.emit("config.warned", key=key, message=message)
         self._plans = Plans(config.plans.order, config.plans.webhooks_from)
-        self._event_types = EventTypes(
-            {name: (extra.label, extra.description) for name, extra in config.events.items()}
-        )
+        self._event_types = EventTypes(config.events)
 
     def _services(self, cluster: ClusterView | None) -> Services:
         deps, store, dispatcher, watchdog = self.deps, self.store, self.dispatcher, self.watchdog

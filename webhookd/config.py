@@ -12,13 +12,15 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
-from webhookd.text import ascii_name
+from webhookd.catalogue.types import TypeFile
+from webhookd.text import is_host, is_loopback, is_mail_address
 
 NEED_RESTART = ("listen", "store", "cluster")
 
@@ -29,12 +31,6 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 TYPE_NAME = re.compile(r"(?=.{1,100}\Z)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _PLAN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_HOST_NAME = re.compile(
-    r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
-)
-# The local part of RFC 5321, unquoted and in ASCII: any other needs SMTPUTF8, which few servers have.
-_MAIL_LOCAL_PART = re.compile(r"(?=.{1,64}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-_MAIL_ADDRESS_CHARACTERS = 254  # RFC 5321, section 4.5.3.1.3: a path of 256 octets, without its brackets
 
 
 def _from_to(low: float, high: int, of: str) -> Meta:
@@ -209,10 +205,19 @@ class Cluster(_Section, frozen=True, kw_only=True):
 
 
 class ExtraType(_Section, frozen=True, kw_only=True):
-    """One `[events."…"]`: an event type beside the built-in ones."""
+    """One `[events."…"]`, or a file of the folder: an event type beside the built-in ones, or another form of one."""
 
     label: str = ""
     description: str = ""
+    file: TypeFile | None = None
+
+
+class Events(_Section, frozen=True, kw_only=True):
+    """`[events]`: event types beside the built-in ones, and whether events have to fit their types."""
+
+    validate: Literal["off", "warn", "refuse"] = "off"
+    types_folder: str = ""
+    types: dict[str, ExtraType] = {}
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -232,12 +237,10 @@ class Config(Struct, frozen=True, kw_only=True):
     log: Log = Log()
     retention: Retention = Retention()
     cluster: Cluster = Cluster()
-    events: dict[str, ExtraType] = msgspec.field(default_factory=dict)
+    events: Events = Events()
 
 
-SECTIONS: dict[str, type[_Section]] = {
-    field.name: field.type for field in msgspec.structs.fields(Config) if field.name != "events"
-}
+SECTIONS: dict[str, type[_Section]] = {field.name: field.type for field in msgspec.structs.fields(Config)}
 SECRETS = {"mail.password": "mail-password"}
 
 
@@ -246,23 +249,6 @@ class Rule(NamedTuple):
 
     holds: Callable[[Any], bool]
     form: str
-
-
-def is_host(value: str) -> bool:
-    """Whether `value` is an IP address (without brackets) or a host name."""
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        return _HOST_NAME.fullmatch(value) is not None
-    return "%" not in value
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
 
 
 def networks(cidrs: Iterable[str]) -> tuple[Network, ...]:
@@ -291,17 +277,6 @@ def _is_public_url(value: str) -> bool:
         and "@" not in parts.netloc
         and not re.search(r"[\s?#\\]", value)
     )
-
-
-def is_mail_address(value: str) -> bool:
-    """Whether `value` is one bare mail address that any mail server accepts, its domain a host name."""
-    local, at, domain = value.rpartition("@")
-    try:
-        name = ascii_name(domain)
-    except UnicodeError:
-        return False
-    long = len(local) + len(at) + len(name) > _MAIL_ADDRESS_CHARACTERS
-    return not long and bool(_MAIL_LOCAL_PART.fullmatch(local) and _HOST_NAME.fullmatch(name))
 
 
 _CIDRS = Rule(
@@ -374,6 +349,9 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     if plans.webhooks_from not in plans.order:
         form = "one of plans.order: " + ", ".join(plans.order)
         yield Contradiction(("plans.webhooks_from", "plans.order"), f'no such plan: "{plans.webhooks_from}"', form)
+    if config.events.validate != "off" and not find_spec("jsonschema_rs"):
+        form = "pip install 'webhookd[validate]'"
+        yield Contradiction(("events.validate",), "the package jsonschema-rs isn't installed", form)
     least_seconds = config.delivery.timeout_seconds + LEASE_MARGIN_SECONDS
     if cluster.servers and cluster.lease_seconds < least_seconds:
         yield Contradiction(
@@ -389,12 +367,13 @@ def reloadable(old: Config, new: Config) -> tuple[list[str], list[str]]:
         f"{section}.{field.encode_name}"
         for section, struct in SECTIONS.items()
         for field in msgspec.structs.fields(struct)
-        if getattr(getattr(old, section), field.name) != getattr(getattr(new, section), field.name)
+        if field.name != "types"
+        and getattr(getattr(old, section), field.name) != getattr(getattr(new, section), field.name)
     ]
     changed += [
         f'events."{name}"'
-        for name in sorted(old.events.keys() | new.events.keys())
-        if old.events.get(name) != new.events.get(name)
+        for name in sorted(old.events.types.keys() | new.events.types.keys())
+        if old.events.types.get(name) != new.events.types.get(name)
     ]
     fixed = [key for key in changed if key.startswith(tuple(f"{section}." for section in NEED_RESTART))]
     return [key for key in changed if key not in fixed], fixed

@@ -15,15 +15,18 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import inspect
-from msgspec.structs import FieldInfo
+from msgspec.structs import FieldInfo, replace
 
 from webhookd import branding
+from webhookd.catalogue.folder import read_types
+from webhookd.catalogue.types import TypeFile
 from webhookd.config import (
     RULES,
     SECRETS,
     SECTIONS,
     TYPE_NAME,
     Config,
+    Events,
     ExtraType,
     contradictions,
     reloadable,
@@ -43,8 +46,9 @@ KEYS: dict[KeyPath, FieldInfo] = {
     (section, field.encode_name): field
     for section, struct in SECTIONS.items()
     for field in msgspec.structs.fields(struct)
+    if (section, field.name) != ("events", "types")
 }
-EXTRA_TYPE_KEYS: dict[str, FieldInfo] = {field.encode_name: field for field in msgspec.structs.fields(ExtraType)}
+EXTRA_TYPE_KEYS = {field.encode_name: field for field in msgspec.structs.fields(ExtraType) if field.name != "file"}
 VARIABLES: dict[str, KeyPath] = {f"{PREFIX}{section}__{key}".upper(): (section, key) for section, key in KEYS}
 
 
@@ -205,8 +209,9 @@ class _Reading:
                 value = "a secret" if key in SECRETS else _shown(given.value)
                 source, default = given.source, _shown(getattr(getattr(Config(), path[0]), KEYS[path].name))
             else:  # an event type
-                path = next(("events", name) for name in config.events if key == f'events."{name}"')
-                source, value, default = self._extra_types[path[1]], _shown(config.events[path[1]].label), "not there"
+                types = config.events.types
+                path = next(("events", name) for name in types if key == f'events."{name}"')
+                source, value, default = self._extra_types[path[1]], _shown(types[path[1]].label), "not there"
             line = self._line(path) if source == self._file else None
             found.append(Difference(key, value, default, source, line, key in fixed))
         return found
@@ -244,38 +249,38 @@ class _Reading:
 
     def _add_tree(self, tree: dict[str, Any], source: str) -> None:
         for section, table in tree.items():
-            if section == "events" and isinstance(table, dict):
-                self._add_events(table, source)
-            elif section not in SECTIONS and section != "events":
-                self._unknown(source, (section,), [*SECTIONS, "events"])
+            if section not in SECTIONS:
+                self._unknown(source, (section,), SECTIONS)
             elif not isinstance(table, dict):
                 self._mistake(source, (section,), f"got {_shown(table)}", f"a table: [{section}]")
             else:
                 known = [key for of, key in KEYS if of == section]
                 for key, value in table.items():
-                    if key in known:
+                    if section == "events" and (isinstance(value, dict) or key not in known):
+                        self._add_event_type(key, value, source)
+                    elif key in known:
                         self._given[section, key] = _Given(value, source)
                     else:
                         self._unknown(source, (section, key), known)
 
-    def _add_events(self, events: dict[str, Any], source: str) -> None:
-        for name, body in events.items():
-            path = ("events", name)
-            if not TYPE_NAME.fullmatch(name):
-                right = 'words joined by dots: [events."order.paid"]'
-                self._mistake(source, path, "not a name of an event type", right)
-            elif not isinstance(body, dict):
-                self._mistake(source, path, f"got {_shown(body)}", f'a table: [events."{name}"]')
-            else:
-                self._extra_types[name] = source
-                for key, value in body.items():
-                    if key in EXTRA_TYPE_KEYS:
-                        self._given[*path, key] = _Given(value, source)
-                    elif isinstance(value, dict):
-                        right = f'the name in quotes: [events."{name}.{key}"]'
-                        self._mistake(source, (*path, key), "a table in an event type", right)
-                    else:
-                        self._unknown(source, (*path, key), EXTRA_TYPE_KEYS)
+    def _add_event_type(self, name: str, body: Any, source: str) -> None:
+        path = ("events", name)
+        if not TYPE_NAME.fullmatch(name):
+            self._mistake(source, path, "not a name of an event type", 'words joined by dots: [events."order.paid"]')
+        elif not isinstance(body, dict):
+            near = did_you_mean(name, [key for section, key in KEYS if section == "events"])
+            what = f"unknown key, did you mean {near}?" if near else f"got {_shown(body)}"
+            self._mistake(source, path, what, "" if near else f'a table: [events."{name}"]')
+        else:
+            self._extra_types[name] = source
+            for key, value in body.items():
+                if key in EXTRA_TYPE_KEYS:
+                    self._given[*path, key] = _Given(value, source)
+                elif isinstance(value, dict):
+                    right = f'the name in quotes: [events."{name}.{key}"]'
+                    self._mistake(source, (*path, key), "a table in an event type", right)
+                else:
+                    self._unknown(source, (*path, key), EXTRA_TYPE_KEYS)
 
     def _unknown(self, source: str, path: KeyPath, known: Iterable[str]) -> None:
         """Add the mistake of an unknown section or key, with the nearest known one."""
@@ -316,11 +321,19 @@ class _Reading:
 
     def _build(self) -> Config:
         sections: dict[str, Any] = {name: struct(**self._values((name,))) for name, struct in SECTIONS.items()}
-        events: dict[str, ExtraType] = {}
-        for name in self._extra_types:
-            values = self._values(("events", name))
-            events[name] = ExtraType(label=values.get("label") or name, description=values.get("description", ""))
-        return Config(**sections, events=events)
+        events: Events = sections["events"]
+        files: dict[str, TypeFile] = {}
+        if events.types_folder:
+            folder = Path(self._file).parent / Path(events.types_folder).expanduser()
+            files, mistakes = read_types(folder, TYPE_NAME)
+            self.mistakes += [Mistake(str(path), line, *mistake) for path, line, mistake in mistakes]
+        types = {}
+        for name in {**files, **self._extra_types}:
+            file, values = files.get(name, TypeFile()), self._values(("events", name))
+            self._extra_types.setdefault(name, f"{events.types_folder}/{name}.toml")
+            label, description = values.get("label") or file.label, values.get("description", file.description)
+            types[name] = ExtraType(label=label or name, description=description, file=files.get(name))
+        return Config(**sections | {"events": replace(events, types=types)})
 
     def _values(self, parent: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -328,7 +341,7 @@ class _Reading:
             if path[:-1] != parent:
                 continue
             key = dotted(path)
-            field = EXTRA_TYPE_KEYS[path[-1]] if parent[0] == "events" else KEYS[path]
+            field = KEYS.get(path) or EXTRA_TYPE_KEYS[path[-1]]
             try:
                 value = msgspec.convert(given.value, field.type)
                 good = _is_clean(value) and (key not in RULES or RULES[key].holds(value))

@@ -59,6 +59,9 @@ ERRORS: dict[str, ErrorKind] = {
     "missing_event_type": ErrorKind(422, "The event has no `event_type`."),
     "unknown_event_type": ErrorKind(422, "The catalogue doesn't have this event type."),
     "invalid_event_id": ErrorKind(422, "`event_id` is not 1 to 64 of `A-Z a-z 0-9 _ -`."),
+    "schema_mismatch": ErrorKind(
+        422, "The event doesn't fit its type's schema (`events.validate`); `details.problems` has paths and reasons."
+    ),
     "unknown_field": ErrorKind(422, "The request has fields that this path doesn't know; `details.fields` names them."),
     "invalid_field": ErrorKind(422, "A field or a parameter has a wrong type or value; `details.field` names it."),
     "invalid_url": ErrorKind(422, "The URL can't be used for an endpoint; the message says why."),

@@ -62,6 +62,9 @@ METRICS: dict[str, MetricKind] = {
     "webhookd_uptime_seconds": MetricKind("gauge", "How long the process has been running."),
     "webhookd_events_accepted_total": MetricKind("counter", "Events accepted, duplicates apart."),
     "webhookd_events_refused_total": MetricKind("counter", "Events and requests of events refused.", ("code",)),
+    "webhookd_events_mismatched_total": MetricKind(
+        "counter", "Events accepted though they don't fit their type's schema."
+    ),
     "webhookd_auth_failures_total": MetricKind("counter", "Secrets refused: tokens of calls and at the sign-in."),
     "webhookd_attempts_total": MetricKind(
         "counter", "Attempts that ended; reason is empty for those delivered.", ("outcome", "reason")

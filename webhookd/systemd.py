@@ -18,8 +18,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from webhookd import log
-from webhookd.config import is_loopback
 from webhookd.errors import ConfigError
+from webhookd.text import is_loopback
 
 BEAT_SECONDS = 1.0
 # A loop that is blocked for so long is logged: well before systemd's WatchdogSec=30, or a part of a shorter one.

@@ -1,4 +1,4 @@
-"""Text that strangers wrote, made safe to show; the ASCII form of names; durations for people.
+"""Text that strangers wrote, made safe to show; names of hosts and mail addresses; durations for people.
 
 Characters that move a terminal's cursor, hide, or turn the direction of the text are written out (`\\x1b`, `\\u202e`).
 The joiners U+200C and U+200D stay: some scripts and many emoji need them.
@@ -6,10 +6,17 @@ The joiners U+200C and U+200D stay: some scripts and many emoji need them.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Callable
 
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
+)
+# The local part of RFC 5321, unquoted and in ASCII: any other needs SMTPUTF8, which few servers have.
+_MAIL_LOCAL_PART = re.compile(r"(?=.{1,64}\Z)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_MAIL_ADDRESS_CHARACTERS = 254  # RFC 5321, section 4.5.3.1.3: a path of 256 octets, without its brackets
 _UNSAFE = (
     "\x00-\x1f\x7f-\x9f"  # controls: C0, DEL, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # the marks and overrides of bidirectional text (UAX #9)
@@ -75,3 +82,31 @@ def duration_words(seconds: float) -> str:
     units = ((3600, "hour"), (60, "minute"))
     size, name = next((unit for unit in units if seconds >= unit[0] and seconds % unit[0] == 0), (1, "second"))
     return f"{seconds / size:g} {name}{'' if seconds == size else 's'}"
+
+
+def is_host(value: str) -> bool:
+    """Whether `value` is an IP address (without brackets) or a host name."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return _HOST_NAME.fullmatch(value) is not None
+    return "%" not in value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def is_mail_address(value: str) -> bool:
+    """Whether `value` is one bare mail address that any mail server accepts, its domain a host name."""
+    local, at, domain = value.rpartition("@")
+    try:
+        name = ascii_name(domain)
+    except UnicodeError:
+        return False
+    long = len(local) + len(at) + len(name) > _MAIL_ADDRESS_CHARACTERS
+    return not long and bool(_MAIL_LOCAL_PART.fullmatch(local) and _HOST_NAME.fullmatch(name))

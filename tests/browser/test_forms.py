@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from playwright.async_api import expect
 
 from tests.browser.conftest import CONFIG, Open, Site
-from webhookd.config import ExtraType
+from webhookd.config import Events, ExtraType
 from webhookd.models import Endpoint
 
 
@@ -43,7 +43,7 @@ async def test_a_form_that_another_change_overtook_is_refused_with_both_values(o
 
 async def test_a_type_that_the_configuration_lost_is_shown_and_kept(opened: Open, site: Site) -> None:
     """An edit of the description keeps it, a test sends it, and it can be taken away."""
-    site.app.reload(replace(CONFIG, events={"order.paid": ExtraType(label="Order Paid")}))
+    site.app.reload(replace(CONFIG, events=Events(types={"order.paid": ExtraType(label="Order Paid")})))
     endpoint = await site.app.services.endpoints.create(
         "default", url=site.receiver.url, event_types=["order.paid", "message.sent"]
     )

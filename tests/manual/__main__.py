@@ -14,6 +14,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from webhookd.catalogue.json_schema import type_schema
+from webhookd.catalogue.types import EventType, Field
 from webhookd.cli import cli
 from webhookd.config import NEED_RESTART, SECTIONS, Config
 from webhookd.config_loader import KEYS, form
@@ -21,7 +23,6 @@ from webhookd.errors import ERRORS
 from webhookd.log import LOG_EVENTS
 from webhookd.metrics import METRICS
 from webhookd.rules.event_types import BUILT_IN
-from webhookd.rules.type_files import EventType, Field
 from webhookd.web.api.openapi import paths_of
 from webhookd.web.router import ROUTES
 
@@ -207,6 +208,18 @@ def filled(text: str) -> str:
     return PLACE.sub(lambda match: f"{match[1]}\n{PARTS[match[2]]()}\n", text)
 
 
+def schema_files() -> dict[Path, str]:
+    """The schema of each built-in type, which is a file of the wheel."""
+    folder = ROOT / "webhookd" / "catalogue" / "schemas"
+    return {
+        folder / f"{each.name}.json": json.dumps(type_schema(each), indent=1, ensure_ascii=False) + "\n"
+        for each in BUILT_IN
+    }
+
+
 if __name__ == "__main__":
+    for file, text in schema_files().items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, "utf-8")
     for page in sorted(MANUAL.glob("*.md")):
         page.write_text(filled(page.read_text("utf-8")), "utf-8")

@@ -9,13 +9,21 @@ from typing import Any
 
 import pytest
 
+from webhookd.catalogue.types import EventType, Field
+from webhookd.config import Events, ExtraType
 from webhookd.errors import ApiError
 from webhookd.rules.event_types import BUILT_IN, EventTypes
-from webhookd.rules.type_files import EventType, Field
 
 SAMPLES = Path(__file__).parent / "samples"  # as shared/samples/ has them
 PLAIN = EventTypes()
-EXTENDED = EventTypes({"order.paid": ("Order Paid", "An order was paid."), "task.done": ("Task Done", "…")})
+EXTENDED = EventTypes(
+    Events(
+        types={
+            "order.paid": ExtraType(label="Order Paid", description="An order was paid."),
+            "task.done": ExtraType(label="Task Done", description="…"),
+        }
+    )
+)
 
 
 def test_the_types_have_the_labels_of_the_page() -> None:
@@ -112,7 +120,7 @@ def test_the_configuration_adds_types() -> None:
 
 def test_a_built_in_type_can_be_given_a_products_own_words() -> None:
     """Its sample and its fields stay."""
-    renamed = EventTypes({"contact.created": ("New Lead", "A lead came in.")})
+    renamed = EventTypes(Events(types={"contact.created": ExtraType(label="New Lead", description="A lead came in.")}))
     before, after = PLAIN.require("contact.created"), renamed.require("contact.created")
     assert PLAIN.names == renamed.names
     assert ("New Lead", "A lead came in.", before.fields, before.sample) == (

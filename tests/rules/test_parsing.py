@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from webhookd.config import Events, ExtraType
 from webhookd.errors import ApiError
 from webhookd.models import NewEvent
 from webhookd.rules.event_types import EventTypes
 from webhookd.rules.parsing import parse_event, too_large
 
-CATALOGUE = EventTypes({"order.paid": ("Order Paid", "An order was paid.")})
+CATALOGUE = EventTypes(Events(types={"order.paid": ExtraType(label="Order Paid", description="An order was paid.")}))
 SAMPLES = sorted((Path(__file__).parent / "samples").glob("*.json"))
 SAMPLE = (Path(__file__).parent / "samples" / "message.received.json").read_bytes().strip()
 NO_IDS = ["", "x" * 65, "a b", "a.b", "a/b", "é", "a\n", "١", "a\u0000", None, 1, 1.5, True, ["a"], {"a": 1}]

@@ -14,13 +14,13 @@ from dataclasses import replace
 
 from webhookd import log
 from webhookd.admin.tokens import secret_digest
-from webhookd.config import is_mail_address
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.errors import ApiError, field_error
 from webhookd.models import DEFAULT_WORKSPACE, LANGUAGES, PendingAddress, Workspace, WorkspaceKey
 from webhookd.store import endpoints, workspaces
 from webhookd.store.store import Db
+from webhookd.text import is_mail_address
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 NAME_CHARACTERS = 200

@@ -1,6 +1,6 @@
 """The built-in event types, a file each, and the parts that they share (`parts.json`).
 
-`webhookd.rules.type_files` says what a file holds.
+`webhookd.catalogue.types` says what a file holds.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ class Ingest:
         self._rate_limits: dict[int, RateLimit] = {}  # by workspace, where there is a limit
         self._open = True
         self.accepted_count = 0
+        self.mismatched = 0  # accepted though they do not fit the schema of their type
         self.loop_turns = LoopTurns(self._rest_seconds)  # for the checks of events, many at a time
 
     def close(self) -> None:

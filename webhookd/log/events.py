@@ -83,6 +83,11 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "An event, or `count` of one request, is durable and queued.",
         ("workspace", "event_id", "count", "deliveries"),
     ),
+    "event.mismatched": LogEvent(
+        "warning",
+        "An event doesn't fit its type's schema and was accepted, since `events.validate` is `warn`.",
+        ("workspace", "event_type", "path", "problem", "count"),
+    ),
     "event.refused": LogEvent(
         "debug", "An event, or `count` of one request, was not accepted.", ("workspace", "event_id", "reason", "count")
     ),

@@ -5,29 +5,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from webhookd.catalogue.types import EventType, bare_type, built_in_types, event_type
+from webhookd.config import Events
 from webhookd.errors import ApiError, did_you_mean, field_error
-from webhookd.models import EVERY_TYPE
-from webhookd.rules.type_files import EventType, bare_type, built_in_types
+from webhookd.models import EVERY_TYPE, Json
+from webhookd.rules.validation import Validator
 
 BUILT_IN = built_in_types()
+NO_EVENTS = Events()
 
 
 class EventTypes:
-    """The built-in event types and those of the configuration: `extra` maps names to label and description."""
+    """The built-in event types and those of the configuration; of these, one without a file has a name and words.
 
-    def __init__(self, extra: Mapping[str, tuple[str, str]] | None = None) -> None:
+    `validation` is what becomes of an event that doesn't fit its type's schema: "off" means that none is looked at.
+    """
+
+    def __init__(self, events: Events = NO_EVENTS) -> None:
+        self.validation = events.validate
+        self._validators: dict[str, Validator] = {}
         self._types = {each.name: each for each in BUILT_IN}
-        for name, (label, description) in (extra or {}).items():
+        for name, added in events.types.items():
             known = self._types.get(name) or bare_type(name)
-            self._types[name] = replace(known, label=label, description=description)
+            if added.file is not None:
+                known = event_type(name, added.file)
+            self._types[name] = replace(known, label=added.label or name, description=added.description)
         self.names: tuple[str, ...] = tuple(self._types)
 
     def get(self, name: str) -> EventType | None:
         """The type of this name; None if there is none."""
         return self._types.get(name)
+
+    def all(self) -> list[EventType]:
+        """All types, in their order."""
+        return list(self._types.values())
+
+    def mismatch(self, event_type: str, event: Json) -> ApiError | None:
+        """The error `schema_mismatch` if an event doesn't fit the schema of its type, which is compiled once."""
+        validator = self._validators.get(event_type)
+        if validator is None:
+            validator = self._validators[event_type] = Validator(self._types[event_type])
+        return validator.mismatch(event)
 
     def require(self, name: str, *, kept: Sequence[str] = ()) -> EventType:
         """The type of this name; else ApiError `unknown_event_type`, naming the nearest one.

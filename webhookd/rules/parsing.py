@@ -41,11 +41,19 @@ _STRING_OR_HUGE_NUMBER = re.compile(
 _ESCAPE = re.compile(rb"\\(?:(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 
 
-def parse_event(raw: bytes, *, max_bytes: int, event_types: EventTypes, new_id: Callable[[], str]) -> NewEvent:
+def parse_event(
+    raw: bytes,
+    *,
+    max_bytes: int,
+    event_types: EventTypes,
+    new_id: Callable[[], str],
+    warnings: list[ApiError] | None = None,
+) -> NewEvent:
     """The event in `raw`, ready to be accepted; `new_id` makes an id where it has none.
 
     Raises ApiError: payload_too_large (over `max_bytes` once trimmed), invalid_json, invalid_event, missing_event_type,
-    unknown_event_type, invalid_event_id.
+    unknown_event_type, invalid_event_id; schema_mismatch, which goes to `warnings` where events are accepted with one.
+    Without `warnings` no schema is looked at: the event was accepted before.
     """
     body = raw.strip(_WHITE_SPACE)
     if len(body) > max_bytes:
@@ -57,9 +65,16 @@ def parse_event(raw: bytes, *, max_bytes: int, event_types: EventTypes, new_id: 
         _refuse_repeated(body)
     event_type = _event_type(event, event_types)
     if "event_id" not in event:
-        event_id = new_id()
-        return NewEvent(event_id, event_type, b'{"event_id":"%b",%b' % (event_id.encode(), body[1:]))
-    return NewEvent(_event_id(event["event_id"]), event_type, body)
+        event_id = event["event_id"] = new_id()
+        body = b'{"event_id":"%b",%b' % (event_id.encode(), body[1:])
+    else:
+        event_id = _event_id(event["event_id"])
+    if warnings is not None and event_types.validation != "off":
+        mismatch = event_types.mismatch(event_type, event)
+        if mismatch is not None and event_types.validation == "refuse":
+            raise mismatch
+        warnings += filter(None, [mismatch])
+    return NewEvent(event_id, event_type, body)
 
 
 def parse_array(
@@ -67,11 +82,16 @@ def parse_array(
 ) -> list[NewEvent] | None:
     """The events of an array, cut by `split_array`, in one pass where all are good and have ids; else None.
 
-    Then each needs a look of its own, by `parse_event`.  No name is repeated where each of the two occurs as often as
-    there are events, all have it, and none is written with escapes.
+    Then each needs a look of its own, by `parse_event`, as it does where schemas are looked at.  No name is repeated
+    where each of the two occurs as often as there are events, all have it, and none is written with escapes.
     """
     count = len(elements)
-    if raw.count(b'"event_type"') != count or raw.count(b'"event_id"') != count or (b"\\" in raw and b"\\u00" in raw):
+    if (
+        event_types.validation != "off"
+        or raw.count(b'"event_type"') != count
+        or raw.count(b'"event_id"') != count
+        or (b"\\" in raw and b"\\u00" in raw)
+    ):
         return None
     try:
         values = orjson.loads(raw)

@@ -8,7 +8,18 @@ from functools import cache
 
 from aiohttp import web
 
-from webhookd.web.api import audit, cluster, deliveries, endpoints, events, operations, sessions, tokens, workspaces
+from webhookd.web.api import (
+    audit,
+    cluster,
+    deliveries,
+    endpoints,
+    event_types,
+    events,
+    operations,
+    sessions,
+    tokens,
+    workspaces,
+)
 from webhookd.web.api.batch_ingest import REFUSED
 from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.api.openapi import document, paths_of
@@ -30,6 +41,7 @@ ROUTES: list[Route] = [
     *sessions.ROUTES,
     *audit.ROUTES,
     *operations.ROUTES,
+    *event_types.ROUTES,
     *cluster.ROUTES,
     *sign_in.ROUTES,
     *portal.ROUTES,
@@ -49,7 +61,7 @@ def make_app(services: Services, *, timeouts: RequestTimeouts | None = None) -> 
     app[REFUSED] = Counter()
     app[STREAMS] = set()
     app[operations.COPYING] = asyncio.Lock()
-    app[operations.DOCUMENT] = _document()
+    app[event_types.DOCUMENT] = _document()
     for route in ROUTES:
         _register(app, route, guard)
     add_pages(app)

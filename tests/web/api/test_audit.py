@@ -14,7 +14,7 @@ from tests.support.reader import Browser
 from webhookd.admin.throttle import WINDOW_SECONDS
 from webhookd.config import Config, Retention
 from webhookd.store import credentials
-from webhookd.web.api.operations import DOCUMENT
+from webhookd.web.api.event_types import DOCUMENT
 
 
 async def entries(api: Api, token: str = "admin") -> list[tuple[str, ...]]:

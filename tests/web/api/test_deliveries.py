@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.support.api import Api, running_api
-from webhookd.config import Budget, Config, Delivery, ExtraType, Limits
+from webhookd.config import Budget, Config, Delivery, Events, ExtraType, Limits
 from webhookd.models import Reason
 from webhookd.rules.ids import delivery_id, delivery_seq
 from webhookd.store.store import Store
@@ -437,7 +437,7 @@ async def test_an_unknown_type_in_a_filter_is_an_error(api: Api, path: str) -> N
 
 async def test_a_type_that_an_endpoint_kept_is_no_error(tmp_path: Path) -> None:
     """The configuration lost it, its events are in the log."""
-    with_type = Config(events={"order.paid": ExtraType(label="Order paid")})
+    with_type = Config(events=Events(types={"order.paid": ExtraType(label="Order paid")}))
     async with running_api(tmp_path, with_type) as api:
         await api.engine.endpoint(URL, ["order.paid"])
         await api.engine.send("a", event_type="order.paid")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.api import Api, running_api
 from webhookd import log
-from webhookd.config import Budget, Config, Delivery, ExtraType, Limits
+from webhookd.config import Budget, Config, Delivery, Events, ExtraType, Limits
 from webhookd.models import Reason
 from webhookd.rules.signing import Signer
 from webhookd.web.api.endpoints import (
@@ -256,7 +256,7 @@ async def test_a_wrong_change_is_refused(api: Api, change: dict[str, Any], code:
 
 async def test_a_type_that_the_configuration_lost_may_stay(tmp_path: Path) -> None:
     """PATCH takes what GET shows, a test sends it by its name; it can't be added to another endpoint."""
-    async with running_api(tmp_path, Config(events={"order.paid": ExtraType()})) as api:
+    async with running_api(tmp_path, Config(events=Events(types={"order.paid": ExtraType()}))) as api:
         made = await make(api, event_types=["order.paid", "message.sent"])
         api.app.reload(Config())
         path = f"/v1/endpoints/{made['id']}"

@@ -17,7 +17,7 @@ from yarl import URL
 from tests.support.api import Api
 from webhookd.models import NewEvent
 from webhookd.rules.ids import delivery_id
-from webhookd.web.api.operations import DOCUMENT
+from webhookd.web.api.event_types import DOCUMENT
 
 MARK = "zq7-secret"  # in all that belongs to the other workspace, and in nothing that a caller sends
 SPELLINGS = (

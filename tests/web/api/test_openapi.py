@@ -12,10 +12,11 @@ import pytest
 from tests.support.api import Api
 from webhookd.admin.tokens import Scope
 from webhookd.errors import ERRORS
-from webhookd.web.api.openapi import document, paths_of
+from webhookd.rules.event_types import BUILT_IN
+from webhookd.web.api.openapi import document, paths_of, with_webhooks
 from webhookd.web.router import ROUTES
 
-DOCUMENT: dict[str, Any] = orjson.loads(document(ROUTES))
+DOCUMENT: dict[str, Any] = orjson.loads(with_webhooks(document(ROUTES), BUILT_IN))
 OPERATIONS = [
     (path, method, operation) for path, methods in DOCUMENT["paths"].items() for method, operation in methods.items()
 ]

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.api import Api, running_api
 from webhookd import metrics as metric_table
-from webhookd.config import Budget, Config, ExtraType, Mail, Store
+from webhookd.config import Budget, Config, Events, ExtraType, Mail, Store
 from webhookd.models import Reason
 from webhookd.web.api import metrics, operations
 
@@ -145,7 +145,9 @@ async def test_the_status_is_one_look(api: Api) -> None:
 
 async def test_the_catalogue_is_listed_with_everything_about_a_type(tmp_path: Path) -> None:
     """The built-in ones and those of the configuration, in pages, each with label, description, fields and a sample."""
-    config = Config(events={"order.paid": ExtraType(label="Order Paid", description="An order was paid.")})
+    config = Config(
+        events=Events(types={"order.paid": ExtraType(label="Order Paid", description="An order was paid.")})
+    )
     async with running_api(tmp_path, config) as api:
         whole = (await api.get("/v1/event-types")).json
         assert (12, None) == (len(whole["data"]), whole["next"])

@@ -13,12 +13,15 @@ import pytest
 
 from tests.support.api import Api, running_api
 from tests.support.reader import Browser
-from webhookd.config import Budget, Config, ExtraType
+from webhookd.config import Budget, Config, Events, ExtraType
 from webhookd.models import Endpoint
 from webhookd.rules.event_types import BUILT_IN
 from webhookd.rules.ids import delivery_id
 
-CONFIG = Config(budget=Budget(limit=5), events={"order.paid": ExtraType(label="Order Paid", description="Money came.")})
+CONFIG = Config(
+    budget=Budget(limit=5),
+    events=Events(types={"order.paid": ExtraType(label="Order Paid", description="Money came.")}),
+)
 
 FIELDS = {"url": "https://example.com/hook", "every_type": "yes", "success": "200"}
 

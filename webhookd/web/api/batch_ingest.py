@@ -36,6 +36,7 @@ class Checked(NamedTuple):
 
     place: int
     event: NewEvent | ApiError
+    warning: ApiError | None = None
 
 
 @dataclass(slots=True)
@@ -47,6 +48,8 @@ class Summary:
     rejected: list[Json] = field(default_factory=list)
     rejected_count: int = 0
     next_index: int = 0
+    warnings: list[Json] = field(default_factory=list)
+    warned_count: int = 0
     unsubscribed: Counter[str] = field(default_factory=Counter)
     below_plan: bool = False
 
@@ -59,6 +62,8 @@ class Summary:
         body: Json = {"accepted": self.accepted, "duplicates": self.duplicates, "rejected": self.rejected}
         if self.rejected_count:
             body["rejected_count"] = self.rejected_count
+        if self.warned_count:
+            body |= {"warnings": self.warnings, "warned_count": self.warned_count}
         if self.unsubscribed:
             body["unsubscribed"] = dict(self.unsubscribed)
         if self.below_plan:
@@ -107,7 +112,7 @@ class BatchIngest:
         await turns.next(self._workspace.seq)
         began = perf_counter()
         for line in lines:
-            checked.append(Checked(line.index, self._check_one(line.data)))
+            checked.append(self._check_one(line))
             if perf_counter() - began > SLICE_SECONDS:
                 await turns.next(self._workspace.seq)
                 began = perf_counter()
@@ -115,28 +120,33 @@ class BatchIngest:
 
     async def accept(self, batch: Sequence[Checked], *, stopping: asyncio.Event | None = None) -> None:
         """Accept the good ones together, in their order, and count all in the summary; see `Ingest.accept`."""
-        good = [event for _, event in batch if isinstance(event, NewEvent)]
+        good = [each.event for each in batch if isinstance(each.event, NewEvent)]
         ingest = self._services.ingest
         accepted = await ingest.accept(self._workspace.seq, good, stopping=stopping, trace=self._trace) if good else ()
         results = iter(accepted)
         refused: Counter[str] = Counter()
-        for place, event in batch:
+        for place, event, warning in batch:
             error = event if isinstance(event, ApiError) else self._enter(event, next(results))
             if error is not None:
                 refused[error.code] += 1
                 self._reject(place, error)
+            elif warning is not None:
+                self._warn(place, warning)
         for code, count in refused.items():
             count_refused(self._refused, self._workspace.id, code, count)
         if batch:
             self.summary.next_index = batch[-1].place + 1
 
-    def _check_one(self, raw: bytes | None) -> NewEvent | ApiError:
+    def _check_one(self, line: Line) -> Checked:
+        warnings: list[ApiError] = []
         try:
-            if raw is None:
+            if line.data is None:
                 raise too_large(self.max_bytes)
-            return check_event(self._services, raw, self._random)
+            event = check_event(self._services, line.data, warnings, self._random)
         except ApiError as error:
-            return error.with_traceback(None)  # which would keep the frames, and with them the bytes, of each
+            # Its traceback would keep the frames, and with them the bytes, of each.
+            return Checked(line.index, error.with_traceback(None))
+        return Checked(line.index, event, *warnings)
 
     def _enter(self, event: NewEvent, result: Accepted) -> ApiError | None:
         if result.conflict:
@@ -150,6 +160,12 @@ class BatchIngest:
             elif not result.deliveries:
                 self.summary.unsubscribed[event.type] += 1
         return None
+
+    def _warn(self, place: int, warning: ApiError) -> None:
+        note_mismatch(self._services, self._workspace.id, warning)
+        self.summary.warned_count += 1
+        if len(self.summary.warnings) < LISTED_REJECTIONS:
+            self.summary.warnings.append({"index": place, "warning": warning.body()["error"]})
 
     def _reject(self, place: int, error: ApiError) -> None:
         self.summary.rejected_count += 1
@@ -175,13 +191,30 @@ class RandomBytes:
         return bytes(taken)
 
 
-def check_event(services: Services, raw: bytes, random_bytes: Callable[[int], bytes] = os.urandom) -> NewEvent:
+def check_event(
+    services: Services, raw: bytes, warnings: list[ApiError], random_bytes: Callable[[int], bytes] = os.urandom
+) -> NewEvent:
     """One event, checked against the catalogue and the limits as they are now; ApiError as `parse_event` has it."""
 
     def new_id() -> str:
         return uuid7(services.clock.wall_ms(), random_bytes(RANDOM_BYTES))
 
-    return parse_event(raw, max_bytes=max_event_bytes(services), event_types=services.event_types(), new_id=new_id)
+    types = services.event_types()
+    return parse_event(raw, max_bytes=max_event_bytes(services), event_types=types, new_id=new_id, warnings=warnings)
+
+
+def note_mismatch(services: Services, workspace_id: str, mismatch: ApiError) -> None:
+    """Count and log an event that was accepted though it doesn't fit its type's schema."""
+    services.ingest.mismatched += 1
+    event_type, first = mismatch.details["event_type"], mismatch.details["problems"][0]
+    log.throttled(
+        "event.mismatched",
+        key=(workspace_id, event_type),
+        workspace=workspace_id,
+        event_type=event_type,
+        path=first["path"],
+        problem=first["reason"],
+    )
 
 
 def trace_of(request: web.Request) -> str | None:

@@ -17,6 +17,7 @@ from webhookd.web.api.batch_ingest import (
     check_event,
     conflict,
     count_refused,
+    note_mismatch,
     trace_of,
 )
 from webhookd.web.api.event_stream import STREAMS, IngestStream
@@ -40,6 +41,13 @@ NDJSON = "application/x-ndjson"
 ROUTES = Routes(workspaced=True)
 
 
+class WarningSchema(Struct):
+    """One event of many that was accepted though it doesn't fit its type's schema."""
+
+    index: Annotated[int, Meta(description="Its place among those sent, from 0")]
+    warning: ErrorDetail
+
+
 class AcceptedEventSchema(Struct):
     """One event was accepted."""
 
@@ -47,6 +55,9 @@ class AcceptedEventSchema(Struct):
     deliveries: Annotated[int, Meta(description="For how many endpoints it is queued")]
     duplicate: Annotated[bool, Meta(description="Whether this very event had been accepted before")]
     paused_by: Annotated[str, Meta(description="`plan` where the workspace's plan has no webhooks; else missing")] = ""
+    warning: Annotated[
+        ErrorDetail | UnsetType, Meta(description="`schema_mismatch` where `events.validate` is `warn` and it applies")
+    ] = UNSET
 
 
 class RejectionSchema(Struct):
@@ -63,6 +74,8 @@ class AcceptedEventsSchema(Struct):
     duplicates: int
     rejected: Annotated[list[RejectionSchema], Meta(max_length=LISTED_REJECTIONS)]
     rejected_count: Annotated[int, Meta(description="All that were refused; there where any was")] = 0
+    warnings: Annotated[list[WarningSchema], Meta(max_length=LISTED_REJECTIONS)] = []
+    warned_count: Annotated[int, Meta(description="All that were accepted with a warning; there where any was")] = 0
     next_index: Annotated[int, Meta(description="Where to go on; there where a stream had to stop")] = 0
     unsubscribed: Annotated[
         dict[str, int], Meta(description="By type, how many accepted events no endpoint subscribes to; there where any")
@@ -97,6 +110,7 @@ class NewEventFields(Struct):
         "missing_event_type",
         "unknown_event_type",
         "invalid_event_id",
+        "schema_mismatch",
         "too_far_behind",
         "rate_limited",
         "unavailable",
@@ -121,7 +135,8 @@ async def post_events(request: web.Request) -> web.StreamResponse:
         body = await read_body(request, BODY_MAX_BYTES)
         if body.lstrip()[:1] == b"[":
             return await _array(request, body)
-        event = check_event(services, body)
+        warnings: list[ApiError] = []
+        event = check_event(services, body, warnings)
         result = (await services.ingest.accept(workspace.seq, (event,), trace=trace_of(request)))[0]
         if result.conflict:
             raise conflict(result.event_id)
@@ -131,6 +146,9 @@ async def post_events(request: web.Request) -> web.StreamResponse:
     answer: Json = {"event_id": result.event_id, "deliveries": result.deliveries, "duplicate": result.duplicate}
     if not result.deliveries and services.registry.paused(workspace.seq):
         answer["paused_by"] = "plan"
+    for warning in warnings:
+        note_mismatch(services, workspace.id, warning)
+        answer["warning"] = warning.body()["error"]
     return ReadyResponse(answer, 202)
 
 

@@ -46,6 +46,7 @@ async def _all(services: Services, refused: Counter[str], workspace_seq: int | N
         "webhookd_uptime_seconds": {(): status["uptime_seconds"]},
         "webhookd_events_accepted_total": {(): totals["accepted"]},
         "webhookd_events_refused_total": {(code,): refused[code] for code in {*_WATCHED_CODES, *refused}},
+        "webhookd_events_mismatched_total": {(): services.ingest.mismatched},
         "webhookd_auth_failures_total": {(): services.audit.refused_count},
         "webhookd_attempts_total": _attempts(status),
         "webhookd_attempt_seconds": {

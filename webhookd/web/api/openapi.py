@@ -15,6 +15,8 @@ import orjson
 
 import webhookd
 from webhookd.admin.tokens import Scope
+from webhookd.catalogue.documents import webhooks
+from webhookd.catalogue.types import EventType
 from webhookd.errors import ERRORS, ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Json
 from webhookd.web.server.requests import Cursor, Error, Moment, Route, is_question
@@ -60,6 +62,14 @@ def document(routes: Iterable[Route]) -> bytes:
             },
         }
     )
+
+
+def with_webhooks(document: bytes, types: Iterable[EventType]) -> bytes:
+    """The document with a webhook for each event type."""
+    whole = orjson.loads(document)
+    whole["webhooks"], schemas = webhooks(types)
+    whole["components"]["schemas"] |= schemas
+    return orjson.dumps(whole)
 
 
 def paths_of(route: Route) -> list[str]:

@@ -11,29 +11,24 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from webhookd import log, metrics
 from webhookd.admin.tokens import Scope
-from webhookd.config import is_mail_address
 from webhookd.errors import ApiError
-from webhookd.models import Json
-from webhookd.rules.type_files import EventType, Field
 from webhookd.store.writer import storage_full
+from webhookd.text import is_mail_address
 from webhookd.web.api.batch_ingest import REFUSED
 from webhookd.web.api.metrics import metric_values
-from webhookd.web.api.schemas import PageSchema
-from webhookd.web.server.requests import Paging, Routes, caller, read_fields, read_query, services_of
-from webhookd.web.server.responses import SECURITY_HEADERS, json_response, list_response
+from webhookd.web.server.requests import Routes, caller, read_fields, services_of
+from webhookd.web.server.responses import SECURITY_HEADERS, json_response
 
 READY_RETRY_SECONDS = 1
 COPY_PREFIX = ".backup-"
 COPY_PIECE_BYTES = 1024 * 1024
 
 COPYING = web.AppKey("copying", asyncio.Lock)
-DOCUMENT = web.AppKey("document", bytes)
 
 ROUTES = Routes()
 
@@ -59,20 +54,6 @@ class TestMailSchema(Struct):
     """The mail server took it."""
 
     to: list[str]
-
-
-class EventTypeSchema(Struct):
-    """One type of the catalogue."""
-
-    name: str
-    label: str
-    description: str
-    fields: list[Field]
-    sample: dict[str, Any]
-
-
-class EventTypeListSchema(PageSchema[EventTypeSchema]):
-    """A page of the catalogue."""
 
 
 @ROUTES("GET", "/healthz", {200: HealthSchema}, scope=None)
@@ -116,34 +97,6 @@ async def show_metrics(request: web.Request) -> web.Response:
 def _own_workspace(request: web.Request) -> int | None:
     token = caller(request)
     return token.workspace_seq if token is not None else None
-
-
-@ROUTES("GET", "/openapi.json", {200: dict[str, Any]}, scope=Scope.OBSERVE)
-async def show_openapi(request: web.Request) -> web.Response:
-    """Get this document."""
-    return web.Response(body=request.app[DOCUMENT], headers={"Content-Type": "application/json; charset=utf-8"})
-
-
-@ROUTES("GET", "/v1/event-types", {200: EventTypeListSchema}, query=Paging)
-async def list_event_types(request: web.Request) -> web.Response:
-    """List the event types."""
-    query = read_query(request, Paging)
-    event_types = services_of(request).event_types()
-    begin = query.seq or 0
-    names = event_types.names[begin : begin + query.limit]
-    end = begin + len(names)
-    shown = [_shown(event_types.require(name)) for name in names]
-    return list_response(shown, end if end < len(event_types.names) else None)
-
-
-def _shown(event_type: EventType) -> Json:
-    return {
-        "name": event_type.name,
-        "label": event_type.label,
-        "description": event_type.description,
-        "fields": msgspec.to_builtins(event_type.fields),
-        "sample": event_type.sample,
-    }
 
 
 @ROUTES(

@@ -18,9 +18,10 @@ from aiohttp import hdrs, web
 
 from webhookd.admin.audit import DONE, TARGET_CHARACTERS
 from webhookd.admin.tokens import Scope
-from webhookd.config import Listen, is_loopback
+from webhookd.config import Listen
 from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Token
+from webhookd.text import is_loopback
 from webhookd.web.server.caller_address import caller_address
 from webhookd.web.server.memory_limit import release_memory
 from webhookd.web.server.question_limit import question

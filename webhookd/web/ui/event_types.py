@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from msgspec.structs import replace
 
-from webhookd.rules.type_files import Field
+from webhookd.catalogue.types import Field
 from webhookd.web.ui.pages import Page
 from webhookd.web.ui.view_models import EventTypeView, event_type_view
 

@@ -7,7 +7,6 @@ Its type is one of `WORDS`, `array of` the plural of one, or several of these jo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,12 +18,10 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from webhookd import catalogue
-from webhookd.models import Json
 
 # A JSON type's name and its name in JSON Schema; `any` is every value.
 WORDS = ("object", "empty object", "string", "integer", "number", "boolean", "null", "any")
 ARRAY_OF = "array of "
-_PATH = re.compile(r"[^\s.\[\]]+(\[\])?(\.[^\s.\[\]]+(\[\])?)*")
 
 
 class Field(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -71,7 +68,7 @@ class EventType:
         """The fields that a webhook's events are chosen by, each with its known values."""
         return tuple(field for field in self.fields if field.choice)
 
-    def samples(self) -> Iterator[tuple[str, Json]]:
+    def samples(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The sample, with the name "", then each variant of it, with an id of its own."""
         yield "", self.sample
         for variant in self.variants:
@@ -86,7 +83,7 @@ class EventType:
             yield variant.name, body
 
 
-def _at(body: Json, path: str) -> tuple[Json, str]:
+def _at(body: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
     *parents, name = path.split(".")
     for each in parents:
         body = body[each]
@@ -148,11 +145,11 @@ def expanded(fields: Iterable[Field], above: str = "") -> Iterator[Field]:
         path = above + field.path
         yield replace(field, path=path, when=when)
         if field.of:
-            yield from _of_part(field.of, path + ("[]." if ARRAY_OF in field.type else "."), when)
+            yield from part_fields(field.of, path + ("[]." if ARRAY_OF in field.type else "."), when)
 
 
 @cache
-def _of_part(name: str, above: str, when: tuple[str, ...]) -> tuple[Field, ...]:
+def part_fields(name: str, above: str, when: tuple[str, ...]) -> tuple[Field, ...]:
     """The fields of a part; types that have the part at the same path share them."""
     fields = expanded(parts()[name], above)
     return tuple(replace(each, when=when) for each in fields) if when else tuple(fields)
