@@ -310,6 +310,10 @@ async def test_types(ask: Any) -> None:
     shown = await ask("types", "message.received")
     assert "contact.assignee.email" in shown.out and '"event_type": "message.received"' in shown.out
     assert "message.sent" in [one["name"] for one in (await ask("types", "--json")).json()["data"]]
+    assert "MessageReceived" == (await ask("types", "message.received", "--schema")).json()["title"]
+    assert "message.sent" in (await ask("types", "--openapi")).json()["webhooks"]
+    assert "3.0.0" == (await ask("types", "--asyncapi")).json()["asyncapi"]
+    assert [2, 2] == [(await ask("types", *words)).code for words in (["--schema"], ["message.sent", "--openapi"])]
     wrong = await ask("types", "message.recieved")
     assert 1 == wrong.code and "did you mean message.received?" in wrong.err
 

@@ -75,10 +75,10 @@ def _of_samples(kind: EventType, file: TypeFile) -> Iterator[FileMistake]:
         yield FileMistake("sample.event_type", "another type", f'"{kind.name}", or left out')
     key = "sample"
     try:
-        for index, (name, sample) in enumerate(kind.samples()):
-            key = f"variants[{index - 1}]" if name else "sample"
+        for index, (_, sample) in enumerate(kind.samples()):
             for path, what in misfits(kind.fields, sample) if kind.own_schema is None else ():
                 yield FileMistake(key, f"{path}: {what}")
+            key = f"variants[{index}]"  # which is made next
     except (KeyError, TypeError):
         yield FileMistake(key, "a path that the sample hasn't got", "paths of members of the sample")
         return

@@ -26,6 +26,8 @@ _HEADERS: tuple[tuple[str, bool, str, str], ...] = (
     ("X-Webhook-Replay", False, "`true` for a replay", "string"),
     ("X-Webhook-Backfill", False, "`true` for a backfill", "string"),
     ("X-Webhook-Test", False, "`true` for a test", "string"),
+    ("webhook-sequence", False, "Of an endpoint that orders by key: counts its deliveries", "integer"),
+    ("webhook-lane-previous", False, "Of an endpoint that orders by key: the event before in its lane", "string"),
     ("traceparent", False, "The trace of the request that the event came with", "string"),
     ("tracestate", False, "What belongs to that trace", "string"),
 )

@@ -129,7 +129,7 @@ def event_type(name: str, file: TypeFile) -> EventType:
         file.label,
         file.description,
         tuple(_possible(found.values())),
-        file.sample or {"event_type": name, "event_id": "6f1d4a0e-2f0f-4b6e-9a53-0a1c6de7b000"},
+        {"event_type": name, "event_id": "6f1d4a0e-2f0f-4b6e-9a53-0a1c6de7b000", **file.sample},
         file.notes,
         file.variants,
         file.schema,

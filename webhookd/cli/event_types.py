@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -14,12 +15,29 @@ from webhookd.text import escape
 @click.command(
     "types",
     short_help="List and explain the event types.",
-    epilog=examples("webhookd types", "webhookd types message.received", "webhookd types --json"),
+    epilog=examples(
+        "webhookd types",
+        "webhookd types message.received",
+        "webhookd types message.received --schema",
+        "webhookd types --openapi > webhookd.json",
+    ),
 )
 @click.argument("name", metavar="[TYPE]", required=False, shell_complete=complete_event_type)
+@click.option("--schema", "form", flag_value="schema", help="Print the JSON Schema of TYPE.")
+@click.option("--openapi", "form", flag_value="openapi", help="Print the OpenAPI document, with all types as webhooks.")
+@click.option("--asyncapi", "form", flag_value="asyncapi", help="Print all types as an AsyncAPI document.")
 @with_call
-def types(call: Call, name: str | None) -> None:
-    """List the event types, the product's own among them; with TYPE, show the fields and a sample of one."""
+def types(call: Call, name: str | None, form: str | None) -> None:
+    """List the event types, the product's own among them; with TYPE, show the fields and a sample of one.
+
+    The schema and the documents are for programs that generate code: `webhookd help receiving`.
+    """
+    if (form == "schema") != (name is not None) and form is not None:
+        raise click.UsageError("--schema takes a TYPE; --openapi and --asyncapi take none.")
+    if form is not None:
+        return print_json(
+            call.client().get(f"/v1/event-types/{quote(name, safe='')}/schema" if name else f"/{form}.json")
+        )
     found = list(call.client().pages("/v1/event-types"))
     if name is not None:
         return _explain(call, _named(name, found))

@@ -55,7 +55,7 @@ def _problems(errors: Iterable[Any]) -> Iterator[tuple[str, str]]:
 def _is_other_kind(error: Any, path: Sequence[str | int]) -> bool:
     """Whether the value at `path` isn't of a schema's kind at all: of another JSON type, content of another `type`."""
     name, at = error.kind.name, error.instance_path
-    return bool((name == "type" and at == path) or (name == "const" and at == [*path, "type"]))
+    return bool((name in ("type", "maxProperties") and at == path) or (name == "const" and at == [*path, "type"]))
 
 
 def _reason(error: Any, forms: Sequence[Sequence[Any]]) -> str:

@@ -134,6 +134,7 @@ def aimed(path: str, spelling: str, theirs: Theirs) -> tuple[str, set[str]]:
         "token": "tok_admin",
         "session": theirs.session,
         "node": "0a1b2c3d4e5f",
+        "type": "message.received",
     }
     used = {named[name] for name in re.findall(r"\{(\w+)\}", path) if name != "workspace"}
     return re.sub(r"\{(\w+)\}", lambda match: named[match[1]], path), used

@@ -153,7 +153,7 @@ async def test_the_catalogue_is_listed_with_everything_about_a_type(tmp_path: Pa
         assert (12, None) == (len(whole["data"]), whole["next"])
         assert "conversation.closed" == whole["data"][0]["name"]
         assert "order.paid" == whole["data"][-1]["name"]
-        assert {"name", "label", "description", "fields", "sample"} == whole["data"][0].keys()
+        assert {"name", "label", "description", "notes", "fields", "sample"} == whole["data"][0].keys()
         assert {"path", "type", "meaning"} == whole["data"][0]["fields"][0].keys()
         first = (await api.get("/v1/event-types?limit=6")).json
         rest = (await api.get(f"/v1/event-types?limit=6&cursor={first['next']}")).json

@@ -82,6 +82,7 @@ class BatchIngest:
         self._workspace = workspace
         self._refused = refused
         self._trace = trace
+        self._warnings: list[ApiError] = []  # of the event that is being checked
         self._random = RandomBytes()
 
     @property
@@ -138,15 +139,14 @@ class BatchIngest:
             self.summary.next_index = batch[-1].place + 1
 
     def _check_one(self, line: Line) -> Checked:
-        warnings: list[ApiError] = []
         try:
             if line.data is None:
                 raise too_large(self.max_bytes)
-            event = check_event(self._services, line.data, warnings, self._random)
+            event = check_event(self._services, line.data, self._warnings, self._random)
         except ApiError as error:
             # Its traceback would keep the frames, and with them the bytes, of each.
             return Checked(line.index, error.with_traceback(None))
-        return Checked(line.index, event, *warnings)
+        return Checked(line.index, event, self._warnings.pop() if self._warnings else None)
 
     def _enter(self, event: NewEvent, result: Accepted) -> ApiError | None:
         if result.conflict:
