@@ -306,7 +306,7 @@ async def test_events_that_nobody_gets(ask: Any, endpoint: str) -> None:
 async def test_types(ask: Any) -> None:
     """All of the catalogue; one with its fields and its sample; an unknown one with the nearest."""
     listed = await ask("types")
-    assert 10 == len(listed.out.splitlines()) and "A contact sent a message." in listed.out
+    assert 12 == len(listed.out.splitlines()) and "A contact sent a message." in listed.out
     shown = await ask("types", "message.received")
     assert "contact.assignee.email" in shown.out and '"event_type": "message.received"' in shown.out
     assert "message.sent" in [one["name"] for one in (await ask("types", "--json")).json()["data"]]

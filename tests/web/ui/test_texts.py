@@ -62,6 +62,7 @@ FAMILIES = {
 NOT_ON_PAGES = {
     "invalid_json", "unauthorized", "method_not_allowed", "event_id_conflict", "workspace_exists", "workspace_in_use",
     "wrong_host", "invalid_event", "missing_event_type", "invalid_event_id", "unknown_field",
+    "schema_mismatch",
 }  # fmt: skip
 
 
