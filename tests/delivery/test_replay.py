@@ -11,7 +11,7 @@ from tests.support.engine import Engine, engine
 from webhookd.delivery import replay
 from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, Endpoint
-from webhookd.store.delivery_log import LogFilter
+from webhookd.store.delivery_log.log_filter import LogFilter
 
 URL = "https://example.com/hook"
 

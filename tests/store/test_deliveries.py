@@ -11,7 +11,7 @@ from msgspec import structs
 from tests.support.stores import accept, add_endpoint, add_test, add_workspace, deliver, fail
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, QueuedDelivery, Workspace
 from webhookd.store import deliveries, delivery_log, endpoints
-from webhookd.store.delivery_log import LogFilter
+from webhookd.store.delivery_log.log_filter import LogFilter
 from webhookd.store.store import Db, Store
 
 BODY = b'{"event_type":"message.sent"}'

@@ -14,7 +14,7 @@ from tests.support.stores import accept, add_endpoint, add_test, add_workspace, 
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, QueuedDelivery, Workspace
 from webhookd.store import attempts, deliveries, delivery_log, endpoints, events
 from webhookd.store.connection import Late
-from webhookd.store.delivery_log import LogFilter
+from webhookd.store.delivery_log.log_filter import LogFilter
 from webhookd.store.store import Store
 
 S = DeliveryState

@@ -12,7 +12,7 @@ import pytest
 from tests.support.stores import add_endpoint, add_workspace, open_store
 from webhookd.models import NewEvent, Workspace
 from webhookd.store import delivery_log, events, time_index
-from webhookd.store.delivery_log import LogFilter
+from webhookd.store.delivery_log.log_filter import LogFilter
 from webhookd.store.events import Ingested
 from webhookd.store.store import Store
 

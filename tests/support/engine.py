@@ -19,7 +19,7 @@ from webhookd.config import Config, Delivery, Mail
 from webhookd.models import Accepted, Endpoint, EndpointState, NewEvent, Outcome, Reason, Request
 from webhookd.store import delivery_log
 from webhookd.store.connection import StateLock
-from webhookd.store.delivery_log import LogFilter
+from webhookd.store.delivery_log.log_filter import LogFilter
 
 Answer = int | Reason
 POLLS = 20_000

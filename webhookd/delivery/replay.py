@@ -21,7 +21,7 @@ from webhookd.rules.ids import delivery_id
 from webhookd.store import deliveries, delivery_log
 from webhookd.store.connection import Late
 from webhookd.store.deliveries import Backfill
-from webhookd.store.delivery_log import LogFilter
+from webhookd.store.delivery_log.log_filter import LogFilter
 from webhookd.store.store import Db
 from webhookd.store.workspaces import DELIVERY_BYTES
 from webhookd.store.writer import storage_full

@@ -17,7 +17,7 @@ from aiohttp import web
 from webhookd.delivery.live_feed import FeedEvent, Subscription
 from webhookd.models import DeliveryView, Json
 from webhookd.store import delivery_log
-from webhookd.store.delivery_log import LogFilter
+from webhookd.store.delivery_log.log_filter import LogFilter
 from webhookd.web.server.requests import services_of
 from webhookd.web.server.responses import SECURITY_HEADERS
 

@@ -11,7 +11,7 @@ from webhookd.models import DeliveryState, DeliveryView, Json, Workspace
 from webhookd.rules.ids import delivery_seq
 from webhookd.store import attempts, delivery_log, endpoints
 from webhookd.store.connection import Late
-from webhookd.store.delivery_log import LogFilter
+from webhookd.store.delivery_log.log_filter import LogFilter
 from webhookd.store.store import Db
 from webhookd.web.server.requests import Moment
 from webhookd.web.services import Services

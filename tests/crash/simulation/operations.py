@@ -12,7 +12,7 @@ from webhookd.app import App
 from webhookd.errors import ApiError
 from webhookd.models import NewEvent
 from webhookd.store import delivery_log
-from webhookd.store.delivery_log import LogFilter
+from webhookd.store.delivery_log.log_filter import LogFilter
 
 if TYPE_CHECKING:
     from tests.crash.simulation.world import World

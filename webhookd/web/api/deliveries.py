@@ -13,7 +13,7 @@ from webhookd.models import DeliveryState, DeliveryView, EventView, Json
 from webhookd.rules.ids import delivery_id
 from webhookd.store import delivery_log, events
 from webhookd.store.connection import Late
-from webhookd.store.delivery_log import WAITING, LogFilter
+from webhookd.store.delivery_log.log_filter import WAITING, LogFilter
 from webhookd.store.store import Db
 from webhookd.web.api.schemas import (
     DeliveryDetailSchema,

@@ -15,7 +15,7 @@ from webhookd.models import DeliveryState, DeliveryView, Endpoint, Json, Reason
 from webhookd.rules.ids import delivery_id
 from webhookd.store import delivery_log, endpoints, events
 from webhookd.store.connection import Late
-from webhookd.store.delivery_log import WAITING, LogFilter
+from webhookd.store.delivery_log.log_filter import WAITING, LogFilter
 from webhookd.store.store import Db
 from webhookd.web.live_stream import live_stream
 from webhookd.web.log_search import DeliveryFilter, find_delivery, log_filter

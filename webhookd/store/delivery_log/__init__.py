@@ -12,7 +12,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -20,11 +19,15 @@ import orjson
 from webhookd.models import DeliveryState, DeliveryView
 from webhookd.store import malformed, time_index
 from webhookd.store.connection import Late
-from webhookd.store.deliveries import BACKFILL, CANCELLED, DELIVERED, DROPPED, EXPIRED, PENDING, SKIPPED, TEST
+from webhookd.store.deliveries import BACKFILL, DELIVERED, TEST
+from webhookd.store.delivery_log.log_filter import WAITING, LogFilter, conditions, in_range, ranges
+from webhookd.store.delivery_log.reading import matching, with_known_id
 
 # How many of the newest rows are looked through before the ranges are: a millisecond's worth.
 NEWEST_ROWS = 2000
-_BEFORE_ALL, _AFTER_ALL = 0, 2**63 - 1
+# How many rows are read at a time where an answer's status or a text is searched for.
+READ_ROWS = 500
+_AFTER_ALL = 2**63 - 1
 # How many numbers a search looks through before it asks whether it is late: some milliseconds' worth.
 WINDOW_ROWS = 100_000
 # What is written at a moment was dated before it, by as long as its commit took.
@@ -75,54 +78,6 @@ _CHANGED_SUCCEEDED = (
     "SELECT seq, finished_at, ? FROM deliveries INDEXED BY deliveries_log "
     f"WHERE endpoint_seq = ? AND state = {DELIVERED} AND state <> 0 AND kind <> {TEST} ORDER BY seq DESC"
 )
-WAITING = (DeliveryState.PENDING, DeliveryState.HELD)
-# What each of the table's finished states reads as.
-_READS_AS = {
-    DELIVERED: DeliveryState.DELIVERED,
-    DROPPED: DeliveryState.DROPPED,
-    EXPIRED: DeliveryState.EXPIRED,
-    SKIPPED: DeliveryState.SKIPPED,
-    CANCELLED: DeliveryState.CANCELLED,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class LogFilter:
-    """What of a workspace's log is asked for; None means any.  Times are milliseconds since 1970, `until` excluded."""
-
-    workspace_seq: int
-    paused: bool
-    endpoint_seq: int | None = None
-    event_type: str | None = None
-    state: DeliveryState | None = None
-    event_id: str | None = None
-    since_ms: int | None = None
-    until_ms: int | None = None
-    upto_seq: int | None = None
-
-    def matches(self, view: DeliveryView) -> bool:
-        """Whether a delivery is asked for."""
-        return (
-            self.workspace_seq == view.workspace_seq
-            and self.endpoint_seq in (None, view.endpoint_seq)
-            and self.event_type in (None, view.event_type)
-            and self.state in (None, view.state)
-            and self.event_id in (None, view.event_id)
-            and (self.since_ms is None or view.accepted_at_ms >= self.since_ms)
-            and (self.until_ms is None or view.accepted_at_ms < self.until_ms)
-            and (self.upto_seq is None or view.seq <= self.upto_seq)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Rows of one endpoint that read as the same state, their numbers between two others (both excluded)."""
-
-    endpoint_seq: int
-    state: int
-    reads_as: DeliveryState
-    after_seq: int
-    before_seq: int
 
 
 @contextmanager
@@ -146,16 +101,44 @@ def search(
     """`page` that stops when it is `late`; returns as well the number before which a stopped search has to go on."""
     before = _AFTER_ALL if before_seq is None else before_seq
     with snapshot(db):
-        if wanted.event_id is not None:
-            return views(db, _of_event(db, wanted, before, limit), paused=wanted.paused), None
-        found: list[int] = []
-        for number, (after, upto) in enumerate(_windows(db, wanted, before, small=late is not None)):
-            if len(found) == limit:
-                break
-            if number and late is not None and late():  # one window at least, or it never ends
-                return views(db, found, paused=wanted.paused), upto
-            found += _newest(db, wanted, after, upto, limit - len(found))
-        return views(db, found, paused=wanted.paused), None
+        wanted = with_known_id(db, wanted)
+        find = _read if wanted.reads_rows and wanted.event_id is None else _find
+        found, stopped_at = find(db, wanted, before, limit, late)
+        return views(db, found, paused=wanted.paused), stopped_at
+
+
+def _find(
+    db: sqlite3.Connection, wanted: LogFilter, before_seq: int, limit: int, late: Late | None
+) -> tuple[list[int], int | None]:
+    """The newest matches by what indexes answer, and where a stopped search goes on."""
+    if wanted.event_id is not None:
+        ids = _of_event(db, wanted, before_seq, -1 if wanted.reads_rows else limit)
+        return matching(db, wanted, ids)[:limit], None
+    found: list[int] = []
+    for number, (after, upto) in enumerate(_windows(db, wanted, before_seq, small=late is not None)):
+        if len(found) == limit:
+            break
+        if number and late is not None and late():  # one window at least, or it never ends
+            return found, upto
+        found += _newest(db, wanted, after, upto, limit - len(found))
+    return found, None
+
+
+def _read(
+    db: sqlite3.Connection, wanted: LogFilter, before_seq: int, limit: int, late: Late | None
+) -> tuple[list[int], int | None]:
+    """The newest matches where rows have to be read: what indexes find, sifted, portion by portion."""
+    found: list[int] = []
+    while True:
+        candidates, stopped_at = _find(db, wanted, before_seq, READ_ROWS, late)
+        found += matching(db, wanted, candidates)
+        if len(found) >= limit:
+            return found[:limit], None
+        if len(candidates) < READ_ROWS:
+            return found, stopped_at
+        before_seq = candidates[-1]
+        if late is not None and late():
+            return found, before_seq
 
 
 def _windows(db: sqlite3.Connection, wanted: LogFilter, before_seq: int, *, small: bool) -> Iterator[tuple[int, int]]:
@@ -178,8 +161,8 @@ def _last_between(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, bef
     """The newest number between two (both excluded) where a match can be: of the filter's endpoints and states."""
     anything = LogFilter(wanted.workspace_seq, wanted.paused)
     newest = [after_seq]
-    for each in _ranges(db, wanted, after_seq, before_seq):
-        newest += _in_range(db, anything, each, each.after_seq, each.before_seq, "1 ORDER BY d.seq DESC", 1)
+    for each in ranges(db, wanted, after_seq, before_seq):
+        newest += in_range(db, anything, each, each.after_seq, each.before_seq, "1 ORDER BY d.seq DESC", 1)
     return max(newest)
 
 
@@ -241,11 +224,11 @@ def _finished_between(
     db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, limit: int
 ) -> list[int]:
     found: list[int] = []
-    for each in _ranges(db, wanted, after_seq, before_seq):
+    for each in ranges(db, wanted, after_seq, before_seq):
         if each.reads_as in WAITING:
             continue
         before = min(each.before_seq, found[-1]) if len(found) == limit else each.before_seq
-        rows = _in_range(db, wanted, each, each.after_seq, before, f"d.kind <> {TEST} ORDER BY d.seq", limit)
+        rows = in_range(db, wanted, each, each.after_seq, before, f"d.kind <> {TEST} ORDER BY d.seq", limit)
         found = sorted(found + rows)[:limit]
     return found
 
@@ -253,13 +236,13 @@ def _finished_between(
 def _newest(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, limit: int) -> list[int]:
     """The newest matches between two numbers (both excluded)."""
     found: list[int] = []
-    if wanted.endpoint_seq is None:
+    if wanted.endpoint_seq is None and not wanted.retrying:
         lowest = max(after_seq, before_seq - 1 - NEWEST_ROWS)
         found = _scan(db, wanted, "d.seq > :after_seq", {"after_seq": lowest}, before_seq, limit)
         before_seq = lowest + 1
-    for each in _ranges(db, wanted, after_seq, before_seq) if len(found) < limit else ():
+    for each in ranges(db, wanted, after_seq, before_seq) if len(found) < limit else ():
         after = max(each.after_seq, found[-1]) if len(found) == limit else each.after_seq
-        rows = _in_range(db, wanted, each, after, each.before_seq, "1 ORDER BY d.seq DESC", limit)
+        rows = in_range(db, wanted, each, after, each.before_seq, "1 ORDER BY d.seq DESC", limit)
         found = sorted(found + rows, reverse=True)[:limit]
     return found
 
@@ -275,82 +258,21 @@ def _scan(
     db: sqlite3.Connection, wanted: LogFilter, where: str, values: dict[str, Any], before_seq: int, limit: int
 ) -> list[int]:
     """Look through few rows, row by row."""
-    conditions, common = _conditions(wanted)
+    where_own, common = conditions(wanted)
     for condition, name, value in (
         ("d.endpoint_seq = :endpoint_seq", "endpoint_seq", wanted.endpoint_seq),
-        ("reads_as = :state", "state", wanted.state),
+        ("reads_as = :state", "state", DeliveryState.PENDING if wanted.retrying else wanted.state),
+        ("d.state <> :not_state", "not_state", None if wanted.may_be_delivered else DELIVERED),
     ):
         if value is not None:
-            conditions.append(condition)
+            where_own.append(condition)
             common[name] = value
     common |= {"workspace_seq": wanted.workspace_seq, "paused": wanted.paused, "before_seq": before_seq}
     sql = (
         f"{_SCAN} WHERE e.workspace_seq = :workspace_seq AND {where} AND d.seq < :before_seq"
-        f"{''.join(f' AND {condition}' for condition in conditions)} ORDER BY d.seq DESC LIMIT :limit"
+        f"{''.join(f' AND {condition}' for condition in where_own)} ORDER BY d.seq DESC LIMIT :limit"
     )
     return [row[0] for row in db.execute(sql, common | values | {"limit": limit}).fetchall()]
-
-
-def _ranges(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int) -> Iterator[_Range]:
-    """Where the deliveries of the filter can be, by workspace, endpoint and state."""
-    own = "" if wanted.endpoint_seq is None else "AND seq = :endpoint_seq"
-    rows = db.execute(
-        "SELECT seq, state = 'active', skipped_upto, deleted_at IS NOT NULL FROM endpoints "
-        f"WHERE workspace_seq = :workspace_seq {own} ORDER BY seq",
-        {"workspace_seq": wanted.workspace_seq, "endpoint_seq": wanted.endpoint_seq},
-    ).fetchall()
-    for seq, active, skipped_upto, deleted in rows:
-        for state, reads_as in _READS_AS.items():
-            if wanted.state in (None, reads_as):
-                yield _Range(seq, state, reads_as, after_seq, before_seq)
-        waits = DeliveryState.PENDING if active and not wanted.paused else DeliveryState.HELD
-        if deleted:
-            waits = DeliveryState.CANCELLED
-        if wanted.state in (None, DeliveryState.SKIPPED) and skipped_upto > after_seq:
-            yield _Range(seq, PENDING, DeliveryState.SKIPPED, after_seq, min(before_seq, skipped_upto + 1))
-        if wanted.state in (None, waits):
-            yield _Range(seq, PENDING, waits, max(after_seq, skipped_upto), before_seq)
-
-
-def _in_range(
-    db: sqlite3.Connection,
-    wanted: LogFilter,
-    range_: _Range,
-    after_seq: int,
-    before_seq: int,
-    tail: str,
-    limit: int,
-) -> list[int]:
-    conditions, values = _conditions(wanted)
-    values |= {"endpoint_seq": range_.endpoint_seq, "state": range_.state, "limit": limit}
-    values |= {"after_seq": after_seq, "before_seq": before_seq}
-    # SQLite uses the partial index only with the comparison with 0.
-    index = (
-        "INDEXED BY deliveries_waiting WHERE d.state = 0"
-        if range_.state == PENDING
-        else "INDEXED BY deliveries_log WHERE d.state = :state AND d.state <> 0"
-    )
-    sql = (
-        f"SELECT d.seq FROM deliveries d {index} AND d.endpoint_seq = :endpoint_seq AND d.seq > :after_seq "
-        f"AND d.seq < :before_seq{''.join(f' AND {condition}' for condition in conditions)} AND {tail} LIMIT :limit"
-    )
-    return [row[0] for row in db.execute(sql, values).fetchall()]
-
-
-def _conditions(wanted: LogFilter) -> tuple[list[str], dict[str, Any]]:
-    """The part of the filter that a delivery's own row, and its index entry, answer."""
-    conditions: list[str] = []
-    values: dict[str, Any] = {}
-    for condition, name, value in (
-        ("d.event_type = :event_type", "event_type", wanted.event_type),
-        ("d.accepted_at >= :since_ms", "since_ms", wanted.since_ms),
-        ("d.accepted_at < :until_ms", "until_ms", wanted.until_ms),
-        ("d.seq <= :upto_seq", "upto_seq", wanted.upto_seq),
-    ):
-        if value is not None:
-            conditions.append(condition)
-            values[name] = value
-    return conditions, values
 
 
 def changed_since(db: sqlite3.Connection, wanted: LogFilter, since_ms: int, limit: int) -> list[DeliveryView] | None:
