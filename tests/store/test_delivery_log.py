@@ -14,7 +14,7 @@ from tests.support.stores import accept, add_endpoint, add_test, add_workspace, 
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, QueuedDelivery, Workspace
 from webhookd.store import attempts, deliveries, delivery_log, endpoints, events
 from webhookd.store.connection import Late
-from webhookd.store.delivery_log.log_filter import LogFilter
+from webhookd.store.delivery_log.log_filter import WAITING, LogFilter
 from webhookd.store.store import Store
 
 S = DeliveryState
@@ -292,7 +292,7 @@ async def test_replaying_takes_what_is_finished_oldest_first(log: Log, state: S 
     expected = [
         view.seq
         for view in reversed(everything)
-        if view.state not in delivery_log.WAITING and state in (None, view.state)
+        if view.state not in WAITING and state in (None, view.state)
     ]
     found, _ = await log.all_finished(replace(log.filter(), state=state))
     assert expected and expected == found

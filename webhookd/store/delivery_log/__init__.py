@@ -20,13 +20,13 @@ from webhookd.models import DeliveryState, DeliveryView
 from webhookd.store import malformed, time_index
 from webhookd.store.connection import Late
 from webhookd.store.deliveries import BACKFILL, DELIVERED, TEST
-from webhookd.store.delivery_log.log_filter import WAITING, LogFilter, conditions, in_range, ranges
-from webhookd.store.delivery_log.reading import matching, with_known_id
+from webhookd.store.delivery_log.log_filter import STATE, WAITING, LogFilter, conditions, in_range, ranges
+from webhookd.store.delivery_log.reading import matching, text_condition, with_known_id
 
 # How many of the newest rows are looked through before the ranges are: a millisecond's worth.
 NEWEST_ROWS = 2000
-# How many rows are read at a time where an answer's status or a text is searched for.
-READ_ROWS = 500
+# How many rows are read at a time where an answer's status or a text is searched for: some milliseconds' worth.
+READ_ROWS = 1000
 _AFTER_ALL = 2**63 - 1
 # How many numbers a search looks through before it asks whether it is late: some milliseconds' worth.
 WINDOW_ROWS = 100_000
@@ -36,26 +36,21 @@ COMMIT_MS = 5_000
 ROWS_PER_CHANGE = 20
 
 _MARKED = "d.state = 0 AND (e.deleted_at IS NOT NULL OR d.seq <= e.skipped_upto)"
-_STATE = (
-    "CASE d.state WHEN 0 THEN CASE WHEN d.seq <= e.skipped_upto THEN 'skipped' WHEN e.deleted_at IS NOT NULL "
-    "THEN 'cancelled' WHEN e.state <> 'active' OR :paused THEN 'held' ELSE 'pending' END "
-    "WHEN 1 THEN 'delivered' WHEN 2 THEN 'dropped' WHEN 3 THEN 'expired' WHEN 4 THEN 'skipped' ELSE 'cancelled' END"
-)
 _SELECT = (
-    f"SELECT d.seq, w.seq, w.id, e.seq, e.id, coalesce(v.id, ''), d.event_type, {_STATE} AS reads_as, d.replay_of, "
+    f"SELECT d.seq, w.seq, w.id, e.seq, e.id, coalesce(v.id, ''), d.event_type, {STATE} AS reads_as, d.replay_of, "
     # Only what will really be attempted has a next attempt; what a mark ended was finished by the mark.
-    f"d.kind, d.accepted_at, CASE WHEN {_STATE} = 'pending' THEN d.next_attempt_at END, "
+    f"d.kind, d.accepted_at, CASE WHEN {STATE} = 'pending' THEN d.next_attempt_at END, "
     f"CASE WHEN {_MARKED} THEN coalesce(e.deleted_at, e.updated_at) ELSE d.finished_at END, "
     "d.attempt_count, CASE WHEN d.attempt_count > 0 THEN coalesce(d.final_attempt, "
     "(SELECT record FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1)) END "
     "FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq LEFT JOIN events v ON v.seq = d.event_seq "
     "JOIN workspaces w ON w.seq = e.workspace_seq"
 )
-_SCAN = f"SELECT d.seq, {_STATE} AS reads_as FROM deliveries d CROSS JOIN endpoints e ON e.seq = d.endpoint_seq"
+_SCAN = f"SELECT d.seq, {STATE} AS reads_as FROM deliveries d CROSS JOIN endpoints e ON e.seq = d.endpoint_seq"
 _SAME = "FROM deliveries o WHERE o.event_seq = d.event_seq AND o.endpoint_seq = d.endpoint_seq"
 # Of several deliveries of the filter that nothing delivered since, the oldest is sent again.
 _REPEATED = (
-    f"EXISTS (SELECT 1 {_SAME} AND o.seq < d.seq AND (:state IS NULL OR {_STATE.replace('d.', 'o.')} = :state) "
+    f"EXISTS (SELECT 1 {_SAME} AND o.seq < d.seq AND (:state IS NULL OR {STATE.replace('d.', 'o.')} = :state) "
     "AND o.accepted_at >= :since_ms AND o.accepted_at < :until_ms AND o.seq >= coalesce("
     f"(SELECT max(seq) {_SAME} AND o.state = {DELIVERED} AND o.seq <= :upto_seq), 0))"
 )
@@ -128,6 +123,10 @@ def _read(
     db: sqlite3.Connection, wanted: LogFilter, before_seq: int, limit: int, late: Late | None
 ) -> tuple[list[int], int | None]:
     """The newest matches where rows have to be read: what indexes find, sifted, portion by portion."""
+    if wanted.text is not None and wanted == LogFilter(
+        wanted.workspace_seq, wanted.paused, since_ms=wanted.since_ms, until_ms=wanted.until_ms, text=wanted.text
+    ):
+        return _scan_text(db, wanted, before_seq, limit, late)
     found: list[int] = []
     while True:
         candidates, stopped_at = _find(db, wanted, before_seq, READ_ROWS, late)
@@ -139,6 +138,25 @@ def _read(
         before_seq = candidates[-1]
         if late is not None and late():
             return found, before_seq
+
+
+def _scan_text(
+    db: sqlite3.Connection, wanted: LogFilter, before_seq: int, limit: int, late: Late | None
+) -> tuple[list[int], int | None]:
+    """The same where nothing but a text and times narrow it down: five times as fast in the order of the table."""
+    found: list[int] = []
+    condition, values = text_condition(wanted.text or "")
+    for after, upto in _windows(db, wanted, before_seq, small=True):
+        while upto - 1 > after:
+            lowest = max(after, upto - 1 - 4 * READ_ROWS)
+            scanned = values | {"after_seq": lowest}
+            found += _scan(db, wanted, f"d.seq > :after_seq AND {condition}", scanned, upto, limit - len(found))
+            upto = lowest + 1
+            if len(found) == limit:
+                return found, None
+            if late is not None and late():
+                return found, upto
+    return found, None
 
 
 def _windows(db: sqlite3.Connection, wanted: LogFilter, before_seq: int, *, small: bool) -> Iterator[tuple[int, int]]:

@@ -7,10 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from webhookd.models import DeliveryState, DeliveryView, Json
+from webhookd.models import DeliveryState, DeliveryView
 from webhookd.store.deliveries import CANCELLED, DELIVERED, DROPPED, EXPIRED, PENDING, SKIPPED
 
 WAITING = (DeliveryState.PENDING, DeliveryState.HELD)
+# What a row of deliveries `d` and its endpoint `e` reads as; `:paused`: the workspace's plan has no webhooks.
+STATE = (
+    "CASE d.state WHEN 0 THEN CASE WHEN d.seq <= e.skipped_upto THEN 'skipped' WHEN e.deleted_at IS NOT NULL "
+    "THEN 'cancelled' WHEN e.state <> 'active' OR :paused THEN 'held' ELSE 'pending' END "
+    "WHEN 1 THEN 'delivered' WHEN 2 THEN 'dropped' WHEN 3 THEN 'expired' WHEN 4 THEN 'skipped' ELSE 'cancelled' END"
+)
 # What each of the table's finished states reads as.
 READS_AS = {
     DELIVERED: DeliveryState.DELIVERED,
@@ -52,14 +58,11 @@ class LogFilter:
         """Whether a delivered one can match: its answer had a status of 2xx."""
         return self.status is None or self.status[0] == "2"
 
-    def takes_status(self, attempt: Json | None) -> bool:
-        """Whether the last attempt's answer is asked for."""
-        if self.status is None:
-            return True
-        if attempt is None:
-            return False
-        status = attempt.get("status")
-        return self.status == "none" if status is None else self.status in (str(status), f"{str(status)[0]}xx")
+    def takes_status(self, status: int | None) -> bool:
+        """Whether an answer's status is asked for; None: an attempt had no answer."""
+        if status is None:
+            return self.status in (None, "none")
+        return self.status in (None, str(status), f"{str(status)[0]}xx")
 
     def matches(self, view: DeliveryView) -> bool:
         """Whether a delivery is asked for, `text` apart: a view has no body."""
@@ -73,7 +76,8 @@ class LogFilter:
             and (self.until_ms is None or view.accepted_at_ms < self.until_ms)
             and (self.upto_seq is None or view.seq <= self.upto_seq)
             and (not self.retrying or (view.state is DeliveryState.PENDING and view.attempt_count > 0))
-            and self.takes_status(view.last_attempt)
+            and (self.status is None or view.last_attempt is not None)
+            and (view.last_attempt is None or self.takes_status(view.last_attempt.get("status")))
         )
 
 

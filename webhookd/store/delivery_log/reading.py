@@ -9,22 +9,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import replace
-from typing import Any
 
 import orjson
 
 from webhookd.rules.ids import delivery_seq
-from webhookd.store import malformed
 from webhookd.store.delivery_log.log_filter import LogFilter
 
-_LAST_ATTEMPT = (
-    "SELECT d.seq, coalesce(d.final_attempt, "
-    "(SELECT record FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1)) FROM deliveries d "
-    "WHERE d.seq IN (SELECT value FROM json_each(:seqs)) AND d.attempt_count > 0 ORDER BY d.seq DESC"
-)
-_WITH_TEXT = (
-    "SELECT d.seq FROM deliveries d JOIN events v ON v.seq = d.event_seq "
-    "WHERE d.seq IN (SELECT value FROM json_each(:seqs)) AND ({}) ORDER BY d.seq DESC"
+# A record that isn't JSON has no status, as in `store/malformed.py`.
+_LAST_STATUS = (
+    "SELECT seq, CASE WHEN json_valid(record) THEN record->>'status' END FROM (SELECT d.seq, CAST(coalesce("
+    "d.final_attempt, (SELECT record FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1)) "
+    "AS TEXT) AS record FROM deliveries d WHERE d.seq IN (SELECT value FROM json_each(:seqs)) AND d.attempt_count > 0) "
+    "ORDER BY seq DESC"
 )
 
 
@@ -33,8 +29,8 @@ def matching(db: sqlite3.Connection, wanted: LogFilter, seqs: list[int]) -> list
     if wanted.text is not None and seqs:
         seqs = _with_text(db, wanted.text, seqs)
     if wanted.status is not None and seqs:
-        rows = db.execute(_LAST_ATTEMPT, {"seqs": orjson.dumps(seqs).decode()}).fetchall()
-        seqs = [seq for seq, record in rows if record and wanted.takes_status(malformed.attempt(record))]
+        rows = db.execute(_LAST_STATUS, {"seqs": orjson.dumps(seqs).decode()}).fetchall()
+        seqs = [seq for seq, status in rows if wanted.takes_status(status)]
     return seqs
 
 
@@ -52,14 +48,23 @@ def with_known_id(db: sqlite3.Connection, wanted: LogFilter) -> LogFilter:
     return replace(wanted, event_id=found[0][0], text=None) if found else wanted
 
 
-def _with_text(db: sqlite3.Connection, text: str, seqs: list[int]) -> list[int]:
-    """A body may have a character as itself or escaped, by JSON's rules in any of three ways."""
+def text_condition(text: str) -> tuple[str, dict[str, str]]:
+    """Whether the event of delivery `d` has `text` in its id or body, as a condition of SQL with its values.
+
+    A body may have a character as itself or escaped, by JSON's rules in any of three ways.
+    """
     spellings = dict.fromkeys((text, orjson.dumps(text).decode()[1:-1], json.dumps(text)[1:-1]))
     conditions = ["v.id LIKE :text0 ESCAPE '!'"]
-    values: dict[str, Any] = {"seqs": orjson.dumps(seqs).decode()}
+    values = {}
     for number, spelling in enumerate(spellings):
         escaped = spelling.replace("!", "!!").replace("%", "!%").replace("_", "!_")
         values[f"text{number}"] = f"%{escaped}%"
         conditions.append(f"CAST(v.body AS TEXT) LIKE :text{number} ESCAPE '!'")
-    rows = db.execute(_WITH_TEXT.format(" OR ".join(conditions)), values).fetchall()
+    return f"EXISTS (SELECT 1 FROM events v WHERE v.seq = d.event_seq AND ({' OR '.join(conditions)}))", values
+
+
+def _with_text(db: sqlite3.Connection, text: str, seqs: list[int]) -> list[int]:
+    condition, values = text_condition(text)
+    sql = f"SELECT d.seq FROM deliveries d WHERE d.seq IN (SELECT value FROM json_each(:seqs)) AND {condition}"
+    rows = db.execute(f"{sql} ORDER BY d.seq DESC", {"seqs": orjson.dumps(seqs).decode(), **values}).fetchall()
     return [row[0] for row in rows]
