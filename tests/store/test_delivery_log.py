@@ -289,11 +289,7 @@ async def test_every_filter_finds_what_a_look_at_every_row_finds(
 async def test_replaying_takes_what_is_finished_oldest_first(log: Log, state: S | None) -> None:
     """In steps; what a mark skipped is finished already, what waits isn't."""
     everything = await history(log)
-    expected = [
-        view.seq
-        for view in reversed(everything)
-        if view.state not in WAITING and state in (None, view.state)
-    ]
+    expected = [view.seq for view in reversed(everything) if view.state not in WAITING and state in (None, view.state)]
     found, _ = await log.all_finished(replace(log.filter(), state=state))
     assert expected and expected == found
 

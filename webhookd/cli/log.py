@@ -60,6 +60,7 @@ _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
     epilog=examples(
         "webhookd log -f",
         "webhookd log --state dropped --since 2h",
+        "webhookd log --status 5xx --text order-4711",
         "webhookd log --endpoint https://example.com/hook --type message.received",
         "webhookd log show dlv_…",
     ),
@@ -75,6 +76,9 @@ _RECONNECT_SECONDS = (0.2, 0.5, 1.0, 2.0)
 @click.option(
     "--type", "event_type", metavar="TYPE", shell_complete=complete_event_type, help="Only events of this type."
 )
+@click.option("--retrying", is_flag=True, help="Only what failed and is tried again.")
+@click.option("--status", metavar="STATUS", help="Only this status of the last answer: 404, 5xx, or none.")
+@click.option("--text", metavar="TEXT", help="Only with this in the event's id or body; not with -f.")
 @click.option("--event-id", metavar="ID", shell_complete=complete_event, help="Only this event.")
 @click.option("--since", metavar="TIME", callback=moment, help="Accepted since then: 2h, 30m, 3d, or a time.")
 @click.option("--until", metavar="TIME", callback=moment, help="Accepted until then.")
@@ -91,6 +95,9 @@ def log(
     endpoint: str | None,
     of_state: str | None,
     event_type: str | None,
+    retrying: bool,
+    status: str | None,
+    text: str | None,
     event_id: str | None,
     since: str | None,
     until: str | None,
@@ -103,11 +110,16 @@ def log(
         return
     if (everything and limit) or (follow and (everything or cursor)):
         raise click.UsageError("--all takes no --limit, and -f neither --all nor --cursor.")
+    if follow and text:
+        raise click.UsageError("-f takes no --text: the stream has no bodies.")
     call = ctx.ensure_object(Call)
     query = without_none(
         endpoint=_endpoint_id(call, endpoint),
         state=of_state,
         event_type=event_type,
+        retrying="true" if retrying else None,
+        status=status,
+        text=text,
         event_id=event_id,
         since=since,
         until=until,
@@ -135,9 +147,10 @@ def _list(call: Call, query: dict[str, Any], *, everything: bool) -> None:
         return _print_all_json(found)
     urls = _Urls(call)
     rows = [_row(one, urls) for one in found]
-    if not rows:
-        return click.echo("Nothing in the log.")
-    table(_COLUMNS, reversed(rows))
+    if rows:
+        table(_COLUMNS, reversed(rows))
+    else:
+        click.echo("Nothing in the log." if following is None else "Nothing in the newest part of the log.")
     if following is not None:
         click.echo(f"There are older ones: --cursor {escape(following)} shows them, --all shows all.", err=True)
     return None

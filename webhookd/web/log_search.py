@@ -20,6 +20,18 @@ from webhookd.web.services import Services
 _ENDPOINT_ID = re.compile(r"ep_[0-9a-z]{1,64}")
 
 EventTypeName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+STATUS_PATTERN = "^([1-5][0-9]{2}|[1-5]xx|none)$"
+Status = Annotated[
+    str, Meta(pattern=STATUS_PATTERN, description="Of the last answer: `404`, `5xx`, or `none` where none came")
+]
+TEXT_CHARACTERS = 200
+SearchText = Annotated[
+    str,
+    Meta(
+        max_length=TEXT_CHARACTERS,
+        description="In the event's id or body, `A` as `a`. The id of an event or a delivery finds that event alone",
+    ),
+]
 EventId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Since = Annotated[Moment | None, Meta(description="Accepted then or later")]
 Until = Annotated[Moment | None, Meta(description="Accepted before then")]
@@ -31,13 +43,17 @@ class DeliveryFilter(Struct, frozen=True, kw_only=True):
     endpoint: Annotated[str | None, Meta(description="The id of an endpoint, deleted ones included")] = None
     event_type: EventTypeName | None = None
     state: DeliveryState | None = None
+    retrying: Annotated[bool, Meta(description="`true`: only what failed and is tried again")] = False
+    status: Status | None = None
     event_id: EventId | None = None
     since: Since = None
     until: Until = None
 
 
-async def log_filter(services: Services, workspace: Workspace, asked: DeliveryFilter) -> LogFilter:
-    """The filter as the store takes it.
+async def log_filter(
+    services: Services, workspace: Workspace, asked: DeliveryFilter, *, text: str | None = None
+) -> LogFilter:
+    """The filter as the store takes it, with the `text` that is searched for.
 
     Raises ApiError: `not_found` (the endpoint), `unknown_event_type`.
     """
@@ -51,6 +67,9 @@ async def log_filter(services: Services, workspace: Workspace, asked: DeliveryFi
         event_id=asked.event_id,
         since_ms=asked.since,
         until_ms=asked.until,
+        retrying=asked.retrying,
+        status=asked.status,
+        text=text,
     )
 
 

@@ -184,6 +184,23 @@ def _last_between(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, bef
     return max(newest)
 
 
+def reach(db: sqlite3.Connection) -> tuple[int | None, int | None]:
+    """When the oldest and the newest delivery of the log were accepted, of whatever workspace; None without any."""
+    sql = "SELECT (SELECT accepted_at FROM deliveries ORDER BY seq {} LIMIT 1)"
+    oldest, newest = (db.execute(sql.format(order)).fetchall()[0][0] for order in ("", "DESC"))
+    return oldest, newest
+
+
+def neighbours(db: sqlite3.Connection, wanted: LogFilter, seq: int) -> tuple[int | None, int | None]:
+    """The numbers of the deliveries of a filter just before and just after `seq`; None where there is none."""
+    older: list[int] = []
+    newer: list[int] = []
+    for each in ranges(db, wanted, 0, _AFTER_ALL):
+        older += in_range(db, wanted, each, each.after_seq, min(seq, each.before_seq), "1 ORDER BY d.seq DESC", 1)
+        newer += in_range(db, wanted, each, max(seq, each.after_seq), each.before_seq, "1 ORDER BY d.seq", 1)
+    return max(older, default=None), min(newer, default=None)
+
+
 def get(db: sqlite3.Connection, workspace_seq: int, seq: int, *, paused: bool) -> DeliveryView | None:
     """One delivery of a workspace, or None."""
     sql = f"{_SELECT} WHERE d.seq = :seq AND e.workspace_seq = :workspace_seq"

@@ -31,6 +31,7 @@ from webhookd.web.log_search import (
     DeliveryFilter,
     EventId,
     EventTypeName,
+    SearchText,
     Since,
     Until,
     check_event_type,
@@ -67,6 +68,7 @@ ROUTES = Routes(workspaced=True)
 class DeliveryQuery(DeliveryFilter, frozen=True, kw_only=True):
     """Which deliveries are asked for, and which page of them."""
 
+    text: SearchText | None = None
     limit: PageSize = 50
     cursor: Cursor | None = None
 
@@ -197,7 +199,7 @@ async def list_deliveries(request: web.Request) -> web.Response:
     """
     query = read_query(request, DeliveryQuery)
     services = services_of(request)
-    wanted = await log_filter(services, workspace_of(request), query)
+    wanted = await log_filter(services, workspace_of(request), query, text=query.text)
     before_seq = None if query.cursor is None else query.cursor.seq
     found, stopped_at = await services.store.search(
         wanted.workspace_seq,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,22 +12,32 @@ from aiohttp import web
 
 from webhookd.delivery.replay import Replayed
 from webhookd.errors import ApiError
-from webhookd.models import DeliveryState, DeliveryView, Endpoint, Json, Reason
+from webhookd.models import DeliveryState, DeliveryView, Endpoint, EventView, Json, Reason
 from webhookd.rules.ids import delivery_id
 from webhookd.store import delivery_log, endpoints, events
 from webhookd.store.connection import Late
 from webhookd.store.delivery_log.log_filter import WAITING, LogFilter
 from webhookd.store.store import Db
 from webhookd.web.live_stream import live_stream
-from webhookd.web.log_search import DeliveryFilter, find_delivery, log_filter
+from webhookd.web.log_search import STATUS_PATTERN, TEXT_CHARACTERS, DeliveryFilter, find_delivery, log_filter
 from webhookd.web.server.requests import Moment
+from webhookd.web.ui.charts import DAY_MS, HOUR_MS
+from webhookd.web.ui.log_views import LogChart, as_curl, log_chart, timeline
 from webhookd.web.ui.pages import Page, Translated
+from webhookd.web.ui.text import is_cut
 from webhookd.web.ui.view_models import TONES, event_type_view, event_type_views
 
 PAGE_ROWS = 50
 # After so long a search shows the rows that it has found, with a link to continue.
 SEARCH_SECONDS = 0.04
 DELETED_SHOWN = 100
+RETRYING = "retrying"  # in the form one of the states
+# The spans of time that have a name of their own in an address.
+SPANS = ("hour", "today")
+# The form's fields that say when, and so don't concern what happens from now on.
+_TIMES = ("since", "until", "span")
+# What a replay of a filter doesn't know: it goes by what an index has.
+_NOT_REPLAYED = ("status", "text")
 _MAX_MS = 2**63 - 1  # SQLite's largest integer
 
 
@@ -49,11 +60,16 @@ async def show_log(page: Page) -> web.StreamResponse:
 
 
 async def _list(page: Page, form: LogForm, before_seq: int | None, fault: ApiError | None) -> web.Response:
-    def question(db: Db, late: Late) -> tuple[list[DeliveryView], int | None, list[Endpoint]]:
-        found, stopped_at = delivery_log.search(db, form.filter, before_seq=before_seq, limit=PAGE_ROWS + 1, late=late)
-        return found, stopped_at, endpoints.deleted(db, page.workspace.seq, DELETED_SHOWN)
+    now_ms = page.services.clock.wall_ms()
 
-    rows, stopped_at, deleted = await page.services.store.search(page.workspace.seq, question, seconds=SEARCH_SECONDS)
+    def question(db: Db, late: Late) -> tuple[list[DeliveryView], int | None, list[Endpoint], LogChart | None]:
+        found, stopped_at = delivery_log.search(db, form.filter, before_seq=before_seq, limit=PAGE_ROWS + 1, late=late)
+        chart = None if form.filter.event_id else log_chart(db, form.filter, now_ms)
+        return found, stopped_at, endpoints.deleted(db, page.workspace.seq, DELETED_SHOWN), chart
+
+    rows, stopped_at, deleted, chart = await page.services.store.search(
+        page.workspace.seq, question, seconds=SEARCH_SECONDS
+    )
     cursor = stopped_at if len(rows) <= PAGE_ROWS else rows[PAGE_ROWS - 1].seq
     rows = rows[:PAGE_ROWS]
     return page.show(
@@ -70,23 +86,47 @@ async def _list(page: Page, form: LogForm, before_seq: int | None, fault: ApiErr
         deleted={each.seq: each for each in deleted},
         kinds=event_type_views(page),
         kind=lambda name: event_type_view(page, name),
-        states=list(DeliveryState),
+        states=[*DeliveryState, RETRYING],
         tones=TONES,
+        chart=chart,
+        presets=_presets(form),
+        histogram_fields={name: value for name, value in form.fields.items() if name not in _TIMES},
+        set_count=len(form.fields),
+        replayable=form.filter.state not in WAITING and not any(form.fields.get(name) for name in _NOT_REPLAYED),
     )
+
+
+def _presets(form: LogForm) -> list[tuple[str, dict[str, str], bool]]:
+    """The filters of one click: name, the fields that it leads to, and whether it is set; then it is taken back."""
+    found = []
+    for name, field, value in (
+        *((span, "span", span) for span in SPANS),
+        *(("failed", "state", "dropped"), (RETRYING, "state", RETRYING), ("held", "state", "held")),
+    ):
+        is_set = form.fields.get(field) == value
+        kept = {
+            key: each for key, each in form.fields.items() if key not in (_TIMES if field == "span" else ("state",))
+        }
+        found.append((name, kept if is_set else kept | {field: value}, is_set))
+    return found
 
 
 def _streamed(form: LogForm) -> dict[str, str]:
     """The part of the filter that the live stream needs: all but times, since it shows what happens now."""
-    return {name: value for name, value in form.fields.items() if name not in ("since", "until")}
+    return {name: value for name, value in form.fields.items() if name not in _TIMES}
 
 
 async def show_delivery(page: Page) -> web.StreamResponse:
     """One delivery: each attempt, its event's body, whether it can be replayed."""
     services = page.services
     delivery, made = await _delivery(page)
-    event = await services.store.search(
-        page.workspace.seq, lambda db, _: events.get(db, page.workspace.seq, delivery.event_id)
-    )
+    of_webhook = LogFilter(page.workspace.seq, paused=False, endpoint_seq=delivery.endpoint_seq)
+
+    def question(db: Db, _: Late) -> tuple[EventView | None, tuple[int | None, int | None]]:
+        event = events.get(db, page.workspace.seq, delivery.event_id)
+        return event, delivery_log.neighbours(db, of_webhook, delivery.seq)
+
+    event, (older, newer) = await services.store.search(page.workspace.seq, question)
     body = event.body if event else None
     endpoint = services.registry.get(delivery.endpoint_seq)
     return page.show(
@@ -94,6 +134,10 @@ async def show_delivery(page: Page) -> web.StreamResponse:
         delivery=delivery,
         attempts=made[::-1],
         body=body,
+        older=older,
+        newer=newer,
+        marks=timeline(made, delivery, services.settings().delivery.retry_seconds),
+        curl=as_curl(made[-1], body) if made and body is not None and not is_cut(body) else "",
         endpoint=endpoint,
         kind=event_type_view(page, delivery.event_type),
         tones=TONES,
@@ -174,6 +218,8 @@ async def _replay_form(page: Page) -> LogForm:
     form = await _form(page, state=DeliveryState.DROPPED)
     if form.filter.endpoint_seq is None and form.filter.since_ms is None and form.filter.event_id is None:
         raise Translated("invalid_field", page.text("replay.too_wide"), details={"field": "endpoint"})
+    if any(form.fields.get(name) for name in _NOT_REPLAYED):
+        raise Translated("invalid_field", page.text("replay.not_by_text"), details={"field": "text"})
     if form.filter.state in WAITING:
         raise Translated("delivery_not_finished", page.text("replay.of_waiting"))
     return form
@@ -232,20 +278,23 @@ async def _form(page: Page, *, state: DeliveryState | None = None) -> LogForm:
 
     Raises ApiError: `invalid_field`, `not_found` (the webhook).
     """
-    names = ("endpoint", "event_type", "state", "event_id", "since", "until")
-    fields = {name: value for name in names if (value := page.asked(name).strip())}
+    names = ("endpoint", "event_type", "state", "status", "text", "event_id", *_TIMES)
+    fields = {name: value[:TEXT_CHARACTERS] for name in names if (value := page.asked(name).strip())}
     if state is not None:
         fields.setdefault("state", state)
+    retrying = fields.get("state") == RETRYING
     asked = DeliveryFilter(
         endpoint=fields.get("endpoint"),
         event_type=fields.get("event_type"),
-        state=_state(page, fields.get("state")),
+        state=DeliveryState.PENDING if retrying else _state(page, fields.get("state")),
+        retrying=retrying,
+        status=_status(page, fields.get("status")),
         event_id=fields.get("event_id"),
-        since=moment(page, fields, "since"),
+        since=_begin_of(page, fields.get("span")) or moment(page, fields, "since"),
         until=moment(page, fields, "until"),
     )
     try:
-        return LogForm(fields, await log_filter(page.services, page.workspace, asked))
+        return LogForm(fields, await log_filter(page.services, page.workspace, asked, text=fields.get("text")))
     except ApiError as error:
         if error.code != "not_found":
             raise
@@ -257,6 +306,19 @@ def _state(page: Page, name: str | None) -> DeliveryState | None:
         return DeliveryState(name) if name else None
     except ValueError:
         raise Translated("invalid_field", page.text("log.bad_state"), details={"field": "state"}) from None
+
+
+def _status(page: Page, status: str | None) -> str | None:
+    if status and not re.fullmatch(STATUS_PATTERN, status):
+        raise Translated("invalid_field", page.text("log.bad_status"), details={"field": "status"})
+    return status
+
+
+def _begin_of(page: Page, span: str | None) -> Moment | None:
+    """When a named span of time began; a day does at midnight in UTC, unless the page's script knows better."""
+    now_ms = page.services.clock.wall_ms()
+    begins_ms = {"hour": now_ms - HOUR_MS, "today": now_ms // DAY_MS * DAY_MS}
+    return Moment(begins_ms[span]) if span in begins_ms else None
 
 
 def moment(page: Page, fields: Mapping[str, str], name: str) -> Moment | None:

@@ -367,6 +367,7 @@ def _templates(language: str) -> Environment:
         "line": text.one_line,
         "pretty": text.pretty,
         "is_cut": text.is_cut,
+        "raw_text": lambda body: body.decode("utf-8", "replace"),
         "iso": _iso,
         "utc": partial(_utc, language),
         "utc_ms": lambda at: _utc(language, at, 23),

@@ -1,7 +1,7 @@
 """Foreign text made safe and readable; the templates also escape it as HTML.
 
 Invisible characters are shown by their number.  JSON is laid out without being understood: every character of a name, a
-number or a string stays as it came.
+number or a string stays as it came, but for escapes by number (`\\u00e0`) of what can be read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from webhookd.errors import ApiError
 from webhookd.rules.parsing import load_json
 from webhookd.text import escape_lines
 
+# A string's escapes: a pair of surrogates, one character by its number, any other.
+_ESCAPES = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|\\u([0-9a-fA-F]{4})|\\.")
 _JSON_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
 SHOWN_CHARACTERS = 100_000
 _DEEPEST = 40
@@ -59,10 +61,22 @@ def _laid_out(text: str) -> str:
                 lines.append("\n" + _INDENT * depth)
         elif previous in ("[", "{", ","):
             lines.append("\n" + _INDENT * depth)
-        lines.append(": " if part == ":" else part)
+        lines.append(": " if part == ":" else _ESCAPES.sub(_unescaped, part))
         if part in "[{":
             depth += 1
             if depth > _DEEPEST:
                 return ""
         previous = part
     return "".join(lines)
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    """The character that `\\u` means, if it can be read and would not end the string; any other escape as it is."""
+    high, low, single = escape.groups()
+    if high:
+        character = chr(0x10000 + (int(high, 16) - 0xD800) * 0x400 + int(low, 16) - 0xDC00)
+    elif single:
+        character = chr(int(single, 16))
+    else:
+        return escape[0]
+    return character if character.isprintable() and character not in '"\\' else escape[0]

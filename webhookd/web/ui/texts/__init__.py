@@ -16,6 +16,9 @@ import orjson
 
 from webhookd.models import LANGUAGES
 
+# Units of a short length of time: how long each is, and from when on it is used; both in seconds.
+_GAPS = (("hours", 3600, 7200), ("minutes", 60, 120))
+
 
 @dataclass(frozen=True, slots=True)
 class Texts:
@@ -66,6 +69,11 @@ class Texts:
     def decimal(self, number: str) -> str:
         """A number with a fraction, its point as the language writes it."""
         return number.replace(".", ",") if self.language == "vi" else number
+
+    def gap(self, seconds: float) -> str:
+        """A short length of time: `30 s`, `5 min`, `3 h`."""
+        unit, length = next(((u, n) for u, n, least in _GAPS if seconds >= least), ("seconds", 1))
+        return self(f"unit.{unit}", n=self.decimal(f"{seconds / length:.0f}" if seconds >= 1 else f"{seconds:.1f}"))
 
     def span(self, seconds: float) -> str:
         """A length of time in its largest unit, whole: `5 minutes`."""
