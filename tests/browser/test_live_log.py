@@ -1,4 +1,4 @@
-"""The live log in a browser: under a reader who scrolled down nothing slides."""
+"""The log in a browser: rows change where they stand, new ones wait behind a button; dragging filters by time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from webhookd.models import NewEvent
 
 
 async def test_scrolled_down_nothing_slides(opened: Open, site: Site, receiver: Receiver) -> None:
-    """A button says how many are new, and leads to them; at the top the list keeps up by itself."""
+    """A button says how many are new, and leads to them; at the top nothing slides either."""
     page = await opened(viewport={"width": 1000, "height": 500})
     await site.endpoint()
     ids = [f"old-{number}" for number in range(30)]
@@ -30,9 +30,68 @@ async def test_scrolled_down_nothing_slides(opened: Open, site: Site, receiver: 
     await button.click()
     await expect(page.get_by_text("new-4")).to_be_visible()
     await expect(button).to_be_hidden()
+    await expect(page.get_by_text("new-1", exact=True)).to_be_visible()
     await site.send("new-5")
+    await expect(button).to_have_text("1 new ↑")
+    await expect(page.get_by_text("new-5")).to_have_count(0)
+    await button.click()
     await expect(page.get_by_text("new-5")).to_be_visible()
-    await expect(button).to_be_hidden()
+
+
+async def test_a_row_changes_where_it_stands(opened: Open, site: Site, receiver: Receiver) -> None:
+    """Its state and its last answer follow; one that no longer matches the filter is faint; the whole row is a link."""
+    page = await opened()
+    await site.endpoint()
+    receiver.answer = lambda _: 503
+    await site.send("slow")
+    await page.goto(f"{site.url}/log?state=retrying")
+    row = page.get_by_role("row").filter(has_text="slow")
+    await expect(row.get_by_text("503")).to_be_visible()
+    receiver.answer = lambda _: 200
+    await expect(row).to_have_class("left")
+    await page.goto(f"{site.url}/log")
+    await expect(row.get_by_text("Delivered")).to_be_visible()
+    await row.locator(".tries").click(force=True)
+    await expect(page.get_by_text("Delivered: the receiver has it.")).to_be_visible()
+
+
+async def test_dragging_over_the_histogram_filters_by_time(opened: Open, site: Site, receiver: Receiver) -> None:
+    """What is under the pointer is told, a stretch becomes the filter, arrows go from bar to bar, Enter follows one."""
+    page = await opened()
+    await site.endpoint()
+    await site.send("one", "two")
+    await until(lambda: len(receiver.delivered) == 2)
+    await page.goto(f"{site.url}/log")
+    picture = page.locator("[data-histogram] svg")
+    box = await picture.bounding_box()
+    assert box is not None
+    y = box["y"] + box["height"] / 2
+    await page.mouse.move(box["x"] + box["width"] * 0.5, y)
+    await page.mouse.down()
+    await page.mouse.move(box["x"] + box["width"] * 0.9, y, steps=3)
+    assert float(await picture.locator(".dragged").get_attribute("width") or 0) > 100
+    await page.mouse.move(box["x"] + box["width"] - 1, y, steps=3)
+    await page.mouse.up()
+    await page.wait_for_url("**/log?since=*&until=*")
+    await expect(page.get_by_text("two", exact=True)).to_be_visible()
+    bar = page.locator("[data-histogram] a").last
+    await bar.focus()
+    await expect(page.locator("[data-readout]")).to_contain_text("deliveries: 2, failed: 0")
+    await page.keyboard.press("Enter")
+    await page.wait_for_load_state()
+    await expect(page.get_by_text("two", exact=True)).to_be_visible()
+
+
+async def test_on_a_phone_the_filter_is_folded(opened: Open, site: Site) -> None:
+    """A button unfolds it, with a script and without; how much is set stands on it."""
+    for script in (True, False):
+        page = await opened(script=script, viewport={"width": 390, "height": 800})
+        await page.goto(f"{site.url}/log?state=held")
+        await expect(page.get_by_label("Search in IDs and bodies")).to_be_hidden()
+        await page.get_by_text("Filter (1)").click()
+        await page.get_by_label("Search in IDs and bodies").fill("nothing")
+        await page.get_by_role("button", name="Search").click()
+        await expect(page.get_by_text("Filter (2)")).to_be_visible()
 
 
 async def test_search_on_comes_and_goes_with_the_live_list(
@@ -52,6 +111,7 @@ async def test_search_on_comes_and_goes_with_the_live_list(
     others = [NewEvent(f"other-{number}", "message.sent", b"{}") for number in range(25)]
     await site.app.services.ingest.accept("default", others)
     await site.send("new")
+    await page.locator("#new-rows").click()
     await expect(page.get_by_text("new", exact=True)).to_be_visible()
     await expect(page.get_by_text("old", exact=True)).to_have_count(0)
     for _ in range(4):

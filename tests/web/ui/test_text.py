@@ -33,6 +33,13 @@ def test_numbers_keep_every_digit() -> None:
     assert '{\n  "n": 1.0e+400\n}' == pretty(b'{"n":1.0e+400}')
 
 
+def test_escapes_by_number_are_readable() -> None:
+    """What can be read is; what can't be seen, ends a string or is no escape stays as it came."""
+    body = r'{"a":"Xin ch\u00e0o \ud83d\ude00","b":"\u202e \u0022 \\u0041 \n"}'
+    assert '{\n  "a": "Xin chào 😀",\n  "b": "\\u202e \\u0022 \\\\u0041 \\n"\n}' == pretty(body)
+    assert "ch\\u00e0o" == pretty("ch\\u00e0o")
+
+
 def test_what_is_not_json_stays() -> None:
     """Half a document, markup, invalid UTF-8, an empty body, brackets ten thousand deep."""
     assert '{"half": ' == pretty(b'{"half": ')

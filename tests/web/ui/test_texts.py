@@ -33,7 +33,8 @@ SAYING = (
 # Keys that are put together where they are used, and what they are put together from.
 FAMILIES = {
     "language": LANGUAGES,
-    "state": tuple(DeliveryState),
+    "state": (*DeliveryState, "retrying"),
+    "log.preset": ("hour", "today", "failed", "retrying", "held"),
     "delivery.state": tuple(DeliveryState),
     "endpoint": (*EndpointState, "paused"),
     "reason": (*Reason, "delivered"),
@@ -53,7 +54,7 @@ FAMILIES = {
     ),
     "plot": ("hour", "day"),
     "type": (*(kind.name for kind in BUILT_IN), *(f"{kind.name}.when" for kind in BUILT_IN)),
-    "unit": ("seconds",),
+    "unit": ("seconds", "minutes", "hours"),
     "plan": config.Plans().order,
     "help": tuple(section.lower() for section in manual.SECTIONS),
     "span": tuple(f"{unit}.{number}" for unit in ("day", "hour", "minute", "second") for number in ("one", "other")),

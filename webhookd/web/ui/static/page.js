@@ -103,9 +103,9 @@ async function refresh() {
 function exchange(part, next) {
   const raw = next.innerHTML;
   if (live.raw.get(part.id) === raw) return;
-  if ("still" in part.dataset && readsOn(next)) return;
   if (part.querySelector("details.menu[open]")) return; // somebody is choosing
   if (getSelection()?.toString() && part.contains(getSelection().anchorNode)) return; // somebody is copying
+  if ("still" in part.dataset && window.keepStill?.(part, next)) return;
   live.raw.set(part.id, raw);
   const focused = part.contains(document.activeElement) ? pathTo(document.activeElement) : "";
   for (const open of part.querySelectorAll("details[id]")) {
@@ -115,35 +115,7 @@ function exchange(part, next) {
   localTimes(next);
   part.replaceChildren(...next.childNodes);
   if (focused) part.querySelector(focused)?.focus({ preventScroll: true });
-}
-
-// Under a reader who scrolled down, the log stays as it is; a button says how much is new.
-function readsOn(next) {
-  const log = document.getElementById("log");
-  const button = document.getElementById("new-rows");
-  if (log.getBoundingClientRect().top >= 0) {
-    button.hidden = true;
-    return false;
-  }
-  const rows = (part) => [...part.querySelectorAll("td.when a")].map((link) => link.getAttribute("href"));
-  const known = new Set(rows(log));
-  const count = rows(next).filter((each) => !known.has(each)).length;
-  if (count) {
-    button.textContent = button.dataset.text.replace("{n}", count);
-    button.hidden = false;
-  }
-  return true;
-}
-
-function newRows() {
-  const button = document.getElementById("new-rows");
-  if (!button) return;
-  button.addEventListener("click", () => scrollTo({ top: 0 }));
-  addEventListener("scroll", () => {
-    if (button.hidden || document.getElementById("log").getBoundingClientRect().top < 0) return;
-    button.hidden = true;
-    soon();
-  });
+  part.dispatchEvent(new CustomEvent("exchanged", { bubbles: true }));
 }
 
 function pathTo(element) {
@@ -230,7 +202,6 @@ sayZone();
 document.querySelectorAll("form[data-times]").forEach(filterTimes);
 smallThings();
 menus();
-newRows();
 liveSwitch();
 keepUp();
 document.addEventListener("visibilitychange", () => {
