@@ -10,11 +10,17 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from webhookd.clock import SystemClock
 from webhookd.cluster.names import CALLER_HEADER, PARTITION_CHOICE_HEADER, TOKEN_HEADER
+from webhookd.config import networks
 from webhookd.errors import ApiError
+from webhookd.models import Request
+from webhookd.sender.client import HttpSender
+from webhookd.sender.egress import DnsResolver, Egress
 from webhookd.web.server.responses import SECURITY_HEADERS
 
 CONNECT_SECONDS = 2.0
+POST_SECONDS = 20.0
 LOOK_SECONDS = 1.0
 # Of one connection only, or made anew by whoever sends it on (RFC 9110, section 7.6.1).
 _OF_CONNECTION = frozenset(
@@ -28,6 +34,7 @@ class Forwarder:
     def __init__(self, token: str) -> None:
         self._token = token
         self._session: aiohttp.ClientSession | None = None
+        self._http: HttpSender | None = None
 
     async def forward(
         self,
@@ -76,6 +83,28 @@ class Forwarder:
         async with answer:
             return await _pass_back(request, answer)
 
+    async def post(
+        self, request: web.Request, advertise: str, *, caller: str, partition: int, extra: Mapping[str, str]
+    ) -> web.StreamResponse:
+        """`forward` for a small body that has arrived: by the sender's client, for a third of what aiohttp's costs."""
+        headers = _passed_on(request.headers)
+        headers.update({TOKEN_HEADER: self._token, CALLER_HEADER: caller, hdrs.VIA: "1.1 webhookd"})
+        headers[PARTITION_CHOICE_HEADER] = str(partition)
+        headers.update(extra)
+        headers.popall(hdrs.HOST, None)
+        sent = Request(
+            url=advertise.rstrip("/") + request.raw_path,
+            headers=tuple(headers.items()),
+            body=request.content.read_nowait(-1),
+            accept_any_2xx=True,
+        )
+        outcome = await self._sender().post(sent)
+        if outcome.status is None:
+            raise _unreachable(advertise)
+        answered = CIMultiDict(outcome.response_headers)
+        answered.popall(hdrs.CONTENT_LENGTH, None)
+        return web.Response(status=outcome.status, headers=_passed_on(answered), body=outcome.response_body)
+
     async def ask(
         self, request: web.Request, advertise: str, *, caller: str, partition: int, path_qs: str
     ) -> tuple[int, bytes, Mapping[str, str]]:
@@ -100,6 +129,15 @@ class Forwarder:
         """End all connections."""
         if self._session is not None:
             await self._session.close()
+        if self._http is not None:
+            await self._http.close()
+
+    def _sender(self) -> HttpSender:
+        if self._http is None:
+            everywhere = networks(("0.0.0.0/0", "::/0"))
+            egress = Egress(everywhere, allow_http=True, resolver=DnsResolver())
+            self._http = HttpSender(egress, timeout_seconds=POST_SECONDS, clock=SystemClock())
+        return self._http
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -150,13 +150,16 @@ class Front:
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
+        extra, caller = self._places.trusted(request), self._address_of(request)
+        if request.method == "POST" and request.path.endswith("/events") and _has_arrived(request):
+            return await self._forwarder.post(request, owner, caller=caller, partition=number, extra=extra)
         return await self._forwarder.forward(
             request,
             owner,
-            caller=self._address_of(request),
+            caller=caller,
             partition=number,
             goes_on=lambda: self._places.owner(number) == owner,
-            extra=self._places.trusted(request),
+            extra=extra,
             body=body,
         )
 
@@ -219,6 +222,11 @@ class Front:
         if not answers:
             raise ApiError("unavailable", "This machine has no partition just now.", retry_after_seconds=2)
         return gather.metrics(answers, await self._places.metrics())
+
+
+def _has_arrived(request: web.Request) -> bool:
+    """Whether all of the body is here."""
+    return request.content_length is not None and request.content.is_eof() and request.content.exception() is None
 
 
 async def _peek(request: web.Request, field: str) -> str:

@@ -13,8 +13,9 @@ Events
     `webhookd.partition.<p>.*`.  Headers, all optional: `Nats-Msg-Id` (`message_id`: a publish that is repeated counts
     once), `Webhookd-Event-Id` (for a body without an `event_id`), `traceparent` and `tracestate`.
 
-    Many events of one request are one message with the header `Webhookd-Batch: 1`: a msgpack array of
-    `[event_id, body]`.  Events are applied in the order of the stream, those of a batch in its order.
+    Many events are one message to `webhookd.partition.<p>._` with the header `Webhookd-Batch: 1`: a msgpack array of
+    `[workspace, body, trace or null, event_id or ""]`, the last two optional.  Events are applied in the order of the
+    stream, those of a batch in its order.
 
 Dead letters
     A message that can't be applied goes to `webhookd.dead.<workspace>`, as it came, with the headers `Webhookd-Reason`
@@ -23,7 +24,7 @@ Dead letters
 
 Bucket `webhookd_cluster`
     `settings`       `{"version": 1, "partitions": 16}`, written once.
-    `node.<node>`    `{"node", "advertise", "version", "draining"}`, put every second by the living machine.
+    `node.<node>`    `{"node", "advertise", "version", "draining"}`, put twice a second by the living machine.
     `drain.<node>`   exists while the machine is to own nothing.
     `lease.<p>`      `{"node", "advertise", "boot", "to"}`: the owner, renewed every second by compare-and-set.  After a
                      peaceful release `node` is "", and `to` the machine that it is meant for ("" for any).
@@ -50,6 +51,7 @@ FNV_OFFSET, FNV_PRIME = 2166136261, 16777619
 EVENTS = "webhookd.events"  # + .<workspace>: where producers publish
 PARTITION = "webhookd.partition"  # + .<p>.<workspace>: what the streams take
 DEAD = "webhookd.dead"  # + .<workspace>
+MANY = "_"  # in a subject, in place of a workspace's id: a batch of several
 DEAD_STREAM = "webhookd_dead"
 DEAD_LETTER_DAYS = 30
 
@@ -95,9 +97,14 @@ def stream_subjects(partition: int) -> str:
     return f"{PARTITION}.{partition}.*"
 
 
+def subject_of(partition: int, workspace_id: str) -> str:
+    """Where the daemon publishes events of a workspace, or of `MANY`."""
+    return f"{PARTITION}.{partition}.{workspace_id}"
+
+
 def event_subject(workspace_id: str, partitions: int) -> str:
-    """Where the daemon publishes the events of a workspace."""
-    return f"{PARTITION}.{partition_of(workspace_id, partitions)}.{workspace_id}"
+    """Where the events of a workspace come to."""
+    return subject_of(partition_of(workspace_id, partitions), workspace_id)
 
 
 def message_id(workspace_id: str, event_id: str) -> str:

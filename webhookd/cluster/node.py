@@ -38,11 +38,11 @@ from webhookd.web.server.memory_limit import MemoryLimit
 from webhookd.web.server.requests import Handler
 from webhookd.web.services import ClusterView
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 # How long the machine that a released partition is meant for may take before any other does.
 MEANT_SECONDS = 3.0
 # A share that is the same so many times in a row is acted on: machines that start together don't hand over to and fro.
-STEADY_LOOKS = 3
+STEADY_LOOKS = 6
 STARTING_AT_ONCE = 4
 STOP_SECONDS = 20.0
 
@@ -185,7 +185,7 @@ class Node:
     # Looking
 
     async def _look_on(self) -> None:
-        """A root task: every second, a sign of life, a look, and what follows from it."""
+        """A root task: twice a second, a sign of life, a look, and what follows from it."""
         await self._listening.wait()
         while True:
             try:
@@ -270,9 +270,13 @@ class Node:
         except Exception as error:  # noqa: BLE001 - any error ends the daemon (`_watch`)
             if not self._failed.done():
                 self._failed.set_exception(error)
-        if self._partitions.get(partition.number) is partition and partition.number not in self._changing:
-            del self._partitions[partition.number]
+        try:
             await partition.stop(release_to=None)
+        except Exception as error:  # noqa: BLE001 - as above
+            if not self._failed.done():
+                self._failed.set_exception(error)
+        if self._partitions.get(partition.number) is partition:
+            del self._partitions[partition.number]
         self._running.pop(partition.number, None)
 
     async def _give(self, number: int, target: str) -> None:

@@ -21,6 +21,7 @@ from webhookd.cluster.lease import Lease, Lost
 from webhookd.cluster.mirror import Mirror
 from webhookd.cluster.names import partition_of, stream_name
 from webhookd.cluster.progress import Progress, ProgressValue, behind_key
+from webhookd.cluster.publisher import Publisher
 from webhookd.cluster.shared import Shared
 from webhookd.cluster.stream import Stream
 from webhookd.config import Config
@@ -49,6 +50,8 @@ RENEW_SECONDS = 1.0
 FLUSH_SECONDS = 2.0
 # A database of this machine that is further behind than this is not brought up to date first: it lacks history then.
 CATCH_UP_MESSAGES = 50_000
+# A machine without a database reads so many messages that are finished, to know their events when they are sent again.
+KNOWN_MESSAGES = 10_000
 ONLY_READ = ("GET", "HEAD", "OPTIONS")
 
 
@@ -76,7 +79,8 @@ class Partition:
         self._config = config
         self._place = place
         self._jetstream = place.jetstream
-        self._stream = Stream(place.jetstream, number, config.cluster.partitions)
+        self._publisher = Publisher(place.jetstream, number)
+        self._stream = Stream(place.jetstream, number, self._publisher)
         self._progress = Progress(place.jetstream, number, place.node, lease.holds)
         self._mirror = Mirror(
             place.jetstream,
@@ -94,6 +98,8 @@ class Partition:
         self._fenced = False
         self._stopping = False
         self._has_started = asyncio.Event()
+        self._starting: asyncio.Future[None] | None = None
+        self._stop: asyncio.Future[None] | None = None
         self.app: App | None = None
 
     # Starting
@@ -125,6 +131,7 @@ class Partition:
         await app.start(place.environ)
         self._tasks.start("mirror", self._mirror.run)
         self._tasks.start("stream", lambda: self._stream.run(app))
+        self._tasks.start("publisher", self._publisher.run)
         self._tasks.start("progress", lambda: self._progress.run(app, self._stream))
         place.shared.follow(self.number, self._put_shared)
         application = make_app(app.services)
@@ -160,13 +167,15 @@ class Partition:
         removed = await store.write(
             lambda db: table.drop_finished(db, self._finished_by(ids.get), others=is_others), retry_when_full=True
         )
-        begin = applied if applied and applied >= before.lowest - CATCH_UP_MESSAGES else max(applied, before.lowest)
-        if begin + 1 < first:
-            log.emit("cluster.gap", partition=self.number, sequence=begin, first=first)
+        begin = applied
+        if not applied or applied < before.lowest - CATCH_UP_MESSAGES:
+            begin = max(applied, before.lowest - KNOWN_MESSAGES, first - 1, 0)
+        if min(begin, before.lowest) + 1 < first and last:
+            log.emit("cluster.gap", partition=self.number, sequence=min(begin, before.lowest), first=first)
         log.emit("cluster.restored", partition=self.number, sequence=begin, count=removed)
         asked_upto = max([before.applied, *self._mirror.from_sequence.values()])
         registry = self.app.registry
-        self._stream.begin(begin, asked_upto, self._finished_by(registry.endpoint_id))
+        self._stream.begin(begin, before.lowest, asked_upto, self._finished_by(registry.endpoint_id))
 
     def _finished_by(self, id_of: Callable[[int], str | None]) -> Finished:
         """Tells whether the machine before finished a delivery, or the endpoint was made after the event."""
@@ -196,8 +205,7 @@ class Partition:
         return there
 
     async def _publish(self, workspace: Workspace, new: Sequence[NewEvent], trace: str | None) -> list[Accepted]:
-        assert self.app is not None
-        return await self._stream.publish(self.app, workspace, new, trace)
+        return await self._publisher.publish(workspace, new, trace)
 
     def reload(self, config: Config) -> None:
         """Take another configuration while running."""
@@ -257,11 +265,11 @@ class Partition:
         Raises Unreachable and ApiError if it can't be started now, and what ended a task of it.
         """
         keeping = asyncio.ensure_future(self._keep())
-        starting = asyncio.ensure_future(self._start())
+        starting = self._starting = asyncio.ensure_future(self._start())
         watching: list[asyncio.Future[TaskEnded | None]] = []
         try:
             await asyncio.wait([keeping, starting], return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():
+            if not starting.done() or starting.cancelled():
                 return
             starting.result()
             self._has_started.set()
@@ -310,8 +318,19 @@ class Partition:
             self.app.dispatcher.review(self.app.dispatcher.waiting_endpoints())
 
     async def stop(self, *, release_to: str | None) -> None:
-        """End it: in peace, for another machine (`release_to`, "" for any), or None where it is lost."""
+        """End it: in peace, for another machine (`release_to`, "" for any), or None where it is lost.
+
+        Called again, it waits for the first call's end.
+        """
         self._stopping = True
+        if self._stop is None:
+            self._stop = asyncio.ensure_future(self._end(release_to))
+        await asyncio.shield(self._stop)
+
+    async def _end(self, release_to: str | None) -> None:
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
         self._place.shared.end(self.number)
         app = self.app
         if app is None:
@@ -320,7 +339,7 @@ class Partition:
         app.stop_accepting()
         if release_to is not None:
             await app.dispatcher.stop()
-        self._stream.close()
+        self._publisher.close()
         if release_to is not None:
             await self._last_writes(app)
         await self._tasks.cancel_all()

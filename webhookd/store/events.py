@@ -92,7 +92,7 @@ def accept(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
 def _accept_one(db: sqlite3.Connection, item: Ingested, event: NewEvent) -> Accepted:
     cursor = db.execute(_INSERT_EVENT, (item.workspace_seq, event.id, event.type, item.now_ms, event.body, item.trace))
     if cursor.rowcount == 0:
-        return known(db, item.workspace_seq, event)
+        return _known(db, item.workspace_seq, event)
     if not item.deliver:
         return Accepted(event.id, 0)
     values = (cursor.lastrowid, event.type, len(event.body), item.now_ms, item.workspace_seq, event.body)
@@ -156,8 +156,7 @@ def _size(item: Ingested) -> int:
 ACCEPT = BatchKind("accepted", accept, _pack, _TOGETHER, _added, _accepted, _size)
 
 
-def known(db: sqlite3.Connection, workspace_seq: int, event: NewEvent) -> Accepted:
-    """What an event is whose id the table has: a duplicate (same bytes) or a conflict."""
+def _known(db: sqlite3.Connection, workspace_seq: int, event: NewEvent) -> Accepted:
     seq, body, body_sha256 = db.execute(
         "SELECT seq, body, body_sha256 FROM events WHERE workspace_seq = ? AND id = ?", (workspace_seq, event.id)
     ).fetchall()[0]

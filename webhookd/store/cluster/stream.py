@@ -12,7 +12,7 @@ import orjson
 from msgspec import Struct
 
 from webhookd.errors import ApiError
-from webhookd.models import Accepted, NewEvent
+from webhookd.models import Accepted
 from webhookd.store import events
 from webhookd.store.batch import PackedBatch
 from webhookd.store.events import ACCEPT, Ingested
@@ -26,10 +26,16 @@ Finished = Callable[[int, int | None, int], bool]
 
 
 class Part(Struct, frozen=True, gc=False):
-    """The events of one message and where they stand in the stream."""
+    """Events of one message that follow each other, and where they stand in the stream."""
 
     sequence: int
+    place: int
     ingested: Ingested
+
+    @property
+    def position(self) -> int:
+        """That of its first event."""
+        return self.sequence * POSITIONS + self.place
 
 
 def applied(db: Db) -> int:
@@ -51,7 +57,9 @@ def apply(
         together = PackedBatch(BATCH, [ACCEPT.of(part.ingested) for part in parts])
         if together.run(db):
             results: list[list[Accepted] | ApiError] = together.results()
-            positions = [part.sequence * POSITIONS + at for part in parts for at in range(len(part.ingested.events))]
+            positions = [
+                part.sequence * POSITIONS + part.place + at for part in parts for at in range(len(part.ingested.events))
+            ]
             db.execute(
                 "INSERT INTO stream_events SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'events') - ?1 + 1 "
                 "+ key, value FROM json_each(?2)",
@@ -69,7 +77,7 @@ def _apply_one(db: Db, part: Part, finished: Finished | None) -> list[Accepted] 
     for place, result in enumerate(results):
         if not result.is_new:
             continue
-        position = part.sequence * POSITIONS + place
+        position = part.position + place
         db.execute(
             "INSERT INTO stream_events SELECT seq, ? FROM events WHERE workspace_seq = ? AND id = ?",
             (position, part.ingested.workspace_seq, result.event_id),
@@ -122,9 +130,3 @@ def drop_finished(db: Db, finished: Finished, *, others: bool) -> int:
     gone = [(seq,) for seq, *where in rows if finished(*where)]
     db.executemany("DELETE FROM deliveries WHERE seq = ?", gone)
     return removed + len(gone)
-
-
-def find(db: Db, workspace_seq: int, event: NewEvent) -> Accepted | None:
-    """What there is of an event that was published before: a duplicate, or a conflict; None if it isn't there."""
-    rows = db.execute("SELECT 1 FROM events WHERE workspace_seq = ? AND id = ?", (workspace_seq, event.id)).fetchall()
-    return events.known(db, workspace_seq, event) if rows else None

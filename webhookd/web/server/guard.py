@@ -58,7 +58,8 @@ class Guard:
         self._audit = services.audit
         self._trusts_local = listen.trust_local_ingest
         self._trusts_loopback = not listen.public_url  # else a proxy on this machine calls for strangers
-        self._knows_host = lru_cache(1024)(host_check(listen))
+        own = urlsplit(services.settings().cluster.advertise).hostname or ""  # by which other machines call
+        self._knows_host = lru_cache(1024)(host_check(listen, own))
 
     async def answer(self, request: web.Request, handle: Handler) -> web.StreamResponse:
         """Around the whole application: check the Host header (but for probes), turn every failure into an answer."""
@@ -215,9 +216,9 @@ class Guard:
 GUARD = web.AppKey("guard", Guard)
 
 
-def host_check(listen: Listen) -> Callable[[str], bool]:
+def host_check(listen: Listen, advertised: str = "") -> Callable[[str], bool]:
     """A function that tells whether a Host header, of any port, is one of webhookd's own names."""
-    own = {listen.host, *listen.allowed_hosts, urlsplit(listen.public_url).hostname or ""} - {""}
+    own = {listen.host, *listen.allowed_hosts, urlsplit(listen.public_url).hostname or "", advertised} - {""}
     names = frozenset(map(_bare_name, own))
 
     def knows(host: str) -> bool:
