@@ -11,6 +11,8 @@ import orjson
 import pytest
 
 from tests.support.engine import NO_RETRIES, WELL, Engine, engine
+from webhookd.config import Config, Hold
+from webhookd.errors import ApiError
 from webhookd.models import Endpoint, NewEvent
 from webhookd.rules.ordering import lane_hash
 
@@ -112,8 +114,11 @@ async def test_lanes_that_fail_leave_their_slots_to_others_but_for_some(tmp_path
         view = e.app.dispatcher.view(well.seq)
         assert (5, 4, 256 - 50 - 1) == (view.retrying, busy(e, well), view.queued)
         assert 46 * 3 + 5 == len(e.network.posted)
+        assert "" == e.app.dispatcher.stuck()
         failing = set()
-        await e.advance(90)
+        await e.advance(29)
+        assert "" == e.app.dispatcher.stuck(), "who waits for a slot is not late"
+        await e.advance(61)
         assert by([f"{key}-{n}" for n in range(3) for key in keys]) == by(e.network.ids(WELL, delivered_only=True))
         assert 0 == e.app.dispatcher.alive == busy(e, well)
 
@@ -246,6 +251,78 @@ async def test_enabled_again_each_lane_starts_afresh(tmp_path: Path) -> None:
         await e.quiet()
         assert f"{C}-2" == e.network.posted[-1].webhook_id
         assert f"{C}-1" == e.network.posted[-1].headers["webhook-lane-previous"]
+
+
+async def test_what_expires_skips_and_stops_is_counted_out_of_its_lane(tmp_path: Path) -> None:
+    """The oldest over the limit expire; a plan stops all lanes; the mark of a deletion takes everything."""
+    async with engine(tmp_path, Config(hold=Hold(max_events=4))) as e:
+        gate = e.network.gates[WELL] = asyncio.Event()
+        well = await by_key(e)
+        await send(e, f"{A}-0", f"{B}-0")
+        await e.quiet()
+        await e.app.services.workspaces.change("default", plan="growth")
+        await e.app.services.workspaces.change("default", plan="advanced")
+        assert 2 == e.network.under_way[WELL]
+        await e.app.services.endpoints.disable("default", well.id)
+        await send(e, f"{A}-1", f"{B}-1", f"{A}-2", f"{C}-1", f"{A}-3", f"{B}-2")
+        gate.set()
+        await e.advance(2)
+        assert {"delivered": 2, "expired": 2, "held": 4} == await e.states(well)
+        await e.app.services.endpoints.enable("default", well.id)
+        await e.quiet()
+        late = [f"{A}-2", f"{A}-3", f"{B}-2", f"{C}-1"]
+        assert sorted(late) == sorted(e.network.ids(WELL)[2:])
+        assert "" == e.app.dispatcher.stuck()
+        e.network.answer = lambda url, webhook_id: 500
+        await send(e, f"{A}-4", f"{B}-3", f"{B}-4")
+        await e.quiet()
+        await e.app.services.endpoints.delete("default", well.id)
+        await e.advance(100)
+        assert (8, 0) == (len(e.network.posted), e.app.dispatcher.alive)
+        assert 0 == e.app.dispatcher.backlog(well.workspace_seq).waiting
+
+
+async def test_a_test_has_no_place_in_the_order(tmp_path: Path) -> None:
+    """It has a request of its own, beside every lane, and no number."""
+    async with engine(tmp_path) as e:
+        well = await by_key(e)
+        await e.app.services.test_events.send("default", well.id)
+        await send(e, f"{A}-1")
+        await e.quiet()
+        test, first = e.network.posted
+        assert "webhook-sequence" not in test.headers
+        assert ("1", None) == (first.headers["webhook-sequence"], first.headers.get("webhook-lane-previous"))
+
+
+async def test_an_event_larger_than_a_lane_keeps_goes_in_its_order(tmp_path: Path) -> None:
+    """Its body is read when its turn comes; its lane's key too."""
+    async with engine(tmp_path) as e:
+        await by_key(e)
+        body = b'{"event_type":"message.received","contact":{"id":%b},"text":"' % A.encode() + b"x" * 20_000 + b'"}'
+        new = [NewEvent(f"{A}-{number}", "message.received", body) for number in range(40)]
+        await e.app.services.ingest.accept("default", new)
+        await e.quiet()
+        assert [each.id for each in new] == e.network.ids(WELL)
+        assert {body} == {each.body for each in e.network.posted}
+
+
+async def test_a_key_cannot_change_while_a_backfill_runs(tmp_path: Path) -> None:
+    """Its rows get numbers from before the change; another number of lanes can."""
+    async with engine(tmp_path) as e:
+        await send(e, *(f"{key}-{number}" for number in range(150) for key in (A, B)))
+        well = await by_key(e)
+        backfill = asyncio.create_task(
+            e.app.services.replayer.backfill(well, event_type=None, since_ms=0, until_ms=None, dry_run=False)
+        )
+        await asyncio.sleep(0)
+        with pytest.raises(ApiError) as refused:
+            await order(e, well, "endpoint")
+        assert "replay_running" == refused.value.code
+        await order(e, well, BY_CONTACT | {"lanes": 2})
+        await backfill
+        await e.quiet()
+        assert by([f"{key}-{number}" for number in range(150) for key in (A, B)]) == by(e.network.ids(WELL))
+        await order(e, well, "endpoint")
 
 
 async def test_a_receiver_can_tell_that_it_missed_nothing(tmp_path: Path) -> None:
