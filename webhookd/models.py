@@ -243,7 +243,7 @@ class Outcome(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryView:
-    """A delivery as the log shows it; `last_attempt` and `attempts` are in the API's own form already."""
+    """A delivery as the log shows it; `last_attempt` is in the API's own form already."""
 
     seq: int
     workspace_seq: int
@@ -261,6 +261,7 @@ class DeliveryView:
     finished_at_ms: int | None
     attempt_count: int
     last_attempt: Json | None
+    sequence: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

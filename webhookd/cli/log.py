@@ -350,6 +350,7 @@ def _print_delivery(one: dict[str, Any], urls: _Urls, payload: str) -> None:
             ("endpoint", f"{url} {one['endpoint_id']}"),
             ("replay of", one["replay_of"]),
             ("backfill", "yes" if one.get("backfill") else None),
+            ("sequence", one.get("sequence")),
             ("accepted", local_time(one["accepted_at"], millis=True)),
             ("next attempt", upcoming and f"{local_time(upcoming)} ({ago(upcoming)})"),
             ("finished", local_time(one["finished_at"], millis=True)),

@@ -172,4 +172,5 @@ def delivery_view(
         finished_at_ms=finished_at_ms,
         attempt_count=last_attempt["number"] if last_attempt else 0,
         last_attempt=last_attempt,
+        sequence=delivery.sequence,
     )

@@ -54,6 +54,7 @@ async def test_a_delivery_is_listed_as_the_contract_has_it(api: Api) -> None:
         "replay_of": None,
         "test": False,
         "backfill": False,
+        "sequence": None,
         "accepted_at": START,
         "next_attempt_at": None,
         "finished_at": START,

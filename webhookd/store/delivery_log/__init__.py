@@ -42,7 +42,7 @@ _SELECT = (
     f"d.kind, d.accepted_at, CASE WHEN {STATE} = 'pending' THEN d.next_attempt_at END, "
     f"CASE WHEN {_MARKED} THEN coalesce(e.deleted_at, e.updated_at) ELSE d.finished_at END, "
     "d.attempt_count, CASE WHEN d.attempt_count > 0 THEN coalesce(d.final_attempt, "
-    "(SELECT record FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1)) END "
+    "(SELECT record FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1)) END, d.sequence "
     "FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq LEFT JOIN events v ON v.seq = d.event_seq "
     "JOIN workspaces w ON w.seq = e.workspace_seq"
 )

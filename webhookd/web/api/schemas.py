@@ -83,6 +83,7 @@ class DeliverySchema(Schema):
     replay_of: str | None
     test: Annotated[bool, Meta(description="Whether it was a *Send test*")]
     backfill: Annotated[bool, Meta(description="Whether it was queued by a backfill")]
+    sequence: Annotated[int | None, Meta(description="Its webhook-sequence, where the endpoint orders by key")]
     accepted_at: Time
     next_attempt_at: Time | None
     finished_at: Time | None
@@ -109,6 +110,7 @@ def delivery_json(view: DeliveryView) -> Json:
         "replay_of": None if view.replay_of is None else delivery_id(view.replay_of),
         "test": view.is_test,
         "backfill": view.is_backfill,
+        "sequence": view.sequence,
         "accepted_at": rfc3339(view.accepted_at_ms),
         "next_attempt_at": time_json(view.next_attempt_at_ms) if pending else None,
         "finished_at": time_json(view.finished_at_ms),
