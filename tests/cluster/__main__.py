@@ -1,7 +1,7 @@
 """Random faults to a cluster under load, judged.
 
 python -m tests.cluster [--rounds 300] [--seed 1] [--lease 15] [--per-cluster 10] [--record]
-[--fault "cut a daemon's link"]
+[--fault "cut a daemon's link"] [--keep FOLDER]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from pathlib import Path
 
 from tests.cluster.nats_servers import HOW_TO_GET_ONE, find_server, version_of
 from tests.cluster.rounds import FAULTS, report, run_rounds
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lease", type=float, default=15.0)
     parser.add_argument("--fault", action="append", choices=list(FAULTS))
+    parser.add_argument("--keep", type=Path, help="a folder for the logs of what broke a promise")
     given = parser.parse_args()
     program = find_server()
     if program is None:
@@ -34,6 +36,7 @@ def main() -> int:
             seed=given.seed,
             lease_seconds=given.lease,
             faults=given.fault,
+            keep=given.keep,
         )
     )
     print(report(total, given.lease, ".".join(map(str, version_of(program)))))

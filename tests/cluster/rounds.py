@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import signal
 import statistics
 import sys
@@ -101,6 +102,7 @@ class Rounds:
         self.workspaces = workspaces
         self.history.received = where.begin(Manners(random.Random(seed + 1)))
         self.faults: list[tuple[str, float]] = []
+        self.fault_times: list[float] = []
         self.stopped = False
         self._number = 0
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_SECONDS))
@@ -145,6 +147,22 @@ class Rounds:
         total.violations += judgement.violations
         self._count_pauses(total)
 
+    def keep(self, folder: Path, keep: Path | None) -> None:
+        """Copy what helps to explain a violation: logs, faults, takeovers, requests."""
+        if keep is None:
+            return
+        place = keep / self.label
+        place.mkdir(parents=True, exist_ok=True)
+        for log in folder.glob("*.log"):
+            shutil.copy(log, place)
+        lines = [f"{at:.3f} fault {name}" for name, at in self.faults]
+        lines += [f"{at:.3f} struck" for at in self.fault_times]
+        for endpoint, found in self.history.takeovers.items():
+            lines += [f"{each.at:.3f} {endpoint} to {each.machine}, since {each.unsaved_since:.3f}" for each in found]
+        for each in self.history.received:
+            lines.append(f"{each.arrived_at:.3f} {each.endpoint} {each.event_id} {each.sender} {each.answer}")
+        (place / "history.txt").write_text("\n".join(sorted(lines)))
+
     def _count_pauses(self, total: Total) -> None:
         arrivals: dict[str, list[float]] = {}
         for each in self.history.received:
@@ -159,7 +177,11 @@ class Rounds:
             total.pauses.setdefault(name, []).append(longest)
 
     async def _set_up(self) -> None:
-        self.fault_times: list[float] = []
+        def is_shared() -> bool:
+            owners = {self.leases.owner(partition) for partition in range(PARTITIONS)}
+            return "" not in owners and len(owners) == min(len(self.machines), PARTITIONS)
+
+        await until("each machine has a partition", is_shared, timeout_seconds=90)
         for workspace in self.workspaces:
             await self._until_answered("POST", "/v1/workspaces", {"id": workspace})
         for each in self.history.subscribers:
@@ -169,10 +191,11 @@ class Rounds:
     async def _until_answered(self, method: str, path: str, fields: Any) -> None:
         async with asyncio.timeout(60):
             while True:
-                status, answer = await self._ask(method, path, json=fields)
-                if status in (200, 201):
-                    return
-                assert status in (503, 502, 504), (status, answer)
+                with suppress(TimeoutError):
+                    status, answer = await self._ask(method, path, json=fields)
+                    if status in (200, 201, 409):  # 409: it was made, and the answer came too late
+                        return
+                    assert status in (503, 502, 504), (status, answer)
                 await asyncio.sleep(0.2)
 
     async def _produce(self, workspace: str) -> None:
@@ -315,7 +338,13 @@ FAULTS: dict[str, Callable[[Rounds], Awaitable[None]]] = {
 
 
 async def run_rounds(
-    *, rounds: int, per_cluster: int, seed: int, lease_seconds: float, faults: list[str] | None = None
+    *,
+    rounds: int,
+    per_cluster: int,
+    seed: int,
+    lease_seconds: float,
+    faults: list[str] | None = None,
+    keep: Path | None = None,
 ) -> Total:
     """So many rounds, on one cluster after another."""
     total = Total()
@@ -325,7 +354,7 @@ async def run_rounds(
         done = 0
         while done < rounds:
             now = min(per_cluster, rounds - done)
-            await _run_cluster(where, now, seed * 1000 + done, lease_seconds, chosen, total)
+            await _run_cluster(where, now, seed * 1000 + done, lease_seconds, chosen, total, keep)
             done += now
             print(
                 f"{done} rounds, {time.monotonic() - begun:.0f} s: {total.accepted} accepted, "
@@ -338,7 +367,7 @@ async def run_rounds(
 
 
 async def _run_cluster(
-    where: Witness, rounds: int, seed: int, lease_seconds: float, faults: list[str], total: Total
+    where: Witness, rounds: int, seed: int, lease_seconds: float, faults: list[str], total: Total, keep: Path | None
 ) -> None:
     config = CONFIG.format(timeout_seconds=min(5, lease_seconds - 4))
     with tempfile.TemporaryDirectory(prefix="webhookd-cluster-") as name:
@@ -363,6 +392,8 @@ async def _run_cluster(
                 await this.judge(total)
                 for violation in total.violations[before : before + 20]:
                     print(f"    seed {seed}: {violation.rule}: {violation.text}", flush=True)
+                if len(total.violations) > before:
+                    this.keep(folder, keep)
             finally:
                 following.cancel()
                 with suppress(asyncio.CancelledError):
