@@ -120,7 +120,8 @@ class Endpoint:
     `seq` is the table's own number, used inside; `id` is what others see, and `workspace` that of its workspace.
     Deliveries up to `skipped_upto` were skipped by a person, attempts up to `forgiven_upto` no longer count against
     the budget.  `previous_keys` are the replaced signing keys, newest first.  `x_webhook_signature`: whether requests
-    have that header, keyed with `x_webhook_signature_key` if there is one, else with a signing key.
+    have that header, keyed with `x_webhook_signature_key` if there is one, else with a signing key.  `filters` as in
+    `rules.filters`.  `selected_at_ms`: since when event types and filters are as they are.
     """
 
     seq: int
@@ -146,6 +147,8 @@ class Endpoint:
     updated_at_ms: int
     deleted_at_ms: int | None
     ordering: Ordering = STRICT
+    filters: str = ""
+    selected_at_ms: int = 0
     malformed: tuple[str, ...] = ()  # the columns that can't be read: it gets nothing until they are set again
 
     def live_previous_keys(self, now_ms: int) -> tuple[PreviousKey, ...]:

@@ -15,8 +15,9 @@ from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.replay import Replayer
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.errors import ApiError, field_error
-from webhookd.models import MALFORMED, Endpoint, EndpointState, PreviousKey, Workspace, WorkspaceKey
+from webhookd.models import EVERY_TYPE, MALFORMED, Endpoint, EndpointState, PreviousKey, Workspace, WorkspaceKey
 from webhookd.rules import signing
+from webhookd.rules.filters import check_filters, filters_json
 from webhookd.rules.ids import sortable_id
 from webhookd.rules.ordering import check_ordering
 from webhookd.rules.urls import check_headers
@@ -63,6 +64,7 @@ class Endpoints:
         x_webhook_signature: bool = True,
         x_webhook_signature_key: str | None = None,
         ordering: Any = "endpoint",
+        filters: Any = None,
     ) -> Endpoint:
         """Create an endpoint; it is active at once.
 
@@ -81,6 +83,7 @@ class Endpoints:
                 "x_webhook_signature": x_webhook_signature,
                 "x_webhook_signature_key": x_webhook_signature_key,
                 "ordering": ordering,
+                "filters": filters or {},
             }
         )
         own_key = _new_key() if signing_key is None else signing.check_key(signing_key)
@@ -127,12 +130,14 @@ class Endpoints:
             endpoint = self._registry.whole(workspace, endpoint_id, setting=changes.keys())
             if not only_if(endpoint):
                 raise ApiError("endpoint_changed", "The endpoint was changed meanwhile, so nothing was saved.")
-            fields = self._checked(dict(changes), endpoint.event_types)
+            fields = self._checked(dict(changes), (*endpoint.event_types, *filters_json(endpoint.filters)))
             if "signing_key" in changes:
                 # A key that is set, not rotated, is the only one from now on.
                 key = signing.check_key(changes["signing_key"])
                 fields |= {"signing_key": key, "previous_keys": ()}
             changed = replace(endpoint, **fields, updated_at_ms=self._clock.wall_ms())
+            if (changed.event_types, changed.filters) != (endpoint.event_types, endpoint.filters):
+                changed = replace(changed, selected_at_ms=changed.updated_at_ms)
             if changed.ordering.key != endpoint.ordering.key and self._replayer.runs_to(endpoint):
                 # A backfill's rows get numbers that were set aside before, so a barrier would miss them.
                 raise ApiError(
@@ -262,18 +267,26 @@ class Endpoints:
                 self._dispatcher.unblock(endpoint.seq)
         log.emit("endpoint.deleted", **_named(endpoint))
 
-    def _checked(self, fields: dict[str, Any], kept_types: Sequence[str] = ()) -> dict[str, Any]:
+    def _checked(self, fields: dict[str, Any], kept: Sequence[str] = ()) -> dict[str, Any]:
         checks: dict[str, Callable[[Any], Any]] = {
             "url": self._check_url,
-            "event_types": lambda names: self._event_types().check_types(list(names), kept=kept_types),
+            "event_types": lambda names: self._event_types().check_types(list(names), kept=kept),
             "description": _checked_description,
             "success": _checked_success,
             "headers": check_headers,
             "x_webhook_signature": bool,
             "x_webhook_signature_key": signing.check_body_key,
             "ordering": check_ordering,
+            "filters": lambda given: self._checked_filters(given, kept),
         }
         return {name: check(fields[name]) for name, check in checks.items() if name in fields}
+
+    def _checked_filters(self, given: Any, kept: Sequence[str]) -> str:
+        text = check_filters(given)
+        for name in filters_json(text):
+            if name != EVERY_TYPE:
+                self._event_types().require(name, kept=kept)
+        return text
 
     def _check_count(self, db: Db, workspace: Workspace) -> None:
         limit = self._settings().limits.endpoints
@@ -314,6 +327,7 @@ def _new_endpoint(workspace: Workspace, fields: dict[str, Any], signing_key: str
         forgiven_upto=0,
         created_at_ms=now_ms,
         updated_at_ms=now_ms,
+        selected_at_ms=now_ms,
         deleted_at_ms=None,
         **fields,
     )

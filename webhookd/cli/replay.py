@@ -27,6 +27,7 @@ _TIMEOUT_SECONDS = 600.0
 # Why deliveries, or events, are left out.
 _LEFT_OUT = {
     "already_had": "that it had already",
+    "filtered": "that its filters leave out",
     "delivered_since": "delivered since",
     "waiting": "waiting already",
     "repeated": "of the same event and endpoint",

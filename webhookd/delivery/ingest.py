@@ -12,6 +12,7 @@ from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.errors import ApiError
 from webhookd.models import Accepted, NewEvent, Workspace, WorkspaceKey
 from webhookd.retention import Retention
+from webhookd.rules.filters import Filters, parsed
 from webhookd.rules.ordering import lane_hash
 from webhookd.rules.rate_limit import RateLimit
 from webhookd.store.batch import ROW_BYTES
@@ -74,9 +75,9 @@ class Ingest:
         try:
             while len(results) < len(new):
                 part, delivery_count = self._next_part(workspace.seq, new, len(results), deliver=deliver)
-                hashes = self.hashes(workspace.seq, part) if deliver else ()
+                facts = self.facts(workspace.seq, part) if deliver else ()
                 now_ms = self._clock.wall_ms()
-                ingested = Ingested(workspace.seq, part, deliver, now_ms, delivery_count, trace, hashes)
+                ingested = Ingested(workspace.seq, part, deliver, now_ms, delivery_count, trace, facts)
                 # Only the first part may be refused: the caller is to learn of all or of none.
                 results += await self._add(ingested, retry_when_full=bool(results))
         finally:
@@ -139,12 +140,22 @@ class Ingest:
             delivery_count += fan_out
         return new[begin:] if begin else new, delivery_count
 
-    def hashes(self, workspace_seq: int, new: Sequence[NewEvent]) -> Sequence[dict[str, int] | None]:
-        """Of each event the hashes by path, as endpoints order by key; here, because the store's thread would wait."""
-        if not self._registry.orders_by_key(workspace_seq):
+    def facts(self, workspace_seq: int, new: Sequence[NewEvent]) -> Sequence[dict[str, int] | None]:
+        """What endpoints ask of each event's body (see `Ingested`); here, because the store's thread would wait."""
+        if not self._registry.asks_bodies(workspace_seq):
             return ()
-        paths = {name: self._registry.order_keys(workspace_seq, name) for name in {event.type for event in new}}
-        return [{path: lane_hash(path, event.body) for path in paths[event.type]} or None for event in new]
+        asked = {name: self._registry.asked(workspace_seq, name) for name in {event.type for event in new}}
+        return [self._facts_of(event, *asked[event.type]) for event in new]
+
+    @staticmethod
+    def _facts_of(event: NewEvent, paths: Sequence[str], filters: Sequence[Filters]) -> dict[str, int] | None:
+        facts = {path: lane_hash(path, event.body) for path in paths}
+        if any(each.concerns(event.type) for each in filters):
+            value = parsed(event.body)
+            facts |= {each.id: int(each.matches(event.type, value)) for each in filters}
+        else:
+            facts |= {each.id: 1 for each in filters}
+        return facts or None
 
     async def check_capacity(self, workspace: Workspace) -> None:
         """Refuse more of a workspace where there is no room for it, after a moment if it is over its quota.

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
 
 from webhookd.errors import ApiError
 from webhookd.models import EVERY_TYPE, Endpoint, Workspace, WorkspaceKey
+from webhookd.rules.filters import Filters, compiled
 from webhookd.rules.plans import Plans
 
 # Called with what was put, or removed (False).
 Changed = Callable[[Workspace | Endpoint, bool], None]
+
+
+class Asked(NamedTuple):
+    """What has to be found in an event's body: the paths of keys, and whether it passes filters."""
+
+    paths: tuple[str, ...]
+    filters: tuple[Filters, ...]
 
 
 class Registry:
@@ -31,7 +40,9 @@ class Registry:
         self._by_seq: dict[int, Endpoint] = {}
         self._by_id: dict[str, Endpoint] = {}
         self._subscriptions: Counter[tuple[int, str]] = Counter()  # by workspace and event type
-        self._keyed: dict[int, dict[int, Endpoint]] = {}  # by workspace and number: those that order by key
+        # Those that order by key or have filters, by workspace and number; what they ask, by workspace and event type.
+        self._asking: dict[int, dict[int, Endpoint]] = {}
+        self._asked: dict[int, dict[str, Asked]] = {}
 
     def load(self, workspaces: Iterable[Workspace], endpoints: Iterable[Endpoint]) -> None:
         """Take what the table has at the start."""
@@ -84,8 +95,9 @@ class Registry:
         self._subscriptions.update((endpoint.workspace_seq, each) for each in endpoint.event_types)
         self._by_seq[endpoint.seq] = endpoint
         self._by_id[endpoint.id] = endpoint
-        if endpoint.ordering.key is not None:
-            self._keyed.setdefault(endpoint.workspace_seq, {})[endpoint.seq] = endpoint
+        if endpoint.ordering.key is not None or endpoint.filters:
+            self._asking.setdefault(endpoint.workspace_seq, {})[endpoint.seq] = endpoint
+            self._asked.pop(endpoint.workspace_seq, None)
         self._changed(endpoint, True)
 
     def put_all(self, endpoints: Iterable[Endpoint]) -> None:
@@ -103,24 +115,32 @@ class Registry:
         """How many endpoints of a workspace want events of a type."""
         return self._subscriptions[workspace_seq, event_type] + self._subscriptions[workspace_seq, EVERY_TYPE]
 
-    def orders_by_key(self, workspace_seq: int) -> bool:
-        """Whether an endpoint of a workspace orders by key."""
-        return workspace_seq in self._keyed
+    def asks_bodies(self, workspace_seq: int) -> bool:
+        """Whether an endpoint of a workspace orders by key or has filters."""
+        return workspace_seq in self._asking
 
-    def order_keys(self, workspace_seq: int, event_type: str) -> set[str]:
-        """The paths by which endpoints of a workspace order events of a type."""
-        return {
-            each.ordering.key
-            for each in self._keyed.get(workspace_seq, {}).values()
-            if each.ordering.key is not None and not {event_type, EVERY_TYPE}.isdisjoint(each.event_types)
-        }
+    def asked(self, workspace_seq: int, event_type: str) -> Asked:
+        """What the endpoints of a workspace ask of the body of an event of this type."""
+        of_workspace = self._asked.setdefault(workspace_seq, {})
+        if event_type not in of_workspace:
+            asking = [
+                each
+                for each in self._asking.get(workspace_seq, {}).values()
+                if not {event_type, EVERY_TYPE}.isdisjoint(each.event_types)
+            ]
+            of_workspace[event_type] = Asked(
+                tuple({each.ordering.key for each in asking if each.ordering.key is not None}),
+                tuple({each.filters: compiled(each.filters) for each in asking if each.filters}.values()),
+            )
+        return of_workspace[event_type]
 
     def _unsubscribe(self, endpoint: Endpoint | None) -> None:
         if endpoint is not None:
-            if endpoint.ordering.key is not None:
-                self._keyed[endpoint.workspace_seq].pop(endpoint.seq, None)
-                if not self._keyed[endpoint.workspace_seq]:
-                    del self._keyed[endpoint.workspace_seq]
+            asking = self._asking.get(endpoint.workspace_seq, {})
+            if asking.pop(endpoint.seq, None) is not None:
+                self._asked.pop(endpoint.workspace_seq, None)
+                if not asking:
+                    del self._asking[endpoint.workspace_seq]
             self._subscriptions.subtract((endpoint.workspace_seq, each) for each in endpoint.event_types)
 
     def get(self, seq: int) -> Endpoint | None:

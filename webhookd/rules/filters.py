@@ -70,8 +70,14 @@ def _parsed_before(body: bytes) -> Any:
 
 
 def wants(text: str, event_type: str, body: bytes) -> bool:
-    """Whether an endpoint with these filters wants an event; for statements of SQL, which have its body."""
-    filters = compiled(text)
+    """Whether an endpoint with these filters wants an event; for statements of SQL, which have its body.
+
+    What can't be read is no reason to lose an event: it is held until a person has set the filters again.
+    """
+    try:
+        filters = compiled(text)
+    except (ApiError, ValueError):
+        return True
     return not filters.concerns(event_type) or filters.matches(event_type, _parsed_before(body))
 
 

@@ -23,6 +23,7 @@ import aiosqlite
 
 from webhookd.errors import AlreadyRunning, FatalError, StoreFailed, StoreUnusable
 from webhookd.rules.encryption import PLAIN, Cipher, key_name
+from webhookd.rules.filters import wants
 from webhookd.rules.ordering import lane_hash
 from webhookd.store import preflight
 
@@ -231,11 +232,12 @@ async def open_stoppable(path: Path, cipher: Cipher = PLAIN, cache_kib: int = CA
 
 
 def add_functions(db: sqlite3.Connection, cipher: Cipher) -> None:
-    """Let statements encrypt and decrypt, and find the hash of an event's key."""
+    """Let statements encrypt and decrypt, find the hash of an event's key, and hold an event against filters."""
     for name, function in (("encrypted", cipher.encrypt), ("decrypted", cipher.decrypt), ("renewed", cipher.renew)):
         db.create_function(name, 2, function)
     db.create_function("key_name", 1, key_name)
     db.create_function("lane_hash", 2, lane_hash, deterministic=True)
+    db.create_function("wants", 3, wants, deterministic=True)
 
 
 async def _connect(

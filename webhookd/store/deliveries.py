@@ -44,7 +44,8 @@ _BACKFILL_LEFT_OUT = (
     "FROM deliveries d WHERE d.event_seq = v.seq AND d.endpoint_seq = e.seq) THEN 'already_had' "
     # What was skipped meanwhile, together with what is yet to come, was so by a person who disabled it first.
     "WHEN e.state <> 'active' OR :paused OR e.skipped_upto > :after_seq THEN 'not_active' "
-    "WHEN v.body IS NULL THEN 'pruned' END FROM events v CROSS JOIN endpoints e ON e.seq = :endpoint_seq "
+    "WHEN v.body IS NULL THEN 'pruned' WHEN e.filters <> '' AND NOT wants(e.filters, v.type, v.body) "
+    "THEN 'filtered' END FROM events v CROSS JOIN endpoints e ON e.seq = :endpoint_seq "
     "WHERE v.seq IN (SELECT value FROM json_each(:seqs)) ORDER BY v.seq"
 )
 _PAGE = (

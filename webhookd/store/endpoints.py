@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from webhookd.models import MALFORMED, STRICT, Barrier, Endpoint, EndpointState, Ordering, PreviousKey
+from webhookd.rules.filters import compiled, is_filters
 from webhookd.rules.ordering import HASHES, is_ordering
 from webhookd.rules.signing import is_body_key, is_key
 from webhookd.rules.urls import normal_form, parse_url
@@ -21,9 +22,9 @@ _SECRETS = ("headers", "signing_key", "previous_keys", "x_webhook_signature_key"
 _COLUMNS = (
     "e.seq, e.id, e.workspace_seq, w.id, e.url, e.event_types, e.description, e.success, {}, {}, {}, "
     "e.x_webhook_signature, {}, e.state, e.disabled_reason, e.disabled_at, e.disabled_message, "
-    "e.skipped_upto, e.forgiven_upto, e.created_at, e.updated_at, e.deleted_at, e.ordering"
+    "e.skipped_upto, e.forgiven_upto, e.created_at, e.updated_at, e.deleted_at, e.ordering, e.filters, e.selected_at"
 ).format(*(f"decrypted(e.{name}, '{name} ' || e.id)" for name in _SECRETS))
-_PLAIN = ("url", "event_types", "description", "success", "x_webhook_signature", "ordering")
+_PLAIN = ("url", "event_types", "description", "success", "x_webhook_signature", "ordering", "filters", "selected_at")
 # What a person can change, by column.
 _VALUES = {name: f":{name}" for name in _PLAIN} | {name: f"encrypted(:{name}, '{name} ' || :id)" for name in _SECRETS}
 _HASHES = str(list(range(HASHES)))
@@ -202,9 +203,13 @@ def delete(db: sqlite3.Connection, seq: int, now_ms: int) -> None:
 
 def _subscribe(db: sqlite3.Connection, endpoint: Endpoint) -> None:
     db.execute("DELETE FROM subscriptions WHERE endpoint_seq = ?", (endpoint.seq,))
+    filter_id = compiled(endpoint.filters).id if endpoint.filters else None
     db.executemany(
-        "INSERT INTO subscriptions (workspace_seq, event_type, endpoint_seq, order_key) VALUES (?, ?, ?, ?)",
-        [(endpoint.workspace_seq, each, endpoint.seq, endpoint.ordering.key) for each in endpoint.event_types],
+        "INSERT INTO subscriptions (workspace_seq, event_type, endpoint_seq, order_key, filter) VALUES (?, ?, ?, ?, ?)",
+        [
+            (endpoint.workspace_seq, each, endpoint.seq, endpoint.ordering.key, filter_id)
+            for each in endpoint.event_types
+        ],
     )
 
 
@@ -218,6 +223,8 @@ def _settings(endpoint: Endpoint) -> dict[str, Any]:
         "success": endpoint.success,
         "signing_key": endpoint.signing_key,
         "x_webhook_signature": endpoint.x_webhook_signature,
+        "filters": endpoint.filters,
+        "selected_at": endpoint.selected_at_ms,
         "ordering": "null" if endpoint.ordering == STRICT else msgspec.json.encode(endpoint.ordering).decode(),
         **{name: msgspec.json.encode(getattr(endpoint, name)).decode() for name in as_json},
     }
@@ -274,6 +281,7 @@ def _endpoint(row: tuple[Any, ...]) -> Endpoint:
         "x_webhook_signature_key": body_key is not None and not is_body_key(body_key),
         "state": values[13] not in set(EndpointState),
         "ordering": not is_ordering(ordering),
+        "filters": not is_filters(values[23]),
     }
     values[3], values[7] = intern(values[3]), intern(values[7])  # thousands have the same
     values[5] = tuple(map(intern, types))
@@ -283,5 +291,6 @@ def _endpoint(row: tuple[Any, ...]) -> Endpoint:
     values[12] = None if malformed["x_webhook_signature_key"] else body_key
     values[13] = EndpointState.DISABLED if malformed["state"] else EndpointState(values[13])
     values[22] = STRICT if malformed["ordering"] else ordering
+    values[23] = "" if malformed["filters"] else intern(values[23])
     values.append(tuple(name for name, wrong in malformed.items() if wrong))
     return Endpoint(*values)

@@ -28,11 +28,13 @@ _INSERT_DELIVERIES = (
     "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at, lane_hash) "
     "SELECT ?1, endpoint_seq, ?2, ?3, ?4, CASE WHEN order_key IS NOT NULL THEN lane_hash(order_key, ?6) END "
     "FROM subscriptions WHERE workspace_seq = ?5 AND event_type IN (?2, '*') "
+    "AND (filter IS NULL OR coalesce(json_extract(?7, '$.\"' || filter || '\"'), "
+    "wants((SELECT e.filters FROM endpoints e WHERE e.seq = endpoint_seq), ?2, ?6))) "
     "ORDER BY endpoint_seq RETURNING seq, endpoint_seq, lane_hash"
 )
-# The same for many events, each row of the array being [workspace, id, type, time, whether to deliver, trace, hashes
-# by path, offset, length].  A hash that is missing, because the endpoint's path was just changed, is found here: it
-# takes Python, and so the interpreter's lock.
+# The same for many events, each row of the array being [workspace, id, type, time, whether to deliver, trace, facts,
+# offset, length].  A fact that is missing, because the endpoint was just changed, is found here: it takes Python, and
+# so the interpreter's lock.
 # Their numbers are the next ones (sqlite.org/autoinc.html), in the array's order; within a trigger `sqlite_sequence`
 # still has the last one from before, and were it otherwise, the foreign key would refuse it.
 _TOGETHER = (
@@ -50,6 +52,9 @@ _TOGETHER = (
     "lane_hash(s.order_key, substr(NEW.accepted_blobs, j.value->>7, j.value->>8))) END "
     "FROM json_each(NEW.accepted_rows) j "
     "CROSS JOIN subscriptions s ON s.workspace_seq = j.value->>0 AND s.event_type IN (j.value->>2, '*') "
+    "AND (s.filter IS NULL OR coalesce(json_extract(j.value, '$[6].\"' || s.filter || '\"'), "
+    "wants((SELECT e.filters FROM endpoints e WHERE e.seq = s.endpoint_seq), j.value->>2, "
+    "substr(NEW.accepted_blobs, j.value->>7, j.value->>8)))) "
     "WHERE j.value->>4 ORDER BY j.key, s.endpoint_seq"
 )
 # The deliveries of the last `?1` events, which are counted from 0.  One row for all: every row that is fetched waits
@@ -71,7 +76,8 @@ class Ingested(Struct, frozen=True, gc=False):
     """Events of one request: accepted in their order, each with a delivery per subscriber unless not `deliver`.
 
     `delivery_count`: how many deliveries that makes, as far as is known, for the size of the batch.  `trace`: see
-    `rules.trace_context`.  `hashes`: of each event's keys by path, as far as endpoints order by them.
+    `rules.trace_context`.  `facts`: what was found in each event's body, as far as endpoints ask for it: the hash of
+    its key by the key's path, and by the id of filters whether it passes (1 or 0).
     """
 
     workspace_seq: int
@@ -80,22 +86,23 @@ class Ingested(Struct, frozen=True, gc=False):
     now_ms: int
     delivery_count: int = 0
     trace: str | None = None
-    hashes: Sequence[dict[str, int] | None] = ()
+    facts: Sequence[dict[str, int] | None] = ()
 
 
 def accept(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
     """Add the events in their order; one with a known id adds nothing: a duplicate (same bytes) or a conflict."""
     workspaces.require(db, item.workspace_seq)
-    return [_accept_one(db, item, event) for event in item.events]
+    return [_accept_one(db, item, event, facts) for event, facts in zip_longest(item.events, item.facts)]
 
 
-def _accept_one(db: sqlite3.Connection, item: Ingested, event: NewEvent) -> Accepted:
+def _accept_one(db: sqlite3.Connection, item: Ingested, event: NewEvent, facts: dict[str, int] | None) -> Accepted:
     cursor = db.execute(_INSERT_EVENT, (item.workspace_seq, event.id, event.type, item.now_ms, event.body, item.trace))
     if cursor.rowcount == 0:
         return _known(db, item.workspace_seq, event)
     if not item.deliver:
         return Accepted(event.id, 0)
-    values = (cursor.lastrowid, event.type, len(event.body), item.now_ms, item.workspace_seq, event.body)
+    known_facts = orjson.dumps(facts).decode() if facts else None
+    values = (cursor.lastrowid, event.type, len(event.body), item.now_ms, item.workspace_seq, event.body, known_facts)
     rows = db.execute(_INSERT_DELIVERIES, values).fetchall()
     return _accepted_with(item, event, [_with_sequence(db, row) for row in rows])
 
@@ -129,9 +136,9 @@ def _accepted_with(item: Ingested, event: NewEvent, rows: Sequence[tuple[int, ..
 
 def _pack(items: Sequence[Ingested]) -> tuple[str, bytes]:
     return packed(
-        ((item.workspace_seq, event.id, event.type, item.now_ms, int(item.deliver), item.trace, hashes), event.body)
+        ((item.workspace_seq, event.id, event.type, item.now_ms, int(item.deliver), item.trace, facts), event.body)
         for item in items
-        for event, hashes in zip_longest(item.events, item.hashes)
+        for event, facts in zip_longest(item.events, item.facts)
     )
 
 

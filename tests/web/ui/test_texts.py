@@ -44,6 +44,7 @@ FAMILIES = {
     "delivery.not_replayable": ("test", "waiting", "gone", "not_active", "pruned", "delivered_since"),
     "replay.left_out": (
         "already_had",
+        "filtered",
         "delivered_since",
         "waiting",
         "repeated",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType, structs, to_builtins
@@ -15,6 +15,7 @@ from webhookd.models import Json
 from webhookd.rules.signing import BODY_KEY_CHARACTERS_MAX, BODY_KEY_CHARACTERS_MIN
 from webhookd.rules.urls import MAX_HEADER_CHARACTERS, MAX_HEADERS, MAX_URL_CHARACTERS
 from webhookd.web.api.schemas import (
+    FILTERS,
     ORDERING,
     AttemptSchema,
     EndpointSchema,
@@ -77,6 +78,10 @@ Types = Annotated[
     list[str], Meta(description='Names of the catalogue, or ["*"] for all', extra_json_schema={"minItems": 1})
 ]
 
+FiltersField = Annotated[
+    dict[str, dict[str, Any]],
+    Meta(description=FILTERS, extra_json_schema={"additionalProperties": {"type": "object", "minProperties": 1}}),
+]
 OrderingField = Annotated[Literal["endpoint"] | KeyOrdering, Meta(description=ORDERING)]
 
 ROUTES = Routes(workspaced=True)
@@ -95,6 +100,7 @@ class NewEndpoint(Struct, frozen=True, kw_only=True):
     x_webhook_signature: BodySignature | UnsetType = UNSET
     x_webhook_signature_key: BodyKey | UnsetType = UNSET
     ordering: OrderingField | UnsetType = UNSET
+    filters: FiltersField | UnsetType = UNSET
 
 
 class EndpointChanges(Struct, frozen=True, kw_only=True):
@@ -109,6 +115,7 @@ class EndpointChanges(Struct, frozen=True, kw_only=True):
     x_webhook_signature: BodySignature | UnsetType = UNSET
     x_webhook_signature_key: BodyKey | UnsetType = UNSET
     ordering: OrderingField | UnsetType = UNSET
+    filters: FiltersField | UnsetType = UNSET
 
 
 class EnableRequest(Struct, frozen=True, kw_only=True):
@@ -225,9 +232,9 @@ async def get_endpoint(request: web.Request) -> web.Response:
 async def change_endpoint(request: web.Request) -> web.Response:
     """Change an endpoint.
 
-    A request in flight ends as it was, everything after uses the new values; event types apply to events accepted
-    after the change. A key that is set here holds at once and alone; to let two overlap, rotate. With another key in
-    `ordering`, what was accepted before is finished before anything accepted after it starts.
+    A request in flight ends as it was, everything after uses the new values; event types and filters apply to
+    events accepted after the change. A key that is set here holds at once and alone; to let two overlap, rotate. With
+    another key in `ordering`, what was accepted before is finished before anything accepted after it starts.
     """
     changes = _given(await read_fields(request, EndpointChanges))
     services = services_of(request)

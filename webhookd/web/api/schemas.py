@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from webhookd.clock import rfc3339
 from webhookd.delivery.queue_view import BLOCKED_SHOWN, BlockedLane, EndpointStatus, LanesView
 from webhookd.models import DeliveryState, DeliveryView, Endpoint, EndpointState, EventView, Json, Reason, Workspace
+from webhookd.rules.filters import filters_json
 from webhookd.rules.ids import delivery_id
 from webhookd.rules.ordering import KEY_PATTERN, LANES_DEFAULT, LANES_MAX, LANES_MIN, ordering_json
 from webhookd.rules.urls import MASK
@@ -217,6 +218,9 @@ class KeyOrdering(Struct, frozen=True, forbid_unknown_fields=True):
 ORDERING = 'In which order it gets events: `"endpoint"`, one after the other, or by a key'
 
 
+FILTERS = "Which events of a type it gets: event patterns in EventBridge's syntax by event type, and `*` for all types"
+
+
 class EndpointSchema(Schema):
     """A webhook: a URL, the event types that it wants, a state."""
 
@@ -232,6 +236,7 @@ class EndpointSchema(Schema):
         Literal["***"] | None, Meta(description="Masked: the key that the receiver has; null: the signing key is used")
     ]
     ordering: Annotated[Literal["endpoint"] | KeyOrdering, Meta(description=ORDERING)]
+    filters: Annotated[dict[str, dict[str, Any]], Meta(description=FILTERS)]
     state: EndpointState
     paused_by: Literal["plan"] | None
     disabled: DisabledSchema | None
@@ -264,6 +269,7 @@ def _endpoint_json(status: EndpointStatus, *, masked: bool) -> Json:
         "x_webhook_signature": endpoint.x_webhook_signature,
         "x_webhook_signature_key": endpoint.x_webhook_signature_key and MASK,
         "ordering": ordering_json(endpoint.ordering),
+        "filters": filters_json(endpoint.filters),
         "state": endpoint.state,
         "paused_by": "plan" if status.paused else None,
         "disabled": _disabled_json(endpoint),
