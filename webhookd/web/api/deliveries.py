@@ -133,7 +133,7 @@ class BackfilledSchema(Schema):
         dict[str, int],
         Meta(
             description="How many by reason: `already_had` (the endpoint has a delivery of it), `not_active`, `gone`, "
-            "`pruned`, `no_room`"
+            "`pruned`, `filtered` (by the endpoint's filters), `no_room`"
         ),
     ]
 
