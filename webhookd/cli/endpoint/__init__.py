@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
+import json
 from typing import Any
 
 import click
 
-from webhookd.cli.event_types import expanded
+from webhookd.cli.endpoint.settings import with_settings
 from webhookd.cli.options import (
     Call,
     common,
     complete_endpoint,
+    complete_event,
     complete_event_type,
     confirm,
     examples,
     find,
     for_workspace,
     in_workspace,
-    secret_file_option,
 )
 from webhookd.cli.output import (
     ago,
@@ -60,79 +59,6 @@ def endpoint() -> None:
     """
 
 
-def _headers(given: tuple[str, ...]) -> dict[str, str]:
-    headers = {}
-    for one in given:
-        name, colon, value = one.partition(":")
-        if not colon or not name.strip():
-            raise click.BadParameter(f"{one!r} is no header: write it as 'X-Tenant: acme'", param_hint="--header")
-        headers[name.strip()] = value.strip()
-    return headers
-
-
-def _ordering(path: str | None, lanes: int | None) -> dict[str, Any]:
-    if not path and lanes is not None:
-        raise click.UsageError("--lanes goes with a key: name that too, as --order-by contact.id.")
-    if path is None:
-        return {}
-    return {"ordering": {"key": path} | without_none(lanes=lanes) if path else "endpoint"}
-
-
-_SETTINGS = (
-    click.option(
-        *("--event-type", "-e", "events"), multiple=True, metavar="TYPE", shell_complete=complete_event_type,
-        help="What it wants: a type, several (a,b), 'message.*', or '*' for all. Repeat it.",
-    ),
-    click.option("--description", metavar="TEXT", help="What it is for."),
-    click.option("--success", type=click.Choice(["200", "2xx"]), help="Which answers count as delivered  [else 200]"),
-    click.option(
-        *("--header", "-H", "headers"), multiple=True, metavar="'NAME: VALUE'",
-        help="A header for its requests. Repeat it.",
-    ),
-    secret_file_option("--header-file", "More headers, one a line."),
-    click.option("--signing-key", metavar="whsec_…", help="Sign with this key; it holds at once."),
-    secret_file_option("--signing-key-file", "The same, from a file."),
-    click.option(
-        "--x-webhook-signature/--no-x-webhook-signature", default=None, help="Send X-Webhook-Signature, or don't."
-    ),
-    click.option(
-        "--x-webhook-signature-key", metavar="TEXT", help="The key for it that the receiver has; '': the signing key."
-    ),
-    secret_file_option("--x-webhook-signature-key-file", "The same, from a file."),
-    click.option(
-        "--order-by", metavar="PATH",
-        help="Deliver in order by this key, as contact.id, others beside; '': all one by one.",
-    ),
-    click.option("--lanes", type=int, metavar="N", help="With a key: so many requests at a time, 2 to 64  [else 8]"),
-)  # fmt: skip
-
-
-def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of an endpoint's settings; the command gets those given as `settings`, by the API's names."""
-
-    @wraps(command)
-    def run(call: Call, *args: Any, **given: Any) -> None:
-        events, headers, lines = given.pop("events"), given.pop("headers"), given.pop("header_file")
-        settings = without_none(event_types=expanded(call, events) or None)
-        if headers or lines is not None:
-            settings["headers"] = _headers((*headers, *filter(str.strip, (lines or "").splitlines())))
-        for name in ("signing_key", "x_webhook_signature_key"):
-            value, of_file = given.pop(name), given.pop(f"{name}_file")
-            if value is not None and of_file is not None:
-                option = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"{option} and {option}-file both set it: name one of them.")
-            settings |= without_none(**{name: value if of_file is None else of_file})
-        if settings.get("x_webhook_signature_key") == "":
-            settings["x_webhook_signature_key"] = None
-        settings |= without_none(**{n: given.pop(n) for n in ("description", "success", "x_webhook_signature")})
-        settings |= _ordering(given.pop("order_by"), given.pop("lanes"))
-        command(call, *args, settings=settings, **given)
-
-    for option in reversed(_SETTINGS):
-        run = option(run)
-    return run
-
-
 @endpoint.command(
     epilog=examples(
         "webhookd endpoint add https://example.com/hook -e message.received",
@@ -142,11 +68,13 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.argument("url")
 @for_workspace
-@_with_settings
+@with_settings
 def add(call: Call, url: str, settings: dict[str, Any]) -> None:
     """Add an endpoint; prints its id and its signing key."""
     if "event_types" not in settings:
         raise click.UsageError("which events does it want? Name them with -e message.received (or -e '*' for all).")
+    if "filters" in settings:
+        settings["filters"] = without_none(**settings["filters"])
     made = call.client().post(call.path("endpoints"), {"url": url, **settings})
     print_done(
         call,
@@ -230,6 +158,7 @@ def _print(one: dict[str, Any]) -> None:
             ("events", ", ".join(one["event_types"])),
             ("success is", one["success"]),
             ("headers", ", ".join(f"{name}: {value}" for name, value in one["headers"].items())),
+            *(("filter", f"{name}: {json.dumps(one['filters'][name])}") for name in one.get("filters", ())),
             ("order", _ordering_words(one)),
             ("X-Webhook-Signature", _body_signature_words(one)),
             ("its key", one.get("x_webhook_signature_key") if "signing_key" in one else None),
@@ -279,21 +208,29 @@ def _waiting_words(queue: dict[str, Any]) -> str:
     epilog=examples(
         "webhookd endpoint edit ep_… --url https://example.com/new",
         "webhookd endpoint edit ep_… -e message.received,message.sent",
+        """webhookd endpoint edit ep_… --filter 'conversation.closed={"conversation": {"closedBySource": ["user"]}}'""",
     )
 )
 @_WHICH
 @click.option("--url", help="The new URL.")
 @click.option("--no-headers", is_flag=True, help="Remove its own headers.")
+@click.option("--no-filters", is_flag=True, help="Remove its filters; one of them with --filter TYPE=")
 @for_workspace
-@_with_settings
-def edit(call: Call, which: str, url: str | None, settings: dict[str, Any], *, no_headers: bool) -> None:
-    """Change an endpoint: what isn't named stays. -e and -H replace all of theirs."""
+@with_settings
+def edit(
+    call: Call, which: str, url: str | None, settings: dict[str, Any], *, no_headers: bool, no_filters: bool
+) -> None:
+    """Change an endpoint: what isn't named stays. -e and -H replace all of theirs, --filter that of its type."""
     if "headers" in settings and no_headers:
         raise click.UsageError("--header sets headers and --no-headers takes them away: name one of them.")
     changes = without_none(url=url) | settings | ({"headers": {}} if no_headers else {})
-    if not changes:
+    if not changes and not no_filters:
         raise click.UsageError("nothing to change. See webhookd endpoint edit --help.")
-    changed = call.client().patch(call.path("endpoints", find(call, which)), changes)
+    client, path = call.client(), call.path("endpoints", find(call, which))
+    if no_filters or "filters" in changes:
+        kept = {} if no_filters else client.get(path)["filters"]
+        changes["filters"] = without_none(**(kept | changes.get("filters", {})))
+    changed = client.patch(path, changes)
     if call.as_json:
         return print_json(changed)
     return _print(changed)
@@ -397,3 +334,29 @@ def rotate_key(call: Call, which: str, overlap_seconds: int | None) -> None:
     for older in one["previous_keys"][bool(overlap) :]:
         words += f"\nOne from before signs until {local_time(older['until'])}, as it was going to."
     print_done(call, one, words)
+
+
+@endpoint.command(epilog=examples("webhookd endpoint explain ep_… 6f1d4a0e-2f0f-4b6e-9a53-0a1c6de7b000"))
+@_WHICH
+@click.argument("event", metavar="EVENT", shell_complete=complete_event)
+@for_workspace
+def explain(call: Call, which: str, event: str) -> None:
+    """Explain why an endpoint got an event, or didn't."""
+    found = call.client().get(call.path("endpoints", find(call, which), "explain", event))
+    if call.as_json:
+        return print_json(found)
+    return fields(
+        [
+            ("event", f"{found['event_id']} ({found['event_type']})"),
+            ("accepted", local_time(found["accepted_at"])),
+            ("reason", found["reason"]),
+            ("", found["message"]),
+            *((f"at {each['path']}", _mismatch_words(each)) for each in found["mismatches"]),
+            *(("delivery", f"{each['id']}, {each['state']}") for each in found["deliveries"]),
+        ]
+    )
+
+
+def _mismatch_words(each: dict[str, Any]) -> str:
+    there = "nothing" if each["missing"] else json.dumps(each["found"], ensure_ascii=False)
+    return f"found {there}, wanted {json.dumps(each['wanted'], ensure_ascii=False)}"
