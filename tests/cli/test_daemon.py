@@ -160,6 +160,42 @@ async def test_an_endpoint_s_order(ask: Any, endpoint: str) -> None:
         assert refused.code in (1, 2) and ("lanes" in refused.err or "path" in refused.err)
 
 
+async def test_an_endpoint_s_filters(ask: Any, endpoint: str, receiver: Receiver, tmp_path: Path) -> None:
+    """Set by type, from the argument or a file, and taken away; what is left out isn't sent, and `explain` says why."""
+    (tmp_path / "pattern.json").write_text('{"text": [{"prefix": "!"}]}')
+
+    async def edit(*words: str) -> Any:
+        edited = await ask("endpoint", "edit", endpoint, *words, "--json")
+        assert (0, "") == (edited.code, edited.err)
+        return edited.json()["filters"]
+
+    loud = {"text": [{"prefix": "!"}]}
+    assert {"*": {"to": [1]}} == await edit("--filter", '*={"to": [1]}')
+    by_file = f"message.sent=@{tmp_path / 'pattern.json'}"
+    assert {"*": {"to": [1]}, "message.sent": loud} == await edit("--filter", by_file)
+    assert {"message.sent": loud} == await edit("--filter", "*=")
+    assert 'filter      message.sent: {"text": [{"prefix": "!"}]}' in (await ask("endpoint", "show", endpoint)).out
+    lines = b"".join(
+        b'{"event_type":"message.sent","event_id":"%b","text":"%b"}\n' % pair for pair in ((b"a", b"hi"), (b"b", b"!"))
+    )
+    sent = await ask("send", stdin=lines)
+    assert (0, "") == (sent.code, sent.err) and "2 accepted" in sent.out and "subscribe" not in sent.out
+    assert ["b"] == [each.id for each in await receiver.until(1)]
+    explained = await ask("endpoint", "explain", receiver.url, "a")
+    assert "filtered" in explained.out and 'at text   found "hi", wanted [{"prefix": "!"}]' in explained.out
+    await settled(ask, 1, "--event-id", "b")
+    assert "delivered" == (await ask("endpoint", "explain", endpoint, "b", "--json")).json()["reason"]
+    assert {} == await edit("--no-filters")
+    for words, said in (
+        ("message.sent", "is none"),
+        ("message.sent={", "no JSON"),
+        ("message.sent=@/nowhere/x", "can't be read"),
+        ('message.sent={"a": ["x", {"b": 1}]}', "'a[1]'"),
+    ):
+        refused = await ask("endpoint", "edit", endpoint, "--filter", words)
+        assert refused.code in (1, 2) and said in refused.err
+
+
 async def test_secrets_come_from_files_and_standard_input(ask: Any, tmp_path: Path, receiver: Receiver) -> None:
     """Arguments are seen by every user: signing keys, headers, the receiver's own key, the keys of `listen`."""
     (tmp_path / "key").write_text(f"{KEY}\n")

@@ -157,7 +157,7 @@ class BatchIngest:
             self.summary.accepted += 1
             if not result.deliveries and self._services.registry.paused(self._workspace.seq):
                 self.summary.below_plan = True
-            elif not result.deliveries:
+            elif not result.deliveries and not self._services.registry.fan_out(self._workspace.seq, event.type):
                 self.summary.unsubscribed[event.type] += 1
         return None
 
