@@ -12,7 +12,7 @@ from webhookd.models import EVERY_TYPE, DeliveryState, DeliveryView, Endpoint, E
 from webhookd.rules.filters import Mismatch, mismatches, parsed
 from webhookd.store import delivery_log, endpoints, events
 from webhookd.store.connection import Late
-from webhookd.store.delivery_log import LogFilter
+from webhookd.store.delivery_log.log_filter import LogFilter
 from webhookd.store.store import Db
 
 DELIVERIES_MAX = 100
