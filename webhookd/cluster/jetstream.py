@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import nats
 import nats.errors
 from nats.js import api
-from nats.js.errors import APIError, BadRequestError, NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from webhookd import log
 from webhookd.cluster import names
@@ -24,7 +24,8 @@ CONNECT_SECONDS = 30.0
 CALL_SECONDS = 1.5
 RETRY_SECONDS = 0.2
 PING_SECONDS = 1
-WRONG_LAST_SEQUENCE = 10071
+WRONG_LAST_SEQUENCE = (10071, 10164)  # the latter: another write of the key is under way
+NO_REPLICAS = 10074  # the servers are no cluster
 STREAM_IN_USE = 10058
 
 
@@ -127,13 +128,11 @@ class JetStream:
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 return await call()
-        except BadRequestError as error:
-            if error.err_code == WRONG_LAST_SEQUENCE:
-                raise Conflict(what) from error
-            raise
         except NotFoundError:
             raise
         except (TimeoutError, nats.errors.Error, OSError) as error:
+            if isinstance(error, APIError) and error.err_code in WRONG_LAST_SEQUENCE:
+                raise Conflict(what) from error
             log.throttled("cluster.nats_failed", key=what, what=what, error=f"{type(error).__name__}: {error}")
             raise Unreachable(f"{what}: {type(error).__name__}") from error
 
@@ -218,14 +217,15 @@ class JetStream:
             except NotFoundError:
                 try:
                     await self._js.add_stream(config)
-                except BadRequestError as error:
+                except APIError as error:
+                    if error.err_code == NO_REPLICAS:
+                        raise ConfigError(
+                            f"the stream {name} can't have {replicas} replicas: NATS is no cluster"
+                        ) from error
                     if error.err_code != STREAM_IN_USE:  # else another machine was quicker
                         raise
 
-        try:
-            await self.ask(f"make {name}", make, within_seconds=CONNECT_SECONDS)
-        except APIError as error:
-            raise ConfigError(f"NATS refuses to make the stream {name}: {error.description}") from error
+        await self.ask(f"make {name}", make, within_seconds=CONNECT_SECONDS)
 
     async def ensure_bucket(self, bucket: str, *, replicas: int) -> None:
         """Make a bucket if there is none: a stream as NATS' own key-value stores have it."""

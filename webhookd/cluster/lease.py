@@ -109,8 +109,10 @@ class Lease:
     async def _look(self, sent: Moment) -> None:
         """Somebody wrote: this process itself, by a renewal that wasn't answered, or another machine."""
         found = await self._jetstream.get(CLUSTER_BUCKET, self._key)
-        if found is None or decode(found.value).boot != self._value.boot or self._unanswered is None:
+        if found is None or decode(found.value).boot != self._value.boot:
             raise Lost
+        if found.revision == self._revision or self._unanswered is None:
+            raise Unreachable("a renewal is still under way")
         self._revision = found.revision
         self._renewed, self._unanswered = self._unanswered, None
 
