@@ -10,10 +10,14 @@ from pathlib import Path
 import orjson
 import pytest
 
+from tests.support.stores import new_endpoint
 from webhookd.store import attempts
 from webhookd.store.store import Db, Store
 
 HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
+NAMES = {1: "delivered", 2: "failed", 3: "failed", 0: "waiting"}
+ENDPOINT = new_endpoint(seq=7, skipped_upto=3)
 
 
 @pytest.fixture
@@ -25,54 +29,76 @@ async def db(tmp_path: Path) -> AsyncIterator[sqlite3.Connection]:
     connection.close()
 
 
-def deliver(db: Db, endpoint_seq: int, finished_ms: int, duration_ms: float = 5.0, *, state: int = 1) -> None:
+def deliver(db: Db, endpoint_seq: int, accepted_ms: int, duration_ms: float = 5.0, *, state: int = 1) -> None:
     db.execute("INSERT OR IGNORE INTO events (seq, workspace_seq, id, type, accepted_at) VALUES (1, 1, 'e', 't', 0)")
     db.execute(
         "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, state, size, accepted_at, finished_at, "
-        "final_attempt) VALUES (1, ?, 't', ?, 1, 0, ?, ?)",
-        (endpoint_seq, state, finished_ms, orjson.dumps({"duration_ms": duration_ms})),
+        "final_attempt) VALUES (1, ?, 't', ?, 1, ?, ?, ?)",
+        (
+            endpoint_seq,
+            state,
+            accepted_ms,
+            accepted_ms + 1 if state else None,
+            orjson.dumps({"duration_ms": duration_ms}),
+        ),
     )
 
 
-def fail(db: Db, endpoint_seq: int, ended_ms: int, duration_ms: float = 7.0) -> None:
+def fail(db: Db, endpoint_seq: int, ended_ms: int, duration_ms: float = 7.0, *, delivery_seq: int = 1) -> None:
     db.execute(
         "INSERT INTO attempts (delivery_seq, endpoint_seq, workspace_seq, ended_at, counted, record) "
-        "VALUES (1, ?, 1, ?, 1, ?)",
-        (endpoint_seq, ended_ms, orjson.dumps({"duration_ms": duration_ms})),
+        "VALUES (?, ?, 1, ?, 1, ?)",
+        (delivery_seq, endpoint_seq, ended_ms, orjson.dumps({"duration_ms": duration_ms})),
     )
 
 
-def test_spans_count_what_ended_in_them_and_nothing_else(db: sqlite3.Connection) -> None:
-    """Random times in order, two endpoints mixed, states that aren't deliveries among them."""
+def test_spans_count_what_was_accepted_in_them_and_nothing_else(db: sqlite3.Connection) -> None:
+    """Random times in order, two endpoints mixed, every state; what was skipped doesn't wait."""
     chance = random.Random(4)
-    times = sorted(chance.randrange(0, 3 * HOUR_MS) for _ in range(2000))
-    wanted: list[list[int]] = [[0, 0] for _ in range(60)]
-    for at in times:
-        endpoint, failed = chance.choice((7, 8)), chance.random() < 0.2
+    wanted = [{"delivered": 0, "failed": 0, "waiting": 0, "failed_attempts": 0} for _ in range(60)]
+    for number, at in enumerate(sorted(chance.randrange(0, 2 * HOUR_MS) for _ in range(2000))):
+        endpoint_seq, failed = chance.choice((7, 8)), number > 5 and chance.random() < 0.2
+        state = 0 if number < 3 else chance.choice((1, 1, 1, 2, 3, 4, 5, 0))
         if failed:
-            fail(db, endpoint, at)
+            fail(db, endpoint_seq, at)
         else:
-            deliver(db, endpoint, at, state=chance.choice((1, 1, 1, 2)))
-            if db.execute("SELECT state FROM deliveries ORDER BY seq DESC LIMIT 1").fetchone()[0] != 1:
-                continue
-        if endpoint == 7 and HOUR_MS <= at < 2 * HOUR_MS:
-            wanted[(at - HOUR_MS) * 60 // HOUR_MS][failed] += 1
-    found = attempts.spans(db, 7, since_ms=HOUR_MS, until_ms=2 * HOUR_MS, count=60)
-    assert wanted == [[span.delivered, span.failed] for span in found]
-    assert [HOUR_MS + number * 60_000 for number in range(60)] == [span.since_ms for span in found]
+            deliver(db, endpoint_seq, at, state=state)
+        counted = "failed_attempts" if failed else NAMES.get(state)
+        if endpoint_seq == 7 and at >= HOUR_MS and counted:
+            wanted[(at - HOUR_MS) // MINUTE_MS][counted] += 1
+    bounds_ms = [HOUR_MS + number * MINUTE_MS for number in range(61)]
+    found = attempts.spans(db, ENDPOINT, bounds_ms)
+    assert wanted == [{name: getattr(span, name) for name in each} for each, span in zip(wanted, found, strict=True)]
+    assert bounds_ms == [*(span.since_ms for span in found), found[-1].until_ms]
+    tallies = attempts.tallies(db, [7, 8], bounds_ms, lambda: False)
+    assert [(span.delivered, span.failed_attempts) for span in found] == tallies[7]
+    assert tallies[7] != tallies[8]
+
+
+def test_a_late_page_has_some_of_its_endpoints(db: sqlite3.Connection) -> None:
+    """One at least, so that a page that is always late isn't always empty."""
+    assert {1: [(0, 0)]} == attempts.tallies(db, [1, 2, 3], [0, HOUR_MS], lambda: True)
 
 
 def test_durations_are_of_the_newest_few(db: sqlite3.Connection) -> None:
     """At most so many of each kind are read, however many there are."""
     for number in range(100):
-        deliver(db, 1, 1000 + number, float(number))
-    fail(db, 1, 1500, 99.5)
-    (span,) = attempts.spans(db, 1, since_ms=0, until_ms=10_000, count=1)
-    assert (100, 1) == (span.delivered, span.failed)
-    assert (*[float(number) for number in range(99, 99 - attempts.SAMPLED, -1)], 99.5) == span.durations_ms
+        deliver(db, 7, 1000 + number, float(number))
+    fail(db, 7, 1500, 99.5)
+    (span,) = attempts.spans(db, ENDPOINT, [0, 10_000])
+    assert (100, 1) == (span.delivered, span.failed_attempts)
+    assert tuple(float(number) for number in range(99, 99 - attempts.SAMPLED, -1)) == span.durations_ms
+    assert (99.5,) == span.failed_ms
 
 
 def test_an_endpoint_without_a_past_has_empty_spans(db: sqlite3.Connection) -> None:
     """Nothing counted, nothing read, nothing failed."""
-    found = attempts.spans(db, 1, since_ms=0, until_ms=HOUR_MS, count=3)
-    assert [(0, 0, ())] * 3 == [(span.delivered, span.failed, span.durations_ms) for span in found]
+    for span in attempts.spans(db, ENDPOINT, [0, MINUTE_MS, HOUR_MS]):
+        assert (0, 0, 0, 0, (), ()) == tuple(getattr(span, name) for name in attempts.Span.__slots__[2:])
+
+
+def test_the_deliveries_of_the_newest_failures(db: sqlite3.Connection) -> None:
+    """Each once, however often it failed."""
+    for delivery_seq in (1, 2, 2, 2, 3):
+        fail(db, 7, 5, delivery_seq=delivery_seq)
+    assert {2, 3} == set(attempts.failed_deliveries(db, 7, 2)) and [] == attempts.failed_deliveries(db, 8, 2)

@@ -1,26 +1,50 @@
 """Attempts in the table: the log of each failure, what the failure budget is rebuilt from, how an endpoint did lately.
 
-A success is written into its delivery's own row (one update); only failures need a row of their own.  Deliveries of an
-endpoint finish in the order of their numbers, and attempts are numbered as they end; so a bisection in an index finds
-where a span of time begins, and rows are counted in the index alone.  Where an endpoint orders by key the former is
-nearly so, which is enough for a chart.
+A success is written into its delivery's own row (one update); only failures need a row of their own.  Deliveries are
+numbered as they are accepted, attempts as they end: a bisection finds where a span of time begins, once for all
+endpoints, and rows are counted in an index alone.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from webhookd.models import Json
+import orjson
+
+from webhookd.models import Endpoint, Json
 from webhookd.store import malformed
+from webhookd.store.connection import Late
 from webhookd.store.time_index import first_since
 
-# Enough for a median that can be believed, few enough that a day of 24 spans stays in the milliseconds.
-SAMPLED = 12
+# Enough for a median that can be believed, few enough that a week of 84 spans stays in the milliseconds.
+SAMPLED = 8
 
 _DELIVERED = "FROM deliveries INDEXED BY deliveries_log WHERE endpoint_seq = :endpoint_seq AND state = 1 AND state <> 0"
 _FAILED = "FROM attempts INDEXED BY attempts_by_endpoint WHERE endpoint_seq = :endpoint_seq"
+_DATED = {"deliveries": "accepted_at", "attempts": "ended_at"}
+
+
+def _count(source: str, column: int = 0) -> str:
+    window = f"seq >= json_extract(value, '$[{column}]') AND seq < json_extract(value, '$[{column + 1}]')"
+    return f"(SELECT count(*) {source} AND {window})"
+
+
+_GIVEN_UP = _DELIVERED.replace("state = 1", "state = {}")
+_WAITS = (
+    "FROM deliveries INDEXED BY deliveries_waiting "
+    "WHERE endpoint_seq = :endpoint_seq AND state = 0 AND seq > :skipped_upto"
+)
+# The windows of numbers go in as JSON, so that all of an endpoint is one statement.
+_COUNTS = (
+    f"SELECT {_count(_DELIVERED)}, {_count(_GIVEN_UP.format(2))} + {_count(_GIVEN_UP.format(3))}, {_count(_WAITS)} "
+    "FROM json_each(:windows)"
+)
+_FAILURES = f"SELECT {_count(_FAILED)} FROM json_each(:windows)"
+_TALLY = f"SELECT {_count(_DELIVERED)}, {_count(_FAILED, 2)} FROM json_each(:windows)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +103,16 @@ def recent_failures(db: sqlite3.Connection, endpoint_seq: int, limit: int) -> li
     return [malformed.attempt(record) for (record,) in rows]
 
 
+def failed_deliveries(db: sqlite3.Connection, endpoint_seq: int, limit: int) -> list[int]:
+    """The deliveries of the newest failed attempts of an endpoint, by number: up to `limit`, from 8 times as many."""
+    rows = db.execute(
+        "SELECT DISTINCT delivery_seq FROM (SELECT delivery_seq FROM attempts INDEXED BY attempts_by_endpoint "
+        "WHERE endpoint_seq = ?1 ORDER BY seq DESC LIMIT ?2 * 8) LIMIT ?2",
+        (endpoint_seq, limit),
+    ).fetchall()
+    return [seq for (seq,) in rows]
+
+
 def counted_since(db: sqlite3.Connection, since_ms: int, until_ms: int) -> list[RecordedFailure]:
     """Failures that ended in `since_ms < ended ≤ until_ms` and still count: not forgiven, endpoint not deleted."""
     rows = db.execute(
@@ -93,29 +127,76 @@ def counted_since(db: sqlite3.Connection, since_ms: int, until_ms: int) -> list[
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One span of time: from when (milliseconds since 1970), what came of the attempts, how long some of them took."""
+    """One span of time, in milliseconds since 1970, and what of an endpoint falls into it.
+
+    Deliveries are counted where they were accepted, by what became of them; `failed` were dropped or expired.
+    Durations are samples: of what was delivered, and of the failed attempts.
+    """
 
     since_ms: int
+    until_ms: int
     delivered: int
     failed: int
+    waiting: int
+    failed_attempts: int
     durations_ms: tuple[float, ...]
+    failed_ms: tuple[float, ...]
 
 
-def spans(db: sqlite3.Connection, endpoint_seq: int, *, since_ms: int, until_ms: int, count: int) -> list[Span]:
-    """The time from `since_ms` to `until_ms` in `count` equal spans, oldest first."""
-    width_ms = (until_ms - since_ms) / count
-    bounds_ms = [since_ms + round(width_ms * number) for number in range(count + 1)]
-    delivered = _Series(db, endpoint_seq, _DELIVERED, "finished_at", "final_attempt", bounds_ms)
-    failed = _Series(db, endpoint_seq, _FAILED, "ended_at", "record", bounds_ms)
-    return [
-        Span(
-            bounds_ms[number],
-            delivered.count(number),
-            failed.count(number),
-            (*delivered.durations_ms(number), *failed.durations_ms(number)),
-        )
-        for number in range(count)
-    ]
+def spans(db: sqlite3.Connection, endpoint: Endpoint, bounds_ms: Sequence[int]) -> list[Span]:
+    """The spans between the bounds, oldest first; the last has no end but now."""
+    windows, tries = _windows(db, "deliveries", bounds_ms), _windows(db, "attempts", bounds_ms)
+    values: dict[str, Any] = {"endpoint_seq": endpoint.seq, "skipped_upto": endpoint.skipped_upto}
+    counts = db.execute(_COUNTS, {**values, "windows": orjson.dumps(windows).decode()}).fetchall()
+    failures = db.execute(_FAILURES, {**values, "windows": orjson.dumps(tries).decode()}).fetchall()
+    found: list[Span] = []
+    for number, (delivered, failed, waiting) in enumerate(counts):
+        durations = _durations_ms(db, "final_attempt", _DELIVERED, values, windows[number]) if delivered else ()
+        (failed_attempts,) = failures[number]
+        failed_ms = _durations_ms(db, "record", _FAILED, values, tries[number]) if failed_attempts else ()
+        since_ms, until_ms = bounds_ms[number : number + 2]
+        found.append(Span(since_ms, until_ms, delivered, failed, waiting, failed_attempts, durations, failed_ms))
+    return found
+
+
+def tallies(
+    db: sqlite3.Connection, endpoint_seqs: Iterable[int], bounds_ms: Sequence[int], late: Late
+) -> dict[int, list[tuple[int, int]]]:
+    """How much was delivered and how many attempts failed, by endpoint and span; when late, of fewer endpoints."""
+    windows, tries = _windows(db, "deliveries", bounds_ms), _windows(db, "attempts", bounds_ms)
+    both = orjson.dumps([[*one, *other] for one, other in zip(windows, tries, strict=True)]).decode()
+    found: dict[int, list[tuple[int, int]]] = {}
+    for endpoint_seq in endpoint_seqs:
+        found[endpoint_seq] = db.execute(_TALLY, {"endpoint_seq": endpoint_seq, "windows": both}).fetchall()
+        if late():
+            break
+    return found
+
+
+def _windows(db: sqlite3.Connection, table: str, bounds_ms: Sequence[int]) -> list[tuple[int, int]]:
+    """Between which numbers of a table each span lies (the second excluded); off where a clock was set back."""
+    dated = _DATED[table]
+
+    def look(seq: int) -> tuple[int, int] | None:
+        rows = db.execute(f"SELECT seq, {dated} FROM {table} WHERE seq >= ? ORDER BY seq LIMIT 1", (seq,)).fetchall()
+        return rows[0] if rows else None
+
+    end = (db.execute(f"SELECT max(seq) FROM {table}").fetchall()[0][0] or 0) + 1
+    cuts = [0]
+    for at_ms in bounds_ms[:-1]:
+        cuts.append(first_since(look, at_ms, cuts[-1], end))
+    return list(pairwise([*cuts[1:], end]))
+
+
+def _durations_ms(
+    db: sqlite3.Connection, record: str, source: str, values: dict[str, Any], window: tuple[int, int]
+) -> tuple[float, ...]:
+    """How long the newest few of a window took."""
+    rows = db.execute(
+        f"SELECT {record} {source} AND seq >= :begin AND seq < :end ORDER BY seq DESC LIMIT {SAMPLED}",
+        {**values, "begin": window[0], "end": window[1]},
+    ).fetchall()
+    return tuple(float(malformed.attempt(kept).get("duration_ms", 0)) for (kept,) in rows if kept is not None)
 
 
 def dropped_since(db: sqlite3.Connection, endpoint_seq: int, since_ms: int) -> int:
@@ -156,43 +237,3 @@ def _dropped_by_key(db: sqlite3.Connection, endpoint_seq: int, since_ms: int) ->
         (endpoint_seq, first, since_ms),
     ).fetchall()[0][0]
     return counted
-
-
-class _Series:
-    """One of the two tables, cut at the bounds."""
-
-    def __init__(
-        self, db: sqlite3.Connection, endpoint_seq: int, source: str, ended: str, record: str, bounds_ms: list[int]
-    ) -> None:
-        self._db = db
-        self._values = {"endpoint_seq": endpoint_seq}
-        self._source = source
-        self._record = record
-        at = f"SELECT seq, {ended} {source} AND seq >= :seq ORDER BY seq LIMIT 1"
-
-        def look(seq: int) -> tuple[int, int] | None:
-            """The first row from `seq` on: its number, and when it ended."""
-            rows = db.execute(at, {**self._values, "seq": seq}).fetchall()
-            return rows[0] if rows else None
-
-        newest = db.execute(f"SELECT max(seq) {source}", self._values).fetchall()[0][0] or 0
-        self._cuts: list[int] = []
-        for at_ms in bounds_ms:
-            self._cuts.append(first_since(look, at_ms, self._cuts[-1] if self._cuts else 0, newest + 1))
-
-    def count(self, number: int) -> int:
-        """How many rows a span has."""
-        counted: int = self._ask("SELECT count(*)", number, "")[0][0]
-        return counted
-
-    def durations_ms(self, number: int) -> list[float]:
-        """How long the newest few of a span took."""
-        rows = self._ask(f"SELECT {self._record}", number, f"ORDER BY seq DESC LIMIT {SAMPLED}")
-        return [float(malformed.attempt(record).get("duration_ms", 0)) for (record,) in rows if record is not None]
-
-    def _ask(self, what: str, number: int, rest: str) -> list[tuple[Any]]:
-        begin, end = self._cuts[number], self._cuts[number + 1]
-        if begin == end:
-            return [(0,)] if not rest else []
-        sql = f"{what} {self._source} AND seq >= :begin AND seq < :end {rest}"
-        return self._db.execute(sql, {**self._values, "begin": begin, "end": end}).fetchall()

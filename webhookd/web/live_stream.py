@@ -36,9 +36,17 @@ _RESET = {"reason": "More happened than is kept for the stream. Read the list ag
 
 
 async def live_stream(
-    request: web.Request, wanted: LogFilter, *, allowed: Callable[[], bool], data: Callable[[DeliveryView], Json]
+    request: web.Request,
+    wanted: LogFilter,
+    *,
+    allowed: Callable[[], bool],
+    data: Callable[[DeliveryView], Json],
+    after: str = "",
 ) -> web.StreamResponse:
-    """Answer with the live stream while the client reads and is `allowed`; `data` makes a message's data."""
+    """Answer with the live stream while the client reads and is `allowed`; `data` makes a message's data.
+
+    It begins after the message that the client saw last, else after the one with the id `after`, else with what is new.
+    """
     live_feed = services_of(request).live_feed
     subscription = live_feed.subscribe(wanted.workspace_seq, wanted.matches)
     try:
@@ -47,7 +55,7 @@ async def live_stream(
         )
         await response.prepare(request)
         with suppress(ConnectionError):  # the client has gone, which is how most streams end
-            await _LiveStream(request, response, wanted, allowed, data, subscription).run()
+            await _LiveStream(request, response, wanted, allowed, data, subscription, after).run()
     except TimeoutError:  # it reads nothing, so no end of the stream would reach it
         if request.transport is not None:
             request.transport.abort()
@@ -67,13 +75,14 @@ class _LiveStream:
         allowed: Callable[[], bool],
         data: Callable[[DeliveryView], Json],
         subscription: Subscription,
+        after: str,
     ) -> None:
         self._subscription = subscription
         self._transport = request.transport
         self._writing = False
         self._response = response
         self._services = services_of(request)
-        self._last_id = request.headers.get("Last-Event-ID", "").strip()[:64]
+        self._last_id = request.headers.get("Last-Event-ID", after).strip()[:64]
         self._wanted = wanted
         self._allowed = allowed
         self._data = data

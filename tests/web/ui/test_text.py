@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webhookd.store.attempts import Span
-from webhookd.web.ui.charts import OUTCOMES_HEIGHT, plot
-from webhookd.web.ui.text import SHOWN_CHARACTERS, is_cut, one_line, pretty, visible
+from webhookd.web.ui.charts import HEIGHT, RANGES, bounds_ms, chart, sparkline
+from webhookd.web.ui.text import SHOWN_CHARACTERS, is_cut, one_line, pretty, short_url, visible
 
 PLAIN = st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"])
 VALUES = st.recursive(
@@ -64,20 +64,48 @@ def test_what_cannot_be_seen_is_shown_by_its_number() -> None:
     assert "Xin chào 📦 שלום" == visible("Xin chào 📦 שלום")
 
 
-def test_a_plot_stands_on_its_axis_and_shows_a_single_failure() -> None:
-    """The highest bar fills the height, one failure in ten thousand still has a height, nothing leaves the plot."""
-    spans = [Span(0, 10_000, 1, (5.0, 10.0)), Span(60, 0, 0, ()), Span(120, 40, 3, (1.0,))]
-    made = plot("hour", spans)
-    assert (10_040, 4, 10.0, 5.0) == (made.delivered, made.failed, made.slowest_ms, made.median_ms)
+def test_a_chart_stands_on_its_axis_and_shows_a_single_failure() -> None:
+    """What is there at all is seen, one in ten thousand too; nothing leaves the chart; its top is round."""
+    spans = [
+        Span(0, 60, 10_000, 1, 0, 2, (5.0, 10.0), (450.0,)),
+        Span(60, 120, 0, 0, 0, 0, (), ()),
+        Span(120, 180, 4000, 3, 40, 0, (1.0,), ()),
+    ]
+    made = chart("hour", spans)
+    assert (14_000, 4, 40, 2, 20_000) == (made.delivered, made.failed, made.waiting, made.failed_attempts, made.top)
+    assert (450.0, 5.0, 600.0) == (made.slowest_ms, made.median_ms, made.top_ms)
+    assert [False, True, False] == [bar.empty for bar in made.bars]
     for bar in made.bars:
-        assert math.isclose(OUTCOMES_HEIGHT, bar.delivered[0] + bar.delivered[1], abs_tol=0.02)
-        assert bar.failed[0] >= 0 and math.isclose(bar.delivered[0], bar.failed[0] + bar.failed[1], abs_tol=0.02)
-    assert 2 == made.bars[0].failed[1]
-    assert (0.0, 0.0) == (made.bars[1].delivered[1], made.bars[1].failed[1])
-    assert 2 == len(made.marks)
+        floor = HEIGHT
+        for part in bar.parts:
+            assert part.height >= 2 and math.isclose(floor, part.y + part.height, abs_tol=0.02)
+            floor = part.y
+        assert 0 <= floor <= HEIGHT
+    assert ["delivered", "waiting", "failed"] == [part.kind for part in made.bars[2].parts]
+    assert chart("day", [Span(0, 60, 0, 0, 0, 0, (), ())]).empty
 
 
-def test_an_empty_plot_is_empty() -> None:
-    """Nothing sent: no bars, no marks, no durations."""
-    made = plot("day", [Span(0, 0, 0, ())])
-    assert (True, None, ()) == (made.empty, made.slowest_ms, made.marks)
+def test_a_chart_begins_on_round_times() -> None:
+    """So that the log of a bar has round times too; the last span ends now."""
+    now_ms = 1_700_000_123_456
+    for name, (reach_ms, width_ms) in RANGES.items():
+        bounds = bounds_ms(name, now_ms)
+        assert reach_ms // width_ms == len(bounds) - 1 and now_ms == bounds[-1]
+        assert all(at % width_ms == 0 for at in bounds[:-1]) and now_ms - bounds[-2] <= width_ms
+
+
+def test_one_failure_is_never_rounded_away() -> None:
+    """Of 100,000 attempts one failed: not 100%."""
+    assert 99.9 == sparkline([(99_999, 0), (0, 1)]).rate
+    assert 100.0 == sparkline([(3, 0)]).rate
+    assert sparkline([(0, 0), (0, 0)]).rate is None
+
+
+def test_a_url_is_shortened_in_the_middle() -> None:
+    """The host stays, and the end, by which many of one host differ."""
+    long = "https://hooks.example.com/" + "part/" * 40 + "last"
+    assert "https://hooks.example.com/…" == short_url(long)[:27] and short_url(long).endswith("/last")
+    assert 64 == len(short_url(long)) == len(short_url("x" * 100))
+    assert "https://example.com/hook" == short_url("https://example.com/hook")
+    deep = "https://" + "a" * 60 + ".example.com/x"
+    assert short_url(deep).endswith("example.com/x") and len(short_url(deep)) <= 64

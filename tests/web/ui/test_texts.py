@@ -18,7 +18,9 @@ from webhookd.models import LANGUAGES, DeliveryState, EndpointState, Reason
 from webhookd.rules import ip_policy, urls
 from webhookd.rules.event_types import BUILT_IN
 from webhookd.rules.plans import Plans
+from webhookd.web.ui.charts import RANGES
 from webhookd.web.ui.texts import Texts, choose, texts
+from webhookd.web.ui.webhook_list import SORTS, STATES
 
 WEBHOOKD = Path(__file__).parents[3] / "webhookd"
 WEB = WEBHOOKD / "web" / "ui"
@@ -53,7 +55,9 @@ FAMILIES = {
         "pruned",
         "no_room",
     ),
-    "plot": ("hour", "day"),
+    "plot": tuple(RANGES),
+    "webhooks.filter": STATES,
+    "webhooks.sort": SORTS,
     "type": (*(kind.name for kind in BUILT_IN), *(f"{kind.name}.when" for kind in BUILT_IN)),
     "unit": ("seconds", "minutes", "hours"),
     "plan": config.Plans().order,
@@ -87,7 +91,7 @@ def test_every_key_is_used_and_every_used_key_is_there() -> None:
     """Taken from the templates and the handlers; a family's members from what it is made of."""
     source = sources()
     said = set(re.findall(r'said="(\w+)"', source)) | set(
-        re.findall(r'"((?:enabled|tested|settings)_\w*|enabled)"', source)
+        re.findall(r'"((?:enabled|tested|settings)_\w*|enabled|tested)"', source)
     )
     used = set(re.findall(r"""(?<![\w.])(?:page\.text|made\.text|t)\(\s*["']([\w.]*\w)["']""", source))
     counted = set(re.findall(r"""(?:text|t)\.count\(\s*["']([\w.]+)["']""", source))

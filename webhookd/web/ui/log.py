@@ -170,7 +170,8 @@ async def stream(page: Page) -> web.StreamResponse:
         page.request,
         form.filter,
         allowed=lambda: sessions.lasts(session),
-        data=lambda view: {"event_id": view.event_id},
+        data=lambda view: {"event_id": view.event_id, "endpoint_id": view.endpoint_id},
+        after=page.asked("after"),
     )
 
 

@@ -105,6 +105,11 @@ class Page:
             return self.text.count(key, int(number) if number.isdecimal() and len(number) < 10 else 0)
         return self.text.maybe(key, "")
 
+    @property
+    def said_tone(self) -> str:
+        """How `said` looks."""
+        return "bad" if self.asked("said") == "tested_failed" else "good"
+
     # Who may what, and where to
 
     @property
@@ -366,6 +371,7 @@ def _templates(language: str) -> Environment:
         "visible": text.visible,
         "line": text.one_line,
         "pretty": text.pretty,
+        "short_url": text.short_url,
         "is_cut": text.is_cut,
         "raw_text": lambda body: body.decode("utf-8", "replace"),
         "iso": _iso,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from webhookd.web.ui import access, audit, event_types, log, portal, settings, sign_in, webhooks
+from webhookd.web.ui import access, audit, event_types, log, portal, settings, sign_in, webhook_list, webhooks
 from webhookd.web.ui.files import brand_file, static
 from webhookd.web.ui.help import show_contents, show_image, show_topic
 from webhookd.web.ui.pages import PORTAL, Answering, Handler, page
@@ -35,7 +35,7 @@ _SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/settings", settings.show_settings),
     ("POST", "/settings", settings.change),
     ("GET", "/settings/integrations", webhooks.show_integrations),
-    ("GET", "/webhooks", webhooks.show_webhooks),
+    ("GET", "/webhooks", webhook_list.show_webhooks),
     ("GET", "/webhooks/new", webhooks.show_new),
     ("POST", "/webhooks/new", webhooks.create),
     ("GET", "/webhooks/{endpoint}", webhooks.show_webhook),

@@ -18,6 +18,8 @@ _JSON_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOT
 SHOWN_CHARACTERS = 100_000
 _DEEPEST = 40
 _INDENT = "  "
+_URL = re.compile(r"(https?://[^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+_SHORT_CHARACTERS = 64
 
 
 def visible(text: str) -> str:
@@ -28,6 +30,18 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """`visible`, and line ends and tabs as spaces."""
     return visible(" ".join(text.split("\n"))).replace("\t", " ")
+
+
+def short_url(url: str) -> str:
+    """A URL for two lines of a table: its host, whole where that fits, and the end.  Of other text the beginning."""
+    if len(url) <= _SHORT_CHARACTERS:
+        return url
+    parts = _URL.fullmatch(url)
+    if parts is None:
+        return f"{url[: _SHORT_CHARACTERS - 1]}…"
+    host = parts[1] if len(parts[1]) <= 48 else f"{parts[1][:16]}…{parts[1][-31:]}"
+    left = _SHORT_CHARACTERS - len(host) - 2
+    return f"{host}/…{parts[2][-left:]}" if len(parts[2]) > left + 2 else f"{host}{parts[2]}"
 
 
 def pretty(body: bytes | str) -> str:

@@ -1,10 +1,11 @@
-"""The pages of webhooks: the table, one webhook, and all actions on it."""
+"""The pages of a webhook, and all actions on it."""
 
 from __future__ import annotations
 
 import hmac
 import importlib.resources
 import secrets
+from dataclasses import replace
 from functools import cache
 
 from aiohttp import web
@@ -12,14 +13,16 @@ from aiohttp import web
 from webhookd import log
 from webhookd.delivery.queue_view import EndpointStatus
 from webhookd.errors import ApiError
-from webhookd.models import DeliveryState, Endpoint
+from webhookd.models import DeliveryState, DeliveryView, Endpoint
 from webhookd.rules.ids import delivery_id
 from webhookd.rules.urls import MASK
 from webhookd.store import attempts, delivery_log
 from webhookd.store.connection import Late
+from webhookd.store.delivery_log import LogFilter
 from webhookd.store.store import Db
 from webhookd.web.log_search import DeliveryFilter, log_filter
-from webhookd.web.ui.charts import DAY_MS, HOUR_MS, Plot, plot
+from webhookd.web.ui.charts import RANGES, bounds_ms, chart
+from webhookd.web.ui.log import explain
 from webhookd.web.ui.pages import Page
 from webhookd.web.ui.view_models import TONES, budget_gauge, event_type_view, event_type_views
 from webhookd.web.ui.webhook_form import WebhookForm, conflicts, given, of_endpoint, of_nothing, version
@@ -51,51 +54,44 @@ async def show_integrations(page: Page) -> web.StreamResponse:
     return page.show("integrations.html", count=len(_endpoints(page)))
 
 
-async def show_webhooks(page: Page) -> web.StreamResponse:
-    """The table of webhooks, or the first steps while there is none."""
-    services = page.services
-    return page.show(
-        "webhooks.html",
-        statuses=await services.dispatcher.statuses(_endpoints(page)),
-        gauge=budget_gauge(page),
-        tones=TONES,
-        kinds={kind.name: kind for kind in event_type_views(page)},
-        limit=services.settings().limits.endpoints,
-        paused=services.registry.paused(page.workspace.seq),
-    )
-
-
 async def show_webhook(page: Page) -> web.StreamResponse:
-    """One webhook: its status, its plots, its newest deliveries, its settings."""
+    """One webhook: why it is as it is, its chart, its newest deliveries, its settings."""
     services, endpoint = page.services, _endpoint(page)
-    hour, day = await _plots(page, endpoint)
-    wanted = await log_filter(services, page.workspace, DeliveryFilter(endpoint=endpoint.id))
-    recent = await services.store.search(
-        page.workspace.seq, lambda db, _: delivery_log.page(db, wanted, before_seq=None, limit=RECENT)
-    )
-    kinds = event_type_views(page, endpoint)
+    everything = await log_filter(services, page.workspace, DeliveryFilter(endpoint=endpoint.id))
+    reach = page.asked("range") if page.asked("range") in RANGES else "day"
+    bounds = bounds_ms(reach, services.clock.wall_ms())
+
+    def question(db: Db, _: Late) -> tuple[list[attempts.Span], list[DeliveryView]]:
+        return attempts.spans(db, endpoint, bounds), _recent(db, everything, endpoint)
+
+    spans, recent = await services.store.search(page.workspace.seq, question)
+    status = await _status(page, endpoint)
+    failing = status.last_attempt if status.last_attempt and status.last_attempt["outcome"] != "delivered" else None
     return page.show(
         "webhook.html",
-        endpoint_status=await _status(page, endpoint),
+        endpoint_status=status,
+        why=explain(page, failing, endpoint) if failing else "",
         gauge=budget_gauge(page),
-        plots=(hour, day),
+        chart=chart(reach, spans),
+        ranges=RANGES,
         recent=recent,
         tones=TONES,
-        kinds=kinds,
+        kinds=event_type_views(page, endpoint),
         kind=lambda name: event_type_view(page, name),
         budget=services.settings().budget,
     )
 
 
-async def _plots(page: Page, endpoint: Endpoint) -> tuple[Plot, Plot]:
-    now_ms = page.services.clock.wall_ms()
-
-    def question(db: Db, _: Late) -> tuple[list[attempts.Span], list[attempts.Span]]:
-        hour = attempts.spans(db, endpoint.seq, since_ms=now_ms - HOUR_MS, until_ms=now_ms, count=30)
-        return hour, attempts.spans(db, endpoint.seq, since_ms=now_ms - DAY_MS, until_ms=now_ms, count=24)
-
-    hour, day = await page.services.store.search(page.workspace.seq, question)
-    return plot("hour", hour), plot("day", day)
+def _recent(db: Db, everything: LogFilter, endpoint: Endpoint) -> list[DeliveryView]:
+    """The newest deliveries; what was tried goes before what only waits, which may be thousands behind one failure."""
+    found = {each.seq: each for each in delivery_log.page(db, everything, before_seq=None, limit=RECENT)}
+    if any(not each.attempt_count for each in found.values()):
+        failed = attempts.failed_deliveries(db, endpoint.seq, RECENT)
+        delivered = replace(everything, state=DeliveryState.DELIVERED)
+        tried = delivery_log.views(db, failed, paused=everything.paused)
+        tried += delivery_log.page(db, delivered, before_seq=None, limit=RECENT)
+        found |= {each.seq: each for each in tried}
+    return sorted(found.values(), key=lambda each: (not each.attempt_count, -each.seq))[:RECENT]
 
 
 # Adding and changing
@@ -242,9 +238,16 @@ def verify_samples() -> dict[str, str]:
 
 
 async def show_enable(page: Page) -> web.StreamResponse:
-    """Ask whether held events are delivered or skipped."""
-    endpoint = _endpoint(page)
-    return page.show("webhook_enable.html", endpoint_status=await _status(page, endpoint), gauge=budget_gauge(page))
+    """Ask whether held events are delivered or skipped, and offer a test first."""
+    status = await _status(page, _endpoint(page))
+    last, test = status.last_attempt, page.asked("test")
+    return page.show(
+        "webhook_enable.html",
+        endpoint_status=status,
+        why=explain(page, last, status.endpoint) if last and last["outcome"] != "delivered" else "",
+        test=test if test.isidentifier() else "",
+        gauge=budget_gauge(page),
+    )
 
 
 async def enable(page: Page) -> web.StreamResponse:
@@ -253,7 +256,8 @@ async def enable(page: Page) -> web.StreamResponse:
     waiting = page.services.dispatcher.view(endpoint.seq).waiting
     await page.services.endpoints.enable(page.workspace.seq, endpoint.id, skip_held=skip)
     said = "enabled" if not waiting else "enabled_skipped" if skip else "enabled_delivering"
-    return page.go(f"/webhooks/{endpoint.id}", said=said, n=waiting or None)
+    path = "/webhooks" if page.field("then") == "list" else f"/webhooks/{endpoint.id}"
+    return page.go(path, said=said, n=waiting or None)
 
 
 async def disable(page: Page) -> web.StreamResponse:
@@ -264,7 +268,7 @@ async def disable(page: Page) -> web.StreamResponse:
 
 
 async def send_test(page: Page) -> web.StreamResponse:
-    """Send a test event and show its delivery in the log."""
+    """Send a test event and show its delivery in the log, or the dialog that it was sent from."""
     endpoint, services = _endpoint(page), page.services
     attempt = await services.test_events.send(page.workspace.seq, endpoint.id, page.field("event_type") or None)
     event_id = attempt["request"]["headers"]["webhook-id"]
@@ -272,10 +276,10 @@ async def send_test(page: Page) -> web.StreamResponse:
     found = await services.store.search(
         page.workspace.seq, lambda db, _: delivery_log.page(db, wanted, before_seq=None, limit=1)
     )
-    return page.go(
-        f"/log/{delivery_id(found[0].seq)}",
-        said="tested" if found[0].state is DeliveryState.DELIVERED else "tested_failed",
-    )
+    said = "tested" if found[0].state is DeliveryState.DELIVERED else "tested_failed"
+    if page.field("then") == "enable":
+        return page.go(f"/webhooks/{endpoint.id}/enable", said=said, test=delivery_id(found[0].seq))
+    return page.go(f"/log/{delivery_id(found[0].seq)}", said=said)
 
 
 async def show_delete(page: Page) -> web.StreamResponse:

@@ -7,6 +7,7 @@ const spoken = document.documentElement.lang;
 const language = navigator.languages.find((each) => each.split("-")[0] === spoken) ?? spoken;
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 const clock = new Intl.DateTimeFormat(language, { timeStyle: "medium" });
+const nearby = new Intl.DateTimeFormat(language, { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
 const calendar = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
 
 function localTimes(root) {
@@ -14,8 +15,8 @@ function localTimes(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
     if (isNaN(at)) continue;
-    const short = "short" in time.dataset && at.toDateString() === today;
-    time.textContent = (short ? clock : calendar).format(at);
+    const short = at.toDateString() === today ? clock : nearby; // the title has the rest
+    time.textContent = ("short" in time.dataset ? short : calendar).format(at);
   }
 }
 
@@ -58,15 +59,39 @@ function signInByLink() {
 }
 
 // Parts marked data-live are fetched again when the daemon says that something happened, at most every two seconds.
-const live = { source: null, timer: null, busy: false, again: false, raw: new Map(), paused: false };
+// Where the page says so (data-changes), only the rows that changed are.
+const live = { source: null, timer: null, busy: false, again: false, raw: new Map(), paused: false, changed: new Set() };
 const PAUSE_MS = 2000;
 
 function keepUp() {
   const address = document.body.dataset.stream;
   if (!address || !window.EventSource || live.paused) return;
   live.source = new EventSource(address);
+  if (document.body.dataset.changes) {
+    for (const kind of ["delivery.accepted", "delivery.attempted"]) live.source.addEventListener(kind, changed);
+    live.source.addEventListener("reset", everyRow);
+    return;
+  }
   live.source.addEventListener("open", soon); // what happened since the page was made, or while the stream was away
   for (const kind of ["delivery.accepted", "delivery.attempted", "reset"]) live.source.addEventListener(kind, soon);
+}
+
+function changed(event) {
+  const row = `row-${JSON.parse(event.data).endpoint_id}`;
+  if (document.getElementById(row)) live.changed.add(row);
+  soon();
+}
+
+function everyRow() {
+  for (const row of document.querySelectorAll("tr[data-live]")) live.changed.add(row.id);
+  soon();
+}
+
+function whatChanged() {
+  const only = new URL(document.body.dataset.changes, location.href);
+  only.searchParams.set("only", [...live.changed].map((row) => row.replace("row-", "")).join(","));
+  live.changed.clear();
+  return only;
 }
 
 function soon() {
@@ -86,7 +111,8 @@ async function refresh() {
   if (live.busy || document.hidden) return;
   live.busy = true;
   try {
-    const answer = await fetch(location.href, { credentials: "same-origin", redirect: "error" });
+    const from = document.body.dataset.changes ? whatChanged() : location.href;
+    const answer = await fetch(from, { credentials: "same-origin", redirect: "error" });
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const part of document.querySelectorAll("[data-live]")) {
@@ -97,13 +123,14 @@ async function refresh() {
     // The daemon restarts, or the session ended: the stream comes back by itself, or the next click asks to sign in.
   } finally {
     live.busy = false;
+    if (live.changed.size) soon();
   }
 }
 
 function exchange(part, next) {
   const raw = next.innerHTML;
   if (live.raw.get(part.id) === raw) return;
-  if (part.querySelector("details.menu[open]")) return; // somebody is choosing
+  if (part.querySelector("details.menu[open], .dragged")) return; // somebody is choosing
   if (getSelection()?.toString() && part.contains(getSelection().anchorNode)) return; // somebody is copying
   if ("still" in part.dataset && window.keepStill?.(part, next)) return;
   live.raw.set(part.id, raw);

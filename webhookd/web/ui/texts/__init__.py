@@ -66,6 +66,10 @@ class Texts:
             return self.decimal(f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms")
         return self("unit.seconds", n=self.decimal(f"{milliseconds / 1000:.1f}"))
 
+    def percent(self, percent: float) -> str:
+        """A share for reading: `99.9%`, `100%`."""
+        return self.decimal(f"{percent:.1f}".removesuffix(".0") + "%")
+
     def decimal(self, number: str) -> str:
         """A number with a fraction, its point as the language writes it."""
         return number.replace(".", ",") if self.language == "vi" else number
