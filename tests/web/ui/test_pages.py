@@ -259,7 +259,7 @@ async def test_auto_disabled_says_why_since_when_and_how_many_wait(browser: Brow
         "Disabled automatically at 20",
         "More than 5 attempts failed in 30 minutes in this workspace",
         "3 events are held for it, in order.",
-        "0 delivered, 6 failed attempts",
+        "0 delivered, failed attempts: 6",
     ):
         assert words in shown
     asked = await text_of(browser, f"/webhooks/{auto_disabled.id}/enable")
