@@ -1,17 +1,22 @@
-"""*Help*: the manual, for readers who are signed in and those who are not."""
+"""*Help*: the manual, for readers who are signed in and those who are not; and the reference of the event types."""
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from webhookd import manual
+from webhookd.catalogue.types import Field
 from webhookd.errors import ApiError
 from webhookd.web.ui.pages import PORTAL, Page
+from webhookd.web.ui.view_models import EventTypeView, event_type_view
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -123,3 +128,25 @@ def _contents(page: Page) -> list[tuple[str, list[tuple[str, str, str]]]]:
 def _entry(topic: str, wanted: str) -> tuple[str, str, str]:
     language = manual.language_of(topic, wanted)
     return topic, manual.title(topic, language), language
+
+
+@dataclass(frozen=True, slots=True)
+class ShownReference:
+    """One type with all that is known of it; the meanings are in the reader's language."""
+
+    kind: EventTypeView
+    fields: tuple[Field, ...]
+    sample: str
+
+
+async def show_event_types(page: Page) -> web.StreamResponse:
+    """Every type of the catalogue, in its own order."""
+    event_types = page.services.event_types()
+    shown = [_shown(page, name) for name in event_types.names]
+    return page.show("event_types.html", types=shown, open=page.asked("type"))
+
+
+def _shown(page: Page, name: str) -> ShownReference:
+    known = page.services.event_types().require(name)
+    fields = tuple(replace(each, meaning=page.text.meaning(each.meaning)) for each in known.fields)
+    return ShownReference(event_type_view(page, name), fields, json.dumps(known.sample, indent=2, ensure_ascii=False))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from webhookd.web.ui import access, audit, event_types, log, portal, settings, sign_in, webhook_list, webhooks
+from webhookd.web.ui import access, audit, log, portal, settings, sign_in, webhook_list, webhooks
 from webhookd.web.ui.files import brand_file, static
-from webhookd.web.ui.help import show_contents, show_image, show_topic
+from webhookd.web.ui.help import show_contents, show_event_types, show_image, show_topic
 from webhookd.web.ui.pages import PORTAL, Answering, Handler, page
 
 _STREAM = "/log/stream"
@@ -53,7 +53,7 @@ _SIGNED_IN: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/webhooks/{endpoint}/backfill", log.show_backfill),
     ("POST", "/webhooks/{endpoint}/backfill", log.backfill),
     ("GET", "/workspaces/{workspace}/endpoints/{endpoint}", webhooks.from_mail),
-    ("GET", "/event-types", event_types.show_event_types),
+    ("GET", "/event-types", show_event_types),
     ("GET", "/access", access.show_access),
     ("POST", "/access/tokens", access.make_token),
     ("POST", "/access/tokens/{token}/revoke", access.revoke_token),

@@ -18,7 +18,7 @@ from webhookd.rules.ids import delivery_id
 from webhookd.rules.urls import MASK
 from webhookd.store import attempts, delivery_log
 from webhookd.store.connection import Late
-from webhookd.store.delivery_log import LogFilter
+from webhookd.store.delivery_log.log_filter import LogFilter
 from webhookd.store.store import Db
 from webhookd.web.log_search import DeliveryFilter, log_filter
 from webhookd.web.ui.charts import RANGES, bounds_ms, chart

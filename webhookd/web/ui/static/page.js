@@ -130,7 +130,7 @@ async function refresh() {
 function exchange(part, next) {
   const raw = next.innerHTML;
   if (live.raw.get(part.id) === raw) return;
-  if (part.querySelector("details.menu[open], .dragged")) return; // somebody is choosing
+  if (part.querySelector("details.menu[open], div.dragged")) return; // somebody is choosing
   if (getSelection()?.toString() && part.contains(getSelection().anchorNode)) return; // somebody is copying
   if ("still" in part.dataset && window.keepStill?.(part, next)) return;
   live.raw.set(part.id, raw);
