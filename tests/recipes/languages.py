@@ -100,14 +100,14 @@ async def _python(program: Program) -> list[str]:
 
 async def _node(program: Program) -> list[str]:
     needs("node")
-    await _fetch(program, needs("npm"), "install", "--silent", "--no-audit", "--no-fund", "standardwebhooks")
+    await fetch(program, needs("npm"), "install", "--silent", "--no-audit", "--no-fund", "standardwebhooks")
     return ["node", program.name]
 
 
 async def _php(program: Program) -> list[str]:
     needs("php")
     if os.environ.get(EVERYTHING) and shutil.which("composer"):
-        await _fetch(program, "composer", "require", "--quiet", "standard-webhooks/standard-webhooks")
+        await fetch(program, "composer", "require", "--quiet", "standard-webhooks/standard-webhooks")
     else:
         (program.folder / "vendor").mkdir()
         (program.folder / "vendor" / "autoload.php").write_text(PHP_STAND_IN, "utf-8")
@@ -120,14 +120,14 @@ async def _go(program: Program) -> list[str]:
     assert Ended(0, "", "") == ran
     if not os.environ.get(EVERYTHING):
         pytest.skip("only its form was checked, as a build takes a minute: python -m tests.recipes runs it")
-    await _fetch(program, go, "mod", "init", "receiver")
-    await _fetch(program, go, "get", "github.com/standard-webhooks/standard-webhooks/libraries")
+    await fetch(program, go, "mod", "init", "receiver")
+    await fetch(program, go, "get", "github.com/standard-webhooks/standard-webhooks/libraries")
     ran = await program.run(go, "build", "-o", "receiver", program.name, timeout_seconds=600)
     assert 0 == ran.code, ran.err
     return [str(program.folder / "receiver")]
 
 
-async def _fetch(program: Program, *words: str) -> None:
+async def fetch(program: Program, *words: str) -> None:
     """Run a package manager; skips the test where it reaches nothing."""
     try:
         ran = await program.run(*words, timeout_seconds=INSTALL_SECONDS)

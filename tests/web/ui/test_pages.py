@@ -64,13 +64,20 @@ async def test_no_webhook_yet_says_what_to_do(browser: Browser) -> None:
     assert "webhookd send" in await text_of(browser, "/log")
 
 
-async def test_the_form_shows_every_type_with_its_description(browser: Browser) -> None:
-    """The built-in ones and the configuration's own, each with when it fires."""
+async def test_the_form_is_short(browser: Browser) -> None:
+    """Every type by its name, described in the reference; what few change is folded and says what it is set to."""
     shown = await text_of(browser, "/webhooks/new")
-    for words in ("New Incoming Message A contact sent a message.", "Order Paid Money came. order.paid"):
+    for words in ("New Incoming Message message.received", "Order Paid order.paid", "What each event holds"):
         assert words in shown
-    vietnamese = await text_of(browser, "/webhooks/new", Accept_Language="vi")
-    assert "Tin nhắn mới đến Một liên hệ gửi tin nhắn." in vietnamese and "Order Paid Money came." in vietnamese
+    assert "A contact sent a message." not in shown
+    assert "Tin nhắn mới đến message.received" in await text_of(browser, "/webhooks/new", Accept_Language="vi")
+    body = (await browser.get("/webhooks/new")).body.decode()
+    assert re.findall(r'<details class="folded"( open)?>', body) == [""] * 5
+    for words in ("What counts as delivered 200 OK only", "Headers of your own none", "a new one is made"):
+        assert words in shown
+    wrong = await browser.send_form("/webhooks/new", {**FIELDS, "headers": "no colon"}, "/webhooks/new")
+    opened = re.findall(r'<details class="folded"( open)?>', wrong.body.decode())
+    assert ["", " open", "", "", ""] == opened
 
 
 async def test_the_reference_has_every_type_with_fields_and_sample(browser: Browser) -> None:
@@ -216,6 +223,7 @@ async def test_a_mistake_is_said_beside_its_field_and_nothing_typed_is_lost(
     assert status == answer.status
     fault = re.search(rf'id="{field}-fault"><bdi>(.*?)</bdi>', body)
     assert fault is not None and words in html.unescape(fault[1])
+    assert 1 == body.count(fault[1]) == body.count('role="alert"')  # said once
     assert f'value="{html.escape(str(sent["description"]))}"' in body
     assert 1 == len(api.app.registry.endpoints())
 

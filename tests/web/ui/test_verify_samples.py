@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import json
 import os
 import shutil
 import subprocess
@@ -33,37 +33,12 @@ def test_the_python_sample_tells_true_from_false(monkeypatch: pytest.MonkeyPatch
     good = signed(BODY, at=now)
     other = Signer(new_key(b"x" * 32)).headers("evt_1", now, BODY)[2][1]
     both = {**good, "webhook-signature": f"{other} {good['webhook-signature']}"}
-    assert [True, True] == [verify(good, BODY), verify(both, BODY)]
-    assert [False] * 3 == [
+    assert [json.loads(BODY)] * 2 == [verify(good, BODY), verify(both, BODY)]
+    assert [None] * 3 == [
         verify(good, BODY + b" "),
         verify(signed(BODY, at=now - 301), BODY),
         verify({**good, "webhook-signature": other}, BODY),
     ]
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js on this machine: its sample was not tried")
-def test_the_node_sample_tells_true_from_false(tmp_path: Path) -> None:
-    """The same in Node.js."""
-    now = int(time.time())
-    good = signed(BODY, at=now)
-    (tmp_path / "sample.js").write_text(verify_samples()["node"], "utf-8")
-    body = base64.b64encode(BODY).decode()
-    script = (
-        'const { verify } = require("./sample.js");'
-        f'const body = Buffer.from("{body}", "base64");'
-        f"const [good, old] = [{good}, {signed(BODY, at=now - 400)}];"
-        "console.log(verify(good, body), verify(good, Buffer.from('x')), verify(old, body));"
-    )
-    ran = subprocess.run(
-        ["node", "-e", script],
-        cwd=tmp_path,
-        env={**os.environ, "WEBHOOK_KEY": KEY},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert "true false false" == ran.stdout.strip()
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine: its sample was not tried")

@@ -31,6 +31,8 @@ RECENT = 10
 ROTATE_OVERLAP_SECONDS = 86_400
 # How long reloading shows a key that was just made or revealed.
 SHOWN_SECONDS = 600
+# How a request is verified, by language: with the library of Standard Webhooks, and by hand.
+SAMPLES = ("python", "node", "go", "php", "shell")
 _FORM_ERRORS = {
     "invalid_url",
     "blocked_address",
@@ -231,7 +233,7 @@ def _key_proof(page: Page, endpoint: Endpoint, since: str) -> str:
 def verify_samples() -> dict[str, str]:
     """How to verify a request, by language: programs that work as they stand."""
     folder = importlib.resources.files("webhookd.web.ui") / "templates" / "verify"
-    return {name: (folder / f"{name}.txt").read_text("utf-8") for name in ("python", "node", "shell")}
+    return {name: (folder / f"{name}.txt").read_text("utf-8") for name in SAMPLES}
 
 
 # Enabling, disabling, testing, deleting
