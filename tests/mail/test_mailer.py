@@ -36,6 +36,7 @@ class Bench:
     config: Config
     to: tuple[str, ...] = OPS
     context: Any = None
+    language: str = "en"
     mailer: Mailer = field(init=False)
     running: asyncio.Task[None] | None = None
 
@@ -48,6 +49,7 @@ class Bench:
             self.clock,
             lambda: self.config,
             lambda workspace_seq: self.to,
+            lambda workspace_seq: self.language,
             tls_context=self.context,
             timeout_seconds=10,
         )
@@ -518,6 +520,16 @@ async def test_a_silent_server_is_left_in_time(tmp_path: Path) -> None:
         b.mailer = Mailer(b.store, b.clock, lambda: b.config, lambda seq: OPS, timeout_seconds=0.2)
         with pytest.raises(ApiError, match=r"(?i)timed out|in time"):
             await b.mailer.send_test(OPS)
+
+
+async def test_a_notice_is_in_its_workspaces_language(tmp_path: Path) -> None:
+    """As it is when the mail is written."""
+    async with mail_server() as server, bench(tmp_path, configured(server)) as b:
+        await b.add()
+        b.language = "vi"
+        await b.run_to_first_try()
+        (mail,) = await b.until_sent(server, 1)
+        assert "Webhook bị tắt: hơn 30 lỗi trong 30 phút" in mail["Subject"]
 
 
 async def test_without_recipients_a_notice_is_closed(tmp_path: Path) -> None:
