@@ -47,11 +47,8 @@ def english(answer: Answer) -> list[str]:
     body = re.sub(r'(?s)<(\w+)[^>]* lang="en"[^>]*>.*?</\1>', " ", body)
     spoken = re.findall(r'(?:aria-label|title|placeholder|data-[a-z]+)="([^"]*)"', body)
     shown = re.sub(r"(?s)<[^>]+>", "\n", body).split("\n")
-    return [
-        line.strip()
-        for line in map(unescape, [*shown, *spoken])
-        if re.search(ENGLISH, line) and not line.startswith("/")
-    ]
+    lines = [re.sub(r"\{\w+\}", "", unescape(each)).strip() for each in (*shown, *spoken)]
+    return [line for line in lines if re.search(ENGLISH, line) and not line.startswith("/")]
 
 
 async def test_no_word_of_english_is_left(tmp_path: Path) -> None:
