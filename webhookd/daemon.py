@@ -136,7 +136,7 @@ async def _serve(
 
 
 async def _open(config: Config, state_dir: Path, environ: Mapping[str, str]) -> Served:
-    cipher = _cipher(config.store.key_file, environ)
+    cipher = database_cipher(config.store.key_file, environ)
     if not config.cluster.servers:
         return await App.open(config, state_dir, clock=SystemClock(), cipher=cipher)
     try:
@@ -148,7 +148,7 @@ async def _open(config: Config, state_dir: Path, environ: Mapping[str, str]) -> 
     return await Node.open(config, state_dir, environ, cipher)
 
 
-def _cipher(key_file: str, environ: Mapping[str, str]) -> Cipher:
+def database_cipher(key_file: str, environ: Mapping[str, str]) -> Cipher:
     """What encrypts secrets in the database: the credential `database-key`, else `store.key_file`, else nothing."""
     name = next((each for each in DATABASE_KEYS if credential(each, environ) is not None), None)
     if name is None and not key_file:

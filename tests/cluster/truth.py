@@ -82,18 +82,17 @@ async def read_stream(client: Client, partition: int) -> list[tuple[str, str, by
         while sequence < state.last_seq:
             message = await subscription.next_msg(timeout=20)
             sequence = message.metadata.sequence.stream
-            workspace = message.subject.rpartition(".")[2]
-            for event_id, body in _events(message):
+            for workspace, event_id, body in _events(message):
                 found.setdefault((workspace, event_id), body)
         await subscription.unsubscribe()
     return [(workspace, event_id, body) for (workspace, event_id), body in found.items()]
 
 
-def _events(message: Any) -> list[tuple[str, bytes]]:
-    headers = message.headers or {}
-    if headers.get(names.BATCH_HEADER):
-        return [(event_id, bytes(body)) for event_id, body in msgspec.msgpack.decode(message.data)]
-    return [(headers.get(names.EVENT_ID_HEADER) or json.loads(message.data)["event_id"], message.data)]
+def _events(message: Any) -> list[tuple[str, str, bytes]]:
+    if (message.headers or {}).get(names.BATCH_HEADER):
+        items = msgspec.msgpack.decode(message.data)
+        return [(workspace, json.loads(body)["event_id"], bytes(body)) for workspace, body, *_ in items]
+    return [(message.subject.rpartition(".")[2], json.loads(message.data)["event_id"], message.data)]
 
 
 async def final(client: Client, history: History, partitions: int) -> Final:

@@ -13,7 +13,7 @@ import sys
 import click
 
 from webhookd._version import __version__
-from webhookd.cli import endpoint, event_types, listen, log, operations, replay, send, serve, status, workspace
+from webhookd.cli import cluster, endpoint, event_types, listen, log, operations, replay, send, serve, status, workspace
 from webhookd.cli.help import help_
 from webhookd.cli.options import common, examples, in_workspace
 from webhookd.cli.output import json_text
@@ -107,6 +107,10 @@ def cli(ctx: click.Context) -> None:
 for _commands in _SECTIONS.values():
     for _command in _commands:
         cli.add_command(_command)
+
+
+for _command in (cluster.import_, cluster.export):
+    operations.cluster.add_command(_command)
 
 
 def _error_json(error: click.ClickException) -> str:

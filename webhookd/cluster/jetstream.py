@@ -24,7 +24,8 @@ CONNECT_SECONDS = 30.0
 CALL_SECONDS = 1.5
 RETRY_SECONDS = 0.2
 PING_SECONDS = 1
-WRONG_LAST_SEQUENCE = (10071, 10164)  # the latter: another write of the key is under way
+# Not 10164, "another write of the key is under way": nothing is known yet of what comes of that, so it is tried again.
+WRONG_LAST_SEQUENCE = 10071
 NO_REPLICAS = 10074  # the servers are no cluster
 STREAM_IN_USE = 10058
 
@@ -131,7 +132,7 @@ class JetStream:
         except NotFoundError:
             raise
         except (TimeoutError, nats.errors.Error, OSError) as error:
-            if isinstance(error, APIError) and error.err_code in WRONG_LAST_SEQUENCE:
+            if isinstance(error, APIError) and error.err_code == WRONG_LAST_SEQUENCE:
                 raise Conflict(what) from error
             log.throttled("cluster.nats_failed", key=what, what=what, error=f"{type(error).__name__}: {error}")
             raise Unreachable(f"{what}: {type(error).__name__}") from error

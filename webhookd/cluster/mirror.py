@@ -130,7 +130,7 @@ class Mirror:
             if item is None:
                 await self._jetstream.delete(CONFIG_BUCKET, key)
             else:
-                await self._jetstream.put(CONFIG_BUCKET, key, encoded(self._sealed(item)))
+                await self._jetstream.put(CONFIG_BUCKET, key, encoded(sealed(item, self._cipher)))
         except Unreachable as error:
             log.throttled("cluster.nats_failed", key="mirror", what=f"write {key.split('.')[1]}", error=str(error))
             return False
@@ -149,7 +149,7 @@ class Mirror:
         found = await self._jetstream.ask(
             f"read the configuration of partition {self._partition}", self._read, within_seconds=RESTORE_SECONDS
         )
-        items = {key: self._opened(entry) for key, entry in found.items() if key.count(".") > 1}
+        items = {key: opened(entry, self._cipher) for key, entry in found.items() if key.count(".") > 1}
         self._kept = {key: encoded(item) for key, item in items.items()}
         kinds: dict[str, list[Item]] = {"workspace": [], "endpoint": [], "token": []}
         for key, item in items.items():
@@ -173,24 +173,27 @@ class Mirror:
         revision = await self._jetstream.put(CONFIG_BUCKET, f"p{self._partition}.owner", self._node.encode())
         return await self._jetstream.all(CONFIG_BUCKET, f"p{self._partition}", at_least=revision)
 
-    def _sealed(self, item: Item) -> Item:
-        """An endpoint with its secrets encrypted, where there is a database key."""
-        if "signing_key" not in item or not self._cipher.name:
-            return item
-        secrets = encoded({name: item[name] for name in _SECRETS}).decode()
-        rest = {name: value for name, value in item.items() if name not in _SECRETS}
-        return rest | {"sealed": self._cipher.encrypt(secrets, f"cluster {item['id']}")}
 
-    def _opened(self, entry: Entry) -> dict[str, Any]:
-        item: dict[str, Any] = msgspec.json.decode(entry.value)
-        sealed = item.pop("sealed", None)
-        if sealed is None:
-            return item
-        opened = self._cipher.decrypt(sealed, f"cluster {item['id']}")
-        if not opened:
-            raise ConfigError(
-                "the cluster's configuration is encrypted by a database key that this machine doesn't have: give it "
-                "the same as the others (the credential database-key, or store.key_file)"
-            )
-        secrets: dict[str, Any] = msgspec.json.decode(opened)
-        return item | secrets
+def sealed(item: Item, cipher: Cipher) -> Item:
+    """An endpoint with its secrets encrypted, where there is a database key."""
+    if "signing_key" not in item or not cipher.name:
+        return item
+    secrets = encoded({name: item[name] for name in _SECRETS}).decode()
+    rest = {name: value for name, value in item.items() if name not in _SECRETS}
+    return rest | {"sealed": cipher.encrypt(secrets, f"cluster {item['id']}")}
+
+
+def opened(entry: Entry, cipher: Cipher) -> dict[str, Any]:
+    """An item as `sealed` got it.  Raises ConfigError without the key."""
+    item: dict[str, Any] = msgspec.json.decode(entry.value)
+    found = item.pop("sealed", None)
+    if found is None:
+        return item
+    plain = cipher.decrypt(found, f"cluster {item['id']}")
+    if not plain:
+        raise ConfigError(
+            "the cluster's configuration is encrypted by a database key that this machine doesn't have: give it "
+            "the same as the others (the credential database-key, or store.key_file)"
+        )
+    secrets: dict[str, Any] = msgspec.json.decode(plain)
+    return item | secrets

@@ -20,7 +20,7 @@ from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
 from webhookd.cluster.lease import Lease, Lost
 from webhookd.cluster.mirror import Mirror
 from webhookd.cluster.names import partition_of, stream_name
-from webhookd.cluster.progress import Progress, ProgressValue, behind_key
+from webhookd.cluster.progress import Progress, ProgressValue, finished_by
 from webhookd.cluster.publisher import Publisher
 from webhookd.cluster.shared import Shared
 from webhookd.cluster.stream import Stream
@@ -33,7 +33,7 @@ from webhookd.rules.ip_policy import OwnAddress
 from webhookd.store.cluster import config as config_table
 from webhookd.store.cluster import stream as table
 from webhookd.store.cluster.config import Item
-from webhookd.store.cluster.stream import POSITIONS, Finished
+from webhookd.store.cluster.stream import Finished
 from webhookd.store.store import Db
 from webhookd.tasks import TaskEnded, TaskOwner
 from webhookd.web.router import make_app
@@ -178,19 +178,7 @@ class Partition:
         self._stream.begin(begin, before.lowest, asked_upto, self._finished_by(registry.endpoint_id))
 
     def _finished_by(self, id_of: Callable[[int], str | None]) -> Finished:
-        """Tells whether the machine before finished a delivery, or the endpoint was made after the event."""
-        before, from_sequence = self._before, self._mirror.from_sequence
-
-        def finished(endpoint_seq: int, lane_hash: int | None, position: int) -> bool:
-            endpoint_id, sequence = id_of(endpoint_seq), position // POSITIONS
-            if endpoint_id is None or sequence <= from_sequence.get(endpoint_id, 0):
-                return True
-            if sequence > before.applied:
-                return False
-            first = before.behind.get(behind_key(endpoint_id, lane_hash))
-            return first is None or position < first
-
-        return finished
+        return finished_by(self._before, self._mirror.from_sequence, id_of)
 
     async def _put_shared(self, tokens: list[Item], sessions: list[Item]) -> tuple[set[str], set[str]]:
         assert self.app is not None

@@ -15,7 +15,7 @@ from webhookd.cluster.names import PROGRESS_BUCKET, progress_key
 from webhookd.cluster.stream import Stream
 from webhookd.errors import ApiError
 from webhookd.store.cluster import stream as table
-from webhookd.store.cluster.stream import POSITIONS
+from webhookd.store.cluster.stream import POSITIONS, Finished
 
 WRITE_SECONDS = 1.0
 RESTORE_SECONDS = 10.0
@@ -32,6 +32,23 @@ class ProgressValue(msgspec.Struct, frozen=True):
     def lowest(self) -> int:
         """The sequence after which a machine without a database begins."""
         return min([self.applied, *(position // POSITIONS - 1 for position in self.behind.values())])
+
+
+def finished_by(
+    before: ProgressValue, from_sequence: Mapping[str, int], id_of: Callable[[int], str | None]
+) -> Finished:
+    """Tells whether the machine before finished a delivery, or the endpoint was made after the event."""
+
+    def finished(endpoint_seq: int, lane_hash: int | None, position: int) -> bool:
+        endpoint_id, sequence = id_of(endpoint_seq), position // POSITIONS
+        if endpoint_id is None or sequence <= from_sequence.get(endpoint_id, 0):
+            return True
+        if sequence > before.applied:
+            return False
+        first = before.behind.get(behind_key(endpoint_id, lane_hash))
+        return first is None or position < first
+
+    return finished
 
 
 class Progress:

@@ -130,3 +130,45 @@ def drop_finished(db: Db, finished: Finished, *, others: bool) -> int:
     gone = [(seq,) for seq, *where in rows if finished(*where)]
     db.executemany("DELETE FROM deliveries WHERE seq = ?", gone)
     return removed + len(gone)
+
+
+def forget(db: Db) -> int:
+    """Make it the database of a single daemon: without a stream; returns how many events it has."""
+    db.execute("DELETE FROM stream")
+    db.execute("DELETE FROM stream_events")
+    return int(db.execute("SELECT count(*) FROM events").fetchone()[0])
+
+
+class Stored(Struct, frozen=True, gc=False):
+    """An event of a single daemon's database, for the stream."""
+
+    seq: int
+    workspace: str
+    id: str
+    body: bytes
+    trace: str | None
+
+
+def stored(db: Db, after_seq: int, since_ms: int, limit: int) -> list[Stored]:
+    """The next events whose ids are to be remembered, or that still wait for an endpoint, in order."""
+    rows = db.execute(
+        "SELECT e.seq, w.id, e.id, e.body, e.trace FROM events e JOIN workspaces w ON w.seq = e.workspace_seq "
+        "WHERE e.seq > ?1 AND e.body IS NOT NULL AND w.deleted_at IS NULL AND (e.accepted_at >= ?2 OR EXISTS (SELECT 1 "
+        "FROM deliveries d WHERE d.event_seq = e.seq AND d.state = 0 AND d.kind = 0)) ORDER BY e.seq LIMIT ?3",
+        (after_seq, since_ms, limit),
+    ).fetchall()
+    return [Stored(*row) for row in rows]
+
+
+def first_waiting_events(db: Db) -> list[tuple[str, int | None, int]]:
+    """The first event that waits, for each endpoint (its id) and hash of a key: its number."""
+    return db.execute(
+        "SELECT e.id, d.lane_hash, min(d.event_seq) FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq "
+        "WHERE d.state = 0 AND d.kind = 0 AND e.deleted_at IS NULL AND d.seq > e.skipped_upto "
+        "GROUP BY e.id, d.lane_hash"
+    ).fetchall()
+
+
+def waiting_replays(db: Db) -> int:
+    """How many replays and backfills wait: the stream doesn't have them."""
+    return int(db.execute("SELECT count(*) FROM deliveries WHERE state = 0 AND kind <> 0").fetchone()[0])
