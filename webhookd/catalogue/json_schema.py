@@ -64,9 +64,10 @@ class Schemas:
 
     def _object(self, nodes: Iterable[_Node], owner: str) -> Schema:
         nodes = list(nodes)
+        if not nodes:
+            return {"type": "object", "additionalProperties": True}  # said, since generators take it for an empty one
         schema: Schema = {"type": "object"}
-        if nodes:
-            schema["properties"] = {node.field.path.rpartition(".")[2]: self._field(node, owner) for node in nodes}
+        schema["properties"] = {node.field.path.rpartition(".")[2]: self._field(node, owner) for node in nodes}
         if required := [node.field.path.rpartition(".")[2] for node in nodes if not node.field.optional]:
             schema["required"] = required
         return schema
