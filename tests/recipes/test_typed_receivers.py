@@ -101,7 +101,7 @@ async def send_samples(d: Daemon, deliveries: int) -> None:
 
 
 async def test_typescript_on_express(tmp_path: Path) -> None:
-    """openapi-typescript's types fit every sample; raw and re-serialised bodies verify; a query names one of the keys."""
+    """openapi-typescript's types fit every sample; raw and re-serialised bodies verify; a query names a key."""
     node, npm = needs("node"), needs("npm")
     receiver = program(tmp_path, "receiver.js", WEBHOOK_KEYS=json.dumps(KEYS))
     (receiver.folder / "package.json").write_text('{"type": "module", "private": true}', "utf-8")
@@ -138,7 +138,7 @@ async def test_typescript_on_express(tmp_path: Path) -> None:
 
 
 async def test_pydantic(tmp_path: Path) -> None:
-    """datamodel-code-generator's types take every sample and mypy knows them; so do the shapes of an integrator's SDK."""
+    """datamodel-code-generator's types take every sample and mypy knows them; so do an SDK's shapes."""
     receiver = program(tmp_path, "receiver.py", WEBHOOK_KEY=KEYS["vi"])
     venv.create(receiver.folder / "venv", with_pip=True)
     python = str(receiver.folder / "venv" / "bin" / "python")

@@ -1,4 +1,4 @@
-"""The shapes of an integrator's SDK (aikit for respond.io), for the four types that it has: strict, all else ignored."""
+"""The shapes of an integrator's SDK (aikit for respond.io), of the four types that it has: strict."""
 
 from __future__ import annotations
 
