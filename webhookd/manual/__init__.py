@@ -10,7 +10,16 @@ import re
 
 # Sections with their topics, in reading order.  A topic is the name of its file without `.md`.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Use": ("sending", "portal", "receiving", "event-types", "filters-and-ordering", "cli", "api"),
+    "Use": (
+        "sending",
+        "portal",
+        "receiving",
+        "event-types",
+        "filters-and-ordering",
+        "moving-from-respondio",
+        "cli",
+        "api",
+    ),
     "Run": ("installing", "configuration", "operating", "recovery", "security", "scaling-out"),
     "Understand": ("behaviour", "architecture", "decisions", "changes"),
 }
