@@ -69,9 +69,11 @@ class Play:
     def state_dir(self) -> Path:
         return self.supervisor.state_dir
 
-    async def subscribe(self, name: str, *event_types: str) -> None:
+    async def subscribe(self, name: str, *event_types: str, lanes: int = 1) -> None:
         wanted = event_types or ("*",)
-        fields = {"url": self.witness.url(name), "event_types": list(wanted)}
+        fields: Json = {"url": self.witness.url(name), "event_types": list(wanted)}
+        if lanes > 1:
+            fields["ordering"] = {"key": "contact.id", "lanes": lanes}
         status, answer = await self.supervisor.call("POST", "/v1/endpoints", fields)
         assert status in (201, 409), answer
         subscriber = Subscriber(name, "default", wanted)

@@ -12,7 +12,7 @@ import aiohttp
 from tests.crash.case import Violation
 from tests.crash.history import BACKFILL, DELIVERED, REPLAY, SKIPPED, Final, Received, Said, Terms
 from tests.crash.play import DRAIN_SECONDS, Play, Scenario
-from tests.crash.producer import events
+from tests.crash.producer import Event, events
 from tests.crash.witness import Manners, Reply
 from webhookd.models import Json
 from webhookd.store import connection
@@ -67,6 +67,30 @@ async def some_wait(play: Play) -> None:
     await play.producer.array(events("waiting", 5))
     await play.arrived(2)
     await play.supervisor.kill()
+
+
+# lanes
+async def by_key(play: Play) -> None:
+    await play.supervisor.start()
+    await play.subscribe("keyed", lanes=2)
+    await play.subscribe("strict")
+    await play.supervisor.stop()
+
+
+async def send_to_lanes(play: Play) -> None:
+    """Events of three contacts; the number of lanes changes between them."""
+    await play.producer.array([Event(f"first-{number}", contact=number % 3) for number in range(9)])
+    endpoint = (await play.endpoints())["keyed"]
+    more = {"ordering": {"key": "contact.id", "lanes": 3}}
+    await play.supervisor.call("PATCH", f"/v1/endpoints/{endpoint['id']}", more)
+    for number in range(3):
+        await play.producer.one(Event(f"second-{number}", contact=number % 3))
+
+
+def one_contact_fails(received: Received) -> Reply:
+    """Twice for each event of contact 1, at the endpoint with lanes."""
+    ill = received.endpoint == "keyed" and b'"contact":{"id":1}' in received.body and received.attempt < 3
+    return Reply(500 if ill else 200)
 
 
 # disable, enable
@@ -327,6 +351,7 @@ PRUNE = "[retention]\nmax_age_days = 10\nidempotency_hours = 720\n"
 SCENARIOS = (
     Scenario("accept", send_singly, all_well, two_endpoints),
     Scenario("batch", send_batches, all_well, two_endpoints),
+    Scenario("lanes", send_to_lanes, one_contact_fails, by_key),
     Scenario("success", nothing, all_well, some_wait),
     Scenario("failure", nothing, fails_until(3), some_wait),
     Scenario("drop", nothing, ill, some_wait, drop_mailed_once, config=MAIL),

@@ -6,6 +6,7 @@ import pytest
 
 from tests.crash.io_faults import SCENARIO, Fault, ended_when_full
 from tests.crash.kill_points import stage
+from tests.crash.load import LANES
 from tests.crash.play import Scenario
 from tests.crash.random_kills import kill_at_random
 from tests.crash.scenarios import SCENARIOS
@@ -38,7 +39,6 @@ async def test_killed_at_a_write_or_a_sync_nothing_is_broken(scenario: Scenario)
             judgement, reached = await where.run(KillPoint(call, number, scenario.anywhere))
             assert [] == judgement.violations
             assert reached or (call, number) not in POINTS  # how many syncs it takes depends on what waits together
-            assert judgement.most_repeats <= 1
 
 
 @pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
@@ -77,4 +77,4 @@ async def test_killed_at_random_under_load_nothing_is_broken() -> None:
     assert 5 == total.kills
     assert total.accepted > 0 and total.received > total.accepted
     assert [] == total.violations
-    assert total.most_repeats <= 1
+    assert total.most_repeats <= LANES
