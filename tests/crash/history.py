@@ -234,6 +234,7 @@ class FailureRow:
     number: int
     reason: str = "status"
     counted: bool = True
+    pruned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from tests.support.engine import Engine, engine
 from webhookd.delivery import replay
 from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, Endpoint
+from webhookd.store import delivery_log
 from webhookd.store.delivery_log.log_filter import LogFilter
 
 URL = "https://example.com/hook"
@@ -58,3 +59,17 @@ async def test_live_events_go_between_the_steps_of_a_replay(tmp_path: Path, monk
         assert not replaying.done()
         assert 40 == (await replaying).count
         await e.quiet()
+
+
+async def test_what_was_pruned_since_it_was_looked_at_is_not_found(tmp_path: Path) -> None:
+    """Retention may remove it between the page and the button."""
+    async with engine(tmp_path) as e:
+        endpoint = await _delivered(e, 1)
+        store, replayer = e.app.store, e.app.services.replayer
+        view = await store.read(lambda db: delivery_log.get(db, endpoint.workspace_seq, 1, paused=False))
+        assert view is not None
+        await store.write(lambda db: db.execute("DELETE FROM deliveries"))
+        assert "pruned" == await replayer.why_not(view)
+        with pytest.raises(ApiError) as refused:
+            await replayer.one(view)
+        assert "not_found" == refused.value.code

@@ -107,7 +107,7 @@ class Replayer:
         rows = await self._store.search(
             wanted.workspace_seq, lambda db, _: delivery_log.left_out(db, wanted, [delivery.seq], once=False)
         )
-        return rows[0][2]
+        return rows[0][2] if rows else "pruned"
 
     async def one(self, delivery: DeliveryView) -> int:
         """Replay one delivery; returns the number of the new one.
@@ -120,8 +120,7 @@ class Replayer:
             raise ApiError(*_ERRORS["gone"])
         _, queued, reasons = await self._step(self._of_log(wanted, once=False), [delivery.seq], 0)
         if not queued:
-            (reason,) = reasons
-            raise ApiError(*_ERRORS[reason])
+            raise ApiError(*_ERRORS[next(iter(reasons), "pruned")])  # without one, its row was removed meanwhile
         log.emit(
             "delivery.replayed",
             workspace=delivery.workspace,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.crash import history
@@ -476,6 +476,7 @@ class Observer:
     def final(self) -> history.Final:
         """The tables when everything came to rest, with what was pruned meanwhile."""
         every = sorted([*self.deliveries.values(), *self._pruned_deliveries], key=lambda each: each.seq)
+        pruned = {each.seq for each in self._pruned_deliveries}
         ids = {seq: event_id for (_, event_id), seq in self.event_seqs.items()}
         return history.Final(
             {event_id: self._bodies[event_id] for _, event_id in self.event_seqs},
@@ -487,7 +488,7 @@ class Observer:
                 )
                 for each in every
             ],
-            self._failures,
+            [replace(each, pruned=each.delivery_seq in pruned) for each in self._failures],
             {hook.url: history.EndpointRow(hook.url, hook.state, hook.skipped_upto, hook.deleted, str(hook.workspace),
                                            hook.most_lanes)
              for hook in self.hooks.values()},
