@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from webhookd import manual
 from webhookd.config import Config, Events, ExtraType, reloadable
 from webhookd.config_loader import check, differences, load
 from webhookd.errors import ConfigError
@@ -113,13 +114,22 @@ def test_the_folder_is_read_again_at_a_reload(write: Any) -> None:
     assert Config(events=Events(types={"a.b": ExtraType(label="x")})) != Config()
 
 
+def test_the_example_of_the_manual_is_a_type(write: Any) -> None:
+    """As it stands there, with its variant."""
+    text = manual.read("configuration").split("`events.types_folder` names")[1].split("\nBelow an object")[0]
+    path = write("\n".join(line[4:] for line in text.split("\n") if line.startswith("    ") or not line))
+    assert [] == check(path)
+    kind = EventTypes(load(path, {}).events).require("order.paid")
+    assert ["paid", "refunded"] == [body["order"]["status"] for _, body in kind.samples()]
+
+
 FIELD = '[[fields]]\npath = "{}"\ntype = "{}"\nmeaning = "x"\noptional = true\n{}'
 
 
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("label = \n", None, "not TOML"),
+        ("label = \n", 1, "not TOML: Invalid value"),
         ('labl = "x"\n', None, "`labl`"),
         ('[[fields]]\npath = "a"\nmeaning = "x"\n', 1, "fields[0]: object missing required field `type`"),
         ("label = 5\n", None, "label: expected `str`, got `int`"),

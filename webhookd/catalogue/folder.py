@@ -14,6 +14,7 @@ from webhookd.catalogue.checks import FileMistake, mistakes
 from webhookd.catalogue.types import TypeFile
 
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
+_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 _ITEM = re.compile(r"(fields|variants)\[(\d+)\]")
 
 
@@ -45,10 +46,16 @@ def read_types(folder: Path, type_name: re.Pattern[str]) -> tuple[dict[str, Type
         except msgspec.ValidationError as error:
             found.append(_placed(path, text, _of_convert(str(error))))
         except (ValueError, RecursionError) as error:
-            found.append(FolderMistake(path, None, FileMistake("", f"not TOML: {error}")))
+            found.append(_not_toml(path, str(error)))
         else:
             found += [_placed(path, text, each) for each in mistakes(path.stem, types[path.stem])]
     return types, found
+
+
+def _not_toml(path: Path, message: str) -> FolderMistake:
+    place = _LINE.search(message)
+    what = FileMistake("", f"not TOML: {message[: place.start()] if place else message}")
+    return FolderMistake(path, int(place[1]) if place else None, what)
 
 
 def _of_convert(message: str) -> FileMistake:
@@ -66,5 +73,5 @@ def _lines(text: str, key: str) -> Iterator[int]:
     item = _ITEM.match(key)
     header = f"[[{item[1]}]]" if item else f"[{key.partition('.')[0]}]"
     skipped = int(item[2]) if item else 0
-    lines = [number for number, line in enumerate(text.split("\n"), 1) if line.strip() == header]
+    lines = [number for number, line in enumerate(text.split("\n"), 1) if line.partition("#")[0].strip() == header]
     yield from lines[skipped:]

@@ -67,8 +67,17 @@ def _explain(call: Call, one: dict[str, Any]) -> None:
     if call.as_json:
         return print_json(one)
     click.echo(f"{escape(one['name'])}: {escape(one['label'])}\n{escape(one['description'])}\n")
-    table(("field", "type", "meaning"), [(each["path"], each["type"], each["meaning"]) for each in one["fields"]])
+    for note in one["notes"]:
+        click.echo(f"- {escape(note)}")
+    table(("field", "type", "meaning"), [(each["path"], _type(each), each["meaning"]) for each in one["fields"]])
     return click.echo(f"\nA sample:\n{json_text(one['sample'])}")
+
+
+def _type(field: dict[str, Any]) -> str:
+    parts = [field["type"], *(["may be missing"] if field.get("optional") else [])]
+    if "when" in field:
+        parts.append(f"only with {', '.join(field['when'])}")
+    return "; ".join(parts)
 
 
 def expanded(call: Call, given: tuple[str, ...]) -> list[str]:

@@ -39,6 +39,7 @@ class Summary:
     accepted: int = 0
     duplicates: int = 0
     rejected: int = 0
+    warned: int = 0
     without_id: int = 0
     repeated: int = 0
     done_to_line: int = 0
@@ -52,6 +53,8 @@ class Summary:
         reported: dict[str, Any] = {"unsubscribed": dict(self.unsubscribed)} if self.unsubscribed else {}
         if self.below_plan:
             reported["paused_by"] = "plan"
+        if self.warned:
+            reported["warned_count"] = self.warned
         if self.made_ids:
             reported["made_ids"] = self.made_ids
         return reported | {
@@ -165,6 +168,7 @@ class Sender:
             self.summary.accepted += body.get("accepted", 0)
             self.summary.duplicates += body.get("duplicates", 0)
             self.summary.rejected += body.get("rejected_count", len(rejected))
+            self.summary.warned += body.get("warned_count", 0)
             self.summary.unsubscribed.update(body.get("unsubscribed") or {})
             self.summary.below_plan |= body.get("paused_by") == "plan"
         for one in rejected:
@@ -297,6 +301,8 @@ def _summary(summary: Summary) -> str:
         words = f"{accepted}, {reported}"
     elif unsubscribed:
         words += f"; {unsubscribed:,} of them: {reported}"
+    if summary.warned:
+        words += f"; {summary.warned:,} don't fit the schema of their type"
     return words
 
 
