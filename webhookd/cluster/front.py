@@ -36,6 +36,7 @@ PEEKED_BYTES = 256 * 1024
 _NAMED = re.compile(r"/(?:v1/)?workspaces/([^/]+)")
 # Found by an id that says nothing of its partition: asked one after the other until one knows it.
 _SEARCHED = re.compile(r"/v1/(?:tokens|sessions)/[^/]+|/access/(?:tokens|sessions)/[^/]+/[a-z]+")
+_OF_THIS_MACHINE = ("/healthz", "/readyz", "/v1/backup")
 _SIGN_IN = ("/sign-in", "/portal")
 # The body says which workspace it is about: the path, and the field.
 _IN_BODY = {"/v1/workspaces": "id", "/v1/tokens": "workspace", "/access/tokens": "workspace"}
@@ -86,13 +87,8 @@ class Front:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path
-        if path == "/healthz":
-            return json_response({"status": "ok"})
-        if path == "/readyz":
-            trouble = await self._places.ready()
-            if trouble:
-                raise ApiError("unavailable", f"Not ready: {trouble}.", retry_after_seconds=2)
-            return json_response({"status": "ready"})
+        if path in _OF_THIS_MACHINE:
+            return await self._of_this_machine(path)
         if TOKEN_HEADER in request.headers:
             return await self._for_another(request)
         if request.method in ("GET", "HEAD") and path in gather.LISTS:
@@ -106,6 +102,16 @@ class Front:
         if request.method == "POST" and path in _SIGN_IN:
             return await self._sign_in(request)
         return await self._send(request, await self._partition_of(request))
+
+    async def _of_this_machine(self, path: str) -> web.StreamResponse:
+        if path == "/healthz":
+            return json_response({"status": "ok"})
+        if path == "/v1/backup":
+            raise ApiError("not_found", "In a cluster the events are in NATS: back up its streams, not a database.")
+        trouble = await self._places.ready()
+        if trouble:
+            raise ApiError("unavailable", f"Not ready: {trouble}.", retry_after_seconds=2)
+        return json_response({"status": "ready"})
 
     async def _for_another(self, request: web.Request) -> web.StreamResponse:
         """Another machine passed it on: it is answered here or not at all, so that none goes in a circle."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from webhookd.web.services import ClusterView
 FORWARDED_FROM = web.RequestKey("forwarded_from", str)
 RENEW_SECONDS = 1.0
 FLUSH_SECONDS = 2.0
+STREAM_SECONDS = 10.0
 # A database of this machine that is further behind than this is not brought up to date first: it lacks history then.
 CATCH_UP_MESSAGES = 50_000
 # A machine without a database reads so many messages that are finished, to know their events when they are sent again.
@@ -124,7 +125,7 @@ class Partition:
             clock=SystemClock(),
             cipher=place.cipher,
             clustered=clustered,
-            cluster=place.cluster,
+            cluster=replace(place.cluster, fenced=lambda: not self.lease.holds()),
         )
         self.app = app
         app.client.set_own(place.own)
@@ -154,14 +155,7 @@ class Partition:
         store, before = self.app.store, self._before
         await self._mirror.restore(store, SystemClock().wall_ms())
         applied = await store.read(table.applied)
-        first, last = await self._jetstream.ask(
-            "look at the stream", lambda: self._jetstream.last_sequence(stream_name(self.number)), within_seconds=10
-        )
-        if applied > last:
-            raise ConfigError(
-                f"the database of partition {self.number} has events up to {applied}, and its stream ends at {last}: "
-                "the NATS servers lost it. See webhookd help scaling-out."
-            )
+        first, last = await self._ends_of_stream(applied)
         is_others = bool(before.node) and before.node != self._place.node
         ids = await store.read(config_table.endpoint_ids)
         removed = await store.write(
@@ -176,6 +170,27 @@ class Partition:
         asked_upto = max([before.applied, *self._mirror.from_sequence.values()])
         registry = self.app.registry
         self._stream.begin(begin, before.lowest, asked_upto, self._finished_by(registry.endpoint_id))
+
+    async def _ends_of_stream(self, applied: int) -> tuple[int, int]:
+        """The stream's first and last sequence; FatalError if it has lost what is applied here."""
+        ends = (0, 0)
+
+        async def look() -> tuple[int, int]:
+            nonlocal ends
+            ends = await self._jetstream.last_sequence(stream_name(self.number))
+            if ends[1] < applied:  # a new leader may still be reading its own log
+                raise Unreachable("the stream's leader lags behind")
+            return ends
+
+        try:
+            return await self._jetstream.ask("look at the stream", look, within_seconds=STREAM_SECONDS)
+        except Unreachable:
+            if not 0 < ends[1] < applied:
+                raise
+            raise ConfigError(
+                f"the database of partition {self.number} has events up to {applied}, and its stream ends at "
+                f"{ends[1]}: the NATS servers lost them. See webhookd help scaling-out."
+            ) from None
 
     def _finished_by(self, id_of: Callable[[int], str | None]) -> Finished:
         return finished_by(self._before, self._mirror.from_sequence, id_of)

@@ -35,6 +35,7 @@ class ClusterView:
     status: Callable[[], Awaitable[Json]]
     drain: Callable[[str, bool], Awaitable[None]]
     workspaces: Callable[[], list[Workspace]]  # of all partitions
+    fenced: Callable[[], bool] = lambda: False  # whether nothing is delivered, as the lease could not be renewed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ class Services:
     ready: Callable[[], Awaitable[str]]  # "" when ready, else what it waits for
     send_test_mail: Callable[[Sequence[str]], Awaitable[None]]
     cluster: ClusterView | None = None
+
+    @property
+    def fenced(self) -> bool:
+        """Whether nothing is delivered just now, because the partition's lease could not be renewed."""
+        return self.cluster is not None and self.cluster.fenced()
 
     def workspaces_everywhere(self) -> list[Workspace]:
         """All workspaces, in a cluster those of all machines."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from webhookd import log
@@ -53,6 +53,7 @@ class Status:
         mailer: Mailer,
     ) -> None:
         self._store, self._registry, self._clock, self._settings = deps.store, deps.registry, deps.clock, deps.settings
+        self._clustered = deps.clustered
         self._dispatcher, self._ingest, self._recorder = dispatcher, ingest, recorder
         self._held_events, self._watchdog, self._mailer = held_events, watchdog, mailer
         self._started_ms, self._started = self._clock.wall_ms(), self._clock.monotonic()
@@ -134,9 +135,14 @@ class Status:
                 "encrypted": self._store.encrypted,
             },
             "unsent_mail": await self._mailer.unsent(),
-            "warnings": [{"key": key, "message": message} for key, message in warnings(self._settings())],
+            "warnings": [{"key": key, "message": message} for key, message in self._warnings()],
             "last_errors": [_shown(error) for error in log.recent_errors()],
         }
+
+    def _warnings(self) -> Iterator[tuple[str, str]]:
+        yield from warnings(self._settings())
+        if self._clustered is not None and not self._clustered.may_attempt():
+            yield "cluster", "the lease of a partition could not be renewed, so nothing is delivered for its workspaces"
 
     def _rates(self) -> Json:
         if len(self._samples) < 2:
