@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,7 @@ class Node:
         self._advertise = config.cluster.advertise
         self._listening = asyncio.Event()
         self._stopping = False
+        self._leaving: asyncio.Future[None] | None = None
         self._starting = asyncio.Semaphore(STARTING_AT_ONCE)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._memory_limit = MemoryLimit()
@@ -152,11 +154,10 @@ class Node:
             each.reload(config)
 
     def stop_delivering(self) -> None:
-        """Start no further attempt, and take no further partition."""
-        self._stopping = True
-        for each in self._partitions.values():
-            if each.app is not None:
-                each.app.stop_delivering()
+        """Hand over every partition, now: requests that still come are passed on to their new owners."""
+        if self._leaving is None:
+            self._stopping = True
+            self._leaving = asyncio.ensure_future(self._leave())
 
     def end_streams(self) -> None:
         """End live streams."""
@@ -165,8 +166,17 @@ class Node:
                 each.app.end_streams()
 
     async def stop(self) -> None:
-        """Hand over every partition and leave."""
-        self._stopping = True
+        """Leave, when every partition is handed over."""
+        self.stop_delivering()
+        if self._leaving is not None:
+            await self._leaving
+        for task in (*self._running.values(), *self._changing.values()):
+            task.cancel()
+        await self.tasks.cancel_all()
+        await self._forwarder.close()
+        await self._jetstream.close()
+
+    async def _leave(self) -> None:
         others = [node for node in self._view.alive if node != self.node] if self._view else []
         owners = self._view.owners() if self._view else {}
         targets = assign(self._config.cluster.partitions, owners, others)
@@ -176,11 +186,6 @@ class Node:
                 await self._jetstream.delete(CLUSTER_BUCKET, node_key(self.node))
         except (TimeoutError, Unreachable) as error:
             log.emit("task.ended", task="membership", error=str(error) or "the partitions were not released in time")
-        for task in (*self._running.values(), *self._changing.values()):
-            task.cancel()
-        await self.tasks.cancel_all()
-        await self._forwarder.close()
-        await self._jetstream.close()
 
     # Looking
 
@@ -252,6 +257,10 @@ class Node:
                 await lease.take(revision)
             except (Lost, Unreachable):
                 return  # the next look shows who has it
+            if self._stopping:
+                with contextlib.suppress(Lost, Unreachable):
+                    await lease.release("")
+                return
             view = ClusterView(self._status, self._drain, self._directory.workspaces)
             place = Place(
                 self.node, self._state_dir, self._environ, self._cipher, self._jetstream, self._shared, self._own,

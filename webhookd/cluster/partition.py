@@ -342,17 +342,18 @@ class Partition:
         app.stop_accepting()
         if release_to is not None:
             await app.dispatcher.stop()
+            await self._publisher.drained()
         self._publisher.close()
         if release_to is not None:
             await self._last_writes(app)
         await self._tasks.cancel_all()
-        if self._runner is not None:
-            await self._runner.cleanup()
-        await app.stop()
-        if release_to is not None:
+        if release_to is not None:  # before the database is closed: another machine goes on meanwhile
             with contextlib.suppress(Lost, Unreachable):
                 await self.lease.release(release_to)
             log.emit("cluster.partition_released", partition=self.number, to=release_to or None)
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await app.stop()
 
     async def _last_writes(self, app: App) -> None:
         try:

@@ -27,6 +27,7 @@ APPLY_SECONDS = 10.0
 BATCH_EVENTS = 250
 PAYLOAD_SHARE = 0.75
 ENTRY_BYTES = 100
+DRAIN_SECONDS = 1.0
 # Messages on their way at once.
 AT_ONCE = 1
 
@@ -174,6 +175,13 @@ class Publisher:
             if not entry.results.done():
                 entry.results.set_result(list(results[begin:end]))
             begin = end
+
+    async def drained(self) -> None:
+        """Return when nobody waits any more, or after a moment."""
+        sent = [entry for entries in self._sent.values() for entry in entries]
+        waiting = [entry.results for entry in (*sent, *self._queue) if not entry.results.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=DRAIN_SECONDS)
 
     def close(self) -> None:
         """The partition ends here: whoever waits gets 503, and the same event sent again is recognised elsewhere."""

@@ -1,0 +1,100 @@
+"""Events of a stream, applied with their sequence in one transaction; progress, and what another machine finished."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.stores import add_endpoint, add_workspace
+from webhookd.errors import ApiError
+from webhookd.models import NewEvent
+from webhookd.store import endpoints, workspaces
+from webhookd.store.cluster import config, stream
+from webhookd.store.cluster.stream import POSITIONS, Finished, Part
+from webhookd.store.events import Ingested
+from webhookd.store.store import Store
+
+BODY = b'{"event_type":"message.sent"}'
+
+
+def part(sequence: int, *ids: str, place: int = 0, workspace_seq: int = 1, body: bytes = BODY) -> Part:
+    events = [NewEvent(each, "message.sent", body) for each in ids]
+    return Part(sequence, place, Ingested(workspace_seq, events, deliver=True, now_ms=7))
+
+
+async def apply(store: Store, *parts: Part, upto: int, finished: Finished | None = None) -> list[Any]:
+    return await store.write(lambda db: stream.apply(db, parts, upto, finished))
+
+
+async def positions(store: Store, *endpoint_seqs: int) -> dict[tuple[int, int | None], int]:
+    return await store.read(lambda db: stream.first_waiting(db, endpoint_seqs))
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_events_and_the_sequence_are_one_transaction(store: Store, known: bool) -> None:
+    """Packed where all are new, one by one where an id is known: each event keeps its place in the stream."""
+    workspace = await add_workspace(store)
+    endpoint = await add_endpoint(store, workspace)
+    if known:
+        await apply(store, part(1, "b"), upto=1)
+    results = await apply(store, part(3, "a", "b"), part(4, "c", place=5), upto=6)
+    assert [[(each.event_id, each.duplicate) for each in result] for result in results] == [
+        [("a", False), ("b", known)],
+        [("c", False)],
+    ]
+    assert await store.read(stream.applied) == 6
+    assert await positions(store, endpoint.seq) == {(endpoint.seq, None): (1 if known else 3) * POSITIONS}
+    found = await store.read(lambda db: db.execute("SELECT position FROM stream_events ORDER BY 1").fetchall())
+    expected = [POSITIONS, 3 * POSITIONS] if known else [3 * POSITIONS, 3 * POSITIONS + 1]
+    assert [position for (position,) in found] == [*expected, 4 * POSITIONS + 5]
+
+
+async def test_a_workspace_that_is_gone_refuses_its_part_alone(store: Store) -> None:
+    """The others are applied, and the sequence is noted all the same."""
+    await add_endpoint(store, await add_workspace(store))
+    good, gone = await apply(store, part(1, "a"), part(2, "b", workspace_seq=99), upto=2)
+    assert good[0].deliveries == 1
+    assert isinstance(gone, ApiError)
+    assert await store.read(stream.applied) == 2
+
+
+async def test_what_another_machine_finished_is_not_delivered_again(store: Store) -> None:
+    """Neither what comes from the stream nor what waited here; with others' replays, those that waited too."""
+    workspace = await add_workspace(store)
+    endpoint = await add_endpoint(store, workspace)
+    await apply(store, part(1, "a", "b", "c"), upto=1)
+    removed = await store.write(
+        lambda db: stream.drop_finished(db, lambda seq, lane, position: position < POSITIONS + 2, others=True)
+    )
+    assert removed == 2
+    assert await positions(store, endpoint.seq) == {(endpoint.seq, None): POSITIONS + 2}
+    results = await apply(
+        store, part(2, "d"), part(3, "e"), upto=3, finished=lambda seq, lane, position: position < 3 * POSITIONS
+    )
+    assert [[len(each.queued) for each in result] for result in results] == [[0], [1]]
+
+
+async def test_configuration_becomes_what_stands_in_the_cluster(store: Store) -> None:
+    """What is there is changed, what is gone is deleted, what is new is added, with states and secrets."""
+    workspace = await add_workspace(store)
+    kept, gone = await add_endpoint(store, workspace), await add_endpoint(store, workspace, url="https://b.example/")
+    item = config.endpoint_item(kept) | {"url": "https://c.example/", "state": "disabled", "disabled_reason": "person"}
+    new = item | {"id": "ep_new", "url": "https://d.example/", "state": "active", "disabled_reason": None}
+
+    def command(db: Any) -> None:
+        there = config.workspace_item(workspace) | {"name": "Renamed"}
+        seqs = config.put_workspaces(db, [there, there | {"id": "second", "created_at_ms": 5}], 9)
+        config.put_endpoints(db, [item, new], seqs, 9)
+
+    await store.write(command)
+    await store.write(command)  # the same once more changes nothing
+    assert {each.id: each.name for each in await store.read(workspaces.load)} == {
+        workspace.id: "Renamed",
+        "second": "Renamed",
+    }
+    found = {each.id: each for each in await store.read(endpoints.load)}
+    assert set(found) == {kept.id, "ep_new"}
+    assert (found[kept.id].url, found[kept.id].state.value) == ("https://c.example/", "disabled")
+    assert found["ep_new"].signing_key == kept.signing_key
+    assert gone.id not in found
