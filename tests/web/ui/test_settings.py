@@ -9,7 +9,7 @@ from tests.support.mailserver import mail_server
 from tests.support.reader import Browser
 from webhookd.config import Config, Listen, Mail
 
-FIELDS = {"name": "Acme Ltd", "notify": "a@example.com\nb@example.com", "plan": "starter", "language": "vi"}
+FIELDS = {"name": "Acme Ltd", "notify": "a@example.com, b@example.com", "plan": "starter", "language": "vi"}
 
 
 async def test_an_admin_changes_it_all(api: Api, browser: Browser) -> None:

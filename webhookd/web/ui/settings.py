@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from aiohttp import web
 
 from webhookd.admin.workspaces import NAME_CHARACTERS
@@ -27,7 +29,7 @@ async def change(page: Page) -> web.StreamResponse:
             page.workspace.seq,
             name=fields["name"],
             plan=fields["plan"] if page.chooses else None,
-            notify=tuple(dict.fromkeys(fields["notify"].split())),
+            notify=tuple(dict.fromkeys(re.findall(r"[^\s,;]+", fields["notify"]))),
             language=fields["language"],
             confirm=not page.chooses,
             keep_pending=page.fields_named("pending"),
