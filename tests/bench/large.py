@@ -1,11 +1,12 @@
 """A large database: calls on a great backlog, the log's pages, and from SIGKILL to ready.
 
-    python -m tests.bench.large calls|log|ready [DELIVERIES]
+    python -m tests.bench.large calls|log|page|ready [DELIVERIES]
 
 `calls` disables, enables, skips and deletes the endpoint that has 1,000,000 waiting (unless given) and prints how long
 each call took, with p99 and the longest of the commits of a healthy endpoint's events meanwhile.  `log` prints median
 and p95 of the page's and the API's answers, filter by filter, with 1,000,000 finished deliveries while 500 events a
-second go through.  `ready` kills a daemon under load five times and prints how long it took until the next was ready.
+second go through; `page` those of Chromium, until the page's script has run.  `ready` kills a daemon under load five
+times and prints how long it took until the next was ready.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from playwright.async_api import async_playwright
 
 from tests.bench import stock
 from tests.bench.stock import Stock
+from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.support import process
 from tests.support.process import Daemon
 from tests.support.receiver import receiver
@@ -181,6 +184,37 @@ async def log(deliveries: int, rounds: int = 22) -> list[Figure]:
     return figures
 
 
+async def page(deliveries: int, rounds: int = 22) -> list[Figure]:
+    """The log in Chromium: until it has answered, until it can be used, and until all of it has loaded."""
+    figures = []
+    wanted = Stock(endpoints=ENDPOINTS, types=1, history=deliveries, body_bytes=600)
+    async with stocked(lambda _: wanted) as (state_dir, _), process.daemon(state_dir, CONFIG) as d:
+        secret = (d.state_dir / "admin-token").read_text().strip()
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+            tab = await browser.new_page()
+            await tab.goto(d.url + "/sign-in")
+            await tab.get_by_label("Token or sign-in code").fill(secret)
+            await tab.get_by_role("button", name="Sign in").click()
+            await tab.wait_for_url("**/webhooks*")
+            for address in ("/log", "/log?state=dropped", "/log?span=hour", "/log?text=nothing-has-this"):
+                taken: list[dict[str, float]] = []
+                for _ in range(rounds):
+                    await tab.goto(d.url + address)
+                    taken.append(await tab.evaluate(_TIMING))
+                p95 = {name: statistics.quantiles([each[name] for each in taken], n=20)[18] for name in taken[0]}
+                figures.append(Figure(address, {f"p95 {name}": value for name, value in p95.items()}))
+            await browser.close()
+    return figures
+
+
+# Scripts are deferred: they have run when the DOM's content counts as loaded.
+_TIMING = """() => {
+  const at = performance.getEntriesByType("navigation")[0];
+  return { answered: at.responseEnd, interactive: at.domContentLoadedEventEnd, loaded: at.loadEventEnd };
+}"""
+
+
 async def ready(events: int) -> list[Figure]:
     """Seconds from each SIGKILL, after a second of events for the healthy endpoint, to the next ready."""
     figures = []
@@ -204,7 +238,7 @@ async def ready(events: int) -> list[Figure]:
     return figures
 
 
-MEASURES: dict[str, Any] = {"calls": calls, "log": log, "ready": ready}
+MEASURES: dict[str, Any] = {"calls": calls, "log": log, "page": page, "ready": ready}
 
 
 def main() -> None:

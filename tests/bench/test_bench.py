@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.bench import large, retention, soak
+from tests.browser.conftest import CHROMIUM
 
 
 async def test_the_bench_of_a_large_database_works() -> None:
@@ -11,6 +12,8 @@ async def test_the_bench_of_a_large_database_works() -> None:
     assert ["until", "POST", "POST", "POST", "PATCH", "PATCH", "POST", "DELETE"] == [f.what.split()[0] for f in figures]
     pages = await large.log(3000, rounds=3)
     assert 19 == len(pages)
+    if CHROMIUM is not None:
+        pages += await large.page(3000, rounds=3)
     kills = await large.ready(3000)
     assert large.KILLS == len(kills)
     assert all(0 < value for each in figures + pages + kills for value in each.values.values())

@@ -126,6 +126,11 @@ async def test_list_by_url_and_time(log_api: Any, ask: Any) -> None:
     log_api.answers("GET", "/v1/deliveries", {"data": [], "next": None})
     empty = await ask("log")
     assert (0, "Nothing in the log.\n") == (empty.code, empty.out)
+    log_api.answers("GET", "/v1/deliveries", {"data": [], "next": "c1"})
+    stopped = await ask("log", "--text", "a b", "--status", "5xx", "--retrying")
+    assert "Nothing in the newest part of the log.\n" == stopped.out and "--cursor c1" in stopped.err
+    assert {"text": "a b", "status": "5xx", "retrying": "true"} == log_api.asked[-1].query
+    assert 2 == (await ask("log", "-f", "--text", "x")).code
 
 
 async def test_show(log_api: Any, ask: Any) -> None:

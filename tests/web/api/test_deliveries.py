@@ -566,6 +566,30 @@ async def test_backfill(api: Api) -> None:
     assert (409, "endpoint_not_active") == (await api.post(path, since)).error
 
 
+async def test_deliveries_are_searched_by_text_status_and_retry(api: Api) -> None:
+    """In ids and bodies; the last answer's status, by class too; what is tried again; the stream has no bodies."""
+    await api.engine.endpoint(URL)
+    await api.engine.deliver("good")
+    api.engine.network.answer = lambda url, webhook_id: 503
+    await api.engine.deliver("bad", "late")
+
+    async def found(query: str) -> list[str]:
+        answer = await api.get(f"/v1/deliveries?{query}")
+        assert answer.status == 200, answer.body
+        return [each["event_id"] for each in answer.json["data"]]
+
+    assert (["bad"], ["late", "bad", "good"]) == (await found("text=BA"), await found("text=event_id"))
+    assert (["good"], ["bad"], ["bad"]) == (
+        await found("status=200"),
+        await found("status=5xx"),
+        await found("status=503&text=bad"),
+    )
+    assert (["bad"], []) == (await found("retrying=true"), await found("status=none"))
+    for query in ("status=6xx", "status=20", "retrying=perhaps", "text=" + "x" * 201):
+        assert (422, "invalid_field") == (await api.get(f"/v1/deliveries?{query}")).error, query
+    assert (422, "unknown_field") == (await api.get("/v1/deliveries/stream?text=bad")).error
+
+
 @pytest.mark.parametrize("path", ["events", "deliveries"])
 async def test_a_long_list_stops_and_says_where_to_go_on(api: Api, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """Pages are short or empty, and `next` leads to everything, once and in order."""
