@@ -29,7 +29,7 @@ from webhookd.web.ui.view_models import TONES, event_type_view, event_type_views
 
 PAGE_ROWS = 50
 # After so long a search shows the rows that it has found, with a link to continue.
-SEARCH_SECONDS = 0.04
+SEARCH_SECONDS = 0.03
 DELETED_SHOWN = 100
 RETRYING = "retrying"  # in the form one of the states
 # The spans of time that have a name of their own in an address.
