@@ -2,7 +2,7 @@
 
     python -m tests.bench [ROW …] [--rounds 5] [--seconds 2] [--large] [--record]
 
-Rows: ingest, batches, delivery, end_to_end, paced, written, rest, memory, million, lanes, growth;
+Rows: ingest, batches, delivery, end_to_end, paced, written, rest, memory, million, lanes, filters, growth;
 without any, all of them.
 `--large` lets the history grow to 10,000,000 rows (some 10 GB of disk, 10 minutes); `--record` writes the tables into
 `RESULTS.md`.

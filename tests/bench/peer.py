@@ -28,9 +28,9 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\n
 _ID = b'"event_id":"b-'
 
 
-def event(event_type: str, number: int, size: int = EVENT_BYTES) -> bytes:
-    """An event of `size` bytes, its number in its id."""
-    head = b'{"event_type":"%b","event_id":"b-%012d","text":"' % (event_type.encode(), number)
+def event(event_type: str, number: int, size: int = EVENT_BYTES, fields: str = "") -> bytes:
+    """An event of `size` bytes, its number in its id; `fields` are members of its own, each with a comma behind it."""
+    head = b'{"event_type":"%b","event_id":"b-%012d",%b"text":"' % (event_type.encode(), number, fields.encode())
     return head + b"x" * (size - len(head) - 2) + b'"}'
 
 
@@ -49,6 +49,7 @@ class Order:
     fan_out: int = 1
     rate: float = 0.0
     path: str = "/v1/events"
+    fields: str = ""  # of each event
 
 
 @dataclass(slots=True)
@@ -218,11 +219,14 @@ class Load:
         order, number = self.order, self.number
         types = order.types
         if order.batch == 1:
-            body = event(types[number % len(types)], number)
+            body = event(types[number % len(types)], number, fields=order.fields)
             if order.rate:
                 self.sent_at[number] = due
         else:
-            events = [event(types[each % len(types)], each) for each in range(number, number + order.batch)]
+            events = [
+                event(types[each % len(types)], each, fields=order.fields)
+                for each in range(number, number + order.batch)
+            ]
             body = b"[" + b",".join(events) + b"]"
         self.number += order.batch
         descriptor = self.idle.popleft()

@@ -169,4 +169,5 @@ ROWS: dict[str, Callable[[Yard], Awaitable[list[Figure]]]] = {
     "memory": memory,
     "million": million,
     "lanes": lanes.lanes,
+    "filters": paced.filters,
 }

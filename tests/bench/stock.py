@@ -26,7 +26,7 @@ RECORD = (
 class Stock:
     """What a state directory holds: endpoints, each subscribed to one of `types`, and events, spread over them.
 
-    `idle` endpoints more want what is never sent.
+    `idle` endpoints more want what is never sent.  `filters`: of each endpoint, with its number for `NUMBER`.
     """
 
     endpoints: int = 0
@@ -37,6 +37,7 @@ class Stock:
     history: int = 0
     body_bytes: int = 1024
     idle: int = 0
+    filters: str = ""
 
 
 def type_names(count: int) -> list[str]:
@@ -83,7 +84,10 @@ def _base(db: sqlite3.Connection, stock: Stock, now_ms: int) -> None:
 def _endpoint(number: int, event_type: str, stock: Stock, now_ms: int) -> Endpoint:
     stopped = {} if stock.active else {"state": EndpointState.DISABLED, "disabled_at_ms": now_ms}
     url = f"http://127.0.0.1:{stock.port}/hook/{number}"
-    return new_endpoint(now_ms=now_ms, id=f"ep_{number:026d}", url=url, event_types=(event_type,), **stopped)
+    filters = stock.filters.replace("NUMBER", str(number))
+    return new_endpoint(
+        now_ms=now_ms, id=f"ep_{number:026d}", url=url, event_types=(event_type,), filters=filters, **stopped
+    )
 
 
 def _events(db: sqlite3.Connection, stock: Stock, numbers: range, now_ms: int) -> None:

@@ -102,7 +102,7 @@ class Compiler:
         if not isinstance(wanted, list) or len(wanted) < 2:
             raise self._wrong(at, "$or is a list of at least two patterns.")
         tests = [self.pattern(each, path, depth + 1) for each in wanted]
-        return lambda event: any(test(event) for test in tests)
+        return _any(tests)
 
     def rules(self, rules: Any, path: str) -> Test:
         """The test of a field: one of the rules matches."""
@@ -119,11 +119,9 @@ class Compiler:
             elif not isinstance(rule, _Scalar):
                 raise self._wrong(at, "A rule is a text, a number, true, false, null, or an object with an operator.")
         equal = [rule for rule in rules if isinstance(rule, _Scalar)]
-        return _field_test(
-            frozenset(each for each in equal if isinstance(each, str)),
-            (_among(equal), *tests),
-            is_absent_wanted=any(map(_is_absence, rules)),
-        )
+        if equal:
+            tests.insert(0, _among(equal))
+        return _field_test(_any(tests), is_absent_wanted=any(map(_is_absence, rules)))
 
     def _operator(self, rule: Json, path: str) -> Test:
         self._take(path)
@@ -173,7 +171,7 @@ class Compiler:
             tests = [self._text(name, each, path) for each in (texts if isinstance(texts, list) else [texts])]
             if not tests:
                 raise self._wrong(path, "The operator takes a text of at least one character.")
-            return lambda found: any(test(found) for test in tests)
+            return _any(tests)
         values = value if isinstance(value, list) else [value]
         kinds = {str if isinstance(each, str) else float if _is_number(each) else None for each in values}
         if len(kinds) != 1 or None in kinds:
@@ -273,18 +271,30 @@ def _wildcard_test(parts: Sequence[str]) -> Test:
     return test
 
 
-def _field_test(strings: frozenset[str], tests: Sequence[Test], *, is_absent_wanted: bool) -> Test:
+def _any(tests: Sequence[Test]) -> Test:
+    if len(tests) == 1:
+        return tests[0]
+
+    def test(found: Any) -> bool:
+        for one in tests:  # noqa: SIM110 - any() takes twice as long, and an event is held against many
+            if one(found):
+                return True
+        return False
+
+    return test
+
+
+def _field_test(one: Test, *, is_absent_wanted: bool) -> Test:
     """The test of what stands at a field: of an array one element has to match; an object is no value."""
 
     def test(found: Any) -> bool:
-        if type(found) is str and found in strings:
-            return True
-        if type(found) is list:
+        kind = type(found)
+        if kind is list:
             leaves = [each for each in _flat(found) if type(each) is not dict]
-            return any(one(each) for each in leaves for one in tests) if leaves else is_absent_wanted
-        if found is MISSING or type(found) is dict:
+            return any(one(each) for each in leaves) if leaves else is_absent_wanted
+        if kind is dict or found is MISSING:
             return is_absent_wanted
-        return any(one(found) for one in tests)
+        return one(found)
 
     return test
 
@@ -299,7 +309,7 @@ def _object_test(fields: Sequence[tuple[str, Test]], others: Sequence[Test]) -> 
         for name, one in fields:
             if not one(found.get(name, MISSING)):
                 return False
-        return all(one(found) for one in others)
+        return not others or all(one(found) for one in others)
 
     return test
 
