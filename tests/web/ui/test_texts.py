@@ -28,6 +28,7 @@ WEB = WEBHOOKD / "web" / "ui"
 SAYING = (
     *("admin/endpoints.py", "admin/tokens.py", "admin/workspaces.py", "delivery/registry.py", "delivery/replay.py"),
     *("delivery/test_event.py", "mail/mailer.py", "retention.py", "rules/event_types.py", "rules/ordering.py"),
+    *("rules/filters.py", "rules/patterns.py"),
     *("rules/signing.py", "rules/urls.py", "store/store.py", "store/workspaces.py"),
     *("store/writer.py", "web/server/memory_limit.py", "web/server/question_limit.py", "web/server/responses.py"),
     *("web/ui/help.py", "web/ui/sign_in.py", "sender/failure_reasons.py", "sender/client.py"),
@@ -58,6 +59,8 @@ FAMILIES = {
     "plot": tuple(RANGES),
     "webhooks.filter": STATES,
     "webhooks.sort": SORTS,
+    "pick": tuple({field.path for kind in BUILT_IN for field in kind.choices}),
+    "choice": tuple({value for kind in BUILT_IN for field in kind.choices for value in field.values}),
     "type": (*(kind.name for kind in BUILT_IN), *(f"{kind.name}.when" for kind in BUILT_IN)),
     "unit": ("seconds", "minutes", "hours"),
     "plan": config.Plans().order,
@@ -142,6 +145,8 @@ def refusals() -> set[str]:
                     message = node.args[1]
             elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
                 message = node.value.elts[-1]  # a reason and its detail
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "_wrong":
+                found.add(f"The filter of 7 is wrong at 7. {_template(node.args[1])}")
             elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "message":
                 message = node.value
             found |= {text} if (text := _template(message)) else set()
@@ -152,6 +157,7 @@ def refusals() -> set[str]:
 COMPOSED = {
     "The URL's host has characters beyond ASCII; write its ASCII form7.",
     "7. `webhookd workspace list` shows them.",
+    "The filter of 7 is wrong at 7. 7",
     "7 is 7; webhookd doesn't send there. 7",
 }
 

@@ -25,7 +25,16 @@ from webhookd.web.ui.charts import RANGES, bounds_ms, chart
 from webhookd.web.ui.log import explain
 from webhookd.web.ui.pages import Page
 from webhookd.web.ui.view_models import TONES, budget_gauge, event_type_view, event_type_views
-from webhookd.web.ui.webhook_form import WebhookForm, conflicts, given, of_endpoint, of_nothing, version
+from webhookd.web.ui.webhook_form import (
+    WebhookForm,
+    conflicts,
+    filter_lines,
+    given,
+    of_endpoint,
+    of_nothing,
+    pickers,
+    version,
+)
 
 RECENT = 10
 ROTATE_OVERLAP_SECONDS = 86_400
@@ -80,6 +89,7 @@ async def show_webhook(page: Page) -> web.StreamResponse:
         tones=TONES,
         kinds=event_type_views(page, endpoint),
         kind=lambda name: event_type_view(page, name),
+        filters=filter_lines(page, endpoint),
         budget=services.settings().budget,
     )
 
@@ -118,7 +128,7 @@ async def create(page: Page) -> web.StreamResponse:
 async def show_edit(page: Page) -> web.StreamResponse:
     """The form with what the webhook has now."""
     endpoint = _endpoint(page)
-    return _form(page, of_endpoint(endpoint), endpoint)
+    return _form(page, of_endpoint(page, endpoint), endpoint)
 
 
 async def edit(page: Page) -> web.StreamResponse:
@@ -150,6 +160,7 @@ def _form(
         shown_version=version(page, endpoint) if endpoint else "",
         conflicts=conflicts(page, form, endpoint) if endpoint and fault and fault.code == "endpoint_changed" else (),
         kinds=event_type_views(page, endpoint),
+        pickers=pickers(page, form),
         fault=fault,
         fault_field=_field_of(fault),
         allow_http=page.services.settings().egress.allow_http,

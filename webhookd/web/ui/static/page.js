@@ -194,7 +194,7 @@ function smallThings() {
   }
   const every = document.querySelector("[data-every-type]");
   if (every) {
-    const others = document.querySelectorAll("[data-types] input");
+    const others = document.querySelectorAll("[data-types] .choice input");
     const follow = () => others.forEach((each) => (each.disabled = every.checked));
     every.addEventListener("change", follow);
     follow();
