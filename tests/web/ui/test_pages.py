@@ -72,12 +72,12 @@ async def test_the_form_is_short(browser: Browser) -> None:
     assert "A contact sent a message." not in shown
     assert "Tin nhắn mới đến message.received" in await text_of(browser, "/webhooks/new", Accept_Language="vi")
     body = (await browser.get("/webhooks/new")).body.decode()
-    assert re.findall(r'<details class="folded"( open)?>', body) == [""] * 5
+    assert re.findall(r'<details class="folded"( open)?>', body) == [""] * 6
     for words in ("What counts as delivered 200 OK only", "Headers of your own none", "a new one is made"):
         assert words in shown
     wrong = await browser.send_form("/webhooks/new", {**FIELDS, "headers": "no colon"}, "/webhooks/new")
     opened = re.findall(r'<details class="folded"( open)?>', wrong.body.decode())
-    assert ["", " open", "", "", ""] == opened
+    assert ["", " open", "", "", "", ""] == opened
 
 
 async def test_the_reference_has_every_type_with_fields_and_sample(browser: Browser) -> None:
