@@ -11,9 +11,10 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tests.cluster.nats_servers import HOW_TO_GET_ONE, find_server, version_of
+from tests.cluster.nats_servers import HOW_TO_GET_ONE, find_server
 from tests.cluster.rounds import FAULTS, report, run_rounds
 from tests.support.results import recorded
+from webhookd.cli.cluster.nats_config import version_of
 
 
 def main() -> int:
@@ -39,7 +40,7 @@ def main() -> int:
             keep=given.keep,
         )
     )
-    print(report(total, given.lease, ".".join(map(str, version_of(program)))))
+    print(report(total, given.lease, ".".join(map(str, version_of(str(program))))))
     return 1 if total.violations else 0
 
 

