@@ -34,6 +34,7 @@ CONFIG = """\
 allow = ["127.0.0.0/8"]
 [log]
 format = "json"
+level = "info"
 [store]
 min_free_mb = 0
 [cluster]
