@@ -50,8 +50,8 @@ async def test_no_words(run: Any) -> None:
 def test_every_command_of_the_contract() -> None:
     """Every command of manual/cli.md."""
     expected = """serve demo send listen endpoint endpoint-add endpoint-backfill endpoint-list endpoint-show
-    endpoint-edit endpoint-enable endpoint-disable endpoint-delete endpoint-test endpoint-rotate-key endpoint-explain workspace
-    workspace-add workspace-list workspace-edit workspace-delete workspace-portal-link types log
+    endpoint-edit endpoint-enable endpoint-disable endpoint-delete endpoint-test endpoint-rotate-key endpoint-explain
+    workspace workspace-add workspace-list workspace-edit workspace-delete workspace-portal-link types log
     log-show replay status budget open mail mail-test token token-add token-list token-revoke session
     session-list session-end check-config audit backup cluster cluster-status cluster-drain
     cluster-import cluster-export help"""

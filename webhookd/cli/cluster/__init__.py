@@ -15,7 +15,7 @@ from webhookd.text import escape
 @click.command(
     "import",
     short_help="Fill a new cluster from a database.",
-    epilog=examples("webhookd cluster import /var/lib/webhookd/webhookd.db --config /etc/webhookd/webhookd.toml"),
+    epilog=examples("webhookd cluster import /root/webhookd.db --config cluster.toml"),
 )
 @click.argument("database", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @with_call
@@ -35,7 +35,7 @@ def import_(call: Call, database: Path) -> None:
 @click.command(
     "export",
     short_help="Make one database of a cluster.",
-    epilog=examples("webhookd cluster export /var/lib/webhookd-single --config /etc/webhookd/webhookd.toml"),
+    epilog=examples("webhookd cluster export /srv/single --config cluster.toml"),
 )
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @with_call
