@@ -208,7 +208,7 @@ def _waiting_words(queue: dict[str, Any]) -> str:
     epilog=examples(
         "webhookd endpoint edit ep_… --url https://example.com/new",
         "webhookd endpoint edit ep_… -e message.received,message.sent",
-        """webhookd endpoint edit ep_… --filter '*={"channel": {"source": ["whatsapp"]}}'""",
+        """webhookd endpoint edit ep_… --filter '*={"channel": ["whatsapp"]}'""",
     )
 )
 @_WHICH
