@@ -72,7 +72,7 @@ async def test_each_key_goes_in_order_and_others_beside_it(tmp_path: Path) -> No
     async with engine(tmp_path) as e:
         gate = e.network.gates[WELL] = asyncio.Event()
         well = await by_key(e)
-        ids = [f"{key}-{number}" for number in range(3) for key in map(str, range(60))]
+        ids = [f"{key}-{number}" for number in range(3) for key in map(str, range(40))]
         await send(e, *ids)
         await e.quiet()
         assert 8 == e.network.under_way[WELL] == e.app.dispatcher.view(well.seq).in_flight
@@ -101,19 +101,19 @@ async def test_lanes_that_fail_leave_their_slots_to_others_but_for_some(tmp_path
     """A receiver that is down isn't asked by every lane; keys that fail don't slow down all others."""
     async with engine(tmp_path) as e:
         well = await by_key(e, {"key": "contact.id", "lanes": 4})
-        keys = list(KEYS.values())
+        keys = list(KEYS.values())[:40]
         failing = set(keys[:4])
         e.network.answer = lambda url, webhook_id: 500 if webhook_id.split("-")[0] in failing else 200
-        await send(e, *(f"{key}-{number}" for number in range(3) for key in keys[:50]))
+        await send(e, *(f"{key}-{number}" for number in range(3) for key in keys[:20]))
         await e.quiet()
         view = e.app.dispatcher.view(well.seq)
-        assert (4, 3, 46 * 3) == (view.retrying, busy(e, well), len(e.network.ids(WELL, delivered_only=True)))
+        assert (4, 3, 16 * 3) == (view.retrying, busy(e, well), len(e.network.ids(WELL, delivered_only=True)))
         failing = set(keys)
-        await send(e, *(f"{key}-{number}" for number in range(3) for key in keys[50:]))
+        await send(e, *(f"{key}-{number}" for number in range(3) for key in keys[20:]))
         await e.quiet()
         view = e.app.dispatcher.view(well.seq)
-        assert (5, 4, 256 - 50 - 1) == (view.retrying, busy(e, well), view.queued)
-        assert 46 * 3 + 5 == len(e.network.posted)
+        assert (5, 4, 40 - 20 - 1) == (view.retrying, busy(e, well), view.queued)
+        assert 16 * 3 + 5 == len(e.network.posted)
         assert "" == e.app.dispatcher.stuck()
         failing = set()
         await e.advance(29)
@@ -127,16 +127,16 @@ async def test_a_lane_that_is_blocked_by_more_than_it_holds_keeps_no_other_waiti
     async with engine(tmp_path) as e:
         well = await by_key(e)
         fail_for(e, f"{A}-0", 30)
-        blocked = [f"{A}-{number}" for number in range(100)]
+        blocked = [f"{A}-{number}" for number in range(30)]
         await send(e, *blocked)
-        others = [f"{B}-{number}" for number in range(100)]
+        others = [f"{B}-{number}" for number in range(30)]
         await send(e, *others)
         await e.quiet()
         assert [f"{A}-0", *others] == e.network.ids(WELL)
         view = e.app.dispatcher.view(well.seq)
-        assert (100, 1, 0) == (view.waiting, view.retrying, busy(e, well))
+        assert (30, 1, 0) == (view.waiting, view.retrying, busy(e, well))
         await e.advance(30)
-        assert blocked == e.network.ids(WELL)[-100:]
+        assert blocked == e.network.ids(WELL)[-30:]
         assert 0 == e.app.dispatcher.view(well.seq).waiting
 
 
@@ -163,7 +163,7 @@ async def test_lanes_can_change_at_any_time(tmp_path: Path) -> None:
     async with engine(tmp_path) as e:
         gate = e.network.gates[WELL] = asyncio.Event()
         well = await by_key(e)
-        ids = [f"{key}-{number}" for number in range(30) for key in map(str, range(30))]
+        ids = [f"{key}-{number}" for number in range(12) for key in map(str, range(20))]
         await send(e, *ids)
         await e.quiet()
         for lanes, in_flight in ((3, 8), (16, 8), (2, 8)):
@@ -176,7 +176,7 @@ async def test_lanes_can_change_at_any_time(tmp_path: Path) -> None:
         assert by(ids) == by(e.network.ids(WELL))
         late = e.network.posted[8:]
         assert len(ids) - 8 == len(late)
-        assert {"delivered": 500} == await e.states(well)
+        assert {"delivered": len(ids)} == await e.states(well)
         assert 0 == e.app.dispatcher.view(well.seq).waiting
 
 
@@ -330,22 +330,22 @@ async def test_a_receiver_can_tell_that_it_missed_nothing(tmp_path: Path) -> Non
     async with engine(tmp_path) as e:
         plain = await e.endpoint("https://plain.example/")
         well = await by_key(e, BY_CONTACT | {"lanes": 2})
-        ids = [f"{key}-{number}" for number in range(30) for key in map(str, range(10))]
-        await send(e, *ids[:100])
+        ids = [f"{key}-{number}" for number in range(12) for key in map(str, range(10))]
+        await send(e, *ids[:40])
         await e.quiet()
         await order(e, well, BY_CONTACT | {"lanes": 5})
-        await send(e, *ids[100:200])
+        await send(e, *ids[40:80])
         await e.quiet()
     async with engine(tmp_path, network=e.network, clock=e.clock) as e:
-        await send(e, *ids[200:])
+        await send(e, *ids[80:])
         await e.quiet()
         posted = {each.webhook_id: each.headers for each in e.network.posted if each.url == WELL}
-        assert list(range(1, 301)) == [int(posted[each]["webhook-sequence"]) for each in ids]
+        assert list(range(1, 121)) == [int(posted[each]["webhook-sequence"]) for each in ids]
         for number, each in enumerate(ids):
             before = [one for one in ids[:number] if lane(one.split("-")[0]) == lane(each.split("-")[0])]
             assert (before[-1] if before else None) == posted[each].get("webhook-lane-previous")
         assert not any("webhook-sequence" in p.headers for p in e.network.posted if p.url != WELL)
-        assert 300 == len(e.network.ids(plain.url))
+        assert 120 == len(e.network.ids(plain.url))
 
 
 async def test_replays_and_backfills_go_in_their_lanes(tmp_path: Path) -> None:

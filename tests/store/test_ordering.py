@@ -50,7 +50,7 @@ async def accept(store: Store, *contacts: Any, known: Iterable[str] = ("contact.
                         [NewEvent(f"{prefix}-{number}", "message.sent", body(each, each))],
                         True,
                         7,
-                        hashes=[{path: by(each, path) for path in known} or None],
+                        facts=[{path: by(each, path) for path in known} or None],
                     )
                 )
             )
