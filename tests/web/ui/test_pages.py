@@ -85,6 +85,7 @@ async def test_the_reference_has_every_type_with_fields_and_sample(browser: Brow
     page = await text_of(browser, "/event-types")
     for kind in BUILT_IN:
         assert f"{kind.label} {kind.name} {kind.description}" in page
+        assert all("".join(note.replace("`", "").split()) in "".join(page.split()) for note in kind.notes)
         assert all(f"{field.path} {field.type} {field.meaning}" in page for field in kind.fields)
         assert " ".join(json.dumps(kind.sample, indent=2, ensure_ascii=False).split()) in page
     assert "Order Paid order.paid Money came." in page

@@ -109,11 +109,13 @@ def test_every_key_is_used_and_every_used_key_is_there() -> None:
 
 
 def test_the_catalogue_says_the_same_on_the_page() -> None:
-    """English texts are those of `/v1/event-types`; every meaning of a field is there in Vietnamese, and no other."""
+    """English texts are those of `/v1/event-types`; each meaning and note is there in Vietnamese, and no other."""
     english, vietnamese = texts("en"), texts("vi")
     said = {kind.name: (english(f"type.{kind.name}"), english(f"type.{kind.name}.when")) for kind in BUILT_IN}
     assert {kind.name: (kind.label, kind.description) for kind in BUILT_IN} == said
-    meanings = {field.meaning for kind in BUILT_IN for field in kind.fields}
+    meanings = {field.meaning for kind in BUILT_IN for field in kind.fields} | {
+        note for kind in BUILT_IN for note in kind.notes
+    }
     translated = json.loads((WEB / "texts" / "meanings.vi.json").read_text("utf-8"))
     assert meanings == set(translated)
     assert all(text.strip() for text in translated.values())

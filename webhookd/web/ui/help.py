@@ -132,9 +132,10 @@ def _entry(topic: str, wanted: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ShownReference:
-    """One type with all that is known of it; the meanings are in the reader's language."""
+    """One type with all that is known of it; notes and meanings are in the reader's language."""
 
     kind: EventTypeView
+    notes: tuple[list[str], ...]  # each in pieces, every other one of them code
     fields: tuple[Field, ...]
     sample: str
 
@@ -149,4 +150,6 @@ async def show_event_types(page: Page) -> web.StreamResponse:
 def _shown(page: Page, name: str) -> ShownReference:
     known = page.services.event_types().require(name)
     fields = tuple(replace(each, meaning=page.text.meaning(each.meaning)) for each in known.fields)
-    return ShownReference(event_type_view(page, name), fields, json.dumps(known.sample, indent=2, ensure_ascii=False))
+    notes = tuple(page.text.meaning(note).split("`") for note in known.notes)
+    sample = json.dumps(known.sample, indent=2, ensure_ascii=False)
+    return ShownReference(event_type_view(page, name), notes, fields, sample)
