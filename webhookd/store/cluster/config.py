@@ -19,6 +19,9 @@ Item = Mapping[str, Any]
 # What is a number of this database, or of its own doing, is left out.
 _LOCAL = ("seq", "workspace_seq", "skipped_upto", "forgiven_upto", "deleted_at_ms", "malformed", "pending")
 _WORKSPACE_FIELDS = tuple(field.name for field in fields(Workspace) if field.name not in _LOCAL)
+# msgspec looks a class up at its first use and keeps what it has found half-way: two writers' threads that came to
+# that at the same moment (two partitions being taken over) ended the process with a segmentation fault.
+msgspec.json.Decoder(Endpoint)
 _ENDPOINT_FIELDS = tuple(field.name for field in fields(Endpoint) if field.name not in _LOCAL)
 
 
