@@ -17,6 +17,7 @@ from webhookd.web.server.responses import json_response
 
 LISTS = ("/v1/workspaces", "/v1/tokens", "/v1/sessions")
 DEFAULT_LIMIT, MOST = 100, 1000
+_NOT_SUMMED = ("webhookd_info", "webhookd_uptime", "process_", "python_")
 _NOT_ADDED = ("version", "started_at", "sqlite_version", "uptime_seconds", "loop_lag_ms", "free_bytes")
 
 
@@ -89,21 +90,22 @@ def metrics(answers: Sequence[Answer], more: str) -> web.Response:
     """The metrics of several partitions, those with the same labels added up, and `more` of the cluster's own."""
     if answers[0].status != 200:
         return answers[0].response()
-    order: list[str] = []
-    values: dict[str, float | str] = {}
+    families: dict[str, dict[str, float | None]] = {}  # its lines with their values; None for a comment
     for answer in answers:
+        family = families.setdefault("", {})
         for line in answer.body.decode().splitlines():
+            if line.startswith("# "):
+                family = families.setdefault(line.split()[2], {})
+                family.setdefault(line)
+                continue
             name, _, value = line.rpartition(" ")
-            if line.startswith("#") or not name:
-                if line not in values:
-                    order.append(line)
-                    values[line] = ""
-            elif name not in values:
-                order.append(name)
-                values[name] = float(value)
-            elif not name.startswith(("webhookd_info", "webhookd_uptime", "process_", "python_")):
-                values[name] = float(values[name]) + float(value)
-    lines = [each if values[each] == "" else f"{each} {values[each]:.17g}" for each in order]
+            known = family.get(name)
+            if known is None:
+                family[name] = float(value)
+            elif not name.startswith(_NOT_SUMMED):
+                family[name] = known + float(value)
+    rows = [row for family in families.values() for row in family.items()]
+    lines = [name if value is None else f"{name} {value:.17g}" for name, value in rows]
     text = "\n".join([*lines, more.rstrip("\n"), ""])
     return web.Response(body=text.encode(), headers={"Content-Type": answers[0].headers["Content-Type"]})
 
