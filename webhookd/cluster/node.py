@@ -22,16 +22,17 @@ from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
 from webhookd.cluster.lease import Lease, LeaseValue, Lost
 from webhookd.cluster.membership import Membership, NodeValue, View, assign
 from webhookd.cluster.names import CLUSTER_BUCKET, drain_key, node_key, partition_of
-from webhookd.cluster.partition import Partition, Place
+from webhookd.cluster.partition import Partition, Place, settings_of
 from webhookd.cluster.report import Report
 from webhookd.cluster.shared import Shared
 from webhookd.config import Config
-from webhookd.errors import ApiError, TemporaryFailure
+from webhookd.errors import ApiError, FatalError, TemporaryFailure
 from webhookd.models import DEFAULT_WORKSPACE
 from webhookd.rules.encryption import Cipher
 from webhookd.rules.ip_policy import OwnAddress
+from webhookd.store.store import Store
 from webhookd.systemd import Heartbeat
-from webhookd.tasks import TaskOwner
+from webhookd.tasks import KeyedLocks, TaskOwner
 from webhookd.web.server.caller_address import address_behind
 from webhookd.web.server.guard import is_local_program
 from webhookd.web.server.http_server import Runner
@@ -46,6 +47,8 @@ MEANT_SECONDS = 3.0
 STEADY_LOOKS = 6
 STARTING_AT_ONCE = 4
 STOP_SECONDS = 20.0
+# After the first partitions were taken.
+PREPARE_SECONDS = 5.0
 
 
 class Node:
@@ -70,6 +73,8 @@ class Node:
         self._listening = asyncio.Event()
         self._stopping = False
         self._leaving: asyncio.Future[None] | None = None
+        self._preparing: asyncio.Future[None] | None = None
+        self._files = KeyedLocks()  # by partition: one opens its database at a time
         self._starting = asyncio.Semaphore(STARTING_AT_ONCE)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._memory_limit = MemoryLimit()
@@ -137,6 +142,7 @@ class Node:
         self._own = own
         self._advertise = self._advertise or url
         self._listening.set()
+        self._preparing = asyncio.ensure_future(self._prepare_databases())
 
     def waiting(self) -> int:
         """How many deliveries wait, of the partitions that are here."""
@@ -170,8 +176,9 @@ class Node:
         self.stop_delivering()
         if self._leaving is not None:
             await self._leaving
-        for task in (*self._running.values(), *self._changing.values()):
-            task.cancel()
+        for task in (*self._running.values(), *self._changing.values(), self._preparing):
+            if task is not None:
+                task.cancel()
         await self.tasks.cancel_all()
         await self._forwarder.close()
         await self._jetstream.close()
@@ -252,7 +259,7 @@ class Node:
             lease_seconds=cluster.lease_seconds,
             attempt_seconds=lambda: self._config.delivery.timeout_seconds,
         )
-        async with self._starting:
+        async with self._starting, self._files.of(str(number)):
             try:
                 await lease.take(revision)
             except (Lost, Unreachable):
@@ -287,6 +294,18 @@ class Node:
         if self._partitions.get(partition.number) is partition:
             del self._partitions[partition.number]
         self._running.pop(partition.number, None)
+
+    async def _prepare_databases(self) -> None:
+        """Make the database of each partition that has none: on a busy disk a takeover would wait seconds for it."""
+        await asyncio.sleep(PREPARE_SECONDS)
+        for number in range(self._config.cluster.partitions):
+            path = self._state_dir / settings_of(self._config, number).store.path
+            async with self._files.of(str(number)):
+                if number in self._partitions or path.exists() or self._stopping:
+                    continue
+                with contextlib.suppress(FatalError, OSError):  # it is said when the partition is taken
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    await (await Store.open(path, 0, self._cipher)).close()
 
     async def _give(self, number: int, target: str) -> None:
         partition = self._partitions.get(number)

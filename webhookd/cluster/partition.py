@@ -110,7 +110,7 @@ class Partition:
         began = time.monotonic()
         place = self._place
         self._before = await self._progress.take_over()
-        config = _of_partition(self._config, self.number)
+        config = settings_of(self._config, self.number)
         (place.state_dir / config.store.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         clustered = Clustered(
             may_attempt=self.lease.holds,
@@ -214,7 +214,7 @@ class Partition:
         """Take another configuration while running."""
         self._config = config
         if self.app is not None:
-            self.app.reload(_of_partition(config, self.number))
+            self.app.reload(settings_of(config, self.number))
 
     # Serving
 
@@ -365,7 +365,7 @@ class Partition:
             log.throttled("cluster.nats_failed", key="release", what="write the progress", error=f"{error}")
 
 
-def _of_partition(config: Config, number: int) -> Config:
+def settings_of(config: Config, number: int) -> Config:
     """The settings for one partition: a database of its own, and its share of what all have."""
     count = config.cluster.partitions
     store = structs.replace(
