@@ -127,6 +127,36 @@ async def test_a_receiver_keeps_the_order_of_a_burst(tmp_path: Path, name: str) 
     assert ids == worked_on(program)
 
 
+async def test_a_receiver_proves_what_it_missed(tmp_path: Path) -> None:
+    """In order by key: nothing of 60 events; then three that were skipped; a place that isn't signed is refused."""
+    program = Program("receive_in_order.py", tmp_path, {"WEBHOOK_KEY": KEY, "PORT": str(free_port())})
+    words = await prepare(program)
+    events = [{"event_type": "message.sent", "event_id": f"m-{n}", "contact": {"id": n % 7}} for n in range(64)]
+    async with daemon(tmp_path / "state", CONFIG) as d, running(program, words) as url, aiohttp.ClientSession() as http:
+
+        async def found() -> Any:
+            async with http.get(url) as answer:
+                return await answer.json(content_type=None)
+
+        ordering = {"key": "contact.id", "lanes": 4}
+        fields = {"url": url, "event_types": ["*"], "signing_key": KEY, "ordering": ordering}
+        endpoint = f"/v1/endpoints/{(await d.call('POST', '/v1/endpoints', fields, expect=201))['id']}"
+        await d.call("POST", "/v1/events", events[:60], expect=202)
+        await until_delivered(d, 60)
+        assert {"highest": 60, "missing": [], "without_the_one_before": []} == await found()
+        await d.call("POST", f"{endpoint}/disable", {}, expect=200)
+        await d.call("POST", "/v1/events", events[60:63], expect=202)
+        await d.call("POST", f"{endpoint}/enable", {"skip_held": True}, expect=200)
+        await d.call("POST", "/v1/events", events[63:], expect=202)
+        await until_delivered(d, 61)
+        assert (64, [61, 62, 63]) == ((told := await found())["highest"], told["missing"])
+        now = int(time.time())
+        signed = dict([*Signer(KEY).headers("evt", now, BODY), *Signer(KEY).order_headers("evt", now, 65, "m-63")])
+        for changed, status in (({"webhook-sequence": "66"}, 401), ({"webhook-lane-previous": "m-1"}, 401), ({}, 200)):
+            async with http.post(url, data=BODY, headers={**signed, **changed}) as answer:
+                assert status == answer.status
+
+
 @pytest.mark.parametrize("document", ["README.md", "webhookd/manual"])
 def test_every_recipe_is_linked(document: str) -> None:
     """Each file in etc/recipes is linked, and each link leads to a file."""

@@ -139,3 +139,19 @@ def test_what_is_no_key_is_refused_without_repeating_it(text: str) -> None:
 
 def _over_the_body(key: str, body: bytes) -> str:
     return base64.b64encode(hmac.new(key[6:].encode("ascii"), body, hashlib.sha256).digest()).decode()
+
+
+def test_the_place_in_the_order_is_signed_in_a_header_of_its_own() -> None:
+    """With each live key; over id, time, number and the id before it, or nothing for the first of a lane."""
+    key, older = new_key(bytes(range(32))), new_key(bytes(32))
+    signer = Signer(key, older)
+    first = signer.order_headers("m-1", 1_700_000_000, 1, None)
+    later = signer.order_headers("m-2", 1_700_000_000, 2, "m-1")
+    assert ["webhook-sequence", "webhook-sequence-signature"] == [name for name, _ in first]
+    assert [("webhook-sequence", "2"), ("webhook-lane-previous", "m-1")] == list(later[:2])
+    for headers, signed in ((first, b"m-1.1700000000.1."), (later, b"m-2.1700000000.2.m-1")):
+        expected = [
+            base64.b64encode(hmac.digest(base64.b64decode(each.removeprefix("whsec_")), signed, "sha256")).decode()
+            for each in (key, older)
+        ]
+        assert f"v1,{expected[0]} v1,{expected[1]}" == headers[-1][1]

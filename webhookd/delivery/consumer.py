@@ -135,6 +135,7 @@ class Consumer:
             number=delivery.attempt_count + 1,
             now_ms=now_ms,
             marks=_marks(delivery),
+            place=None if delivery.sequence is None else (delivery.sequence, delivery.lane_previous),
             trace=delivery.trace,
         )
         self.in_flight = True
@@ -206,11 +207,6 @@ class Consumer:
 
 
 def _marks(delivery: QueuedDelivery) -> tuple[tuple[str, str], ...]:
-    marks: tuple[tuple[str, str], ...] = ()
     if delivery.replay_of is not None:
-        marks = request_builder.REPLAY
-    elif delivery.backfill:
-        marks = request_builder.BACKFILL
-    if delivery.sequence is not None:
-        marks += request_builder.place_in_order(delivery.sequence, delivery.lane_previous)
-    return marks
+        return request_builder.REPLAY
+    return request_builder.BACKFILL if delivery.backfill else ()

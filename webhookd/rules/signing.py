@@ -3,7 +3,8 @@
 `webhook-signature`, as in Standard Webhooks 1.0.0: HMAC-SHA256 with the *decoded* key over
 `{webhook-id}.{webhook-timestamp}.{body}`; during a rotation one signature for each key.  `X-Webhook-Signature`, an
 older convention: over the body alone, with the *text* after `whsec_` as the key, or with the text of a key that the
-receiver had already; it holds one signature.
+receiver had already; it holds one signature.  `webhook-sequence-signature`: what says a delivery's place in the order,
+signed as `webhook-signature` is, in a header of its own, so that no library has to know of it.
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
@@ -103,6 +104,17 @@ class Signer:
         if self._body_key is None:
             return standard
         return (*standard, ("X-Webhook-Signature", _signature(self._body_key, body)))
+
+    def order_headers(
+        self, webhook_id: str, unix_seconds: int, sequence: int, lane_previous: str | None
+    ) -> tuple[tuple[str, str], ...]:
+        """The headers that say, and sign, a delivery's number and the id of the event before it in its lane."""
+        signed = f"{webhook_id}.{unix_seconds}.{sequence}.{lane_previous or ''}".encode()
+        number = ("webhook-sequence", str(sequence))
+        signature = ("webhook-sequence-signature", " ".join(["v1," + _signature(key, signed) for key in self._keys]))
+        if lane_previous is None:
+            return (number, signature)
+        return (number, ("webhook-lane-previous", lane_previous), signature)
 
 
 def _signature(begun: hmac.HMAC, message: bytes) -> str:

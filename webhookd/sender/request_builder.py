@@ -18,12 +18,6 @@ BACKFILL = (("X-Webhook-Backfill", "true"),)
 TEST = (("X-Webhook-Test", "true"),)
 
 
-def place_in_order(sequence: int, lane_previous: str | None) -> tuple[tuple[str, str], ...]:
-    """The headers of a delivery that goes by key: its number, and the id of the event before it in its lane."""
-    number = ("webhook-sequence", str(sequence))
-    return (number, ("webhook-lane-previous", lane_previous)) if lane_previous else (number,)
-
-
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Origin = tuple[str, str, int]  # scheme, host, port: what a connection may be shared by
@@ -56,13 +50,17 @@ class RequestBuilder:
         now_ms: int,
         marks: tuple[tuple[str, str], ...] = (),
         trace: str | None = None,
+        place: tuple[int, str | None] | None = None,
     ) -> Request:
         """The request of attempt `number` made at `now_ms`; `marks` say what it is: `REPLAY`, `BACKFILL`, `TEST`.
 
-        `trace`, see `rules.trace_context`, gives way to a header of the endpoint's own.
+        `trace`, see `rules.trace_context`, gives way to a header of the endpoint's own.  `place`, where its endpoint
+        orders by key: the delivery's number, and the id of the event before it in its lane.
         """
         endpoint = self._endpoint
         signature = self._signer.headers(webhook_id, now_ms // 1000, body)
+        if place is not None:
+            signature += self._signer.order_headers(webhook_id, now_ms // 1000, *place)
         attempt = ("X-Webhook-Attempt", str(number))
         traced = trace_headers(trace) if trace and not self._has_trace else ()
         return Request(
