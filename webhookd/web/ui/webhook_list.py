@@ -125,8 +125,8 @@ def _found(wanted: _Selection, endpoints: Sequence[Endpoint], gauge: BudgetGauge
         return wanted.state in ("", each.state)
 
     def matches(each: Endpoint) -> bool:
-        text = f"{each.description} {each.url} {each.id}".casefold()
-        return in_state(each) and all(word in text for word in words)
+        text = f"{each.description} {each.url}".casefold()
+        return in_state(each) and all(word in text or each.id.startswith(word) for word in words)
 
     return [each for each in endpoints if matches(each)]
 
