@@ -99,6 +99,7 @@ def test_one_failure_is_never_rounded_away() -> None:
     assert 99.9 == sparkline([(99_999, 0), (0, 1)]).rate
     assert 100.0 == sparkline([(3, 0)]).rate
     assert sparkline([(0, 0), (0, 0)]).rate is None
+    assert {"delivered": "M0 24h47v-24h-47z", "failed": "M48 24h47v-3h-47z"} == sparkline([(99_999, 0), (0, 1)]).paths
 
 
 def test_a_url_is_shortened_in_the_middle() -> None:

@@ -153,15 +153,15 @@ def _round_up(value: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sparkline:
-    """A webhook's last day in a row of the table; `rate` is of the attempts, None where there were none."""
+    """A webhook's last day in a row of the table, as an SVG path for each outcome; a page has many, so few elements."""
 
-    bars: tuple[tuple[float, float, tuple[Part, ...]], ...]
+    paths: dict[str, str]
     delivered: int
     failed: int
 
     @property
     def rate(self) -> float | None:
-        """How many percent of the attempts succeeded; never rounded up to all of them."""
+        """How many percent of the attempts succeeded, None without any; never rounded up to all of them."""
         tried = self.delivered + self.failed
         if not tried:
             return None
@@ -173,12 +173,16 @@ def sparkline(tally: Sequence[tuple[int, int]]) -> Sparkline:
     """The sparkline of what was delivered and what failed in each span, oldest first."""
     step = SPARK_WIDTH / len(tally)
     top = max(1, *(delivered + failed for delivered, failed in tally))
+    paths = {"delivered": "", "failed": ""}
+    for place, (delivered, failed) in enumerate(tally):
+        floor = SPARK_HEIGHT
+        for kind, count in (("delivered", delivered), ("failed", failed)):
+            if count:
+                height = min(floor, max(_LEAST, SPARK_HEIGHT * count / top))
+                paths[kind] += f"M{place * step:g} {floor:.4g}h{step - 1:g}v{-height:.4g}h{1 - step:g}z"
+                floor -= height
     return Sparkline(
-        bars=tuple(
-            (round(place * step, 2), round(step - 1, 2), parts)
-            for place, (delivered, failed) in enumerate(tally)
-            if (parts := _stack((("delivered", delivered), ("failed", failed)), SPARK_HEIGHT, top))
-        ),
+        paths={kind: path for kind, path in paths.items() if path},
         delivered=sum(delivered for delivered, _ in tally),
         failed=sum(failed for _, failed in tally),
     )
