@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from webhookd.catalogue.checks import misfits
-from webhookd.catalogue.types import EventType
+from webhookd.catalogue.types import EventType, TypeFile
 from webhookd.config import Events, ExtraType
 from webhookd.errors import ApiError
 from webhookd.rules.event_types import BUILT_IN, EventTypes
@@ -123,6 +123,28 @@ def test_a_built_in_type_can_be_given_a_products_own_words() -> None:
         after.fields,
         after.sample,
     )
+
+
+def test_a_file_replaces_a_types_fields_and_sample() -> None:
+    """The words beside it are those of the configuration; a type without a label has its name."""
+    file = TypeFile(label="Of the file", description="Of the file.", sample={"order": 7})
+    types = EventTypes(Events(types={"contact.created": ExtraType(label="New Lead", file=file)}))
+    replaced = types.require("contact.created")
+    assert ("New Lead", "", 7) == (replaced.label, replaced.description, replaced.sample["order"])
+    assert "contact" in PLAIN.require("contact.created").sample and "contact" not in replaced.sample
+    unnamed = EventTypes(Events(types={"order.paid": ExtraType(file=file)})).require("order.paid")
+    assert "order.paid" == unnamed.label
+    assert list(types.names) == [each.name for each in types.all()] and replaced in types.all()
+
+
+def test_an_event_is_held_against_the_schema_of_its_own_type() -> None:
+    """The second event of a type as the first, for which the schema was compiled."""
+    fits = PLAIN.require("contact.created").sample
+    for _ in range(2):
+        assert PLAIN.mismatch("contact.created", fits) is None
+        refused = PLAIN.mismatch("contact.created", fits | {"contact": None})
+        assert refused is not None and "schema_mismatch" == refused.code
+        assert PLAIN.mismatch("message.sent", fits) is not None
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,24 @@ def test_what_keeps_an_event_back_is_named() -> None:
         (TYPE, "n", ["x"], False, None),
     ] == [(m.event_type, m.path, m.wanted, m.is_missing, m.found) for m in mismatches(text, TYPE, event)]
     assert ["contact.id"] == [m.path for m in mismatches(text, "other", {"a": "x"})]
+    two = check_filters({TYPE: {"a": ["x"], "b": ["y"]}})
+    assert ["b"] == [m.path for m in mismatches(two, TYPE, {"a": "x"})], "what matches isn't named"
+
+
+def test_filters_that_cannot_be_read_lose_no_event() -> None:
+    """Neither text that isn't JSON nor a pattern that is a mistake; no filters at all are good ones."""
+    assert wants("{", TYPE, b"{}") and wants('{"*":{"a":"x"}}', TYPE, b"{}")
+    assert is_filters("")
+
+
+def test_filters_that_cannot_be_written_are_refused() -> None:
+    """Nesting beyond what the encoder takes."""
+    deep: Any = ["x"]
+    for _ in range(100_000):
+        deep = {"a": deep}
+    with pytest.raises(ApiError, match="at most 8192 bytes") as refused:
+        check_filters({TYPE: deep})
+    assert ("invalid_field", {"field": "filters"}) == (refused.value.code, refused.value.details)
 
 
 def test_no_event_is_too_strange() -> None:

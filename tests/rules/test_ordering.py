@@ -10,7 +10,7 @@ import pytest
 
 from webhookd.errors import ApiError
 from webhookd.models import STRICT, Ordering
-from webhookd.rules.ordering import HASHES, NO_KEY, check_ordering, key_of, lane_hash, ordering_json
+from webhookd.rules.ordering import HASHES, NO_KEY, check_ordering, is_ordering, key_of, lane_hash, ordering_json
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,20 @@ def test_other_orders_are_refused(given: Any) -> None:
     with pytest.raises(ApiError) as refused:
         check_ordering(given)
     assert ("invalid_field", {"field": "ordering"}) == (refused.value.code, refused.value.details)
+
+
+@pytest.mark.parametrize(
+    ("key", "lanes", "usable"),
+    [
+        (None, 1, True),
+        (None, 2, False),
+        ("contact.id", 2, True),
+        ("contact.id", 64, True),
+        ("contact.id", 1, False),
+        ("contact.id", 65, False),
+        ("a..b", 8, False),
+        ("", 8, False),
+    ],
+)
+def test_an_order_from_the_table_is_usable_within_the_same_limits(key: str | None, lanes: int, usable: bool) -> None:
+    assert usable is is_ordering(Ordering(key, lanes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pytest
@@ -345,6 +345,24 @@ def test_nothing_ends_where_doubles_end() -> None:
     for number in numbers:
         raw = HEAD + b',"x":%b}' % number.encode()
         assert raw == parse(raw).body
+
+
+@pytest.mark.parametrize("validation", ["off", "warn", "refuse"])
+def test_an_event_that_does_not_fit_its_schema(validation: Literal["off", "warn", "refuse"]) -> None:
+    """Unseen, accepted with a warning, or refused; a sample fits, and without `warnings` no schema is looked at."""
+    types = EventTypes(Events(validate=validation))
+
+    def warned(raw: bytes, warnings: list[ApiError] | None) -> list[str]:
+        assert raw == parse_event(raw, max_bytes=10_000, event_types=types, new_id=str, warnings=warnings).body
+        return [each.code for each in warnings or ()]
+
+    assert [] == warned(SAMPLE, []) and [] == warned(HEAD + b"}", None)
+    if validation == "refuse":
+        with pytest.raises(ApiError) as caught:
+            warned(HEAD + b"}", [])
+        assert "schema_mismatch" == caught.value.code
+    else:
+        assert (["schema_mismatch"] if validation == "warn" else []) == warned(HEAD + b"}", [])
 
 
 def test_a_parser_without_memory_is_no_fault_of_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
