@@ -22,15 +22,24 @@ from tests.support.results import recorded
 
 CONFIG = "[delivery]\nretry_seconds = []\ntimeout_seconds = 1\n[limits]\nendpoints = 2000\n"
 NO_NAMESERVER = "127.0.0.1:9"
+# They filter by a type, and which types there are depends on the configuration and on what endpoints kept.
+BY_TYPE = "/(events|deliveries|deliveries/stream)$"
 USUAL = '"2xx", "3xx", 401, 403, 404, 409'
 ALLOWED_FOR = f"""
 [[operations]]
 include-method = "GET"
+exclude-path-regex = '{BY_TYPE}'
 [operations.checks.positive_data_acceptance]
 expected-statuses = [{USUAL}, 400]
 
 [[operations]]
-include-path-regex = '/(events|endpoints|endpoints/.endpoint.|test|workspaces|workspaces/.workspace.|replay)$'
+include-method = "GET"
+include-path-regex = '{BY_TYPE}'
+[operations.checks.positive_data_acceptance]
+expected-statuses = [{USUAL}, 400, 422]
+
+[[operations]]
+include-path-regex = '/(events|endpoints|endpoints/.endpoint.|test|workspaces|workspaces/.workspace.|replay|backfill)$'
 include-method-regex = "POST|PATCH"
 [operations.checks.positive_data_acceptance]
 expected-statuses = [{USUAL}, 422]

@@ -19,7 +19,13 @@ from webhookd.web.services import Services
 # What can't be an id is not looked up.
 _ENDPOINT_ID = re.compile(r"ep_[0-9a-z]{1,64}")
 
-EventTypeName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+EventTypeName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_.-]{1,100}$",
+        description="One of the catalogue's, or one that an endpoint kept; else 422 `unknown_event_type`",
+    ),
+]
 STATUS_PATTERN = "^([1-5][0-9]{2}|[1-5]xx|none)$"
 Status = Annotated[
     str, Meta(pattern=STATUS_PATTERN, description="Of the last answer: `404`, `5xx`, or `none` where none came")
