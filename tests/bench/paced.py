@@ -22,7 +22,7 @@ REST_RATE = 200
 WINDOW = 1000
 SETTLE_SECONDS = 0.5
 FILTER_RATE = 200_000 / 60
-FILTER_FAN_OUTS = (1, 10)
+FILTER_FAN_OUTS = (4, 20)  # with less, the load generator would be the bottleneck
 # Each endpoint has another.
 FILTERS = json.dumps(
     {

@@ -63,6 +63,7 @@ async def test_dragging_over_the_histogram_filters_by_time(opened: Open, site: S
     await until(lambda: len(receiver.delivered) == 2)
     await page.goto(f"{site.url}/log")
     picture = page.locator("[data-histogram] svg")
+    await expect(picture).to_be_visible()
     box = await picture.bounding_box()
     assert box is not None
     y = box["y"] + box["height"] / 2

@@ -13,7 +13,7 @@ EVIL = "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'>"
 async def test_hostile_names_urls_and_bodies_show_as_text(opened: Open, site: Site) -> None:
     """A description, a URL, an event's body and an answer full of markup and marks: all seen, none run."""
     site.receiver.body = f'{{"answer": "{EVIL} \u202e\x1b[31m"}}'.encode()
-    endpoint = await site.endpoint(path="?q=%3Cscript%3E<b>", description=f"{EVIL} \u202eevil\u2066")
+    endpoint = await site.endpoint(path="?q=%3Cscript%3E<b>", description=f"\u202eevil\u2066 {EVIL}")
     await site.send("evt-1", text=f"{EVIL} \u202e")
     await until(lambda: site.app.dispatcher.view(endpoint.seq).waiting == 0)
     page = await opened()
@@ -22,7 +22,7 @@ async def test_hostile_names_urls_and_bodies_show_as_text(opened: Open, site: Si
         assert "onerror=" in await page.locator("body").inner_html()
         assert await page.evaluate("window.hit === undefined && document.querySelector('main img') === null")
     await page.goto(f"{site.url}/webhooks/{endpoint.id}")
-    await expect(page.get_by_role("heading", level=1)).to_have_text(f"{EVIL} ‹U+202E›evil‹U+2066›")
+    await expect(page.get_by_role("heading", level=1)).to_contain_text("‹U+202E›evil‹U+2066› <script>")
     await page.goto(f"{site.url}/log/{delivery_id(1)}")
     shown = await page.locator("main").inner_text()
     assert "‹U+202E›" in shown and "‹U+001B›[31m" in shown and "\u202e" not in shown
@@ -46,7 +46,7 @@ async def test_a_link_signs_in_once_and_leaves_no_trace_in_the_address(opened: O
 
 
 async def test_the_log_keeps_itself_up_to_date_until_paused(opened: Open, site: Site) -> None:
-    """A new event appears by itself; paused, none does; resumed, what was missed is there."""
+    """The first event appears by itself; paused, none does; resumed, what was missed waits behind a button."""
     await site.endpoint(description="Orders")
     page = await opened()
     await page.goto(f"{site.url}/log")
@@ -59,4 +59,5 @@ async def test_the_log_keeps_itself_up_to_date_until_paused(opened: Open, site: 
     await page.wait_for_timeout(300)
     await expect(page.get_by_text("evt-2")).to_have_count(0)
     await page.get_by_role("button", name="Resume updates").click()
+    await page.get_by_role("button", name="1 new").click()
     await expect(page.get_by_text("evt-2")).to_be_visible()

@@ -133,7 +133,7 @@ async def test_the_chart_answers_pointer_keys_and_dragging(opened: Open, site: S
     await expect(page.locator("tbody tr")).to_have_count(3)
     await page.goto(address)
     frame = await page.locator("svg.outcomes").evaluate("each => each.getBoundingClientRect().toJSON()")
-    await page.mouse.move(frame["x"] + frame["width"] / 2, frame["y"] + 60)
+    await page.mouse.move(frame["x"] + frame["width"] / 2, frame["y"] + 60, steps=5)
     await expect(page.locator(".tip")).to_contain_text("Nothing was sent.")
     await page.mouse.down()
     await page.mouse.move(frame["x"] + frame["width"] - 2, frame["y"] + 60, steps=5)

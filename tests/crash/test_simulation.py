@@ -15,7 +15,7 @@ from tests.crash.simulation.world import play
 from tests.support.process import ROOT
 
 SEEDS_FILE = Path(__file__).parent / "simulation" / "seeds.txt"
-SCHEDULES = 150
+SCHEDULES = 100
 ENOUGH_TO_FIND = 1000
 MISJUDGED = "-"
 FINGERPRINTS = "from tests.crash.simulation.world import play; print([play(s).fingerprint for s in range(20)])"

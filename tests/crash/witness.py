@@ -94,7 +94,7 @@ class _Connection(asyncio.Protocol):
             int(headers["x-webhook-attempt"]),
             headers.get("x-webhook-replay") == "true",
             time.time(),
-            sender=headers["user-agent"],
+            sender=headers.get("user-agent", ""),
         )
         self._log.append(received)
         self._open = received

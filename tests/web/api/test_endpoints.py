@@ -64,6 +64,7 @@ async def test_an_endpoint_is_made_and_shown_as_it_was_given(api: Api) -> None:
         "x_webhook_signature": True,
         "x_webhook_signature_key": None,
         "ordering": "endpoint",
+        "filters": {},
         "state": "active",
         "paused_by": None,
         "disabled": None,
