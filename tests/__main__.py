@@ -3,7 +3,7 @@
     python -m tests [--install] [ARGUMENTS OF PYTEST]
 
 Style, types and layers come first, because they take seconds; then the gate of `tests.coverage`; then all tests, slow
-ones included: most in two processes, those that measure the machine by themselves.  Tests with three NATS servers and
+ones included: most in three processes, those that measure the machine by themselves.  Tests with three NATS servers and
 three daemons have a command of their own, `python -m tests tests/cluster`, because they take minutes.  With arguments
 for pytest (`python -m tests tests/rules -x`) only those tests run after the checks.
 
@@ -31,7 +31,7 @@ CHECKS = (
 PYTEST = [sys.executable, "-m", "pytest", "--hypothesis-profile=full"]
 TESTS = (
     ("coverage", [sys.executable, "-m", "tests.coverage"]),
-    ("tests", [*PYTEST, "-n", "2", "-m", "not alone", "--ignore=tests/cluster", "tests"]),
+    ("tests", [*PYTEST, "-n", "3", "-m", "not alone", "--ignore=tests/cluster", "tests"]),
     ("measurements", [*PYTEST, "-m", "alone", "tests"]),
 )
 # Each program with the tests that need it; the Debian package has the program's name, unless `PACKAGES` has it.
