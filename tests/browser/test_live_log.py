@@ -38,7 +38,6 @@ async def test_scrolled_down_nothing_slides(opened: Open, site: Site, receiver: 
     await expect(page.get_by_text("new-5")).to_be_visible()
 
 
-@pytest.mark.skip(reason="races with the page's script on a busy machine; to be mended")
 async def test_a_row_changes_where_it_stands(opened: Open, site: Site, receiver: Receiver) -> None:
     """Its state and its last answer follow; one that no longer matches the filter is faint; the whole row is a link."""
     page = await opened()

@@ -112,8 +112,11 @@ def _presets(form: LogForm) -> list[tuple[str, dict[str, str], bool]]:
 
 
 def _streamed(form: LogForm) -> dict[str, str]:
-    """The part of the filter that the live stream needs: all but times, since it shows what happens now."""
-    return {name: value for name, value in form.fields.items() if name not in _TIMES}
+    """The part of the filter that the live stream needs: what a delivery keeps for its life.
+
+    Not times, since it tells what happens now; nor state and status, else no row would hear that it left the filter.
+    """
+    return {name: value for name, value in form.fields.items() if name not in (*_TIMES, "state", "status")}
 
 
 async def show_delivery(page: Page) -> web.StreamResponse:

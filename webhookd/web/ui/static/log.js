@@ -86,7 +86,12 @@ function arrows(picture, bars) {
   });
 }
 
+let ended = new AbortController();
+
 function dragging(figure, picture) {
+  ended.abort(); // the picture before this one has gone
+  ended = new AbortController();
+  const { signal } = ended;
   const { since, until } = figure.querySelector(".scale").dataset;
   const shown = picture.querySelector(".dragged");
   const width = picture.viewBox.baseVal.width;
@@ -101,19 +106,22 @@ function dragging(figure, picture) {
   };
   picture.addEventListener("dragstart", (event) => event.preventDefault()); // a link would be dragged
   picture.addEventListener("pointerdown", (event) => {
-    if (event.button === 0 && event.pointerType !== "touch") from = place(event);
+    if (event.button !== 0 || event.pointerType === "touch") return;
+    from = place(event);
+    live.paused ||= "drag"; // another picture would know nothing of it
   });
-  addEventListener("pointermove", (event) => {
+  const follow = (event) => {
     if (from === null) return;
-    live.paused ||= "drag";
     const to = place(event);
     show(Math.min(from, to), Math.max(from, to));
-  });
-  addEventListener("pointerup", (event) => {
+  };
+  addEventListener("pointermove", follow, { signal });
+  const finish = (event) => {
     if (from === null) return;
     const [begin, end] = [from, place(event)].sort((a, b) => a - b);
     from = null;
     if (live.paused === "drag") live.paused = false;
+    soon(); // for what came meanwhile
     show(0, 0);
     if (end - begin < 0.005) return; // a click, which is the bar's
     picture.addEventListener("click", (click) => click.preventDefault(), { capture: true, once: true });
@@ -122,7 +130,8 @@ function dragging(figure, picture) {
     address.searchParams.set("since", at(begin));
     address.searchParams.set("until", at(end));
     location.assign(address);
-  });
+  };
+  addEventListener("pointerup", finish, { signal });
 }
 
 // Today begins at the reader's own midnight.

@@ -99,16 +99,20 @@ function soon() {
     live.again = true;
     return;
   }
+  live.again = false;
   refresh();
   live.timer = setTimeout(() => {
     live.timer = null;
     if (live.again) soon();
-    live.again = false;
   }, PAUSE_MS);
 }
 
 async function refresh() {
-  if (live.busy || document.hidden) return;
+  if (document.hidden) return;
+  if (live.busy) {
+    live.again = true; // what is under way was asked before this happened
+    return;
+  }
   live.busy = true;
   try {
     const from = document.body.dataset.changes ? whatChanged() : location.href;
@@ -123,7 +127,7 @@ async function refresh() {
     // The daemon restarts, or the session ended: the stream comes back by itself, or the next click asks to sign in.
   } finally {
     live.busy = false;
-    if (live.changed.size) soon();
+    if (live.changed.size || live.again) soon();
   }
 }
 
