@@ -19,7 +19,7 @@ from webhookd.admin.tokens import Tokens
 from webhookd.admin.workspaces import Workspaces
 from webhookd.clock import Clock
 from webhookd.config import Config
-from webhookd.config_warnings import warnings
+from webhookd.config.warnings import warnings
 from webhookd.delivery.deps import Clustered, Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.held_events import HeldEvents

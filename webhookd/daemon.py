@@ -25,10 +25,10 @@ from webhookd._version import __version__
 from webhookd.app import App
 from webhookd.clock import SystemClock
 from webhookd.config import NEED_RESTART, Config, Listen, reloadable
+from webhookd.config.secret_files import credential, secret_file
 from webhookd.errors import ConfigError, FatalError, TemporaryFailure
 from webhookd.rules.encryption import PLAIN, Cipher, parse_keys
 from webhookd.rules.ip_policy import OwnAddress
-from webhookd.secret_files import credential, secret_file
 from webhookd.store.connection import StateLock
 from webhookd.systemd import activated_sockets, extend_timeout, notify
 from webhookd.tasks import TaskOwner

@@ -9,7 +9,7 @@ import pytest
 
 from webhookd import manual
 from webhookd.config import Config, Events, ExtraType, reloadable
-from webhookd.config_loader import check, differences, load
+from webhookd.config.loader import check, differences, load
 from webhookd.errors import ConfigError
 from webhookd.rules.event_types import EventTypes
 

@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from webhookd import cli, config_loader, config_warnings, daemon
+from webhookd import cli, daemon
+from webhookd.config import loader, warnings
 
 ORDER_BYTES = 65536
-IMPORTED = (config_loader, config_warnings, daemon)  # the commands import these where they use them
+IMPORTED = (loader, warnings, daemon)  # the commands import these where they use them
 
 
 def run(order: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:

@@ -19,7 +19,7 @@ import pytest
 
 from webhookd import __version__
 from webhookd.cli import cli
-from webhookd.config_loader import OTHER_VARIABLES, VARIABLES
+from webhookd.config.loader import OTHER_VARIABLES, VARIABLES
 
 
 def every_command(command: click.Command = cli, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from webhookd import daemon
-from webhookd.config_loader import load
+from webhookd.config.loader import load
 from webhookd.store import connection
 
 PR_SET_PTRACER = 0x59616D61  # of linux/prctl.h: lets a sibling trace us where Yama asks for that

@@ -18,7 +18,7 @@ from webhookd.catalogue.json_schema import type_schema
 from webhookd.catalogue.types import EventType, Field
 from webhookd.cli import cli
 from webhookd.config import NEED_RESTART, SECTIONS, Config
-from webhookd.config_loader import KEYS, form
+from webhookd.config.loader import KEYS, form
 from webhookd.errors import ERRORS
 from webhookd.log import LOG_EVENTS
 from webhookd.metrics import METRICS

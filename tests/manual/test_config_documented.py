@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from webhookd.config import SECTIONS, Config, Events, ExtraType
-from webhookd.config_loader import KEYS, load
+from webhookd.config.loader import KEYS, load
 
 FILE = Path(__file__).parents[2] / "etc" / "webhookd.toml"
 EXAMPLE = "order.paid"

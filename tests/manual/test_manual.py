@@ -12,7 +12,7 @@ import pytest
 from tests.manual.__main__ import MANUAL, ROOT, commands_of, filled
 from webhookd import manual
 from webhookd.cli import cli
-from webhookd.config_loader import KEYS
+from webhookd.config.loader import KEYS
 from webhookd.errors import ERRORS
 from webhookd.log import LOG_EVENTS
 from webhookd.metrics import METRICS

@@ -13,11 +13,11 @@ from pathlib import Path
 from webhookd import log
 from webhookd.admin.last_used import LastUsed
 from webhookd.clock import rfc3339
+from webhookd.config.secret_files import credential, secret_file, why
 from webhookd.delivery.deps import Deps
 from webhookd.errors import ApiError, ConfigError, field_error
 from webhookd.models import Token
 from webhookd.rules.ids import TOKEN_CHARACTERS_MIN, is_token, sortable_id
-from webhookd.secret_files import credential, secret_file, why
 from webhookd.store import credentials
 from webhookd.store.store import Db
 

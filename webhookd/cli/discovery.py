@@ -16,8 +16,8 @@ import click
 
 from webhookd.cli.client import Address, Client, Unreachable
 from webhookd.config import Config
-from webhookd.config_loader import load
-from webhookd.config_paths import find_config, find_state_dir
+from webhookd.config.loader import load
+from webhookd.config.paths import find_config, find_state_dir
 from webhookd.errors import ConfigError
 from webhookd.rules.ids import is_token
 from webhookd.text import escape

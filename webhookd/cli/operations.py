@@ -183,7 +183,7 @@ def cluster_drain(call: Call, node: str, *, end: bool) -> None:
 
 def _own_node(call: Call) -> str:
     """The name of this machine in the cluster, from the state directory."""
-    from webhookd.config_paths import find_state_dir
+    from webhookd.config.paths import find_state_dir
 
     file = find_state_dir(call.state_dir, call.environ, of_running=True) / "node-id"
     try:

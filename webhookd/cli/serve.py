@@ -17,7 +17,7 @@ from webhookd.text import escape
 if TYPE_CHECKING:
     import asyncio
 
-    from webhookd.config_loader import Difference
+    from webhookd.config.loader import Difference
 
 
 @click.command(
@@ -41,8 +41,8 @@ def serve(call: Call) -> None:
 
     from webhookd import daemon, log
     from webhookd.config import Config
-    from webhookd.config_loader import load
-    from webhookd.config_paths import find_config, find_state_dir
+    from webhookd.config.loader import load
+    from webhookd.config.paths import find_config, find_state_dir
     from webhookd.errors import FatalError
 
     def read() -> Config:
@@ -97,9 +97,9 @@ def check_config(call: Call, file: str | None) -> None:
     needs a restart, and what is risky. The WEBHOOKD_… variables count too. Without FILE it checks what the daemon
     would read.
     """
-    from webhookd.config_loader import check, differences, load
-    from webhookd.config_paths import find_config
-    from webhookd.config_warnings import warnings
+    from webhookd.config.loader import check, differences, load
+    from webhookd.config.paths import find_config
+    from webhookd.config.warnings import warnings
 
     path = find_config(file or call.config, call.environ)
     mistakes = check(path, call.environ)

@@ -20,8 +20,8 @@ from webhookd import log
 from webhookd.cluster import names
 from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
 from webhookd.config import Cluster, Config
+from webhookd.config.secret_files import credential, secret_file
 from webhookd.errors import ConfigError, TemporaryFailure
-from webhookd.secret_files import credential, secret_file
 
 NODE_FILE = "node-id"
 SECRET_BYTES_MIN = 16

@@ -136,7 +136,7 @@ async def test_the_documents_describe_what_receivers_get(api: Api) -> None:
 
 def test_without_the_library_the_setting_is_a_mistake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It names the extra; the default doesn't need it."""
-    from webhookd.config_loader import check
+    from webhookd.config.loader import check
 
     monkeypatch.setitem(sys.modules, "jsonschema_rs", None)
     path = tmp_path / "webhookd.toml"

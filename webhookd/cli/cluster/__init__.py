@@ -57,8 +57,8 @@ def _run(call: Call, name: str, path: Path) -> Any:
     import asyncio
 
     from webhookd import log
-    from webhookd.config_loader import load
-    from webhookd.config_paths import find_config
+    from webhookd.config.loader import load
+    from webhookd.config.paths import find_config
     from webhookd.daemon import database_cipher
     from webhookd.errors import FatalError
 

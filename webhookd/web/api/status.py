@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from webhookd import log
 from webhookd._version import __version__
 from webhookd.clock import rfc3339
-from webhookd.config_warnings import warnings
+from webhookd.config.warnings import warnings
 from webhookd.delivery.deps import Deps
 from webhookd.delivery.dispatcher import Dispatcher
 from webhookd.delivery.held_events import HeldEvents

@@ -8,7 +8,7 @@ from functools import cache
 
 from aiohttp import web
 
-from webhookd.branding import brand_of
+from webhookd.config.branding import brand_of
 from webhookd.errors import ApiError
 from webhookd.web.server.requests import services_of
 

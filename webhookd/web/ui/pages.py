@@ -20,8 +20,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import webhookd
 from webhookd.admin.audit import DONE, TARGET_CHARACTERS
 from webhookd.admin.sessions import Session, form_proof, from_own_page, proves
-from webhookd.branding import brand_of
 from webhookd.clock import rfc3339
+from webhookd.config.branding import brand_of
 from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE, LANGUAGES, Workspace
 from webhookd.rules.ids import delivery_id

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -17,7 +17,6 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import FieldInfo, replace
 
-from webhookd import branding
 from webhookd.catalogue.folder import read_types
 from webhookd.catalogue.types import TypeFile
 from webhookd.config import (
@@ -28,19 +27,19 @@ from webhookd.config import (
     Config,
     Events,
     ExtraType,
+    branding,
     contradictions,
     reloadable,
 )
+from webhookd.config.secret_files import credential
+from webhookd.config.toml_lines import KeyPath, lines_of
 from webhookd.errors import ConfigError, did_you_mean
-from webhookd.secret_files import credential
 
 PREFIX = "WEBHOOKD_"
 OTHER_VARIABLES = frozenset(
     {"WEBHOOKD_CONFIG", "WEBHOOKD_STATE_DIR", "WEBHOOKD_URL", "WEBHOOKD_TOKEN", "WEBHOOKD_INGEST_TOKEN"}
 )
 EVENTS_VARIABLE = "WEBHOOKD_EVENTS"
-
-KeyPath = tuple[str, ...]
 
 KEYS: dict[KeyPath, FieldInfo] = {
     (section, field.encode_name): field
@@ -117,49 +116,6 @@ def form(key: str, field: FieldInfo) -> str:
 def dotted(path: KeyPath) -> str:
     """`path` as TOML writes it: `events."order.paid".label`."""
     return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else _shown(part) for part in path)
-
-
-def lines_of(text: str) -> dict[KeyPath, int]:
-    """The first line of each key and table of `text` (a valid TOML document), counted from 1."""
-    found: dict[KeyPath, int] = {}
-    table: KeyPath = ()
-    for line, statement, tree in _statements(text):
-        is_header = statement.lstrip().startswith("[")
-        paths = [path if is_header else table + path for path in _paths(tree)]
-        for path in paths:
-            found.setdefault(path, line)
-        if is_header:
-            table = paths[-1]
-    return found
-
-
-def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Each header and each `key = value` of `text`: its first line, its text and its parsed value."""
-    begun: list[str] = []
-    first = 1
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not begun:
-            first = number
-        begun.append(line)
-        if len(begun) > 1 and not any(mark in line for mark in ("]", '"""', "'''")):
-            continue  # only these end a value of several lines; parsing after every line would be quadratic
-        statement = "\n".join(begun) + "\n"
-        try:
-            tree = tomllib.loads(statement)
-        except ValueError:
-            continue
-        begun.clear()
-        if tree:
-            yield first, statement, tree
-
-
-def _paths(tree: Any) -> Iterator[KeyPath]:
-    if isinstance(tree, list) and len(tree) == 1:
-        tree = tree[0]
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield (key,)
-            yield from ((key, *path) for path in _paths(value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.api import running_api
 from tests.support.reader import Browser
-from webhookd.branding import CONTRAST_MIN, DARK, LOGO_MAX_BYTES, brand_of, contrast
 from webhookd.config import Config, Page
-from webhookd.config_loader import check
+from webhookd.config.branding import CONTRAST_MIN, DARK, LOGO_MAX_BYTES, brand_of, contrast
+from webhookd.config.loader import check
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'

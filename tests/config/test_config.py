@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from webhookd import config_paths
 from webhookd.config import (
     Config,
     Delivery,
@@ -18,12 +17,14 @@ from webhookd.config import (
     Listen,
     Mail,
     networks,
+    paths,
     reloadable,
 )
-from webhookd.config_loader import KEYS, VARIABLES, Mistake, check, lines_of, load
-from webhookd.config_paths import find_config, find_state_dir
+from webhookd.config.loader import KEYS, VARIABLES, Mistake, check, load
+from webhookd.config.paths import find_config, find_state_dir
+from webhookd.config.secret_files import credential
+from webhookd.config.toml_lines import lines_of
 from webhookd.errors import EXIT_CONFIG, ConfigError
-from webhookd.secret_files import credential
 
 
 @pytest.fixture
@@ -511,7 +512,7 @@ def test_the_config_is_where_somebody_says_it_is() -> None:
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, dict[str, str]]:
     """The system's state directory and the user's, neither made yet, and the user's environment."""
     system = tmp_path / "var/lib/webhookd"
-    monkeypatch.setattr(config_paths, "SYSTEM_STATE_DIR", system)
+    monkeypatch.setattr(paths, "SYSTEM_STATE_DIR", system)
     home = tmp_path / "home"
     return system, home / ".local/state/webhookd", {"HOME": str(home)}
 
