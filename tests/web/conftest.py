@@ -9,11 +9,18 @@ import pytest
 
 from tests.support.api import Api, running_api
 from tests.support.reader import Browser
+from webhookd.config import Config
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path) as running:
+def config() -> Config:
+    """The API's settings; a module that needs others has a fixture of this name."""
+    return Config()
+
+
+@pytest.fixture
+async def api(tmp_path: Path, config: Config) -> AsyncIterator[Api]:
+    async with running_api(tmp_path, config) as running:
         yield running
 
 

@@ -74,17 +74,15 @@ class Endpoints:
         workspace = self._registry.workspace(key)
         self._plans().require(workspace.plan, "Adding an endpoint")
         fields = self._checked(
-            {
-                "url": url,
-                "event_types": event_types,
-                "description": description,
-                "success": success or self._settings().delivery.success,
-                "headers": headers or {},
-                "x_webhook_signature": x_webhook_signature,
-                "x_webhook_signature_key": x_webhook_signature_key,
-                "ordering": ordering,
-                "filters": filters or {},
-            }
+            url=url,
+            event_types=event_types,
+            description=description,
+            success=success or self._settings().delivery.success,
+            headers=headers or {},
+            x_webhook_signature=x_webhook_signature,
+            x_webhook_signature_key=x_webhook_signature_key,
+            ordering=ordering,
+            filters=filters or {},
         )
         own_key = _new_key() if signing_key is None else signing.check_key(signing_key)
         endpoint = _new_endpoint(workspace, fields, own_key, self._clock.wall_ms())
@@ -130,14 +128,7 @@ class Endpoints:
             endpoint = self._registry.whole(workspace, endpoint_id, setting=changes.keys())
             if not only_if(endpoint):
                 raise ApiError("endpoint_changed", "The endpoint was changed meanwhile, so nothing was saved.")
-            fields = self._checked(dict(changes), (*endpoint.event_types, *filters_json(endpoint.filters)))
-            if "signing_key" in changes:
-                # A key that is set, not rotated, is the only one from now on.
-                key = signing.check_key(changes["signing_key"])
-                fields |= {"signing_key": key, "previous_keys": ()}
-            changed = replace(endpoint, **fields, updated_at_ms=self._clock.wall_ms())
-            if (changed.event_types, changed.filters) != (endpoint.event_types, endpoint.filters):
-                changed = replace(changed, selected_at_ms=changed.updated_at_ms)
+            changed = self._changed(endpoint, changes)
             if changed.ordering.key != endpoint.ordering.key and self._replayer.runs_to(endpoint):
                 # A backfill's rows get numbers that were set aside before, so a barrier would miss them.
                 raise ApiError(
@@ -158,6 +149,18 @@ class Endpoints:
 
             changed = await self._store.write(command, on_commit=on_commit)
         log.emit("endpoint.changed", **_named(changed), fields=sorted(changes))
+        return changed
+
+    def _changed(self, endpoint: Endpoint, changes: Mapping[str, Any]) -> Endpoint:
+        # Types that it has already stay valid, even if the configuration no longer has them.
+        fields = self._checked((*endpoint.event_types, *filters_json(endpoint.filters)), **changes)
+        if "signing_key" in changes:
+            # A key that is set, not rotated, is the only one from now on.
+            key = signing.check_key(changes["signing_key"])
+            fields |= {"signing_key": key, "previous_keys": ()}
+        changed = replace(endpoint, **fields, updated_at_ms=self._clock.wall_ms())
+        if (changed.event_types, changed.filters) != (endpoint.event_types, endpoint.filters):
+            changed = replace(changed, selected_at_ms=changed.updated_at_ms)
         return changed
 
     async def rotate_key(self, workspace: WorkspaceKey, endpoint_id: str, overlap_seconds: float) -> Endpoint:
@@ -267,7 +270,8 @@ class Endpoints:
                 self._dispatcher.unblock(endpoint.seq)
         log.emit("endpoint.deleted", **_named(endpoint))
 
-    def _checked(self, fields: dict[str, Any], kept: Sequence[str] = ()) -> dict[str, Any]:
+    def _checked(self, kept: Sequence[str] = (), /, **fields: Any) -> dict[str, Any]:
+        """The fields that can be set, checked; `kept` are event types that the endpoint has already."""
         checks: dict[str, Callable[[Any], Any]] = {
             "url": self._check_url,
             "event_types": lambda names: self._event_types().check_types(list(names), kept=kept),

@@ -104,20 +104,13 @@ class Workspaces:
         async with self._lock:
             workspace = self._registry.workspace(key)
             withdrawn: set[str] = set()
-            if name is not None:
-                workspace = replace(workspace, name=name)
-            if language is not None:
-                workspace = replace(workspace, language=language)
+            workspace = replace(workspace, name=name or workspace.name, language=language or workspace.language)
             if notify is not None:
                 added = tuple(each for each in notify if each in workspace.notify or not confirm)
                 withdrawn = {each.address for each in workspace.pending} - ({*notify, *keep_pending} - set(added))
                 workspace = replace(workspace, notify=added)
             if plan is not None and plan != workspace.plan:
-                plans, paused_before = self._plans(), self._registry.paused(workspace.seq)
-                workspace = replace(workspace, plan=plans.check(plan))
-                # Between two plans without webhooks, what is held goes on ageing.
-                if plans.has_webhooks(plan) is paused_before:
-                    workspace = replace(workspace, plan_changed_at_ms=self._clock.wall_ms())
+                workspace = self._with_plan(workspace, plan)
 
             def on_commit(changed: Workspace) -> None:
                 self._registry.put_workspace(changed)
@@ -129,6 +122,14 @@ class Workspaces:
         given = {"name": name, "notify": notify, "plan": plan, "language": language}
         fields = [field for field, value in given.items() if value is not None]
         log.emit("workspace.changed", workspace=workspace.id, plan=workspace.plan, fields=fields)
+        return workspace
+
+    def _with_plan(self, workspace: Workspace, plan: str) -> Workspace:
+        plans, paused_before = self._plans(), self._registry.paused(workspace.seq)
+        workspace = replace(workspace, plan=plans.check(plan))
+        # Between two plans without webhooks, what is held goes on ageing.
+        if plans.has_webhooks(plan) is paused_before:
+            workspace = replace(workspace, plan_changed_at_ms=self._clock.wall_ms())
         return workspace
 
     async def _ask_to_confirm(self, key: WorkspaceKey, addresses: tuple[str, ...]) -> None:

@@ -109,20 +109,19 @@ def asyncapi(types: Iterable[EventType], version: str) -> dict[str, Any]:
             }
         },
         "components": {
-            "messages": {
-                name: {
-                    "name": each.name,
-                    "title": each.label,
-                    "summary": each.description,
-                    "contentType": _JSON,
-                    "headers": {"$ref": SCHEMAS.format(name="Headers")},
-                    "payload": {"$ref": SCHEMAS.format(name=name)},
-                    "examples": [
-                        {"name": variant or "sample", "payload": sample} for variant, sample in each.samples()
-                    ],
-                }
-                for name, each in zip(names, types, strict=True)
-            },
+            "messages": {name: _message(name, each) for name, each in zip(names, types, strict=True)},
             "schemas": {**schemas, "Headers": {"type": "object", "properties": headers, "required": required}},
         },
+    }
+
+
+def _message(name: str, of: EventType) -> dict[str, Any]:
+    return {
+        "name": of.name,
+        "title": of.label,
+        "summary": of.description,
+        "contentType": _JSON,
+        "headers": {"$ref": SCHEMAS.format(name="Headers")},
+        "payload": {"$ref": SCHEMAS.format(name=name)},
+        "examples": [{"name": variant or "sample", "payload": sample} for variant, sample in of.samples()],
     }

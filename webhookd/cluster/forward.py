@@ -51,9 +51,7 @@ class Forwarder:
 
         `extra` headers replace the caller's, `body` its body.  ApiError `unavailable` if it can't be reached.
         """
-        headers = _passed_on(request.headers)
-        headers.update({TOKEN_HEADER: self._token, CALLER_HEADER: caller, hdrs.VIA: "1.1 webhookd"})
-        headers[PARTITION_CHOICE_HEADER] = str(partition)
+        headers = self._headers(request, caller, partition)
         headers.update(extra or {})
         has_body = request.body_exists or body is not None
         data = (request.content if body is None else body) if has_body else None
@@ -87,9 +85,7 @@ class Forwarder:
         self, request: web.Request, advertise: str, *, caller: str, partition: int, extra: Mapping[str, str]
     ) -> web.StreamResponse:
         """`forward` for a small body that has arrived: by the sender's client, for a third of what aiohttp's costs."""
-        headers = _passed_on(request.headers)
-        headers.update({TOKEN_HEADER: self._token, CALLER_HEADER: caller, hdrs.VIA: "1.1 webhookd"})
-        headers[PARTITION_CHOICE_HEADER] = str(partition)
+        headers = self._headers(request, caller, partition)
         headers.update(extra)
         headers.popall(hdrs.HOST, None)
         sent = Request(
@@ -109,9 +105,7 @@ class Forwarder:
         self, request: web.Request, advertise: str, *, caller: str, partition: int, path_qs: str
     ) -> tuple[int, bytes, Mapping[str, str]]:
         """Ask the machine at `advertise` the same with another query: status, body, headers.  As `forward`."""
-        headers = _passed_on(request.headers)
-        headers.update({TOKEN_HEADER: self._token, CALLER_HEADER: caller, hdrs.VIA: "1.1 webhookd"})
-        headers[PARTITION_CHOICE_HEADER] = str(partition)
+        headers = self._headers(request, caller, partition)
         headers.pop(hdrs.CONTENT_LENGTH, None)
         try:
             async with self._client().request(
@@ -131,6 +125,12 @@ class Forwarder:
             await self._session.close()
         if self._http is not None:
             await self._http.close()
+
+    def _headers(self, request: web.Request, caller: str, partition: int) -> CIMultiDict[str]:
+        headers = _passed_on(request.headers)
+        headers.update({TOKEN_HEADER: self._token, CALLER_HEADER: caller, hdrs.VIA: "1.1 webhookd"})
+        headers[PARTITION_CHOICE_HEADER] = str(partition)
+        return headers
 
     def _sender(self) -> HttpSender:
         if self._http is None:

@@ -19,15 +19,16 @@ DELIVERIES_MAX = 100
 
 
 class Why(StrEnum):
-    """The state of the newest delivery, or why there is none."""
+    """The state of the newest delivery, or why there is none: in one enum, because msgspec takes no union of two."""
 
-    PENDING = "pending"
-    HELD = "held"
-    DELIVERED = "delivered"
-    DROPPED = "dropped"
-    EXPIRED = "expired"
-    SKIPPED = "skipped"
-    CANCELLED = "cancelled"
+    PENDING = DeliveryState.PENDING
+    HELD = DeliveryState.HELD
+    DELIVERED = DeliveryState.DELIVERED
+    DROPPED = DeliveryState.DROPPED
+    EXPIRED = DeliveryState.EXPIRED
+    SKIPPED = DeliveryState.SKIPPED
+    CANCELLED = DeliveryState.CANCELLED
+    # No delivery:
     TEST = "test"
     CREATED_AFTER = "created_after"
     DELETED = "deleted"
@@ -43,11 +44,10 @@ _OF_STATE = {
     DeliveryState.HELD: "It is held: the endpoint is disabled, or its workspace's plan has no webhooks.",
     DeliveryState.DELIVERED: "It was delivered.",
     DeliveryState.DROPPED: "It was tried as often as the schedule says, then dropped.",
-    DeliveryState.EXPIRED: "It was held for longer than delivery.held_days, then dropped.",
+    DeliveryState.EXPIRED: "It was held too long, or too much was: hold.max_age_hours, hold.max_events, hold.max_mb.",
     DeliveryState.SKIPPED: "A person skipped it when enabling the endpoint.",
     DeliveryState.CANCELLED: "The endpoint was deleted while it waited.",
 }
-
 
 # Whatever the endpoint's types and filters were.
 _SURE = (Why.TEST, Why.CREATED_AFTER, Why.DELETED, Why.PRUNED, Why.PLAN)

@@ -17,14 +17,7 @@ from webhookd.delivery.deps import Deps
 from webhookd.delivery.live_feed import LiveFeed, delivery_view
 from webhookd.delivery.watchdog import Watchdog
 from webhookd.metrics import Histogram
-from webhookd.models import (
-    DeliveryState,
-    Endpoint,
-    Json,
-    Outcome,
-    QueuedDelivery,
-    Request,
-)
+from webhookd.models import DeliveryState, Endpoint, Json, Outcome, QueuedDelivery, Request
 from webhookd.rules.ids import delivery_id
 from webhookd.rules.retry import Decision, Delivered, Dropped, RetryIn, RetrySchedule, decide
 from webhookd.store import attempts, deliveries
@@ -89,6 +82,8 @@ class Recorder:
         schedule = RetrySchedule(self._settings().delivery.retry_seconds)
         decision = decide(outcome.reason, delivery.tries + 1, schedule)
         next_ms = now_ms + round(decision.seconds * 1000) if isinstance(decision, RetryIn) else None
+        uses_attempt = not isinstance(decision, RetryIn) or decision.uses_attempt
+        tries = delivery.tries + uses_attempt
         judgement = self._watchdog.judge(endpoint, outcome)
         record = attempt_record(number, outcome, request, counted=judgement.verdict is not None)
 
@@ -102,14 +97,8 @@ class Recorder:
                 counted=record["counted"],
                 record=orjson.dumps(record),
             )
-            uses_attempt = not isinstance(decision, RetryIn) or decision.uses_attempt
             waited = deliveries.failed(
-                db,
-                delivery.seq,
-                attempt_count=number,
-                tries=delivery.tries + uses_attempt,
-                next_attempt_at_ms=next_ms,
-                now_ms=now_ms,
+                db, delivery.seq, attempt_count=number, tries=tries, next_attempt_at_ms=next_ms, now_ms=now_ms
             )
             disabled = self._watchdog.disable(db, endpoint, judgement, now_ms)
             dropped = waited and next_ms is None

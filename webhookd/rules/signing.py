@@ -5,7 +5,7 @@
 older convention: over the body alone, with the *text* after `whsec_` as the key, or with the text of a key that the
 receiver had already; it holds one signature.  `webhook-sequence-signature`: what says a delivery's place in the order,
 signed as `webhook-signature` is, in a header of its own, so that no library has to know of it.
-https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+https://www.standardwebhooks.com
 """
 
 from __future__ import annotations

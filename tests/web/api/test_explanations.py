@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tests.support.api import Answer, Api, running_api
-from webhookd.config import Config, Delivery
+from webhookd.config import Config, Delivery, Hold
+from webhookd.config.loader import KEYS
 from webhookd.web.api.explanations import ExplanationSchema
 from webhookd.web.api.schemas import EndpointSchema
 
@@ -114,3 +116,16 @@ async def test_each_reason(tmp_path: Path) -> None:
         assert "pruned" == (await explain(api, endpoint, "kept"))["reason"]
         for pair in (f"{endpoint}/explain/nothing", "ep_nothing/explain/kept"):
             assert (404, "not_found") == (await api.get(f"/v1/endpoints/{pair}")).error
+
+
+async def test_what_expired_names_the_settings_that_let_it(tmp_path: Path) -> None:
+    """The keys in the message are the configuration's."""
+    async with running_api(tmp_path, Config(hold=Hold(max_age_hours=1))) as api:
+        endpoint = (await api.post("/v1/endpoints", NEW)).json["id"]
+        await api.post(f"/v1/endpoints/{endpoint}/disable")
+        await ingest(api, "old")
+        await api.engine.advance(7200)
+        found = await explain(api, endpoint, "old")
+        assert "expired" == found["reason"]
+        named = re.findall(r"\b([a-z]+)\.([a-z_]+)\b", found["message"])
+        assert named and all(key in KEYS for key in named)

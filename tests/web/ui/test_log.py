@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.api import Api, running_api
+from tests.support.api import Api
 from tests.support.reader import Browser
 from webhookd.config import Budget, Config, Delivery
 from webhookd.models import Endpoint
 from webhookd.rules.ids import delivery_id
 
-CONFIG = Config(budget=Budget(limit=5), delivery=Delivery(retry_seconds=(30, 60, 90)))
 URL = "https://example.com/hook"
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path, CONFIG) as running:
-        yield running
+def config() -> Config:
+    return Config(budget=Budget(limit=5), delivery=Delivery(retry_seconds=(30, 60, 90)))
 
 
 @pytest.fixture

@@ -6,30 +6,23 @@ import base64
 import html
 import json
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.api import Api, running_api
+from tests.support.api import Api
 from tests.support.reader import Browser
 from webhookd.config import Budget, Config, Events, ExtraType
 from webhookd.models import Endpoint
 from webhookd.rules.event_types import BUILT_IN
 from webhookd.rules.ids import delivery_id
 
-CONFIG = Config(
-    budget=Budget(limit=5),
-    events=Events(types={"order.paid": ExtraType(label="Order Paid", description="Money came.")}),
-)
-
 FIELDS = {"url": "https://example.com/hook", "every_type": "yes", "success": "200"}
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path, CONFIG) as running:
-        yield running
+def config() -> Config:
+    order_paid = ExtraType(label="Order Paid", description="Money came.")
+    return Config(budget=Budget(limit=5), events=Events(types={"order.paid": order_paid}))
 
 
 @pytest.fixture

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.api import Api, running_api
+from tests.support.api import Api
 from tests.support.reader import Browser
 from webhookd.models import Endpoint
 from webhookd.rules.event_types import BUILT_IN
@@ -20,12 +18,6 @@ FORM = {"url": "https://example.com/hook", "every_type": "yes", "success": "200"
 CLOSED, UPDATED, SENT = "conversation.closed", "contact.updated", "message.sent"
 CLOSED_BY = f"pick {CLOSED} conversation.closedBySource"
 FIELD = f"pick {UPDATED} fields"
-
-
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path) as running:
-        yield running
 
 
 async def made(api: Api, filters: Any) -> Endpoint:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.api import Api, running_api
+from tests.support.api import Api
 from tests.support.reader import Browser
 from webhookd.config import Budget, Config
 from webhookd.models import Endpoint
 
-CONFIG = Config(budget=Budget(limit=5))
 NAMES = ("Zebra", "Apple", "Mango", "Kiwi", "Fig", "Plum", "Pear", "Lime", "Date")
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with running_api(tmp_path, CONFIG) as running:
-        yield running
+def config() -> Config:
+    return Config(budget=Budget(limit=5))
 
 
 @pytest.fixture

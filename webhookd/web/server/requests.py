@@ -358,19 +358,6 @@ def _words(struct_type: type[Struct], name: str) -> list[str]:
     return words
 
 
-def _decode_own(wanted: type, value: Any) -> Any:
-    if not isinstance(value, str):
-        raise ValueError("expected a string")
-    if wanted is Cursor:
-        return Cursor(_decode_cursor(value))
-    if wanted is Moment:
-        try:
-            return Moment(parse_rfc3339(value))
-        except (ValueError, OverflowError):
-            raise ValueError("expected a time as RFC 3339 has it: 2026-01-31T12:00:00Z") from None
-    raise NotImplementedError(wanted)
-
-
 def _validation_error(fault: str) -> ApiError:
     """The error for msgspec's message (`… - at `$.name``), with the field that it names."""
     missing = re.fullmatch(r"Object missing required field `(.+)`", fault)
@@ -383,14 +370,31 @@ def _validation_error(fault: str) -> ApiError:
     return invalid_field(name, f"is not as it should be: {what[:1].lower()}{what[1:]}{where}".replace("`", ""))
 
 
-def _decode_cursor(cursor: str) -> str:
+def _decode_own(wanted: type, value: Any) -> Any:
+    """msgspec's hook for the types that it doesn't know."""
+    if not isinstance(value, str):
+        raise ValueError("expected a string")
+    return _OWN_TYPES[wanted](value)
+
+
+def _decode_moment(text: str) -> Moment:
+    try:
+        return Moment(parse_rfc3339(text))
+    except (ValueError, OverflowError):
+        raise ValueError("expected a time as RFC 3339 has it: 2026-01-31T12:00:00Z") from None
+
+
+def _decode_cursor(cursor: str) -> Cursor:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         raise _bad_cursor() from None
     if not text or len(text) > 200:
         raise _bad_cursor()
-    return text
+    return Cursor(text)
+
+
+_OWN_TYPES: Mapping[type, Callable[[str], Any]] = {Cursor: _decode_cursor, Moment: _decode_moment}
 
 
 def _bad_cursor() -> ApiError:
