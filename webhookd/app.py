@@ -80,7 +80,8 @@ class App:
         self.client = Client(config, clock, clustered.may_attempt if clustered else None)
         self.transport: Transport = transport or self.client
         self.mailer = Mailer(store, clock, self.settings, self._recipients_of, self._language_of)
-        # The dispatcher needs the recorder, which reports to it what was committed: by callbacks, as it comes later.
+        # Watchdog and recorder come before the dispatcher, which is built on them.  What they have to call of it they
+        # get as callbacks, which look it up when they are called.
         self.watchdog = Watchdog(
             self.deps,
             waiting=lambda endpoint_seq: self.dispatcher.view(endpoint_seq).waiting,
@@ -151,7 +152,7 @@ class App:
         return Runner(make_app(self.services), shutdown_seconds=SHUTDOWN_SECONDS)
 
     def listening(self, own: Sequence[OwnAddress], url: str) -> None:
-        """The addresses on which the API is served: nothing is sent there."""
+        """The API is served on `own`, where nothing is sent.  `url` is how other machines of a cluster reach it."""
         self.client.set_own(own)
 
     def waiting(self) -> int:

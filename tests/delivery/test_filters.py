@@ -102,10 +102,10 @@ async def test_a_filter_that_changes_while_an_event_is_on_its_way_is_the_one_tha
     """The commit's order counts: what was found before it, for another filter, is of no use."""
     async with engine(tmp_path, NO_RETRIES) as e:
         endpoint = await filtered(e)
-        old = e.app.registry.asked(endpoint.workspace_seq, CLOSED)
+        old = e.app.registry.needed_facts(endpoint.workspace_seq, CLOSED)
         bot = {CLOSED: {"conversation": {"closedBySource": ["bot"]}}}
         await e.app.services.endpoints.change("default", endpoint.id, {"filters": bot})
-        monkeypatch.setattr(e.app.registry, "asked", lambda *_: old)
+        monkeypatch.setattr(e.app.registry, "needed_facts", lambda *_: old)
         accepted = await accept(e, event("a"), event("b", "bot"))
         assert [0, 1] == [each.deliveries for each in accepted]
         assert [0, 1] == [(await accept(e, each))[0].deliveries for each in (event("c"), event("d", "bot"))]
@@ -150,8 +150,8 @@ async def test_filters_and_keys_are_found_together(tmp_path: Path) -> None:
         results = await accept(e, event("a"), event("b", "bot"))
         assert [1, 0] == [each.deliveries for each in results]
         assert results[0].queued[0].lane_hash is not None
-        asked = e.app.registry.asked(both.workspace_seq, CLOSED)
-        assert (("conversation.closedBySource",), 1) == (asked.paths, len(asked.filters))
-        assert isinstance(asked.filters[0], Filters) and asked.filters[0].id.startswith("~")
+        needed = e.app.registry.needed_facts(both.workspace_seq, CLOSED)
+        assert (("conversation.closedBySource",), 1) == (needed.key_paths, len(needed.filters))
+        assert isinstance(needed.filters[0], Filters) and needed.filters[0].id.startswith("~")
         await e.app.services.endpoints.delete("default", both.id)
-        assert not e.app.registry.asks_bodies(both.workspace_seq)
+        assert not e.app.registry.needs_body_facts(both.workspace_seq)

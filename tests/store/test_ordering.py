@@ -50,7 +50,7 @@ async def accept(store: Store, *contacts: Any, known: Iterable[str] = ("contact.
                         [NewEvent(f"{prefix}-{number}", "message.sent", body(each, each))],
                         True,
                         7,
-                        facts=[{path: by(each, path) for path in known} or None],
+                        body_facts=[{path: by(each, path) for path in known} or None],
                     )
                 )
             )

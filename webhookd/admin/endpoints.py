@@ -125,7 +125,7 @@ class Endpoints:
         `only_if` takes, `replay_running` for another key while events are sent again.
         """
         async with self._locks.of(endpoint_id):
-            endpoint = self._registry.whole(workspace, endpoint_id, setting=changes.keys())
+            endpoint = self._registry.readable(workspace, endpoint_id, setting=changes.keys())
             if not only_if(endpoint):
                 raise ApiError("endpoint_changed", "The endpoint was changed meanwhile, so nothing was saved.")
             changed = self._changed(endpoint, changes)
@@ -174,7 +174,7 @@ class Endpoints:
                 "overlap_seconds", f"overlap_seconds is a number from 0 to {OVERLAP_SECONDS_MAX} (30 days)."
             )
         async with self._locks.of(endpoint_id):
-            endpoint = self._registry.whole(workspace, endpoint_id, setting=("signing_key",))
+            endpoint = self._registry.readable(workspace, endpoint_id, setting=("signing_key",))
             now_ms = self._clock.wall_ms()
             previous = endpoint.live_previous_keys(now_ms)
             if len(previous) >= PREVIOUS_KEYS_MAX:
@@ -225,7 +225,7 @@ class Endpoints:
         """
         async with self._locks.of(endpoint_id):
             plan = self._registry.workspace(workspace).plan
-            endpoint = self._registry.whole(workspace, endpoint_id)
+            endpoint = self._registry.readable(workspace, endpoint_id)
             self._plans().require(plan, "Enabling an endpoint")
             if endpoint.active:
                 return endpoint
@@ -237,7 +237,7 @@ class Endpoints:
                 self._registry.put(enabled)
                 self._watchdog.forget(enabled.workspace_seq, enabled.seq)
                 if skip_held:
-                    self._dispatcher.emptied(enabled.seq)
+                    self._dispatcher.clear(enabled.seq)
                 self._dispatcher.wake(enabled.seq)
 
             enabled = await self._store.write(

@@ -158,7 +158,7 @@ class Stream:
         deliver = message.sequence > self._finished_upto and not registry.paused(workspace.seq)
         for begin, events in self._runs(app, read, group):
             count = sum(registry.fan_out(workspace.seq, event.type) for event in events) if deliver else 0
-            facts = ingest.facts(workspace.seq, events) if deliver else ()
+            facts = ingest.body_facts(workspace.seq, events) if deliver else ()
             ingested = Ingested(workspace.seq, events, deliver, message.at_ms, count, trace, facts)
             read.parts.append(Part(message.sequence, begin, ingested))
 

@@ -33,7 +33,7 @@ class Consumer:
         self._lane = lane
         self._slots = lane.slots
         self._has_slot = False
-        self._request: asyncio.Future[bool] | None = None  # for a slot
+        self._slot_request: asyncio.Future[bool] | None = None
         self._deps = deps
         self._recorder = recorder
         self._transport = transport
@@ -50,13 +50,13 @@ class Consumer:
         """Start no further attempt: a wait ends now, an attempt in flight ends and is recorded."""
         self.stopped = True
         self._interrupt.set()
-        if self._request is not None and not self._request.done():
-            self._request.set_result(False)
+        if self._slot_request is not None and not self._slot_request.done():
+            self._slot_request.set_result(False)
 
     @property
     def waits_for_slot(self) -> bool:
         """Whether other lanes of the endpoint are at work, as many as may be."""
-        return self._request is not None
+        return self._slot_request is not None
 
     def reschedule(self) -> None:
         """The schedule may have changed: a wait under way that is longer than its step now is cut to it."""
@@ -86,10 +86,10 @@ class Consumer:
         """Wait until the lane may be at work; False if `stop` was called."""
         if self.stopped:
             return False
-        self._request = slots.request()
+        self._slot_request = slots.request()
         self.due_at = math.inf  # others may keep theirs for as long as a wait for a retry
-        self._has_slot = await self._request
-        self._request = None
+        self._has_slot = await self._slot_request
+        self._slot_request = None
         return self._has_slot and not self.stopped
 
     def _release_slot(self) -> None:

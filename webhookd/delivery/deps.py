@@ -19,8 +19,9 @@ Publish = Callable[[Workspace, Sequence[NewEvent], str | None], Awaitable[list[A
 
 @dataclass(frozen=True, slots=True)
 class Clustered:
-    """What differs where the app has one partition of a cluster; made by `webhookd.cluster`.
+    """What the parts of an app call where it has one partition of a cluster; made by `webhookd.cluster`.
 
+    What the web's handlers need of the whole cluster is `web.services.ClusterView`.
     `may_attempt` is asked before each attempt and once more before its request is sent.  `changed` is called with
     each workspace and endpoint whose change is committed.  `restore` is called before anything is loaded.
     `has_default`: the workspace `default` belongs here.

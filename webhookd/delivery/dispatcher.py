@@ -38,7 +38,7 @@ class Dispatcher:
         self._tasks: dict[Lane, asyncio.Task[None]] = {}
         self._blocked: Counter[int] = Counter()  # endpoints that get no consumer, see `block`
         self._unattended: dict[int, float] = {}  # since when there is work and no consumer, as `stuck` saw it
-        self.marks = 0  # how many were set since the start: the rows behind them have to follow
+        self.marks = 0  # how many were set since the start; `HeldEvents` lets the rows behind them follow
         self._running = False
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -95,17 +95,17 @@ class Dispatcher:
             for size, lane_hash in finished:
                 queue.settled(size, lane_hash)
 
-    def emptied(self, endpoint_seq: int) -> None:
-        """A mark took everything that waited for an endpoint."""
+    def clear(self, endpoint_seq: int) -> None:
+        """Nothing waits for an endpoint any more: a mark up to its newest delivery is committed."""
         self.marks += 1
         queue = self._queues.get(endpoint_seq)
         if queue is not None:
-            queue.emptied()
+            queue.clear()
 
     def forget(self, endpoint_seq: int) -> None:
         """An endpoint was deleted: nothing waits for it any more; an attempt in flight ends by itself."""
         self.stop_consumer(endpoint_seq)
-        self.emptied(endpoint_seq)
+        self.clear(endpoint_seq)
         self._queues.pop(endpoint_seq, None)
         self._recorder.forget(endpoint_seq)
 
@@ -301,7 +301,7 @@ class Dispatcher:
             lane.close(emptied=emptied)
             del self._consumers[lane], self._tasks[lane]
             if emptied:
-                queue.emptied_lane(lane)
+                queue.emptied(lane)
             if not emptied or queue.is_barred or consumer.stopped:
                 self.wake(queue.endpoint_seq)  # it may have been stopped and allowed again while its attempt ended
 

@@ -22,8 +22,8 @@ from webhookd.store.writer import storage_full
 from webhookd.tasks import LoopTurns
 
 TRY_AGAIN_SECONDS = 30
-# Between two slices of checks, while several workspaces write.  The loop's thread and SQLite's, both busy, use more
-# than their share of two cores: the kernel then takes them off in the middle, the interpreter's lock in their hands.
+# Between two slices of checks, while several workspaces write.  Where the loop's thread and SQLite's are both busy all
+# the time, the kernel suspends the one that holds the interpreter's lock, and the other waits for it.
 SHARED_REST_SECONDS = 0.002
 
 
@@ -75,7 +75,7 @@ class Ingest:
         try:
             while len(results) < len(new):
                 part, delivery_count = self._next_part(workspace.seq, new, len(results), deliver=deliver)
-                facts = self.facts(workspace.seq, part) if deliver else ()
+                facts = self.body_facts(workspace.seq, part) if deliver else ()
                 now_ms = self._clock.wall_ms()
                 ingested = Ingested(workspace.seq, part, deliver, now_ms, delivery_count, trace, facts)
                 # Only the first part may be refused: the caller is to learn of all or of none.
@@ -140,16 +140,20 @@ class Ingest:
             delivery_count += fan_out
         return new[begin:] if begin else new, delivery_count
 
-    def facts(self, workspace_seq: int, new: Sequence[NewEvent]) -> Sequence[dict[str, int] | None]:
-        """What endpoints ask of each event's body (see `Ingested`); here, because the store's thread would wait."""
-        if not self._registry.asks_bodies(workspace_seq):
+    def body_facts(self, workspace_seq: int, new: Sequence[NewEvent]) -> Sequence[dict[str, int] | None]:
+        """What endpoints need to know of each event's body, in the form of `Ingested.body_facts`.
+
+        Found out here, on the event loop: SQL could ask for it too, but the store's thread would have to win the
+        interpreter's lock for each answer.
+        """
+        if not self._registry.needs_body_facts(workspace_seq):
             return ()
-        asked = {name: self._registry.asked(workspace_seq, name) for name in {event.type for event in new}}
-        return [self._facts_of(event, *asked[event.type]) for event in new]
+        needed = {name: self._registry.needed_facts(workspace_seq, name) for name in {event.type for event in new}}
+        return [self._facts_of(event, *needed[event.type]) for event in new]
 
     @staticmethod
-    def _facts_of(event: NewEvent, paths: Sequence[str], filters: Sequence[Filters]) -> dict[str, int] | None:
-        facts = {path: lane_hash(path, event.body) for path in paths}
+    def _facts_of(event: NewEvent, key_paths: Sequence[str], filters: Sequence[Filters]) -> dict[str, int] | None:
+        facts = {path: lane_hash(path, event.body) for path in key_paths}
         if any(each.concerns(event.type) for each in filters):
             value = parsed(event.body)
             facts |= {each.id: int(each.matches(event.type, value)) for each in filters}

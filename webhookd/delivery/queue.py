@@ -286,7 +286,7 @@ class EndpointQueue:
         del self._barriers[0]
         self._clear_lanes()
 
-    def emptied_lane(self, lane: Lane) -> None:
+    def emptied(self, lane: Lane) -> None:
         """A lane's consumer found nothing more."""
         if self._barriers:
             self._emptied.add(lane.hash)
@@ -348,8 +348,8 @@ class EndpointQueue:
         if lane_hash is not None:
             self.waiting_by_hash[lane_hash] -= 1
 
-    def emptied(self) -> None:
-        """A mark was set that took everything off the queue at once."""
+    def clear(self) -> None:
+        """Nothing waits any more: a mark took everything off the queue at once."""
         self._count(-self.waiting, -self.waiting_bytes)
         self.waiting_by_hash.clear()
 

@@ -18,10 +18,13 @@ from webhookd.rules.plans import Plans
 Changed = Callable[[Workspace | Endpoint, bool], None]
 
 
-class Asked(NamedTuple):
-    """What has to be found in an event's body: the paths of keys, and whether it passes filters."""
+class NeededFacts(NamedTuple):
+    """What has to be known of an event's body, for some endpoint: the hash of the key at each path, each filter's word.
 
-    paths: tuple[str, ...]
+    `Ingest.body_facts` finds these out, once for all endpoints.
+    """
+
+    key_paths: tuple[str, ...]
     filters: tuple[Filters, ...]
 
 
@@ -40,9 +43,9 @@ class Registry:
         self._by_seq: dict[int, Endpoint] = {}
         self._by_id: dict[str, Endpoint] = {}
         self._subscriptions: Counter[tuple[int, str]] = Counter()  # by workspace and event type
-        # Those that order by key or have filters, by workspace and number; what they ask, by workspace and event type.
-        self._asking: dict[int, dict[int, Endpoint]] = {}
-        self._asked: dict[int, dict[str, Asked]] = {}
+        # Those that order by key or have filters, by workspace and number.
+        self._needing_facts: dict[int, dict[int, Endpoint]] = {}
+        self._needed_facts: dict[int, dict[str, NeededFacts]] = {}  # by workspace and event type, as far as asked for
 
     def load(self, workspaces: Iterable[Workspace], endpoints: Iterable[Endpoint]) -> None:
         """Take what the table has at the start."""
@@ -96,8 +99,8 @@ class Registry:
         self._by_seq[endpoint.seq] = endpoint
         self._by_id[endpoint.id] = endpoint
         if endpoint.ordering.key is not None or endpoint.filters:
-            self._asking.setdefault(endpoint.workspace_seq, {})[endpoint.seq] = endpoint
-            self._asked.pop(endpoint.workspace_seq, None)
+            self._needing_facts.setdefault(endpoint.workspace_seq, {})[endpoint.seq] = endpoint
+            self._needed_facts.pop(endpoint.workspace_seq, None)
         self._changed(endpoint, True)
 
     def put_all(self, endpoints: Iterable[Endpoint]) -> None:
@@ -115,32 +118,32 @@ class Registry:
         """How many endpoints of a workspace want events of a type."""
         return self._subscriptions[workspace_seq, event_type] + self._subscriptions[workspace_seq, EVERY_TYPE]
 
-    def asks_bodies(self, workspace_seq: int) -> bool:
+    def needs_body_facts(self, workspace_seq: int) -> bool:
         """Whether an endpoint of a workspace orders by key or has filters."""
-        return workspace_seq in self._asking
+        return workspace_seq in self._needing_facts
 
-    def asked(self, workspace_seq: int, event_type: str) -> Asked:
-        """What the endpoints of a workspace ask of the body of an event of this type."""
-        of_workspace = self._asked.setdefault(workspace_seq, {})
+    def needed_facts(self, workspace_seq: int, event_type: str) -> NeededFacts:
+        """What the endpoints of a workspace need to know of the body of an event of this type."""
+        of_workspace = self._needed_facts.setdefault(workspace_seq, {})
         if event_type not in of_workspace:
-            asking = [
+            needing = [
                 each
-                for each in self._asking.get(workspace_seq, {}).values()
+                for each in self._needing_facts.get(workspace_seq, {}).values()
                 if not {event_type, EVERY_TYPE}.isdisjoint(each.event_types)
             ]
-            of_workspace[event_type] = Asked(
-                tuple({each.ordering.key for each in asking if each.ordering.key is not None}),
-                tuple({each.filters: compiled(each.filters) for each in asking if each.filters}.values()),
+            of_workspace[event_type] = NeededFacts(
+                tuple({each.ordering.key for each in needing if each.ordering.key is not None}),
+                tuple({each.filters: compiled(each.filters) for each in needing if each.filters}.values()),
             )
         return of_workspace[event_type]
 
     def _unsubscribe(self, endpoint: Endpoint | None) -> None:
         if endpoint is not None:
-            asking = self._asking.get(endpoint.workspace_seq, {})
-            if asking.pop(endpoint.seq, None) is not None:
-                self._asked.pop(endpoint.workspace_seq, None)
-                if not asking:
-                    del self._asking[endpoint.workspace_seq]
+            needing = self._needing_facts.get(endpoint.workspace_seq, {})
+            if needing.pop(endpoint.seq, None) is not None:
+                self._needed_facts.pop(endpoint.workspace_seq, None)
+                if not needing:
+                    del self._needing_facts[endpoint.workspace_seq]
             self._subscriptions.subtract((endpoint.workspace_seq, each) for each in endpoint.event_types)
 
     def get(self, seq: int) -> Endpoint | None:
@@ -163,7 +166,7 @@ class Registry:
             )
         return endpoint
 
-    def whole(self, workspace: WorkspaceKey, endpoint_id: str, *, setting: Collection[str] = ()) -> Endpoint:
+    def readable(self, workspace: WorkspaceKey, endpoint_id: str, *, setting: Collection[str] = ()) -> Endpoint:
         """`endpoint`; ApiError `endpoint_malformed` if columns but those of `setting` can't be read."""
         endpoint = self.endpoint(workspace, endpoint_id)
         left = [name for name in endpoint.malformed if name not in setting]

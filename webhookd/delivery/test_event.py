@@ -43,7 +43,7 @@ class TestEvents:
 
         Raises ApiError: `not_found`, `unknown_event_type`, `plan_required`; those of `Ingest.check_capacity`.
         """
-        endpoint = self._registry.whole(workspace, endpoint_id)
+        endpoint = self._registry.readable(workspace, endpoint_id)
         of = self._registry.workspace(workspace)
         self._plans().require(of.plan, "Sending a test")
         event_types = self._event_types()

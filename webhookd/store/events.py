@@ -76,8 +76,8 @@ class Ingested(Struct, frozen=True, gc=False):
     """Events of one request: accepted in their order, each with a delivery per subscriber unless not `deliver`.
 
     `delivery_count`: how many deliveries that makes, as far as is known, for the size of the batch.  `trace`: see
-    `rules.trace_context`.  `facts`: what was found in each event's body, as far as endpoints ask for it: the hash of
-    its key by the key's path, and by the id of filters whether it passes (1 or 0).
+    `rules.trace_context`.  `body_facts`: of each event's body, as far as endpoints need it: the hash of its key by
+    the key's path, and by the id of filters whether it passes (1 or 0).
     """
 
     workspace_seq: int
@@ -86,13 +86,13 @@ class Ingested(Struct, frozen=True, gc=False):
     now_ms: int
     delivery_count: int = 0
     trace: str | None = None
-    facts: Sequence[dict[str, int] | None] = ()
+    body_facts: Sequence[dict[str, int] | None] = ()
 
 
 def accept(db: sqlite3.Connection, item: Ingested) -> list[Accepted]:
     """Add the events in their order; one with a known id adds nothing: a duplicate (same bytes) or a conflict."""
     workspaces.require(db, item.workspace_seq)
-    return [_accept_one(db, item, event, facts) for event, facts in zip_longest(item.events, item.facts)]
+    return [_accept_one(db, item, event, facts) for event, facts in zip_longest(item.events, item.body_facts)]
 
 
 def _accept_one(db: sqlite3.Connection, item: Ingested, event: NewEvent, facts: dict[str, int] | None) -> Accepted:
@@ -138,7 +138,7 @@ def _pack(items: Sequence[Ingested]) -> tuple[str, bytes]:
     return packed(
         ((item.workspace_seq, event.id, event.type, item.now_ms, int(item.deliver), item.trace, facts), event.body)
         for item in items
-        for event, facts in zip_longest(item.events, item.facts)
+        for event, facts in zip_longest(item.events, item.body_facts)
     )
 
 
