@@ -10,9 +10,10 @@ from pathlib import Path
 import orjson
 import pytest
 
+from tests.support.database import new_database
 from tests.support.stores import new_endpoint
 from webhookd.store import attempts
-from webhookd.store.store import Db, Store
+from webhookd.store.store import Db
 
 HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
@@ -22,8 +23,7 @@ ENDPOINT = new_endpoint(seq=7, skipped_upto=3)
 
 @pytest.fixture
 async def db(tmp_path: Path) -> AsyncIterator[sqlite3.Connection]:
-    store = await Store.open(tmp_path / "webhookd.db")
-    await store.close()
+    await new_database(tmp_path / "webhookd.db")
     connection = sqlite3.connect(tmp_path / "webhookd.db")
     yield connection
     connection.close()

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.support.clock import ManualClock
+from tests.support.database import new_database
 from webhookd.app import App
 from webhookd.config import Config, Delivery, Mail
 from webhookd.models import Accepted, Endpoint, EndpointState, NewEvent, Outcome, Reason, Request
@@ -23,6 +24,7 @@ from webhookd.store.delivery_log.log_filter import LogFilter
 
 Answer = int | Reason
 POLLS = 20_000
+RESERVE_BYTES = 16 * 1024**2  # what `store.min_free_mb` has by default
 ONE, TWO, WELL = "https://one.example/", "https://two.example/", "https://well.example/"
 # Each event is one attempt, so failures come fast.
 NO_RETRIES = Config(
@@ -197,9 +199,11 @@ async def engine(
     """A started app in `state_dir`; stopped at the end, whatever happens."""
     clock = clock or ManualClock()
     network = network or ScriptedNetwork(clock)
+    config = config or Config()
+    await new_database(state_dir / config.store.path, reserve_bytes=RESERVE_BYTES)
     lock = StateLock(state_dir)
     await lock.acquire(wait_seconds=0)
-    app = await App.open(config or Config(), state_dir, clock=clock, transport=network)
+    app = await App.open(config, state_dir, clock=clock, transport=network)
     try:
         e = Engine(app, clock, network)
         _watch_held_events(e)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.support.database import new_database
 from webhookd.models import Endpoint, EndpointState, NewEvent, QueuedDelivery, Workspace
 from webhookd.store import attempts, deliveries, endpoints, events, workspaces
 from webhookd.store.deliveries import Success
@@ -20,6 +21,7 @@ from webhookd.store.store import Db, Store
 
 @asynccontextmanager
 async def open_store(folder: Path, min_free_mb: float = 0) -> AsyncIterator[Store]:
+    await new_database(folder / "webhookd.db")
     store = await Store.open(folder / "webhookd.db", min_free_mb)
     writing = asyncio.create_task(store.writer.run())
     try:

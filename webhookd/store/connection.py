@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import importlib.resources
 import os
 import sqlite3
@@ -293,10 +294,11 @@ def _prepare(db: sqlite3.Connection) -> tuple[int, int]:
     return version, newest
 
 
-def _migrations() -> list[str]:
+@functools.cache
+def _migrations() -> tuple[str, ...]:
     folder = importlib.resources.files("webhookd.store") / "migrations"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
-    return [file.read_text("utf-8") for file in files]
+    return tuple(file.read_text("utf-8") for file in files)
 
 
 def fatal_error(error: sqlite3.Error, path: Path | str = "the database") -> FatalError:
