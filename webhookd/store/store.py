@@ -170,7 +170,7 @@ class Store:
             if on_commit is not None:
                 on_commit(result)
 
-        # What was dated before the step has to be there before it, whosever turn it is.
+        # What was dated before the step has to be there before it, whichever workspace has its turn.
         return await self.write(
             run_after_step, on_commit=step_committed, retry_when_full=retry_when_full, in_order=True, size=size
         )

@@ -78,15 +78,15 @@ def log_chart(db: Db, wanted: LogFilter, now_ms: int) -> LogChart | None:
     begin_ms = since_ms // width_ms * width_ms
     count = -(-(until_ms - begin_ms) // width_ms)
     found = histogram(db, wanted, since_ms=begin_ms, width_ms=width_ms, count=count)
-    told = (lambda number: number) if found.exact else _about
+    shown = (lambda number: number) if found.exact else _about
     step, most = WIDTH / count, max(bar.total for bar in found.bars)
     return LogChart(
-        bars=tuple(_bar(bar, n * step, step, most, width_ms, told) for n, bar in enumerate(found.bars) if bar.total),
+        bars=tuple(_bar(bar, n * step, step, most, width_ms, shown) for n, bar in enumerate(found.bars) if bar.total),
         since_ms=begin_ms,
         until_ms=begin_ms + count * width_ms,
         step=round(step, 2),
-        total=told(sum(bar.total for bar in found.bars)),
-        failed=told(sum(bar.failed for bar in found.bars)),
+        total=shown(sum(bar.total for bar in found.bars)),
+        failed=shown(sum(bar.failed for bar in found.bars)),
         exact=found.exact,
     )
 
@@ -96,7 +96,7 @@ def _about(number: int) -> int:
     return int(float(f"{number:.2g}"))
 
 
-def _bar(bar: Bar, x: float, step: float, most: int, width_ms: int, told: Callable[[int], int]) -> ChartBar:
+def _bar(bar: Bar, x: float, step: float, most: int, width_ms: int, shown: Callable[[int], int]) -> ChartBar:
     bad = _height(bar.failed, most)
     good = min(_height(bar.total - bar.failed, most), HEIGHT - bad)
     return ChartBar(
@@ -106,8 +106,8 @@ def _bar(bar: Bar, x: float, step: float, most: int, width_ms: int, told: Callab
         bad=(round(HEIGHT - good - bad, 2), round(bad, 2)),
         since_ms=bar.since_ms,
         until_ms=bar.since_ms + width_ms,
-        total=told(bar.total),
-        failed=told(bar.failed),
+        total=shown(bar.total),
+        failed=shown(bar.failed),
     )
 
 

@@ -343,7 +343,7 @@ async def _check_form(made: Page) -> None:
         raise Translated("forbidden", made.text("form.stale"))
 
 
-def told(error: ApiError, text: Texts) -> str:
+def in_words(error: ApiError, text: Texts) -> str:
     """What an error says, in the reader's language."""
     return error.message if isinstance(error, Translated) else text.refusal(error.message)
 
@@ -379,7 +379,7 @@ def _templates(language: str) -> Environment:
         "utc_ms": lambda at: _utc(language, at, 23),
         "field_time": lambda at: "" if at is None else rfc3339(at)[:19],
         "delivery_id": delivery_id,
-        "told": lambda error: told(error, texts(language)),
+        "in_words": lambda error: in_words(error, texts(language)),
     }
     environment.tests["translated"] = lambda error: isinstance(error, Translated)
     environment.globals |= {
