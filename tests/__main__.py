@@ -2,10 +2,10 @@
 
     python -m tests [--install] [ARGUMENTS OF PYTEST]
 
-Style, types and layers come first, because they take seconds; then the gate of `tests.coverage`; then all tests, slow
-ones included: most in three processes, those that measure the machine by themselves.  Tests with three NATS servers and
-three daemons have a command of their own, `python -m tests tests/cluster`, because they take minutes.  With arguments
-for pytest (`python -m tests tests/rules -x`) only those tests run after the checks.
+Style, types, layers and the gate of `tests.coverage` come first, beside each other, as each takes one processor; then
+all other tests, slow ones included: most in three processes, those that measure the machine by themselves.  Tests with
+three NATS servers and three daemons have a command of their own, `python -m tests tests/cluster`, because they take
+minutes.  With arguments for pytest (`python -m tests tests/rules -x`) only those tests run after the checks.
 
 Some tests need a program beside Python's packages.  Where it is missing they are skipped, and this command says so;
 `--install` installs it (Debian or Ubuntu, as root).
@@ -18,7 +18,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+
+from tests import coverage
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -29,10 +33,11 @@ CHECKS = (
     ("layers", [str(BIN / "lint-imports"), "--no-cache"]),
 )
 PYTEST = [sys.executable, "-m", "pytest", "--hypothesis-profile=full"]
+COVERAGE = ("coverage", [sys.executable, "-m", "tests.coverage"])
+APART = [f"--ignore={each}" for each in ("tests/cluster", *coverage.RUN)]
 TESTS = (
-    ("coverage", [sys.executable, "-m", "tests.coverage"]),
-    ("tests", [*PYTEST, "-n", "3", "-m", "not alone", "--ignore=tests/cluster", "tests"]),
-    ("measurements", [*PYTEST, "-m", "alone", "tests"]),
+    ("tests", [*PYTEST, "-n", "3", "-m", "not alone", *APART, "tests"]),
+    ("measurements", [*PYTEST, "-m", "alone", *APART, "tests"]),
 )
 # Each program with the tests that need it; the Debian package has the program's name, unless `PACKAGES` has it.
 PROGRAMS = {
@@ -54,8 +59,9 @@ def main(arguments: list[str]) -> int:
         missing = shutil.which(program) is None
         if missing and (problem := _install(program) if install else "run with --install to install it"):
             print(f"no {program}: {tests} will be skipped ({problem})", flush=True)
-    steps = (*CHECKS, *((("tests", [*PYTEST, *chosen]),) if chosen else TESTS))
-    failed = [name for name, command in steps if not _passes(name, command)]
+    failed = _failed_of(CHECKS if chosen else (*CHECKS, COVERAGE))
+    tests = (("tests", [*PYTEST, *chosen]),) if chosen else TESTS
+    failed += [name for name, command in tests if not _passes(name, command)]
     if failed:
         print(f"not passed: {', '.join(failed)}", flush=True)
     return 1 if failed else 0
@@ -79,9 +85,30 @@ def _install(program: str) -> str:
     return ""
 
 
+def _failed_of(steps: Iterable[tuple[str, list[str]]]) -> list[str]:
+    """Run steps beside each other, show the output of one after the other, and return the names of those that fail."""
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="webhookd-tests-") as folder:
+        running = []
+        for name, command in steps:
+            output = Path(folder) / name
+            with output.open("wb") as file:
+                process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+            running.append((name, command, process, output))
+        for name, command, process, output in running:
+            passed = process.wait() == 0
+            print(f"{_shown(name, command)}\n{output.read_text('utf-8', 'replace')}", end="", flush=True)
+            failed += [] if passed else [name]
+    return failed
+
+
 def _passes(name: str, command: list[str]) -> bool:
-    print(f"{name}: {' '.join([Path(command[0]).name, *command[1:]])}", flush=True)
+    print(_shown(name, command), flush=True)
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def _shown(name: str, command: list[str]) -> str:
+    return f"{name}: {' '.join([Path(command[0]).name, *command[1:]])}"
 
 
 if __name__ == "__main__":
