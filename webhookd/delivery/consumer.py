@@ -66,16 +66,12 @@ class Consumer:
         """Returns whether the queue was emptied; if not, the next consumer reads what waits from the table again."""
         try:
             while not self.stopped:
-                if self._slots is not None:
-                    if self._lane.is_empty:
-                        return True
-                    if not await self._take_slot(self._slots):
-                        return False
                 self._expect(0)
-                delivery = await self._lane.next(self._refill)
-                if delivery is None:
+                if not await self._lane.fetch(self._refill):
                     return True
-                if not await self._deliver(delivery):
+                if self._slots is not None and not await self._take_slot(self._slots):
+                    return False
+                if not await self._deliver(self._lane.take()):
                     return False
                 self._release_slot()
             return False

@@ -111,7 +111,7 @@ class Lane:
     def close(self, *, emptied: bool) -> None:
         """The consumer left.  Unless it had `emptied` the queue, the next one begins from the table again."""
         while self._items:
-            self._take()
+            self.take()
         self._items = None
         if not emptied:
             self._behind = True
@@ -134,17 +134,16 @@ class Lane:
             delivery = replace(delivery, body=None)
         self._put(delivery)
 
-    async def next(self, refill: Refill) -> QueuedDelivery | None:
-        """The next delivery in order, read from the table where needed; None when nothing waits.
+    async def fetch(self, refill: Refill) -> bool:
+        """Whether a delivery is there for `take`, read from the table where needed; False when nothing waits.
 
-        Between a None and the consumer's `close` nothing may be awaited, else an offer could fall in between.
+        Between a False and the consumer's `close` nothing may be awaited, else an offer could fall in between.
         """
-        assert self._items is not None
         while not self._items:
             if not self._behind:
-                return None
+                return False
             await self._refill(refill)
-        return self._take()
+        return True
 
     async def _refill(self, refill: Refill) -> None:
         assert self._items is not None
@@ -166,7 +165,8 @@ class Lane:
         if delivery.body is not None:
             self._shared.now += delivery.size
 
-    def _take(self) -> QueuedDelivery:
+    def take(self) -> QueuedDelivery:
+        """The next delivery in order; `fetch` found it."""
         assert self._items is not None
         delivery = self._items.popleft()
         if delivery.body is not None:

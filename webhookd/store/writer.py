@@ -6,7 +6,7 @@ fairly), and each runs in a savepoint of its own, so that a refused one leaves i
 the order in which the rest of the process sees the results; within a workspace it is that of submission.  A command of
 a caller that was cancelled runs all the same.
 
-A batch is cut by its cost, so that it holds the writer for about `SLOW_SECONDS`: how much fits is measured.
+A batch is cut by its cost, so that it holds the writer for about `SLOW_SECONDS` at most: how much fits is measured.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from webhookd.store.disk_space import MIB, DiskSpace
 
 T = TypeVar("T")
 
-# A batch that takes longer than SLOW is followed by smaller ones, one below QUICK by larger ones.
-SLOW_SECONDS = 0.006
-QUICK_SECONDS = 0.003
+# A batch that takes longer is followed by smaller ones, one of less than half by larger ones.  Workspaces that share
+# the writer wait for each other's batches; one alone has more of its events in each, which takes less of each event.
+SLOW_SECONDS = 0.010
+SLOW_SHARED_SECONDS = 0.004
 # In rows.  With less than the least, a slow disk would do little else than sync.
 BATCH_SIZE = 400  # to begin with
-LEAST_SIZE = 150
+LEAST_SIZE = 100
 MOST_SIZE = 2000
 # How long two workspaces that write count as sharing the writer.
 SHARED_SECONDS = 1.0
@@ -47,6 +48,7 @@ GATHER_SECONDS = 0.002
 DEFERRAL_SECONDS = 0.01
 # With nothing else to do, a checkpoint is made when the write-ahead log holds so much: it takes milliseconds.
 CHECKPOINT_BYTES = 4 * MIB
+SHARED_CHECKPOINT_BYTES = 1 * MIB  # while workspaces share a writer that is busy
 FULL_RETRY_SECONDS = 0.5
 
 
@@ -223,6 +225,8 @@ class Writer:
         limit_bytes = self._disk_space.wal_limit_bytes()
         if not self._waiting:
             limit_bytes = min(limit_bytes, CHECKPOINT_BYTES)
+        elif self.shared and self._waiting.size > self.batch_size:  # one of them fills batches, another may wait
+            limit_bytes = min(limit_bytes, SHARED_CHECKPOINT_BYTES)
         if self._wal_index.pending_bytes() - self._not_carried_bytes < limit_bytes:
             return
         try:
@@ -293,11 +297,12 @@ class Writer:
 
     def _adapt(self, size: int) -> None:
         """Make later batches smaller or larger by how long this one, of `size` rows, held the writer."""
+        slow_seconds = SLOW_SHARED_SECONDS if self.shared else SLOW_SECONDS
         if self._batch_size < LEAST_SIZE:  # cut by a full disk
             self._batch_size *= 2
-        elif self.batch_seconds > SLOW_SECONDS and size > LEAST_SIZE:
+        elif self.batch_seconds > slow_seconds and size > LEAST_SIZE:
             self._batch_size = max(LEAST_SIZE, min(self._batch_size, size) * 0.7)
-        elif self.batch_seconds < QUICK_SECONDS and size > self.batch_size / 2:
+        elif self.batch_seconds < slow_seconds / 2 and size > self.batch_size / 2:
             self._batch_size = min(MOST_SIZE, self._batch_size * 1.2)
 
     async def _after_full(self, batch: list[Command[Any]]) -> None:
