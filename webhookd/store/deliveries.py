@@ -23,6 +23,9 @@ ORDINARY, REPLAY, TEST, BACKFILL = range(4)
 # How many numbers of events a backfill looks through before it asks whether it is late: some milliseconds' worth.
 WINDOW_EVENTS = 100_000
 EVERYTHING = 2**63 - 1  # upto no number
+# The newest number given, in SQL; what was deleted or set aside is counted (migration 0018).
+NEWEST_EVENT = "max(coalesce((SELECT max(seq) FROM events), 0), (SELECT event_seq FROM counted))"
+NEWEST = "max(coalesce((SELECT max(seq) FROM deliveries), 0), (SELECT delivery_seq FROM counted))"
 
 _QUEUED = (
     # A lost event has no body: the consumer quarantines the delivery.
@@ -280,8 +283,8 @@ def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[Que
     for seq in seqs:
         rows = db.execute(
             "INSERT INTO deliveries "
-            "(event_seq, endpoint_seq, event_type, kind, size, replay_of, accepted_at, lane_hash) "
-            f"SELECT d.event_seq, d.endpoint_seq, d.event_type, {REPLAY}, d.size, d.seq, ?, {_HASH} FROM deliveries d "
+            "(seq, event_seq, endpoint_seq, event_type, kind, size, replay_of, accepted_at, lane_hash) "
+            f"SELECT {NEWEST} + 1, d.event_seq, d.endpoint_seq, d.event_type, {REPLAY}, d.size, d.seq, ?, {_HASH} FROM deliveries d "
             "JOIN events v ON v.seq = d.event_seq WHERE d.seq = ? AND v.body IS NOT NULL RETURNING seq",
             (now_ms, seq),
         ).fetchall()
@@ -311,10 +314,8 @@ class Backfill:
 
 def reserve(db: sqlite3.Connection, wanted: Backfill, capacity: int, now_ms: int) -> Backfill:
     """Set the next `room` numbers aside: what is accepted from now on comes after these."""
-    sequence = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = ?), 0)"
-    upto_seq, after_seq = (db.execute(sequence, (table,)).fetchall()[0][0] for table in ("events", "deliveries"))
-    db.execute("DELETE FROM sqlite_sequence WHERE name = 'deliveries'")
-    db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('deliveries', ?)", (after_seq + capacity,))
+    upto_seq, after_seq = db.execute(f"SELECT {NEWEST_EVENT}, {NEWEST}").fetchall()[0]
+    db.execute("UPDATE counted SET delivery_seq = ?", (after_seq + capacity,))
     return replace(wanted, upto_seq=upto_seq, after_seq=after_seq, capacity=capacity, at_ms=now_ms)
 
 

@@ -17,16 +17,17 @@ from webhookd.models import Accepted, EventView, NewEvent, QueuedDelivery
 from webhookd.store import time_index, workspaces
 from webhookd.store.batch import ROW_BYTES, BatchKind, packed
 from webhookd.store.connection import Late
-from webhookd.store.deliveries import DELIVERED, DROPPED, TEST
+from webhookd.store.deliveries import DELIVERED, DROPPED, NEWEST, NEWEST_EVENT, TEST
 
 _INSERT_EVENT = (
-    "INSERT INTO events (workspace_seq, id, type, accepted_at, body, trace) VALUES (?, ?, ?, ?, ?, ?) "
+    "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body, trace) "
+    f"VALUES ({NEWEST_EVENT} + 1, ?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (workspace_seq, id) DO NOTHING"
 )
 # In the order of the endpoints' numbers; an endpoint that wants this type and `*` has only one of the two rows.
 _INSERT_DELIVERIES = (
-    "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at, lane_hash) "
-    "SELECT ?1, endpoint_seq, ?2, ?3, ?4, CASE WHEN order_key IS NOT NULL THEN lane_hash(order_key, ?6) END "
+    "INSERT INTO deliveries (seq, event_seq, endpoint_seq, event_type, size, accepted_at, lane_hash) "
+    f"SELECT {NEWEST} + row_number() OVER (ORDER BY endpoint_seq), ?1, endpoint_seq, ?2, ?3, ?4, CASE WHEN order_key IS NOT NULL THEN lane_hash(order_key, ?6) END "
     "FROM subscriptions WHERE workspace_seq = ?5 AND event_type IN (?2, '*') "
     "AND (filter IS NULL OR coalesce(json_extract(?7, '$.\"' || filter || '\"'), "
     "wants((SELECT e.filters FROM endpoints e WHERE e.seq = endpoint_seq), ?2, ?6))) "
@@ -35,18 +36,18 @@ _INSERT_DELIVERIES = (
 # The same for many events, each row of the array being [workspace, id, type, time, whether to deliver, trace, facts,
 # offset, length].  A fact that is missing, because the endpoint was just changed, is found here: it takes Python, and
 # so the interpreter's lock.
-# Their numbers are the next ones (sqlite.org/autoinc.html), in the array's order; within a trigger `sqlite_sequence`
-# still has the last one from before, and were it otherwise, the foreign key would refuse it.
+# Their numbers are the next ones, in the array's order.
 _TOGETHER = (
     "SELECT RAISE(ABORT, 'workspace') FROM json_each(NEW.accepted_rows) j WHERE NOT EXISTS "
     "(SELECT 1 FROM workspaces w WHERE w.seq = j.value->>0 AND w.deleted_at IS NULL); "
     "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body, trace) "
-    "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) + 1 + j.key, "
+    f"SELECT {NEWEST_EVENT} + 1 + j.key, "
     "j.value->>0, j.value->>1, j.value->>2, j.value->>3, substr(NEW.accepted_blobs, j.value->>7, j.value->>8), "
     "j.value->>5 "
     "FROM json_each(NEW.accepted_rows) j; "
-    "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at, lane_hash) "
-    "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) + 1 + j.key, "
+    "INSERT INTO deliveries (seq, event_seq, endpoint_seq, event_type, size, accepted_at, lane_hash) "
+    f"SELECT {NEWEST} + row_number() OVER (ORDER BY j.key, s.endpoint_seq), "
+    "(SELECT max(seq) FROM events) - json_array_length(NEW.accepted_rows) + 1 + j.key, "
     "s.endpoint_seq, j.value->>2, j.value->>8, j.value->>3, CASE WHEN s.order_key IS NOT NULL THEN "
     "coalesce(json_extract(j.value, '$[6].\"' || s.order_key || '\"'), "
     "lane_hash(s.order_key, substr(NEW.accepted_blobs, j.value->>7, j.value->>8))) END "
@@ -62,7 +63,7 @@ _TOGETHER = (
 _ADDED = (
     "SELECT json_group_array(CASE WHEN d.lane_hash IS NULL THEN json_array(d.seq, d.event_seq - first, d.endpoint_seq) "
     "ELSE json_array(d.seq, d.event_seq - first, d.endpoint_seq, d.lane_hash, d.sequence) END) "
-    "FROM (SELECT seq - ?1 + 1 AS first FROM sqlite_sequence WHERE name = 'events') "
+    "FROM (SELECT max(seq) - ?1 + 1 AS first FROM events) "
     "CROSS JOIN deliveries d INDEXED BY deliveries_by_event ON d.event_seq >= first"
 )
 # How many events a search looks through before it asks whether it is late: some milliseconds' worth.
@@ -189,13 +190,14 @@ def insert_test(
 ) -> int:
     """Add a test event and its finished delivery; returns the delivery's number."""
     event_seq = db.execute(
-        "INSERT INTO events (workspace_seq, id, type, accepted_at, body) VALUES (?, ?, ?, ?, ?)",
+        f"INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body) VALUES ({NEWEST_EVENT} + 1, ?, ?, ?, ?, ?)",
         (workspace_seq, event_id, event_type, started_at_ms, body),
     ).lastrowid
     state = DELIVERED if delivered else DROPPED
     seq = db.execute(
-        "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, state, kind, size, accepted_at, attempt_count, "
-        "tries, finished_at, final_attempt) VALUES (?, ?, ?, ?, ?, ?, ?, 1, 1, ?, ?)",
+        "INSERT INTO deliveries (seq, event_seq, endpoint_seq, event_type, state, kind, size, accepted_at, "
+        "attempt_count, tries, finished_at, final_attempt) "
+        f"VALUES ({NEWEST} + 1, ?, ?, ?, ?, ?, ?, ?, 1, 1, ?, ?)",
         (event_seq, endpoint_seq, event_type, state, TEST, len(body), started_at_ms, now_ms, record),
     ).lastrowid
     assert seq is not None

@@ -61,8 +61,8 @@ def apply(
                 part.sequence * POSITIONS + part.place + at for part in parts for at in range(len(part.ingested.events))
             ]
             db.execute(
-                "INSERT INTO stream_events SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'events') - ?1 + 1 "
-                "+ key, value FROM json_each(?2)",
+                "INSERT INTO stream_events SELECT (SELECT max(seq) FROM events) - ?1 + 1 + key, value "
+                "FROM json_each(?2)",
                 (len(positions), orjson.dumps(positions).decode()),
             )
             return results
