@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.crash.history import CANCELLED, PENDING, SKIPPED, DeliveryRow, EndpointRow, FailureRow, Final
 from webhookd.clock import parse_rfc3339
 from webhookd.models import Json
+from webhookd.store.records import in_full
 
 # Rows follow a mark in small steps; the mark is what counts.
 _STATE = (
@@ -41,7 +42,7 @@ def read(path: Path) -> Final:
                     state,
                     kind,
                     count,
-                    final and json.loads(final)["number"],
+                    final and json.loads(in_full(final))["number"],
                     key=_key(orders[endpoint], body),
                 )
                 for seq, event_id, endpoint, state, kind, count, final, body in db.execute(_DELIVERIES)

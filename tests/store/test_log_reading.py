@@ -10,11 +10,13 @@ import orjson
 import pytest
 
 from tests.store.test_delivery_log import Log, S
-from tests.support.stores import accept, add_endpoint, add_workspace, fail
+from tests.store.test_records import ANSWERED, record_of
+from tests.support.stores import accept, add_endpoint, add_workspace, deliver, fail
 from webhookd.models import Endpoint
 from webhookd.rules.ids import delivery_id
 from webhookd.store import delivery_log
 from webhookd.store.delivery_log import histogram
+from webhookd.store.records import shortened
 from webhookd.store.store import Store
 
 
@@ -65,6 +67,8 @@ async def test_text_status_and_retrying_are_searched_for(log: Log, endpoint: End
     assert ["other", "escaped"] == await found(status="none")
     assert ["escaped"] == await found(status="none", text="xin")
     assert [] == await found(status="200")
+    await deliver(log.store, accepted["quoted"].seq, record=shortened(record_of(ANSWERED)))
+    assert ["quoted"] == await found(status="200") == await found(status="2xx")
     assert ["other", "escaped", "plain"] == await found(retrying=True)
     assert [] == await found(retrying=True, paused=True)
 

@@ -20,7 +20,7 @@ from webhookd.metrics import Histogram
 from webhookd.models import DeliveryState, Endpoint, Json, Outcome, QueuedDelivery, Request
 from webhookd.rules.ids import delivery_id
 from webhookd.rules.retry import Decision, Delivered, Dropped, RetryIn, RetrySchedule, decide
-from webhookd.store import attempts, deliveries
+from webhookd.store import attempts, deliveries, records
 from webhookd.store.store import Db
 
 DURATION_WEIGHT = 0.2
@@ -66,7 +66,7 @@ class Recorder:
     ) -> Decision:
         number = delivery.attempt_count + 1
         record = attempt_record(number, outcome, request, counted=False)
-        success = deliveries.Success(delivery.seq, number, orjson.dumps(record), now_ms)
+        success = deliveries.Success(delivery.seq, number, records.shortened(orjson.dumps(record)), now_ms)
 
         def on_commit(waited: bool) -> None:  # noqa: FBT001 - the command's result
             self._committed(endpoint, delivery, record, outcome, DeliveryState.DELIVERED, waited=waited, now_ms=now_ms)

@@ -284,8 +284,9 @@ def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[Que
         rows = db.execute(
             "INSERT INTO deliveries "
             "(seq, event_seq, endpoint_seq, event_type, kind, size, replay_of, accepted_at, lane_hash) "
-            f"SELECT {NEWEST} + 1, d.event_seq, d.endpoint_seq, d.event_type, {REPLAY}, d.size, d.seq, ?, {_HASH} FROM deliveries d "
-            "JOIN events v ON v.seq = d.event_seq WHERE d.seq = ? AND v.body IS NOT NULL RETURNING seq",
+            f"SELECT {NEWEST} + 1, d.event_seq, d.endpoint_seq, d.event_type, {REPLAY}, d.size, d.seq, ?, {_HASH} "
+            "FROM deliveries d JOIN events v ON v.seq = d.event_seq WHERE d.seq = ? AND v.body IS NOT NULL "
+            "RETURNING seq",
             (now_ms, seq),
         ).fetchall()
         if rows:

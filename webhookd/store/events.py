@@ -27,7 +27,8 @@ _INSERT_EVENT = (
 # In the order of the endpoints' numbers; an endpoint that wants this type and `*` has only one of the two rows.
 _INSERT_DELIVERIES = (
     "INSERT INTO deliveries (seq, event_seq, endpoint_seq, event_type, size, accepted_at, lane_hash) "
-    f"SELECT {NEWEST} + row_number() OVER (ORDER BY endpoint_seq), ?1, endpoint_seq, ?2, ?3, ?4, CASE WHEN order_key IS NOT NULL THEN lane_hash(order_key, ?6) END "
+    f"SELECT {NEWEST} + row_number() OVER (ORDER BY endpoint_seq), ?1, endpoint_seq, ?2, ?3, ?4, "
+    "CASE WHEN order_key IS NOT NULL THEN lane_hash(order_key, ?6) END "
     "FROM subscriptions WHERE workspace_seq = ?5 AND event_type IN (?2, '*') "
     "AND (filter IS NULL OR coalesce(json_extract(?7, '$.\"' || filter || '\"'), "
     "wants((SELECT e.filters FROM endpoints e WHERE e.seq = endpoint_seq), ?2, ?6))) "
@@ -190,7 +191,8 @@ def insert_test(
 ) -> int:
     """Add a test event and its finished delivery; returns the delivery's number."""
     event_seq = db.execute(
-        f"INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body) VALUES ({NEWEST_EVENT} + 1, ?, ?, ?, ?, ?)",
+        "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body) "
+        f"VALUES ({NEWEST_EVENT} + 1, ?, ?, ?, ?, ?)",
         (workspace_seq, event_id, event_type, started_at_ms, body),
     ).lastrowid
     state = DELIVERED if delivered else DROPPED

@@ -8,6 +8,7 @@ import msgspec
 
 from webhookd import log
 from webhookd.models import Json
+from webhookd.store import records
 
 T = TypeVar("T")
 
@@ -22,8 +23,8 @@ def column(text: str | bytes, kind: type[T], default: T, *, where: str) -> T:
 
 
 def attempt(record: bytes) -> Json:
-    """An attempt's record; one that can't be read is shown as a failure that says so."""
-    found = column(record, dict, {}, where="an attempt's record")
+    """An attempt's record, shortened or not; one that can't be read is shown as a failure that says so."""
+    found = column(records.in_full(record), dict, {}, where="an attempt's record")
     fits = found and all(isinstance(found[name], kind) for name, kind in _KINDS.items() if name in found)
     return found if fits else _UNREADABLE
 

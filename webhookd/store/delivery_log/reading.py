@@ -15,10 +15,11 @@ import orjson
 from webhookd.rules.ids import delivery_seq
 from webhookd.store.delivery_log.log_filter import LogFilter
 
-# A record that isn't JSON has no status, as in `store/malformed.py`.
+# A record that isn't JSON has no status, as in `store/malformed.py`; a shortened one is of a 200 (`store/records.py`).
 _LAST_STATUS = (
-    "SELECT seq, CASE WHEN json_valid(record) THEN record->>'status' END FROM (SELECT d.seq, CAST(coalesce("
-    "d.final_attempt, (SELECT record FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1)) "
+    "SELECT seq, CASE WHEN instr(record, char(1)) THEN 200 WHEN json_valid(record) THEN record->>'status' END "
+    "FROM (SELECT d.seq, CAST(coalesce(d.final_attempt, "
+    "(SELECT record FROM attempts a WHERE a.delivery_seq = d.seq ORDER BY a.seq DESC LIMIT 1)) "
     "AS TEXT) AS record FROM deliveries d WHERE d.seq IN (SELECT value FROM json_each(:seqs)) AND d.attempt_count > 0) "
     "ORDER BY seq DESC"
 )
