@@ -31,7 +31,7 @@ def written_pages(store: Store) -> list[int]:
 
 
 async def test_an_event_writes_its_own_pages_alone(store: Store) -> None:
-    """Of two tables and five indexes; neither of `workspaces`, nor of any that holds a number."""
+    """Of two tables and four indexes; neither of `workspaces`, nor of any that holds a number."""
     workspace = await add_workspace(store)
     await add_endpoint(store, workspace)
     await store.write(ACCEPT.of(Ingested(1, [NewEvent("e0", "message.sent", b"{}")], True, 1)))
@@ -40,7 +40,7 @@ async def test_an_event_writes_its_own_pages_alone(store: Store) -> None:
     await store.write(deliveries.RECORD_SUCCESS.of(Success(2, 1, b"{}", 3)))
     trees = await store.read(lambda db: dict(db.execute("SELECT rootpage, name FROM sqlite_schema").fetchall()))
     both = {"deliveries", "deliveries_waiting"}
-    own = {"events", "sqlite_autoindex_events_1", "events_log", "deliveries_by_event"}
+    own = {"events", "sqlite_autoindex_events_1", "deliveries_by_event"}
     written = sorted(trees[page] for page in written_pages(store)[before:])
     assert sorted([*own, *both, *both, "deliveries_log"]) == written
 

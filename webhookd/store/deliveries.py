@@ -26,6 +26,13 @@ EVERYTHING = 2**63 - 1  # upto no number
 # The newest number given, in SQL; what was deleted or set aside is counted (migration 0018).
 NEWEST_EVENT = "max(coalesce((SELECT max(seq) FROM events), 0), (SELECT event_seq FROM counted))"
 NEWEST = "max(coalesce((SELECT max(seq) FROM deliveries), 0), (SELECT delivery_seq FROM counted))"
+# A workspace's events that have a body, between two numbers (both excluded); the newest aren't in `event_log` yet.
+LOGGED = (
+    "(SELECT event_seq AS seq, accepted_at, type FROM event_log WHERE workspace_seq = :workspace_seq "
+    "AND event_seq > :after_seq AND event_seq < :before_seq UNION ALL SELECT seq, accepted_at, type FROM events "
+    "NOT INDEXED WHERE workspace_seq = :workspace_seq AND body IS NOT NULL "
+    "AND seq > max(:after_seq, (SELECT event_seq FROM counted)) AND seq < :before_seq)"
+)
 
 _QUEUED = (
     # A lost event has no body: the consumer quarantines the delivery.
@@ -328,9 +335,7 @@ def to_backfill(
     Returns their numbers, and after which number to go on; None when there are no more.
     """
     sql = (
-        "SELECT v.seq FROM events v INDEXED BY events_log WHERE v.workspace_seq = :workspace_seq "
-        "AND v.body IS NOT NULL "
-        "AND v.seq > :after_seq AND v.seq < :before_seq AND v.seq <= :upto_seq AND v.accepted_at >= :since_ms "
+        f"SELECT v.seq FROM {LOGGED} v WHERE v.seq <= :upto_seq AND v.accepted_at >= :since_ms "
         "AND (:until_ms IS NULL OR v.accepted_at < :until_ms) "
         f"AND EXISTS (SELECT 1 FROM json_each(:types) WHERE value IN (v.type, '{EVERY_TYPE}')) "
         f"AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_seq = v.seq AND d.kind = {TEST}) "

@@ -17,7 +17,7 @@ from webhookd.models import Accepted, EventView, NewEvent, QueuedDelivery
 from webhookd.store import time_index, workspaces
 from webhookd.store.batch import ROW_BYTES, BatchKind, packed
 from webhookd.store.connection import Late
-from webhookd.store.deliveries import DELIVERED, DROPPED, NEWEST, NEWEST_EVENT, TEST
+from webhookd.store.deliveries import DELIVERED, DROPPED, LOGGED, NEWEST, NEWEST_EVENT, TEST
 
 _INSERT_EVENT = (
     "INSERT INTO events (seq, workspace_seq, id, type, accepted_at, body, trace) "
@@ -228,19 +228,18 @@ def page(
     Returns as well the number before which to go on if it stopped because it was late, else None.
     """
     conditions: list[str] = []
-    values: list[int | str] = []
-    for condition, value in (
-        ("v.type = ?", event_type),
-        ("v.accepted_at >= ?", since_ms),
-        ("v.accepted_at < ?", until_ms),
+    values: dict[str, int | str] = {"workspace_seq": workspace_seq}
+    for condition, name, value in (
+        ("type = :type", "type", event_type),
+        ("accepted_at >= :since_ms", "since_ms", since_ms),
+        ("accepted_at < :until_ms", "until_ms", until_ms),
     ):
         if value is not None:
-            conditions.append(f" AND {condition}")
-            values.append(value)
+            conditions.append(condition)
+            values[name] = value
     sql = (
-        "SELECT v.seq, w.id, v.id, v.type, v.accepted_at, NULL FROM events v INDEXED BY events_log "
-        "CROSS JOIN workspaces w ON w.seq = v.workspace_seq WHERE v.workspace_seq = ? AND v.body IS NOT NULL "
-        f"AND v.seq > ? AND v.seq < ?{''.join(conditions)} ORDER BY v.seq DESC LIMIT ?"
+        f"{_VIEW.replace('v.body', 'NULL')} WHERE v.seq IN (SELECT seq FROM {LOGGED} "
+        f"WHERE {' AND '.join(conditions) or '1'} ORDER BY seq DESC LIMIT :limit) ORDER BY v.seq DESC"
     )
     found: list[EventView] = []
     looked = False
@@ -249,7 +248,8 @@ def page(
         for first, last in _windows(db, workspace_seq, after, upto) if conditions else [(after, upto)]:
             if looked and late():  # one window at least, or it never ends
                 return found, last
-            rows = db.execute(sql, (workspace_seq, first, last, *values, limit - len(found))).fetchall()
+            here = {"after_seq": first, "before_seq": last, "limit": limit - len(found)}
+            rows = db.execute(sql, values | here).fetchall()
             found += [EventView(*row) for row in rows]
             if len(found) == limit:
                 return found, None
@@ -259,11 +259,9 @@ def page(
 
 def _windows(db: sqlite3.Connection, workspace_seq: int, after_seq: int, before_seq: int) -> Iterator[tuple[int, int]]:
     """Where to look, newest first: numbers, both excluded, each time with so many of the workspace's own events."""
-    sql = (
-        "SELECT seq FROM events INDEXED BY events_log WHERE workspace_seq = ? AND body IS NOT NULL AND seq > ? "
-        "AND seq < ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
-    )
-    while rows := db.execute(sql, (workspace_seq, after_seq, before_seq, WINDOW_EVENTS - 1)).fetchall():
+    sql = f"SELECT seq FROM {LOGGED} ORDER BY seq DESC LIMIT 1 OFFSET {WINDOW_EVENTS - 1}"
+    values = {"workspace_seq": workspace_seq, "after_seq": after_seq}
+    while rows := db.execute(sql, values | {"before_seq": before_seq}).fetchall():
         yield rows[0][0] - 1, before_seq
         before_seq = rows[0][0]
     yield after_seq, before_seq

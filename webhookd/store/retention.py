@@ -11,6 +11,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from webhookd.store.deliveries import EVERYTHING, LOGGED
+
 STEP_EVENTS = 200
 # Rows that go between two looks at the time: an attempt may hold 16 KiB of a response.
 PIECE_ROWS = 20
@@ -30,7 +32,8 @@ _EXAMINE = (
     f"ELSE {_PRUNABLE} END FROM events v NOT INDEXED WHERE v.seq > :after_seq ORDER BY v.seq LIMIT {_EXAMINED_ROWS}"
 )
 _EXAMINE_ONE = _EXAMINE.replace(
-    "NOT INDEXED WHERE", "INDEXED BY events_log WHERE v.workspace_seq = :workspace_seq AND v.body IS NOT NULL AND"
+    "events v NOT INDEXED WHERE v.seq > :after_seq",
+    f"(SELECT seq FROM {LOGGED} ORDER BY seq LIMIT {_EXAMINED_ROWS}) f CROSS JOIN events v ON v.seq = f.seq",
 )
 _JUDGE = f"SELECT v.accepted_at, {_IS_NEEDED} FROM events v WHERE v.seq = :seq AND v.body IS NOT NULL"
 _SOME_OF_EVENT = (
@@ -105,7 +108,7 @@ def examine(db: sqlite3.Connection, terms: Terms, *, after_seq: int, workspace_s
     by_age = workspace_seq is None
     values = terms.as_parameters() | {"after_seq": after_seq}
     if workspace_seq is not None:
-        values["workspace_seq"] = workspace_seq
+        values |= {"workspace_seq": workspace_seq, "before_seq": EVERYTHING}
     rows = db.execute(_EXAMINE if by_age else _EXAMINE_ONE, values).fetchall()
     prunable: list[int] = []
     passed_over = False
