@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,9 +24,10 @@ from webhookd.cluster.jetstream import JetStream, Unreachable
 from webhookd.cluster.lease import decode as decode_lease
 from webhookd.cluster.mirror import opened, sealed
 from webhookd.cluster.names import CLUSTER_BUCKET, CONFIG_BUCKET, PROGRESS_BUCKET, config_key, partition_of
-from webhookd.cluster.progress import ProgressValue, behind_key, decode, encode, finished_by
+from webhookd.cluster.progress import ProgressValue, behind_key, decode, encode
 from webhookd.cluster.publisher import BATCH_EVENTS, ENTRY_BYTES, PAYLOAD_SHARE, Publisher
 from webhookd.cluster.stream import Stream
+from webhookd.cluster.waited import Before, before, waited_item, waited_of
 from webhookd.config import Cluster, Config
 from webhookd.delivery.deps import Clustered
 from webhookd.errors import ConfigError, TemporaryFailure
@@ -110,8 +111,8 @@ async def _must_be_empty(jetstream: JetStream, cluster: Cluster) -> None:
 async def _import(config: Config, store: Store, jetstream: JetStream, cipher: Cipher, say: Say) -> Counts:
     partitions = config.cluster.partitions
     since_ms = SystemClock().wall_ms() - int(config.retention.idempotency_hours * HOUR_MS)
-    first = await store.read(table.first_waiting_events)
-    positions = Positions({seq for _, _, seq in first})
+    waiting = await store.read(table.waiting_events)
+    positions = Positions({seq for _, _, seq in waiting})
     counts = Counts(left_out=await store.read(table.waiting_replays))
     after = 0
     while page := await store.read(lambda db, after=after: table.stored(db, after, since_ms, PAGE_EVENTS)):  # type: ignore[misc]
@@ -121,10 +122,17 @@ async def _import(config: Config, store: Store, jetstream: JetStream, cipher: Ci
         say(f"{counts.events} events")
     homes = {each.id: each for each in await store.read(endpoints.load)}
     behind: dict[int, dict[str, int]] = defaultdict(dict)
-    for endpoint_id, lane_hash, event_seq in first:
+    waited: defaultdict[str, list[tuple[int, int | None]]] = defaultdict(list)
+    for endpoint_id, lane_hash, event_seq in waiting:
         if event_seq in positions.of:
             home = partition_of(homes[endpoint_id].workspace, partitions)
-            behind[home][behind_key(endpoint_id, lane_hash)] = positions.of[event_seq]
+            behind[home].setdefault(behind_key(endpoint_id, lane_hash), positions.of[event_seq])
+            waited[endpoint_id].append((positions.of[event_seq], lane_hash))
+    for endpoint_id, found in waited.items():  # whatever it asks for now, and whether its workspace's plan stops it
+        home = partition_of(homes[endpoint_id].workspace, partitions)
+        upto = (positions.last[home] + 1) * POSITIONS - 1
+        value = encoded(waited_item(endpoint_id, upto, found))
+        await _ask(jetstream, CONFIG_BUCKET, config_key(home, "waited", endpoint_id), value)
     for partition, last in positions.last.items():
         value = encode(ProgressValue(NODE, last, behind[partition]))
         await _ask(jetstream, PROGRESS_BUCKET, names.progress_key(partition), value)
@@ -163,7 +171,8 @@ async def _publish(jetstream: JetStream, partitions: int, page: Sequence[Stored]
     async def publish_all(partition: int, events: list[Stored]) -> None:
         subject, stream = names.subject_of(partition, names.MANY), names.stream_name(partition)
         for chunk in _chunks(events, int(jetstream.max_payload_bytes * PAYLOAD_SHARE)):
-            headers = {names.MSG_ID_HEADER: uuid.uuid4().hex, names.BATCH_HEADER: "1"}
+            # Not a producer's: no schema is looked at once more.
+            headers = {names.MSG_ID_HEADER: uuid.uuid4().hex, names.BATCH_HEADER: "1", names.REQUEST_HEADER: NODE}
             body = msgspec.msgpack.encode([(event.workspace, event.body, event.trace, event.id) for event in chunk])
             published = await jetstream.ask(
                 f"publish to {stream}",
@@ -239,8 +248,12 @@ async def _export(config: Config, directory: Path, jetstream: JetStream, cipher:
         await app.start({})
         counts = Counts(len(kinds["workspace"]), len(kinds["endpoint"]))
         from_sequence = {item["id"]: item["from_sequence"] for item in kinds["endpoint"]}
+        waited = {item["id"]: waited_of(item) for item in kinds["waited"]}
+        paused = {item["id"]: item["paused"] for item in kinds["workspace"] if "paused" in item}
         for partition in range(config.cluster.partitions):
-            await _read_partition(app, jetstream, partition, from_sequence)
+            entry = await jetstream.get(PROGRESS_BUCKET, names.progress_key(partition))
+            value = decode(entry.value) if entry is not None else ProgressValue()
+            await _read_partition(app, jetstream, partition, before(value, from_sequence, waited, paused))
             say(f"partition {partition}")
         counts.events = await app.store.write(table.forget)
     finally:
@@ -248,15 +261,11 @@ async def _export(config: Config, directory: Path, jetstream: JetStream, cipher:
     return counts
 
 
-async def _read_partition(app: App, jetstream: JetStream, partition: int, from_sequence: Mapping[str, int]) -> None:
+async def _read_partition(app: App, jetstream: JetStream, partition: int, left: Before) -> None:
     """Apply a partition's whole stream, without what the machines have finished."""
     first, last = await jetstream.last_sequence(names.stream_name(partition))
-    entry = await jetstream.get(PROGRESS_BUCKET, names.progress_key(partition))
-    before = decode(entry.value) if entry is not None else ProgressValue()
     stream = Stream(jetstream, partition, Publisher(jetstream, partition))
-    asked_upto = max([before.applied, *from_sequence.values()])
-    finished = finished_by(before, from_sequence, app.registry.endpoint_id)
-    stream.begin(max(0, first - 1), before.lowest, asked_upto, finished)
+    stream.begin(max(0, first - 1), left)
     reading = asyncio.create_task(stream.run(app))
     try:
         while stream.applied < last:

@@ -7,7 +7,9 @@ to the database first, which checks it; a caller whose change didn't reach the b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,7 +17,9 @@ import msgspec
 from webhookd import log
 from webhookd.cluster.jetstream import Entry, JetStream, Unreachable
 from webhookd.cluster.names import CONFIG_BUCKET, config_key
+from webhookd.cluster.progress import ProgressValue
 from webhookd.cluster.shared import Shared
+from webhookd.cluster.waited import Before, Choices, Positions, Waited, before, waited_item, waited_of
 from webhookd.errors import ApiError, ConfigError
 from webhookd.models import Endpoint, Workspace
 from webhookd.rules.encryption import Cipher
@@ -26,7 +30,22 @@ from webhookd.store.store import Db, Store
 FLUSH_SECONDS = 5.0
 RESTORE_SECONDS = 10.0
 RETRY_SECONDS = 0.3
+LOOK_SECONDS = 0.02
 _SECRETS = ("headers", "signing_key", "previous_keys", "x_webhook_signature_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What the partition knows: up to which sequence events are applied, and read; whether its lease lets it write.
+
+    `waiting` tells what waits for endpoints once everything is applied up to a sequence; None: not yet.
+    """
+
+    applied: Callable[[], int]
+    read_upto: Callable[[], int]
+    may_write: Callable[[], bool]
+    is_paused: Callable[[Workspace], bool]
+    waiting: Callable[[Collection[str], int], Awaitable[tuple[int, Mapping[str, Positions]] | None]]
 
 
 class Mirror:
@@ -39,17 +58,18 @@ class Mirror:
         node: str,
         cipher: Cipher,
         shared: Shared,
-        *,
-        applied: Callable[[], int],
-        may_write: Callable[[], bool],
+        local: Local,
     ) -> None:
         self._jetstream = jetstream
         self._partition = partition
         self._node = node
         self._cipher = cipher
         self._shared = shared
-        self._applied = applied
-        self._may_write = may_write
+        self._local = local
+        self._choices = Choices(local.is_paused)
+        self._waited: dict[str, Waited] = {}  # by endpoint, as the machine before left it
+        self._to_keep: set[str] = set()  # the endpoints of which is to be written what waits for them
+        self._keep_upto = 0  # once so much is applied
         self._kept: dict[str, bytes] = {}  # what the bucket has, its secrets plain
         self._unwritten: dict[str, Item | None] = {}
         self._wake = asyncio.Event()
@@ -62,11 +82,49 @@ class Mirror:
     def changed(self, what: Workspace | Endpoint, is_there: bool) -> None:  # noqa: FBT001 - as `registry.Changed`
         """A workspace or an endpoint was committed, or deleted."""
         if isinstance(what, Workspace):
-            self._note(config_key(self._partition, "workspace", what.id), config.workspace_item(what), is_there)
-            return
-        since = self.from_sequence.setdefault(what.id, self._applied())
-        item = config.endpoint_item(what) | {"from_sequence": since}
-        self._note(config_key(self._partition, "endpoint", what.id), item, is_there)
+            self._workspace_changed(what, is_there)
+        else:
+            self._endpoint_changed(what, is_there)
+
+    def _workspace_changed(self, workspace: Workspace, is_there: bool) -> None:  # noqa: FBT001
+        if is_there:
+            self._keep(self._choices.put_workspace(workspace))
+        else:
+            self._choices.remove_workspace(workspace)
+        item = config.workspace_item(workspace) | {"paused": self._choices.paused.get(workspace.id, False)}
+        self._note(config_key(self._partition, "workspace", workspace.id), item, is_there)
+
+    def _endpoint_changed(self, endpoint: Endpoint, is_there: bool) -> None:  # noqa: FBT001
+        if is_there:
+            self._keep(self._choices.put_endpoint(endpoint))
+        else:
+            self._choices.remove_endpoint(endpoint)
+            self._note(config_key(self._partition, "waited", endpoint.id), {}, False)
+        since = self.from_sequence.setdefault(endpoint.id, self._local.applied())
+        item = config.endpoint_item(endpoint) | {"from_sequence": since}
+        self._note(config_key(self._partition, "endpoint", endpoint.id), item, is_there)
+
+    def _keep(self, endpoint_ids: Collection[str]) -> None:
+        """Before any other change: write what waits for endpoints that ask for something else from now on."""
+        if endpoint_ids:
+            self._to_keep.update(endpoint_ids)
+            self._keep_upto = self._local.read_upto()
+            self._start_writing()
+
+    async def _note_waiting(self) -> bool:
+        endpoint_ids, self._to_keep = self._to_keep, set()
+        found = await self._local.waiting(endpoint_ids, self._keep_upto)
+        if found is None:
+            self._to_keep |= endpoint_ids
+            return False
+        upto, positions = found
+        later, self._unwritten = self._unwritten, {}
+        for endpoint_id in endpoint_ids:
+            waiting = positions[endpoint_id]
+            key = config_key(self._partition, "waited", endpoint_id)
+            self._note(key, waited_item(endpoint_id, upto, waiting) if waiting else {}, bool(waiting))
+        self._unwritten |= {key: item for key, item in later.items() if key not in self._unwritten}
+        return True
 
     async def credentials_changed(self, store: Store) -> None:
         """Tokens or sessions may have changed: look, and note what did."""
@@ -113,18 +171,21 @@ class Mirror:
 
     async def run(self) -> None:
         """A root task: write what has changed, until it is written."""
+        self._keep(self._waited)  # as it is now, which is mostly nothing
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._unwritten:
-                key = next(iter(self._unwritten))
-                if not await self._write(key):
+            while self._unwritten or self._to_keep:
+                if self._to_keep:
+                    if not await self._note_waiting():
+                        await asyncio.sleep(LOOK_SECONDS)
+                elif not await self._write(next(iter(self._unwritten))):
                     await asyncio.sleep(RETRY_SECONDS)
             self._idle.set()
 
     async def _write(self, key: str) -> bool:
         item = self._unwritten[key]
-        if not self._may_write():
+        if not self._local.may_write():
             return False
         try:
             if item is None:
@@ -151,10 +212,12 @@ class Mirror:
         )
         items = {key: opened(entry, self._cipher) for key, entry in found.items() if key.count(".") > 1}
         self._kept = {key: encoded(item) for key, item in items.items()}
-        kinds: dict[str, list[Item]] = {"workspace": [], "endpoint": [], "token": []}
+        kinds: defaultdict[str, list[Item]] = defaultdict(list)
         for key, item in items.items():
             kinds[key.split(".")[1]].append(item)
         self.from_sequence = {item["id"]: item["from_sequence"] for item in kinds["endpoint"]}
+        self._choices.restore(kinds["workspace"], kinds["endpoint"])
+        self._waited = {item["id"]: waited_of(item) for item in kinds["waited"]}
 
         async def put(shared_tokens: list[Item], sessions: list[Item]) -> tuple[set[str], set[str]]:
             def command(db: Db) -> tuple[set[str], set[str]]:
@@ -167,6 +230,10 @@ class Mirror:
             return await store.write(command, retry_when_full=True)
 
         await self._shared.begin(self._partition, put)
+
+    def before(self, value: ProgressValue) -> Before:
+        """What the machine before left, with its progress."""
+        return before(value, self.from_sequence, self._waited, self._choices.paused)
 
     async def _read(self) -> Mapping[str, Entry]:
         # What the leader has after this write has everything that was answered before.

@@ -31,8 +31,11 @@ Bucket `webhookd_cluster`
 
 Bucket `webhookd_config`
     `p<p>.owner`           the machine that took the partition over last
-    `p<p>.workspace.<id>`  `{"id", "name", "plan", "notify", "created_at_ms", "plan_changed_at_ms"}`
+    `p<p>.workspace.<id>`  `{"id", "name", "plan", "notify", "created_at_ms", "plan_changed_at_ms", "language",
+                           "paused"}`, the last: whether its plan has no webhooks
     `p<p>.endpoint.<id>`   its fields but the numbers, and `from_sequence`: it gets the events after that
+    `p<p>.waited.<id>`     what waited for an endpoint when it began to ask for other events, or its workspace's plan
+                           changed: `{"id", "upto", "waited"}`, see `webhookd.cluster.waited`
     `p<p>.token.<id>`      a token bound to a workspace of the partition; the secret is hashed
     `all.token.<id>`       an unbound token
     `all.session.<id>`     a session of the page

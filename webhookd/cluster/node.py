@@ -15,9 +15,6 @@ from webhookd import log
 from webhookd._version import __version__
 from webhookd.app import SHUTDOWN_SECONDS
 from webhookd.cluster import setup
-from webhookd.cluster.directory import Directory
-from webhookd.cluster.forward import Forwarder
-from webhookd.cluster.front import Front, Places
 from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
 from webhookd.cluster.lease import Lease, LeaseValue, Lost
 from webhookd.cluster.membership import Membership, NodeValue, View, assign
@@ -25,6 +22,9 @@ from webhookd.cluster.names import CLUSTER_BUCKET, drain_key, node_key, partitio
 from webhookd.cluster.partition import Partition, Place, settings_of
 from webhookd.cluster.report import Report
 from webhookd.cluster.shared import Shared
+from webhookd.cluster.web.directory import Directory
+from webhookd.cluster.web.forward import Forwarder
+from webhookd.cluster.web.front import Front, Places
 from webhookd.config import Config
 from webhookd.errors import ApiError, FatalError, TemporaryFailure
 from webhookd.models import DEFAULT_WORKSPACE
@@ -76,6 +76,7 @@ class Node:
         self._preparing: asyncio.Future[None] | None = None
         self._files = KeyedLocks()  # by partition: one opens its database at a time
         self._starting = asyncio.Semaphore(STARTING_AT_ONCE)
+        self._reading = asyncio.Semaphore(1)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._memory_limit = MemoryLimit()
         self._own: Sequence[OwnAddress] = ()
@@ -271,7 +272,7 @@ class Node:
             view = ClusterView(self._status, self._drain, self._directory.workspaces)
             place = Place(
                 self.node, self._state_dir, self._environ, self._cipher, self._jetstream, self._shared, self._own,
-                self._memory_limit, view,
+                self._memory_limit, view, self._reading,
             )  # fmt: skip
             partition = self._partitions[number] = Partition(number, self._config, place, lease)
             self._running[number] = asyncio.ensure_future(self._run(partition))

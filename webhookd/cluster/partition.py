@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from webhookd import log
 from webhookd.app import App
 from webhookd.clock import SystemClock
 from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
+from webhookd.cluster.known_ids import KnownIds
 from webhookd.cluster.lease import Lease, Lost
-from webhookd.cluster.mirror import Mirror
+from webhookd.cluster.mirror import Local, Mirror
 from webhookd.cluster.names import partition_of, stream_name
-from webhookd.cluster.progress import Progress, ProgressValue, finished_by
+from webhookd.cluster.progress import Progress, ProgressValue
 from webhookd.cluster.publisher import Publisher
 from webhookd.cluster.shared import Shared
 from webhookd.cluster.stream import Stream
+from webhookd.cluster.waited import Positions
 from webhookd.config import Config
 from webhookd.delivery.deps import Clustered
 from webhookd.errors import ApiError, ConfigError
@@ -33,7 +35,6 @@ from webhookd.rules.ip_policy import OwnAddress
 from webhookd.store.cluster import config as config_table
 from webhookd.store.cluster import stream as table
 from webhookd.store.cluster.config import Item
-from webhookd.store.cluster.stream import Finished
 from webhookd.store.store import Db
 from webhookd.tasks import TaskEnded, TaskOwner
 from webhookd.web.router import make_app
@@ -51,7 +52,8 @@ FLUSH_SECONDS = 2.0
 STREAM_SECONDS = 10.0
 # A database of this machine that is further behind than this is not brought up to date first: it lacks history then.
 CATCH_UP_MESSAGES = 50_000
-# A machine without a database reads so many messages that are finished, to know their events when they are sent again.
+# A machine without a database reads so many messages that are finished before it serves, to know their events when they
+# are sent again; the rest of them later (`known_ids`).
 KNOWN_MESSAGES = 10_000
 ONLY_READ = ("GET", "HEAD", "OPTIONS")
 
@@ -69,6 +71,7 @@ class Place:
     own: Sequence[OwnAddress]
     memory_limit: MemoryLimit
     cluster: ClusterView
+    reading: asyncio.Semaphore  # of past messages, for their events' ids: one partition at a time
 
 
 class Partition:
@@ -82,16 +85,24 @@ class Partition:
         self._jetstream = place.jetstream
         self._publisher = Publisher(place.jetstream, number)
         self._stream = Stream(place.jetstream, number, self._publisher)
-        self._progress = Progress(place.jetstream, number, place.node, lease.holds)
+        self._progress = Progress(
+            place.jetstream, number, place.node, applied=lambda: self._stream.applied, may_write=lease.holds
+        )
         self._mirror = Mirror(
             place.jetstream,
             number,
             place.node,
             place.cipher,
             place.shared,
-            applied=lambda: self._stream.applied,
-            may_write=lease.holds,
+            Local(
+                applied=lambda: self._stream.applied,
+                read_upto=lambda: self._stream.read_upto,
+                may_write=lease.holds,
+                is_paused=lambda workspace: self.app is None or self.app.registry.paused(workspace.seq),
+                waiting=self._waiting,
+            ),
         )
+        self._known_ids = KnownIds(place.jetstream, number, place.reading)
         self._before = ProgressValue()
         self._tasks = TaskOwner()
         self._runner: Runner | None = None
@@ -133,7 +144,8 @@ class Partition:
         self._tasks.start("mirror", self._mirror.run)
         self._tasks.start("stream", lambda: self._stream.run(app))
         self._tasks.start("publisher", self._publisher.run)
-        self._tasks.start("progress", lambda: self._progress.run(app, self._stream))
+        self._tasks.start("progress", lambda: self._progress.run(app))
+        self._tasks.start("known_ids", lambda: self._known_ids.run(app, self._stream))
         place.shared.follow(self.number, self._put_shared)
         application = make_app(app.services)
         application[MEMORY_LIMIT] = self._place.memory_limit
@@ -152,24 +164,23 @@ class Partition:
     async def _restore(self) -> None:
         """Before anything is loaded: the configuration as it stands, and nothing that is finished elsewhere."""
         assert self.app is not None
-        store, before = self.app.store, self._before
+        store, value = self.app.store, self._before
         await self._mirror.restore(store, SystemClock().wall_ms())
         applied = await store.read(table.applied)
         first, last = await self._ends_of_stream(applied)
-        is_others = bool(before.node) and before.node != self._place.node
-        ids = await store.read(config_table.endpoint_ids)
-        removed = await store.write(
-            lambda db: table.drop_finished(db, self._finished_by(ids.get), others=is_others), retry_when_full=True
-        )
+        is_others = bool(value.node) and value.node != self._place.node
+        before = self._mirror.before(value)
+        removed = await store.write(lambda db: table.drop_finished(db, before, others=is_others), retry_when_full=True)
         begin = applied
-        if not applied or applied < before.lowest - CATCH_UP_MESSAGES:
-            begin = max(applied, before.lowest - KNOWN_MESSAGES, first - 1, 0)
-        if min(begin, before.lowest) + 1 < first and last:
-            log.emit("cluster.gap", partition=self.number, sequence=min(begin, before.lowest), first=first)
+        if not applied or applied < value.lowest - CATCH_UP_MESSAGES:
+            begin = max(applied, value.lowest - KNOWN_MESSAGES, first - 1, 0)
+        known_upto = max(applied, first - 1)
+        if begin > known_upto:
+            await store.write(lambda db: table.begin_after(db, known_upto, begin), retry_when_full=True)
+        if min(begin, value.lowest) + 1 < first and last:
+            log.emit("cluster.gap", partition=self.number, sequence=min(begin, value.lowest), first=first)
         log.emit("cluster.restored", partition=self.number, sequence=begin, count=removed)
-        asked_upto = max([before.applied, *self._mirror.from_sequence.values()])
-        registry = self.app.registry
-        self._stream.begin(begin, before.lowest, asked_upto, self._finished_by(registry.endpoint_id))
+        self._stream.begin(begin, before)
 
     async def _ends_of_stream(self, applied: int) -> tuple[int, int]:
         """The stream's first and last sequence; FatalError if it has lost what is applied here."""
@@ -192,8 +203,12 @@ class Partition:
                 f"{ends[1]}: the NATS servers lost them. See webhookd help scaling-out."
             ) from None
 
-    def _finished_by(self, id_of: Callable[[int], str | None]) -> Finished:
-        return finished_by(self._before, self._mirror.from_sequence, id_of)
+    async def _waiting(
+        self, endpoint_ids: Collection[str], read_upto: int
+    ) -> tuple[int, Mapping[str, Positions]] | None:
+        if self.app is None or not self._stream.caught_up.is_set() or self._stream.applied < read_upto:
+            return None
+        return await self.app.store.read_for_delivery(lambda db: table.waiting(db, endpoint_ids))
 
     async def _put_shared(self, tokens: list[Item], sessions: list[Item]) -> tuple[set[str], set[str]]:
         assert self.app is not None
@@ -215,6 +230,8 @@ class Partition:
         self._config = config
         if self.app is not None:
             self.app.reload(settings_of(config, self.number))
+            for workspace in self.app.registry.workspaces():  # its plan may have other rights now
+                self._mirror.changed(workspace, True)
 
     # Serving
 
@@ -239,7 +256,7 @@ class Partition:
         assert self.app is not None
         await self._mirror.credentials_changed(self.app.store)
         with contextlib.suppress(Unreachable, Conflict):  # it is written again in a second
-            await self._progress.write(self.app, self._stream)
+            await self._progress.write(self.app)
         await self._mirror.flushed()
 
     def status(self) -> Json:
@@ -360,7 +377,7 @@ class Partition:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await app.store.writer.flushed()
                 await self._mirror.flushed()
-                await self._progress.write(app, self._stream)
+                await self._progress.write(app)
         except (Unreachable, Conflict, ApiError, TimeoutError) as error:
             log.throttled("cluster.nats_failed", key="release", what="write the progress", error=f"{error}")
 

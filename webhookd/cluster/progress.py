@@ -12,10 +12,9 @@ from webhookd import log
 from webhookd.app import App
 from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
 from webhookd.cluster.names import PROGRESS_BUCKET, progress_key
-from webhookd.cluster.stream import Stream
 from webhookd.errors import ApiError
 from webhookd.store.cluster import stream as table
-from webhookd.store.cluster.stream import POSITIONS, Finished
+from webhookd.store.cluster.stream import POSITIONS
 
 WRITE_SECONDS = 1.0
 RESTORE_SECONDS = 10.0
@@ -34,33 +33,26 @@ class ProgressValue(msgspec.Struct, frozen=True):
         return min([self.applied, *(position // POSITIONS - 1 for position in self.behind.values())])
 
 
-def finished_by(
-    before: ProgressValue, from_sequence: Mapping[str, int], id_of: Callable[[int], str | None]
-) -> Finished:
-    """Tells whether the machine before finished a delivery, or the endpoint was made after the event."""
-
-    def finished(endpoint_seq: int, lane_hash: int | None, position: int) -> bool:
-        endpoint_id, sequence = id_of(endpoint_seq), position // POSITIONS
-        if endpoint_id is None or sequence <= from_sequence.get(endpoint_id, 0):
-            return True
-        if sequence > before.applied:
-            return False
-        first = before.behind.get(behind_key(endpoint_id, lane_hash))
-        return first is None or position < first
-
-    return finished
-
-
 class Progress:
     """Reads a partition's progress when it is taken over, and writes it once a second from then on."""
 
-    def __init__(self, jetstream: JetStream, partition: int, node: str, may_write: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        jetstream: JetStream,
+        partition: int,
+        node: str,
+        *,
+        applied: Callable[[], int],
+        may_write: Callable[[], bool],
+    ) -> None:
         self._jetstream = jetstream
         self._key = progress_key(partition)
         self._node = node
+        self._applied = applied
         self._may_write = may_write
         self._revision = 0
         self._written = ProgressValue()
+        self._least = 0
         self._lock = asyncio.Lock()
 
     @property
@@ -81,21 +73,24 @@ class Progress:
             await self._put(before)
         except Conflict as error:
             raise Unreachable("the machine before has just written") from error
+        self._least = before.applied
         return before
 
-    async def run(self, app: App, stream: Stream) -> None:
+    async def run(self, app: App) -> None:
         """A root task: write it once a second."""
         while True:
             await asyncio.sleep(WRITE_SECONDS)
             try:
-                await self.write(app, stream)
+                await self.write(app)
             except (Unreachable, Conflict, ApiError) as error:
                 log.throttled("cluster.nats_failed", key="progress", what="write the progress", error=f"{error}")
 
-    async def write(self, app: App, stream: Stream) -> None:
+    async def write(self, app: App) -> None:
         """Write it now, if it has changed.  Raises Unreachable, Conflict (another machine has the partition)."""
         async with self._lock:
-            applied = stream.applied  # first: what is applied meanwhile counts as not finished
+            applied = self._applied()  # first: what is applied meanwhile counts as not finished
+            if applied < self._least:
+                return  # what the machine before finished is still being read: its progress says more
             waiting = {each.seq: each.id for each in app.dispatcher.waiting_endpoints()}
             first: Mapping[tuple[int, int | None], int] = {}
             if waiting:

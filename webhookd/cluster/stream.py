@@ -20,14 +20,16 @@ from webhookd.cluster import names
 from webhookd.cluster.feed import Feed, Message
 from webhookd.cluster.jetstream import JetStream, Unreachable
 from webhookd.cluster.publisher import Publisher, Result
+from webhookd.cluster.waited import Before
 from webhookd.errors import ApiError
-from webhookd.models import Accepted, NewEvent
+from webhookd.models import Accepted, NewEvent, Workspace
 from webhookd.rules.ids import uuid7
 from webhookd.rules.parsing import parse_event
 from webhookd.rules.trace_context import parse_trace
 from webhookd.store.cluster import stream as table
-from webhookd.store.cluster.stream import Finished, Part
+from webhookd.store.cluster.stream import Part
 from webhookd.store.events import ACCEPT, Ingested
+from webhookd.web.api.batch_ingest import note_mismatch
 
 BATCH_MESSAGES = 500
 BATCH_BYTES = 4 * 1024 * 1024
@@ -59,8 +61,8 @@ class Read:
 class Stream:
     """Applies the stream of one partition; `run` is a root task.
 
-    `begin` says where, and what another machine has finished before: everything up to `finished_upto`, and from there
-    up to `asked_upto` what `finished` tells.
+    `begin` says where, and what another machine has done before.  `read_upto`: up to there it is decided whether
+    events are to be delivered.
     """
 
     def __init__(self, jetstream: JetStream, partition: int, publisher: Publisher) -> None:
@@ -68,15 +70,17 @@ class Stream:
         self._partition = partition
         self._publisher = publisher
         self._name = names.stream_name(partition)
-        self._finished: Finished | None = None
+        self._before: Before | None = None
         self._finished_upto = self._asked_upto = 0
-        self.applied = 0
+        self.applied = self.read_upto = 0
+        self.caught_up = asyncio.Event()  # everything is applied that another machine had
         self.dead_count = 0
 
-    def begin(self, after: int, finished_upto: int, asked_upto: int, finished: Finished) -> None:
+    def begin(self, after: int, before: Before) -> None:
         """Apply what comes after a sequence."""
-        self.applied = after
-        self._finished_upto, self._asked_upto, self._finished = finished_upto, asked_upto, finished
+        self.read_upto = after
+        self._before, self._finished_upto, self._asked_upto = before, before.finished_upto, before.asked_upto
+        self._note_applied(after)
 
     async def run(self, app: App) -> None:
         """Apply what the stream has, and what comes."""
@@ -89,19 +93,20 @@ class Stream:
 
     async def _apply(self, app: App, messages: Sequence[Message]) -> None:
         reads = [self._read(app, message) for message in messages]
+        self.read_upto = messages[-1].sequence
         for read in reads:
             await self._bury(read, read.refused)
         parts = [part for read in reads for part in read.parts]
         upto = messages[-1].sequence
         asks = messages[0].sequence <= self._asked_upto and upto > self._finished_upto
-        finished = self._finished if asks else None
+        before = self._before if asks else None
 
         def on_commit(results: list[list[Accepted] | ApiError]) -> None:
             self._committed(app, reads, results, upto)
 
         results = await app.store.add(
             messages[-1].at_ms,
-            lambda db: table.apply(db, parts, upto, finished),
+            lambda db: table.apply(db, parts, upto, before),
             workspace_seq=TURNS_OF,
             on_commit=on_commit,
             retry_when_full=True,
@@ -116,7 +121,7 @@ class Stream:
         self, app: App, reads: Sequence[Read], results: Sequence[list[Accepted] | ApiError], upto: int
     ) -> None:
         """Right after the commit, in its order."""
-        self.applied = upto
+        self._note_applied(upto)
         ingest, left = app.services.ingest, iter(results)
         for read in reads:
             of_parts = [next(left) for _ in read.parts]
@@ -132,11 +137,16 @@ class Stream:
                 read.is_answered = True
                 self._publisher.applied(request, _results(read, of_parts))
 
+    def _note_applied(self, sequence: int) -> None:
+        self.applied = sequence
+        if sequence >= self._asked_upto:
+            self.caught_up.set()
+
     # Reading
 
     def _read(self, app: App, message: Message) -> Read:
         try:
-            items = _items(message)
+            items = items_of(message)
         except msgspec.DecodeError as error:
             read = Read(message, [Item(names.MANY, message.body)])
             read.refused[0] = ApiError("invalid_event", f"This is no batch of events: {error}")
@@ -155,30 +165,44 @@ class Stream:
             error = ApiError("not_found", f"There is no workspace {workspace_id!r}.")
             read.refused |= {place: error for place, _ in group}
             return
-        deliver = message.sequence > self._finished_upto and not registry.paused(workspace.seq)
+        deliver = message.sequence > self._finished_upto and not self._paused(app, workspace, message.sequence)
         for begin, events in self._runs(app, read, group):
             count = sum(registry.fan_out(workspace.seq, event.type) for event in events) if deliver else 0
             facts = ingest.body_facts(workspace.seq, events) if deliver else ()
             ingested = Ingested(workspace.seq, events, deliver, message.at_ms, count, trace, facts)
             read.parts.append(Part(message.sequence, begin, ingested))
 
+    def _paused(self, app: App, workspace: Workspace, sequence: int) -> bool:
+        if self._before is not None and sequence <= self._asked_upto and workspace.id in self._before.paused:
+            return self._before.paused[workspace.id]
+        return app.registry.paused(workspace.seq)
+
     def _runs(
         self, app: App, read: Read, group: Sequence[tuple[int, Item]]
     ) -> Iterator[tuple[int, Sequence[NewEvent]]]:
         max_bytes, types = int(app.settings().delivery.max_body_kb * 1024), app.deps.event_types()
         begin, events = group[0][0], list[NewEvent]()
+        # What a daemon published was looked at when it came.
+        is_producers = types.validation != "off" and names.REQUEST_HEADER not in read.message.headers
+        warnings: list[ApiError] | None = [] if is_producers else None
         for place, item in group:
 
             def new_id(item: Item = item, place: int = place) -> str:
                 return item.event_id or self._derived_id(read.message, place)
 
             try:
-                events.append(parse_event(item.body, max_bytes=max_bytes, event_types=types, new_id=new_id))
+                events.append(
+                    parse_event(item.body, max_bytes=max_bytes, event_types=types, new_id=new_id, warnings=warnings)
+                )
             except ApiError as error:
                 read.refused[place] = error
                 if events:
                     yield begin, events
                 begin, events = place + 1, []
+            if warnings and read.message.sequence > self._asked_upto:
+                note_mismatch(app.services, item.workspace_id, warnings[0])
+            if warnings is not None:
+                warnings.clear()
         if events:
             yield begin, events
 
@@ -218,7 +242,8 @@ class Stream:
                 return
 
 
-def _items(message: Message) -> Sequence[Item]:
+def items_of(message: Message) -> Sequence[Item]:
+    """The events of a message.  Raises DecodeError where it is a batch that can't be read."""
     headers = message.headers
     if names.BATCH_HEADER in headers:
         items = msgspec.msgpack.decode(message.body, type=list[Item])

@@ -195,6 +195,11 @@ LOG_EVENTS: dict[str, LogEvent] = {
         "The stream no longer has all that this machine needs: events are missing.",
         ("partition", "sequence", "first"),
     ),
+    "cluster.ids_known": LogEvent(
+        "info",
+        "The ids of `count` events that were accepted before this machine took the partition over are known.",
+        ("partition", "count", "seconds"),
+    ),
     "cluster.dead_letter": LogEvent(
         "warning", "A message could not be applied; it is kept as a dead letter.", ("workspace", "reason", "message")
     ),

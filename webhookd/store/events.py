@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -107,6 +107,36 @@ def _accept_one(db: sqlite3.Connection, item: Ingested, event: NewEvent, facts: 
     values = (cursor.lastrowid, event.type, len(event.body), item.now_ms, item.workspace_seq, event.body, known_facts)
     rows = db.execute(_INSERT_DELIVERIES, values).fetchall()
     return _accepted_with(item, event, [_with_sequence(db, row) for row in rows])
+
+
+def add_deliveries(
+    db: sqlite3.Connection,
+    item: Ingested,
+    event: NewEvent,
+    endpoint_ids: Iterable[str],
+    waits: Callable[[str, int | None], bool],
+) -> Sequence[QueuedDelivery]:
+    """Queue an event that was accepted for endpoints, whatever they ask for, as far as it `waits` for them.
+
+    `waits` is given the endpoint's id, and the hash of the event's key where the endpoint orders by one.
+    """
+    found = db.execute(
+        "SELECT v.seq, e.seq, e.id, (SELECT lane_hash(s.order_key, ?3) FROM subscriptions s "
+        "WHERE s.endpoint_seq = e.seq AND s.order_key IS NOT NULL LIMIT 1) FROM events v JOIN endpoints e "
+        "ON e.workspace_seq = v.workspace_seq AND e.deleted_at IS NULL WHERE v.workspace_seq = ?1 AND v.id = ?2 "
+        "AND e.id IN (SELECT value FROM json_each(?4)) ORDER BY e.seq",
+        (item.workspace_seq, event.id, event.body, orjson.dumps(list(endpoint_ids)).decode()),
+    ).fetchall()
+    rows = [
+        db.execute(
+            "INSERT INTO deliveries (event_seq, endpoint_seq, event_type, size, accepted_at, lane_hash) "
+            "VALUES (?, ?, ?, ?, ?, ?) RETURNING seq, endpoint_seq, lane_hash",
+            (event_seq, endpoint_seq, event.type, len(event.body), item.now_ms, lane_hash),
+        ).fetchall()[0]
+        for event_seq, endpoint_seq, endpoint_id, lane_hash in found
+        if waits(endpoint_id, lane_hash)
+    ]
+    return _accepted_with(item, event, [_with_sequence(db, row) for row in rows]).queued
 
 
 def _with_sequence(db: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Any, ...]:

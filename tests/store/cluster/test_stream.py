@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from tests.support.stores import add_endpoint, add_workspace
 from webhookd.errors import ApiError
-from webhookd.models import NewEvent
-from webhookd.store import endpoints, workspaces
+from webhookd.models import NewEvent, Ordering
+from webhookd.store import endpoints, events, workspaces
 from webhookd.store.cluster import config, stream
-from webhookd.store.cluster.stream import POSITIONS, Finished, Part
+from webhookd.store.cluster.stream import POSITIONS, Before, Known, Part
 from webhookd.store.events import Ingested
 from webhookd.store.store import Store
 
@@ -23,8 +26,22 @@ def part(sequence: int, *ids: str, place: int = 0, workspace_seq: int = 1, body:
     return Part(sequence, place, Ingested(workspace_seq, events, deliver=True, now_ms=7))
 
 
-async def apply(store: Store, *parts: Part, upto: int, finished: Finished | None = None) -> list[Any]:
-    return await store.write(lambda db: stream.apply(db, parts, upto, finished))
+@dataclass
+class Left:
+    """A machine that has finished everything before a position; beside it, whom events waited for."""
+
+    first: int
+    waited: Mapping[int, list[str]] = field(default_factory=dict)
+
+    def finished(self, endpoint_id: str | None, lane_hash: int | None, position: int) -> bool:
+        return position < self.first
+
+    def waited_at(self, position: int) -> list[str]:
+        return self.waited.get(position, [])
+
+
+async def apply(store: Store, *parts: Part, upto: int, before: Before | None = None) -> list[Any]:
+    return await store.write(lambda db: stream.apply(db, parts, upto, before))
 
 
 async def positions(store: Store, *endpoint_seqs: int) -> dict[tuple[int, int | None], int]:
@@ -64,15 +81,58 @@ async def test_what_another_machine_finished_is_not_delivered_again(store: Store
     workspace = await add_workspace(store)
     endpoint = await add_endpoint(store, workspace)
     await apply(store, part(1, "a", "b", "c"), upto=1)
-    removed = await store.write(
-        lambda db: stream.drop_finished(db, lambda seq, lane, position: position < POSITIONS + 2, others=True)
-    )
+    removed = await store.write(lambda db: stream.drop_finished(db, Left(POSITIONS + 2), others=True))
     assert removed == 2
     assert await positions(store, endpoint.seq) == {(endpoint.seq, None): POSITIONS + 2}
-    results = await apply(
-        store, part(2, "d"), part(3, "e"), upto=3, finished=lambda seq, lane, position: position < 3 * POSITIONS
-    )
+    results = await apply(store, part(2, "d"), part(3, "e"), upto=3, before=Left(3 * POSITIONS))
     assert [[len(each.queued) for each in result] for result in results] == [[0], [1]]
+
+
+async def test_what_waited_for_an_endpoint_waits_whatever_it_asks_for_now(store: Store) -> None:
+    """By an order of its own too, unless it is finished; and what waits is told with its place in the stream."""
+    workspace = await add_workspace(store)
+    other = await add_endpoint(store, workspace)
+    body = b'{"event_type":"message.sent","contact":{"id":7}}'
+    asks = replace(other, ordering=Ordering("contact.id", 2), event_types=("contact.created",))
+    keyed = await store.write(lambda db: endpoints.update(db, asks))
+    left = Left(2 * POSITIONS, {POSITIONS: [keyed.id], 2 * POSITIONS: [keyed.id, "ep_gone"]})
+    results = await apply(store, part(1, "a"), part(2, "b", body=body), part(3, "c"), upto=3, before=left)
+    queued = [[(each.endpoint_seq, each.event_id) for each in result[0].queued] for result in results]
+    assert queued == [[], [(keyed.seq, "b")], []]
+    lane_hash = results[1][0].queued[0].lane_hash
+    assert lane_hash is not None and results[1][0].queued[0].sequence == 1
+    upto, found = await store.read(lambda db: stream.waiting(db, [keyed.id]))
+    assert (upto // POSITIONS, found) == (3, {keyed.id: [(2 * POSITIONS, lane_hash)]})
+
+
+async def test_ids_of_a_gap_are_known_and_nowhere_in_the_log(store: Store) -> None:
+    """An event of one is a duplicate, or a conflict with another body; the gap is narrowed from its newest end."""
+    workspace = await add_workspace(store)
+    await store.write(lambda db: stream.begin_after(db, 10, 50))
+    assert await store.read(stream.applied) == 50
+    await apply(store, part(51, "new"), upto=51)
+    digest = hashlib.sha256(BODY).digest()
+    known = [Known(40 * POSITIONS + at, workspace.seq, each, "message.sent", 5, digest) for at, each in enumerate("ab")]
+    await store.write(lambda db: stream.remember(db, [*known, *known]))
+    same, other = await apply(store, part(52, "a"), part(53, "b", body=BODY + b" "), upto=53)
+    assert same[0].duplicate and other[0].conflict
+    log = await store.read(
+        lambda db: events.page(
+            db,
+            workspace.seq,
+            event_type=None,
+            since_ms=None,
+            until_ms=None,
+            before_seq=None,
+            limit=9,
+            late=lambda: False,
+        )
+    )
+    assert [each.id for each in log[0]] == ["new"]
+    await store.write(lambda db: stream.narrow_gap(db, 10, 30))
+    assert await store.read(stream.newest_gap) == (10, 30)
+    await store.write(lambda db: stream.narrow_gap(db, 10, 10))
+    assert await store.read(stream.newest_gap) is None
 
 
 async def test_configuration_becomes_what_stands_in_the_cluster(store: Store) -> None:

@@ -30,16 +30,17 @@ def workspace_item(workspace: Workspace) -> dict[str, Any]:
     return {name: getattr(workspace, name) for name in _WORKSPACE_FIELDS}
 
 
+def workspace_of(item: Item) -> Workspace:
+    """A workspace of its item, without a number here; fields that another version doesn't know are left out."""
+    given = {name: item[name] for name in _WORKSPACE_FIELDS if name in item}
+    return Workspace(0, **given | {"notify": tuple(item["notify"])})
+
+
 def endpoint_item(endpoint: Endpoint) -> dict[str, Any]:
     """An endpoint for the cluster, its secrets plain."""
     # An earlier order holds up to numbers of this database; elsewhere nothing waits by it.
     endpoint = replace(endpoint, ordering=replace(endpoint.ordering, barriers=()))
     return {name: getattr(endpoint, name) for name in _ENDPOINT_FIELDS}
-
-
-def endpoint_ids(db: Db) -> dict[int, str]:
-    """The ids of all endpoints, deleted ones too, by their numbers."""
-    return dict(db.execute("SELECT seq, id FROM endpoints").fetchall())
 
 
 def put_workspaces(db: Db, items: Sequence[Item], now_ms: int) -> dict[str, int]:
@@ -59,8 +60,7 @@ def put_workspaces(db: Db, items: Sequence[Item], now_ms: int) -> dict[str, int]
             known = workspaces.insert(
                 db, workspace_id=item["id"], name="", plan="", notify=(), now_ms=item["created_at_ms"]
             )
-        given = {name: item[name] for name in _WORKSPACE_FIELDS if name in item} | {"notify": tuple(item["notify"])}
-        there_now[item["id"]] = workspaces.update(db, replace(known, **given))
+        there_now[item["id"]] = workspaces.update(db, replace(workspace_of(item), seq=known.seq))
     return {name: each.seq for name, each in there_now.items()}
 
 

@@ -6,7 +6,8 @@ A *position* names an event in the stream: `POSITIONS` times the sequence of its
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import orjson
 from msgspec import Struct
@@ -20,9 +21,18 @@ from webhookd.store.store import BATCH
 
 POSITIONS = 1024
 Db = sqlite3.Connection
-# Whether another machine has finished a delivery: to an endpoint (its number), by the hash of its key if it orders by
-# one, of the event at a position.
-Finished = Callable[[int, int | None, int], bool]
+# Events whose ids alone are known have numbers below 0, which the log never has.
+_IDS_BELOW = 2**62
+
+
+class Before(Protocol):
+    """What another machine has done before."""
+
+    def finished(self, endpoint_id: str | None, lane_hash: int | None, position: int) -> bool:
+        """Whether a delivery is finished: to an endpoint, by the hash of its key, of the event at a position."""
+
+    def waited_at(self, position: int) -> Sequence[str]:
+        """The endpoints that an event waited for, whatever they ask for by now."""
 
 
 class Part(Struct, frozen=True, gc=False):
@@ -44,16 +54,13 @@ def applied(db: Db) -> int:
     return int(rows[0][0]) if rows else 0
 
 
-def apply(
-    db: Db, parts: Sequence[Part], upto: int, finished: Finished | None = None
-) -> list[list[Accepted] | ApiError]:
+def apply(db: Db, parts: Sequence[Part], upto: int, before: Before | None = None) -> list[list[Accepted] | ApiError]:
     """Accept the events of `parts`, and note that the stream is applied up to `upto`, all of it in one transaction.
 
-    A part whose workspace is gone gets an ApiError.  `finished`: after a start from the progress of another machine.
+    A part whose workspace is gone gets an ApiError.  `before`: after a start from the progress of another machine.
     """
-    db.execute("DELETE FROM stream")
-    db.execute("INSERT INTO stream VALUES (?)", (upto,))
-    if finished is None and parts:
+    _set_applied(db, upto)
+    if before is None and parts:
         together = PackedBatch(BATCH, [ACCEPT.of(part.ingested) for part in parts])
         if together.run(db):
             results: list[list[Accepted] | ApiError] = together.results()
@@ -66,10 +73,15 @@ def apply(
                 (len(positions), orjson.dumps(positions).decode()),
             )
             return results
-    return [_apply_one(db, part, finished) for part in parts]
+    return [_apply_one(db, part, before) for part in parts]
 
 
-def _apply_one(db: Db, part: Part, finished: Finished | None) -> list[Accepted] | ApiError:
+def _set_applied(db: Db, upto: int) -> None:
+    db.execute("DELETE FROM stream")
+    db.execute("INSERT INTO stream VALUES (?)", (upto,))
+
+
+def _apply_one(db: Db, part: Part, before: Before | None) -> list[Accepted] | ApiError:
     try:
         results = events.accept(db, part.ingested)
     except ApiError as error:
@@ -82,16 +94,34 @@ def _apply_one(db: Db, part: Part, finished: Finished | None) -> list[Accepted] 
             "INSERT INTO stream_events SELECT seq, ? FROM events WHERE workspace_seq = ? AND id = ?",
             (position, part.ingested.workspace_seq, result.event_id),
         )
-        if finished is not None and result.queued:
-            results[place] = _without_finished(db, result, position, finished)
+        if before is not None and (result.queued or before.waited_at(position)):
+            results[place] = _as_before(db, part.ingested, place, result, before, position)
     return results
 
 
-def _without_finished(db: Db, result: Accepted, position: int, finished: Finished) -> Accepted:
-    gone = {each.seq for each in result.queued if finished(each.endpoint_seq, each.lane_hash, position)}
+def _as_before(db: Db, ingested: Ingested, place: int, result: Accepted, before: Before, position: int) -> Accepted:
+    """Without what is finished, and with what waited for an endpoint that asks for something else by now."""
+    endpoint_ids = dict(
+        db.execute(
+            "SELECT seq, id FROM endpoints WHERE seq IN (SELECT value FROM json_each(?))",
+            (orjson.dumps([each.endpoint_seq for each in result.queued]).decode(),),
+        ).fetchall()
+    )
+    gone = {
+        each.seq
+        for each in result.queued
+        if before.finished(endpoint_ids.get(each.endpoint_seq), each.lane_hash, position)
+    }
     db.executemany("DELETE FROM deliveries WHERE seq = ?", [(seq,) for seq in gone])
-    left = tuple(each for each in result.queued if each.seq not in gone)
-    return Accepted(result.event_id, len(left), queued=left)
+    left = [each for each in result.queued if each.seq not in gone]
+    missing = set(before.waited_at(position)) - set(endpoint_ids.values())
+    if missing:
+
+        def waits(endpoint_id: str, lane_hash: int | None) -> bool:
+            return not before.finished(endpoint_id, lane_hash, position)
+
+        left += events.add_deliveries(db, ingested, ingested.events[place], missing, waits)
+    return Accepted(result.event_id, len(left), queued=tuple(left))
 
 
 def first_waiting(db: Db, endpoint_seqs: Sequence[int]) -> dict[tuple[int, int | None], int]:
@@ -114,7 +144,23 @@ def first_waiting(db: Db, endpoint_seqs: Sequence[int]) -> dict[tuple[int, int |
     return {(seq, lane_hash): position for seq, lane_hash, position in rows if position is not None}
 
 
-def drop_finished(db: Db, finished: Finished, *, others: bool) -> int:
+def waiting(db: Db, endpoint_ids: Collection[str]) -> tuple[int, dict[str, list[tuple[int, int | None]]]]:
+    """The position that everything is applied up to, and of what waits up to there position and hash, by endpoint."""
+    upto = (applied(db) + 1) * POSITIONS - 1
+    found: dict[str, list[tuple[int, int | None]]] = {each: [] for each in endpoint_ids}
+    rows = db.execute(
+        "SELECT e.id, s.position, d.lane_hash FROM json_each(?) j CROSS JOIN endpoints e ON e.id = j.value "
+        "AND e.deleted_at IS NULL CROSS JOIN deliveries d INDEXED BY deliveries_waiting ON d.endpoint_seq = e.seq "
+        "AND d.state = 0 AND d.kind = 0 AND d.seq > e.skipped_upto "
+        "CROSS JOIN stream_events s ON s.event_seq = d.event_seq AND s.position <= ? ORDER BY s.position",
+        (orjson.dumps(list(endpoint_ids)).decode(), upto),
+    )
+    for endpoint_id, position, lane_hash in rows:
+        found[endpoint_id].append((position, lane_hash))
+    return upto, found
+
+
+def drop_finished(db: Db, before: Before, *, others: bool) -> int:
     """Remove deliveries that wait here and that another machine has finished; returns how many.
 
     With `others` also replays and backfills, which the stream doesn't have: they waited when this machine lost the
@@ -124,18 +170,66 @@ def drop_finished(db: Db, finished: Finished, *, others: bool) -> int:
     if others:
         removed = db.execute("DELETE FROM deliveries WHERE state = 0 AND kind <> 0").rowcount
     rows = db.execute(
-        "SELECT d.seq, d.endpoint_seq, d.lane_hash, s.position FROM deliveries d "
+        "SELECT d.seq, e.id, d.lane_hash, s.position FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq "
         "CROSS JOIN stream_events s ON s.event_seq = d.event_seq WHERE d.state = 0 AND d.kind = 0"
     )
-    gone = [(seq,) for seq, *where in rows if finished(*where)]
+    gone = [(seq,) for seq, *where in rows if before.finished(*where)]
     db.executemany("DELETE FROM deliveries WHERE seq = ?", gone)
     return removed + len(gone)
+
+
+# Ids of events that are no longer in the log
+
+
+def begin_after(db: Db, after: int, upto: int) -> None:
+    """Go on behind the sequence `upto`; the messages after `after` are read later, for their events' ids alone."""
+    _set_applied(db, upto)
+    db.execute("INSERT OR REPLACE INTO stream_gaps VALUES (?, ?)", (after, upto))
+
+
+def newest_gap(db: Db) -> tuple[int, int] | None:
+    """The newest messages that are yet to be read: after which sequence, and up to which."""
+    rows = db.execute("SELECT after, upto FROM stream_gaps ORDER BY upto DESC LIMIT 1").fetchall()
+    return rows[0] if rows else None
+
+
+def narrow_gap(db: Db, after: int, upto: int) -> None:
+    """Only those up to `upto` are left to be read of the gap that begins at `after`."""
+    db.execute("UPDATE stream_gaps SET upto = ?2 WHERE after = ?1", (after, upto))
+    db.execute("DELETE FROM stream_gaps WHERE upto <= after")
+
+
+class Known(Struct, frozen=True, gc=False):
+    """An event that was accepted once: where, by which id, when (ms since 1970), and the hash of its body."""
+
+    position: int
+    workspace_seq: int
+    id: str
+    type: str
+    at_ms: int
+    body_sha256: bytes
+
+
+def remember(db: Db, known: Sequence[Known]) -> None:
+    """Know these ids, as those of events whose bodies were pruned."""
+    db.executemany(
+        "INSERT OR IGNORE INTO events (seq, workspace_seq, id, type, accepted_at, body_sha256) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (each.position - _IDS_BELOW, each.workspace_seq, each.id, each.type, each.at_ms, each.body_sha256)
+            for each in known
+        ],
+    )
+
+
+# From and to a single daemon
 
 
 def forget(db: Db) -> int:
     """Make it the database of a single daemon: without a stream; returns how many events it has."""
     db.execute("DELETE FROM stream")
     db.execute("DELETE FROM stream_events")
+    db.execute("DELETE FROM stream_gaps")
     return int(db.execute("SELECT count(*) FROM events").fetchone()[0])
 
 
@@ -160,12 +254,11 @@ def stored(db: Db, after_seq: int, since_ms: int, limit: int) -> list[Stored]:
     return [Stored(*row) for row in rows]
 
 
-def first_waiting_events(db: Db) -> list[tuple[str, int | None, int]]:
-    """The first event that waits, for each endpoint (its id) and hash of a key: its number."""
+def waiting_events(db: Db) -> list[tuple[str, int | None, int]]:
+    """Every event that waits for an endpoint (its id), with the hash of its key, and its number, in order."""
     return db.execute(
-        "SELECT e.id, d.lane_hash, min(d.event_seq) FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq "
-        "WHERE d.state = 0 AND d.kind = 0 AND e.deleted_at IS NULL AND d.seq > e.skipped_upto "
-        "GROUP BY e.id, d.lane_hash"
+        "SELECT e.id, d.lane_hash, d.event_seq FROM deliveries d JOIN endpoints e ON e.seq = d.endpoint_seq "
+        "WHERE d.state = 0 AND d.kind = 0 AND e.deleted_at IS NULL AND d.seq > e.skipped_upto ORDER BY d.event_seq"
     ).fetchall()
 
 

@@ -10,8 +10,8 @@ from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
 from webhookd import metrics
-from webhookd.cluster import gather
-from webhookd.cluster.gather import Answer
+from webhookd.cluster.web import gather
+from webhookd.cluster.web.gather import Answer
 from webhookd.errors import ApiError
 
 

@@ -18,10 +18,10 @@ import orjson
 from aiohttp import hdrs, web
 
 from webhookd.admin.tokens import secret_digest
-from webhookd.cluster import gather
-from webhookd.cluster.forward import Forwarder
 from webhookd.cluster.names import CALLER_HEADER, PARTITION_CHOICE_HEADER, TOKEN_HEADER, partition_of
 from webhookd.cluster.partition import FORWARDED_FROM
+from webhookd.cluster.web import gather
+from webhookd.cluster.web.forward import Forwarder
 from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE
 from webhookd.web.server.caller_address import AddressOf

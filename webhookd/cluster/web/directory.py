@@ -8,6 +8,7 @@ from webhookd.cluster.feed import Feed
 from webhookd.cluster.jetstream import JetStream
 from webhookd.cluster.names import CONFIG_BUCKET
 from webhookd.models import Workspace
+from webhookd.store.cluster.config import workspace_of
 
 BATCH_MESSAGES = 1000
 BATCH_BYTES = 1024 * 1024
@@ -34,7 +35,6 @@ class Directory:
                     if message.headers.get("KV-Operation"):
                         self._workspaces.pop(workspace_id, None)
                     else:
-                        item = msgspec.json.decode(message.body)
-                        self._workspaces[workspace_id] = Workspace(0, **item | {"notify": tuple(item["notify"])})
+                        self._workspaces[workspace_id] = workspace_of(msgspec.json.decode(message.body))
         finally:
             await feed.close()
