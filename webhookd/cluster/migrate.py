@@ -160,6 +160,9 @@ def _config_items(db: Db, partitions: int) -> Iterator[tuple[str, Item]]:
         if token_id not in _OF_THE_FILES:
             named = token["workspace"]
             yield config_key(None if named is None else partition_of(named, partitions), "token", token_id), token
+    for kind, found in (("link", config_table.link_items(db)), ("confirmation", config_table.confirmation_items(db))):
+        for digest, item in found.items():
+            yield config_key(partition_of(item["workspace"], partitions), kind, digest), item
 
 
 async def _publish(jetstream: JetStream, partitions: int, page: Sequence[Stored], positions: Positions) -> None:
@@ -236,6 +239,8 @@ async def _export(config: Config, directory: Path, jetstream: JetStream, cipher:
             seqs = config_table.put_workspaces(db, kinds["workspace"], SystemClock().wall_ms())
             config_table.put_endpoints(db, kinds["endpoint"], seqs, SystemClock().wall_ms())
             config_table.put_tokens(db, kinds["token"], seqs)
+            config_table.put_links(db, kinds["link"])
+            config_table.put_confirmations(db, kinds["confirmation"])
 
         await app.store.write(command)
 

@@ -127,19 +127,21 @@ class Mirror:
         return True
 
     async def credentials_changed(self, store: Store) -> None:
-        """Tokens or sessions may have changed: look, and note what did."""
+        """Tokens, sessions and links that were sent or shown may have changed: look, and note what did."""
         tokens = await store.read_for_sign_in(config.token_items)
         sessions = await store.read_for_sign_in(config.session_items)
-        bound = {
-            config_key(self._partition, "token", token_id): item
-            for token_id, item in tokens.items()
-            if item["workspace"] is not None
+        own = {
+            "token": {each: item for each, item in tokens.items() if item["workspace"] is not None},
+            "link": await store.read_for_sign_in(config.link_items),
+            "confirmation": await store.read_for_sign_in(config.confirmation_items),
         }
-        for key, item in bound.items():
-            self._note(key, item, True)
-        prefix = config_key(self._partition, "token", "")
-        for key in [key for key in self._kept if key.startswith(prefix) and key not in bound]:
-            self._note(key, {}, False)
+        for kind, items in own.items():
+            there = {config_key(self._partition, kind, each): item for each, item in items.items()}
+            for key, item in there.items():
+                self._note(key, item, True)
+            prefix = config_key(self._partition, kind, "")
+            for key in [key for key in self._kept if key.startswith(prefix) and key not in there]:
+                self._note(key, {}, False)
         unbound = {each: item for each, item in tokens.items() if item["workspace"] is None}
         for key, shared in self._shared.differences(self._partition, unbound, sessions):
             self._unwritten[key] = shared
@@ -225,6 +227,8 @@ class Mirror:
                 config.put_endpoints(db, kinds["endpoint"], seqs, now_ms)
                 config.put_tokens(db, [*kinds["token"], *shared_tokens], seqs)
                 config.put_sessions(db, sessions)
+                config.put_links(db, kinds["link"])
+                config.put_confirmations(db, kinds["confirmation"])
                 return config.shared_there(db)
 
             return await store.write(command, retry_when_full=True)

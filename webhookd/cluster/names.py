@@ -36,15 +36,19 @@ Bucket `webhookd_config`
     `p<p>.endpoint.<id>`   its fields but the numbers, and `from_sequence`: it gets the events after that
     `p<p>.waited.<id>`     what waited for an endpoint when it began to ask for other events, or its workspace's plan
                            changed: `{"id", "upto", "waited"}`, see `webhookd.cluster.waited`
+    `p<p>.link.<hash>`     an unused link into the portal, by the hash of its code
+    `p<p>.confirmation.<hash>`  an address that was asked to confirm, by the hash of its link's code
     `p<p>.token.<id>`      a token bound to a workspace of the partition; the secret is hashed
     `all.token.<id>`       an unbound token
     `all.session.<id>`     a session of the page
 
 Bucket `webhookd_progress`
-    `<p>`            `{"node", "applied", "behind": {<endpoint id>: <position>}}`, zlib-compressed JSON, put once a
-                     second while it changes.  All events up to the sequence `applied` are finished but those of an
-                     endpoint in `behind` from that position on: 1024 times the sequence, and the place in its batch.
-                     Where an endpoint orders by key, there is `<endpoint id>/<hash of the key>` for each hash.
+    `<p>`            `{"node", "applied", "behind": {<endpoint id>: <position>}, "numbers": {<endpoint id>: [<newest>,
+                     <position>, <number>]}}`, zlib-compressed JSON, put once a second while it changes.
+                     All events up to the sequence `applied` are finished but those of an endpoint in `behind` from
+                     that position on: 1024 times the sequence, and the place in its batch.
+                     Where an endpoint orders by key, there is `<endpoint id>/<hash of the key>` for each hash, and
+                     in `numbers` the newest delivery's number, and position and number of the first that waits, or 0.
 """
 
 from __future__ import annotations

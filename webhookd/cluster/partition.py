@@ -175,6 +175,7 @@ class Partition:
         if not applied or applied < value.lowest - CATCH_UP_MESSAGES:
             begin = max(applied, value.lowest - KNOWN_MESSAGES, first - 1, 0)
         known_upto = max(applied, first - 1)
+        await store.write(lambda db: table.put_lane_numbers(db, value.numbers), retry_when_full=True)
         if begin > known_upto:
             await store.write(lambda db: table.begin_after(db, known_upto, begin), retry_when_full=True)
         if min(begin, value.lowest) + 1 < first and last:

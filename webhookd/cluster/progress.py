@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
@@ -26,6 +26,7 @@ class ProgressValue(msgspec.Struct, frozen=True):
     node: str = ""
     applied: int = 0
     behind: dict[str, int] = {}
+    numbers: dict[str, tuple[int, int, int]] = {}
 
     @property
     def lowest(self) -> int:
@@ -92,15 +93,18 @@ class Progress:
             if applied < self._least:
                 return  # what the machine before finished is still being read: its progress says more
             waiting = {each.seq: each.id for each in app.dispatcher.waiting_endpoints()}
-            first: Mapping[tuple[int, int | None], int] = {}
-            if waiting:
-                first = await app.store.read_for_delivery(lambda db: table.first_waiting(db, list(waiting)))
+            written = self._written
+            if not waiting and not written.behind and (written.node, written.applied) == (self._node, applied):
+                return
+            first, numbers = await app.store.read_for_delivery(
+                lambda db: (table.first_waiting(db, list(waiting)) if waiting else {}, table.lane_numbers(db))
+            )
             behind = {
                 behind_key(waiting[seq], lane_hash): position
                 for (seq, lane_hash), position in first.items()
                 if position // POSITIONS <= applied
             }
-            value = ProgressValue(self._node, applied, behind)
+            value = ProgressValue(self._node, applied, behind, numbers)
             if value == self._written or not self._may_write():
                 return
             try:

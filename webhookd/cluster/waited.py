@@ -114,6 +114,7 @@ class Before(Struct, frozen=True):
     waited: Mapping[str, Waited]
     paused: Mapping[str, bool]
     endpoints_at: Mapping[int, Sequence[str]]  # whom an event waited for, by its position
+    counts_at: Mapping[int, Mapping[str, int]]
 
     @property
     def finished_upto(self) -> int:
@@ -129,6 +130,10 @@ class Before(Struct, frozen=True):
     def waited_at(self, position: int) -> Sequence[str]:
         """The endpoints that an event waited for before they asked for something else."""
         return self.endpoints_at.get(position, ())
+
+    def numbers_at(self, position: int) -> Mapping[str, int]:
+        """The number of an event's delivery, for endpoints that order by key and for which it waited first."""
+        return self.counts_at.get(position, {})
 
     def finished(self, endpoint_id: str | None, lane_hash: int | None, position: int) -> bool:
         """Whether a delivery is finished, or never was to be."""
@@ -154,4 +159,7 @@ def before(
     for endpoint_id, kept in waited.items():
         for position in kept.positions:
             at[position].append(endpoint_id)
-    return Before(value, dict(from_sequence), waited, dict(paused), at)
+    counts: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for endpoint_id, (_, position, number) in value.numbers.items():
+        counts[position][endpoint_id] = number
+    return Before(value, dict(from_sequence), waited, dict(paused), at, counts)

@@ -12,7 +12,7 @@ import pytest
 from tests.support.stores import add_endpoint, add_workspace
 from webhookd.errors import ApiError
 from webhookd.models import NewEvent, Ordering
-from webhookd.store import endpoints, events, workspaces
+from webhookd.store import credentials, endpoints, events, workspaces
 from webhookd.store.cluster import config, stream
 from webhookd.store.cluster.stream import POSITIONS, Before, Known, Part
 from webhookd.store.events import Ingested
@@ -32,12 +32,16 @@ class Left:
 
     first: int
     waited: Mapping[int, list[str]] = field(default_factory=dict)
+    numbers: Mapping[int, dict[str, int]] = field(default_factory=dict)
 
     def finished(self, endpoint_id: str | None, lane_hash: int | None, position: int) -> bool:
         return position < self.first
 
     def waited_at(self, position: int) -> list[str]:
         return self.waited.get(position, [])
+
+    def numbers_at(self, position: int) -> dict[str, int]:
+        return self.numbers.get(position, {})
 
 
 async def apply(store: Store, *parts: Part, upto: int, before: Before | None = None) -> list[Any]:
@@ -103,6 +107,49 @@ async def test_what_waited_for_an_endpoint_waits_whatever_it_asks_for_now(store:
     assert lane_hash is not None and results[1][0].queued[0].sequence == 1
     upto, found = await store.read(lambda db: stream.waiting(db, [keyed.id]))
     assert (upto // POSITIONS, found) == (3, {keyed.id: [(2 * POSITIONS, lane_hash)]})
+
+
+async def test_deliveries_by_key_go_on_counting(store: Store) -> None:
+    """Where one waits it has its number again, and so have those after it; else behind the newest."""
+    workspace = await add_workspace(store)
+    both = [await add_endpoint(store, workspace, url=f"https://{each}.example/") for each in "ab"]
+    asks = [replace(each, ordering=Ordering("event_id", 2)) for each in both]
+    waits, rests = [await store.write(lambda db, each=each: endpoints.update(db, each)) for each in asks]
+    told = {waits.id: (42, 2 * POSITIONS + 1, 40), rests.id: (7, 0, 0)}
+    await store.write(lambda db: stream.put_lane_numbers(db, told))
+    left = Left(2 * POSITIONS + 1, numbers={2 * POSITIONS + 1: {waits.id: 40}})
+    results = await apply(store, part(2, "a", "b", "c"), part(3, "d"), upto=3, before=left)
+    queued = [each for result in results for accepted in result for each in accepted.queued]
+    assert [each.sequence for each in queued if each.endpoint_seq == waits.seq] == [40, 41, 42]
+    assert [each.sequence for each in queued if each.endpoint_seq == rests.seq] == [9, 10, 11]
+    numbers = await store.read(stream.lane_numbers)
+    assert numbers == {waits.id: (42, 2 * POSITIONS + 1, 40), rests.id: (11, 2 * POSITIONS + 1, 9)}
+
+
+async def test_links_that_were_sent_come_along(store: Store) -> None:
+    """Those into the portal by a token that is there, and those by which an address confirms."""
+    workspace = await add_workspace(store)
+    link = {
+        "workspace": "default", "code_sha256": "AB", "token_sha256": "CD", "token_id": "tok_1", "read_only": 1,
+        "language": "vi", "return_url": "", "created_at": 1, "expires_at": 9,
+    }  # fmt: skip
+    asked = {"workspace": "default", "code_sha256": "EF", "address": "a@b.c", "asked_at": 1, "expires_at": 9, "done": 0}
+    await store.write(
+        lambda db: credentials.put_token(
+            db, token_id="tok_1", scope="admin", workspace_seq=None, secret_sha256=b"x", note="", now_ms=1
+        )
+    )
+
+    def command(db: Any) -> None:
+        config.put_links(db, [link, link | {"code_sha256": "AC", "token_id": "tok_gone"}])
+        config.put_confirmations(db, [asked, asked | {"code_sha256": "FF", "workspace": "gone"}])
+
+    await store.write(command)
+    await store.write(command)
+    assert await store.read(config.link_items) == {"AB": link}
+    assert await store.read(config.confirmation_items) == {"EF": asked}
+    assert (await store.read(workspaces.load))[0].pending[0].address == "a@b.c"
+    assert await store.read(lambda db: workspaces.to_confirm(db, b"\xef", 5)) == (workspace.seq, "a@b.c")
 
 
 async def test_ids_of_a_gap_are_known_and_nowhere_in_the_log(store: Store) -> None:

@@ -35,9 +35,10 @@ POLL_SECONDS = 0.05
 PEEKED_BYTES = 256 * 1024
 _NAMED = re.compile(r"/(?:v1/)?workspaces/([^/]+)")
 # Found by an id that says nothing of its partition: asked one after the other until one knows it.
-_SEARCHED = re.compile(r"/v1/(?:tokens|sessions)/[^/]+|/access/(?:tokens|sessions)/[^/]+/[a-z]+")
+_SEARCHED = re.compile(r"/v1/(?:tokens|sessions)/[^/]+|/access/(?:tokens|sessions)/[^/]+/[a-z]+|/confirm-address")
 _OF_THIS_MACHINE = ("/healthz", "/readyz", "/v1/backup")
-_SIGN_IN = ("/sign-in", "/portal")
+# The same by a secret or a code in the form.
+_SEARCHED_BY_FORM = ("/sign-in", "/portal", "/confirm-address")
 # The body says which workspace it is about: the path, and the field.
 _IN_BODY = {"/v1/workspaces": "id", "/v1/tokens": "workspace", "/access/tokens": "workspace"}
 
@@ -99,8 +100,8 @@ class Front:
             return await self._metrics(request)
         if _SEARCHED.fullmatch(path) and not request.body_exists:
             return await self._search(request)
-        if request.method == "POST" and path in _SIGN_IN:
-            return await self._sign_in(request)
+        if request.method == "POST" and path in _SEARCHED_BY_FORM:
+            return await self._search_by_form(request)
         return await self._send(request, await self._partition_of(request))
 
     async def _of_this_machine(self, path: str) -> web.StreamResponse:
@@ -205,7 +206,7 @@ class Front:
         assert answer is not None
         return answer.response()
 
-    async def _sign_in(self, request: web.Request) -> web.StreamResponse:
+    async def _search_by_form(self, request: web.Request) -> web.StreamResponse:
         """Try a secret or a code in one partition after the other: only its own knows it."""
         if (request.content_length or PEEKED_BYTES) >= PEEKED_BYTES:
             return await self._send(request, self._home)

@@ -184,6 +184,54 @@ def put_sessions(db: Db, items: Collection[Item]) -> None:
         credentials.put_session(db, view, secret_sha256=digests[0], token_sha256=digests[1])
 
 
+_LINK = ("code_sha256", "token_sha256", "token_id", "read_only", "language", "return_url", "created_at", "expires_at")
+_CONFIRMATION = ("code_sha256", "address", "asked_at", "expires_at", "done")
+
+
+def link_items(db: Db) -> dict[str, dict[str, Any]]:
+    """The unused links into the portal, by the hash of their codes."""
+    return _of_workspaces(db, "portal_links", _LINK)
+
+
+def confirmation_items(db: Db) -> dict[str, dict[str, Any]]:
+    """The addresses that were asked to confirm, by the hash of their codes."""
+    return _of_workspaces(db, "confirmations", _CONFIRMATION)
+
+
+def _of_workspaces(db: Db, table: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    columns = ", ".join(f"hex(t.{name})" if name.endswith("sha256") else f"t.{name}" for name in names)
+    rows = db.execute(f"SELECT w.id, {columns} FROM {table} t JOIN workspaces w ON w.seq = t.workspace_seq").fetchall()
+    return {row[1]: {"workspace": row[0]} | dict(zip(names, row[1:], strict=True)) for row in rows}
+
+
+def put_links(db: Db, items: Collection[Item]) -> None:
+    """Make the links into the portal those of `items`, as far as their tokens and workspaces are here."""
+    there = {each for (each,) in db.execute("SELECT id FROM tokens").fetchall()}
+    _put_of_workspaces(db, "portal_links", _LINK, [item for item in items if item["token_id"] in there])
+
+
+def put_confirmations(db: Db, items: Collection[Item]) -> None:
+    """Make the addresses that have yet to confirm those of `items`."""
+    _put_of_workspaces(db, "confirmations", _CONFIRMATION, items)
+
+
+def _put_of_workspaces(db: Db, table: str, names: Sequence[str], items: Collection[Item]) -> None:
+    seqs = {each.id: each.seq for each in workspaces.load(db)}
+    db.execute(f"DELETE FROM {table}")
+    db.executemany(
+        f"INSERT INTO {table} (workspace_seq, {', '.join(names)}) VALUES (?{', ?' * len(names)})",
+        [
+            (seqs[item["workspace"]], *(_unhexed(name, item[name]) for name in names))
+            for item in items
+            if item["workspace"] in seqs
+        ],
+    )
+
+
+def _unhexed(name: str, value: Any) -> Any:
+    return bytes.fromhex(value) if name.endswith("sha256") else value
+
+
 def shared_there(db: Db) -> tuple[set[str], set[str]]:
     """The ids of the unbound tokens and of the sessions that are here."""
     tokens = db.execute("SELECT id FROM tokens WHERE unbound = 1").fetchall()

@@ -6,11 +6,12 @@ A *position* names an event in the stream: `POSITIONS` times the sequence of its
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import orjson
 from msgspec import Struct
+from msgspec.structs import replace
 
 from webhookd.errors import ApiError
 from webhookd.models import Accepted
@@ -33,6 +34,9 @@ class Before(Protocol):
 
     def waited_at(self, position: int) -> Sequence[str]:
         """The endpoints that an event waited for, whatever they ask for by now."""
+
+    def numbers_at(self, position: int) -> Mapping[str, int]:
+        """The number of an event's delivery, for endpoints that order by key and for which it waited first."""
 
 
 class Part(Struct, frozen=True, gc=False):
@@ -86,6 +90,7 @@ def _apply_one(db: Db, part: Part, before: Before | None) -> list[Accepted] | Ap
         results = events.accept(db, part.ingested)
     except ApiError as error:
         return error
+    numbered = False
     for place, result in enumerate(results):
         if not result.is_new:
             continue
@@ -96,7 +101,35 @@ def _apply_one(db: Db, part: Part, before: Before | None) -> list[Accepted] | Ap
         )
         if before is not None and (result.queued or before.waited_at(position)):
             results[place] = _as_before(db, part.ingested, place, result, before, position)
-    return results
+            numbered |= _number(db, before.numbers_at(position), results[place])
+    return [_numbered(db, each) for each in results] if numbered else results
+
+
+def _number(db: Db, numbers: Mapping[str, int], result: Accepted) -> bool:
+    """Give the delivery of an event the number that it had, and those after it the next ones: whether that was due."""
+    done = False
+    for endpoint_id, number in numbers.items():
+        seqs = orjson.dumps([each.seq for each in result.queued]).decode()
+        found = db.execute(
+            "SELECT e.seq, d.seq, ?1 - d.sequence FROM endpoints e JOIN deliveries d ON d.endpoint_seq = e.seq "
+            "WHERE e.id = ?2 AND d.seq IN (SELECT value FROM json_each(?3)) AND d.sequence < ?1",
+            (number, endpoint_id, seqs),
+        ).fetchall()
+        for endpoint_seq, seq, more in found:
+            db.execute(
+                "UPDATE deliveries SET sequence = sequence + ? WHERE endpoint_seq = ? AND seq >= ?",
+                (more, endpoint_seq, seq),
+            )
+            db.execute("UPDATE sequences SET newest = newest + ? WHERE endpoint_seq = ?", (more, endpoint_seq))
+            done = True
+    return done
+
+
+def _numbered(db: Db, result: Accepted) -> Accepted:
+    seqs = orjson.dumps([each.seq for each in result.queued]).decode()
+    rows = db.execute("SELECT seq, sequence FROM deliveries WHERE seq IN (SELECT value FROM json_each(?))", (seqs,))
+    numbers = dict(rows.fetchall())
+    return replace(result, queued=tuple(replace(each, sequence=numbers[each.seq]) for each in result.queued))
 
 
 def _as_before(db: Db, ingested: Ingested, place: int, result: Accepted, before: Before, position: int) -> Accepted:
@@ -142,6 +175,30 @@ def first_waiting(db: Db, endpoint_seqs: Sequence[int]) -> dict[tuple[int, int |
         (seqs,),
     ).fetchall()
     return {(seq, lane_hash): position for seq, lane_hash, position in rows if position is not None}
+
+
+def lane_numbers(db: Db) -> dict[str, tuple[int, int, int]]:
+    """Of each endpoint that orders by key: the newest delivery's number, position and number of the first that waits.
+
+    The latter two are 0 where nothing waits.
+    """
+    rows = db.execute(
+        "SELECT e.id, n.newest, coalesce(s.position, 0), coalesce(d.sequence, 0) FROM sequences n JOIN endpoints e "
+        "ON e.seq = n.endpoint_seq AND e.deleted_at IS NULL LEFT JOIN deliveries d ON d.seq = "
+        "(SELECT w.seq FROM deliveries w INDEXED BY deliveries_waiting WHERE w.endpoint_seq = e.seq AND w.state = 0 "
+        "AND w.kind = 0 AND w.sequence IS NOT NULL AND w.seq > e.skipped_upto ORDER BY w.seq LIMIT 1) "
+        "LEFT JOIN stream_events s ON s.event_seq = d.event_seq"
+    ).fetchall()
+    return {endpoint_id: (newest, position, number) for endpoint_id, newest, position, number in rows}
+
+
+def put_lane_numbers(db: Db, numbers: Mapping[str, tuple[int, int, int]]) -> None:
+    """Go on counting where another machine was, for endpoints for which nothing waits."""
+    db.executemany(
+        "INSERT INTO sequences SELECT seq, ?1 FROM endpoints WHERE id = ?2 AND deleted_at IS NULL "
+        "ON CONFLICT (endpoint_seq) DO UPDATE SET newest = max(newest, excluded.newest)",
+        [(newest, endpoint_id) for endpoint_id, (newest, position, _) in numbers.items() if not position],
+    )
 
 
 def waiting(db: Db, endpoint_ids: Collection[str]) -> tuple[int, dict[str, list[tuple[int, int | None]]]]:
