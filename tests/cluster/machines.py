@@ -155,10 +155,11 @@ async def machines(
     partitions: int = 4,
     lease_seconds: float = 15,
     config: str = "",
+    listen: str = "",
     through_relays: bool = True,
     with_clocks: bool = False,
 ) -> AsyncIterator[list[Machine]]:
-    """So many daemons, ready, until the context ends."""
+    """So many daemons, ready, until the context ends; `listen` are lines of that section."""
     token_file = folder / "cluster-token"
     token_file.write_text("c" * 40 + "\n")
     token_file.chmod(0o600)
@@ -176,7 +177,7 @@ async def machines(
         machine = Machine(
             f"m{place}",
             folder / f"m{place}",
-            text + config,
+            listen + text + config,
             relays,
             folder / f"m{place}.clock",
             port,

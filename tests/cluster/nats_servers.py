@@ -10,9 +10,10 @@ import asyncio
 import os
 import shutil
 import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,20 +48,18 @@ class Server:
     config_file: Path
     port: int
     monitor_port: int
-    process: asyncio.subprocess.Process | None = None
+    process: subprocess.Popen[bytes] | None = None
 
-    async def start(self) -> None:
+    def start(self) -> None:
         assert self.process is None
         with self.config_file.with_suffix(".log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                self.program, "-c", self.config_file, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen([self.program, "-c", self.config_file], stdout=log, stderr=log)
 
-    async def kill(self) -> None:
+    def kill(self) -> None:
         process, self.process = self.process, None
         assert process is not None
         process.kill()
-        await process.wait()
+        process.wait()
 
     async def until_healthy(self, session: aiohttp.ClientSession) -> None:
         async with asyncio.timeout(START_SECONDS):
@@ -68,7 +67,7 @@ class Server:
                 await asyncio.sleep(0.05)
 
     async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
-        assert self.process is not None and self.process.returncode is None, self.log()
+        assert self.process is not None and self.process.poll() is None, self.log()
         with suppress(aiohttp.ClientError):
             async with session.get(f"http://127.0.0.1:{self.monitor_port}/healthz") as answer:
                 return answer.status == 200
@@ -125,12 +124,20 @@ class Servers:
         """A link to each server for one daemon."""
         return [await Relay.start(each.port) for each in self.servers]
 
+    async def empty(self) -> None:
+        """Delete every stream and bucket; servers that were killed are there again."""
+        for each in self.servers:
+            if each.process is None:
+                each.start()
+        await self.until_healthy()
+        jet_stream = (await self.client()).jetstream()
+        for stream in await jet_stream.streams_info():
+            await jet_stream.delete_stream(stream.config.name)
+
     async def close(self) -> None:
+        """Leave them running."""
         for client in self.clients:
             await client.close()
-        for each in self.servers:
-            if each.process is not None:
-                await each.kill()
         await self.session.close()
 
 
@@ -142,13 +149,11 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@asynccontextmanager
-async def nats_servers(folder: Path, *, partitions: int = 4, count: int = 3) -> AsyncIterator[Servers]:
-    """Servers whose files lie in `folder`, healthy, until the context ends."""
+def configured(folder: Path, *, partitions: int = 4, count: int = 3) -> list[Server]:
+    """Servers whose files lie in `folder`, not yet running."""
     program = find_server()
     assert program is not None, HOW_TO_GET_ONE
-    version = version_of(str(program))
-    lazy = version < SYNCS_ALWAYS
+    sync = "" if version_of(str(program)) < SYNCS_ALWAYS else ", sync_interval: always"
     ports = free_ports(3 * count)
     made = []
     for place in range(count):
@@ -161,17 +166,43 @@ async def nats_servers(folder: Path, *, partitions: int = 4, count: int = 3) -> 
                 monitor=monitor_port,
                 route=route_port,
                 store=folder / f"nats-{place}",
-                sync="" if lazy else ", sync_interval: always",
+                sync=sync,
                 routes=", ".join(f"nats://127.0.0.1:{each}" for each in ports[2::3]),
                 partitions=partitions,
             )
         )
         made.append(Server(f"nats-{place}", program, config_file, port, monitor_port))
-    servers = Servers(made, lazy, version, aiohttp.ClientSession())
+    return made
+
+
+@contextmanager
+def running(servers: list[Server]) -> Iterator[list[Server]]:
+    """These servers, until the context ends."""
     try:
-        for each in made:
-            await each.start()
-        await servers.until_healthy()
+        for each in servers:
+            each.start()
         yield servers
     finally:
-        await servers.close()
+        for each in servers:
+            if each.process is not None:
+                each.kill()
+
+
+@asynccontextmanager
+async def used(servers: list[Server]) -> AsyncIterator[Servers]:
+    """Servers that run, once they are healthy."""
+    version = version_of(str(servers[0].program))
+    made = Servers(servers, version < SYNCS_ALWAYS, version, aiohttp.ClientSession())
+    try:
+        await made.until_healthy()
+        yield made
+    finally:
+        await made.close()
+
+
+@asynccontextmanager
+async def nats_servers(folder: Path, *, partitions: int = 4, count: int = 3) -> AsyncIterator[Servers]:
+    """Servers of their own whose files lie in `folder`, healthy, until the context ends."""
+    with running(configured(folder, partitions=partitions, count=count)) as servers:
+        async with used(servers) as made:
+            yield made

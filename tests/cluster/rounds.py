@@ -295,9 +295,9 @@ class Rounds:
         """SIGKILL a NATS server, and start it again a little later."""
         server = self.chance.choice(self.servers.servers)
         self._struck()
-        await server.kill()
+        server.kill()
         await asyncio.sleep(self.chance.uniform(0.5, 6.0))
-        await server.start()
+        server.start()
 
     async def cut_link(self) -> None:
         """One daemon reaches no NATS server, for less or longer than its lease; then its connections end."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.machines import machines
-from tests.cluster.nats_servers import HOW_TO_GET_ONE, Servers, find_server, nats_servers
+from tests.cluster.nats_servers import HOW_TO_GET_ONE, Servers, find_server
 from tests.support.process import ROOT, Daemon, daemon
 from tests.support.receiver import Receiver, receiver
 
@@ -67,20 +67,33 @@ def config_file(folder: Path, servers: Servers) -> Path:
     return file
 
 
-async def test_there_and_back(tmp_path: Path) -> None:
-    """What was delivered isn't again, what waits arrives in order, ids are known, keys and states stay."""
-    async with receiver() as where, nats_servers(tmp_path) as servers:
+async def pause(d: Daemon) -> None:
+    """What waits for an endpoint of a workspace whose plan has no webhooks, and what came meanwhile."""
+    await d.call("PATCH", "/v1/workspaces/globex", {"plan": "starter"}, expect=200)
+    await d.call(
+        "POST", "/v1/workspaces/globex/events", {"event_type": "message.sent", "event_id": "paused"}, expect=202
+    )
+
+
+async def test_there_and_back(tmp_path: Path, servers: Servers) -> None:
+    """What was delivered isn't again, what waits arrives in order, ids are known, keys and states stay.
+
+    A cluster that is in use is left alone.
+    """
+    async with receiver() as where:
         async with daemon(tmp_path / "single", EGRESS) as d:
             await add_endpoints(d, where)
             await send(d, 1, 5)
             await where.until(5 * len(WORKSPACES))
+            await pause(d)
             endpoints = (await d.call("GET", "/v1/workspaces/acme/endpoints"))["data"]
         config = config_file(tmp_path, servers)
         said = migrate("import", str(tmp_path / "single" / "webhookd.db"), config=config)
-        assert "3 workspaces, 6 endpoints and 15 events" in said
-        async with machines(servers, tmp_path, count=2, config="", lease_seconds=10) as cluster:
+        assert "3 workspaces, 6 endpoints and 16 events" in said
+        async with machines(servers, tmp_path, count=2, through_relays=False, lease_seconds=10) as cluster:
             d0 = cluster[0].daemon
             assert d0 is not None
+            await d0.call("PATCH", "/v1/workspaces/globex", {"plan": "advanced"}, expect=200)
             there = (await d0.call("GET", "/v1/workspaces/acme/endpoints", expect=200))["data"]
             assert [(e["id"], e["state"], e["url"]) for e in endpoints] == [
                 (e["id"], e["state"], e["url"]) for e in there
@@ -89,6 +102,7 @@ async def test_there_and_back(tmp_path: Path) -> None:
             await where.until(8 * len(WORKSPACES))
             await enable(d0, "acme")
             await where.until(8 * len(WORKSPACES) + 8)
+            refuse(tmp_path, config)
             for each in cluster:
                 assert 0 == await each.stop()
         migrate("export", str(tmp_path / "back"), config=config)
@@ -106,16 +120,9 @@ async def test_there_and_back(tmp_path: Path) -> None:
                 assert [f"{workspace}-{number}" for number in range(1, 10)] == where.ids(f"{workspace}-{name}")
 
 
-async def test_a_cluster_that_has_something_is_left_alone(tmp_path: Path) -> None:
+def refuse(folder: Path, config: Path) -> None:
     """An import into a cluster that is in use is refused, and so is an export while a machine runs."""
-    async with nats_servers(tmp_path) as servers:
-        async with daemon(tmp_path / "single", EGRESS):
-            pass
-        config = config_file(tmp_path, servers)
-        async with machines(servers, tmp_path, count=1, lease_seconds=10) as cluster:
-            assert cluster[0].daemon is not None
-            await cluster[0].daemon.call("POST", "/v1/events", {"event_type": "message.sent"}, expect=202)
-            with pytest.raises(AssertionError, match="has workspaces already"):
-                migrate("import", str(tmp_path / "single" / "webhookd.db"), config=config)
-            with pytest.raises(AssertionError, match="stop webhookd on every machine"):
-                migrate("export", str(tmp_path / "back"), config=config)
+    with pytest.raises(AssertionError, match="has workspaces already"):
+        migrate("import", str(folder / "single" / "webhookd.db"), config=config)
+    with pytest.raises(AssertionError, match="stop webhookd on every machine"):
+        migrate("export", str(folder / "back"), config=config)
