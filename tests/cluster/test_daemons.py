@@ -171,7 +171,7 @@ async def the_page_works(daemons: list[Machine]) -> None:
 
 
 async def producers_publish(servers: Servers, daemons: list[Machine], seen: list[dict[str, Any]]) -> None:
-    """What they publish is delivered once and in order, whoever has its partition; the rest are dead letters, counted."""
+    """What they publish is delivered once, in order, whoever has its partition; the rest are dead letters, counted."""
     seen.clear()
     stream = (await servers.client()).jetstream()
     for event_id in ("d1", "d2", "d2", "d3"):
