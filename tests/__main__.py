@@ -3,9 +3,8 @@
     python -m tests [--install] [ARGUMENTS OF PYTEST]
 
 Style, types, layers and the gate of `tests.coverage` come first, beside each other, as each takes one processor; then
-all other tests, slow ones included: most in three processes, those that measure the machine by themselves.  Tests with
-three NATS servers and three daemons have a command of their own, `python -m tests tests/cluster`, because they take
-minutes.  With arguments for pytest (`python -m tests tests/rules -x`) only those tests run after the checks.
+all other tests, slow ones included: most in three processes, those that measure the machine by themselves.  With
+arguments for pytest (`python -m tests tests/rules -x`) only those tests run after the checks.
 
 Some tests need a program beside Python's packages.  Where it is missing they are skipped, and this command says so;
 `--install` installs it (Debian or Ubuntu, as root).
@@ -34,9 +33,9 @@ CHECKS = (
 )
 PYTEST = [sys.executable, "-m", "pytest", "--hypothesis-profile=full"]
 COVERAGE = ("coverage", [sys.executable, "-m", "tests.coverage"])
-APART = [f"--ignore={each}" for each in ("tests/cluster", *coverage.RUN)]
+APART = [f"--ignore={each}" for each in coverage.RUN]
 TESTS = (
-    ("tests", [*PYTEST, "-n", "3", "-m", "not alone", *APART, "tests"]),
+    ("tests", [*PYTEST, "-n", "3", "--dist", "loadgroup", "-m", "not alone", *APART, "tests"]),
     ("measurements", [*PYTEST, "-m", "alone", *APART, "tests"]),
 )
 # Each program with the tests that need it; the Debian package has the program's name, unless `PACKAGES` has it.

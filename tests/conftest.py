@@ -27,6 +27,9 @@ ALONE = (
     "process/test_main_job.py",
 )
 
+# One after the other in one process, which starts what they share once.
+TOGETHER = ("cluster/test_daemons.py", "cluster/test_migration.py", "cluster/test_takeover.py")
+
 # What costs most of a test's setup: reading the machine's authorities, which no test asks, and looking for garbage.
 os.environ |= {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
 gc.set_threshold(50_000, 20, 20)
@@ -60,6 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if item.path.relative_to(TESTS).as_posix().startswith(ALONE):
             item.add_marker("alone")
+        if item.path.relative_to(TESTS).as_posix() in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
 def _is_slow(file: Path) -> bool:

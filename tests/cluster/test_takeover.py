@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -17,8 +17,12 @@ from tests.cluster.machines import Machine, machines, until
 from tests.cluster.nats_servers import HOW_TO_GET_ONE, Servers, find_server
 from tests.support.mailserver import MailServer, mail_server
 from tests.support.receiver import receiver
-from webhookd.cluster.names import DEAD_STREAM, REASON_HEADER, partition_of
+from webhookd.app import App
+from webhookd.cluster.jetstream import JetStream
+from webhookd.cluster.names import DEAD_STREAM, PROGRESS_BUCKET, REASON_HEADER, partition_of
 from webhookd.cluster.partition import KNOWN_MESSAGES
+from webhookd.cluster.progress import Progress, ProgressValue, decode, encode
+from webhookd.config import Cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_server() is None, reason=HOW_TO_GET_ONE)]
 
@@ -187,3 +191,19 @@ async def test_an_empty_disk_takes_over(tmp_path: Path, servers: Servers) -> Non
         code = confirm_path.partition("code=")[2]
         assert (303, "/confirm-address/done") == await send_form(machine, confirm_path, code=code)
         assert ["new@example.com"] == (await tenant.call("GET", ""))["notify"]
+
+
+async def test_the_progress_does_not_go_back(servers: Servers) -> None:
+    """While past messages are read once more: a further takeover would deliver again what they were about."""
+    jetstream = JetStream(Cluster(servers=tuple(servers.urls)), "test")
+    await jetstream.open()
+    try:
+        await jetstream.ensure_bucket(PROGRESS_BUCKET, replicas=3)
+        await jetstream.put(PROGRESS_BUCKET, "0", encode(ProgressValue("before", 100)))
+        progress = Progress(jetstream, 0, "after", applied=lambda: 50, may_write=lambda: True)
+        assert 100 == (await progress.take_over()).applied
+        await progress.write(cast("App", None))  # it is asked for nothing
+        found = await jetstream.get(PROGRESS_BUCKET, "0")
+        assert found is not None and ProgressValue("before", 100) == decode(found.value)
+    finally:
+        await jetstream.close()

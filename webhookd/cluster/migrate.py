@@ -270,7 +270,7 @@ async def _read_partition(app: App, jetstream: JetStream, partition: int, left: 
     """Apply a partition's whole stream, without what the machines have finished."""
     first, last = await jetstream.last_sequence(names.stream_name(partition))
     stream = Stream(jetstream, partition, Publisher(jetstream, partition))
-    stream.begin(max(0, first - 1), left)
+    stream.begin(max(0, first - 1), left, last)
     reading = asyncio.create_task(stream.run(app))
     try:
         while stream.applied < last:

@@ -181,7 +181,7 @@ class Partition:
         if min(begin, value.lowest) + 1 < first and last:
             log.emit("cluster.gap", partition=self.number, sequence=min(begin, value.lowest), first=first)
         log.emit("cluster.restored", partition=self.number, sequence=begin, count=removed)
-        self._stream.begin(begin, before)
+        self._stream.begin(begin, before, last)
 
     async def _ends_of_stream(self, applied: int) -> tuple[int, int]:
         """The stream's first and last sequence; FatalError if it has lost what is applied here."""

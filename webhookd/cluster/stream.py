@@ -71,15 +71,16 @@ class Stream:
         self._publisher = publisher
         self._name = names.stream_name(partition)
         self._before: Before | None = None
-        self._finished_upto = self._asked_upto = 0
+        self._finished_upto = self._asked_upto = self._caught_up_at = 0
         self.applied = self.read_upto = 0
         self.caught_up = asyncio.Event()  # everything is applied that another machine had
         self.dead_count = 0
 
-    def begin(self, after: int, before: Before) -> None:
-        """Apply what comes after a sequence."""
+    def begin(self, after: int, before: Before, last: int) -> None:
+        """Apply what comes after a sequence; `last` is the stream's last one."""
         self.read_upto = after
         self._before, self._finished_upto, self._asked_upto = before, before.finished_upto, before.asked_upto
+        self._caught_up_at = min(self._asked_upto, last)
         self._note_applied(after)
 
     async def run(self, app: App) -> None:
@@ -139,7 +140,7 @@ class Stream:
 
     def _note_applied(self, sequence: int) -> None:
         self.applied = sequence
-        if sequence >= self._asked_upto:
+        if sequence >= self._caught_up_at:
             self.caught_up.set()
 
     # Reading
