@@ -159,7 +159,7 @@ async def machines(
     through_relays: bool = True,
     with_clocks: bool = False,
 ) -> AsyncIterator[list[Machine]]:
-    """So many daemons, ready, until the context ends; `listen` are lines of that section."""
+    """So many daemons, ready, until the context ends; `listen` are lines of that section, `{url}` in them its own."""
     token_file = folder / "cluster-token"
     token_file.write_text("c" * 40 + "\n")
     token_file.chmod(0o600)
@@ -177,7 +177,7 @@ async def machines(
         machine = Machine(
             f"m{place}",
             folder / f"m{place}",
-            listen + text + config,
+            listen.format(url=f"http://127.0.0.1:{port}") + text + config,
             relays,
             folder / f"m{place}.clock",
             port,

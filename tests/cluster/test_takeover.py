@@ -35,7 +35,6 @@ validate = "refuse"
 host = "127.0.0.1"
 port = {port}
 """
-SITE = "https://webhooks.example"
 WORKSPACE = "acme"
 
 
@@ -141,7 +140,7 @@ async def links_of(tenant: Tenant, machine: Machine, mail: MailServer) -> tuple[
         assert 200 == answer.status, await answer.text()
     (asked,) = await mail.until(1)
     text = asked.get_body(("plain",)).get_content()  # type: ignore[union-attr]
-    found = re.search(rf"{SITE}(/confirm-address\?code=[\w-]{{32}})\s", text)
+    found = re.search(rf"{machine.url}(/confirm-address\?code=[\w-]{{32}})\s", text)
     assert found is not None
     return link.partition("#")[2], found[1]
 
@@ -153,7 +152,7 @@ async def test_an_empty_disk_takes_over(tmp_path: Path, servers: Servers) -> Non
         mail_server() as mail,
         machines(
             servers, tmp_path, count=1, lease_seconds=9, through_relays=False, config=CONFIG.format(port=mail.port),
-            listen=f'public_url = "{SITE}"\n',
+            listen='public_url = "{url}"\n',
         ) as (machine,),
     ):  # fmt: skip
         tenant = Tenant(machine, where.url)

@@ -70,6 +70,7 @@ class Mirror:
         self._waited: dict[str, Waited] = {}  # by endpoint, as the machine before left it
         self._to_keep: set[str] = set()  # the endpoints of which is to be written what waits for them
         self._keep_upto = 0  # once so much is applied
+        self._links: list[Item] = []
         self._kept: dict[str, bytes] = {}  # what the bucket has, its secrets plain
         self._unwritten: dict[str, Item | None] = {}
         self._wake = asyncio.Event()
@@ -220,6 +221,7 @@ class Mirror:
         self.from_sequence = {item["id"]: item["from_sequence"] for item in kinds["endpoint"]}
         self._choices.restore(kinds["workspace"], kinds["endpoint"])
         self._waited = {item["id"]: waited_of(item) for item in kinds["waited"]}
+        self._links = kinds["link"]
 
         async def put(shared_tokens: list[Item], sessions: list[Item]) -> tuple[set[str], set[str]]:
             def command(db: Db) -> tuple[set[str], set[str]]:
@@ -227,13 +229,16 @@ class Mirror:
                 config.put_endpoints(db, kinds["endpoint"], seqs, now_ms)
                 config.put_tokens(db, [*kinds["token"], *shared_tokens], seqs)
                 config.put_sessions(db, sessions)
-                config.put_links(db, kinds["link"])
                 config.put_confirmations(db, kinds["confirmation"])
                 return config.shared_there(db)
 
             return await store.write(command, retry_when_full=True)
 
         await self._shared.begin(self._partition, put)
+
+    async def restore_links(self, store: Store) -> None:
+        """Links into the portal, once all tokens are there that they were made with."""
+        await store.write(lambda db: config.put_links(db, self._links), retry_when_full=True)
 
     def before(self, value: ProgressValue) -> Before:
         """What the machine before left, with its progress."""

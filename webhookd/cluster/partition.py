@@ -141,6 +141,8 @@ class Partition:
         self.app = app
         app.client.set_own(place.own)
         await app.start(place.environ)
+        await self._mirror.restore_links(app.store)
+        await place.shared.begin(self.number, self._put_shared)  # again: now the tokens of the files are there
         self._tasks.start("mirror", self._mirror.run)
         self._tasks.start("stream", lambda: self._stream.run(app))
         self._tasks.start("publisher", self._publisher.run)
