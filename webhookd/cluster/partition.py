@@ -357,6 +357,7 @@ class Partition:
         self._place.shared.end(self.number)
         app = self.app
         if app is None:
+            await self._release(release_to)
             return
         app.stop_delivering()
         app.stop_accepting()
@@ -367,13 +368,16 @@ class Partition:
         if release_to is not None:
             await self._last_writes(app)
         await self._tasks.cancel_all()
-        if release_to is not None:  # before the database is closed: another machine goes on meanwhile
-            with contextlib.suppress(Lost, Unreachable):
-                await self.lease.release(release_to)
-            log.emit("cluster.partition_released", partition=self.number, to=release_to or None)
+        await self._release(release_to)  # before the database is closed: another machine goes on meanwhile
         if self._runner is not None:
             await self._runner.cleanup()
         await app.stop()
+
+    async def _release(self, to: str | None) -> None:
+        if to is not None:
+            with contextlib.suppress(Lost, Unreachable):
+                await self.lease.release(to)
+            log.emit("cluster.partition_released", partition=self.number, to=to or None)
 
     async def _last_writes(self, app: App) -> None:
         try:
