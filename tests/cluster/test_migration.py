@@ -90,7 +90,7 @@ async def test_there_and_back(tmp_path: Path, servers: Servers) -> None:
         config = config_file(tmp_path, servers)
         said = migrate("import", str(tmp_path / "single" / "webhookd.db"), config=config)
         assert "3 workspaces, 6 endpoints and 16 events" in said
-        async with machines(servers, tmp_path, count=2, through_relays=False, lease_seconds=10) as cluster:
+        async with machines(servers, tmp_path, count=1, through_relays=False, lease_seconds=10) as cluster:
             d0 = cluster[0].daemon
             assert d0 is not None
             await d0.call("PATCH", "/v1/workspaces/globex", {"plan": "advanced"}, expect=200)
