@@ -90,6 +90,15 @@ class Machine:
             assert await process.until_ready(self.daemon), self.log()
             self.token = (self.state_dir / "admin-token").read_text().strip()
 
+    async def until_owned(self) -> None:
+        """Wait until every partition is at some machine."""
+        async with asyncio.timeout(READY_SECONDS):
+            while True:
+                look = await self.call("GET", "/v1/cluster")
+                if look.get("partitions") and all(each["node"] for each in look["partitions"]):
+                    return
+                await asyncio.sleep(0.1)
+
     @property
     def is_running(self) -> bool:
         return self.daemon is not None and self.daemon.process.returncode is None
@@ -190,6 +199,7 @@ async def machines(
             await each.start(until_ready=False)
         for each in made:
             await each.until_ready()
+        await made[0].until_owned()
         yield made
     finally:
         for each in made:
