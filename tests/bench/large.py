@@ -1,12 +1,13 @@
 """A large database: calls on a great backlog, the log's pages, and from SIGKILL to ready.
 
-    python -m tests.bench.large calls|log|page|ready [DELIVERIES]
+    python -m tests.bench.large calls|log|webhooks|page|ready [DELIVERIES]
 
 `calls` disables, enables, skips and deletes the endpoint that has 1,000,000 waiting (unless given) and prints how long
 each call took, with p99 and the longest of the commits of a healthy endpoint's events meanwhile.  `log` prints median
-and p95 of the page's and the API's answers, filter by filter, with 1,000,000 finished deliveries while 500 events a
-second go through; `page` those of Chromium, until the page's script has run.  `ready` kills a daemon under load five
-times and prints how long it took until the next was ready.
+and p95 of the page's and the API's answers, filter by filter, with 1,000,000 finished deliveries of 20 webhooks while
+500 events a second go through, and before those the daemon's processor time for one; `webhooks` the same of the pages
+that have webhooks in them, with 1,000 webhooks.  `page` prints p95 in Chromium, until the page's script has run.
+`ready` kills a daemon under load five times and prints how long it took until the next was ready.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from webhookd.clock import rfc3339
 
 CONFIG = stock.config(2, log_level="warning")
 ENDPOINTS = 20
+MANY = 1000
 RATE_PER_SECOND = 500
 KILLS = 5
 
@@ -141,53 +143,103 @@ async def signed_in(d: Daemon) -> aiohttp.ClientSession:
 
 
 async def log(deliveries: int, rounds: int = 22) -> list[Figure]:
-    """The log's pages and the API's, one address after the other, under traffic."""
+    """The log's pages and the API's."""
+    early = rfc3339(time.time_ns() // 1_000_000 - deliveries * 9 // 10)
+    addresses = (
+        "/log",
+        f"/log?endpoint={_id(3)}",
+        "/log?state=dropped",
+        "/log?span=hour",
+        "/log?span=today",
+        "/log?state=retrying",
+        "/log?state=held",
+        "/log?status=5xx",
+        "/log?text=old-000000000077",
+        "/log?text=nothing-has-this",
+        "/log?text=nothing-has-this&state=dropped",
+        f"/log?event_id=old-{77:012d}",
+        f"/log?until={early[:-5]}",
+        "/log?since=2100-01-01T00:00",
+        "/log?event_type=comment.created",  # of which there is none
+        "/v1/deliveries",
+        "/v1/deliveries?text=xxxx&status=200",
+        f"/v1/deliveries?until={early}",
+        "/webhooks",
+        f"/webhooks/{_id(1)}",
+        "/v1/status",
+    )
+    return await _answers(Stock(endpoints=ENDPOINTS, types=1, history=deliveries, body_bytes=64), addresses, rounds)
+
+
+async def webhooks(deliveries: int, rounds: int = 22) -> list[Figure]:
+    """The pages that have webhooks in them, and the API's, of a workspace with 1,000."""
+    addresses = (
+        "/webhooks",
+        "/webhooks?page=20",
+        "/webhooks?sort=failures",
+        "/webhooks?q=hook/99",
+        f"/webhooks?only={_id(1)},{_id(2)}",
+        f"/webhooks/{_id(1)}",
+        f"/webhooks/{_id(1)}?range=week",
+        "/log",
+        f"/log?endpoint={_id(3)}",
+        "/log?event_type=comment.created",
+        "/v1/endpoints",
+        "/v1/deliveries?text=xxxx&status=200",
+        "/v1/status",
+    )
+    return await _answers(Stock(endpoints=MANY, types=1, history=deliveries, body_bytes=64), addresses, rounds)
+
+
+def _id(number: int) -> str:
+    return f"ep_{number:026d}"
+
+
+async def _answers(wanted: Stock, addresses: Sequence[str], rounds: int) -> list[Figure]:
+    """One address after the other: what each costs the daemon, then how long each takes under traffic."""
     figures = []
-    wanted = Stock(endpoints=ENDPOINTS, types=1, history=deliveries, body_bytes=64)
     async with stocked(lambda _: wanted) as (state_dir, url), process.daemon(state_dir, CONFIG) as d:
-        await d.call("POST", "/v1/endpoints", {"url": f"{url}/hook", "event_types": ["bench.t1"]}, expect=201)
-        early = rfc3339(time.time_ns() // 1_000_000 - deliveries)
         session = await signed_in(d)
+        costs_ms = [await _cost_ms(d, session, address) for address in addresses]
+        await d.call("POST", "/v1/endpoints", {"url": f"{url}/hook", "event_types": ["bench.t1"]}, expect=201)
         async with meanwhile(traffic(d)):
-            for address in (
-                "/log",
-                f"/log?endpoint=ep_{3:026d}",
-                "/log?state=dropped",
-                "/log?span=hour",
-                "/log?span=today",
-                "/log?state=retrying",
-                "/log?state=held",
-                "/log?status=5xx",
-                "/log?text=old-000000000077",
-                "/log?text=nothing-has-this",
-                "/log?text=nothing-has-this&state=dropped",
-                f"/log?event_id=old-{77:012d}",
-                f"/log?until={early[:-5]}",
-                "/log?since=2100-01-01T00:00",
-                "/log?event_type=comment.created",  # of which there is none
-                "/v1/deliveries",
-                "/v1/deliveries?text=xxxx&status=200",
-                f"/v1/deliveries?until={early}",
-                "/webhooks",
-            ):
-                taken_ms = []
-                for _ in range(rounds):
-                    began = time.perf_counter()
-                    headers = d.admin() if address.startswith("/v1") else {}
-                    async with session.get(d.url + address, headers=headers) as answer:
-                        await answer.read()
-                        assert 200 == answer.status, address
-                    taken_ms.append((time.perf_counter() - began) * 1000)
+            for address, cost_ms in zip(addresses, costs_ms, strict=True):
+                taken_ms = [await _get_ms(d, session, address) for _ in range(rounds)]
                 p95 = statistics.quantiles(taken_ms, n=20)[18]
-                figures.append(Figure(address, {"median": statistics.median(taken_ms), "p95": p95}))
+                values = {"median": statistics.median(taken_ms), "p95": p95, "processor": cost_ms}
+                figures.append(Figure(address, values))
         await session.close()
     return figures
 
 
+async def _cost_ms(d: Daemon, session: aiohttp.ClientSession, address: str, rounds: int = 5) -> float:
+    """The daemon's processor time for one request, after one that isn't counted."""
+    await _get_ms(d, session, address)
+    before = process.cpu_seconds([d.process.pid])
+    for _ in range(rounds):
+        await _get_ms(d, session, address)
+    return (process.cpu_seconds([d.process.pid]) - before) / rounds * 1000
+
+
+async def _get_ms(d: Daemon, session: aiohttp.ClientSession, address: str) -> float:
+    began = time.perf_counter()
+    async with session.get(d.url + address, headers=d.admin() if address.startswith("/v1") else {}) as answer:
+        await answer.read()
+        assert 200 == answer.status, address
+    return (time.perf_counter() - began) * 1000
+
+
 async def page(deliveries: int, rounds: int = 22) -> list[Figure]:
-    """The log in Chromium: until it has answered, until it can be used, and until all of it has loaded."""
+    """Pages in Chromium: until each has answered, until it can be used, and until all of it has loaded."""
+    few = Stock(endpoints=ENDPOINTS, types=1, history=deliveries, body_bytes=600)
+    many = Stock(endpoints=MANY, types=1, history=deliveries, body_bytes=64)
+    searches = ("/log", "/log?state=dropped", "/log?span=hour", "/log?text=nothing-has-this")
+    figures = await _in_chromium(few, searches, rounds)
+    return figures + await _in_chromium(many, ("/webhooks", f"/webhooks/{_id(1)}", "/log"), rounds)
+
+
+async def _in_chromium(wanted: Stock, addresses: Sequence[str], rounds: int) -> list[Figure]:
     figures = []
-    wanted = Stock(endpoints=ENDPOINTS, types=1, history=deliveries, body_bytes=600)
     async with stocked(lambda _: wanted) as (state_dir, _), process.daemon(state_dir, CONFIG) as d:
         secret = (d.state_dir / "admin-token").read_text().strip()
         async with async_playwright() as playwright:
@@ -197,13 +249,14 @@ async def page(deliveries: int, rounds: int = 22) -> list[Figure]:
             await tab.get_by_label("Token or sign-in code").fill(secret)
             await tab.get_by_role("button", name="Sign in").click()
             await tab.wait_for_url("**/webhooks*")
-            for address in ("/log", "/log?state=dropped", "/log?span=hour", "/log?text=nothing-has-this"):
+            for address in addresses:
                 taken: list[dict[str, float]] = []
                 for _ in range(rounds):
                     await tab.goto(d.url + address)
                     taken.append(await tab.evaluate(_TIMING))
                 p95 = {name: statistics.quantiles([each[name] for each in taken], n=20)[18] for name in taken[0]}
-                figures.append(Figure(address, {f"p95 {name}": value for name, value in p95.items()}))
+                what = f"{address}, {wanted.endpoints} webhooks"
+                figures.append(Figure(what, {f"p95 {name}": value for name, value in p95.items()}))
             await browser.close()
     return figures
 
@@ -211,7 +264,12 @@ async def page(deliveries: int, rounds: int = 22) -> list[Figure]:
 # Scripts are deferred: they have run when the DOM's content counts as loaded.
 _TIMING = """() => {
   const at = performance.getEntriesByType("navigation")[0];
-  return { answered: at.responseEnd, interactive: at.domContentLoadedEventEnd, loaded: at.loadEventEnd };
+  return {
+    answered: at.responseEnd,
+    interactive: at.domContentLoadedEventEnd,
+    loaded: at.loadEventEnd,
+    KiB: at.decodedBodySize / 1024,
+  };
 }"""
 
 
@@ -238,7 +296,7 @@ async def ready(events: int) -> list[Figure]:
     return figures
 
 
-MEASURES: dict[str, Any] = {"calls": calls, "log": log, "page": page, "ready": ready}
+MEASURES: dict[str, Any] = {"calls": calls, "log": log, "webhooks": webhooks, "page": page, "ready": ready}
 
 
 def main() -> None:

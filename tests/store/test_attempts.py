@@ -12,7 +12,8 @@ import pytest
 
 from tests.support.database import new_database
 from tests.support.stores import new_endpoint
-from webhookd.store import attempts
+from webhookd.rules.ids import uuid7
+from webhookd.store import attempts, events
 from webhookd.store.store import Db
 
 HOUR_MS = 3_600_000
@@ -78,6 +79,70 @@ def test_spans_count_what_was_accepted_in_them_and_nothing_else(db: sqlite3.Conn
 def test_a_late_page_has_some_of_its_endpoints(db: sqlite3.Connection) -> None:
     """One at least, so that a page that is always late isn't always empty."""
     assert {1: [(0, 0)]} == attempts.tallies(db, [1, 2, 3], [0, HOUR_MS], lambda: True)
+
+
+@pytest.fixture
+def many(db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> sqlite3.Connection:
+    """An hour of two endpoints' deliveries and failures, in which 50 of a kind are many."""
+    monkeypatch.setattr(attempts, "COUNTED", 50)
+    monkeypatch.setattr(attempts, "TALLIED", 50)
+    for number in range(2000):
+        deliver(db, 7 if number % 4 else 8, HOUR_MS + number * 1800, state=2 if number % 400 == 1 else 1)
+        if number % 5 == 0:
+            fail(db, 7 if number % 10 else 8, HOUR_MS + number * 1800)
+    return db
+
+
+def test_of_many_the_number_is_estimated(many: sqlite3.Connection) -> None:
+    """By the first of them, however many they are; few are counted, and say so."""
+    bounds_ms = [HOUR_MS, 2 * HOUR_MS]
+    (span,) = attempts.spans(many, ENDPOINT, bounds_ms)
+    for wanted, found in ((1495, span.delivered), (200, span.failed_attempts)):
+        assert abs(found - wanted) < wanted / 20
+    assert (5, False) == (span.failed, span.exact)
+    assert {7: [(span.delivered, span.failed_attempts)]} == attempts.tallies(many, [7], bounds_ms, lambda: False)
+    (rare,) = attempts.spans(many, ENDPOINT, [2 * HOUR_MS - 72_000, 2 * HOUR_MS])
+    assert (30, True) == (rare.delivered, rare.exact)
+
+
+def test_what_is_many_costs_no_more_than_what_is_few(many: sqlite3.Connection) -> None:
+    """A span of ten times as many deliveries takes hardly more steps of SQLite's machine."""
+
+    def steps(begin_ms: int) -> int:
+        taken: list[int] = []
+        many.set_progress_handler(lambda: taken.append(1), 10)
+        attempts.tallies(many, [7, 8], [begin_ms, 2 * HOUR_MS], lambda: False)
+        return len(taken)
+
+    assert steps(HOUR_MS) < 1.5 * steps(2 * HOUR_MS - 360_000)
+
+
+def test_drops_are_counted_in_the_index_alone_and_tests_are_not(db: sqlite3.Connection) -> None:
+    """Tests are left out, whenever they ended; another endpoint's too."""
+    now_ms = 1_800_000_000_000
+    for number in range(40):
+        deliver(db, 7, now_ms - 40 + number, state=2)
+    for number, endpoint_seq, at_ms in ((1, 7, now_ms - 30_000), (2, 7, now_ms + 5), (3, 8, now_ms + 6)):
+        events.insert_test(
+            db,
+            workspace_seq=1,
+            endpoint_seq=endpoint_seq,
+            event_id=f"test_{uuid7(at_ms, bytes([number] * 10))}",
+            event_type="t",
+            body=b"{}",
+            delivered=False,
+            record=b"{}",
+            started_at_ms=at_ms,
+            now_ms=now_ms + 7,
+        )
+    asked: list[str] = []
+    db.set_trace_callback(asked.append)
+    found = [attempts.dropped_since(db, ENDPOINT, now_ms - since) for since in (50, 20, 0, -2, -100)]
+    db.set_trace_callback(None)
+    assert [40, 21, 1, 0, 0] == found
+    counting = [sql for sql in asked if sql.startswith("SELECT count(*) FROM deliveries")]
+    plans = [db.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()[0][3] for sql in counting]
+    assert plans and all("USING COVERING INDEX deliveries_log" in plan for plan in plans)
 
 
 def test_durations_are_of_the_newest_few(db: sqlite3.Connection) -> None:

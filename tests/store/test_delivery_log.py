@@ -64,6 +64,21 @@ class Log:
     async def page(self, wanted: LogFilter, *, before: int | None = None, limit: int = 500) -> list[DeliveryView]:
         return await self.store.read(lambda db: delivery_log.page(db, wanted, before_seq=before, limit=limit))
 
+    async def late_pages(self, wanted: LogFilter) -> list[DeliveryView]:
+        """What is found in pages of seven by searches that are always late."""
+        found: list[DeliveryView] = []
+        before: int | None = None
+        while True:
+            rows, stopped_at = await self.store.read(
+                lambda db, before=before: delivery_log.search(  # type: ignore[misc]
+                    db, wanted, before_seq=before, limit=7, late=lambda: True
+                )
+            )
+            found += rows
+            before = rows[-1].seq if len(rows) == 7 else stopped_at
+            if before is None:
+                return found
+
     async def finished(
         self, wanted: LogFilter, *, after_seq: int = 0, limit: int = 9, late: Late = never
     ) -> tuple[list[int], int | None]:
@@ -268,6 +283,9 @@ async def test_every_filter_finds_what_a_look_at_every_row_finds(
 ) -> None:
     """In pages of seven, over the newest rows and over the ranges behind them, nothing is missing or twice."""
     monkeypatch.setattr(delivery_log, "NEWEST_ROWS", newest_rows)
+    monkeypatch.setattr(delivery_log, "WINDOW_ROWS", 2 * newest_rows)
+    monkeypatch.setattr(delivery_log, "READ_ROWS", 10)
+    monkeypatch.setattr(delivery_log, "MANY_PLACES", 6)  # some filters have more, others fewer
     everything = await history(log)
     assert {*S} == {view.state for view in everything} | {S.PENDING}
     seqs = sorted({view.endpoint_seq for view in everything})
@@ -283,6 +301,8 @@ async def test_every_filter_finds_what_a_look_at_every_row_finds(
             if len(more) < 7:
                 break
         assert expected == found, given
+        if newest_rows == 25:
+            assert expected == await log.late_pages(wanted), given
 
 
 @pytest.mark.parametrize("state", [S.DELIVERED, S.DROPPED, S.SKIPPED, S.EXPIRED, None])
@@ -361,6 +381,24 @@ async def test_no_search_walks_through_wide_rows(log: Log) -> None:
     scans = {step for step in plans if step.startswith("SCAN") and step not in NARROW_SCANS}
     assert set() == scans
     assert any("deliveries_log" in step for step in plans) and any("event_log" in step for step in plans)
+
+
+async def test_the_newest_page_asks_nothing_of_each_endpoint(log: Log) -> None:
+    """However many there are; a search for what isn't there asks one question about all of them."""
+    for number in range(20):
+        await add_endpoint(log.store, log.workspace, f"https://e{number}.example/")
+    await log.accept("a")
+    asked: list[str] = []
+
+    def ask(db: sqlite3.Connection, wanted: LogFilter, limit: int) -> int:
+        asked.clear()
+        db.set_trace_callback(asked.append)
+        delivery_log.search(db, wanted, before_seq=None, limit=limit, late=never)
+        db.set_trace_callback(None)
+        return len(asked)
+
+    assert 6 > await log.store.read(lambda db: ask(db, log.filter(), 5))
+    assert 12 > await log.store.read(lambda db: ask(db, replace(log.filter(), event_type="none"), 5))
 
 
 async def test_events_are_listed_newest_first_without_their_bodies(log: Log) -> None:

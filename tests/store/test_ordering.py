@@ -171,7 +171,7 @@ async def test_drops_are_counted_by_time_whatever_their_numbers(store: Store, ke
         await fail(store, queued[number], now_ms=now_ms)
     await deliver(store, queued[2].seq, now_ms=200)
     for since_ms, count in ((0, 6), (102, 4), (103, 3), (105, 1), (106, 0)):
-        assert count == await store.read(lambda db, at=since_ms: attempts.dropped_since(db, keyed.seq, at))  # type: ignore[misc]
+        assert count == await store.read(lambda db, at=since_ms: attempts.dropped_since(db, keyed, at))  # type: ignore[misc]
 
 
 async def test_an_endpoint_goes_with_its_number(store: Store, keyed: Endpoint) -> None:

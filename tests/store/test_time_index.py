@@ -94,6 +94,28 @@ async def test_a_span_is_found_without_walking_to_it(tmp_path: Path) -> None:
             assert 60 <= spans[0][1] - spans[0][0] - 1 <= 60 + 2 * SLACK / 1000 + 2
 
 
+def test_all_cuts_in_one_statement_are_those_one_by_one() -> None:
+    """With gaps in the numbers and rows of the same time; before the first, after the last, in an empty table."""
+    chance = random.Random(5)
+    db = sqlite3.connect(":memory:")
+    db.execute("CREATE TABLE t (seq INTEGER PRIMARY KEY, dated INTEGER)")
+
+    def look(seq: int) -> tuple[int, int] | None:
+        rows = db.execute("SELECT seq, dated FROM t WHERE seq >= ? ORDER BY seq LIMIT 1", (seq,)).fetchall()
+        return rows[0] if rows else None
+
+    for count in (0, 1, 200):
+        numbers = sorted(chance.sample(range(1, 1000), count))
+        rows = zip(numbers, sorted(chance.randrange(100) for _ in numbers), strict=True)
+        db.execute("DELETE FROM t")
+        db.executemany("INSERT INTO t VALUES (?, ?)", rows)
+        for low, high in ((0, (numbers or [0])[-1] + 1), (300, 600), (7, 7)):
+            times_ms = [-5, *range(0, 100, 7), 500]
+            expected = {at_ms: time_index.first_since(look, at_ms, low, high) for at_ms in times_ms}
+            assert expected == time_index.cuts(db, "t", "dated", times_ms, low, high)
+    db.close()
+
+
 async def test_a_clock_set_back_is_remembered_once(tmp_path: Path) -> None:
     """One new segment per step back, not one per row after it; segments that were pruned are removed."""
 

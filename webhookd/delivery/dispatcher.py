@@ -216,7 +216,7 @@ class Dispatcher:
             queue=queue,
             oldest_at_ms=oldest[1] if oldest else None,
             last_attempt=attempts.last_of_endpoint(db, endpoint.seq),
-            dropped_last_hour=attempts.dropped_since(db, endpoint.seq, self._deps.clock.wall_ms() - HOUR_MS),
+            dropped_last_hour=attempts.dropped_since(db, endpoint, self._deps.clock.wall_ms() - HOUR_MS),
         )
 
     def backlog(self, workspace_seq: int) -> Backlog:

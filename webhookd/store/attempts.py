@@ -10,18 +10,25 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import orjson
 
 from webhookd.models import Endpoint, Json
-from webhookd.store import malformed
+from webhookd.rules.ids import RANDOM_BYTES, uuid7
+from webhookd.store import malformed, time_index
 from webhookd.store.connection import Late
 from webhookd.store.time_index import first_since
 
 # Enough for a median that can be believed, few enough that a week of 84 spans stays in the milliseconds.
 SAMPLED = 8
+# How many rows of a span are counted one by one, of each kind; of more, the number is estimated by how close together
+# the first of them are.  For a webhook's own page, and for its row in a table of many.
+COUNTED = 1000
+TALLIED = 200
+# A test ends at most so long after it was named.
+TEST_MS = 600_000
 
 _DELIVERED = "FROM deliveries INDEXED BY deliveries_log WHERE endpoint_seq = :endpoint_seq AND state = 1 AND state <> 0"
 _FAILED = "FROM attempts INDEXED BY attempts_by_endpoint WHERE endpoint_seq = :endpoint_seq"
@@ -29,8 +36,13 @@ _DATED = {"deliveries": "accepted_at", "attempts": "ended_at"}
 
 
 def _count(source: str, column: int = 0) -> str:
-    window = f"seq >= json_extract(value, '$[{column}]') AND seq < json_extract(value, '$[{column + 1}]')"
-    return f"(SELECT count(*) {source} AND {window})"
+    """How many rows a window has, of any number: the index is read for `:most` of them, which stand for the rest."""
+    begin, end = (f"json_extract(value, '$[{place}]')" for place in (column, column + 1))
+    rows = f"SELECT seq {source} AND seq >= {begin} AND seq < {end} ORDER BY seq LIMIT :most"
+    return (
+        f"(SELECT CASE WHEN n < :most THEN n ELSE n * ({end} - {begin}) / (last - {begin} + 1) END "
+        f"FROM (SELECT count(*) AS n, max(seq) AS last FROM ({rows})))"
+    )
 
 
 _GIVEN_UP = _DELIVERED.replace("state = 1", "state = {}")
@@ -44,6 +56,12 @@ _COUNTS = (
     "FROM json_each(:windows)"
 )
 _FAILURES = f"SELECT {_count(_FAILED)} FROM json_each(:windows)"
+# Tests are found by their ids, which begin with their time (`delivery/test_event.py`): one range of the events' index.
+_FAILED_TESTS = (
+    "SELECT count(*) FROM events v CROSS JOIN deliveries d INDEXED BY deliveries_by_event ON d.event_seq = v.seq "
+    "WHERE v.workspace_seq = :workspace_seq AND v.id >= :first_id AND v.id < 'test_g' "
+    "AND d.endpoint_seq = :endpoint_seq AND d.state = 2 AND d.kind = 2 AND d.seq >= :first_seq"
+)
 _TALLY = f"SELECT {_count(_DELIVERED)}, {_count(_FAILED, 2)} FROM json_each(:windows)"
 
 
@@ -129,7 +147,8 @@ def counted_since(db: sqlite3.Connection, since_ms: int, until_ms: int) -> list[
 class Span:
     """One span of time, in milliseconds since 1970, and what of an endpoint falls into it.
 
-    Deliveries are counted where they were accepted, by what became of them; `failed` were dropped or expired.
+    Deliveries are counted where they were accepted, by what became of them; `failed` were dropped or expired.  Numbers
+    from `COUNTED` on are estimates.
     Durations are samples: of what was delivered, and of the failed attempts.
     """
 
@@ -142,11 +161,16 @@ class Span:
     durations_ms: tuple[float, ...]
     failed_ms: tuple[float, ...]
 
+    @property
+    def exact(self) -> bool:
+        """Whether nothing of it was estimated."""
+        return max(self.delivered, self.failed, self.waiting, self.failed_attempts) < COUNTED
+
 
 def spans(db: sqlite3.Connection, endpoint: Endpoint, bounds_ms: Sequence[int]) -> list[Span]:
     """The spans between the bounds, oldest first; the last has no end but now."""
     windows, tries = _windows(db, "deliveries", bounds_ms), _windows(db, "attempts", bounds_ms)
-    values: dict[str, Any] = {"endpoint_seq": endpoint.seq, "skipped_upto": endpoint.skipped_upto}
+    values: dict[str, Any] = {"endpoint_seq": endpoint.seq, "skipped_upto": endpoint.skipped_upto, "most": COUNTED}
     counts = db.execute(_COUNTS, {**values, "windows": orjson.dumps(windows).decode()}).fetchall()
     failures = db.execute(_FAILURES, {**values, "windows": orjson.dumps(tries).decode()}).fetchall()
     found: list[Span] = []
@@ -162,12 +186,16 @@ def spans(db: sqlite3.Connection, endpoint: Endpoint, bounds_ms: Sequence[int]) 
 def tallies(
     db: sqlite3.Connection, endpoint_seqs: Iterable[int], bounds_ms: Sequence[int], late: Late
 ) -> dict[int, list[tuple[int, int]]]:
-    """How much was delivered and how many attempts failed, by endpoint and span; when late, of fewer endpoints."""
+    """How much was delivered and how many attempts failed, by endpoint and span; when late, of fewer endpoints.
+
+    Numbers from `TALLIED` on are estimates.
+    """
     windows, tries = _windows(db, "deliveries", bounds_ms), _windows(db, "attempts", bounds_ms)
     both = orjson.dumps([[*one, *other] for one, other in zip(windows, tries, strict=True)]).decode()
     found: dict[int, list[tuple[int, int]]] = {}
     for endpoint_seq in endpoint_seqs:
-        found[endpoint_seq] = db.execute(_TALLY, {"endpoint_seq": endpoint_seq, "windows": both}).fetchall()
+        values = {"endpoint_seq": endpoint_seq, "windows": both, "most": TALLIED}
+        found[endpoint_seq] = db.execute(_TALLY, values).fetchall()
         if late():
             break
     return found
@@ -175,17 +203,9 @@ def tallies(
 
 def _windows(db: sqlite3.Connection, table: str, bounds_ms: Sequence[int]) -> list[tuple[int, int]]:
     """Between which numbers of a table each span lies (the second excluded); off where a clock was set back."""
-    dated = _DATED[table]
-
-    def look(seq: int) -> tuple[int, int] | None:
-        rows = db.execute(f"SELECT seq, {dated} FROM {table} WHERE seq >= ? ORDER BY seq LIMIT 1", (seq,)).fetchall()
-        return rows[0] if rows else None
-
     end = (db.execute(f"SELECT max(seq) FROM {table}").fetchall()[0][0] or 0) + 1
-    cuts = [0]
-    for at_ms in bounds_ms[:-1]:
-        cuts.append(first_since(look, at_ms, cuts[-1], end))
-    return list(pairwise([*cuts[1:], end]))
+    found = time_index.cuts(db, table, _DATED[table], bounds_ms[:-1], 0, end)
+    return list(pairwise([*accumulate((found[at_ms] for at_ms in bounds_ms[:-1]), max), end]))
 
 
 def _durations_ms(
@@ -199,24 +219,35 @@ def _durations_ms(
     return tuple(float(malformed.attempt(kept).get("duration_ms", 0)) for (kept,) in rows if kept is not None)
 
 
-def dropped_since(db: sqlite3.Connection, endpoint_seq: int, since_ms: int) -> int:
+def dropped_since(db: sqlite3.Connection, endpoint: Endpoint, since_ms: int) -> int:
     """How many events of an endpoint were dropped at `since_ms` or later; tests apart."""
-    if db.execute("SELECT 1 FROM sequences WHERE endpoint_seq = ?", (endpoint_seq,)).fetchall():
-        return _dropped_by_key(db, endpoint_seq, since_ms)
+    if db.execute("SELECT 1 FROM sequences WHERE endpoint_seq = ?", (endpoint.seq,)).fetchall():
+        return _dropped_by_key(db, endpoint.seq, since_ms)
     rows = "FROM deliveries INDEXED BY deliveries_log WHERE endpoint_seq = ? AND state = 2 AND state <> 0"
-    newest = db.execute(f"SELECT max(seq) {rows}", (endpoint_seq,)).fetchall()[0][0]
-    if newest is None:
+    newest = db.execute(f"SELECT seq, finished_at {rows} ORDER BY seq DESC LIMIT 1", (endpoint.seq,)).fetchall()
+    if not newest or newest[0][1] < since_ms:
         return 0
 
     def look(seq: int) -> tuple[int, int] | None:
         sql = f"SELECT seq, finished_at {rows} AND seq >= ? ORDER BY seq LIMIT 1"
-        found = db.execute(sql, (endpoint_seq, seq)).fetchall()
+        found = db.execute(sql, (endpoint.seq, seq)).fetchall()
         return found[0] if found else None
 
-    first = first_since(look, since_ms, 0, newest + 1)
-    counted: int = db.execute(f"SELECT count(*) {rows} AND seq >= ? AND kind <> 2", (endpoint_seq, first)).fetchall()[
-        0
-    ][0]
+    first = first_since(look, since_ms, 0, newest[0][0] + 1)
+    # In the index alone, which doesn't say what was a test: those are few, and have ids of their own.
+    dropped: int = db.execute(f"SELECT count(*) {rows} AND seq >= ?", (endpoint.seq, first)).fetchall()[0][0]
+    return dropped - _failed_tests(db, endpoint, first, since_ms)
+
+
+def _failed_tests(db: sqlite3.Connection, endpoint: Endpoint, first_seq: int, since_ms: int) -> int:
+    """How many of an endpoint's drops from a delivery on were tests, none of which began long before `since_ms`."""
+    values = {
+        "workspace_seq": endpoint.workspace_seq,
+        "endpoint_seq": endpoint.seq,
+        "first_seq": first_seq,
+        "first_id": f"test_{uuid7(max(0, since_ms - TEST_MS), bytes(RANDOM_BYTES))[:13]}",
+    }
+    counted: int = db.execute(_FAILED_TESTS, values).fetchall()[0][0]
     return counted
 
 

@@ -41,7 +41,7 @@ ENCRYPTED_AT_ONCE = 100
 SHRINK_SECONDS = 5.0
 
 # How long a search of the log may take: alone, and while another workspace waits.
-SEARCH_SECONDS = 0.25
+SEARCH_SECONDS = 0.06
 SHARED_SEARCH_SECONDS = 0.04
 # After so long any question of a caller is stopped, unless it has ended by itself.
 LONGEST_SECONDS = 5.0

@@ -8,12 +8,22 @@ Times go forward with numbers, so a bisection finds where a time begins.  Only a
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+import orjson
 
 SLACK_MS = 30_000
 _END = 2**63 - 1
 # The dated tables, and the column that has where a segment begins in each.
 _TABLES = {"deliveries": "delivery_seq", "events": "event_seq"}
+_LATER = "coalesce(d.seq >= high OR d.{dated} >= at, 1)"
+# A bisection for each of `times`, all of them one statement: each one of its own waits for the interpreter's lock.
+_CUTS = (
+    "WITH RECURSIVE cut(at, low, high) AS (SELECT value, :low, :high FROM json_each(:times) UNION ALL "
+    f"SELECT at, iif({_LATER}, low, d.seq + 1), iif({_LATER}, (low + high) / 2, high) FROM cut LEFT JOIN {{table}} d "
+    "ON d.seq = (SELECT seq FROM {table} WHERE seq >= (low + high) / 2 ORDER BY seq LIMIT 1) WHERE low < high) "
+    "SELECT at, low FROM cut WHERE low >= high"
+)
 
 
 class TimeIndex:
@@ -66,19 +76,17 @@ def between(db: sqlite3.Connection, table: str, since_ms: int | None, until_ms: 
     if since_ms is None and until_ms is None:
         return [(0, _END)]
 
-    def look(seq: int) -> tuple[int, int] | None:
-        rows = db.execute(
-            f"SELECT seq, accepted_at FROM {table} WHERE seq >= ? ORDER BY seq LIMIT 1", (seq,)
-        ).fetchall()
-        return rows[0] if rows else None
-
     steps = [row[0] for row in db.execute(f"SELECT {_TABLES[table]} FROM clock_steps ORDER BY rowid").fetchall()]
     ranges = [(0, steps[0] + 1)] if steps[0] else []
     for after, upto in zip(steps, [*steps[1:], None], strict=True):
         before = _END if upto is None else upto + 1
         newest = db.execute(f"SELECT coalesce(max(seq), 0) FROM {table} WHERE seq < ?", (before,)).fetchall()[0][0]
-        first = after if since_ms is None else first_since(look, since_ms - SLACK_MS, after + 1, newest + 1) - 1
-        last = before if until_ms is None else first_since(look, until_ms + SLACK_MS, after + 1, newest + 1)
+        first_ms = None if since_ms is None else since_ms - SLACK_MS
+        last_ms = None if until_ms is None else until_ms + SLACK_MS
+        times_ms = [at_ms for at_ms in (first_ms, last_ms) if at_ms is not None]
+        found = cuts(db, table, "accepted_at", times_ms, after + 1, newest + 1)
+        first = after if first_ms is None else found[first_ms] - 1
+        last = before if last_ms is None else found[last_ms]
         if first + 1 < last:
             ranges.append((first, last))
     return ranges[::-1]
@@ -95,6 +103,14 @@ def windows(
             upto = min(first + rows + 1, last)
             yield first, upto
             first = upto - 1
+
+
+def cuts(
+    db: sqlite3.Connection, table: str, dated: str, times_ms: Iterable[int], low: int, high: int
+) -> dict[int, int]:
+    """`first_since` for each of the times, where the rows are all of a table's and dated by the column `dated`."""
+    values = {"times": orjson.dumps(list(times_ms)).decode(), "low": low, "high": high}
+    return dict(db.execute(_CUTS.format(table=table, dated=dated), values).fetchall())
 
 
 def first_since(look: Callable[[int], tuple[int, int] | None], at_ms: int, low: int, high: int) -> int:

@@ -227,6 +227,9 @@ async def test_pages_say_what_a_browser_may_do_with_them(browser: Browser) -> No
         for file in re.findall(r'(?:href|src)="(/static/[^"]+)"', text):
             got = await browser.get(file)
             assert (200, True) == (got.status, "immutable" in got.headers["Cache-Control"])
+            plain = await browser.get(file, Accept_Encoding="gzip; q=0, br")
+            assert ("gzip", None) == tuple(each.headers.get("Content-Encoding") for each in (got, plain))
+            assert got.body == plain.body and "Accept-Encoding" == plain.headers["Vary"]
     assert 404 == (await browser.get("/static/..%2Fpages.py")).status
 
 

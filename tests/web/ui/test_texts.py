@@ -62,7 +62,7 @@ FAMILIES = {
     "pick": tuple({field.path for kind in BUILT_IN for field in kind.choices}),
     "choice": tuple({value for kind in BUILT_IN for field in kind.choices for value in field.values}),
     "type": (*(kind.name for kind in BUILT_IN), *(f"{kind.name}.when" for kind in BUILT_IN)),
-    "unit": ("seconds", "minutes", "hours"),
+    "unit": ("about", "seconds", "minutes", "hours"),
     "plan": config.Plans().order,
     "help": tuple(section.lower() for section in manual.SECTIONS),
     "span": tuple(f"{unit}.{number}" for unit in ("day", "hour", "minute", "second") for number in ("one", "other")),

@@ -112,7 +112,7 @@ async def test_enable_is_one_click_where_nothing_is_held(api: Api, browser: Brow
     await api.app.services.endpoints.enable("default", nine[3].id)
     await api.app.services.endpoints.disable("default", nine[0].id)
     path = f"/webhooks/{nine[0].id}/enable"
-    assert f'<form method="post" action="{path}">' in await shown(browser, "/webhooks")
+    assert f'<button class="main small" form="change" formaction="{path}" ' in await shown(browser, "/webhooks")
     answer = await browser.send_form(path, {"then": "list"}, "/webhooks")
     assert (303, "/webhooks?said=enabled") == (answer.status, answer.headers["Location"])
 

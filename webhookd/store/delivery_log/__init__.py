@@ -20,7 +20,16 @@ from webhookd.models import DeliveryState, DeliveryView
 from webhookd.store import malformed, time_index
 from webhookd.store.connection import Late
 from webhookd.store.deliveries import BACKFILL, DELIVERED, TEST
-from webhookd.store.delivery_log.log_filter import STATE, WAITING, LogFilter, conditions, in_range, ranges
+from webhookd.store.delivery_log.log_filter import (
+    STATE,
+    WAITING,
+    LogFilter,
+    Range,
+    conditions,
+    in_range,
+    newest_first,
+    ranges,
+)
 from webhookd.store.delivery_log.reading import matching, text_condition, with_known_id
 
 # How many of the newest rows are looked through before the ranges are: a millisecond's worth.
@@ -30,6 +39,8 @@ READ_ROWS = 1000
 _AFTER_ALL = 2**63 - 1
 # How many numbers a search looks through before it asks whether it is late: some milliseconds' worth.
 WINDOW_ROWS = 100_000
+# With more ranges than this in a window, its rows are looked through in the order of the table: as fast, and stoppable.
+MANY_PLACES = 300
 # What is written at a moment was dated before it, by as long as its commit took.
 COMMIT_MS = 5_000
 # A quiet workspace may have to look past the rows of busy ones.
@@ -110,12 +121,25 @@ def _find(
         ids = _of_event(db, wanted, before_seq, -1 if wanted.reads_rows else limit)
         return matching(db, wanted, ids)[:limit], None
     found: list[int] = []
-    for number, (after, upto) in enumerate(_windows(db, wanted, before_seq, small=late is not None)):
+    if late is not None and wanted.may_be_frequent and wanted.until_ms is None:
+        # Most pages end here, before anything is asked about each endpoint.
+        lowest = _newest_before(db, before_seq) - NEWEST_ROWS
+        found = _scan(db, wanted, "d.seq > :after_seq", {"after_seq": lowest}, before_seq, limit)
+        if len(found) == limit:
+            return found, None
+        before_seq = lowest + 1
+    for number, (after, upto, places) in enumerate(_windows(db, wanted, before_seq, small=late is not None)):
         if len(found) == limit:
             break
         if number and late is not None and late():  # one window at least, or it never ends
             return found, upto
-        found += _newest(db, wanted, after, upto, limit - len(found))
+        if late is not None and len(places) > MANY_PLACES:
+            more, stopped_at = _walk(db, wanted, "d.seq > :after_seq", {}, (after, upto), limit - len(found), late)
+            found += more
+            if stopped_at is not None:
+                return found, stopped_at
+        else:
+            found += _newest(db, wanted, after, upto, places, limit - len(found))
     return found, None
 
 
@@ -146,42 +170,61 @@ def _scan_text(
     """The same where nothing but a text and times narrow it down: five times as fast in the order of the table."""
     found: list[int] = []
     condition, values = text_condition(wanted.text or "")
-    for after, upto in _windows(db, wanted, before_seq, small=True):
-        while upto - 1 > after:
-            lowest = max(after, upto - 1 - 4 * READ_ROWS)
-            scanned = values | {"after_seq": lowest}
-            found += _scan(db, wanted, f"d.seq > :after_seq AND {condition}", scanned, upto, limit - len(found))
-            upto = lowest + 1
-            if len(found) == limit:
-                return found, None
-            if late is not None and late():
-                return found, upto
+    where = f"d.seq > :after_seq AND {condition}"
+    for after, upto, _ in _windows(db, wanted, before_seq, small=True):
+        more, stopped_at = _walk(db, wanted, where, values, (after, upto), limit - len(found), late)
+        found += more
+        if len(found) == limit or stopped_at is not None:
+            return found, stopped_at
     return found, None
 
 
-def _windows(db: sqlite3.Connection, wanted: LogFilter, before_seq: int, *, small: bool) -> Iterator[tuple[int, int]]:
-    """Where to look, newest first: numbers, both excluded."""
-    newest = db.execute("SELECT max(seq) FROM deliveries WHERE seq < ?", (before_seq,)).fetchall()[0][0] or 0
+def _walk(
+    db: sqlite3.Connection,
+    wanted: LogFilter,
+    where: str,
+    values: dict[str, Any],
+    window: tuple[int, int],
+    limit: int,
+    late: Late | None,
+) -> tuple[list[int], int | None]:
+    """The newest matches of a window, portion by portion in the order of the table, and where it stopped if late."""
+    after, upto = window
+    found: list[int] = []
+    while upto - 1 > after:
+        lowest = max(after, upto - 1 - READ_ROWS)
+        found += _scan(db, wanted, where, values | {"after_seq": lowest}, upto, limit - len(found))
+        upto = lowest + 1
+        if len(found) == limit:
+            break
+        if late is not None and late():
+            return found, upto
+    return found, None
+
+
+def _windows(
+    db: sqlite3.Connection, wanted: LogFilter, before_seq: int, *, small: bool
+) -> Iterator[tuple[int, int, list[Range]]]:
+    """Where to look, newest first: numbers, both excluded, and the ranges that may have some of them."""
+    newest = _newest_before(db, before_seq)
     for after, before in time_index.between(db, "deliveries", wanted.since_ms, wanted.until_ms):
         upto = min(before, newest + 1)
-        while small and upto - 1 > after + WINDOW_ROWS:
-            # Rows of other workspaces are passed over: a quiet one's few rows are found at once.
-            upto = _last_between(db, wanted, after, upto) + 1
-            if upto - 1 <= after + WINDOW_ROWS:
-                break
-            yield upto - WINDOW_ROWS - 1, upto
-            upto -= WINDOW_ROWS
-        if upto - 1 > after:
-            yield after, upto
+        places = list(ranges(db, wanted, after, upto)) if upto - 1 > after else []
+        while upto - 1 > after:
+            begin = after
+            if small:
+                # Rows of other workspaces are passed over: a quiet one's few rows are found at once.
+                places, last = newest_first(db, places, after, upto)
+                upto = last + 1
+                begin = max(after, last - WINDOW_ROWS)
+            if upto - 1 > begin:
+                yield begin, upto, places
+            upto = begin + 1
 
 
-def _last_between(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int) -> int:
-    """The newest number between two (both excluded) where a match can be: of the filter's endpoints and states."""
-    anything = LogFilter(wanted.workspace_seq, wanted.paused)
-    newest = [after_seq]
-    for each in ranges(db, wanted, after_seq, before_seq):
-        newest += in_range(db, anything, each, each.after_seq, each.before_seq, "1 ORDER BY d.seq DESC", 1)
-    return max(newest)
+def _newest_before(db: sqlite3.Connection, before_seq: int) -> int:
+    rows = db.execute("SELECT coalesce(max(seq), 0) FROM deliveries WHERE seq < ?", (before_seq,)).fetchall()
+    return int(rows[0][0])
 
 
 def reach(db: sqlite3.Connection) -> tuple[int | None, int | None]:
@@ -268,16 +311,18 @@ def _finished_between(
     return found
 
 
-def _newest(db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, limit: int) -> list[int]:
+def _newest(
+    db: sqlite3.Connection, wanted: LogFilter, after_seq: int, before_seq: int, places: list[Range], limit: int
+) -> list[int]:
     """The newest matches between two numbers (both excluded)."""
     found: list[int] = []
-    if wanted.endpoint_seq is None and not wanted.retrying:
+    if wanted.may_be_frequent:
         lowest = max(after_seq, before_seq - 1 - NEWEST_ROWS)
         found = _scan(db, wanted, "d.seq > :after_seq", {"after_seq": lowest}, before_seq, limit)
         before_seq = lowest + 1
-    for each in ranges(db, wanted, after_seq, before_seq) if len(found) < limit else ():
-        after = max(each.after_seq, found[-1]) if len(found) == limit else each.after_seq
-        rows = in_range(db, wanted, each, after, each.before_seq, "1 ORDER BY d.seq DESC", limit)
+    for each in places if len(found) < limit else ():
+        after = max(after_seq, each.after_seq, found[-1] if len(found) == limit else 0)
+        rows = in_range(db, wanted, each, after, min(before_seq, each.before_seq), "1 ORDER BY d.seq DESC", limit)
         found = sorted(found + rows, reverse=True)[:limit]
     return found
 

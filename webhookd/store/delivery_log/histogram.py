@@ -23,12 +23,16 @@ SAMPLES = 2048
 
 _FAILED = (DROPPED, EXPIRED)
 _OWN = "e.workspace_seq = :workspace_seq AND (:endpoint_seq IS NULL OR e.seq = :endpoint_seq)"
-_COUNT = (
-    "SELECT bar, sum(matches), count(*) FROM "
-    "(SELECT (d.accepted_at - :since_ms) / :width_ms AS bar, {where} AS matches FROM endpoints e "
-    "CROSS JOIN deliveries d INDEXED BY deliveries_{index} ON {state} AND d.endpoint_seq = e.seq "
-    f"WHERE {_OWN} AND d.seq > :after_seq AND d.seq < :before_seq LIMIT {COUNTED_ROWS}) GROUP BY bar"
+_ROWS = (
+    "FROM endpoints e CROSS JOIN deliveries d INDEXED BY deliveries_{index} ON {state} AND d.endpoint_seq = e.seq "
+    f"WHERE {_OWN} AND d.seq > :after_seq AND d.seq < :before_seq LIMIT :counted"
 )
+_COUNT = (
+    "SELECT bar, sum(matches) FROM "
+    f"(SELECT (d.accepted_at - :since_ms) / :width_ms AS bar, {{where}} AS matches {_ROWS}) GROUP BY bar"
+)
+# Looking at no more than the index's order takes a fifth of the time, and mostly finds that there are too many.
+_COUNTABLE = f"SELECT count(*) < :counted FROM (SELECT 1 {_ROWS})"
 _SAMPLE = (
     "WITH RECURSIVE p(n) AS (VALUES (:after_seq / :step) UNION ALL SELECT n + 1 FROM p WHERE n < :before_seq / :step) "
     f"SELECT (d.accepted_at - :since_ms) / :width_ms AS bar, d.state IN {_FAILED}, count(*) * :step "
@@ -121,6 +125,8 @@ class _Part:
         return self._count("log", f"d.state IN ({', '.join(wanted)}) AND d.state <> 0")
 
     def _count(self, index: str, state: str) -> Counter[int] | None:
-        sql = _COUNT.format(index=index, state=state, where=self._where)
-        rows = self._db.execute(sql, self._values).fetchall()
-        return None if sum(row[2] for row in rows) == COUNTED_ROWS else Counter({row[0]: row[1] for row in rows})
+        values = self._values | {"counted": COUNTED_ROWS}
+        if not self._db.execute(_COUNTABLE.format(index=index, state=state), values).fetchall()[0][0]:
+            return None
+        rows = self._db.execute(_COUNT.format(index=index, state=state, where=self._where), values).fetchall()
+        return Counter(dict(rows))

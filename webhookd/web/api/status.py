@@ -82,7 +82,7 @@ class Status:
         since_ms = self._clock.wall_ms() - HOUR_MS
 
         def question(db: Db) -> list[Json]:
-            counts = [(attempts.dropped_since(db, each.seq, since_ms), each) for each in endpoints]
+            counts = [(attempts.dropped_since(db, each, since_ms), each) for each in endpoints]
             return [
                 {"id": each.id, "workspace": each.workspace, "url": log.loggable_url(each.url), "dropped": count}
                 for count, each in counts

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from webhookd.store.attempts import Span
+from webhookd.store.attempts import TALLIED, Span
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
@@ -78,6 +78,11 @@ class Chart:
     def empty(self) -> bool:
         """Whether nothing fell into any of its spans."""
         return all(bar.empty for bar in self.bars)
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing in any of its spans was estimated."""
+        return all(bar.span.exact for bar in self.bars)
 
 
 def bounds_ms(name: str, now_ms: int) -> list[int]:
@@ -153,11 +158,15 @@ def _round_up(value: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sparkline:
-    """A webhook's last day in a row of the table, as an SVG path for each outcome; a page has many, so few elements."""
+    """A webhook's last day in a row of the table, as an SVG path for each outcome; a page has many, so few elements.
+
+    Not `exact`: some of it was estimated.
+    """
 
     paths: dict[str, str]
     delivered: int
     failed: int
+    exact: bool
 
     @property
     def rate(self) -> float | None:
@@ -185,4 +194,5 @@ def sparkline(tally: Sequence[tuple[int, int]]) -> Sparkline:
         paths={kind: path for kind, path in paths.items() if path},
         delivered=sum(delivered for delivered, _ in tally),
         failed=sum(failed for _, failed in tally),
+        exact=all(max(counts) < TALLIED for counts in tally),
     )

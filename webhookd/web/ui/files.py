@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib.resources
 from functools import cache
@@ -26,7 +27,17 @@ async def static(request: web.Request) -> web.Response:
     if found is None:
         raise ApiError("not_found", f"There is no file {request.path[:200]!r}.")
     body, media = found
-    return web.Response(body=body, content_type=media, charset="utf-8", headers=_HEADERS)
+    headers = _HEADERS | {"Vary": "Accept-Encoding"}
+    # Pages aren't compressed: they have secrets beside what a stranger's link may put there (breachattack.com).
+    accepted = request.headers.get("Accept-Encoding", "").replace(" ", "").lower()
+    if "gzip" in accepted and "gzip;q=0" not in accepted:
+        body, headers = _packed(request.match_info["name"]), headers | {"Content-Encoding": "gzip"}
+    return web.Response(body=body, content_type=media, charset="utf-8", headers=headers)
+
+
+@cache
+def _packed(name: str) -> bytes:
+    return gzip.compress(static_files()[name][0], mtime=0)
 
 
 @cache

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import Any
 
 from aiohttp import web
@@ -24,13 +25,14 @@ from webhookd.web.server.requests import Moment
 from webhookd.web.ui.charts import DAY_MS, HOUR_MS
 from webhookd.web.ui.log_views import LogChart, as_curl, log_chart, timeline
 from webhookd.web.ui.pages import Page, Translated
-from webhookd.web.ui.text import is_cut
+from webhookd.web.ui.text import is_cut, one_line
 from webhookd.web.ui.view_models import TONES, event_type_view, event_type_views
 
 PAGE_ROWS = 50
 # After so long a search shows the rows that it has found, with a link to continue.
 SEARCH_SECONDS = 0.03
 DELETED_SHOWN = 100
+NAME_CHARACTERS = 60
 RETRYING = "retrying"  # in the form one of the states
 # The spans of time that have a name of their own in an address.
 SPANS = ("hour", "today")
@@ -72,6 +74,7 @@ async def _list(page: Page, form: LogForm, before_seq: int | None, fault: ApiErr
     )
     cursor = stopped_at if len(rows) <= PAGE_ROWS else rows[PAGE_ROWS - 1].seq
     rows = rows[:PAGE_ROWS]
+    there = page.services.registry.endpoints(page.workspace.seq)
     return page.show(
         "log.html",
         422 if fault else 200,
@@ -82,10 +85,12 @@ async def _list(page: Page, form: LogForm, before_seq: int | None, fault: ApiErr
         stopped=stopped_at is not None,
         newest=before_seq is None,
         stream=page.url("/log/stream", **_streamed(form)),
-        endpoints={each.seq: each for each in page.services.registry.endpoints(page.workspace.seq)},
+        endpoints={each.seq: each for each in there},
+        names=_names(there),
         deleted={each.seq: each for each in deleted},
+        deleted_names=_names(deleted),
         kinds=event_type_views(page),
-        kind=lambda name: event_type_view(page, name),
+        kind=cache(partial(event_type_view, page)),
         states=[*DeliveryState, RETRYING],
         tones=TONES,
         chart=chart,
@@ -94,6 +99,12 @@ async def _list(page: Page, form: LogForm, before_seq: int | None, fault: ApiErr
         set_count=len(form.fields),
         replayable=form.filter.state not in WAITING and not any(form.fields.get(name) for name in _NOT_REPLAYED),
     )
+
+
+def _names(shown: Sequence[Endpoint]) -> list[tuple[str, str]]:
+    """The id and the name of each webhook for a list to choose from, which may be of thousands."""
+    found = [(each.id, one_line(each.description or each.url)) for each in shown]
+    return [(id_, name if len(name) <= NAME_CHARACTERS else f"{name[: NAME_CHARACTERS - 1]}…") for id_, name in found]
 
 
 def _presets(form: LogForm) -> list[tuple[str, dict[str, str], bool]]:

@@ -153,6 +153,8 @@ function pathTo(element) {
   if (element.id) return `#${CSS.escape(element.id)}`;
   const href = element.getAttribute("href");
   if (href) return `a[href="${CSS.escape(href)}"]`;
+  const own = element.getAttribute("formaction");
+  if (own) return `button[formaction="${CSS.escape(own)}"]`;
   const action = element.form?.getAttribute("action");
   return action ? `form[action="${CSS.escape(action)}"] button` : "";
 }

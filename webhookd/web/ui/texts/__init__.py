@@ -60,6 +60,12 @@ class Texts:
         grouped = f"{number:,}"
         return grouped.replace(",", ".") if self.language == "vi" else grouped
 
+    def about(self, number: int, *, exact: bool) -> str:
+        """`number`; an estimate, which is never small, is rounded to two digits and called so."""
+        if exact or number < 100:
+            return self.number(number)
+        return self("unit.about", n=self.number(int(float(f"{number:.2g}"))))
+
     def duration_ms(self, milliseconds: float) -> str:
         """A duration for reading: `41 ms`, `1.2 s`."""
         if milliseconds < 999.5:
