@@ -77,7 +77,7 @@ class App:
             store, self.registry, clock, self.settings, lambda: self._plans, lambda: self._event_types, clustered
         )
         self.live_feed = LiveFeed(clock)
-        self.client = Client(config, clock, clustered.may_attempt if clustered else None)
+        self.client = Client(config, clock, clustered.gate if clustered else None)
         self.transport: Transport = transport or self.client
         self.mailer = Mailer(store, clock, self.settings, self._recipients_of, self._language_of)
         # Watchdog and recorder come before the dispatcher, which is built on them.  What they have to call of it they

@@ -117,26 +117,33 @@ class Feed:
             config |= {"filter_subject": self._subject, "deliver_policy": DeliverPolicy.LAST_PER_SUBJECT}
         else:
             config |= {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": self._after + 1}
-        self._consumer = await self._jetstream.add_consumer(self._stream, config)
+        try:
+            self._consumer = await self._jetstream.add_consumer(self._stream, config)
+        except BaseException:
+            await self._unsubscribe()  # it may have been made, and would push and beat beside the next one
+            raise
 
     async def _leave(self) -> None:
-        if self._subscription is not None:
-            subscription, self._subscription = self._subscription, None
-            try:
-                await subscription.unsubscribe()
-            except Exception as error:  # noqa: BLE001 - the connection is gone, and the subscription with it
-                log.throttled("cluster.nats_failed", key="leave", what="unsubscribe", error=type(error).__name__)
+        await self._unsubscribe()
         if self._consumer and self._jetstream.connected:
             consumer, self._consumer = self._consumer, ""
             await self._jetstream.delete_consumer(self._stream, consumer)
-        self._buffer.clear()
         self._broken = True
+
+    async def _unsubscribe(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is None:
+            return
+        try:
+            await subscription.unsubscribe()
+        except Exception as error:  # noqa: BLE001 - the connection is gone, and the subscription with it
+            log.throttled("cluster.nats_failed", key="leave", what="unsubscribe", error=type(error).__name__)
 
     async def _receive(self, raw: Any) -> None:
         """The library's callback: one message at a time."""
-        self._heard_at = time.monotonic()
         if self._broken or self._subscription is None or raw.sid != self._subscription._id:
             return
+        self._heard_at = time.monotonic()
         if not raw.reply or not raw.reply.startswith("$JS.ACK."):
             await self._on_status(raw)
             return

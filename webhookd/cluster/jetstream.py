@@ -167,9 +167,10 @@ class JetStream:
         headers = None if revision is None else {"Nats-Expected-Last-Subject-Sequence": str(revision)}
         return await self._put(bucket, key, value, headers)
 
-    async def delete(self, bucket: str, key: str) -> None:
-        """Delete a key.  Raises Unreachable."""
-        await self._put(bucket, key, b"", {"KV-Operation": "DEL"})
+    async def delete(self, bucket: str, key: str, revision: int | None = None) -> int:
+        """Delete a key, as `put`."""
+        headers = {} if revision is None else {"Nats-Expected-Last-Subject-Sequence": str(revision)}
+        return await self._put(bucket, key, b"", headers | {"KV-Operation": "DEL"})
 
     async def _put(self, bucket: str, key: str, value: bytes, headers: Mapping[str, str] | None) -> int:
         call = self._js.publish

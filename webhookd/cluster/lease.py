@@ -7,6 +7,8 @@ the one has ended before the other's first: the fence and an attempt together ar
 
 from __future__ import annotations
 
+import ctypes
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,11 @@ from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
 from webhookd.cluster.names import CLUSTER_BUCKET, lease_key
 
 MARGIN_SECONDS = 2.0
+_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_send = ctypes.PyDLL(None).send
+_send.argtypes, _send.restype = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int], ctypes.c_ssize_t
+# For how long a release is tried: without one the next machine waits for the lease's end.
+RELEASE_SECONDS = 3.0
 
 
 class LeaseValue(msgspec.Struct, frozen=True):
@@ -80,6 +87,17 @@ class Lease:
         """Whether an attempt may start now."""
         return self._renewed.seconds_since() < self.fence_seconds
 
+    def send(self, sock: socket.socket, data: bytes) -> int | None:
+        """Send on a socket that doesn't block, if it holds: how many bytes went out; None if it doesn't hold.
+
+        Between the look and the call the interpreter's lock isn't given up, as `sock.send` does: another thread would
+        run, for milliseconds on a busy machine, and a process that is stopped then would send when it goes on.
+        """
+        fd, size = sock.fileno(), len(data)
+        if not self.holds():
+            return None
+        return max(0, _send(fd, data, size, _FLAGS)) if data else 0
+
     def age_seconds(self) -> float:
         """How long ago the last renewal was sent."""
         return self._renewed.seconds_since()
@@ -119,10 +137,18 @@ class Lease:
     async def release(self, to: str) -> None:
         """Give it up in peace, for the machine `to` if it is named.  Raises Lost, Unreachable."""
         self._renewed = Moment(float("-inf"), float("-inf"))
-        try:
-            await self._put(LeaseValue(to=to))
-        except Conflict as error:
-            raise Lost from error
+
+        async def put() -> None:
+            try:
+                await self._put(LeaseValue(to=to))
+            except Conflict:
+                found = await self._jetstream.get(CLUSTER_BUCKET, self._key)
+                if found is None or decode(found.value).boot != self._value.boot:
+                    raise Lost from None
+                self._revision = found.revision
+                raise Unreachable("a renewal was still under way") from None
+
+        await self._jetstream.ask("release a lease", put, within_seconds=RELEASE_SECONDS)
 
     async def _put(self, value: LeaseValue) -> int:
         return await self._jetstream.put(CLUSTER_BUCKET, self._key, msgspec.json.encode(value), self._revision)

@@ -16,6 +16,11 @@ from webhookd.cluster.names import CLUSTER_BUCKET, drain_key, lease_key, node_ke
 
 # A machine is gone before its leases are, so that these are taken at once when they end.
 NODE_SHARE = 0.6
+# How long the machine that a released partition is meant for may take before any other does.
+MEANT_SECONDS = 3.0
+# How long after its lease's end a partition is left to the machine that is to have it.  One that has just joined counts
+# the lease from its own first look.
+OVERDUE_SECONDS = 1.0
 
 
 class NodeValue(msgspec.Struct, frozen=True):
@@ -112,3 +117,24 @@ def assign(partitions: int, owners: Mapping[int, str], nodes: Collection[str]) -
     free = [node for node in ranked for _ in range(room[node])]
     left = [partition for partition in range(partitions) if partition not in assigned]
     return assigned | dict(zip(left, free, strict=True))
+
+
+def free(view: View, node: str, assigned: Mapping[int, str], lease_seconds: float) -> list[int]:
+    """The partitions that `node` may take: those that it is to have, and those that nobody has taken in time."""
+    if node not in view.alive:
+        return []
+    return [
+        each for each, target in assigned.items() if _is_free(view, each, node, lease_seconds, is_own=target == node)
+    ]
+
+
+def _is_free(view: View, partition: int, node: str, lease_seconds: float, *, is_own: bool) -> bool:
+    """Whether nobody has it, or its owner is surely past its last attempt."""
+    value = view.leases.get(partition)
+    if value is None or value.node == node:  # of an earlier process of this machine, which has ended
+        return is_own
+    unchanged_seconds = view.unchanged_seconds[partition]
+    if not value.node:
+        is_meant = value.to in ("", node) or value.to not in view.alive or unchanged_seconds > MEANT_SECONDS
+        return is_own and is_meant
+    return unchanged_seconds > lease_seconds + (0 if is_own else OVERDUE_SECONDS)

@@ -247,7 +247,7 @@ async def _export(config: Config, directory: Path, jetstream: JetStream, cipher:
     def refuse(*_: object) -> NoReturn:
         raise AssertionError("nothing is published while a cluster is exported")
 
-    clustered = Clustered(lambda: False, refuse, lambda *_: None, restore, has_default=False)
+    clustered = Clustered(lambda: False, lambda *_: None, refuse, lambda *_: None, restore, has_default=False)
     app = await App.open(config, directory, clock=SystemClock(), cipher=cipher, clustered=clustered)
     try:
         await app.start({})

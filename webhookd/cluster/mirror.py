@@ -7,6 +7,7 @@ to the database first, which checks it; a caller whose change didn't reach the b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import msgspec
 
 from webhookd import log
-from webhookd.cluster.jetstream import Entry, JetStream, Unreachable
+from webhookd.cluster.jetstream import Conflict, Entry, JetStream, Unreachable
 from webhookd.cluster.names import CONFIG_BUCKET, config_key
 from webhookd.cluster.progress import ProgressValue
 from webhookd.cluster.shared import Shared
@@ -72,6 +73,7 @@ class Mirror:
         self._keep_upto = 0  # once so much is applied
         self._links: list[Item] = []
         self._kept: dict[str, bytes] = {}  # what the bucket has, its secrets plain
+        self._revisions: dict[str, int] = {}  # of the partition's own keys: who has lost it overwrites nothing later
         self._unwritten: dict[str, Item | None] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -190,14 +192,20 @@ class Mirror:
         item = self._unwritten[key]
         if not self._local.may_write():
             return False
+        is_own = key.startswith(f"p{self._partition}.")
+        revision = self._revisions.get(key, 0) if is_own else None
         try:
             if item is None:
-                await self._jetstream.delete(CONFIG_BUCKET, key)
+                revision = await self._jetstream.delete(CONFIG_BUCKET, key, revision)
             else:
-                await self._jetstream.put(CONFIG_BUCKET, key, encoded(sealed(item, self._cipher)))
-        except Unreachable as error:
+                revision = await self._jetstream.put(CONFIG_BUCKET, key, encoded(sealed(item, self._cipher)), revision)
+        except (Unreachable, Conflict) as error:
             log.throttled("cluster.nats_failed", key="mirror", what=f"write {key.split('.')[1]}", error=str(error))
+            if isinstance(error, Conflict):
+                await self._look(key)
             return False
+        if is_own:
+            self._revisions[key] = revision
         if item is None:
             self._kept.pop(key, None)
         else:
@@ -205,6 +213,11 @@ class Mirror:
         if self._unwritten.get(key) is item:
             del self._unwritten[key]
         return True
+
+    async def _look(self, key: str) -> None:
+        """Somebody wrote: this process itself, by a write that wasn't answered, or the next owner, who is right."""
+        with contextlib.suppress(Unreachable):
+            self._revisions[key] = await self._jetstream.revision(CONFIG_BUCKET, key)
 
     # From the bucket
 
@@ -214,6 +227,7 @@ class Mirror:
             f"read the configuration of partition {self._partition}", self._read, within_seconds=RESTORE_SECONDS
         )
         items = {key: opened(entry, self._cipher) for key, entry in found.items() if key.count(".") > 1}
+        self._revisions = {key: entry.revision for key, entry in found.items()}
         self._kept = {key: encoded(item) for key, item in items.items()}
         kinds: defaultdict[str, list[Item]] = defaultdict(list)
         for key, item in items.items():

@@ -17,7 +17,7 @@ from webhookd.app import SHUTDOWN_SECONDS
 from webhookd.cluster import setup
 from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
 from webhookd.cluster.lease import Lease, LeaseValue, Lost
-from webhookd.cluster.membership import Membership, NodeValue, View, assign
+from webhookd.cluster.membership import Membership, NodeValue, View, assign, free
 from webhookd.cluster.names import CLUSTER_BUCKET, drain_key, node_key, partition_of
 from webhookd.cluster.partition import Partition, Place, settings_of
 from webhookd.cluster.report import Report
@@ -41,8 +41,6 @@ from webhookd.web.server.requests import Handler
 from webhookd.web.services import ClusterView
 
 LOOK_SECONDS = 0.5
-# How long the machine that a released partition is meant for may take before any other does.
-MEANT_SECONDS = 3.0
 # A share that is the same so many times in a row is acted on: machines that start together don't hand over to and fro.
 STEADY_LOOKS = 6
 STARTING_AT_ONCE = 4
@@ -217,20 +215,10 @@ class Node:
         assigned = assign(self._config.cluster.partitions, view.owners(), view.alive)
         before, times = self._steady
         self._steady = (assigned, times + 1 if assigned == before else 1)
-        for partition, node in assigned.items():
-            if node == self.node and partition not in self._partitions and self._is_free(partition, view):
+        for partition in free(view, self.node, assigned, self._config.cluster.lease_seconds):
+            if partition not in self._partitions:
                 self._change(partition, self._take(partition, view.revisions.get(partition, 0)))
         self._hand_over(assigned)
-
-    def _is_free(self, partition: int, view: View) -> bool:
-        """Whether the partition may be taken: nobody has it, or its owner is surely past its last attempt."""
-        value = view.leases.get(partition)
-        if value is None or value.node == self.node:  # of an earlier process of this machine, which has ended
-            return True
-        unchanged_seconds = view.unchanged_seconds[partition]
-        if not value.node:
-            return value.to in ("", self.node) or value.to not in view.alive or unchanged_seconds > MEANT_SECONDS
-        return unchanged_seconds > self._config.cluster.lease_seconds
 
     def _hand_over(self, assigned: Mapping[int, str]) -> None:
         """Give one partition to a machine that has fewer, where that has been so for a moment."""

@@ -48,7 +48,7 @@ from webhookd.web.services import ClusterView
 # Of a request that another machine passed on: the address of its caller.
 FORWARDED_FROM = web.RequestKey("forwarded_from", str)
 RENEW_SECONDS = 1.0
-FLUSH_SECONDS = 2.0
+FLUSH_SECONDS = 5.0
 STREAM_SECONDS = 10.0
 # A database of this machine that is further behind than this is not brought up to date first: it lacks history then.
 CATCH_UP_MESSAGES = 50_000
@@ -125,6 +125,7 @@ class Partition:
         (place.state_dir / config.store.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         clustered = Clustered(
             may_attempt=self.lease.holds,
+            gate=self.lease.send,
             publish=self._publish,
             changed=self._mirror.changed,
             restore=self._restore,
@@ -383,8 +384,8 @@ class Partition:
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await app.store.writer.flushed()
+                await self._jetstream.ask("write", lambda: self._progress.write(app), within_seconds=FLUSH_SECONDS)
                 await self._mirror.flushed()
-                await self._progress.write(app)
         except (Unreachable, Conflict, ApiError, TimeoutError) as error:
             log.throttled("cluster.nats_failed", key="release", what="write the progress", error=f"{error}")
 

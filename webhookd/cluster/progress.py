@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from collections.abc import Callable
 
@@ -17,6 +18,9 @@ from webhookd.store.cluster import stream as table
 from webhookd.store.cluster.stream import POSITIONS
 
 WRITE_SECONDS = 1.0
+# What was delivered longer ago than this is saved, unless writing it takes longer.
+SAVED_SECONDS = 1.5
+LEAST_SECONDS = 0.1
 RESTORE_SECONDS = 10.0
 
 
@@ -78,13 +82,18 @@ class Progress:
         return before
 
     async def run(self, app: App) -> None:
-        """A root task: write it once a second."""
+        """A root task: write it once a second, sooner where writing takes long."""
+        wait_seconds = WRITE_SECONDS
         while True:
-            await asyncio.sleep(WRITE_SECONDS)
+            await asyncio.sleep(wait_seconds)
+            began = time.monotonic()
             try:
                 await self.write(app)
             except (Unreachable, Conflict, ApiError) as error:
                 log.throttled("cluster.nats_failed", key="progress", what="write the progress", error=f"{error}")
+                wait_seconds = LEAST_SECONDS
+            else:
+                wait_seconds = seconds_until_next(time.monotonic() - began)
 
     async def write(self, app: App) -> None:
         """Write it now, if it has changed.  Raises Unreachable, Conflict (another machine has the partition)."""
@@ -111,13 +120,22 @@ class Progress:
                 await self._put(value)
             except Conflict:
                 # An earlier write that wasn't answered, as long as the lease holds; else another machine's.
-                if self._may_write():
-                    self._revision = await self._jetstream.revision(PROGRESS_BUCKET, self._key)
-                raise
+                if not self._may_write():
+                    raise
+                self._revision = await self._jetstream.revision(PROGRESS_BUCKET, self._key)
+                await self._put(value)
 
     async def _put(self, value: ProgressValue) -> None:
         self._revision = await self._jetstream.put(PROGRESS_BUCKET, self._key, encode(value), self._revision)
         self._written = value
+
+
+def seconds_until_next(took_seconds: float) -> float:
+    """How long to wait before the next write, when one took so long.
+
+    What finishes right after a write has looked is saved by the next one: after this write, the wait, and the next.
+    """
+    return max(LEAST_SECONDS, min(WRITE_SECONDS, SAVED_SECONDS - 2 * took_seconds))
 
 
 def behind_key(endpoint_id: str, lane_hash: int | None) -> str:

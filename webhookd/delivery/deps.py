@@ -11,6 +11,7 @@ from webhookd.delivery.registry import Changed, Registry
 from webhookd.models import Accepted, NewEvent, Workspace
 from webhookd.rules.event_types import EventTypes
 from webhookd.rules.plans import Plans
+from webhookd.sender.http1 import Gate
 from webhookd.store.store import Store
 
 # Publishes events of a workspace, of one trace, and returns what became of each once they are applied; ApiError.
@@ -22,12 +23,13 @@ class Clustered:
     """What the parts of an app call where it has one partition of a cluster; made by `webhookd.cluster`.
 
     What the web's handlers need of the whole cluster is `web.services.ClusterView`.
-    `may_attempt` is asked before each attempt and once more before its request is sent.  `changed` is called with
-    each workspace and endpoint whose change is committed.  `restore` is called before anything is loaded.
+    `may_attempt` is asked before each attempt, and its request is sent by `gate`.  `changed` is called with each
+    workspace and endpoint whose change is committed.  `restore` is called before anything is loaded.
     `has_default`: the workspace `default` belongs here.
     """
 
     may_attempt: Callable[[], bool]
+    gate: Gate
     publish: Publish
     changed: Changed
     restore: Callable[[], Awaitable[None]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from webhookd.sender.attempt_trace import AttemptTrace
 from webhookd.sender.deadlines import AttemptDeadline, Deadlines
 from webhookd.sender.egress import DnsResolver, Egress
 from webhookd.sender.failure_reasons import STOOD_STILL_SECONDS, Fault, ended_unanswered, explain, late
-from webhookd.sender.http1 import READ_BYTES, Pool
+from webhookd.sender.http1 import READ_BYTES, Gate, Pool
 from webhookd.sender.request_builder import Target
 
 KEPT_OF_SUCCESS_BYTES = 1024
@@ -45,7 +45,7 @@ class HttpSender:
     """The transport over HTTP/1.1.  Made inside the running loop; owns its connections and `egress`.
 
     `ssl_context` replaces the default one, which trusts the system's certificate authorities and speaks TLS 1.2 or
-    newer.  Certificates are always verified.  A request goes out only if `may_send`, asked at the last moment.
+    newer.  Certificates are always verified.  With a `gate` a request goes out through that alone.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class HttpSender:
         timeout_seconds: float,
         clock: Clock,
         ssl_context: ssl.SSLContext | None = None,
-        may_send: Callable[[], bool] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._egress = egress
         self._timeout_seconds = timeout_seconds
         self._clock = clock
-        self._pool = Pool(egress, default_ssl_context() if ssl_context is None else ssl_context, may_send)
+        self._pool = Pool(egress, default_ssl_context() if ssl_context is None else ssl_context, gate)
         self._deadlines: Deadlines[AttemptDeadline] = Deadlines(timeout_seconds, AttemptDeadline.expire)
         self._target = functools.lru_cache(_KEPT_URLS)(lambda url: Target.of(egress.check_url(url)))
 
@@ -127,9 +127,9 @@ class _Configured:
 class Client:
     """The transport of all consumers as configured now; attempts under way keep the settings that they began with."""
 
-    def __init__(self, config: Config, clock: Clock, may_send: Callable[[], bool] | None = None) -> None:
+    def __init__(self, config: Config, clock: Clock, gate: Gate | None = None) -> None:
         self._clock = clock
-        self._may_send = may_send
+        self._gate = gate
         self._own: tuple[OwnAddress, ...] = ()
         self._config = config
         self._current = self._open(config)
@@ -191,7 +191,7 @@ class Client:
                 egress,
                 timeout_seconds=config.delivery.timeout_seconds,
                 clock=self._clock,
-                may_send=self._may_send,
+                gate=self._gate,
             ),
             egress,
         )

@@ -30,6 +30,8 @@ READ_BYTES = 16 * 1024
 HEAD_LIMIT_BYTES = 32 * 1024
 ANSWER_LIMIT_BYTES = 256 * 1024  # 16 KiB of body in 1-byte chunks are 96 KiB
 KEEP_ALIVE_SECONDS = 15.0
+# Sends a request, or its beginning, on a socket that doesn't block: how many bytes went out; None if it may not be.
+Gate = Callable[[socket.socket, bytes], int | None]
 
 
 class Tls:
@@ -180,16 +182,21 @@ class Connection(asyncio.BufferedProtocol):
     def _send_request(self) -> None:
         assert self._trace is not None
         assert self._transport is not None
-        if self._pool.may_send is not None and not self._pool.may_send():
-            self._finish(NotAllowed())
-            return
-        self._trace.stage = Stage.ANSWER
         request, self._request = self._request, b""
-        if self._tls is None:
-            self._transport.write(request)
-        else:
+        if self._tls is not None:
             self._tls.object.write(request)
-            self._flush(self._tls)
+            request = self._tls.outgoing.read()
+        gate, sent_bytes = self._pool.gate, 0
+        if gate is not None:
+            # What is left of a handshake goes before it: then it is only asked.
+            passed = gate(self._sock, b"" if self._transport.get_write_buffer_size() else request)
+            if passed is None:
+                self._finish(NotAllowed())
+                return
+            sent_bytes = passed
+        self._trace.stage = Stage.ANSWER
+        if sent_bytes < len(request):
+            self._transport.write(request[sent_bytes:])
 
     def _receive(self, data: memoryview) -> None:
         trace = self._trace
@@ -294,8 +301,8 @@ class Connection(asyncio.BufferedProtocol):
 class Pool:
     """The connections of one sender.  An endpoint has one request in flight, so there is no limit of their number."""
 
-    def __init__(self, egress: Egress, ssl_context: ssl.SSLContext, may_send: Callable[[], bool] | None = None) -> None:
-        self.may_send = may_send
+    def __init__(self, egress: Egress, ssl_context: ssl.SSLContext, gate: Gate | None = None) -> None:
+        self.gate = gate
         self.loop = asyncio.get_running_loop()
         self.buffer = memoryview(bytearray(READ_BYTES))
         self.plain = memoryview(bytearray(READ_BYTES))
