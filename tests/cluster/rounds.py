@@ -2,32 +2,32 @@
 
 Four workspaces in four partitions, two endpoints each: one quick, one that fails now and then.  A producer for each
 workspace sends steadily, singly and in batches, to a random machine, and asks another one when it hears nothing.  After
-`per_cluster` rounds everything comes to rest and is judged, and the next begin with new servers and new machines.
+so many rounds everything comes to rest and is judged.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import shutil
-import signal
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from tests.cluster.faults import FAULTS, Faults
 from tests.cluster.machines import Machine, machines, until
 from tests.cluster.nats_servers import Servers, nats_servers
-from tests.cluster.truth import Leases, final
+from tests.cluster.truth import Accepted, Leases, final, read_stream
 from tests.crash.case import Violation
 from tests.crash.checker import judge
 from tests.crash.history import History, Received, Subscriber, Terms
@@ -37,6 +37,7 @@ from webhookd.cluster.names import partition_of
 
 PARTITIONS = 4
 WORKSPACES = 4
+KINDS = ("quick", "flaky")
 CONFIG = """\
 [delivery]
 timeout_seconds = {timeout_seconds}
@@ -48,11 +49,17 @@ ASK_SECONDS = 5.0
 REST_SECONDS = 120.0
 SAVED_EVERY_SECONDS = 1.5
 SLACK_SECONDS = 0.5  # a machine with other things to do
+START_SECONDS = 5.0  # from the end of a lease to the next owner's deliveries
+# A stream whose leader was killed gets another after 4 to 9 s (NATS' election timeouts), and is written from then on.
+ELECTION_SECONDS = 9.0
 
 
 @dataclass(slots=True)
 class Total:
-    """What all rounds came to.  `pauses`: for each fault, the longest that an endpoint got nothing, in seconds."""
+    """What rounds came to.  `pauses`: for each fault, the longest that an endpoint got nothing, in seconds.
+
+    `failed`: clusters that could not be judged to the end, each with the reason.
+    """
 
     faults: Counter[str] = field(default_factory=Counter)
     accepted: int = 0
@@ -61,9 +68,53 @@ class Total:
     takeovers: int = 0
     pauses: dict[str, list[float]] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    @property
+    def rounds(self) -> int:
+        return sum(self.faults.values())
 
     def count(self, *rules: str) -> int:
         return sum(each.rule in rules for each in self.violations)
+
+    def add(self, other: Total) -> None:
+        """Take what another cluster's rounds came to."""
+        self.faults += other.faults
+        self.accepted += other.accepted
+        self.received += other.received
+        self.repeats += other.repeats
+        self.takeovers += other.takeovers
+        for name, seconds in other.pauses.items():
+            self.pauses.setdefault(name, []).extend(seconds)
+        self.violations += other.violations
+        self.failed += other.failed
+
+
+def progress(total: Total, seconds: float) -> str:
+    """One line on how far it is."""
+    return (
+        f"{total.rounds} rounds, {seconds:.0f} s: {total.accepted} accepted, {total.received} requests, "
+        f"{total.takeovers} takeovers, {total.repeats} repeats, {len(total.violations)} violations, "
+        f"{len(total.failed)} clusters not judged"
+    )
+
+
+def report(total: Total, lease_seconds: float, version: str) -> str:
+    """The table that goes into RESULTS.md."""
+    lines = [
+        f"{total.rounds} rounds, nats-server {version}, lease {lease_seconds:g} s: "
+        f"{total.accepted} events accepted, {total.received} requests, {total.takeovers} takeovers",
+        f"lost {total.count('lost', 'unaccounted', 'altered')}, reordered {total.count('reordered')}, two at once "
+        f"{total.count('overlapping')}, by a non-owner {total.count('by_another')}, repeated beyond the promise "
+        f"{total.count('repeated', 'answers')}, paused beyond the promise {total.count('paused')}; "
+        f"repeats {total.repeats}; clusters not judged {len(total.failed)}",
+        "",
+        f"{'fault':<32} rounds  longest pause of an endpoint: median, most",
+    ]
+    for name, count in sorted(total.faults.items()):
+        pauses = total.pauses[name]
+        lines.append(f"{name:<32} {count:>6}  {statistics.median(pauses):>27.1f} s  {max(pauses):>6.1f} s")
+    return "\n".join([*lines, *total.failed])
 
 
 @dataclass
@@ -91,35 +142,37 @@ class Rounds:
         self, servers: Servers, cluster: list[Machine], where: Witness, leases: Leases, seed: int, lease_seconds: float
     ) -> None:
         self.servers, self.machines, self.where, self.leases = servers, cluster, where, leases
-        self.chance = random.Random(seed)
-        self.lease_seconds = lease_seconds
+        self.chance = random.Random(seed)  # of the load
         self.label = f"s{seed}"
-        workspaces = [f"w{number}" for number in range(WORKSPACES)]
-        self.history = History(
-            Terms(repeat_seconds=SAVED_EVERY_SECONDS + SLACK_SECONDS, pause_seconds=lease_seconds + 5),
-            [Subscriber(f"{each}-{kind}", each, ("*",)) for each in workspaces for kind in ("quick", "flaky")],
+        self.workspaces = [f"w{number}" for number in range(WORKSPACES)]
+        terms = Terms(
+            repeat_seconds=SAVED_EVERY_SECONDS + SLACK_SECONDS,
+            pause_seconds=lease_seconds + START_SECONDS,
+            outage_seconds=ELECTION_SECONDS + START_SECONDS + 1,
         )
-        self.workspaces = workspaces
+        self.history = History(
+            terms, [Subscriber(f"{each}-{kind}", each, ("*",)) for each in self.workspaces for kind in KINDS]
+        )
         self.history.received = where.begin(Manners(random.Random(seed + 1)))
-        self.faults: list[tuple[str, float]] = []
-        self.fault_times: list[float] = []
+        self.faults = Faults(servers, cluster, leases, random.Random(f"faults {seed}"), lease_seconds)
+        self.done: list[tuple[str, float]] = []  # each fault and when it began
+        self.accepted: Sequence[Accepted] = ()
         self.stopped = False
-        self._number = 0
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_SECONDS))
         self._last_failure = ""
 
-    async def run(self, rounds: int, faults: list[str]) -> None:
+    async def run(self, rounds: int, faults: Sequence[str]) -> None:
         """Set up, let the load run, do one fault after another, come to rest."""
         await self._set_up()
         load = [asyncio.create_task(self._produce(each)) for each in self.workspaces]
         try:
             await asyncio.sleep(1.0)
             for _ in range(rounds):
-                name = self.chance.choice(faults)
+                name = self.faults.chance.choice(faults)
                 began = time.time()
-                await FAULTS[name](self)
-                await self._until_going_on(began)
-                self.faults.append((name, began))
+                await FAULTS[name](self.faults)
+                await self._until_going_on()
+                self.done.append((name, began))
                 assert not any(each.done() for each in load), load
                 await asyncio.sleep(self.chance.uniform(0.5, 2.0))
             self.stopped = True
@@ -133,42 +186,52 @@ class Rounds:
                     await task
             await self._session.close()
 
-    async def judge(self, total: Total) -> None:
+    async def judge(self) -> Total:
         """What this cluster's rounds came to."""
-        moments = self.fault_times
+        self.history.outages = self.faults.outages
         for subscriber in self.history.subscribers:
             partition = partition_of(subscriber.workspace, PARTITIONS)
-            self.history.takeovers[subscriber.endpoint] = self.leases.takeovers(partition, moments)
-        judgement = judge(self.history, await final(await self.servers.client(), self.history, PARTITIONS))
-        total.accepted += judgement.accepted
-        total.received += judgement.received
-        total.repeats += judgement.repeats
-        total.takeovers += sum(len(each) - 1 for each in self.history.takeovers.values()) // 2
-        total.violations += judgement.violations
+            self.history.takeovers[subscriber.endpoint] = self.leases.takeovers(
+                partition, self.faults.struck, self.faults.outages, ELECTION_SECONDS + SAVED_EVERY_SECONDS
+            )
+        client = await self.servers.client()
+        self.accepted = [each for number in range(PARTITIONS) for each in await read_stream(client, number)]
+        judgement = judge(self.history, final(self.accepted, self.history))
+        total = Total(Counter(), judgement.accepted, judgement.received, judgement.repeats)
+        total.takeovers = sum(len(each) - 1 for each in self.history.takeovers.values()) // len(KINDS)
+        total.violations = judgement.violations
         self._count_pauses(total)
+        return total
 
-    def keep(self, folder: Path, keep: Path | None) -> None:
-        """Copy what helps to explain a violation: logs, faults, takeovers, requests."""
-        if keep is None:
-            return
-        place = keep / self.label
+    async def keep(self, folder: Path, place: Path) -> None:
+        """Copy what helps to explain a violation: logs, faults, takeovers, requests, answers, streams, replicas."""
         place.mkdir(parents=True, exist_ok=True)
+        for server in self.servers.servers:
+            with suppress(aiohttp.ClientError, TimeoutError):
+                (place / f"{server.name}.json").write_bytes(await self.servers.replicas(server))
         for log in folder.glob("*.log"):
             shutil.copy(log, place)
-        lines = [f"{at:.3f} fault {name}" for name, at in self.faults]
-        lines += [f"{at:.3f} struck" for at in self.fault_times]
+        lines = [f"{at:.3f} fault {name}" for name, at in self.done]
+        lines += [f"{at:.3f} struck" for at in self.faults.struck]
         for endpoint, found in self.history.takeovers.items():
             lines += [f"{each.at:.3f} {endpoint} to {each.machine}, since {each.unsaved_since:.3f}" for each in found]
         for each in self.history.received:
-            lines.append(f"{each.arrived_at:.3f} {each.endpoint} {each.event_id} {each.sender} {each.answer}")
+            ended = "never" if each.ended_at is None else f"{each.ended_at:.3f}"
+            what = f"{each.endpoint} got {each.event_id} ({each.attempt}) from {each.sender}"
+            lines.append(f"{each.arrived_at:.3f} {what}: {each.answer} at {ended}")
+        for asked in self.history.asked:
+            answered = "never" if asked.answered_at is None else f"{asked.answered_at:.3f}"
+            lines.append(f"{asked.asked_at:.3f} asked {asked.event_id} ({asked.request}): {asked.said} at {answered}")
         (place / "history.txt").write_text("\n".join(sorted(lines)))
+        stream = [json.dumps([each.partition, each.sequence, each.event_id]) for each in self.accepted]
+        (place / "streams.txt").write_text("\n".join(stream))
 
     def _count_pauses(self, total: Total) -> None:
         arrivals: dict[str, list[float]] = {}
         for each in self.history.received:
             arrivals.setdefault(each.endpoint, []).append(each.arrived_at)
-        bounds = [began for _, began in self.faults] + [max(at for times in arrivals.values() for at in times)]
-        for (name, began), end in zip(self.faults, bounds[1:], strict=True):
+        bounds = [began for _, began in self.done] + [max(at for times in arrivals.values() for at in times)]
+        for (name, began), end in zip(self.done, bounds[1:], strict=True):
             longest = 0.0
             for times in arrivals.values():
                 within = [began, *(at for at in times if began <= at <= end)]
@@ -178,7 +241,7 @@ class Rounds:
 
     async def _set_up(self) -> None:
         def is_shared() -> bool:
-            owners = {self.leases.owner(partition) for partition in range(PARTITIONS)}
+            owners = self.leases.owners()
             return "" not in owners and len(owners) == min(len(self.machines), PARTITIONS)
 
         await until("each machine has a partition", is_shared, timeout_seconds=90)
@@ -230,13 +293,13 @@ class Rounds:
         async with self._session.request(method, machine.url + path, headers=headers, **sent) as answer:
             return answer.status, await answer.json(content_type=None)
 
-    async def _until_going_on(self, began: float) -> None:
-        """Until each endpoint has got something since, every machine is ready, and every partition owned."""
+    async def _until_going_on(self) -> None:
+        """Until each endpoint has got something since, every machine is ready, and every server."""
         healed = time.time()
 
         def goes_on() -> bool:
-            since = {each.endpoint for each in self.history.received[-20_000:] if each.arrived_at > healed}
-            return len(since) == len(self.history.subscribers)
+            lately = takewhile(lambda each: each.arrived_at > healed, reversed(self.history.received))
+            return len({each.endpoint for each in lately}) == len(self.history.subscribers)
 
         async with asyncio.timeout(90):
             for each in self.machines:
@@ -245,174 +308,46 @@ class Rounds:
         await until(f"deliveries go on; the last failure was {self._last_failure}", goes_on, timeout_seconds=90)
 
     async def _until_delivered(self) -> None:
+        """What is missing after a minute is for the judge."""
         taken = {each.event_id for each in self.history.asked if each.said == "taken"}
-
-        def all_came() -> bool:
-            came = Counter(
-                event_id for _, event_id in {(e.endpoint, e.event_id) for e in self.history.received if e.answer == 200}
-            )
-            return all(came[event_id] == 2 for event_id in taken)
-
-        with suppress(AssertionError):  # what is missing then is for the judge
-            await until("everything delivered", all_came, timeout_seconds=60)
-
-    # The faults
-
-    def _struck(self) -> None:
-        self.fault_times.append(time.time())
-
-    def _one(self) -> Machine:
-        """A machine, one that owns something if possible."""
-        owners = {self.leases.owner(partition) for partition in range(PARTITIONS)}
-        return self.chance.choice([each for each in self.machines if each.name in owners] or self.machines)
-
-    async def kill_daemon(self) -> None:
-        """SIGKILL; it comes back at once, or after somebody else took over."""
-        machine = self._one()
-        self._struck()
-        await machine.kill()
-        await asyncio.sleep(self.chance.choice((0.0, self.lease_seconds + 2)))
-        await machine.start(until_ready=False)
-
-    async def freeze_daemon(self) -> None:
-        """Stop it beyond its lease, and let it go on."""
-        machine = self._one()
-        self._struck()
-        machine.signal(signal.SIGSTOP)
-        await asyncio.sleep(self.lease_seconds + self.chance.uniform(2.0, 5.0))
-        machine.signal(signal.SIGCONT)
-
-    async def empty_disk(self) -> None:
-        """SIGKILL, and nothing left on its disk."""
-        machine = self._one()
-        self._struck()
-        await machine.kill()
-        machine.empty_disk()
-        await asyncio.sleep(self.chance.choice((0.0, self.lease_seconds + 2)))
-        await machine.start(until_ready=False)
-
-    async def kill_nats(self) -> None:
-        """SIGKILL a NATS server, and start it again a little later."""
-        server = self.chance.choice(self.servers.servers)
-        self._struck()
-        server.kill()
-        await asyncio.sleep(self.chance.uniform(0.5, 6.0))
-        server.start()
-
-    async def cut_link(self) -> None:
-        """One daemon reaches no NATS server, for less or longer than its lease; then its connections end."""
-        machine = self._one()
-        self._struck()
-        for relay in machine.relays:
-            relay.cut()
-        await asyncio.sleep(self.chance.choice((2.0, self.lease_seconds + 3)))
-        for relay in machine.relays:
-            if self.chance.random() < 0.5:
-                relay.reset()
-            relay.mend()
-
-    async def set_clock(self) -> None:
-        """A machine's wall clock is set, by up to two hours either way."""
-        machine = self._one()
-        self._struck()
-        machine.set_clock(self.chance.uniform(-7200, 7200))
-        await asyncio.sleep(self.chance.uniform(1.0, 3.0))
-        machine.set_clock(0)
-
-    async def leave_in_peace(self) -> None:
-        """SIGTERM: nothing may come twice."""
-        machine = self._one()
-        assert 0 == await machine.stop(), machine.log()
-        await machine.start(until_ready=False)
+        for _ in range(60):
+            came = {(each.endpoint, each.event_id) for each in self.history.received if each.answer == 200}
+            counts = Counter(event_id for _, event_id in came)
+            if all(counts[event_id] == len(KINDS) for event_id in taken):
+                return
+            await asyncio.sleep(1.0)
 
 
-FAULTS: dict[str, Callable[[Rounds], Awaitable[None]]] = {
-    "SIGKILL a daemon": Rounds.kill_daemon,
-    "stop a daemon beyond its lease": Rounds.freeze_daemon,
-    "SIGKILL a NATS server": Rounds.kill_nats,
-    "empty a daemon's disk": Rounds.empty_disk,
-    "cut a daemon's link": Rounds.cut_link,
-    "set a clock": Rounds.set_clock,
-    "SIGTERM a daemon": Rounds.leave_in_peace,
-}
+def run_cluster(rounds: int, seed: int, lease_seconds: float, faults: Sequence[str], keep: Path | None = None) -> Total:
+    """So many rounds on one cluster; what explains a violation is copied to a folder in `keep`."""
+    return asyncio.run(_run_cluster(rounds, seed, lease_seconds, faults, keep))
 
 
-async def run_rounds(
-    *,
-    rounds: int,
-    per_cluster: int,
-    seed: int,
-    lease_seconds: float,
-    faults: list[str] | None = None,
-    keep: Path | None = None,
-) -> Total:
-    """So many rounds, on one cluster after another."""
-    total = Total()
-    chosen = faults or list(FAULTS)
-    begun = time.monotonic()
-    async with witness() as where:
-        done = 0
-        while done < rounds:
-            now = min(per_cluster, rounds - done)
-            await _run_cluster(where, now, seed * 1000 + done, lease_seconds, chosen, total, keep)
-            done += now
-            print(
-                f"{done} rounds, {time.monotonic() - begun:.0f} s: {total.accepted} accepted, "
-                f"{total.received} requests, "
-                f"{total.takeovers} takeovers, {total.repeats} repeats, {len(total.violations)} violations",
-                file=sys.stderr,
-                flush=True,
-            )
-    return total
-
-
-async def _run_cluster(
-    where: Witness, rounds: int, seed: int, lease_seconds: float, faults: list[str], total: Total, keep: Path | None
-) -> None:
+async def _run_cluster(rounds: int, seed: int, lease_seconds: float, faults: Sequence[str], keep: Path | None) -> Total:
     config = CONFIG.format(timeout_seconds=min(5, lease_seconds - 4))
     with tempfile.TemporaryDirectory(prefix="webhookd-cluster-") as name:
         folder = Path(name)
         async with (
+            witness() as where,
             nats_servers(folder, partitions=PARTITIONS) as servers,
             machines(
                 servers, folder, partitions=PARTITIONS, lease_seconds=lease_seconds, config=config, with_clocks=True
             ) as cluster,
         ):
-            leases = Leases(await servers.client(), {each.url: each.name for each in cluster})
+            leases = Leases(await servers.client(), {each.url: each.name for each in cluster}, PARTITIONS)
             following = asyncio.create_task(leases.follow())
+            this = Rounds(servers, cluster, where, leases, seed, lease_seconds)
+            total, judged = Total(), False
             try:
-                this = Rounds(servers, cluster, where, leases, seed, lease_seconds)
-                before = len(total.violations)
-                try:
-                    await this.run(rounds, faults)
-                except BaseException:
-                    for each in cluster:
-                        print(f"--- {each.name}\n{each.log()}", file=sys.stderr)
-                    raise
-                await this.judge(total)
-                for violation in total.violations[before : before + 20]:
-                    print(f"    seed {seed}: {violation.rule}: {violation.text}", flush=True)
-                if len(total.violations) > before:
-                    this.keep(folder, keep)
+                await this.run(rounds, faults)
+                total, judged = await this.judge(), True
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the other clusters go on
+                why = f"seed {seed}, after {len(this.done)} rounds: {type(error).__name__}: {error}"
+                total.failed.append(why[:400])
             finally:
                 following.cancel()
                 with suppress(asyncio.CancelledError):
                     await following
-
-
-def report(total: Total, lease_seconds: float, version: str) -> str:
-    """The table that goes into RESULTS.md."""
-    lines = [
-        f"{sum(total.faults.values())} rounds, nats-server {version}, lease {lease_seconds:g} s: "
-        f"{total.accepted} events accepted, {total.received} requests, {total.takeovers} takeovers",
-        f"lost {total.count('lost', 'unaccounted', 'altered')}, reordered {total.count('reordered', 'overlapping')}, "
-        f"by a non-owner {total.count('by_another')}, repeated beyond the promise "
-        f"{total.count('repeated', 'answers')}, "
-        f"paused longer than {lease_seconds + 5:g} s {total.count('paused')}; repeats {total.repeats}",
-        "",
-        f"{'fault':<32} rounds  longest pause of an endpoint: median, most",
-    ]
-    for name, count in sorted(total.faults.items()):
-        pauses = total.pauses[name]
-        lines.append(f"{name:<32} {count:>6}  {statistics.median(pauses):>27.1f} s  {max(pauses):>6.1f} s")
-    return "\n".join(lines)
+            if keep is not None and (total.violations or not judged):
+                await this.keep(folder, keep / this.label)
+            return total

@@ -104,7 +104,7 @@ async def measure(rate: float, seconds: float) -> int:
         cluster = await stack.enter_async_context(
             machines(servers, folder, partitions=PARTITIONS, through_relays=False)
         )
-        leases = Leases(await servers.client(), {each.url: each.name for each in cluster})
+        leases = Leases(await servers.client(), {each.url: each.name for each in cluster}, PARTITIONS)
         following = asyncio.create_task(leases.follow())
         await _until_shared(leases, cluster)
         await _set_up(cluster[0].call, peers)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client
-from nats.js.errors import BucketNotFoundError, NotFoundError
+from nats.js.api import RawStreamMsg
 
 from tests.crash.history import DELIVERED, PENDING, DeliveryRow, EndpointRow, Final, History, Received, Takeover
 from webhookd.cluster import names
+
+# Often enough to see a lease before its owner renews it (each second): then its time is when it was taken.
+LOOK_SECONDS = 0.25
+READ_AT_ONCE = 50
+TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +35,38 @@ class Lease:
 
 @dataclass(slots=True)
 class Leases:
-    """Follows the leases of all partitions, by the servers' own times."""
+    """Follows the leases of all partitions, by the servers' own times.
+
+    By asking, because a watch of a server that is killed hears nothing for seconds, and then only of the last renewal.
+    """
 
     client: Client
     names_by_url: dict[str, str]
+    partitions: int
     of: dict[int, list[Lease]] = field(default_factory=dict)
+    _revisions: dict[int, int] = field(default_factory=dict)
 
     async def follow(self) -> None:
-        """Until cancelled; begins again where a server that is killed ends a watch."""
-        while True:
-            try:
-                bucket = await self.client.jetstream().key_value(names.CLUSTER_BUCKET)
-                watcher = await bucket.watch("lease.*")
-                async for entry in watcher:
-                    if entry is not None and entry.value:
-                        self._note(entry)
-            except (BucketNotFoundError, NotFoundError, nats.errors.Error, TimeoutError):
-                await asyncio.sleep(0.1)
+        """Until cancelled."""
+        await asyncio.gather(*(self._follow(each) for each in range(self.partitions)))
 
-    def _note(self, entry: Any) -> None:
-        partition = int(entry.key.partition(".")[2])
-        said = json.loads(entry.value)
+    async def _follow(self, partition: int) -> None:
+        jet_stream = self.client.jetstream(timeout=1.0)
+        subject = f"$KV.{names.CLUSTER_BUCKET}.{names.lease_key(partition)}"
+        while True:
+            # No answer: there is no lease yet, or no leader just now.
+            with suppress(nats.errors.Error, TimeoutError):
+                self._note(partition, await jet_stream.get_last_msg(f"KV_{names.CLUSTER_BUCKET}", subject))
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _note(self, partition: int, found: RawStreamMsg) -> None:
+        assert found.seq is not None and found.time is not None and found.data is not None
+        if found.seq <= self._revisions.get(partition, 0):
+            return
+        self._revisions[partition] = found.seq
+        said = json.loads(found.data)
         machine = self.names_by_url[said["advertise"].rstrip("/")] if said["node"] else ""
-        lease = Lease(entry.created.timestamp(), machine, said.get("boot", ""))
+        lease = Lease(found.time.timestamp(), machine, said.get("boot", ""))
         known = self.of.setdefault(partition, [])
         if not known or (known[-1].machine, known[-1].boot) != (lease.machine, lease.boot):
             known.append(lease)
@@ -58,44 +75,71 @@ class Leases:
         known = self.of.get(partition)
         return known[-1].machine if known else ""
 
-    def takeovers(self, partition: int, faults: list[float]) -> list[Takeover]:
-        """Each change of the owner; one that wasn't a release was caused by the last fault before it."""
+    def owners(self) -> set[str]:
+        """Who has any partition; "" among them where one has no owner."""
+        return {self.owner(each) for each in range(self.partitions)}
+
+    def takeovers(
+        self, partition: int, faults: Sequence[float], outages: Sequence[float], outage_seconds: float
+    ) -> list[Takeover]:
+        """Each change of the owner; one that wasn't a release was caused by the last fault before it.
+
+        Where a NATS server was lost less than `outage_seconds` before that fault, nothing may have been saved since.
+        """
         found, before = [], Lease(0.0, "", "")
         for lease in self.of.get(partition, []):
             if lease.machine:
-                fault = max((at for at in faults if before.at <= at <= lease.at), default=lease.at)
-                since = lease.at if not before.machine else fault
-                found.append(Takeover(lease.at, lease.machine, since))
+                since = max((at for at in faults if before.at <= at <= lease.at), default=lease.at)
+                since = min([since, *(at for at in outages if since - outage_seconds < at < since)])
+                found.append(Takeover(lease.at, lease.machine, since if before.machine else math.inf))
             before = lease
         return found
 
 
-async def read_stream(client: Client, partition: int) -> list[tuple[str, str, bytes]]:
-    """Every event of a partition in order, each once: workspace, event id, body."""
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An event as it stands in its partition's stream, where it came first."""
+
+    partition: int
+    sequence: int
+    workspace: str
+    event_id: str
+    body: bytes
+
+
+async def read_stream(client: Client, partition: int) -> list[Accepted]:
+    """Every event of a partition in order, each once: every message is asked for by its number, so none is missed."""
     jet_stream = client.jetstream()
     name = names.stream_name(partition)
-    state = (await jet_stream.stream_info(name)).state
-    found: dict[tuple[str, str], bytes] = {}
-    if state.messages:
-        subscription = await jet_stream.subscribe(names.stream_subjects(partition), stream=name, ordered_consumer=True)
-        sequence = 0
-        while sequence < state.last_seq:
-            message = await subscription.next_msg(timeout=20)
-            sequence = message.metadata.sequence.stream
+    last = (await jet_stream.stream_info(name)).state.last_seq
+    found: dict[tuple[str, str], Accepted] = {}
+    for begin in range(1, last + 1, READ_AT_ONCE):
+        numbers = range(begin, min(begin + READ_AT_ONCE, last + 1))
+        for message in await asyncio.gather(*(_message(jet_stream, name, each) for each in numbers)):
             for workspace, event_id, body in _events(message):
-                found.setdefault((workspace, event_id), body)
-        await subscription.unsubscribe()
-    return [(workspace, event_id, body) for (workspace, event_id), body in found.items()]
+                event = Accepted(partition, message.seq or 0, workspace, event_id, body)
+                found.setdefault((workspace, event_id), event)
+    return list(found.values())
 
 
-def _events(message: Any) -> list[tuple[str, str, bytes]]:
+async def _message(jet_stream: Any, stream: str, number: int) -> RawStreamMsg:
+    for _ in range(TRIES):
+        with suppress(TimeoutError, nats.errors.TimeoutError):
+            message: RawStreamMsg = await jet_stream.get_msg(stream, number)
+            assert message.seq == number
+            return message
+    raise AssertionError(f"{stream} doesn't give message {number}")
+
+
+def _events(message: RawStreamMsg) -> list[tuple[str, str, bytes]]:
+    assert message.subject is not None and message.data is not None
     if (message.headers or {}).get(names.BATCH_HEADER):
         items = msgspec.msgpack.decode(message.data)
         return [(workspace, json.loads(body)["event_id"], bytes(body)) for workspace, body, *_ in items]
     return [(message.subject.rpartition(".")[2], json.loads(message.data)["event_id"], message.data)]
 
 
-async def final(client: Client, history: History, partitions: int) -> Final:
+def final(accepted: Sequence[Accepted], history: History) -> Final:
     """The tables that the judge reads, from the streams (what was accepted, in order) and the receivers (what came)."""
     answered: dict[tuple[str, str], Received] = {}
     for each in history.received:
@@ -104,17 +148,17 @@ async def final(client: Client, history: History, partitions: int) -> Final:
     types = {asked.event_id: asked for asked in history.asked}
     endpoints = {each.endpoint: EndpointRow(each.endpoint, workspace=each.workspace) for each in history.subscribers}
     made = Final(endpoints=endpoints)
-    for partition in range(partitions):
-        for workspace, event_id, body in await read_stream(client, partition):
-            made.bodies[event_id] = body
-            for subscriber in history.subscribers:
-                if subscriber.workspace == workspace and event_id in types and subscriber.wants(types[event_id]):
-                    came = answered.get((subscriber.endpoint, event_id))
-                    state, number = (DELIVERED, came.attempt) if came else (PENDING, None)
-                    made.deliveries.append(
-                        DeliveryRow(
-                            len(made.deliveries) + 1, event_id, subscriber.endpoint, state,
-                            attempt_count=number or 0, final_number=number,
-                        )
-                    )  # fmt: skip
+    for event in accepted:
+        made.bodies[event.event_id] = event.body
+        for subscriber in history.subscribers:
+            wanted = event.event_id in types and subscriber.wants(types[event.event_id])
+            if subscriber.workspace == event.workspace and wanted:
+                came = answered.get((subscriber.endpoint, event.event_id))
+                state, number = (DELIVERED, came.attempt) if came else (PENDING, None)
+                made.deliveries.append(
+                    DeliveryRow(
+                        len(made.deliveries) + 1, event.event_id, subscriber.endpoint, state,
+                        attempt_count=number or 0, final_number=number,
+                    )
+                )  # fmt: skip
     return made

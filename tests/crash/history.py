@@ -70,7 +70,7 @@ class Crash:
 class Takeover:
     """In a cluster an endpoint's partition got another owner, `machine`, or the same one started anew.
 
-    `unsaved_since`: what finished after that may not have been saved for the new owner; `at`, if it was handed over.
+    `unsaved_since`: what finished after that may not have been saved for the new owner; infinite if it was handed over.
     """
 
     at: float
@@ -115,7 +115,8 @@ class Terms:
     `late_seconds`: how late an attempt may come, on a machine that has other things to do.  `edge_seconds`: how near to
     the window's edge a failure may count or not.  Without `hold_max_events` nothing is said of what has expired.
     In a cluster, `repeat_seconds`: what was delivered in that time before a takeover may come again; `pause_seconds`:
-    the longest that an endpoint waits for its next event while a machine is lost.
+    the longest that an endpoint waits for its next event while a machine is lost; `outage_seconds`: the same where what
+    keeps its events was lost for a moment.
     """
 
     retry_seconds: tuple[float, ...] = (30.0, 60.0, 90.0)
@@ -128,6 +129,7 @@ class Terms:
     edge_seconds: float = 0.25
     repeat_seconds: float = 0.0
     pause_seconds: float = math.inf
+    outage_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -139,6 +141,7 @@ class History:
     `plans`: when a plan that concerns an endpoint may have been changed.
     `wall_steps`: when the wall clock was set, and how far it has been set in all since then.
     `takeovers`: of each endpoint's partition, in a cluster, the first being who owned it at the beginning.
+    `outages`: when what keeps a cluster's events lost a server, so that for a moment nothing could be accepted.
     """
 
     terms: Terms
@@ -154,6 +157,7 @@ class History:
     wall_steps: list[tuple[float, float]] = field(default_factory=list)
     prunable: set[str] = field(default_factory=set)
     takeovers: dict[str, list[Takeover]] = field(default_factory=dict)
+    outages: list[float] = field(default_factory=list)
 
     def takeover_between(self, endpoint: str, begin: float, end: float) -> Takeover | None:
         """The first takeover of an endpoint's partition in that time, or None."""

@@ -6,6 +6,7 @@ had nothing on its disk begins a delivery's schedule, and its count of attempts,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -13,6 +14,8 @@ from tests.crash.case import Case, Rule, Violation
 
 # How exact moments are that two processes wrote down.
 EDGE_SECONDS = 0.1
+# What was accepted before an outage is delivered for a while.
+OUTAGE_BEGINS_SECONDS = 4.0
 
 
 def first_out_of_order(case: Case) -> Iterator[Violation]:
@@ -43,7 +46,8 @@ def repeated(case: Case) -> Iterator[Violation]:
                     yield Violation("repeated", f"{what} from the same owner")
             elif before.answer == 200 and ended_at < takeover.unsaved_since - history.terms.repeat_seconds:
                 late = takeover.unsaved_since - ended_at
-                yield Violation("repeated", f"{what}, delivered {late:.2f} s before its owner was lost")
+                when = f"{late:.2f} s before its owner was lost" if late < math.inf else "before it was handed over"
+                yield Violation("repeated", f"{what}, delivered {when}")
 
 
 def repeats(case: Case) -> dict[float, int]:
@@ -71,10 +75,13 @@ def by_another(case: Case) -> Iterator[Violation]:
 
 def paused(case: Case) -> Iterator[Violation]:
     """Deliveries go on in time, whatever is lost; the load never pauses, so something always waits."""
+    terms, outages = case.history.terms, case.history.outages
     for endpoint, arrivals in case.by_endpoint.items():
         for before, after in pairwise(arrivals):
             seconds = after.arrived_at - before.arrived_at
-            if seconds > case.history.terms.pause_seconds:
+            begin = before.arrived_at - OUTAGE_BEGINS_SECONDS
+            is_outage = any(begin <= each <= after.arrived_at for each in outages)
+            if seconds > max(terms.pause_seconds, terms.outage_seconds if is_outage else 0.0):
                 yield Violation("paused", f"{endpoint} got nothing for {seconds:.1f} s before {after.event_id}")
 
 

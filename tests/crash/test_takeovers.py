@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -37,7 +38,7 @@ def got(event_id: str, at: float, sender: str, answer: int = 200, attempt: int =
 def in_order() -> tuple[History, Final]:
     """Machine `a` delivers two events and dies at 3.0; `b` takes over at 10.0 and repeats the second one."""
     history = History(
-        Terms(repeat_seconds=1.5, pause_seconds=20.0),
+        Terms(repeat_seconds=1.5, pause_seconds=20.0, outage_seconds=30.0),
         [Subscriber("e", "w", ("*",))],
         [
             Asked(name, "message.sent", "w", body(name), float(at), at + 0.1, Said.TAKEN, at)
@@ -65,6 +66,15 @@ def test_a_takeover_in_order_passes() -> None:
     assert (4, 6, 1) == (judgement.accepted, judgement.received, judgement.repeats)
 
 
+def test_a_pause_is_longer_where_what_keeps_the_events_lost_a_server() -> None:
+    """25 s, which are too long without that."""
+    history, final = in_order()
+    history.received[-1] = got("four", 36.4, "b")
+    assert ["paused"] == [each.rule for each in judge(history, final).violations]
+    history.outages.append(10.0)
+    assert [] == judge(history, final).violations
+
+
 def skip_one(history: History) -> None:
     """The new owner sends the fourth before the third."""
     history.received[3] = got("four", 10.2, "b")
@@ -83,8 +93,9 @@ def repeat_too_much(history: History) -> None:
 
 
 def repeat_at_peace(history: History) -> None:
-    """A partition that was handed over knows everything."""
-    history.takeovers["e"][1] = Takeover(10.0, "b", 10.0)
+    """A partition that was handed over knows everything, however late it was delivered."""
+    history.takeovers["e"][1] = Takeover(10.0, "b", math.inf)
+    history.received[1] = got("two", 9.8, "a")
 
 
 def repeat_without_a_takeover(history: History) -> None:
@@ -107,6 +118,12 @@ def be_late(history: History) -> None:
     history.received[-1] = got("four", 32.4, "b")
 
 
+def be_late_in_an_outage(history: History) -> None:
+    """Nothing arrives for 31 s, when 30 are allowed."""
+    history.outages.append(12.0)
+    history.received[-1] = got("four", 42.4, "b")
+
+
 def lose_one(history: History) -> None:
     """What was accepted was never delivered."""
     history.received.pop(4)
@@ -121,6 +138,7 @@ BREAKS: list[tuple[Callable[[History], None], str]] = [
     (send_without_the_lease, "by_another"),
     (overlap, "overlapping"),
     (be_late, "paused"),
+    (be_late_in_an_outage, "paused"),
     (lose_one, "lost"),
 ]
 
