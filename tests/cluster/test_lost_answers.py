@@ -1,21 +1,26 @@
-"""A lease, a feed and the configuration where answers of NATS got lost: three real servers."""
+"""A lease, a feed, the configuration and a machine that leaves, where something takes long or its answer gets lost."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests.cluster.conftest import PARTITIONS
+from tests.cluster.machines import Machine, machines
 from tests.cluster.nats_servers import HOW_TO_GET_ONE, Servers, find_server
+from tests.support.receiver import receiver
 from webhookd.cluster import names
 from webhookd.cluster.feed import Feed
 from webhookd.cluster.jetstream import JetStream, Unreachable
 from webhookd.cluster.lease import Lease, LeaseValue, decode
 from webhookd.cluster.mirror import Local, Mirror
+from webhookd.cluster.names import partition_of
 from webhookd.cluster.shared import Shared
 from webhookd.config import Cluster
 from webhookd.models import Workspace
@@ -109,3 +114,44 @@ async def test_a_feed_goes_on_though_a_consumer_that_it_does_not_know_of_beats(j
     async with asyncio.timeout(10):
         assert [b"two"] == [each.body for each in await waiting]
     await feed.close()
+
+
+async def test_a_machine_that_leaves_slowly_repeats_nothing(servers: Servers, tmp_path: Path) -> None:
+    """It waits for an answer for longer than its lease would allow an attempt: it renews it until it has written."""
+    config = "[delivery]\ntimeout_seconds = 3\n"
+    async with receiver() as where, machines(servers, tmp_path, count=2, lease_seconds=7, config=config) as cluster:
+        await cluster[0].call("POST", "/v1/workspaces", {"id": "acme"}, expect=201)
+        for name in ("slow", "quick"):
+            fields = {"url": f"{where.url}/{name}", "event_types": ["*"]}
+            await cluster[0].call("POST", "/v1/workspaces/acme/endpoints", fields, expect=201)
+        async with asyncio.timeout(30):
+            while [2, 2] != list(map(len, (owners := await owners_of(cluster[0])).values())):
+                await asyncio.sleep(0.2)
+        (leaving,) = [each for each in cluster if partition_of("acme", PARTITIONS) in owners[each.url]]
+        (staying,) = [each for each in cluster if each is not leaving]
+        where.gates["slow"] = asyncio.Event()
+        await staying.call("POST", "/v1/workspaces/acme/events", [event(number) for number in range(5)], expect=202)
+        await where.until(6)
+        stopping = asyncio.ensure_future(leaving.stop())
+        await asyncio.sleep(2.3)  # the lease, less the time of an attempt and a margin of two seconds, is two seconds
+        where.gates["slow"].set()
+        assert 0 == await stopping
+        await where.until(10)
+        await staying.call("POST", "/v1/workspaces/acme/events", event(5), expect=202)
+        await where.until(12)
+        assert [f"e{number}" for number in range(6)] == where.ids("quick") == where.ids("slow")
+
+
+async def owners_of(machine: Machine) -> dict[str, list[int]]:
+    """The partitions of each machine, by its address."""
+    look = await machine.call("GET", "/v1/cluster", expect=200)
+    urls = {each["node"]: each["advertise"] for each in look["nodes"]}
+    owners: dict[str, list[int]] = {}
+    for each in look["partitions"]:
+        owners.setdefault(urls.get(each["node"], ""), []).append(each["partition"])
+    return owners
+
+
+def event(number: int) -> dict[str, str]:
+    """One of several."""
+    return {"event_type": "message.sent", "event_id": f"e{number}"}

@@ -19,7 +19,7 @@ from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
 from webhookd.cluster.lease import Lease, LeaseValue, Lost
 from webhookd.cluster.membership import Membership, NodeValue, View, assign, free
 from webhookd.cluster.names import CLUSTER_BUCKET, drain_key, node_key, partition_of
-from webhookd.cluster.partition import Partition, Place, settings_of
+from webhookd.cluster.partition import Partition, Place
 from webhookd.cluster.report import Report
 from webhookd.cluster.shared import Shared
 from webhookd.cluster.web.directory import Directory
@@ -288,7 +288,7 @@ class Node:
         """Make the database of each partition that has none: on a busy disk a takeover would wait seconds for it."""
         await asyncio.sleep(PREPARE_SECONDS)
         for number in range(self._config.cluster.partitions):
-            path = self._state_dir / settings_of(self._config, number).store.path
+            path = self._state_dir / setup.settings_of(self._config, number).store.path
             async with self._files.of(str(number)):
                 if number in self._partitions or path.exists() or self._stopping:
                     continue

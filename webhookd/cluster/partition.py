@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from msgspec import structs
 
 from webhookd import log
 from webhookd.app import App
@@ -23,6 +22,7 @@ from webhookd.cluster.mirror import Local, Mirror
 from webhookd.cluster.names import partition_of, stream_name
 from webhookd.cluster.progress import Progress, ProgressValue
 from webhookd.cluster.publisher import Publisher
+from webhookd.cluster.setup import settings_of
 from webhookd.cluster.shared import Shared
 from webhookd.cluster.stream import Stream
 from webhookd.cluster.waited import Positions
@@ -108,7 +108,7 @@ class Partition:
         self._runner: Runner | None = None
         self._handler: Handler | None = None
         self._fenced = False
-        self._stopping = False
+        self._stopping = self._released = False
         self._has_started = asyncio.Event()
         self._starting: asyncio.Future[None] | None = None
         self._stop: asyncio.Future[None] | None = None
@@ -316,12 +316,13 @@ class Partition:
         return [self._tasks, self.app.tasks]
 
     async def _keep(self) -> None:
-        while not self._stopping:
+        while not self._released:  # also while it ends in peace, which takes as long as an attempt
             began = time.monotonic()
             try:
                 await self.lease.renew()
             except Lost:
-                log.emit("cluster.partition_lost", partition=self.number, reason="another machine has it")
+                if self._stop is None:
+                    log.emit("cluster.partition_lost", partition=self.number, reason="another machine has it")
                 return
             except Unreachable as error:
                 log.throttled("cluster.not_renewed", key=str(self.number), partition=self.number, error=str(error))
@@ -376,6 +377,7 @@ class Partition:
 
     async def _release(self, to: str | None) -> None:
         if to is not None:
+            self._released = True
             with contextlib.suppress(Lost, Unreachable):
                 await self.lease.release(to)
             log.emit("cluster.partition_released", partition=self.number, to=to or None)
@@ -384,17 +386,7 @@ class Partition:
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await app.store.writer.flushed()
-                await self._jetstream.ask("write", lambda: self._progress.write(app), within_seconds=FLUSH_SECONDS)
+                await self._progress.write_last(app, within_seconds=FLUSH_SECONDS)
                 await self._mirror.flushed()
         except (Unreachable, Conflict, ApiError, TimeoutError) as error:
             log.throttled("cluster.nats_failed", key="release", what="write the progress", error=f"{error}")
-
-
-def settings_of(config: Config, number: int) -> Config:
-    """The settings for one partition: a database of its own, and its share of what all have."""
-    count = config.cluster.partitions
-    store = structs.replace(
-        config.store, path=f"partitions/{number}/{config.store.path}", min_free_mb=config.store.min_free_mb / count
-    )
-    retention = structs.replace(config.retention, max_size_mb=config.retention.max_size_mb / count)
-    return structs.replace(config, store=store, retention=retention)

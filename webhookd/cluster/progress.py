@@ -95,16 +95,28 @@ class Progress:
             else:
                 wait_seconds = seconds_until_next(time.monotonic() - began)
 
-    async def write(self, app: App) -> None:
-        """Write it now, if it has changed.  Raises Unreachable, Conflict (another machine has the partition)."""
+    async def write_last(self, app: App, *, within_seconds: float) -> None:
+        """Write it before the partition is handed over.  Raises Unreachable, Conflict."""
+
+        async def write() -> None:
+            if not await self.write(app):
+                raise Unreachable("it can't be written yet")
+
+        await self._jetstream.ask("write the progress", write, within_seconds=within_seconds)
+
+    async def write(self, app: App) -> bool:
+        """Write it now, if it has changed; False if that can't be yet.
+
+        Raises Unreachable, Conflict (another machine has the partition).
+        """
         async with self._lock:
             applied = self._applied()  # first: what is applied meanwhile counts as not finished
             if applied < self._least:
-                return  # what the machine before finished is still being read: its progress says more
+                return False  # what the machine before finished is still being read: its progress says more
             waiting = {each.seq: each.id for each in app.dispatcher.waiting_endpoints()}
             written = self._written
             if not waiting and not written.behind and (written.node, written.applied) == (self._node, applied):
-                return
+                return True
             first, numbers = await app.store.read_for_delivery(
                 lambda db: (table.first_waiting(db, list(waiting)) if waiting else {}, table.lane_numbers(db))
             )
@@ -115,7 +127,7 @@ class Progress:
             }
             value = ProgressValue(self._node, applied, behind, numbers)
             if value == self._written or not self._may_write():
-                return
+                return value == self._written
             try:
                 await self._put(value)
             except Conflict:
@@ -124,6 +136,7 @@ class Progress:
                     raise
                 self._revision = await self._jetstream.revision(PROGRESS_BUCKET, self._key)
                 await self._put(value)
+            return True
 
     async def _put(self, value: ProgressValue) -> None:
         self._revision = await self._jetstream.put(PROGRESS_BUCKET, self._key, encode(value), self._revision)

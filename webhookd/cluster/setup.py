@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import orjson
+from msgspec import structs
 from nats.js.errors import APIError
 
 from webhookd import log
@@ -168,3 +169,13 @@ async def _lazy_servers(monitors: tuple[str, ...]) -> list[str]:
             if not found.get("sync_always"):
                 lazy.append(f"the server at {url} syncs now and then only: set sync_interval = always")
     return lazy
+
+
+def settings_of(config: Config, number: int) -> Config:
+    """The settings for one partition: a database of its own, and its share of what all have."""
+    count = config.cluster.partitions
+    store = structs.replace(
+        config.store, path=f"partitions/{number}/{config.store.path}", min_free_mb=config.store.min_free_mb / count
+    )
+    retention = structs.replace(config.retention, max_size_mb=config.retention.max_size_mb / count)
+    return structs.replace(config, store=store, retention=retention)
