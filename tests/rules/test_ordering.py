@@ -10,6 +10,7 @@ import pytest
 
 from webhookd.errors import ApiError
 from webhookd.models import STRICT, Ordering
+from webhookd.rules.filters import wants
 from webhookd.rules.ordering import HASHES, NO_KEY, check_ordering, is_ordering, key_of, lane_hash, ordering_json
 
 
@@ -52,6 +53,15 @@ def test_equal_values_have_equal_hashes_however_they_are_written() -> None:
         assert lane_hash("k", one) == lane_hash("k", other)
     assert lane_hash("k", b'{"k": 1}') != lane_hash("k", b'{"k": "1"}')
     assert 47 == lane_hash("contact.id", b'{"contact": {"id": 4711}}'), "it is kept in the database: never change it"
+
+
+def test_an_event_as_deep_as_is_accepted_keeps_its_key() -> None:
+    """What stands beside the key decides nothing, how much of the stack is in use neither."""
+    deep = b"[" * 1020 + b"]" * 1020
+    assert 4711 == key_of("contact.id", b'{"x": %b, "contact": {"id": 4711}}' % deep)
+    assert 47 == lane_hash("contact.id", b'{"contact": {"id": 4711, "x": %b}}' % deep)
+    assert NO_KEY == lane_hash("x", b'{"x": %b}' % deep)
+    assert wants('{"*": {"contact": {"id": [4711]}}}', "a", b'{"x": %b, "contact": {"id": 4711}}' % deep)
 
 
 def test_keys_spread_evenly() -> None:

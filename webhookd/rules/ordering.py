@@ -6,7 +6,6 @@ events with one key share a lane, whatever number of lanes may be at work at onc
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -16,6 +15,7 @@ import msgspec
 
 from webhookd.errors import field_error
 from webhookd.models import STRICT, Json, Ordering
+from webhookd.rules.filters import parsed
 
 # One key that fails holds up 1/256 of the others, those of its lane: less than the hundredth that a p99 leaves out.
 HASHES = 256
@@ -33,12 +33,8 @@ def key_of(path: str, body: bytes) -> Any:
         return _decoded(names, body)
     except msgspec.ValidationError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        pass  # half of a surrogate pair: JSON, but not to everybody
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        found = parsed(body)
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None
     return found
@@ -67,7 +63,9 @@ def lane_hash(path: str, body: bytes) -> int:
         key = int(key)
     try:
         text = msgspec.json.encode(key, order="sorted")
-    except (ValueError, RecursionError):
+    except RecursionError:  # about 1,000 levels
+        return NO_KEY
+    except ValueError:
         text = repr(key).encode(errors="replace")
     return blake2b(text, digest_size=1).digest()[0]
 
@@ -82,8 +80,8 @@ def check_ordering(given: Any) -> Ordering:
     if not isinstance(key, str) or not re.fullmatch(KEY_PATTERN, key):
         raise field_error(
             "ordering",
-            "The key of ordering is a path in the event, as contact.id: up to 10 names of letters, digits, _ and -, "
-            "with dots between them.",
+            "The key of ordering is a path in the event, as contact.id: up to 10 names with dots between them, each of "
+            "up to 100 letters, digits, _ and -.",
         )
     if isinstance(lanes, bool) or not isinstance(lanes, int) or not LANES_MIN <= lanes <= LANES_MAX:
         raise field_error("ordering", f"ordering has {LANES_MIN} to {LANES_MAX} lanes.")

@@ -402,6 +402,12 @@ async def test_the_order_of_an_endpoint_can_change(api: Api) -> None:
         ):
             assert (422, "invalid_field") == refused.error, wrong
             assert "ordering" in refused.json["error"]["message"]
+            assert "ordering" == refused.json["error"]["details"]["field"]
+    for wrong, message in (
+        ("key", """ordering is 'key': did you mean "endpoint"? It is one of endpoint, or an object."""),
+        ({}, "ordering has no key."),
+    ):
+        assert message == (await api.call("PATCH", path, {"ordering": wrong})).json["error"]["message"]
     assert "endpoint" == (await show(api, made["id"]))["ordering"]
 
 

@@ -337,32 +337,46 @@ def _unknown_word(given: Mapping[str, Any], struct_type: type[Struct], fault: st
     found = re.fullmatch(r"Invalid enum value .* - at `\$\.(\w+)`", fault, re.DOTALL)
     if found is None:
         return None
-    words = _words(struct_type, found[1])
+    words, or_else = _words(struct_type, found[1])
     given_word = str(given[found[1]])[:100]
     nearest = did_you_mean(given_word, words, cutoff=0.0)
-    error = invalid_field(found[1], f'is {given_word!r}: did you mean "{nearest}"? It is one of {", ".join(words)}')
+    advice = f'did you mean "{nearest}"? It is one of {", ".join(words)}{or_else}'
+    error = invalid_field(found[1], f"is {given_word!r}: {advice}")
     error.details["nearest"] = nearest
     return error
 
 
-def _words(struct_type: type[Struct], name: str) -> list[str]:
+def _words(struct_type: type[Struct], name: str) -> tuple[list[str], str]:
+    """The words that a field may have, and what it may be instead."""
     info = inspect.type_info(struct_type)
     assert isinstance(info, inspect.StructType)
     [wanted] = [field.type for field in info.fields if field.encode_name == name]
     words: list[str] = []
-    for kind in wanted.types if isinstance(wanted, inspect.UnionType) else (wanted,):
-        if isinstance(kind, inspect.EnumType):
+    or_else = ""
+    kinds = [wanted]
+    for kind in kinds:  # it grows
+        if isinstance(kind, inspect.Metadata):
+            kinds.append(kind.type)
+        elif isinstance(kind, inspect.UnionType):
+            kinds += kind.types
+        elif isinstance(kind, inspect.EnumType):
             words += [each.value for each in kind.cls]
         elif isinstance(kind, inspect.LiteralType):
             words += map(str, kind.values)
-    return words
+        elif isinstance(kind, inspect.StructType):
+            or_else = ", or an object"
+    return words, or_else
 
 
 def _validation_error(fault: str) -> ApiError:
     """The error for msgspec's message (`… - at `$.name``), with the field that it names."""
-    missing = re.fullmatch(r"Object missing required field `(.+)`", fault)
+    missing = re.fullmatch(r"Object missing required field `([^`]+)`(?: - at `\$\.(\w+).*`)?", fault)
     if missing:
-        return invalid_field(missing[1], "is required")
+        return (
+            invalid_field(missing[2], f"has no {missing[1]}")
+            if missing[2]
+            else invalid_field(missing[1], "is required")
+        )
     found = re.fullmatch(r"(.*) - at `(?:key in )?\$\.?(.*)`", fault, re.DOTALL)
     what, path = (found[1], found[2]) if found else (fault, "")
     name = re.split(r"[.\[]", path)[0]
