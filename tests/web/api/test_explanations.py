@@ -124,7 +124,7 @@ async def test_what_expired_names_the_settings_that_let_it(tmp_path: Path) -> No
         endpoint = (await api.post("/v1/endpoints", NEW)).json["id"]
         await api.post(f"/v1/endpoints/{endpoint}/disable")
         await ingest(api, "old")
-        await api.engine.advance(7200)
+        await api.engine.leap(7200)
         found = await explain(api, endpoint, "old")
         assert "expired" == found["reason"]
         named = re.findall(r"\b([a-z]+)\.([a-z_]+)\b", found["message"])
