@@ -34,7 +34,7 @@ async def nine(api: Api) -> list[Endpoint]:
     ]
     api.engine.network.answer = lambda url, webhook_id: 503 if "mango" in url else 200
     await api.engine.send("e0", "e1", "e2", "e3", event_type="message.received")
-    await api.engine.advance(600)
+    await api.engine.advance(240)
     await api.engine.app.services.endpoints.disable("default", made[3].id)
     await api.engine.send("c0", event_type="call.ended")
     await api.engine.quiet()
