@@ -55,10 +55,12 @@ class Program:
     out: str = ""
 
     async def start(self, *words: str) -> asyncio.subprocess.Process:
+        # With the machine's authorities, which the tests leave out (`tests/conftest.py`): Go fetches by them.
+        inherited = {name: value for name, value in os.environ.items() if name not in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
         return await asyncio.create_subprocess_exec(
             *words,
             cwd=self.folder,
-            env={**os.environ, **self.environ},
+            env={**inherited, **self.environ},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
