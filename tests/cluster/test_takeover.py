@@ -19,7 +19,12 @@ from tests.support.mailserver import MailServer, mail_server
 from tests.support.receiver import receiver
 from webhookd.app import App
 from webhookd.cluster.jetstream import JetStream
-from webhookd.cluster.names import DEAD_STREAM, PROGRESS_BUCKET, REASON_HEADER, partition_of
+from webhookd.cluster.names import (
+    DEAD_STREAM,
+    PROGRESS_BUCKET,
+    REASON_HEADER,
+    partition_of,
+)
 from webhookd.cluster.partition import KNOWN_MESSAGES
 from webhookd.cluster.progress import Progress, ProgressValue, decode, encode
 from webhookd.config import Cluster

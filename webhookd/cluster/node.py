@@ -188,7 +188,8 @@ class Node:
         targets = assign(self._config.cluster.partitions, owners, others)
         try:
             async with asyncio.timeout(STOP_SECONDS):
-                await asyncio.gather(*(self._give(each, targets.get(each, "")) for each in list(self._partitions)))
+                gives = [self._give(each, targets.get(each, "")) for each in self._partitions]
+                await asyncio.gather(*gives, *self._changing.values())  # what is being taken is given back by itself
                 await self._jetstream.delete(CLUSTER_BUCKET, node_key(self.node))
         except (TimeoutError, Unreachable) as error:
             log.emit("task.ended", task="membership", error=str(error) or "the partitions were not released in time")
