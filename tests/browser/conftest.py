@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,34 @@ class Site:
             for i in ids
         ]
         await self.app.services.ingest.accept(workspace, events)
+
+
+@asynccontextmanager
+async def exchanged(page: Page, part: str) -> AsyncIterator[None]:
+    """What happens inside makes the page's script replace what a live part holds; wait until it has."""
+    await page.evaluate("id => { window.held = document.getElementById(id).firstElementChild }", part)
+    yield
+    await until_page(page, "!held.isConnected")
+
+
+async def until_page(page: Page, expression: str) -> None:
+    """As Playwright's own, which the page's policy forbids."""
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while not await page.evaluate(expression):
+            await asyncio.sleep(0.02)
+
+
+async def painted(page: Page) -> None:
+    """Until a page has painted, Chromium drops what a mouse does."""
+    await page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+async def waits_for_the_button(page: Page) -> None:
+    """The page's script has something new, and keeps it while the mouse's button is down."""
+    await until_page(page, "live.busy && pressed")
+    await page.evaluate("window.held = document.querySelector('[data-live]').firstElementChild")
+    await page.wait_for_timeout(300)
+    assert await page.evaluate("live.busy && held.isConnected")
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -85,11 +85,11 @@ async def test_the_bars_above_the_log_are_links_to_their_time(api: Api, browser:
     await api.engine.advance(200)
     shown = await body_of(browser, f"/log?endpoint={endpoint.id}&since=2001-01-01T00:00")
     assert "Deliveries: 3, failed: 1" in shown
-    bars = re.findall(r'<a href="(/log\?[^"]+)" aria-label="[^"]+: deliveries: (\d), failed: (\d)"', shown)
+    bars = re.findall(r'<a class="bar" href="(/log\?[^"]+)" [^>]*data-said="deliveries: (\d), failed: (\d)"', shown)
     assert [("1", "0"), ("2", "1")] == [bar[1:] for bar in bars]
     assert [["early"], ["later", "late"]] == [await ids(browser, path) for path, *_ in bars]
     assert all(f"endpoint={endpoint.id}" in path for path, *_ in bars)
-    assert "data-histogram" not in await body_of(browser, "/log?until=2001-01-01T00:00")
+    assert "data-chart" not in await body_of(browser, "/log?until=2001-01-01T00:00")
 
 
 async def test_a_delivery_says_first_where_it_went(api: Api, browser: Browser, endpoint: Endpoint) -> None:

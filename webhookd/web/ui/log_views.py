@@ -35,25 +35,25 @@ _LEAST = 3.0  # one among thousands must be seen
 
 @dataclass(frozen=True, slots=True)
 class ChartBar:
-    """A bar from `since_ms` to `until_ms` (excluded), with its two parts from the bottom up, each as (y, height)."""
+    """A bar with its two parts from the bottom up, each as (y, height)."""
 
     x: float
     width: float
     good: tuple[float, float]
     bad: tuple[float, float]
     since_ms: int
-    until_ms: int
     total: int
     failed: int
 
 
 @dataclass(frozen=True, slots=True)
 class LogChart:
-    """The bars that have something in them; `step` is how wide one is, `exact` as in `Histogram`."""
+    """The bars that have something in them, of `count` that are `step` wide each; `exact` as in `Histogram`."""
 
     bars: tuple[ChartBar, ...]
     since_ms: int
-    until_ms: int
+    width_ms: int
+    count: int
     step: float
     total: int
     failed: int
@@ -81,9 +81,10 @@ def log_chart(db: Db, wanted: LogFilter, now_ms: int) -> LogChart | None:
     shown = (lambda number: number) if found.exact else _about
     step, most = WIDTH / count, max(bar.total for bar in found.bars)
     return LogChart(
-        bars=tuple(_bar(bar, n * step, step, most, width_ms, shown) for n, bar in enumerate(found.bars) if bar.total),
+        bars=tuple(_bar(bar, n * step, step, most, shown) for n, bar in enumerate(found.bars) if bar.total),
         since_ms=begin_ms,
-        until_ms=begin_ms + count * width_ms,
+        width_ms=width_ms,
+        count=count,
         step=round(step, 2),
         total=shown(sum(bar.total for bar in found.bars)),
         failed=shown(sum(bar.failed for bar in found.bars)),
@@ -96,7 +97,7 @@ def _about(number: int) -> int:
     return int(float(f"{number:.2g}"))
 
 
-def _bar(bar: Bar, x: float, step: float, most: int, width_ms: int, shown: Callable[[int], int]) -> ChartBar:
+def _bar(bar: Bar, x: float, step: float, most: int, shown: Callable[[int], int]) -> ChartBar:
     bad = _height(bar.failed, most)
     good = min(_height(bar.total - bar.failed, most), HEIGHT - bad)
     return ChartBar(
@@ -105,7 +106,6 @@ def _bar(bar: Bar, x: float, step: float, most: int, width_ms: int, shown: Calla
         good=(round(HEIGHT - good, 2), round(good, 2)),
         bad=(round(HEIGHT - good - bad, 2), round(bad, 2)),
         since_ms=bar.since_ms,
-        until_ms=bar.since_ms + width_ms,
         total=shown(bar.total),
         failed=shown(bar.failed),
     )

@@ -1,14 +1,15 @@
 // A chart works without this file: each bar is a link into the log. With it: what a bar says at the pointer, arrow keys
-// from bar to bar, and dragging over a span of time, which opens the log of that span.
+// from bar to bar, and dragging over a span of time, which opens the log of that span. It uses what `page.js` declares.
 "use strict";
 
 const DRAGGED_PIXELS = 6;
-const times = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "medium", timeStyle: "short" });
+const times = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
+let pointer = null; // where it is, null while keys are used
 let drag = null;
 let swallow = false;
 
-function panelOf(event) {
-  return event.target.closest?.("svg.outcomes, svg.durations")?.closest("[data-chart]");
+function panelOf(element) {
+  return element?.closest?.("[data-chart] svg")?.closest("[data-chart]");
 }
 
 // Which span is at a place, counted from the left.
@@ -70,43 +71,61 @@ function hide(panel) {
   for (const part of panel.querySelectorAll(".cursor, .tip, .dragged")) part.remove();
 }
 
-function open(panel, first, last) {
+function hideOthers(panel) {
+  for (const each of document.querySelectorAll("[data-chart]")) if (each !== panel) hide(each);
+}
+
+function openLog(panel, first, last) {
   const address = new URL(panel.dataset.log, location.href);
   address.searchParams.set("since", startOf(panel, first).toISOString().slice(0, 19));
   address.searchParams.set("until", startOf(panel, last + 1).toISOString().slice(0, 19));
   location.assign(address);
 }
 
+function follow(x) {
+  if (Math.abs(x - drag.x) > DRAGGED_PIXELS) drag.moved = true;
+  if (!drag.moved || drag.given) return;
+  const here = spanAt(drag.panel, x);
+  [drag.first, drag.last] = [Math.min(drag.start, here), Math.max(drag.start, here)];
+  show(drag.panel, "dragged", drag.first, drag.last);
+}
+
+function giveUp() {
+  if (drag) hide(drag.panel);
+  drag = null;
+}
+
 document.addEventListener("pointermove", (event) => {
-  if (drag) {
-    if (Math.abs(event.clientX - drag.x) > DRAGGED_PIXELS) drag.moved = true;
-    if (!drag.moved) return;
-    const here = spanAt(drag.panel, event.clientX);
-    [drag.first, drag.last] = [Math.min(drag.start, here), Math.max(drag.start, here)];
-    show(drag.panel, "dragged", drag.first, drag.last);
-    return;
-  }
-  const panel = panelOf(event);
-  for (const each of document.querySelectorAll("[data-chart]")) if (each !== panel) hide(each);
+  pointer = { x: event.clientX, y: event.clientY };
+  if (drag && !event.buttons) giveUp(); // it was let go of where nobody told
+  if (drag) return follow(event.clientX);
+  const panel = panelOf(event.target);
+  hideOthers(panel);
   if (panel) show(panel, "cursor", spanAt(panel, event.clientX));
 });
 
 document.addEventListener("pointerdown", (event) => {
-  const panel = event.button === 0 && event.pointerType !== "touch" ? panelOf(event) : null;
-  if (panel) drag = { panel, x: event.clientX, start: spanAt(panel, event.clientX), moved: false };
+  const panel = event.button === 0 && event.pointerType !== "touch" ? panelOf(event.target) : null;
+  if (panel) drag = { panel, x: event.clientX, start: spanAt(panel, event.clientX), moved: false, given: false };
 });
 
 addEventListener("pointerup", () => {
   const done = drag;
   drag = null;
   swallow = done?.moved ?? false;
-  if (swallow) open(done.panel, done.first, done.last);
+  if (swallow && !done.given) openLog(done.panel, done.first, done.last);
+});
+
+addEventListener("pointercancel", giveUp);
+document.documentElement.addEventListener("pointerleave", () => {
+  pointer = null;
+  if (!drag) hideOthers(null);
 });
 
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && drag) {
     hide(drag.panel);
-    drag = null;
+    drag.given = true;
   }
   const bar = event.target.closest?.("a.bar");
   if (!bar) return;
@@ -115,21 +134,42 @@ document.addEventListener("keydown", (event) => {
   const next = bars[to[event.key]];
   if (!next) return;
   event.preventDefault();
-  bar.tabIndex = -1;
-  next.tabIndex = 0;
+  pointer = null;
   next.focus();
 });
+
+// One stop for the Tab key: the bar that was looked at last.
+function oneStop(svg, chosen) {
+  for (const bar of svg.querySelectorAll("a.bar")) bar.tabIndex = bar === chosen ? 0 : -1;
+}
 
 document.addEventListener("focusin", (event) => {
   const bar = event.target.closest?.("a.bar");
   if (!bar) return;
+  oneStop(bar.parentNode, bar);
   const panel = bar.closest("[data-chart]");
   const number = Math.round((Date.parse(bar.dataset.since) - Date.parse(panel.dataset.since)) / panel.dataset.step);
   bar.setAttribute("aria-label", words(panel, number).join(": "));
   if (bar.matches(":focus-visible")) show(panel, "cursor", number);
 });
 
+document.addEventListener("focusout", (event) => {
+  const panel = event.target.closest?.("a.bar")?.closest("[data-chart]");
+  if (panel && !pointer) hide(panel);
+});
+
+// A live part was exchanged under the pointer, which didn't move: what it said is said by the new one.
+function ready(part) {
+  for (const hint of part.querySelectorAll("[data-chart-hint]")) hint.hidden = false;
+  for (const svg of part.querySelectorAll("[data-chart] svg")) {
+    if (!svg.contains(document.activeElement)) oneStop(svg, [...svg.querySelectorAll("a.bar")].at(-1));
+  }
+  const panel = pointer && panelOf(document.elementFromPoint(pointer.x, pointer.y));
+  if (panel && part.contains(panel)) show(panel, "cursor", spanAt(panel, pointer.x));
+}
+
 // A drag over links would carry them away; the click that ends a drag opens no bar.
-document.addEventListener("dragstart", (event) => panelOf(event) && event.preventDefault());
+document.addEventListener("dragstart", (event) => panelOf(event.target) && event.preventDefault());
 document.addEventListener("click", (event) => swallow && event.preventDefault(), true);
-for (const hint of document.querySelectorAll("[data-chart-hint]")) hint.hidden = false;
+document.addEventListener("exchanged", (event) => ready(event.target));
+ready(document);

@@ -60,7 +60,16 @@ function signInByLink() {
 
 // Parts marked data-live are fetched again when the daemon says that something happened, at most every two seconds.
 // Where the page says so (data-changes), only the rows that changed are.
-const live = { source: null, timer: null, busy: false, again: false, raw: new Map(), paused: false, changed: new Set() };
+const live = {
+  source: null,
+  timer: null,
+  busy: false,
+  again: false,
+  raw: new Map(),
+  paused: false,
+  changed: new Set(),
+  left: new Set(),
+};
 const PAUSE_MS = 2000;
 
 function keepUp() {
@@ -94,6 +103,17 @@ function whatChanged() {
   return only;
 }
 
+// A click, a drag or a selection needs what it began on: nothing is exchanged until the button is let go.
+let pressed = false;
+addEventListener("pointerdown", (event) => (pressed = Boolean(event.target.closest?.("[data-live]"))), true);
+for (const kind of ["pointermove", "pointerup", "pointercancel"]) {
+  addEventListener(kind, (event) => (pressed &&= event.buttons > 0), true);
+}
+
+async function until(condition) {
+  while (!condition()) await new Promise((go) => setTimeout(go, 50));
+}
+
 function soon() {
   if (live.timer) {
     live.again = true;
@@ -119,6 +139,7 @@ async function refresh() {
     const answer = await fetch(from, { credentials: "same-origin", redirect: "error" });
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    await until(() => !pressed);
     for (const part of document.querySelectorAll("[data-live]")) {
       const next = fresh.getElementById(part.id);
       if (next && !live.paused) exchange(part, next);
@@ -131,11 +152,27 @@ async function refresh() {
   }
 }
 
+// Somebody chooses from it, or copies.
+function isUsed(part) {
+  const copied = getSelection()?.toString() && part.contains(getSelection().anchorNode);
+  return copied || part.querySelector("details.menu[open]");
+}
+
+// What was left as it is while it was used.
+function catchUp() {
+  if (!live.left.size) return;
+  for (const id of live.left) if (id.startsWith("row-")) live.changed.add(id);
+  live.left.clear();
+  soon();
+}
+
 function exchange(part, next) {
   const raw = next.innerHTML;
   if (live.raw.get(part.id) === raw) return;
-  if (part.querySelector("details.menu[open], div.dragged")) return; // somebody is choosing
-  if (getSelection()?.toString() && part.contains(getSelection().anchorNode)) return; // somebody is copying
+  if (isUsed(part)) {
+    live.left.add(part.id);
+    return;
+  }
   if ("still" in part.dataset && window.keepStill?.(part, next)) return;
   live.raw.set(part.id, raw);
   const focused = part.contains(document.activeElement) ? pathTo(document.activeElement) : "";
@@ -144,6 +181,7 @@ function exchange(part, next) {
     if (same) same.open = open.open;
   }
   localTimes(next);
+  part.className = next.className;
   part.replaceChildren(...next.childNodes);
   if (focused) part.querySelector(focused)?.focus({ preventScroll: true });
   part.dispatchEvent(new CustomEvent("exchanged", { bubbles: true }));
@@ -151,6 +189,7 @@ function exchange(part, next) {
 
 function pathTo(element) {
   if (element.id) return `#${CSS.escape(element.id)}`;
+  if (element.dataset.since) return `a[data-since="${element.dataset.since}"]`; // a bar: of the last the end moves on
   const href = element.getAttribute("href");
   if (href) return `a[href="${CSS.escape(href)}"]`;
   const own = element.getAttribute("formaction");
@@ -237,6 +276,8 @@ smallThings();
 menus();
 liveSwitch();
 keepUp();
+document.addEventListener("toggle", catchUp, true);
+document.addEventListener("selectionchange", catchUp);
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && live.source) soon();
 });
