@@ -135,6 +135,8 @@ async def test_the_chart_answers_pointer_keys_and_dragging(opened: Open, site: S
     await painted(page)
     await page.locator("a.bar").last.hover()
     await expect(tip).to_have_text(told)
+    sides = "['.tip', '.cursor'].map(each => document.querySelector(each).getBoundingClientRect())"
+    assert await page.evaluate(f"(([tip, bar]) => tip.right <= bar.left)({sides})")
     async with exchanged(page, "chart"):
         await site.send("d")
     assert [True] == [bool(told.search(each)) for each in await tip.all_inner_texts()]
@@ -191,6 +193,9 @@ async def test_on_a_phone_the_header_is_one_row(opened: Open, site: Site) -> Non
         assert await page.evaluate("document.documentElement.scrollWidth") <= 390 if script else True
         rows = [await each.bounding_box() for each in await page.locator("tbody tr").all()]
         assert max(row["height"] for row in rows if row) <= 210
+        await page.locator("tr.stopped details.menu summary").click()
+        enable = await page.locator("tr.stopped .main").bounding_box()
+        assert enable is not None and enable["height"] <= 40
         await page.get_by_role("button", name="Menu").click()
         await page.get_by_role("link", name="Event log").click()
         await page.wait_for_url("**/log*")

@@ -255,7 +255,7 @@ async def test_auto_disabled_says_why_since_when_and_how_many_wait(browser: Brow
     table = await text_of(browser, "/webhooks")
     assert "1 event dropped in the last hour" in table
     shown = await text_of(browser, f"/webhooks/{auto_disabled.id}")
-    assert "Auto-disabled since 20" in table and "6 of 5" in table and "Spent until 20" in table
+    assert "Auto-disabled since 20" in table and "6 of 5" in table and "The budget is spent until 20" in table
     for words in (
         "1 event dropped in the last hour",
         "Disabled automatically at 20",

@@ -3,6 +3,7 @@
 "use strict";
 
 const DRAGGED_PIXELS = 6;
+const BESIDE_PIXELS = 8;
 const times = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
 let pointer = null; // where it is, null while keys are used
 let drag = null;
@@ -63,8 +64,9 @@ function show(panel, kind, first, last = first) {
   when.textContent = range;
   tip.replaceChildren(when, ...said.flatMap((each) => [document.createElement("br"), each]));
   const frame = panel.getBoundingClientRect();
-  const most = Math.max(0, frame.width - tip.offsetWidth);
-  tip.style.left = `${Math.min(most, Math.max(0, marked.left + marked.width / 2 - frame.left - tip.offsetWidth / 2))}px`;
+  const beside = marked.right + BESIDE_PIXELS - frame.left; // never over what it tells of
+  const before = marked.left - BESIDE_PIXELS - frame.left - tip.offsetWidth;
+  tip.style.left = `${beside + tip.offsetWidth <= frame.width ? beside : Math.max(0, before)}px`;
 }
 
 function hide(panel) {
