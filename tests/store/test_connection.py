@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.resources
 import shutil
 import sqlite3
-from contextlib import closing
+import threading
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from webhookd.errors import StoreUnusable
 from webhookd.store.connection import open_writer
+from webhookd.store.store import Store
 
 
 def test_each_migration_has_a_number_of_its_own() -> None:
@@ -72,3 +75,20 @@ def test_migrations_are_numbered_without_gap_or_repetition() -> None:
     folder = importlib.resources.files("webhookd.store") / "migrations"
     numbers = sorted(int(file.name[:4]) for file in folder.iterdir() if file.name.endswith(".sql"))
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.slow
+async def test_opening_can_be_cancelled_at_any_moment(tmp_path: Path) -> None:
+    """A machine that leaves while it takes a partition over: a connection left open would hang the process's exit."""
+    await (await Store.open(tmp_path / "webhookd.db")).close()
+    before = set(threading.enumerate())
+    for step in range(40):
+        opening = asyncio.ensure_future(Store.open(tmp_path / "webhookd.db"))
+        for _ in range(step):
+            await asyncio.sleep(0.0005)
+        opening.cancel()
+        with suppress(asyncio.CancelledError):
+            await (await opening).close()
+    async with asyncio.timeout(5):
+        while [each for each in threading.enumerate() if each not in before and "asyncio" not in each.name]:
+            await asyncio.sleep(0.01)

@@ -263,9 +263,11 @@ async def _connect(
         raise fatal_error(error, path) from error
     try:
         return connection, await connection.run(prepare)
-    except sqlite3.DatabaseError as error:
+    except BaseException as error:  # cancelled as well: an open connection's thread would hang the exit
         await connection.close()
-        raise fatal_error(error, path) from error
+        if isinstance(error, sqlite3.DatabaseError):
+            raise fatal_error(error, path) from error
+        raise
 
 
 def _tighten(path: Path) -> None:

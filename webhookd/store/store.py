@@ -122,6 +122,7 @@ class Store:
         disk_space = DiskSpace(path, min_free_mb)
         disk_space.prepare()
         connection, before, now = await open_writer(path, cipher)
+        readers: Readers | None = None
         try:
             await _encrypt(connection, path, cipher)
             newest_ms = await connection.run(time_index.newest_ms)
@@ -129,6 +130,8 @@ class Store:
             readers = await Readers.open(path, cipher)
             wal_index = await connection.run(lambda db: WalIndex(path, db.execute("PRAGMA page_size").fetchone()[0]))
         except BaseException:
+            if readers is not None:
+                await readers.close()
             await connection.close()
             raise
         disk_space.acquire()
