@@ -1,4 +1,4 @@
-"""The dispatcher: one consumer for each endpoint that has work and may be sent to, none for the others.
+"""The dispatcher: one consumer for each lane that has work, if its endpoint may be sent to, none for the others.
 
 Everything is counted and decided on the event loop, in commit order.
 """

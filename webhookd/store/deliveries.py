@@ -305,7 +305,7 @@ def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[Que
 class Backfill:
     """Past events of `event_types` for one endpoint, up to the event `upto_seq`; `until_ms` excluded.
 
-    Their deliveries get the `room` numbers after `after_seq`, which were set aside (`reserve`).
+    Their deliveries get the `capacity` numbers after `after_seq`, which were set aside (`reserve`).
     """
 
     workspace_seq: int
@@ -321,7 +321,7 @@ class Backfill:
 
 
 def reserve(db: sqlite3.Connection, wanted: Backfill, capacity: int, now_ms: int) -> Backfill:
-    """Set the next `room` numbers aside: what is accepted from now on comes after these."""
+    """Set the next `capacity` numbers aside: what is accepted from now on comes after these."""
     upto_seq, after_seq = db.execute(f"SELECT {NEWEST_EVENT}, {NEWEST}").fetchall()[0]
     db.execute("UPDATE counted SET delivery_seq = ?", (after_seq + capacity,))
     return replace(wanted, upto_seq=upto_seq, after_seq=after_seq, capacity=capacity, at_ms=now_ms)
