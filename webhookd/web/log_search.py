@@ -13,7 +13,7 @@ from webhookd.store import attempts, delivery_log, endpoints
 from webhookd.store.connection import Late
 from webhookd.store.delivery_log.log_filter import LogFilter
 from webhookd.store.store import Db
-from webhookd.web.server.requests import Moment
+from webhookd.web.server.paging import Moment
 from webhookd.web.services import Services
 
 # What can't be an id is not looked up.

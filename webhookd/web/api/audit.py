@@ -10,7 +10,8 @@ from msgspec import Meta
 from webhookd.clock import rfc3339
 from webhookd.models import AuditEntry, AuditFilter, Json
 from webhookd.web.api.schemas import PageSchema, Schema, Time
-from webhookd.web.server.requests import Moment, Paging, Routes, caller, read_query, services_of
+from webhookd.web.server.paging import Moment, Paging
+from webhookd.web.server.requests import Routes, caller, read_query, services_of
 from webhookd.web.server.responses import list_response
 
 ROUTES = Routes()

@@ -38,14 +38,11 @@ from webhookd.web.log_search import (
     find_delivery,
     log_filter,
 )
+from webhookd.web.server.paging import Cursor, Moment, PageSize, Paging
 from webhookd.web.server.question_limit import question
 from webhookd.web.server.requests import (
     WRITE_ERRORS,
-    Cursor,
-    Moment,
     NoFields,
-    PageSize,
-    Paging,
     Routes,
     caller,
     invalid_field,

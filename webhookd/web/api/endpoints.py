@@ -28,10 +28,10 @@ from webhookd.web.api.schemas import (
     endpoints_json,
     time_json,
 )
+from webhookd.web.server.paging import Paging
 from webhookd.web.server.requests import (
     WRITE_ERRORS,
     NoFields,
-    Paging,
     Routes,
     caller,
     read_fields,

@@ -17,7 +17,8 @@ from webhookd.errors import ApiError, did_you_mean
 from webhookd.models import Json
 from webhookd.web.api.openapi import with_webhooks
 from webhookd.web.api.schemas import PageSchema
-from webhookd.web.server.requests import Paging, Routes, read_query, services_of
+from webhookd.web.server.paging import Paging
+from webhookd.web.server.requests import Routes, read_query, services_of
 from webhookd.web.server.responses import json_response, list_response
 
 DOCUMENT = web.AppKey("document", bytes)

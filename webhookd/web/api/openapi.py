@@ -19,7 +19,8 @@ from webhookd.catalogue.documents import webhooks
 from webhookd.catalogue.types import EventType
 from webhookd.errors import ERRORS, ApiError
 from webhookd.models import DEFAULT_WORKSPACE, Json
-from webhookd.web.server.requests import Cursor, Error, Moment, Route, is_question
+from webhookd.web.server.paging import Cursor, Moment
+from webhookd.web.server.requests import Error, Route, is_question
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"

@@ -11,7 +11,8 @@ from webhookd.clock import rfc3339
 from webhookd.errors import ApiError
 from webhookd.models import Json, SessionView
 from webhookd.web.api.schemas import PageSchema, Schema, Time
-from webhookd.web.server.requests import Paging, Routes, caller, read_query, services_of
+from webhookd.web.server.paging import Paging
+from webhookd.web.server.requests import Routes, caller, read_query, services_of
 from webhookd.web.server.responses import list_response, no_content, one_page
 
 ROUTES = Routes()

@@ -11,7 +11,8 @@ from webhookd.admin.tokens import NOTE_CHARACTERS, Scope
 from webhookd.clock import rfc3339
 from webhookd.models import Json, Token
 from webhookd.web.api.schemas import PageSchema, Time
-from webhookd.web.server.requests import Moment, Paging, Routes, read_fields, read_query, services_of
+from webhookd.web.server.paging import Moment, Paging
+from webhookd.web.server.requests import Routes, read_fields, read_query, services_of
 from webhookd.web.server.responses import json_response, list_response, no_content, one_page
 
 ROUTES = Routes()

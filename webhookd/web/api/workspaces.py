@@ -10,9 +10,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from webhookd.admin.workspaces import NAME_CHARACTERS
 from webhookd.errors import ApiError
 from webhookd.web.api.schemas import BudgetSchema, PageSchema, WorkspaceSchema, budget_json, workspace_json
+from webhookd.web.server.paging import Paging
 from webhookd.web.server.requests import (
     WRITE_ERRORS,
-    Paging,
     Routes,
     caller,
     read_fields,

@@ -1,4 +1,4 @@
-"""Routes, and reading requests: bodies, queries, cursors.
+"""Routes, and reading requests: bodies and queries.
 
 A msgspec Struct describes a body's fields or a query's parameters, for handlers, validation and the OpenAPI document.
 """
@@ -6,25 +6,23 @@ A msgspec Struct describes a body's fields or a query's parameters, for handlers
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from msgspec import Meta, Struct, inspect
+from msgspec import Struct, inspect
 
 from webhookd.admin.tokens import Scope
-from webhookd.clock import parse_rfc3339
 from webhookd.errors import ApiError, did_you_mean
 from webhookd.models import Token, Workspace
 from webhookd.rules.parsing import raise_if_memory_ran_out
 from webhookd.web.server.memory_limit import acquire_memory
+from webhookd.web.server.paging import decode_own
 from webhookd.web.services import Services
 
 S = TypeVar("S", bound=Struct)
@@ -38,7 +36,6 @@ WRITE_ERRORS = ("storage_full", "unavailable")  # of what is written to the data
 FIELDS_MAX_BYTES = 256 * 1024
 # What aiohttp raises on reading a body whose connection or framing broke; RuntimeError if it broke before.
 _BROKEN = (OSError, web.RequestPayloadError, HttpProcessingError, RuntimeError)
-_MAX_SEQ = 2**63 - 1  # SQLite's largest rowid; a larger number must not reach a query
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,38 +117,6 @@ class Error(Struct):
     """The one form of an error."""
 
     error: ErrorDetail
-
-
-class Moment(int):
-    """A time in a query or a body, RFC 3339 on the wire: milliseconds since 1970."""
-
-
-class Cursor(str):
-    """Where the next page of a list begins: opaque on the wire, here the text that `list_response` got."""
-
-    __slots__ = ()
-
-    @property
-    def seq(self) -> int:
-        """The cursor of a list ordered by a table's numbers; ApiError `invalid_request` if it is none."""
-        if not re.fullmatch(r"[0-9]{1,19}", self) or int(self) > _MAX_SEQ:
-            raise _bad_cursor()
-        return int(self)
-
-
-PageSize = Annotated[int, Meta(ge=1, le=500, description="How many at most, from 1 to 500")]
-
-
-class Paging(Struct, frozen=True, kw_only=True):
-    """The parameters of every list."""
-
-    limit: PageSize = 50
-    cursor: Cursor | None = None
-
-    @property
-    def seq(self) -> int | None:
-        """The number after which the page begins, in a list ordered by a table's numbers; None for the first page."""
-        return None if self.cursor is None else self.cursor.seq
 
 
 class NoFields(Struct, frozen=True, kw_only=True):
@@ -327,7 +292,7 @@ def _refuse_unknown(given: Mapping[str, Any], struct_type: type[Struct], kind: s
 
 def _convert(given: Mapping[str, Any], struct_type: type[S], *, strict: bool) -> S:
     try:
-        return msgspec.convert(given, struct_type, strict=strict, dec_hook=_decode_own)
+        return msgspec.convert(given, struct_type, strict=strict, dec_hook=decode_own)
     except msgspec.ValidationError as error:
         raise _unknown_word(given, struct_type, str(error)) or _validation_error(str(error)) from None
 
@@ -382,34 +347,3 @@ def _validation_error(fault: str) -> ApiError:
     name = re.split(r"[.\[]", path)[0]
     where = f" (at {path})" if path != name else ""
     return invalid_field(name, f"is not as it should be: {what[:1].lower()}{what[1:]}{where}".replace("`", ""))
-
-
-def _decode_own(wanted: type, value: Any) -> Any:
-    """msgspec's hook for the types that it doesn't know."""
-    if not isinstance(value, str):
-        raise ValueError("expected a string")
-    return _OWN_TYPES[wanted](value)
-
-
-def _decode_moment(text: str) -> Moment:
-    try:
-        return Moment(parse_rfc3339(text))
-    except (ValueError, OverflowError):
-        raise ValueError("expected a time as RFC 3339 has it: 2026-01-31T12:00:00Z") from None
-
-
-def _decode_cursor(cursor: str) -> Cursor:
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        raise _bad_cursor() from None
-    if not text or len(text) > 200:
-        raise _bad_cursor()
-    return Cursor(text)
-
-
-_OWN_TYPES: Mapping[type, Callable[[str], Any]] = {Cursor: _decode_cursor, Moment: _decode_moment}
-
-
-def _bad_cursor() -> ApiError:
-    return ApiError("invalid_request", "The cursor is none of this list's: take `next` of the page before, as it is.")

@@ -21,7 +21,7 @@ from webhookd.store.delivery_log.log_filter import WAITING, LogFilter
 from webhookd.store.store import Db
 from webhookd.web.live_stream import live_stream
 from webhookd.web.log_search import STATUS_PATTERN, TEXT_CHARACTERS, DeliveryFilter, find_delivery, log_filter
-from webhookd.web.server.requests import Moment
+from webhookd.web.server.paging import Moment
 from webhookd.web.ui.charts import DAY_MS, HOUR_MS
 from webhookd.web.ui.log_views import LogChart, as_curl, log_chart, timeline
 from webhookd.web.ui.pages import Page, Translated
