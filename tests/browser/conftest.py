@@ -99,9 +99,9 @@ async def painted(page: Page) -> None:
 async def waits_for_the_button(page: Page) -> None:
     """The page's script has something new, and keeps it while the mouse's button is down."""
     await until_page(page, "live.busy && pressed")
-    await page.evaluate("window.held = document.querySelector('[data-live]').firstElementChild")
+    await page.evaluate("window.kept = document.querySelector('[data-live]').firstElementChild")
     await page.wait_for_timeout(300)
-    assert await page.evaluate("live.busy && held.isConnected")
+    assert await page.evaluate("live.busy && kept.isConnected")
 
 
 async def until(condition: Callable[[], bool]) -> None:
