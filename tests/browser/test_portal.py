@@ -17,7 +17,6 @@ from aiohttp import web
 from playwright.async_api import BrowserContext, Frame, Page, async_playwright, expect
 
 from tests.browser.conftest import ARGUMENTS, CHROMIUM, CONFIG, TIMEOUT_SECONDS
-from tests.browser.test_access import AXE, RUN
 from tests.support.listening import listening, served
 from tests.support.receiver import Receiver
 from webhookd.app import App
@@ -229,42 +228,3 @@ async def test_only_the_product_may_embed_it(shop: Shop) -> None:
             await page.wait_for_timeout(300)
             frame = await frame_of(page)
             assert "chrome-error" in frame.url
-
-
-@pytest.mark.parametrize(
-    ("read_only", "language", "options"),
-    [
-        (False, "en", {"viewport": {"width": 1280, "height": 900}}),
-        (True, "vi", {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}),
-    ],
-    ids=["desktop", "read only, Vietnamese, dark, on a phone"],
-)
-async def test_axe_finds_nothing_in_the_portal(
-    shop: Shop, receiver: Receiver, read_only: bool, language: str, options: dict[str, object]
-) -> None:
-    """Every page of it, also without a session, with the product's own accent."""
-    shop.read_only, shop.language = read_only, language
-    endpoint = await shop.app.services.endpoints.create("acme", url=receiver.url, event_types=["*"])
-    attempt = await shop.app.services.test_events.send("acme", endpoint.id, None)
-    assert attempt["outcome"] == "delivered"
-    found = {}
-    async with browsing(**options) as context:
-        page = await context.new_page()
-        frame = await enter(page, shop, script=True)
-        changing = (
-            () if read_only else ("/webhooks/new", f"/webhooks/{endpoint.id}/edit", f"/webhooks/{endpoint.id}/delete")
-        )
-        paths = (
-            "/webhooks",
-            f"/webhooks/{endpoint.id}",
-            f"/webhooks/{endpoint.id}/key",
-            "/log",
-            "/log/1",
-            "/event-types",
-        )
-        for path in (*paths, "/help", "/help/receiving", "", *changing):
-            await frame.goto(f"{shop.hooks}/portal{path}")
-            await frame.evaluate(AXE)
-            wide = await frame.evaluate("document.documentElement.scrollWidth > innerWidth")
-            found[path] = [*(await frame.evaluate(RUN)), *(["wider than the frame"] if wide else [])]
-    assert {} == {path: each for path, each in found.items() if each}

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from playwright.async_api import Browser, Page, Response, expect
 
 from tests.browser.conftest import CONFIG, Open, Site, exchanged, painted, until, waits_for_the_button
-from tests.browser.test_access import AXE, RUN
 from tests.support.listening import listening
 from tests.support.receiver import Receiver
 from webhookd.app import App
@@ -42,11 +41,6 @@ async def many(site: Site, count: int) -> list[Endpoint]:
     await until(lambda: site.app.registry.endpoint("default", made[2].id).state == "auto_disabled")
     await until(lambda: all(not site.app.dispatcher.view(each.seq).waiting for each in made if each is not made[2]))
     return made
-
-
-async def axe(page: Page) -> None:
-    await page.evaluate(AXE)
-    assert [] == await page.evaluate(RUN)
 
 
 @pytest.mark.parametrize("script", [True, False], ids=["with JavaScript", "without JavaScript"])
@@ -199,22 +193,6 @@ async def test_on_a_phone_the_header_is_one_row(opened: Open, site: Site) -> Non
         await page.get_by_role("button", name="Menu").click()
         await page.get_by_role("link", name="Event log").click()
         await page.wait_for_url("**/log*")
-
-
-@pytest.mark.parametrize("options", [{"viewport": {"width": 1280, "height": 800}}, {**PHONE, "locale": "vi-VN"}])
-async def test_axe_finds_nothing(opened: Open, site: Site, options: dict[str, object]) -> None:
-    """On the full table, its search without a result, each chart, and after a test that failed in the dialog."""
-    made = await many(site, 12)
-    page = await opened(**options)
-    for path in (
-        "/webhooks",
-        "/webhooks?q=nothing",
-        f"/webhooks/{made[0].id}?range=week",
-        f"/webhooks/{made[2].id}?range=hour",
-        f"/webhooks/{made[2].id}/enable?said=tested_failed&test=dlv_0000000000001",
-    ):
-        await page.goto(f"{site.url}{path}")
-        await axe(page)
 
 
 CLONE = """

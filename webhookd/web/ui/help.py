@@ -73,6 +73,9 @@ def render(topic: str, language: str = "en", *, in_portal: bool = False) -> str:
             token.attrSet("id", next(anchors))
         elif token.type == "inline":
             token.children = _relinked(token.children or [], in_portal=in_portal)
+    for opened, text, closed in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if opened.type == "th_open" and not text.content:
+            opened.tag = closed.tag = "td"  # the head of a column that explains itself
     html: str = markdown.renderer.render(tokens, markdown.options, {})
     # What may be wider than a phone scrolls by itself; tabindex lets keys scroll it.
     html = html.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
