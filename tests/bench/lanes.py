@@ -118,7 +118,7 @@ async def _rate(yard: Yard, loop: str, count: int, total: int) -> float:
         for begin in range(0, total, 500):
             sent = [event(number, key) for number, key in enumerate(keys[begin : begin + 500], begin)]
             await daemon.call("POST", "/v1/events", sent, expect=202)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(60 + 2 * total * ANSWER_SECONDS / count):
             while len(receiver.answered) < total:
                 await asyncio.sleep(0.05)
         _check_order(receiver)
