@@ -13,7 +13,7 @@ from webhookd.errors import ApiError
 from webhookd.models import LANGUAGES, PendingAddress, Workspace
 from webhookd.store import malformed
 
-# What a row takes beside an event's body, about; the triggers of the migration 0018 count the same.
+# What a row takes beside an event's body, about; the triggers of the migrations 0018 and 0021 count the same.
 EVENT_BYTES = 200
 DELIVERY_BYTES = 400
 
