@@ -11,7 +11,7 @@ from tests.support.engine import Engine, engine
 from webhookd.delivery import replay
 from webhookd.errors import ApiError
 from webhookd.models import DeliveryState, Endpoint
-from webhookd.store import delivery_log
+from webhookd.store import delivery_log, writer
 from webhookd.store.delivery_log.log_filter import LogFilter
 
 URL = "https://example.com/hook"
@@ -47,10 +47,15 @@ async def test_one_replay_at_a_time_for_an_endpoint(tmp_path: Path) -> None:
         await e.quiet()
 
 
-async def test_live_events_go_between_the_steps_of_a_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event that is accepted while a replay runs is not behind all of it."""
-    monkeypatch.setattr(replay, "STEP", 1)
+@pytest.mark.parametrize("busy", [False, True])
+async def test_live_events_go_between_the_steps_of_a_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, busy: bool
+) -> None:
+    """An event that is accepted while a replay runs is not behind all of it: steps have a limit, the writer's too."""
+    monkeypatch.setattr(*((writer, "MOST_SIZE", 2) if busy else (replay, "STEP", 1)))
+    monkeypatch.setattr(writer, "LEAST_SIZE", 1)
     async with engine(tmp_path) as e:
+        e.app.store.writer._batch_size = writer.MOST_SIZE
         endpoint = await _delivered(e, 40)
         replaying = asyncio.create_task(e.app.services.replayer.many(_everything_of(endpoint), dry_run=False))
         while e.app.dispatcher.view(endpoint.seq).waiting == 0:

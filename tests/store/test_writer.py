@@ -99,6 +99,35 @@ async def test_a_checkpoint_has_its_turn_to_itself(store: Store) -> None:
     assert 2 == store.writer.commit_seconds.buckets()[-1][1] - counted
 
 
+async def test_a_workspace_does_not_wait_for_the_checkpoint_of_anothers_events(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shared and busy, the writer makes small ones, after the commit of whoever waits already."""
+    store.writer._shared_checkpoint_bytes = len(BODY)
+    done: list[str] = []
+    carry_over = writer.checkpoint
+    monkeypatch.setattr(writer, "checkpoint", lambda db: (done.append("checkpoint"), carry_over(db)))
+    monkeypatch.setattr(writer, "CHECKPOINT_LIMITS", (len(BODY), len(BODY)))
+    await store.write(lambda db: db.execute("CREATE TABLE noise (body)"))
+
+    def make_noise(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO noise VALUES (?)", (BODY * 5,))
+
+    await store.write(make_noise, workspace_seq=1)
+    await store.writer.flushed()
+    assert not done
+    await store.write(lambda db: None, workspace_seq=2)
+    await store.writer.flushed()
+    assert ["checkpoint"] == done
+    noise = store.write(make_noise, workspace_seq=1)
+    while len(store.writer._waiting):
+        await asyncio.sleep(0)
+    await store.write(lambda db: None, workspace_seq=2, on_commit=lambda _: done.append("committed"))
+    await noise
+    await store.writer.flushed()
+    assert ["checkpoint", "committed", "checkpoint"] == done
+
+
 async def test_without_memory_what_may_be_refused_is_and_the_rest_is_written_later(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,15 +156,17 @@ async def test_without_memory_what_may_be_refused_is_and_the_rest_is_written_lat
     assert ["a", "c", "d"] == [row[0] for row in found]
 
 
+@pytest.mark.parametrize("outcome", [False, True])
 async def test_the_writer_is_shared_for_a_moment_after_two_workspaces_wrote(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, *, outcome: bool
 ) -> None:
-    """One alone, and what has none, shares nothing."""
+    """One alone, its outcomes too, and what has none, shares nothing."""
     monkeypatch.setattr(writer, "SHARED_SECONDS", 0.05)
     for workspace_seq in (1, None, 1):
         await store.write(lambda db: None, workspace_seq=workspace_seq)
+    await store.write(lambda db: None, on_behalf_of=1)
     assert not store.writer.shared
-    await store.write(lambda db: None, workspace_seq=2)
+    await store.write(lambda db: None, **({"on_behalf_of": 2} if outcome else {"workspace_seq": 2}))
     assert store.writer.shared
     await asyncio.sleep(0.06)
     assert not store.writer.shared

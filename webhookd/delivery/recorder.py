@@ -72,7 +72,13 @@ class Recorder:
             self._committed(endpoint, delivery, record, outcome, DeliveryState.DELIVERED, waited=waited, now_ms=now_ms)
 
         command = deliveries.RECORD_SUCCESS.of(success)
-        await self._store.write(command, on_commit=on_commit, retry_when_full=True, deferrable=is_last)
+        await self._store.write(
+            command,
+            on_commit=on_commit,
+            retry_when_full=True,
+            on_behalf_of=endpoint.workspace_seq,
+            deferrable=is_last,
+        )
         return Delivered()
 
     async def _failed(
@@ -115,7 +121,9 @@ class Recorder:
             self._watchdog.committed(endpoint, delivery, judgement, disabled, notified=notified)
 
         with self._watchdog.stopping(judgement):
-            await self._store.write(command, on_commit=on_commit, retry_when_full=True)
+            await self._store.write(
+                command, on_commit=on_commit, retry_when_full=True, on_behalf_of=endpoint.workspace_seq
+            )
         return decision
 
     async def quarantine(self, endpoint: Endpoint, delivery: QueuedDelivery) -> None:

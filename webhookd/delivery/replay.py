@@ -26,8 +26,10 @@ from webhookd.store.store import Db
 from webhookd.store.workspaces import DELIVERY_BYTES
 from webhookd.store.writer import storage_full
 
-# In one transaction: a replay of a million goes in short steps, between which live events have their turns.
+# Found at a time; queued are as many of them in one transaction as the writer takes at once: a replay of a million goes
+# in short steps, between which live events have their turns.
 STEP = 100
+ROWS_EACH = 2  # the work of one, for the writer: it is judged and queued
 # A replay or a backfill fills no more than this share of what may wait in a workspace: the rest is for live events.
 CAPACITY_SHARE = 0.5
 
@@ -226,8 +228,11 @@ class Replayer:
             if dry_run or reasons["no_room"]:
                 rows = await self._store.search(source.workspace_seq, lambda db, _, of=seqs: source.left_out(db, of))  # type: ignore[misc]
                 total += len(capacity.choose(rows, reasons))
-            elif seqs:
-                capacity, queued, left = await self._step(source, seqs, total)
+                continue
+            while seqs:
+                size = max(1, self._store.writer.batch_size // ROWS_EACH)
+                capacity, queued, left = await self._step(source, seqs[:size], total)
+                seqs = seqs[size:]
                 total += len(queued)
                 reasons += left
         return Replayed(total, dict(sorted(reasons.items())))
@@ -272,7 +277,7 @@ class Replayer:
             command,
             workspace_seq=source.workspace_seq,
             on_commit=on_commit,
-            size=2 * len(seqs),
+            size=ROWS_EACH * len(seqs),
         )
 
     def _capacity(self, workspace_seq: int, at_most: int | None = None) -> _Capacity:

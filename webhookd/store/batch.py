@@ -12,6 +12,7 @@ import asyncio
 import sqlite3
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 # A row with a larger body counts as several, so that a batch of rows bounds the bytes as well.
 ROW_BYTES = 4 * 1024
-QUANTUM = 50
+QUANTUM = 25
 # Of each batch, so that outcomes of thousands of endpoints can't keep events from being accepted.
 SHARE_OF_WORKSPACES = 0.25
 
@@ -241,6 +242,11 @@ class Turns:
     def __len__(self) -> int:
         """How many commands wait."""
         return self._count
+
+    @property
+    def workspaces(self) -> AbstractSet[int]:
+        """Of which workspaces commands wait, by number."""
+        return self._workspaces.keys()
 
     def add(self, command: Command[Any], *, in_order: bool = False) -> None:
         """Let a command wait; with `in_order` none that is added later is taken before it, none earlier after it."""

@@ -285,20 +285,21 @@ def marked(db: sqlite3.Connection) -> list[tuple[int, int, int]]:
 
 def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[QueuedDelivery]:
     """Queue past deliveries that have a body again, in the order given; returned without their bodies."""
-    queued = []
-    again = _QUEUED.format(body="NULL", previous="NULL", hint="") + " WHERE d.seq = ?"
-    for seq in seqs:
-        rows = db.execute(
-            "INSERT INTO deliveries "
-            "(seq, event_seq, endpoint_seq, event_type, kind, size, replay_of, accepted_at, lane_hash) "
-            f"SELECT {NEWEST} + 1, d.event_seq, d.endpoint_seq, d.event_type, {REPLAY}, d.size, d.seq, ?, {_HASH} "
-            "FROM deliveries d JOIN events v ON v.seq = d.event_seq WHERE d.seq = ? AND v.body IS NOT NULL "
-            "RETURNING seq",
-            (now_ms, seq),
-        ).fetchall()
-        if rows:
-            queued.append(_queued(db.execute(again, rows[0]).fetchall()[0]))
-    return queued
+    having_body = (
+        "SELECT d.seq FROM json_each(?) j CROSS JOIN deliveries d ON d.seq = j.value "
+        "JOIN events v ON v.seq = d.event_seq WHERE v.body IS NOT NULL ORDER BY j.key"
+    )
+    chosen = [seq for (seq,) in db.execute(having_body, (orjson.dumps(list(seqs)).decode(),)).fetchall()]
+    first = db.execute(f"SELECT {NEWEST} + 1").fetchall()[0][0]
+    db.execute(
+        "INSERT INTO deliveries "
+        "(seq, event_seq, endpoint_seq, event_type, kind, size, replay_of, accepted_at, lane_hash) "
+        f"SELECT ? + j.key, d.event_seq, d.endpoint_seq, d.event_type, {REPLAY}, d.size, d.seq, ?, {_HASH} "
+        "FROM json_each(?) j CROSS JOIN deliveries d ON d.seq = j.value JOIN events v ON v.seq = d.event_seq",
+        (first, now_ms, orjson.dumps(chosen).decode()),
+    )
+    rows = _QUEUED.format(body="NULL", previous="NULL", hint="") + " WHERE d.seq >= ? ORDER BY d.seq"
+    return [_queued(row) for row in db.execute(rows, (first,)).fetchall()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,9 @@ GATHER_SECONDS = 0.002
 DEFERRAL_SECONDS = 0.01
 # With nothing else to do, a checkpoint is made when the write-ahead log holds so much: it takes milliseconds.
 CHECKPOINT_BYTES = 4 * MIB
-SHARED_CHECKPOINT_BYTES = 1 * MIB  # while workspaces share a writer that is busy
+# While workspaces share the writer, and none waits but those that have just had their turn: another may come at any
+# moment.  A checkpoint takes the longer, the more different pages there are; with less, it would do little but sync.
+CHECKPOINT_LIMITS = (1 * MIB, 4 * MIB)
 FULL_RETRY_SECONDS = 0.5
 
 
@@ -63,12 +65,14 @@ class Writer:
         self._disk_space = disk_space
         self._wal_index = wal_index
         self._not_carried_bytes = 0  # what the last checkpoint left in the log, because of a reader
+        self._shared_checkpoint_bytes: float = CHECKPOINT_LIMITS[0]
         self._waiting = Turns()
         self._deferred: list[Command[Any]] = []
         self._deferral: asyncio.TimerHandle | None = None
         self._alone = False  # whether the last batch was one command
         self._batch_size: float = BATCH_SIZE
         self._last_workspace: int | None = None
+        self._had_their_turn: set[int | None] = set()  # of the last batch
         self._shared_until = 0.0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -88,6 +92,7 @@ class Writer:
         retry_when_full: bool = False,
         exclusive: bool = False,
         workspace_seq: int | None = None,
+        on_behalf_of: int | None = None,
         in_order: bool = False,
         deferrable: bool = False,
         size: int = 1,
@@ -96,7 +101,8 @@ class Writer:
 
         `on_commit` is called with the result right after the commit, before any later command's, on the event loop.
         `exclusive`: it runs alone and outside a transaction.  `workspace_seq`: it takes turns with the commands of
-        other workspaces; without one it goes before these.  `in_order`: it keeps its place among all others.
+        other workspaces; without one it goes before these, and `on_behalf_of` says whose work it is.  `in_order`: it
+        keeps its place among all others.
         `deferrable`: no caller depends on it soon, so it may wait for another's commit.  `size`: its work in rows,
         unless it is of a `BatchKind`.
 
@@ -109,7 +115,7 @@ class Writer:
             size = run.size if isinstance(run, BatchItem) else size
             command = Command(run, on_commit, retry_when_full, exclusive, future, size, workspace_seq)
             self._idle.clear()
-            self._note_sharing(workspace_seq)
+            self._note_sharing(on_behalf_of or workspace_seq)
             if deferrable:
                 self._deferred.append(command)
                 if self._deferral is None:
@@ -222,18 +228,25 @@ class Writer:
 
         What the last one left in the log, because of a reader, doesn't count.
         """
-        limit_bytes = self._disk_space.wal_limit_bytes()
+        limit_bytes: float = self._disk_space.wal_limit_bytes()
         if not self._waiting:
             limit_bytes = min(limit_bytes, CHECKPOINT_BYTES)
-        elif self.shared and self._waiting.size > self.batch_size:  # one of them fills batches, another may wait
-            limit_bytes = min(limit_bytes, SHARED_CHECKPOINT_BYTES)
-        if self._wal_index.pending_bytes() - self._not_carried_bytes < limit_bytes:
+        others = self._waiting.workspaces - self._had_their_turn
+        if self.shared and not others:
+            limit_bytes = min(limit_bytes, self._shared_checkpoint_bytes)
+        size = self._wal_index.pending_bytes() - self._not_carried_bytes
+        if size < limit_bytes:
             return
         try:
-            await self._connection.run(checkpoint)
+            seconds = await self._connection.run(_timed_checkpoint)
         except (sqlite3.Error, MemoryError) as error:
             if not isinstance(error, MemoryError) and not await self._is_full(error):
                 raise
+        else:
+            if self.shared:
+                self._shared_checkpoint_bytes = _fitting(
+                    self._shared_checkpoint_bytes, size, seconds, SLOW_SHARED_SECONDS, CHECKPOINT_LIMITS
+                )
         self._not_carried_bytes = self._wal_index.pending_bytes()
 
     async def _is_full(self, error: sqlite3.Error) -> bool:
@@ -243,6 +256,7 @@ class Writer:
         self._alone = len(self._waiting) == 1
         self._add_deferred()
         batch = self._next_batch()
+        self._had_their_turn = {command.workspace_seq for command in batch}
         try:
             results = await self._carry_out(batch)
         except MemoryError as error:
@@ -300,10 +314,9 @@ class Writer:
         slow_seconds = SLOW_SHARED_SECONDS if self.shared else SLOW_SECONDS
         if self._batch_size < LEAST_SIZE:  # cut by a full disk
             self._batch_size *= 2
-        elif self.batch_seconds > slow_seconds and size > LEAST_SIZE:
-            self._batch_size = max(LEAST_SIZE, min(self._batch_size, size) * 0.7)
-        elif self.batch_seconds < slow_seconds / 2 and size > self.batch_size / 2:
-            self._batch_size = min(MOST_SIZE, self._batch_size * 1.2)
+        else:
+            limits = (LEAST_SIZE, MOST_SIZE)
+            self._batch_size = _fitting(self._batch_size, size, self.batch_seconds, slow_seconds, limits)
 
     async def _after_full(self, batch: list[Command[Any]]) -> None:
         self.full = True
@@ -363,6 +376,16 @@ def _answer(command: Command[Any], result: Any) -> None:
         command.future.set_exception(result.error)
     else:
         command.future.set_result(result)
+
+
+def _fitting(size: float, taken: float, seconds: float, slow_seconds: float, limits: tuple[int, int]) -> float:
+    """The next size: smaller than one that was `taken` and slow, larger after one that took less than half as long."""
+    least, most = limits
+    if seconds > slow_seconds and taken > least:
+        return max(least, min(size, taken) * 0.7)
+    if seconds < slow_seconds / 2 and taken > size / 2:
+        return min(most, size * 1.2)
+    return size
 
 
 def _timed(db: sqlite3.Connection, run: Callable[[sqlite3.Connection], T]) -> tuple[T, float]:
