@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.bench import large, retention, soak
+from tests.bench.peers import __main__ as compared
 from tests.browser.conftest import CHROMIUM
 
 
@@ -44,3 +47,12 @@ async def test_the_bench_of_retention_works() -> None:
     assert (0, 500) == (len(alone.steps), by_age.events)
     assert by_size.events > 200
     assert all(0 < each.others[0] and each.steps and each.transactions for each in (by_age, by_size))
+
+
+def test_the_programs_that_peers_are_compared_by_are_there() -> None:
+    """They run only where Redis and the network are."""
+    named = {part for rival in compared.RIVALS for part in (*rival.worker, *rival.producer) if "_peer" in part}
+    files = {each.name for each in Path(compared.__file__).parent.iterdir()}
+    assert len(named) >= 4
+    for each in named:
+        assert {each, each.partition(".")[0] + ".py"} & files

@@ -79,15 +79,15 @@ class Rival:
     cpu_goal: float = 0.0
 
 
-CELERY = ("celery/bin/celery", "-A", "celery_rival", "worker")
-ARQ = ("arq/bin/arq", "arq_rival.WorkerSettings")
-BULLMQ = ("node", "bullmq_rival.mjs")
+CELERY = ("celery/bin/celery", "-A", "celery_peer", "worker")
+ARQ = ("arq/bin/arq", "arq_peer.WorkerSettings")
+BULLMQ = ("node", "bullmq_peer.mjs")
 SINGLY = {"singly": PYTHON, "singly, ours by a stream of lines": PYTHON_STREAM}
 RIVALS = (
-    Rival("Celery + Redis", CELERY, ("celery/bin/python", "celery_rival.py"), 500, SINGLY, 8),
-    Rival("arq + Redis", ARQ, ("arq/bin/python", "arq_rival.py"), 900, SINGLY, 4),
-    Rival("BullMQ + Redis", (*BULLMQ, "worker"), (*BULLMQ, "singly"), 3500, {"singly": NODE}, 1, cpu_goal=0.8),
-    Rival("BullMQ + Redis", (*BULLMQ, "worker"), (*BULLMQ, "bulk"), 3500, {"100 at once": NODE_BULK}, 1, cpu_goal=0.8),
+    Rival("Celery + Redis", CELERY, ("celery/bin/python", "celery_peer.py"), 500, SINGLY, 8),
+    Rival("arq + Redis", ARQ, ("arq/bin/python", "arq_peer.py"), 900, SINGLY, 4.5),
+    Rival("BullMQ + Redis", (*BULLMQ, "worker"), (*BULLMQ, "singly"), 3500, {"singly": NODE}, 1, cpu_goal=0.9),
+    Rival("BullMQ + Redis", (*BULLMQ, "worker"), (*BULLMQ, "bulk"), 3500, {"100 at once": NODE_BULK}, 1, cpu_goal=0.9),
 )
 
 
