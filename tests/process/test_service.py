@@ -8,10 +8,10 @@ import os
 import re
 import shutil
 import signal
-import time
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
