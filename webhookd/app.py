@@ -211,8 +211,7 @@ class App:
             async with asyncio.timeout(ANSWER_SECONDS):
                 # The delivery's own reader: on the other one a search of the log may take long.
                 await self.store.read_for_delivery(lambda db: db.execute("SELECT 1").fetchall())
-                if not self.store.writer.idle:  # one that has nothing to do isn't woken every second
-                    await self.store.writer.answer()
+                await self.store.writer.answer()
         except TimeoutError:
             return f"the database did not answer within {ANSWER_SECONDS:g} s"
         except ApiError as error:

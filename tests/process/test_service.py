@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -197,19 +196,6 @@ async def test_an_endless_retry_wait_is_no_stuck_consumer(tmp_path: Path) -> Non
             await e.advance(5)
             assert "" == await e.app.trouble()
         assert 4 < len(e.network.posted)
-
-
-async def test_a_writer_that_has_nothing_to_do_is_not_woken_by_the_heartbeat(tmp_path: Path) -> None:
-    """One that has is asked, and must answer."""
-    async with engine(tmp_path) as e:
-        await e.app.store.writer.flushed()
-        commits = e.app.store.writer.commits
-        assert "" == await e.app.trouble()
-        assert commits == e.app.store.writer.commits
-        writing = e.app.store.write(lambda db: time.sleep(0.05))
-        assert "" == await e.app.trouble()
-        assert writing.done()
-        assert commits + 2 == e.app.store.writer.commits
 
 
 async def test_a_loop_that_is_blocked_is_reported_before_it_is_killed(
