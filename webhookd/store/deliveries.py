@@ -298,8 +298,7 @@ def replay(db: sqlite3.Connection, seqs: Iterable[int], now_ms: int) -> list[Que
         "FROM json_each(?) j CROSS JOIN deliveries d ON d.seq = j.value JOIN events v ON v.seq = d.event_seq",
         (first, now_ms, orjson.dumps(chosen).decode()),
     )
-    rows = _QUEUED.format(body="NULL", previous="NULL", hint="") + " WHERE d.seq >= ? ORDER BY d.seq"
-    return [_queued(row) for row in db.execute(rows, (first,)).fetchall()]
+    return _just_queued(db, first, len(chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,5 +372,10 @@ def backfill(db: sqlite3.Connection, wanted: Backfill, event_seqs: Sequence[int]
         "FROM events v CROSS JOIN (SELECT ? AS endpoint_seq) d WHERE v.seq = ?",
         [(seq, wanted.at_ms, wanted.endpoint_seq, event_seq) for seq, event_seq in enumerate(event_seqs, first)],
     )
+    return _just_queued(db, first, len(event_seqs))
+
+
+def _just_queued(db: sqlite3.Connection, first: int, count: int) -> list[QueuedDelivery]:
+    """`count` deliveries from the number `first` on, without their bodies."""
     rows = _QUEUED.format(body="NULL", previous="NULL", hint="") + " WHERE d.seq >= ? AND d.seq < ? ORDER BY d.seq"
-    return [_queued(row) for row in db.execute(rows, (first, first + len(event_seqs))).fetchall()]
+    return [_queued(row) for row in db.execute(rows, (first, first + count)).fetchall()]

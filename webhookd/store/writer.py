@@ -50,7 +50,7 @@ DEFERRAL_SECONDS = 0.01
 CHECKPOINT_BYTES = 4 * MIB
 # While workspaces share the writer, and none waits but those that have just had their turn: another may come at any
 # moment.  A checkpoint takes the longer, the more different pages there are; with less, it would do little but sync.
-CHECKPOINT_LIMITS = (1 * MIB, 4 * MIB)
+CHECKPOINT_LIMITS = (1 * MIB, CHECKPOINT_BYTES)
 FULL_RETRY_SECONDS = 0.5
 
 
@@ -102,9 +102,8 @@ class Writer:
         `on_commit` is called with the result right after the commit, before any later command's, on the event loop.
         `exclusive`: it runs alone and outside a transaction.  `workspace_seq`: it takes turns with the commands of
         other workspaces; without one it goes before these, and `on_behalf_of` says whose work it is.  `in_order`: it
-        keeps its place among all others.
-        `deferrable`: no caller depends on it soon, so it may wait for another's commit.  `size`: its work in rows,
-        unless it is of a `BatchKind`.
+        keeps its place among all others.  `deferrable`: no caller depends on it soon, so it may wait for another's
+        commit.  `size`: its work in rows, unless it is of a `BatchKind`.
 
         A cancelled caller cancels its future, not the command.
         """
@@ -231,8 +230,7 @@ class Writer:
         limit_bytes: float = self._disk_space.wal_limit_bytes()
         if not self._waiting:
             limit_bytes = min(limit_bytes, CHECKPOINT_BYTES)
-        others = self._waiting.workspaces - self._had_their_turn
-        if self.shared and not others:
+        if self.shared and self._waiting.workspaces <= self._had_their_turn:
             limit_bytes = min(limit_bytes, self._shared_checkpoint_bytes)
         size = self._wal_index.pending_bytes() - self._not_carried_bytes
         if size < limit_bytes:
