@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import shutil
 import statistics
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from tests.cluster.faults import FAULTS, Faults
 from tests.cluster.machines import Machine, machines, until
 from tests.cluster.nats_servers import Servers, nats_servers
 from tests.cluster.truth import Accepted, Leases, final, read_stream
-from tests.crash.case import Violation
+from tests.crash.case import Case, Violation
 from tests.crash.checker import judge
 from tests.crash.history import History, Received, Subscriber, Terms
 from tests.crash.producer import Body, Event, Producer
+from tests.crash.takeovers import pauses
 from tests.crash.witness import Reply, Witness, witness
 from webhookd.cluster.names import partition_of
 
@@ -196,11 +198,12 @@ class Rounds:
             )
         client = await self.servers.client()
         self.accepted = [each for number in range(PARTITIONS) for each in await read_stream(client, number)]
-        judgement = judge(self.history, final(self.accepted, self.history))
+        tables = final(self.accepted, self.history)
+        judgement = judge(self.history, tables)
         total = Total(Counter(), judgement.accepted, judgement.received, judgement.repeats)
         total.takeovers = sum(len(each) - 1 for each in self.history.takeovers.values()) // len(KINDS)
         total.violations = judgement.violations
-        self._count_pauses(total)
+        self._count_pauses(total, Case(self.history, tables))
         return total
 
     async def keep(self, folder: Path, place: Path) -> None:
@@ -226,17 +229,12 @@ class Rounds:
         stream = [json.dumps([each.partition, each.sequence, each.event_id]) for each in self.accepted]
         (place / "streams.txt").write_text("\n".join(stream))
 
-    def _count_pauses(self, total: Total) -> None:
-        arrivals: dict[str, list[float]] = {}
-        for each in self.history.received:
-            arrivals.setdefault(each.endpoint, []).append(each.arrived_at)
-        bounds = [began for _, began in self.done] + [max(at for times in arrivals.values() for at in times)]
+    def _count_pauses(self, total: Total, case: Case) -> None:
+        found = [(after.arrived_at, seconds) for _, after, seconds in pauses(case)]
+        bounds = [began for _, began in self.done] + [math.inf]
         for (name, began), end in zip(self.done, bounds[1:], strict=True):
-            longest = 0.0
-            for times in arrivals.values():
-                within = [began, *(at for at in times if began <= at <= end)]
-                longest = max([longest, *(after - before for before, after in pairwise(within))])
             total.faults[name] += 1
+            longest = max((min(seconds, at - began) for at, seconds in found if began <= at <= end), default=0.0)
             total.pauses.setdefault(name, []).append(longest)
 
     async def _set_up(self) -> None:

@@ -98,13 +98,14 @@ class Leases:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An event as it stands in its partition's stream, where it came first."""
+    """An event as it stands in its partition's stream, where it came first, and when that was."""
 
     partition: int
     sequence: int
     workspace: str
     event_id: str
     body: bytes
+    at: float
 
 
 async def read_stream(client: Client, partition: int) -> list[Accepted]:
@@ -117,7 +118,7 @@ async def read_stream(client: Client, partition: int) -> list[Accepted]:
         numbers = range(begin, min(begin + READ_AT_ONCE, last + 1))
         for message in await asyncio.gather(*(_message(jet_stream, name, each) for each in numbers)):
             for workspace, event_id, body in _events(message):
-                event = Accepted(partition, message.seq or 0, workspace, event_id, body)
+                event = Accepted(partition, message.seq or 0, workspace, event_id, body, message.time.timestamp())
                 found.setdefault((workspace, event_id), event)
     return list(found.values())
 
@@ -126,7 +127,7 @@ async def _message(jet_stream: Any, stream: str, number: int) -> RawStreamMsg:
     for _ in range(TRIES):
         with suppress(TimeoutError, nats.errors.TimeoutError):
             message: RawStreamMsg = await jet_stream.get_msg(stream, number)
-            assert message.seq == number
+            assert message.seq == number and message.time is not None
             return message
     raise AssertionError(f"{stream} doesn't give message {number}")
 
@@ -158,7 +159,7 @@ def final(accepted: Sequence[Accepted], history: History) -> Final:
                 made.deliveries.append(
                     DeliveryRow(
                         len(made.deliveries) + 1, event.event_id, subscriber.endpoint, state,
-                        attempt_count=number or 0, final_number=number,
+                        attempt_count=number or 0, final_number=number, queued_at=event.at,
                     )
                 )  # fmt: skip
     return made

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from tests.crash.case import Case, Rule, Violation
+from tests.crash.history import Received
 
 # How exact moments are that two processes wrote down.
 EDGE_SECONDS = 0.1
@@ -73,16 +74,25 @@ def by_another(case: Case) -> Iterator[Violation]:
                 yield Violation("by_another", f"{each.sender} sent {each.event_id} to {endpoint}, owned by {name}")
 
 
-def paused(case: Case) -> Iterator[Violation]:
-    """Deliveries go on in time, whatever is lost; the load never pauses, so something always waits."""
-    terms, outages = case.history.terms, case.history.outages
-    for endpoint, arrivals in case.by_endpoint.items():
+def pauses(case: Case) -> Iterator[tuple[Received, Received, float]]:
+    """Two requests in a row to an endpoint, and how long it waited between them: from when the second was accepted."""
+    queued_at = {id(each): row.queued_at for row in case.final.deliveries for each in case.arrivals[row.seq]}
+    for arrivals in case.by_endpoint.values():
         for before, after in pairwise(arrivals):
-            seconds = after.arrived_at - before.arrived_at
-            begin = before.arrived_at - OUTAGE_BEGINS_SECONDS
-            is_outage = any(begin <= each <= after.arrived_at for each in outages)
-            if seconds > max(terms.pause_seconds, terms.outage_seconds if is_outage else 0.0):
-                yield Violation("paused", f"{endpoint} got nothing for {seconds:.1f} s before {after.event_id}")
+            yield before, after, after.arrived_at - max(before.arrived_at, queued_at.get(id(after)) or 0.0)
+
+
+def paused(case: Case) -> Iterator[Violation]:
+    """What is accepted is delivered in time, whatever is lost.
+
+    A producer whose requests all went to a machine that stood still has had nothing accepted meanwhile.
+    """
+    terms, outages = case.history.terms, case.history.outages
+    for before, after, seconds in pauses(case):
+        begin = before.arrived_at - OUTAGE_BEGINS_SECONDS
+        is_outage = any(begin <= each <= after.arrived_at for each in outages)
+        if seconds > max(terms.pause_seconds, terms.outage_seconds if is_outage else 0.0):
+            yield Violation("paused", f"{after.endpoint} got nothing for {seconds:.1f} s before {after.event_id}")
 
 
 RULES: tuple[Rule, ...] = (first_out_of_order, repeated, by_another, paused)

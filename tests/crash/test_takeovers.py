@@ -75,6 +75,16 @@ def test_a_pause_is_longer_where_what_keeps_the_events_lost_a_server() -> None:
     assert [] == judge(history, final).violations
 
 
+def test_a_pause_begins_when_there_is_something_to_deliver() -> None:
+    """25 s after the one before, and 15 s after it was accepted: its producer's requests had come to nothing."""
+    history, final = in_order()
+    history.received[-1] = got("four", 36.4, "b")
+    final.deliveries[-1] = replace(final.deliveries[-1], queued_at=21.4)
+    assert [] == judge(history, final).violations
+    final.deliveries[-1] = replace(final.deliveries[-1], queued_at=16.3)
+    assert ["paused"] == [each.rule for each in judge(history, final).violations]
+
+
 def skip_one(history: History) -> None:
     """The new owner sends the fourth before the third."""
     history.received[3] = got("four", 10.2, "b")
