@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -136,6 +137,20 @@ async def test_a_task_that_does_not_let_itself_be_cancelled_is_named() -> None:
     assert ["the task 'stubborn' didn't end within 0.01 s"] == [str(failure) for failure in failures]
     let_go.set()
     await task
+
+
+async def test_a_cancellation_that_got_lost_is_made_again(owner: TaskOwner) -> None:
+    """As nats-py loses one that comes while it flushes: the task would run on, unowned, and end something later."""
+
+    async def loses_one() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await forever()
+        await forever()
+
+    task = owner.start("stream", loses_one)
+    await asyncio.sleep(0)
+    assert [] == await owner.cancel_all(LIMIT_SECONDS, again_seconds=0.01)
+    assert task.cancelled()
 
 
 async def test_a_name_is_given_once(owner: TaskOwner) -> None:

@@ -6,12 +6,16 @@ A task that ends too early, in whatever way, ends `run_until_stopped` with the r
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 from weakref import WeakValueDictionary
 
 from webhookd.errors import FatalError
+
+# As long as a task may need for its end.
+CANCEL_AGAIN_SECONDS = 2.0
 
 
 class TaskEnded(FatalError):
@@ -57,15 +61,22 @@ class TaskOwner:
             return failures[0]
         return None if stop.is_set() or not ends else ends[0]
 
-    async def cancel_all(self, timeout_seconds: float = 5.0) -> list[TaskEnded]:
-        """Cancel every task and wait for it; returns those that failed on the way or didn't end in time."""
+    async def cancel_all(
+        self, timeout_seconds: float = 5.0, again_seconds: float = CANCEL_AGAIN_SECONDS
+    ) -> list[TaskEnded]:
+        """Cancel every task and wait for it; returns those that failed on the way or didn't end in time.
+
+        Again where that changed nothing: nats-py takes a cancellation while it flushes for its own end, and in Python
+        3.11 `asyncio.wait_for` gives its result instead if it has one at the same moment.
+        """
         self._cancelling = True
         tasks, self._tasks = self._tasks, {}
-        for task in tasks.values():
-            task.cancel()
-        late: set[asyncio.Task[Any]] = set()
-        if tasks:
-            _, late = await asyncio.wait(tasks.values(), timeout=timeout_seconds)
+        late = set(tasks.values())
+        until = time.monotonic() + timeout_seconds
+        while late and (left := until - time.monotonic()) > 0:
+            for task in late:
+                task.cancel()
+            _, late = await asyncio.wait(late, timeout=min(left, again_seconds))
         ends = [
             TaskEnded(name, None, f"didn't end within {timeout_seconds:g} s") if task in late else _end_of(name, task)
             for name, task in tasks.items()
