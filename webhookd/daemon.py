@@ -36,7 +36,7 @@ from webhookd.web.server.http_server import Runner
 
 ADDRESS_FILE = "address"
 DATABASE_KEYS = ("database-key", "webhookd.database-key")  # the latter as `ImportCredential=webhookd.*` names it
-SWITCH_SECONDS = 0.001
+SWITCH_SECONDS = 0.0003
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import asyncio
 import json
 import math
 import re
+import statistics
 import sys
 import tempfile
 import time
@@ -245,7 +246,12 @@ async def measure(name: str, seconds: float) -> str:
         await asyncio.sleep(1)
         async with _measured(name, daemon, seconds + 2, rates):
             beside = await quiet(daemon, seconds)
-    alone, rate = rates
+        if kind.has_rate:  # again: its own tables have grown meanwhile, which makes it slower whoever is beside it
+            await asyncio.sleep(1)
+            async with _measured(name, daemon, seconds + 2, rates):
+                await asyncio.sleep(seconds)
+    before, rate, *after = rates
+    alone = statistics.mean([before, *after])
     good = beside[1] <= WORST_RATIO * base[1] and beside[1] < WORST_MS
     good = good and (not kind.has_rate or rate >= LEAST_RATE * alone)
     kept = f"{rate / alone:.2f} ({rate:,.0f}/s)" if kind.has_rate and alone else ""
@@ -296,7 +302,7 @@ def main() -> None:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(prog="python -m tests.bench.fairness", description=__doc__.splitlines()[0])
     parser.add_argument("noises", nargs="*", metavar="NOISE", help=", ".join(NOISES))
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each turn")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each turn")
     arguments = parser.parse_args()
     unknown = set(arguments.noises) - set(NOISES)
     if unknown:

@@ -24,7 +24,7 @@ from webhookd.tasks import LoopTurns
 TRY_AGAIN_SECONDS = 30
 # Between two slices of checks, while several workspaces write.  Where the loop's thread and SQLite's are both busy all
 # the time, the kernel suspends the one that holds the interpreter's lock, and the other waits for it.
-SHARED_REST_SECONDS = 0.003
+SHARED_REST_SECONDS = 0.0025
 
 
 class Ingest:
