@@ -48,7 +48,9 @@ from webhookd.web.services import ClusterView
 # Of a request that another machine passed on: the address of its caller.
 FORWARDED_FROM = web.RequestKey("forwarded_from", str)
 RENEW_SECONDS = 1.0
-FLUSH_SECONDS = 5.0
+# For the last progress before a partition is given up: without it deliveries come again elsewhere.  Longer than NATS
+# needs to elect a leader after it lost a server, and with an attempt's end within `node.STOP_SECONDS`.
+FLUSH_SECONDS = 12.0
 STREAM_SECONDS = 10.0
 # A database of this machine that is further behind than this is not brought up to date first: it lacks history then.
 CATCH_UP_MESSAGES = 50_000
