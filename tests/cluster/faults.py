@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from tests.cluster.machines import Machine
+from tests.cluster.machines import CLOCK_SEEN_SECONDS, Machine
 from tests.cluster.nats_servers import Servers
 from tests.cluster.truth import Leases
 
@@ -85,7 +85,7 @@ class Faults:
         machine = self._one()
         self._strike()
         machine.set_clock(self.chance.uniform(-7200, 7200))
-        await asyncio.sleep(self.chance.uniform(1.0, 3.0))
+        await asyncio.sleep(CLOCK_SEEN_SECONDS + self.chance.uniform(1.0, 3.0))
         machine.set_clock(0)
 
     async def leave_in_peace(self) -> None:
