@@ -146,6 +146,7 @@ async def owners_of(machine: Machine) -> dict[str, list[int]]:
     """The partitions of each machine, by its address; of none while the one that would say it is being handed over."""
     look = await machine.call("GET", "/v1/cluster")
     if "error" in look:
+        assert "unavailable" == look["error"]["code"], look
         return {}
     urls = {each["node"]: each["advertise"] for each in look["nodes"]}
     owners: dict[str, list[int]] = {}

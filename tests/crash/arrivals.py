@@ -40,12 +40,11 @@ def overtaken(case: Case) -> Iterator[Violation]:
 
     In front stands what was accepted before it with the same key, or when its endpoint had another key to order by.
     """
-    rows = {id(each): row for row in case.final.deliveries for each in case.arrivals[row.seq]}
     for endpoint, arrivals in case.by_endpoint.items():
         reached: dict[str, int] = defaultdict(int)
         era, latest = 0, -math.inf
         for each in arrivals:
-            row = rows.get(id(each))
+            row = case.row_of(each)
             if row is None:
                 continue
             if case.history.takeover_between(endpoint, latest, each.arrived_at):
@@ -60,14 +59,13 @@ def overtaken(case: Case) -> Iterator[Violation]:
 
 def overlapping(case: Case) -> Iterator[Violation]:
     """One request in flight per key, and no more than an endpoint has lanes, within the life of a process."""
-    rows = {id(each): row for row in case.final.deliveries for each in case.arrivals[row.seq]}
     for endpoint, arrivals in case.by_endpoint.items():
         under_way: list[Received] = []
         for each in arrivals:
             under_way = [before for before in under_way if not _is_over(case, before, each)]
-            key = _order(rows, each)
+            key = _order(case, each)
             for before in under_way:
-                if _order(rows, before) in (key, None) or key is None or _order(rows, before)[1] != key[1]:
+                if _order(case, before) in (key, None) or key is None or _order(case, before)[1] != key[1]:
                     what = f"{each.event_id} came before {before.event_id} had ended"
                     yield Violation("overlapping", f"{endpoint}: {what}")
             under_way.append(each)
@@ -75,9 +73,9 @@ def overlapping(case: Case) -> Iterator[Violation]:
                 yield Violation("overlapping", f"{endpoint} had {len(under_way)} requests under way")
 
 
-def _order(rows: dict[int, DeliveryRow], each: Received) -> tuple[str, int] | None:
+def _order(case: Case, each: Received) -> tuple[str, int] | None:
     """What a request keeps its order with; None where its delivery isn't known."""
-    row = rows.get(id(each))
+    row = case.row_of(each)
     return None if row is None else (row.key, row.era)
 
 

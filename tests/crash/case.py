@@ -66,6 +66,7 @@ class Case:
         self.arrivals: dict[int, list[Received]] = defaultdict(list)  # by the delivery's number
         self.strangers: list[Received] = []
         self._assign()
+        self._row_of = {id(each): row for row in final.deliveries for each in self.arrivals[row.seq]}
         # When each endpoint's next attempt may have become possible: after an end, a change, a start.
         self.moments: dict[str, list[float]] = {name: list(times) for name, times in history.moves.items()}
         starts = [*(crash.started_at for crash in history.crashes), *history.restarts]
@@ -106,6 +107,10 @@ class Case:
         """Whether an attempt ended before its receiver read it: too late for a starved machine, or its own fault."""
         failure = self.failures[seq].get(attempt)
         return failure is not None and failure.reason in UNREAD
+
+    def row_of(self, each: Received) -> DeliveryRow | None:
+        """The delivery of a request; None where it isn't known."""
+        return self._row_of.get(id(each))
 
     def queued_at(self, row: DeliveryRow) -> float | None:
         if row.queued_at is not None:

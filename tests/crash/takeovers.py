@@ -76,10 +76,11 @@ def by_another(case: Case) -> Iterator[Violation]:
 
 def pauses(case: Case) -> Iterator[tuple[Received, Received, float]]:
     """Two requests in a row to an endpoint, and how long it waited between them: from when the second was accepted."""
-    queued_at = {id(each): row.queued_at for row in case.final.deliveries for each in case.arrivals[row.seq]}
     for arrivals in case.by_endpoint.values():
         for before, after in pairwise(arrivals):
-            yield before, after, after.arrived_at - max(before.arrived_at, queued_at.get(id(after)) or 0.0)
+            row = case.row_of(after)
+            queued_at = row.queued_at if row is not None else None
+            yield before, after, after.arrived_at - max(before.arrived_at, queued_at or 0.0)
 
 
 def paused(case: Case) -> Iterator[Violation]:
