@@ -301,12 +301,12 @@ def passes_bytes(pattern: Any, body: bytes) -> bool:
 
 
 def test_the_limits_bound_what_an_event_costs() -> None:
-    """The most expensive filter, against a body made for it: no more than a blink."""
+    """The most expensive filter, against a body made for it: each value is looked at once, without backtracking."""
     import time
 
     rules = [{"wildcard": "*a" * 5 + "b"}] * 4 + [{"numeric": ["<", 0]}] * 90
-    body = json.dumps({"f": ["a" * 20] * 3_000}).encode()
+    body = json.dumps({"f": ["a" * 100] * 2_000}).encode()
     began = time.process_time()
     assert not passes_bytes({"f": rules}, body)
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 5  # under 0.6 s when traced on a slow machine; backtracking takes hours
     assert patterns.RULES_MAX == 100 and filters.BYTES_MAX == 8192
