@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,9 @@ async def webhookd(state_dir: Path, config: str, loop: str = "stock", *, ready: 
 
     Without `ready` it isn't waited for: with thousands of endpoints to dial at once it has other things to do.
     """
-    environ = {"PYTHONPATH": str(_without_uvloop(state_dir.parent))} if loop == "stock" else {}
+    # structlog imports rich where it finds it (3 MB): here beside the test tools, not where users install webhookd.
+    hidden = ("rich", "uvloop") if loop == "stock" else ("rich",)
+    environ = {"PYTHONPATH": str(_hiding(state_dir.parent, hidden))}
     running = await start(state_dir, config, environ=environ, alive=False)
     try:
         if ready:
@@ -80,10 +82,12 @@ async def webhookd(state_dir: Path, config: str, loop: str = "stock", *, ready: 
         running.log_file.unlink(missing_ok=True)
 
 
-def _without_uvloop(folder: Path) -> Path:
-    hiding = folder / "hiding"
+def _hiding(folder: Path, packages: Sequence[str]) -> Path:
+    """A folder for PYTHONPATH that hides these packages."""
+    hiding = folder / "-".join(("hiding", *packages))
     hiding.mkdir(exist_ok=True)
-    (hiding / "uvloop.py").write_text('raise ImportError("hidden by the benchmark")\n')
+    for package in packages:
+        (hiding / f"{package}.py").write_text('raise ImportError("hidden by the benchmark")\n')
     return hiding
 
 
