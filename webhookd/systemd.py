@@ -1,12 +1,14 @@
 """What webhookd and systemd exchange: notifications (sd_notify(3)), the watchdog heartbeat, listening sockets.
 
-The heartbeat is sent every third of `$WATCHDOG_USEC`, only while the daemon's own check is clean; otherwise the log has
-the reason, from a thread when the event loop itself is blocked.  Sockets come as sd_listen_fds(3) has it.
+The heartbeat is sent each second, or every third of a `$WATCHDOG_USEC` under three seconds, only while the daemon's own
+check is clean; otherwise the log has the reason, from a thread when the event loop itself is blocked.  Sockets come as
+sd_listen_fds(3) has it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import socket
@@ -22,6 +24,8 @@ from webhookd.errors import ConfigError
 from webhookd.text import is_loopback
 
 BEAT_SECONDS = 1.0
+# The daemon's own check goes with one of so many beats, while it is clean (figures in manual/decisions.md).
+BEATS_PER_CHECK = 3
 # A loop that is blocked for so long is logged: well before systemd's WatchdogSec=30, or a part of a shorter one.
 STILL_SECONDS = 10.0
 STACK_DEPTH = 8
@@ -54,16 +58,19 @@ class Heartbeat:
             target=self._watch, args=(threading.get_ident(), still_seconds, ended), name="heartbeat", daemon=True
         ).start()
         try:
-            while True:
+            for number in itertools.count():
                 due = loop.time() + interval_seconds
                 await asyncio.sleep(interval_seconds)
                 self._beat_at = time.monotonic()
                 self._on_beat(max(0.0, loop.time() - due))
-                await self._beat(environ)
+                if self._trouble or number % BEATS_PER_CHECK == 0:
+                    await self._check(environ)
+                else:
+                    notify("WATCHDOG=1", environ)
         finally:
             ended.set()
 
-    async def _beat(self, environ: Mapping[str, str]) -> None:
+    async def _check(self, environ: Mapping[str, str]) -> None:
         trouble = await self._alive()
         self._beat_at = time.monotonic()
         if trouble:

@@ -227,7 +227,7 @@ class Dispatcher:
         """Which consumer is stuck or missing, and since when; "" when all of them work.
 
         Each step of a consumer (an attempt, a wait for a retry, a read) has a time limit, and there is a consumer
-        wherever work waits.  To be called about once a second: a missing one counts from the second call.
+        wherever work waits.  To be called every few seconds: a missing one counts from the second call.
         """
         now = self._deps.clock.monotonic()
         for lane, consumer in self._consumers.items():
