@@ -39,7 +39,7 @@ MOST_SIZE = 2000
 SHARED_SECONDS = 1.0
 # Enough to make the sync cheap per row.  More than these are shared with the next batch: while one is being written,
 # the event loop works on the others.  All in one, loop and SQLite would wait for each other by turns.
-WORTHWHILE_SIZE = 48
+WORTHWHILE_SIZE = 72
 # A request takes a few turns of the event loop from the socket to its command; after so many without one, none is near.
 IDLE_TURNS = 8
 # While others work on the loop its turns take long, and then less is waited for.
