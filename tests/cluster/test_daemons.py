@@ -86,6 +86,8 @@ async def test_three_machines_are_one(tmp_path: Path, servers: Servers) -> None:
     async with receiver() as (url, seen), cluster(servers, tmp_path) as daemons:
         await every_machine_answers(daemons, url, seen)
         await tokens_are_shared(daemons)
+        await every_machine_refuses_alike(daemons)
+        await many_at_once_go_together(daemons, seen)
         await the_page_works(daemons)
         await producers_publish(servers, daemons, seen)
         await a_drained_machine_has_nothing(daemons)
@@ -124,6 +126,72 @@ async def every_machine_answers(daemons: list[Machine], url: str, seen: list[dic
     for each in WORKSPACES:
         came = [one["event_id"] for one in seen if one["workspace"] == each]
         assert came == ["a", "b", *(f"n{line:03d}" for line in range(300))]
+
+
+async def every_machine_refuses_alike(daemons: list[Machine]) -> None:
+    """What the owner declines of events that go together is answered as if it had been asked itself."""
+    bodies = (
+        b"no json",
+        b'{"event_id": "x"}',
+        b'{"event_type": "unheard.of"}',
+        event("a", text="other"),
+        event("a b"),
+        event("large", text="x" * 300_000),
+    )
+    expected = [400, 422, 422, 409, 422, 413]
+    for workspace in ("acme", "w1"):
+        answers = [[await post(machine, workspace, body) for body in bodies] for machine in daemons]
+        assert [expected] * 3 == [[status for status, _ in of_machine] for of_machine in answers]
+        assert answers[0] == answers[1] == answers[2]
+        assert [404] * 3 == [(await post(machine, f"no-{workspace}", event("n")))[0] for machine in daemons]
+    for machine in daemons:  # what machines pass on together is nobody else's
+        await machine.call("POST", "/v1/cluster/events", {}, expect=404)
+    bound = await daemons[0].call("POST", "/v1/tokens", {"scope": "ingest", "workspace": "w2"}, expect=201)
+    observing = await daemons[0].call("POST", "/v1/tokens", {"scope": "observe"}, expect=201)
+    for machine in daemons:
+        for secret, workspace, status in (
+            ("whsk_unknown", "w2", 401),
+            # Where another partition has that workspace, the token isn't known at all.
+            (
+                bound["secret"],
+                "acme",
+                403 if len({partition_of(each, PARTITIONS) for each in ("acme", "w2")}) == 1 else 401,
+            ),
+            (observing["secret"], "w2", 403),
+            (bound["secret"], "w2", 202),
+        ):
+
+            async def status_there(machine: Machine = machine, secret: str = secret, workspace: str = workspace) -> int:
+                headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+                url = f"{machine.url}/v1/workspaces/{workspace}/events"
+                async with machine.session.post(url, data=event("bound"), headers=headers) as answer:
+                    return answer.status
+
+            # A new token is known everywhere within a second.
+            await eventually(lambda there=status_there, status=status: _is(there, status), seconds=5)
+
+
+async def _is(found: Any, status: int) -> bool:
+    return bool(await found() == status)
+
+
+async def many_at_once_go_together(daemons: list[Machine], seen: list[dict[str, Any]]) -> None:
+    """Hundreds of single events at once to each machine: every caller gets its own answer, and each comes once."""
+    calls = [
+        post(machine, workspace, event(f"m{machine.name}-{workspace}-{number}"))
+        for number in range(60)
+        for machine in daemons
+        for workspace in ("acme", "w1", "w2")
+    ]
+    answers = await asyncio.gather(*calls)
+    ids = [answer["event_id"] for status, answer in answers if status == 202]
+    assert len(calls) == len(set(ids))
+
+    async def all_came() -> bool:
+        return set(ids) <= {each["event_id"] for each in seen}
+
+    await eventually(all_came)
+    assert sorted(ids) == sorted(each["event_id"] for each in seen if each["event_id"] in set(ids))
 
 
 async def tokens_are_shared(daemons: list[Machine]) -> None:

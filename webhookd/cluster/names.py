@@ -80,6 +80,7 @@ SEQUENCE_HEADER = "Webhookd-Sequence"
 TOKEN_HEADER = "X-Webhookd-Cluster"  # noqa: S105 - a header's name
 CALLER_HEADER = "X-Webhookd-Caller"
 PARTITION_CHOICE_HEADER = "X-Webhookd-Partition"
+PASSED_EVENTS_PATH = "/v1/cluster/events"
 
 REPLICAS = 3
 # For how long NATS itself recognises a message that is published again; SQLite remembers events' ids for longer.

@@ -25,6 +25,7 @@ from webhookd.cluster.shared import Shared
 from webhookd.cluster.web.directory import Directory
 from webhookd.cluster.web.forward import Forwarder
 from webhookd.cluster.web.front import Front, Places
+from webhookd.cluster.web.passed_events import EventCollector
 from webhookd.config import Config
 from webhookd.errors import ApiError, FatalError, TemporaryFailure
 from webhookd.models import DEFAULT_WORKSPACE
@@ -62,6 +63,7 @@ class Node:
         self._boot = secrets.token_hex(6)
         self._token = token
         self._forwarder = Forwarder(token)
+        self._collector = EventCollector(token)
         self._partitions: dict[int, Partition] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._changing: dict[int, asyncio.Task[None]] = {}  # being taken or handed over
@@ -133,7 +135,8 @@ class Node:
             self._shared.workspace_of,
             self._trusted,
         )
-        front = Front(places, self._forwarder, self._token, address_behind(self._config.listen.trusted_proxies))
+        address_of = address_behind(self._config.listen.trusted_proxies)
+        front = Front(places, self._forwarder, self._collector, self._token, address_of)
         return Runner(web.Application(), shutdown_seconds=SHUTDOWN_SECONDS, front=front.answer)
 
     def listening(self, own: Sequence[OwnAddress], url: str) -> None:
@@ -180,6 +183,7 @@ class Node:
                 task.cancel()
         await self.tasks.cancel_all()
         await self._forwarder.close()
+        await self._collector.close()
         await self._jetstream.close()
 
     async def _leave(self) -> None:

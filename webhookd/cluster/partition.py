@@ -19,13 +19,15 @@ from webhookd.cluster.jetstream import Conflict, JetStream, Unreachable
 from webhookd.cluster.known_ids import KnownIds
 from webhookd.cluster.lease import Lease, Lost
 from webhookd.cluster.mirror import Local, Mirror
-from webhookd.cluster.names import partition_of, stream_name
+from webhookd.cluster.names import PASSED_EVENTS_PATH, partition_of, stream_name
 from webhookd.cluster.progress import Progress, ProgressValue
 from webhookd.cluster.publisher import Publisher
 from webhookd.cluster.setup import settings_of
 from webhookd.cluster.shared import Shared
 from webhookd.cluster.stream import Stream
 from webhookd.cluster.waited import Positions
+from webhookd.cluster.web import passed_events
+from webhookd.cluster.web.forward import FORWARDED_FROM
 from webhookd.config import Config
 from webhookd.delivery.deps import Clustered
 from webhookd.errors import ApiError, ConfigError
@@ -45,8 +47,6 @@ from webhookd.web.server.requests import Handler
 from webhookd.web.server.responses import error_response
 from webhookd.web.services import ClusterView
 
-# Of a request that another machine passed on: the address of its caller.
-FORWARDED_FROM = web.RequestKey("forwarded_from", str)
 RENEW_SECONDS = 1.0
 # For the last progress before a partition is given up: without it deliveries come again elsewhere.  Longer than NATS
 # needs to elect a leader after it lost a server, and with an attempt's end within `node.STOP_SECONDS`.
@@ -108,6 +108,7 @@ class Partition:
         self._before = ProgressValue()
         self._tasks = TaskOwner()
         self._runner: Runner | None = None
+        self._application: web.Application | None = None
         self._handler: Handler | None = None
         self._fenced = False
         self._stopping = self._released = False
@@ -158,6 +159,7 @@ class Partition:
         application[ADDRESS_OF] = lambda request: request.get(FORWARDED_FROM) or own_address(request)
         self._runner = Runner(application, shutdown_seconds=0)
         await self._runner.setup()
+        self._application = application
         self._handler = handler_of(application)
         log.emit(
             "cluster.partition_taken",
@@ -248,7 +250,9 @@ class Partition:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a request; one that changes something only once the cluster has the change."""
-        assert self._handler is not None
+        assert self._handler is not None and self._application is not None
+        if request.path == PASSED_EVENTS_PATH and FORWARDED_FROM in request:
+            return await passed_events.accept(request, self._application)
         response = await self._handler(request)
         if request.method in ONLY_READ or request.path.endswith("/events"):
             return response

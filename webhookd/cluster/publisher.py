@@ -18,6 +18,7 @@ import msgspec
 from webhookd import log
 from webhookd.cluster import names
 from webhookd.cluster.jetstream import JetStream, Unreachable
+from webhookd.cluster.linger import Linger
 from webhookd.errors import ApiError
 from webhookd.models import Accepted, NewEvent, Workspace
 from webhookd.rules.trace_context import trace_headers
@@ -59,6 +60,7 @@ class Publisher:
         self._sent: dict[str, list[Entry]] = {}  # by what their message's header says
         self._room = asyncio.Semaphore(AT_ONCE)
         self._sending: set[asyncio.Task[None]] = set()
+        self._linger = Linger()
         self._closed = False
 
     async def publish(self, workspace: Workspace, new: Sequence[NewEvent], trace: str | None) -> list[Accepted]:
@@ -96,13 +98,8 @@ class Publisher:
         entry = Entry(workspace_id, new, trace, asyncio.get_running_loop().create_future(), size)
         self._queue.append(entry)
         self._wake.set()
-        try:
-            async with asyncio.timeout(PUBLISH_SECONDS + APPLY_SECONDS):
-                results = await entry.results
-        except TimeoutError:
-            raise _unavailable() from None
         accepted = []
-        for each in results:
+        for each in await entry.results:
             if isinstance(each, ApiError):
                 raise each
             accepted.append(each)
@@ -116,8 +113,12 @@ class Publisher:
                 self._wake.clear()
                 while self._queue:
                     await self._room.acquire()
-                    await asyncio.sleep(0)  # let those come that are just being read
-                    task = asyncio.ensure_future(self._send(self._next()))
+                    await self._linger.wait()
+                    entries = self._next()
+                    if not entries:  # all of them failed meanwhile
+                        self._room.release()
+                        break
+                    task = asyncio.ensure_future(self._send(entries))
                     self._sending.add(task)
                     task.add_done_callback(self._sending.discard)
         finally:
@@ -125,13 +126,15 @@ class Publisher:
                 task.cancel()
 
     def _next(self) -> list[Entry]:
-        entries = [self._queue.popleft()]
-        count, size = len(entries[0].events), entries[0].size
+        entries: list[Entry] = []
+        count = size = 0
         while self._queue:
-            count, size = count + len(self._queue[0].events), size + self._queue[0].size
-            if count > BATCH_EVENTS or size > self._most_bytes:
+            more, more_bytes = len(self._queue[0].events), self._queue[0].size
+            if entries and (count + more > BATCH_EVENTS or size + more_bytes > self._most_bytes):
                 break
+            count, size = count + more, size + more_bytes
             entries.append(self._queue.popleft())
+        self._linger.took(count)
         return entries
 
     async def _send(self, entries: list[Entry]) -> None:
@@ -149,11 +152,15 @@ class Publisher:
             )
         except Unreachable as error:
             log.throttled("cluster.nats_failed", key="publish", what="publish an event", error=str(error))
-            self._fail(self._sent.pop(request, []), _unavailable())
+            # It may be applied all the same, and those behind it are not to wait as long again.
+            waiting = [*self._sent.pop(request, []), *self._queue]
+            self._queue.clear()
+            self._fail(waiting, _unavailable())
+            return
         finally:
             self._room.release()
-        await asyncio.sleep(APPLY_SECONDS)  # its callers have given up by then
-        self._sent.pop(request, None)
+        await asyncio.sleep(APPLY_SECONDS)
+        self._fail(self._sent.pop(request, []), _unavailable())
 
     def _message(self, entries: list[Entry]) -> tuple[str, bytes, dict[str, str]]:
         first = entries[0]

@@ -161,12 +161,16 @@ class Ingest:
             facts |= {each.id: 1 for each in filters}
         return facts or None
 
+    def waits_for_space(self, workspace: Workspace) -> bool:
+        """Whether `accept` waits until there is room again for events of this workspace."""
+        return self._retention.over_quota(workspace.seq)
+
     async def check_capacity(self, workspace: Workspace) -> None:
         """Refuse more of a workspace where there is no room for it, after a moment if it is over its quota.
 
         Raises ApiError: `unavailable`, `storage_full`, `workspace_full`, `too_far_behind`.
         """
-        if self._retention.over_quota(workspace.seq):
+        if self.waits_for_space(workspace):
             await self._retention.wait_for_space(workspace.seq)
         if not self._open:
             raise _stopping()

@@ -45,7 +45,8 @@ class HttpSender:
     """The transport over HTTP/1.1.  Made inside the running loop; owns its connections and `egress`.
 
     `ssl_context` replaces the default one, which trusts the system's certificate authorities and speaks TLS 1.2 or
-    newer.  Certificates are always verified.  With a `gate` a request goes out through that alone.
+    newer.  Certificates are always verified.  With a `gate` a request goes out through that alone.  Of a success's
+    answer the first KiB is kept, or if it `keeps_answers` as much as of any other (16 KiB).
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class HttpSender:
         clock: Clock,
         ssl_context: ssl.SSLContext | None = None,
         gate: Gate | None = None,
+        keeps_answers: bool = False,
     ) -> None:
         self._egress = egress
+        self._kept_of_success_bytes = READ_BYTES if keeps_answers else KEPT_OF_SUCCESS_BYTES
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._pool = Pool(egress, default_ssl_context() if ssl_context is None else ssl_context, gate)
@@ -69,7 +72,7 @@ class HttpSender:
         started_at_ms, started = self._clock.wall_ms(), self._clock.monotonic()
         trace, retried, fault = await self._attempt(request)
         reason, detail = fault if fault is not None else _judge(trace, request)
-        kept = KEPT_OF_SUCCESS_BYTES if reason is None else READ_BYTES
+        kept = self._kept_of_success_bytes if reason is None else READ_BYTES
         return Outcome(
             started_at_ms=started_at_ms,
             duration_ms=round((self._clock.monotonic() - started) * 1000, 1),

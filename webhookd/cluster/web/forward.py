@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
-from webhookd.clock import SystemClock
 from webhookd.cluster.names import CALLER_HEADER, PARTITION_CHOICE_HEADER, TOKEN_HEADER
-from webhookd.config import networks
 from webhookd.errors import ApiError
-from webhookd.models import Request
-from webhookd.sender.client import HttpSender
-from webhookd.sender.egress import DnsResolver, Egress
 from webhookd.web.server.responses import SECURITY_HEADERS
 
+# Of a request that another machine passed on: the address of its caller.
+FORWARDED_FROM = web.RequestKey("forwarded_from", str)
 CONNECT_SECONDS = 2.0
-POST_SECONDS = 20.0
 LOOK_SECONDS = 1.0
+T = TypeVar("T")
 # Of one connection only, or made anew by whoever sends it on (RFC 9110, section 7.6.1).
 _OF_CONNECTION = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect", "via"}
@@ -34,7 +32,6 @@ class Forwarder:
     def __init__(self, token: str) -> None:
         self._token = token
         self._session: aiohttp.ClientSession | None = None
-        self._http: HttpSender | None = None
 
     async def forward(
         self,
@@ -57,49 +54,21 @@ class Forwarder:
         data = (request.content if body is None else body) if has_body else None
         url = advertise.rstrip("/") + request.raw_path
         if not url.startswith("http"):
-            raise _unreachable(advertise)
-        asking = asyncio.ensure_future(
-            self._client().request(
-                request.method,
-                URL(url, encoded=True),
-                headers=headers,
-                data=data,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            )
+            raise unreachable(advertise)
+        asking = self._client().request(
+            request.method,
+            URL(url, encoded=True),
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         )
         try:
-            while not asking.done():
-                await asyncio.wait([asking], timeout=LOOK_SECONDS)
-                if not asking.done() and not goes_on():  # that machine stands still, and another has taken over
-                    raise _unreachable(advertise)
-            answer = asking.result()
+            answer = await while_it_goes_on(asking, goes_on, advertise)
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
-            raise _unreachable(advertise) from error
-        finally:
-            asking.cancel()
+            raise unreachable(advertise) from error
         async with answer:
             return await _pass_back(request, answer)
-
-    async def post(
-        self, request: web.Request, advertise: str, *, caller: str, partition: int, extra: Mapping[str, str]
-    ) -> web.StreamResponse:
-        """`forward` for a small body that has arrived: by the sender's client, for a third of what aiohttp's costs."""
-        headers = self._headers(request, caller, partition)
-        headers.update(extra)
-        headers.popall(hdrs.HOST, None)
-        sent = Request(
-            url=advertise.rstrip("/") + request.raw_path,
-            headers=tuple(headers.items()),
-            body=request.content.read_nowait(-1),
-            accept_any_2xx=True,
-        )
-        outcome = await self._sender().post(sent)
-        if outcome.status is None:
-            raise _unreachable(advertise)
-        answered = CIMultiDict(outcome.response_headers)
-        answered.popall(hdrs.CONTENT_LENGTH, None)
-        return web.Response(status=outcome.status, headers=_passed_on(answered), body=outcome.response_body)
 
     async def ask(
         self, request: web.Request, advertise: str, *, caller: str, partition: int, path_qs: str
@@ -117,27 +86,18 @@ class Forwarder:
             ) as answer:
                 return answer.status, await answer.read(), answer.headers
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(advertise) from error
+            raise unreachable(advertise) from error
 
     async def close(self) -> None:
         """End all connections."""
         if self._session is not None:
             await self._session.close()
-        if self._http is not None:
-            await self._http.close()
 
     def _headers(self, request: web.Request, caller: str, partition: int) -> CIMultiDict[str]:
         headers = _passed_on(request.headers)
         headers.update({TOKEN_HEADER: self._token, CALLER_HEADER: caller, hdrs.VIA: "1.1 webhookd"})
         headers[PARTITION_CHOICE_HEADER] = str(partition)
         return headers
-
-    def _sender(self) -> HttpSender:
-        if self._http is None:
-            everywhere = networks(("0.0.0.0/0", "::/0"))
-            egress = Egress(everywhere, allow_http=True, resolver=DnsResolver())
-            self._http = HttpSender(egress, timeout_seconds=POST_SECONDS, clock=SystemClock())
-        return self._http
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -174,7 +134,21 @@ async def _pass_back(request: web.Request, answer: aiohttp.ClientResponse) -> we
     return response
 
 
-def _unreachable(advertise: str) -> ApiError:
+async def while_it_goes_on(asking: Awaitable[T], goes_on: Callable[[], bool], advertise: str) -> T:
+    """What a machine answers; ApiError once it stands still and another has taken over."""
+    task = asyncio.ensure_future(asking)
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=LOOK_SECONDS)
+            if not task.done() and not goes_on():
+                raise unreachable(advertise)
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def unreachable(advertise: str) -> ApiError:
+    """The error where the machine that has a partition doesn't answer."""
     return ApiError(
         "unavailable",
         f"The machine that has this workspace ({advertise or 'none'}) can't be reached; another takes over in seconds.",

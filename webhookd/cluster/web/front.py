@@ -18,13 +18,20 @@ import orjson
 from aiohttp import hdrs, web
 
 from webhookd.admin.tokens import secret_digest
-from webhookd.cluster.names import CALLER_HEADER, PARTITION_CHOICE_HEADER, TOKEN_HEADER, partition_of
-from webhookd.cluster.partition import FORWARDED_FROM
+from webhookd.cluster.names import (
+    CALLER_HEADER,
+    PARTITION_CHOICE_HEADER,
+    PASSED_EVENTS_PATH,
+    TOKEN_HEADER,
+    partition_of,
+)
 from webhookd.cluster.web import gather
-from webhookd.cluster.web.forward import Forwarder
+from webhookd.cluster.web.forward import FORWARDED_FROM, Forwarder
+from webhookd.cluster.web.passed_events import EventCollector, Owner, event_of
 from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE
 from webhookd.web.server.caller_address import AddressOf
+from webhookd.web.server.http_server import ReadyResponse
 from webhookd.web.server.requests import Handler
 from webhookd.web.server.responses import SECURITY_HEADERS, error_response, internal_error, json_response
 from webhookd.web.ui.pages import PORTAL
@@ -33,6 +40,7 @@ from webhookd.web.ui.pages import PORTAL
 MOVING_SECONDS = 3.0
 POLL_SECONDS = 0.05
 PEEKED_BYTES = 256 * 1024
+_EVENTS = re.compile(r"/v1/(?:workspaces/([^/]+)/)?events")
 _NAMED = re.compile(r"/(?:v1/)?workspaces/([^/]+)")
 # Found by an id that says nothing of its partition: asked one after the other until one knows it.
 _SEARCHED = re.compile(r"/v1/(?:tokens|sessions)/[^/]+|/access/(?:tokens|sessions)/[^/]+/[a-z]+|/confirm-address")
@@ -60,9 +68,17 @@ class Places:
 class Front:
     """Routes requests; `answer` is all that the server calls."""
 
-    def __init__(self, places: Places, forwarder: Forwarder, token: str, address_of: AddressOf) -> None:
+    def __init__(
+        self,
+        places: Places,
+        forwarder: Forwarder,
+        collector: EventCollector,
+        token: str,
+        address_of: AddressOf,
+    ) -> None:
         self._places = places
         self._forwarder = forwarder
+        self._collector = collector
         self._token = token.encode()
         self._address_of = address_of
         self._home = partition_of(DEFAULT_WORKSPACE, places.partitions)
@@ -92,6 +108,8 @@ class Front:
             return await self._of_this_machine(path)
         if TOKEN_HEADER in request.headers:
             return await self._for_another(request)
+        if path == PASSED_EVENTS_PATH:
+            raise ApiError("not_found", "This path is for the other machines of the cluster.")
         if request.method in ("GET", "HEAD") and path in gather.LISTS:
             return await gather.pages(request, self._places.partitions, self._home, self._ask)
         if request.method == "GET" and path == "/v1/status":
@@ -147,7 +165,9 @@ class Front:
                 return self._places.workspace_of_session(secret_digest(secret).hex())
         return ""
 
-    async def _send(self, request: web.Request, number: int, body: bytes | None = None) -> web.StreamResponse:
+    async def _send(
+        self, request: web.Request, number: int, body: bytes | None = None, *, as_it_came: bool = False
+    ) -> web.StreamResponse:
         handler = await self._served(number, lambda: bool(self._places.owner(number)))
         if handler is not None:
             return await handler(request)
@@ -157,15 +177,25 @@ class Front:
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        extra, caller = self._places.trusted(request), self._address_of(request)
-        if request.method == "POST" and request.path.endswith("/events") and _has_arrived(request):
-            return await self._forwarder.post(request, owner, caller=caller, partition=number, extra=extra)
+        extra = self._places.trusted(request)
+
+        def goes_on() -> bool:
+            return self._places.owner(number) == owner
+
+        if request.method == "POST" and not as_it_came and (found := _EVENTS.fullmatch(request.path)):
+            event = event_of(request, found[1] or DEFAULT_WORKSPACE, extra)
+            if event is not None:
+                answer = await self._collector.post(event, Owner(owner, number, goes_on))
+                if answer is not None:
+                    return ReadyResponse(answer, 202)
+                request.content.unread_data(event.body)
+                return await self._send(request, number, body=event.body, as_it_came=True)
         return await self._forwarder.forward(
             request,
             owner,
-            caller=caller,
+            caller=self._address_of(request),
             partition=number,
-            goes_on=lambda: self._places.owner(number) == owner,
+            goes_on=goes_on,
             extra=extra,
             body=body,
         )
@@ -229,11 +259,6 @@ class Front:
         if not answers:
             raise ApiError("unavailable", "This machine has no partition just now.", retry_after_seconds=2)
         return gather.metrics(answers, await self._places.metrics())
-
-
-def _has_arrived(request: web.Request) -> bool:
-    """Whether all of the body is here."""
-    return request.content_length is not None and request.content.is_eof() and request.content.exception() is None
 
 
 async def _peek(request: web.Request, field: str) -> str:

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from webhookd.admin.tokens import Scope
 from webhookd.errors import ApiError
-from webhookd.models import Json
+from webhookd.models import Accepted, Json, Workspace
 from webhookd.web.api.batch_ingest import (
     LISTED_REJECTIONS,
     REFUSED,
@@ -33,6 +33,7 @@ from webhookd.web.server.requests import (
     unsupported_media_type,
     workspace_of,
 )
+from webhookd.web.services import Services
 
 # Of an array in all.  The largest event that can be configured (delivery.max_body_kb) is as large.
 BODY_MAX_BYTES = 8 * 1024 * 1024
@@ -143,13 +144,19 @@ async def post_events(request: web.Request) -> web.StreamResponse:
     except ApiError as error:
         count_refused(request.app[REFUSED], workspace.id, error.code)
         raise
-    answer: Json = {"event_id": result.event_id, "deliveries": result.deliveries, "duplicate": result.duplicate}
-    if not result.deliveries and services.registry.paused(workspace.seq):
-        answer["paused_by"] = "plan"
+    answer = accepted_answer(services, workspace, result)
     for warning in warnings:
         note_mismatch(services, workspace.id, warning)
         answer["warning"] = warning.body()["error"]
     return ReadyResponse(answer, 202)
+
+
+def accepted_answer(services: Services, workspace: Workspace, result: Accepted) -> Json:
+    """The answer's body for one event."""
+    answer: Json = {"event_id": result.event_id, "deliveries": result.deliveries, "duplicate": result.duplicate}
+    if not result.deliveries and services.registry.paused(workspace.seq):
+        answer["paused_by"] = "plan"
+    return answer
 
 
 async def _array(request: web.Request, body: bytes) -> web.Response:

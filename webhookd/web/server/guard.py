@@ -20,7 +20,7 @@ from webhookd.admin.audit import DONE, TARGET_CHARACTERS
 from webhookd.admin.tokens import Scope
 from webhookd.config import Listen
 from webhookd.errors import ApiError
-from webhookd.models import DEFAULT_WORKSPACE, Token
+from webhookd.models import DEFAULT_WORKSPACE, Token, Workspace
 from webhookd.text import is_loopback
 from webhookd.web.server.caller_address import caller_address
 from webhookd.web.server.memory_limit import release_memory
@@ -116,7 +116,6 @@ class Guard:
         allowed = frozenset({Scope.ADMIN, scope})
         trusts_local = self._trusts_local and scope is Scope.INGEST
         names_workspace = route.workspaced or "{workspace}" in route.path
-        registry = self._registry
 
         def admit(request: web.Request) -> None:
             token = self._caller(request, trusts_local=trusts_local)
@@ -127,15 +126,27 @@ class Guard:
                 if token.workspace_seq is not None and route.unbound:
                     raise _bound(token, "and this call concerns the whole of webhookd.")
             if names_workspace:
-                named = request.match_info.get("workspace", DEFAULT_WORKSPACE)
-                workspace = registry.find_workspace(named)
-                bound = None if token is None else token.workspace_seq
-                if token is not None and bound is not None and (workspace is None or workspace.seq != bound):
-                    # The same answer for a workspace of somebody else and for none.
-                    raise _bound(token, f"so call /v1/workspaces/{token.workspace}/….")
-                request[WORKSPACE] = workspace or registry.workspace(named)  # raises `not_found`
+                request[WORKSPACE] = self._workspace(token, request.match_info.get("workspace", DEFAULT_WORKSPACE))
 
         return admit
+
+    def _workspace(self, token: Token | None, named: str) -> Workspace:
+        workspace = self._registry.find_workspace(named)
+        bound = None if token is None else token.workspace_seq
+        if token is not None and bound is not None and (workspace is None or workspace.seq != bound):
+            # The same answer for a workspace of somebody else and for none.
+            raise _bound(token, f"so call /v1/workspaces/{token.workspace}/….")
+        return workspace or self._registry.workspace(named)  # raises `not_found`
+
+    def producers_workspace(self, authorization: str, named: str) -> Workspace:
+        """The workspace of this id, for a caller with this `Authorization` who posts events to it.
+
+        Raises ApiError as for a request.
+        """
+        token = self._token(authorization)
+        if token.scope not in (Scope.ADMIN, Scope.INGEST):
+            raise _wrong_scope(token, Scope.INGEST)
+        return self._workspace(token, named)
 
     def _audited(self, handler: Handler) -> Handler:
         """A handler whose calls go to the audit trail, whatever comes of them."""
@@ -181,7 +192,10 @@ class Guard:
                 "This call needs a token: send it as `Authorization: Bearer …`. The first ones are in the files "
                 "admin-token and ingest-token of webhookd's state directory.",
             )
-        scheme, _, secret = header.partition(" ")
+        return self._token(header)
+
+    def _token(self, authorization: str) -> Token:
+        scheme, _, secret = authorization.partition(" ")
         return self._check(secret.strip() if scheme.lower() == "bearer" else "")
 
     def _check_host(self, request: web.Request) -> None:
