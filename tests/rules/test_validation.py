@@ -81,3 +81,14 @@ def test_several_problems_are_counted_and_the_first_five_named() -> None:
     error = Validator(event_type("message.received")).mismatch({"event_type": "message.received", "event_id": 1})
     assert error is not None and error.message.endswith("more).")
     assert 1 < len(error.details["problems"]) <= 5
+
+
+def test_what_is_nested_too_deeply_is_a_mismatch() -> None:
+    """jsonschema-rs gives up at some 255 levels; our own parser takes more."""
+    deep: Any = 1
+    for _ in range(400):
+        deep = [deep]
+    error = Validator(event_type("message.received")).mismatch(
+        {**event_type("message.received").sample, "contact": deep}
+    )
+    assert error is not None and "nested too deeply" in error.message

@@ -1,24 +1,24 @@
-"""How long to let more come before all that waits goes together."""
+"""How long to wait for more before what waits goes together."""
 
 from __future__ import annotations
 
 import asyncio
 
-# After so many at once more are near: for so long they are waited for (figures in manual/decisions.md).
-MANY = 5
+# Where so many callers came together, more follow shortly: then it is worth this wait (figures in manual/decisions.md).
+MANY_CALLERS = 5
 LINGER_SECONDS = 0.003
 
 
 class Linger:
-    """Waits for a moment after many went together, else only for what is just being read."""
+    """Waits for a moment where many callers came together before, else only for what is just being read."""
 
     def __init__(self) -> None:
-        self._last_count = 0
+        self._last_callers = 0
 
     async def wait(self) -> None:
         """Let more come."""
-        await asyncio.sleep(LINGER_SECONDS if self._last_count >= MANY else 0)
+        await asyncio.sleep(LINGER_SECONDS if self._last_callers >= MANY_CALLERS else 0)
 
-    def took(self, count: int) -> None:
-        """So many went together."""
-        self._last_count = count
+    def took(self, callers: int) -> None:
+        """What so many callers wait for goes together now."""
+        self._last_callers = callers

@@ -17,7 +17,7 @@ import msgspec
 
 from webhookd import log
 from webhookd.cluster import names
-from webhookd.cluster.jetstream import JetStream, Unreachable
+from webhookd.cluster.jetstream import JetStream
 from webhookd.cluster.linger import Linger
 from webhookd.errors import ApiError
 from webhookd.models import Accepted, NewEvent, Workspace
@@ -44,6 +44,7 @@ class Entry:
     trace: str | None
     results: asyncio.Future[list[Result]]
     size: int
+    until: float  # by the loop's clock: who waits longer is refused rather than published
 
 
 class Publisher:
@@ -95,7 +96,8 @@ class Publisher:
     ) -> list[Accepted]:
         if self._closed:
             raise _moved()
-        entry = Entry(workspace_id, new, trace, asyncio.get_running_loop().create_future(), size)
+        loop = asyncio.get_running_loop()
+        entry = Entry(workspace_id, new, trace, loop.create_future(), size, loop.time() + PUBLISH_SECONDS)
         self._queue.append(entry)
         self._wake.set()
         accepted = []
@@ -115,7 +117,7 @@ class Publisher:
                     await self._room.acquire()
                     await self._linger.wait()
                     entries = self._next()
-                    if not entries:  # all of them failed meanwhile
+                    if not entries:  # all of them were refused meanwhile
                         self._room.release()
                         break
                     task = asyncio.ensure_future(self._send(entries))
@@ -126,31 +128,27 @@ class Publisher:
                 task.cancel()
 
     def _next(self) -> list[Entry]:
+        now = asyncio.get_running_loop().time()
         entries: list[Entry] = []
         count = size = 0
         while self._queue:
+            if self._queue[0].until < now:
+                self._fail([self._queue.popleft()], _unavailable())
+                continue
             more, more_bytes = len(self._queue[0].events), self._queue[0].size
             if entries and (count + more > BATCH_EVENTS or size + more_bytes > self._most_bytes):
                 break
             count, size = count + more, size + more_bytes
             entries.append(self._queue.popleft())
-        self._linger.took(count)
+        self._linger.took(len(entries))
         return entries
 
     async def _send(self, entries: list[Entry]) -> None:
         request = f"{self._boot}.{next(self._numbers)}"
         self._sent[request] = entries
-        subject, body, headers = self._message(entries)
-        # An id of its own: a publish that is tried again counts once.  Events that were sent before are found when
-        # they are applied.
-        headers |= {names.MSG_ID_HEADER: uuid.uuid4().hex, names.REQUEST_HEADER: request}
         try:
-            await self._jetstream.ask(
-                f"publish to {self._name}",
-                lambda: self._jetstream.publish(subject, body, headers, self._name),
-                within_seconds=PUBLISH_SECONDS,
-            )
-        except Unreachable as error:
+            await self._publish_message(request, entries)
+        except Exception as error:  # noqa: BLE001  whoever waits gets an answer
             log.throttled("cluster.nats_failed", key="publish", what="publish an event", error=str(error))
             # It may be applied all the same, and those behind it are not to wait as long again.
             waiting = [*self._sent.pop(request, []), *self._queue]
@@ -159,8 +157,20 @@ class Publisher:
             return
         finally:
             self._room.release()
+        del entries  # it isn't kept for so long
         await asyncio.sleep(APPLY_SECONDS)
         self._fail(self._sent.pop(request, []), _unavailable())
+
+    async def _publish_message(self, request: str, entries: list[Entry]) -> None:
+        subject, body, headers = self._message(entries)
+        # An id of its own: a publish that is tried again counts once.  Events that were sent before are found when
+        # they are applied.
+        headers |= {names.MSG_ID_HEADER: uuid.uuid4().hex, names.REQUEST_HEADER: request}
+        await self._jetstream.ask(
+            f"publish to {self._name}",
+            lambda: self._jetstream.publish(subject, body, headers, self._name),
+            within_seconds=PUBLISH_SECONDS,
+        )
 
     def _message(self, entries: list[Entry]) -> tuple[str, bytes, dict[str, str]]:
         first = entries[0]
@@ -196,6 +206,7 @@ class Publisher:
         for entries in self._sent.values():
             self._fail(entries, _moved())
         self._fail(list(self._queue), _moved())
+        self._queue.clear()
 
     @staticmethod
     def _fail(entries: Sequence[Entry], error: ApiError) -> None:

@@ -24,9 +24,12 @@ class Validator:
 
     def mismatch(self, event: dict[str, Any]) -> ApiError | None:
         """The error `schema_mismatch` with path and reason of what doesn't fit; None if all does."""
-        if self._schema.is_valid(event):
-            return None
-        found = list(_problems(self._schema.iter_errors(event)))
+        try:
+            if self._schema.is_valid(event):
+                return None
+            found = list(_problems(self._schema.iter_errors(event)))
+        except ValueError:  # of jsonschema-rs, at some 255 levels
+            found = [("", "is nested too deeply to be checked")]
         problems = [{"path": path, "reason": reason} for path, reason in found[:NAMED_PROBLEMS]]
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         first = f"{found[0][0] or 'the event'} {found[0][1]}"

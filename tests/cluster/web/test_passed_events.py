@@ -13,7 +13,7 @@ from aiohttp import web
 
 from tests.cluster.nats_servers import free_ports
 from webhookd.cluster.names import PASSED_EVENTS_PATH
-from webhookd.cluster.web.passed_events import EVENTS, EventCollector, Owner, PassedEvent
+from webhookd.cluster.web.passed_events import AT_ONCE, EVENTS, EventCollector, Owner, PassedEvent
 from webhookd.errors import ApiError
 
 
@@ -92,7 +92,7 @@ async def test_a_failure_is_everybodys_at_once(collector: EventCollector) -> Non
         owner_machine.status = 500
         owner_machine.may_answer.set()
         found = await first + await others
-        assert [1] == owner_machine.counts
+        assert len(owner_machine.counts) <= AT_ONCE
         assert 201 == sum(isinstance(each, ApiError) and each.code == "unavailable" for each in found)
 
 

@@ -1,8 +1,8 @@
 """Single events for another machine: those that come at once go to their owner as one request.
 
-Only the usual kind: one small event, with a token, nothing to refuse.  What the owner would refuse, or has to hold up,
-it declines before it has accepted anything, and the request is passed on as it came (`forward`): so a refusal has one
-place.
+Only the usual kind: one small event, with a token.  What is wrong with the event or its caller the owner declines
+before it has accepted anything, as it does what would hold the others up, and the request is passed on as it came
+(`forward`).  What `Ingest.accept` refuses comes back as a `Refusal`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -26,21 +27,25 @@ from webhookd.errors import ERRORS, ApiError
 from webhookd.models import Json, NewEvent, Request, Workspace
 from webhookd.sender.client import HttpSender
 from webhookd.sender.egress import DnsResolver, Egress
-from webhookd.web.api.batch_ingest import REFUSED, check_event, conflict, count_refused, trace_of
+from webhookd.web.api.batch_ingest import REFUSED, SLICE_SECONDS, check_event, conflict, count_refused, trace_of
 from webhookd.web.api.events import accepted_answer
 from webhookd.web.server.guard import GUARD
 from webhookd.web.server.memory_limit import MEMORY_LIMIT
-from webhookd.web.server.requests import SERVICES
+from webhookd.web.server.requests import SERVICES, media_type
 from webhookd.web.server.responses import internal_error
 
 EVENT_BYTES = 16 * 1024
+AUTHORIZATION_BYTES = 1024
 # Of one request: its answer has to fit into what the sender keeps of one (16 KiB).
 EVENTS = 32
-REQUEST_BYTES = EVENTS * (EVENT_BYTES + 16 * 1024)  # with the headers that go with each
-POST_SECONDS = 20.0
+REQUEST_BYTES = EVENTS * (EVENT_BYTES + 4 * 1024)  # with what goes with each
+# Requests on their way at once to one partition: one, so the load sets how much goes together; more only where whole
+# ones wait.
+AT_ONCE = 4
+POST_SECONDS = 30.0  # longer than the owner takes to say that NATS doesn't answer
 # Nothing was accepted: the partition is just moving, or that machine is of a version without this path (which asks for
-# a token before it says so).
-_DECLINED = (401, 404, 503)
+# a token before it says so), or one that reads something else there.
+_DECLINED = (400, 401, 404, 503)
 
 
 class PassedEvent(Struct, frozen=True, array_like=True, gc=False):
@@ -74,7 +79,7 @@ class Refusal(Struct, frozen=True, array_like=True, tag=True):
 # What became of an event: the body of its 202, or why it was refused; None where the owner declined it.
 Fate = dict[str, Any] | Refusal | None
 _FATES = msgspec.msgpack.Decoder(list[Fate])
-_EVENTS = msgspec.msgpack.Decoder(list[PassedEvent])
+_PASSED = msgspec.msgpack.Decoder(list[PassedEvent])
 
 
 def event_of(request: web.Request, workspace_id: str, extra: Mapping[str, str]) -> PassedEvent | None:
@@ -87,7 +92,8 @@ def event_of(request: web.Request, workspace_id: str, extra: Mapping[str, str]) 
     is_usual = (
         authorization is not None
         and authorization.isascii()
-        and headers.get(hdrs.CONTENT_TYPE) == "application/json"
+        and len(authorization) + len(workspace_id) <= AUTHORIZATION_BYTES
+        and media_type(request) == "application/json"
         and hdrs.CONTENT_ENCODING not in headers
         and not request.rel_url.raw_query_string
         and 0 < (request.content_length or 0) <= EVENT_BYTES
@@ -113,13 +119,47 @@ class Owner:
     goes_on: Callable[[], bool] = field(compare=False)
 
 
+@dataclass(slots=True, eq=False)
+class _Post:
+    """An event whose caller waits, at most until a time of the loop's clock."""
+
+    event: PassedEvent
+    fate: asyncio.Future[Fate]
+    until: float
+
+    def end(self, fate: Fate) -> None:
+        """Answer the caller, unless it has gone."""
+        if not self.fate.done():
+            self.fate.set_result(fate)
+
+
 @dataclass(slots=True)
 class _Waiting:
-    """Events for one owner; they go one request at a time, so the load sets how many go together."""
+    """What waits for one owner, and how many requests are on their way there."""
 
-    events: deque[tuple[PassedEvent, asyncio.Future[Fate]]] = field(default_factory=deque)
+    posts: deque[_Post] = field(default_factory=deque)
     linger: Linger = field(default_factory=Linger)
-    sending: asyncio.Task[None] | None = None
+    on_way: int = 0
+
+    def take(self, late: Fate) -> list[_Post]:
+        """The next ones for a request; those that have waited too long get `late`."""
+        now = asyncio.get_running_loop().time()
+        taken: list[_Post] = []
+        while self.posts and len(taken) < EVENTS:
+            post = self.posts.popleft()
+            if post.until < now:
+                post.end(late)
+            else:
+                taken.append(post)
+        self.linger.took(len(taken))
+        return taken
+
+
+class _NotLookedAt(Exception):
+    """The owner looked at none of the events: all that wait for it share a fate."""
+
+    def __init__(self, fate: Fate) -> None:
+        self.fate = fate
 
 
 class EventCollector:
@@ -129,15 +169,19 @@ class EventCollector:
         self._token = token
         self._http: HttpSender | None = None
         self._waiting: defaultdict[Owner, _Waiting] = defaultdict(_Waiting)
+        self._sending: set[asyncio.Task[None]] = set()
 
     async def post(self, event: PassedEvent, owner: Owner) -> Json | None:
         """The body of its 202; None if the request is to be passed on as it came.  Raises ApiError."""
-        fate: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting[owner]
-        waiting.events.append((event, fate))
-        if waiting.sending is None:
-            waiting.sending = asyncio.ensure_future(self._send(owner, waiting))
-        found = await fate
+        loop, waiting = asyncio.get_running_loop(), self._waiting[owner]
+        post = _Post(event, loop.create_future(), loop.time() + POST_SECONDS)
+        waiting.posts.append(post)
+        if not waiting.on_way or (waiting.on_way < AT_ONCE and len(waiting.posts) >= EVENTS):
+            waiting.on_way += 1
+            task = asyncio.ensure_future(self._send(owner, waiting))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+        found = await post.fate
         if isinstance(found, Refusal):
             raise found.error()
         return found
@@ -149,44 +193,43 @@ class EventCollector:
 
     async def _send(self, owner: Owner, waiting: _Waiting) -> None:
         try:
-            while waiting.events:
-                await waiting.linger.wait()
-                taken = [waiting.events.popleft() for _ in range(min(len(waiting.events), EVENTS))]
-                waiting.linger.took(len(taken))
-                fates = await self._fates(owner, [event for event, _ in taken])
-                if not isinstance(fates, list):  # nobody is to wait until the next try fails as well
-                    taken += waiting.events
-                    waiting.events.clear()
-                    fates = [fates] * len(taken)
-                for (_, future), fate in zip(taken, fates, strict=True):
-                    if not future.done():  # else its caller has gone
-                        future.set_result(fate)
+            while waiting.posts:
+                if len(waiting.posts) < EVENTS:
+                    await waiting.linger.wait()
+                if not (posts := waiting.take(Refusal.of(unreachable(owner.advertise)))):
+                    continue
+                try:
+                    fates = await self._ask(owner, [post.event for post in posts])
+                except _NotLookedAt as error:  # nobody is to wait until the next try fails as well
+                    fates = [error.fate] * len(posts)
+                    for post in waiting.posts:
+                        post.end(error.fate if owner.goes_on() else None)
+                    waiting.posts.clear()
+                for post, fate in zip(posts, fates, strict=True):
+                    post.end(fate)
         finally:
-            waiting.sending = None
+            waiting.on_way -= 1
 
-    async def _fates(self, owner: Owner, events: Sequence[PassedEvent]) -> list[Fate] | Fate:
-        """What became of each; one fate of all where the owner didn't look at them."""
-        try:
-            return await self._ask(owner, events)
-        except ApiError as error:
-            return Refusal.of(error)
-        except Exception as error:  # noqa: BLE001  whoever waits gets an answer
-            return Refusal.of(internal_error("POST", PASSED_EVENTS_PATH, error))
-
-    async def _ask(self, owner: Owner, events: Sequence[PassedEvent]) -> list[Fate] | None:
+    async def _ask(self, owner: Owner, events: Sequence[PassedEvent]) -> list[Fate]:
+        """What became of each.  Raises _NotLookedAt."""
         headers = {
             TOKEN_HEADER: self._token,
             PARTITION_CHOICE_HEADER: str(owner.partition),
             hdrs.CONTENT_TYPE: "application/msgpack",
         }
         url = owner.advertise.rstrip("/") + PASSED_EVENTS_PATH
-        request = Request(url, tuple(headers.items()), msgspec.msgpack.encode(events), accept_any_2xx=False)
-        outcome = await while_it_goes_on(self._sender().post(request), owner.goes_on, owner.advertise)
+        try:
+            request = Request(url, tuple(headers.items()), msgspec.msgpack.encode(events), accept_any_2xx=False)
+            outcome = await while_it_goes_on(self._sender().post(request), owner.goes_on, owner.advertise)
+            fates = _FATES.decode(outcome.response_body) if outcome.reason is None and not outcome.truncated else []
+        except ApiError as error:
+            raise _NotLookedAt(Refusal.of(error)) from error
+        except Exception as error:
+            raise _NotLookedAt(Refusal.of(internal_error("POST", PASSED_EVENTS_PATH, error))) from error
         if outcome.status in _DECLINED and not outcome.connection_retried:
-            return None
-        fates = _FATES.decode(outcome.response_body) if outcome.status == 200 and not outcome.truncated else []
+            raise _NotLookedAt(None)
         if len(fates) != len(events):
-            raise unreachable(owner.advertise)
+            raise _NotLookedAt(Refusal.of(unreachable(owner.advertise)))
         return fates
 
     def _sender(self) -> HttpSender:
@@ -210,26 +253,33 @@ async def accept(request: web.Request, app: web.Application) -> web.Response:
     """The owner's side: accept what another machine passes on, each event as if it had come by itself."""
     if request.method != hdrs.METH_POST or not 0 < (request.content_length or 0) <= REQUEST_BYTES:
         raise ApiError("invalid_request", "This path is for the other machines of the cluster.")
-    passed = _EVENTS.decode(await request.content.read())
+    try:
+        passed = _PASSED.decode(await request.content.read())
+    except msgspec.DecodeError as error:
+        raise ApiError("invalid_request", f"These are no events as this version passes them on: {error}") from error
     fates: list[Fate] = [None] * len(passed)
-    groups = _groups(app, passed)
+    groups = await _groups(app, passed)
     for group, found in zip(groups, await asyncio.gather(*(_accept(app, each) for each in groups)), strict=True):
         for (place, _), fate in zip(group.events, found, strict=True):
             fates[place] = fate
     return web.Response(body=msgspec.msgpack.encode(fates), content_type="application/msgpack")
 
 
-def _groups(app: web.Application, passed: Sequence[PassedEvent]) -> Sequence[_Group]:
+async def _groups(app: web.Application, passed: Sequence[PassedEvent]) -> Sequence[_Group]:
     """What goes together: all of one workspace and trace, but where a rate limit may have room for some of them."""
     services = app[SERVICES]
     limited = bool(services.settings().limits.events_per_second)
     groups: dict[object, _Group] = {}
+    began = perf_counter()
     for place, each in enumerate(passed):
+        if perf_counter() - began > SLICE_SECONDS:
+            await asyncio.sleep(0)
+            began = perf_counter()
         warnings: list[ApiError] = []
         try:
             workspace = app[GUARD].producers_workspace(each.authorization, each.workspace_id)
             event = check_event(services, each.body, warnings)
-        except ApiError:
+        except Exception:  # noqa: BLE001, S112  it gets its own answer when it is passed on as it came
             continue
         if not warnings and not services.ingest.waits_for_space(workspace):
             key = (workspace.seq, each.trace, place if limited else None)
