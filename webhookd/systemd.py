@@ -25,7 +25,7 @@ from webhookd.text import is_loopback
 
 BEAT_SECONDS = 1.0
 # The daemon's own check goes with one of so many beats, while it is clean (figures in manual/decisions.md).
-BEATS_PER_CHECK = 3
+BEATS_PER_CHECK = 5
 # A loop that is blocked for so long is logged: well before systemd's WatchdogSec=30, or a part of a shorter one.
 STILL_SECONDS = 10.0
 STACK_DEPTH = 8
