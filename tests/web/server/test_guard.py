@@ -16,10 +16,10 @@ from msgspec import structs
 
 from tests.support.api import Api, head, running_api, wire
 from webhookd.config import Config, Listen
-from webhookd.errors import ERRORS
+from webhookd.errors import ERRORS, ApiError
 from webhookd.web.api.event_stream import STREAMS
 from webhookd.web.router import make_app
-from webhookd.web.server.guard import _is_loopback_address, host_check
+from webhookd.web.server.guard import GUARD, _is_loopback_address, host_check
 from webhookd.web.server.http_server import Runner
 from webhookd.web.server.requests import FIELDS_MAX_BYTES, RequestTimeouts
 
@@ -123,6 +123,24 @@ async def test_a_bound_token_sees_its_workspace_alone(api: Api) -> None:
     ):
         answer = await api.call(method, path, data=ONE if method == "POST" else None, token=token)
         assert (path, 403, "forbidden") == (path, answer.status, answer.code)
+
+
+async def test_whose_events_another_machine_passes_on(api: Api) -> None:
+    """The same rights as for a request: of the token, its scope and its workspace."""
+    await api.app.services.workspaces.create("acme")
+    guard = make_app(api.app.services)[GUARD]
+    observe, ingest = await make_token(api, "observe"), await make_token(api, "ingest", "acme")
+    assert "acme" == guard.producers_workspace(f"Bearer {ingest}", "acme").id
+    for authorization, workspace, code in (
+        (f"Bearer {ingest}", "default", "forbidden"),
+        (f"Bearer {observe}", "acme", "forbidden"),
+        (f"Basic {ingest}", "acme", "unauthorized"),
+        ("Bearer nobody", "acme", "unauthorized"),
+        (f"Bearer {await make_token(api, 'ingest')}", "nobody", "not_found"),
+    ):
+        with pytest.raises(ApiError) as refused:
+            guard.producers_workspace(authorization, workspace)
+        assert code == refused.value.code
 
 
 @pytest.mark.parametrize("scope", ["observe", "admin"])

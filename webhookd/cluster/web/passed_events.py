@@ -87,11 +87,12 @@ def event_of(request: web.Request, workspace_id: str, extra: Mapping[str, str]) 
 
     `extra` headers replace the caller's.
     """
-    headers, content = request.headers, request.content
+    headers, content, trace = request.headers, request.content, trace_of(request)
     authorization = extra.get(hdrs.AUTHORIZATION) or headers.get(hdrs.AUTHORIZATION)
     is_usual = (
         authorization is not None
-        and authorization.isascii()
+        # What isn't ASCII may be no text at all, and would break the request of all others.
+        and f"{authorization}{workspace_id}{trace}".isascii()
         and len(authorization) + len(workspace_id) <= AUTHORIZATION_BYTES
         and media_type(request) == "application/json"
         and hdrs.CONTENT_ENCODING not in headers
@@ -107,7 +108,7 @@ def event_of(request: web.Request, workspace_id: str, extra: Mapping[str, str]) 
     if not body.startswith(b"{"):
         content.unread_data(body)
         return None
-    return PassedEvent(authorization, workspace_id, trace_of(request), body)
+    return PassedEvent(authorization, workspace_id, trace, body)
 
 
 @dataclass(frozen=True, slots=True)
