@@ -108,7 +108,6 @@ class Partition:
         self._before = ProgressValue()
         self._tasks = TaskOwner()
         self._runner: Runner | None = None
-        self._application: web.Application | None = None
         self._handler: Handler | None = None
         self._fenced = False
         self._stopping = self._released = False
@@ -159,7 +158,6 @@ class Partition:
         application[ADDRESS_OF] = lambda request: request.get(FORWARDED_FROM) or own_address(request)
         self._runner = Runner(application, shutdown_seconds=0)
         await self._runner.setup()
-        self._application = application
         self._handler = handler_of(application)
         log.emit(
             "cluster.partition_taken",
@@ -250,9 +248,9 @@ class Partition:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a request; one that changes something only once the cluster has the change."""
-        assert self._handler is not None and self._application is not None
+        assert self._handler is not None and self._runner is not None
         if request.path == PASSED_EVENTS_PATH and FORWARDED_FROM in request:
-            return await passed_events.accept(request, self._application)
+            return await passed_events.accept(request, self._runner.app)
         response = await self._handler(request)
         if request.method in ONLY_READ or request.path.endswith("/events"):
             return response

@@ -11,9 +11,10 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from tests.cluster.nats_servers import free_ports
+from tests.support.listening import served
 from webhookd.cluster.names import PASSED_EVENTS_PATH
-from webhookd.cluster.web.passed_events import AT_ONCE, EVENTS, EventCollector, Owner, PassedEvent
+from webhookd.cluster.web.forward import Owner
+from webhookd.cluster.web.passed_events import AT_ONCE, EVENTS, EventCollector, PassedEvent
 from webhookd.errors import ApiError
 
 
@@ -21,13 +22,13 @@ from webhookd.errors import ApiError
 class Machine:
     """Answers as `fates` says, after `may_answer`; notes how many events came together."""
 
-    url: str
     fates: Callable[[list[PassedEvent]], object]
     status: int = 200
     counts: list[int] = field(default_factory=list)
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        assert PASSED_EVENTS_PATH == request.path
         events = msgspec.msgpack.decode(await request.read(), type=list[PassedEvent])
         self.counts.append(len(events))
         await self.may_answer.wait()
@@ -40,17 +41,9 @@ def accepted(events: list[PassedEvent]) -> list[dict[str, str]]:
 
 @asynccontextmanager
 async def machine(fates: Callable[[list[PassedEvent]], object] = accepted) -> AsyncIterator[tuple[Machine, Owner]]:
-    (port,) = free_ports(1)
-    made = Machine(f"http://127.0.0.1:{port}", fates)
-    app = web.Application()
-    app.router.add_post(PASSED_EVENTS_PATH, made.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
-        yield made, Owner(made.url, 0, lambda: True)
-    finally:
-        await runner.cleanup()
+    made = Machine(fates)
+    async with served(made.answer) as url:
+        yield made, Owner(url, 0, lambda: True)
 
 
 @pytest.fixture
@@ -118,8 +111,8 @@ async def test_an_answer_that_cannot_be_read_is_an_error(
 async def test_a_machine_that_stands_still_is_not_waited_for_once_another_has_taken_over(
     collector: EventCollector,
 ) -> None:
-    async with machine() as (owner_machine, _):
-        owner = Owner(owner_machine.url, 0, lambda: False)
+    async with machine() as (owner_machine, lost):
+        owner = Owner(lost.advertise, 0, lambda: False)
         found = await post(collector, owner, 2)
         assert all(isinstance(each, ApiError) and each.code == "unavailable" for each in found), found
         owner_machine.may_answer.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import aiohttp
@@ -26,6 +27,15 @@ _OF_CONNECTION = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The machine that has a partition, by its address, as long as the partition `goes_on` there."""
+
+    advertise: str
+    partition: int
+    goes_on: Callable[[], bool] = field(compare=False)
+
+
 class Forwarder:
     """One HTTP client for all other machines."""
 
@@ -36,25 +46,23 @@ class Forwarder:
     async def forward(
         self,
         request: web.Request,
-        advertise: str,
+        owner: Owner,
         *,
         caller: str,
-        partition: int,
-        goes_on: Callable[[], bool],
         extra: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> web.StreamResponse:
-        """Have the machine at `advertise` answer, as long as the partition `goes_on` there.
+        """Have the owner answer.
 
         `extra` headers replace the caller's, `body` its body.  ApiError `unavailable` if it can't be reached.
         """
-        headers = self._headers(request, caller, partition)
+        headers = self._headers(request, caller, owner.partition)
         headers.update(extra or {})
         has_body = request.body_exists or body is not None
         data = (request.content if body is None else body) if has_body else None
-        url = advertise.rstrip("/") + request.raw_path
+        url = owner.advertise.rstrip("/") + request.raw_path
         if not url.startswith("http"):
-            raise unreachable(advertise)
+            raise unreachable(owner.advertise)
         asking = self._client().request(
             request.method,
             URL(url, encoded=True),
@@ -64,9 +72,9 @@ class Forwarder:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         )
         try:
-            answer = await while_it_goes_on(asking, goes_on, advertise)
+            answer = await while_it_goes_on(asking, owner)
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
-            raise unreachable(advertise) from error
+            raise unreachable(owner.advertise) from error
         async with answer:
             return await _pass_back(request, answer)
 
@@ -134,14 +142,14 @@ async def _pass_back(request: web.Request, answer: aiohttp.ClientResponse) -> we
     return response
 
 
-async def while_it_goes_on(asking: Awaitable[T], goes_on: Callable[[], bool], advertise: str) -> T:
-    """What a machine answers; ApiError once it stands still and another has taken over."""
+async def while_it_goes_on(asking: Awaitable[T], owner: Owner) -> T:
+    """What the owner answers; ApiError once it stands still and another has taken over."""
     task = asyncio.ensure_future(asking)
     try:
         while not task.done():
             await asyncio.wait([task], timeout=LOOK_SECONDS)
-            if not task.done() and not goes_on():
-                raise unreachable(advertise)
+            if not task.done() and not owner.goes_on():
+                raise unreachable(owner.advertise)
         return task.result()
     finally:
         task.cancel()

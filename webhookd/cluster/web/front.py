@@ -26,8 +26,8 @@ from webhookd.cluster.names import (
     partition_of,
 )
 from webhookd.cluster.web import gather
-from webhookd.cluster.web.forward import FORWARDED_FROM, Forwarder
-from webhookd.cluster.web.passed_events import EventCollector, Owner, event_of
+from webhookd.cluster.web.forward import FORWARDED_FROM, Forwarder, Owner
+from webhookd.cluster.web.passed_events import EventCollector, event_of
 from webhookd.errors import ApiError
 from webhookd.models import DEFAULT_WORKSPACE
 from webhookd.web.server.caller_address import AddressOf
@@ -165,40 +165,29 @@ class Front:
                 return self._places.workspace_of_session(secret_digest(secret).hex())
         return ""
 
-    async def _send(
-        self, request: web.Request, number: int, body: bytes | None = None, *, as_it_came: bool = False
-    ) -> web.StreamResponse:
+    async def _send(self, request: web.Request, number: int, body: bytes | None = None) -> web.StreamResponse:
+        """`body` is the request's, where it has been read: then it goes as it came."""
         handler = await self._served(number, lambda: bool(self._places.owner(number)))
         if handler is not None:
             return await handler(request)
-        owner = self._places.owner(number)
-        if not owner:
+        advertise = self._places.owner(number)
+        if not advertise:
             raise _moving(number)
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         extra = self._places.trusted(request)
-
-        def goes_on() -> bool:
-            return self._places.owner(number) == owner
-
-        if request.method == "POST" and not as_it_came and (found := _EVENTS.fullmatch(request.path)):
+        owner = Owner(advertise, number, lambda: self._places.owner(number) == advertise)
+        if request.method == "POST" and body is None and (found := _EVENTS.fullmatch(request.path)):
             event = event_of(request, found[1] or DEFAULT_WORKSPACE, extra)
             if event is not None:
-                answer = await self._collector.post(event, Owner(owner, number, goes_on))
+                answer = await self._collector.post(event, owner)
                 if answer is not None:
                     return ReadyResponse(answer, 202)
                 request.content.unread_data(event.body)
-                return await self._send(request, number, body=event.body, as_it_came=True)
-        return await self._forwarder.forward(
-            request,
-            owner,
-            caller=self._address_of(request),
-            partition=number,
-            goes_on=goes_on,
-            extra=extra,
-            body=body,
-        )
+                return await self._send(request, number, body=event.body)
+        caller = self._address_of(request)
+        return await self._forwarder.forward(request, owner, caller=caller, extra=extra, body=body)
 
     async def _served(self, number: int, elsewhere: Callable[[], bool]) -> Handler | None:
         """The handler of a partition once it is served here; None if it is `elsewhere`, or for too long nowhere."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -21,7 +21,7 @@ from msgspec import Struct
 from webhookd.clock import SystemClock
 from webhookd.cluster.linger import Linger
 from webhookd.cluster.names import PARTITION_CHOICE_HEADER, PASSED_EVENTS_PATH, TOKEN_HEADER
-from webhookd.cluster.web.forward import unreachable, while_it_goes_on
+from webhookd.cluster.web.forward import Owner, unreachable, while_it_goes_on
 from webhookd.config import networks
 from webhookd.errors import ERRORS, ApiError
 from webhookd.models import Json, NewEvent, Request, Workspace
@@ -88,9 +88,9 @@ def event_of(request: web.Request, workspace_id: str, extra: Mapping[str, str]) 
     `extra` headers replace the caller's.
     """
     headers, content, trace = request.headers, request.content, trace_of(request)
-    authorization = extra.get(hdrs.AUTHORIZATION) or headers.get(hdrs.AUTHORIZATION)
+    authorization = extra.get(hdrs.AUTHORIZATION, headers.get(hdrs.AUTHORIZATION, ""))
     is_usual = (
-        authorization is not None
+        authorization
         # What isn't ASCII may be no text at all, and would break the request of all others.
         and f"{authorization}{workspace_id}{trace}".isascii()
         and len(authorization) + len(workspace_id) <= AUTHORIZATION_BYTES
@@ -103,21 +103,11 @@ def event_of(request: web.Request, workspace_id: str, extra: Mapping[str, str]) 
     )
     if not is_usual:
         return None
-    assert authorization is not None
     body = content.read_nowait(-1)
     if not body.startswith(b"{"):
         content.unread_data(body)
         return None
     return PassedEvent(authorization, workspace_id, trace, body)
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The machine that has a partition, by its address, as long as the partition `goes_on` there."""
-
-    advertise: str
-    partition: int
-    goes_on: Callable[[], bool] = field(compare=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -213,15 +203,15 @@ class EventCollector:
 
     async def _ask(self, owner: Owner, events: Sequence[PassedEvent]) -> list[Fate]:
         """What became of each.  Raises _NotLookedAt."""
-        headers = {
-            TOKEN_HEADER: self._token,
-            PARTITION_CHOICE_HEADER: str(owner.partition),
-            hdrs.CONTENT_TYPE: "application/msgpack",
-        }
+        headers = (
+            (TOKEN_HEADER, self._token),
+            (PARTITION_CHOICE_HEADER, str(owner.partition)),
+            (hdrs.CONTENT_TYPE, "application/msgpack"),
+        )
         url = owner.advertise.rstrip("/") + PASSED_EVENTS_PATH
         try:
-            request = Request(url, tuple(headers.items()), msgspec.msgpack.encode(events), accept_any_2xx=False)
-            outcome = await while_it_goes_on(self._sender().post(request), owner.goes_on, owner.advertise)
+            request = Request(url, headers, msgspec.msgpack.encode(events), accept_any_2xx=False)
+            outcome = await while_it_goes_on(self._sender().post(request), owner)
             fates = _FATES.decode(outcome.response_body) if outcome.reason is None and not outcome.truncated else []
         except ApiError as error:
             raise _NotLookedAt(Refusal.of(error)) from error

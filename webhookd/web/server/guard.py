@@ -113,7 +113,6 @@ class Guard:
 
     def _admission(self, route: Route, scope: Scope) -> Callable[[web.Request], None]:
         """A function that notes the caller and the workspace in a request, or refuses it."""
-        allowed = frozenset({Scope.ADMIN, scope})
         trusts_local = self._trusts_local and scope is Scope.INGEST
         names_workspace = route.workspaced or "{workspace}" in route.path
 
@@ -121,8 +120,7 @@ class Guard:
             token = self._caller(request, trusts_local=trusts_local)
             if token is not None:
                 request[CALLER] = token
-                if token.scope not in allowed:
-                    raise _wrong_scope(token, scope)
+                _check_scope(token, scope)
                 if token.workspace_seq is not None and route.unbound:
                     raise _bound(token, "and this call concerns the whole of webhookd.")
             if names_workspace:
@@ -144,8 +142,7 @@ class Guard:
         Raises ApiError as for a request.
         """
         token = self._token(authorization)
-        if token.scope not in (Scope.ADMIN, Scope.INGEST):
-            raise _wrong_scope(token, Scope.INGEST)
+        _check_scope(token, Scope.INGEST)
         return self._workspace(token, named)
 
     def _audited(self, handler: Handler) -> Handler:
@@ -265,8 +262,10 @@ def _bare_name(host: str) -> str:
     return host.lower().strip("[]").rstrip(".")
 
 
-def _wrong_scope(token: Token, needed: Scope) -> ApiError:
-    return ApiError(
+def _check_scope(token: Token, needed: Scope) -> None:
+    if token.scope in (Scope.ADMIN, needed):
+        return
+    raise ApiError(
         "forbidden",
         f"A token of scope {token.scope!r} is not good for this; it needs {needed.value!r}"
         + ("." if needed is Scope.ADMIN else " or 'admin'."),
