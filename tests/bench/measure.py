@@ -104,7 +104,7 @@ class Yard:
         if isinstance(daemon, int):
             address, token = daemon, "none"
         else:
-            address, token = int(daemon.url.rpartition(":")[2]), (daemon.state_dir / "admin-token").read_text().strip()
+            address, token = daemon.port, daemon.token
         answer = await self.peer.ask("load", address=["127.0.0.1", address], token=token, **order)
         assert {"202"} == set(answer["statuses"]), answer["statuses"]
         assert answer["busy"] < PEER_BUSY, "the load generator was the bottleneck"

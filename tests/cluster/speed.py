@@ -120,8 +120,7 @@ async def _alone(folder: Path, peers: list[Peer], rate: float, seconds: float) -
     """What one daemon carries, and its milliseconds to a 202.  Nothing runs beside it: syncs wait for each other."""
     async with daemon(folder, CONFIG) as alone:
         await _set_up(alone.call, peers)
-        port = int(alone.url.rpartition(":")[2])
-        side = Side([port] * 3, [alone.process.pid], alone.admin()["Authorization"].split()[1], WORKSPACES[:3])
+        side = Side([alone.port] * 3, [alone.process.pid], alone.token, WORKSPACES[:3])
         latencies_ms = await _latencies([alone.url], side.token, rate, seconds)
         await _carried(peers, side, 2)
         return await _carried(peers, side, seconds), latencies_ms

@@ -15,7 +15,8 @@ from aiohttp import web
 
 from tests.cluster.conftest import PARTITIONS
 from tests.cluster.machines import Machine, machines
-from tests.cluster.nats_servers import HOW_TO_GET_ONE, Servers, find_server, free_ports
+from tests.cluster.nats_servers import HOW_TO_GET_ONE, Servers, find_server
+from tests.support.listening import served
 from webhookd.cluster.names import DEAD_STREAM, REASON_HEADER, partition_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_server() is None, reason=HOW_TO_GET_ONE)]
@@ -37,20 +38,12 @@ async def receiver() -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
     """An address and what came there."""
     seen: list[dict[str, Any]] = []
 
-    async def take(request: web.Request) -> web.Response:
-        seen.append({"workspace": request.match_info["name"], **json.loads(await request.read())})
+    async def take(request: web.BaseRequest) -> web.Response:
+        seen.append({"workspace": request.path.strip("/"), **json.loads(await request.read())})
         return web.Response()
 
-    app = web.Application()
-    app.router.add_post("/{name}", take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    (port,) = free_ports(1)
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
-        yield f"http://127.0.0.1:{port}", seen
-    finally:
-        await runner.cleanup()
+    async with served(take) as url:
+        yield url, seen
 
 
 @asynccontextmanager

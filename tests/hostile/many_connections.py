@@ -43,7 +43,7 @@ async def connect_many(
         for pid in (d.process.pid, 0):  # the daemon's descriptors, and ours
             _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
-        token, port = (folder / "state" / "ingest-token").read_text().strip(), int(d.url.rpartition(":")[2])
+        token, port = (folder / "state" / "ingest-token").read_text().strip(), d.port
         good = HEAD.format(token=token, length=len(EVENT)).encode() + EVENT
         body = HEAD.format(token=token, length=8 * KIB * KIB).encode() + b"[" * 16 * KIB
         parts = (b"", b"POST /v1/events HTTP/1.1\r\nHost: loc", body)

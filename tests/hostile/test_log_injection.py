@@ -68,7 +68,7 @@ async def store_everywhere(d: Daemon, text: str) -> None:
         await d.call("POST", f"/v1/workspaces/{text[:size][:30].encode().hex()}/events", {"event_type": text[:size]})
     await d.call("POST", "/v1/events", {"event_type": "message.received", "event_id": "one", "text": text[:50_000]})
     await d.call("POST", "/v1/events", {"event_type": text[:1000], "event_id": text[:1000]})
-    async with wire(int(d.url.rpartition(":")[2])) as line:
+    async with wire(d.port) as line:
         line.send(b"GET /" + text.encode("utf-8", "surrogatepass")[:3000] + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await line.ended() if "\n" in text else await line.answer()
     async with asyncio.timeout(30):

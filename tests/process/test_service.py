@@ -393,8 +393,7 @@ async def test_no_caller_is_refused_over_restarts(number: signal.Signals, keep: 
 async def test_who_was_connected_before_the_end_is_still_answered(tmp_path: Path) -> None:
     """A connection that was taken, but whose request comes only after SIGTERM: answered, and asked to connect again."""
     async with process.daemon(tmp_path / "state") as d:
-        port = int(d.url.rpartition(":")[2])
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", d.port)
         d.process.terminate()
         async with asyncio.timeout(30):
             while not lines_of(d, "daemon.stopping"):

@@ -33,10 +33,6 @@ async def d(tmp_path: Path) -> AsyncIterator[Daemon]:
         yield running
 
 
-def port_of(d: Daemon) -> int:
-    return int(d.url.rpartition(":")[2])
-
-
 def head_of(d: Daemon, length: int) -> bytes:
     token = (d.state_dir / "ingest-token").read_text().strip()
     lines = [
@@ -50,7 +46,7 @@ def head_of(d: Daemon, length: int) -> bytes:
 
 async def post(d: Daemon, body: bytes = EVENT) -> tuple[int, str, bool]:
     """One event on a connection of its own: the status, the error's code, and whether Retry-After was said."""
-    async with wire(port_of(d)) as line:
+    async with wire(d.port) as line:
         line.send(head_of(d, len(body)) + body)
         status, headers, report = await line.answer()
         return status, json.loads(report).get("error", {}).get("code", ""), "retry-after" in headers
@@ -96,7 +92,7 @@ TAKEN = (202, "", False)
 
 async def test_without_descriptors_callers_are_asked_to_come_back(d: Daemon) -> None:
     """503 with Retry-After for each new caller; who is connected is served; afterwards everybody is; one log line."""
-    async with wire(port_of(d)) as standing:
+    async with wire(d.port) as standing:
         standing.send(head_of(d, len(EVENT)) + EVENT)
         assert 202 == (await standing.answer())[0]
         held = await settled_descriptors(d)
@@ -118,7 +114,7 @@ async def test_without_descriptors_silent_callers_cost_no_processor_and_no_answe
     async with AsyncExitStack() as stack:
         before = limit(d, resource.RLIMIT_NOFILE, await settled_descriptors(d))
         began = cpu_seconds([d.process.pid])
-        silent = [await stack.enter_async_context(wire(port_of(d))) for _ in range(100)]
+        silent = [await stack.enter_async_context(wire(d.port)) for _ in range(100)]
         assert OVERLOAD == await post(d)
         for each in silent:
             assert 503 == (await each.answer())[0]
@@ -153,7 +149,7 @@ async def slow_array(d: Daemon, line: Wire, send_bytes: int) -> None:
 async def test_all_bodies_together_are_bounded(d: Daemon) -> None:
     """300 arrays begun, 300 MiB: those past 64 MiB are refused, memory stays small, single events are taken."""
     async with AsyncExitStack() as stack:
-        lines = [await stack.enter_async_context(wire(port_of(d))) for _ in range(300)]
+        lines = [await stack.enter_async_context(wire(d.port)) for _ in range(300)]
         at_rest = d.resident_bytes()
         await asyncio.gather(*(slow_array(d, line, MIB) for line in lines))
         answers = [asyncio.create_task(line.answer()) for line in lines]

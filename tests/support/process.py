@@ -40,8 +40,17 @@ class Daemon:
                 assert expect == answer.status, body
             return body
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def token(self) -> str:
+        """The admin's."""
+        return (self.state_dir / "admin-token").read_text().strip()
+
     def admin(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {(self.state_dir / 'admin-token').read_text().strip()}"}
+        return {"Authorization": f"Bearer {self.token}"}
 
     def resident_bytes(self) -> int:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
