@@ -16,6 +16,7 @@ from tests.crash.small_disk import Filler, filler, small_disk
 from tests.support.process import Daemon, daemon
 from tests.support.receiver import Receiver, receiver
 from tests.support.stores import open_store
+from webhookd.errors import ApiError
 from webhookd.store.batch import ROW_BYTES
 from webhookd.store.disk_space import MIB
 from webhookd.store.store import Store
@@ -160,9 +161,12 @@ async def test_arrays_of_several_workspaces_all_resolve(tmp_path: Path) -> None:
     config = CONFIG.replace("min_free_mb = 16", "min_free_mb = 0")
     names = [f"w{number}" for number in range(3)]
     taken: dict[str, list[str]] = {name: [] for name in names}
+    enough = asyncio.Event()
 
     async def produce(d: Daemon, name: str) -> None:
-        for number in range(12):
+        number = 0
+        while not enough.is_set():
+            number += 1
             ids = [f"{name}-{number}-{index}" for index in range(25)]
             array = [{"event_type": "message.sent", "event_id": each, "text": "x" * 100_000} for each in ids]
             path = f"{d.url}/v1/workspaces/{name}/events"
@@ -183,13 +187,18 @@ async def test_arrays_of_several_workspaces_all_resolve(tmp_path: Path) -> None:
             producing = asyncio.gather(*(produce(d, name) for name in names))
             await where.until(30)
             other.snatch()
-            await asyncio.sleep(3)
-            other.go()
             async with asyncio.timeout(60):
+                number = 0
+                while (answered := await post(d, f"late-{number}"))[0] == 202:  # it fits into what the files have
+                    number += 1
+                assert 507 == answered[0]
+                await asyncio.sleep(1)
+                other.go()
+                await where.until(len(where.received) + 60)
+                enough.set()
                 await producing
                 while (await d.call("GET", "/v1/status"))["backlog"]["waiting"]:
                     await asyncio.sleep(0.05)
-        assert any(len(ids) < 300 for ids in taken.values())  # the disk was full indeed
         assert taken == {name: where.ids(name) for name in names}
 
 
@@ -240,6 +249,23 @@ async def test_of_many_outcomes_some_are_recorded_where_not_all_fit(tmp_path: Pa
     async with full_disk(tmp_path / "disk", 16 * MIB) as (store, _):
         async with asyncio.timeout(20):
             await asyncio.gather(*(note(store, "outcome", 32 * 1024) for _ in range(300)))
+
+
+async def test_what_may_be_refused_does_not_wait_for_outcomes_that_do_not_fit(tmp_path: Path) -> None:
+    """Events are answered, in the queue as well, and so is the heartbeat, which would else end the daemon."""
+    async with full_disk(tmp_path / "disk") as (store, other):
+        outcomes = [note(store, f"outcome {number}", 6 * MIB) for number in range(3)]
+        events = [store.write(lambda db: None, workspace_seq=number, in_order=number == 3) for number in range(5)]
+        async with asyncio.timeout(20):
+            refused = await asyncio.gather(*events, return_exceptions=True)
+            assert ["storage_full"] * 5 == [each.code for each in refused if isinstance(each, ApiError)]
+            for _ in range(3):
+                await store.writer.answer()
+        assert not any(each.done() for each in outcomes)
+        other.go()
+        async with asyncio.timeout(20):
+            await asyncio.gather(*outcomes)
+            await store.write(lambda db: None, workspace_seq=1)
 
 
 @pytest.mark.parametrize("spoil", ["removed", "cut"])

@@ -264,6 +264,23 @@ class Turns:
         for command in reversed(commands):
             self._queue_of(command).appendleft(command)
 
+    def take_refusable(self) -> list[Command[Any]]:
+        """Every command that needn't be retried when the disk is full."""
+        taken: list[Command[Any]] = []
+        for queue in (self._first, *self._workspaces.values()):
+            taken += (command for command in queue if not command.retry_when_full)
+            kept = [command for command in queue if command.retry_when_full]
+            queue.clear()
+            queue.extend(kept)
+        for workspace_seq in [each for each, queue in self._workspaces.items() if not queue]:
+            del self._workspaces[workspace_seq]
+            self._credits.pop(workspace_seq, None)
+        taken += (command for command, _ in self._after if not command.retry_when_full)
+        self._after = deque(each for each in self._after if each[0].retry_when_full)
+        self._count -= len(taken)
+        self.size -= sum(command.size for command in taken)
+        return taken
+
     def take(self, size: int, worthwhile_size: int, *, apart: bool = False) -> list[Command[Any]]:
         """The next batch: up to about `size` rows, half of what waits if that is worthwhile; an exclusive one alone.
 

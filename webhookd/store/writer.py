@@ -327,6 +327,9 @@ class Writer:
         if first and self._disk_space.release():
             self._not_carried_bytes = -self._disk_space.wal_limit_bytes()  # with this piece it can be carried over
         elif any(command.retry_when_full for command in batch):
+            if first:  # until these fit, nothing else has its turn
+                for command in self._waiting.take_refusable():
+                    _answer(command, Refused(storage_full()))
             await asyncio.sleep(FULL_RETRY_SECONDS)
 
     def _put_back(self, batch: list[Command[Any]], refused: Refused) -> None:
