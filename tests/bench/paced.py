@@ -75,7 +75,7 @@ async def at_rate(yard: Yard, loop: str, rate: float) -> tuple[dict[str, float],
         before = _spent(daemon)
         got = await yard.load(daemon, types=types, rate=rate, seconds=yard.scale.seconds * 3)
         cpu, written = (after - earlier for after, earlier in zip(_spent(daemon), before, strict=True))
-        assert 0 == got["lost"]
+        assert 0 == got["lost"], got
     return got["delivered_ms"], cpu / got["accepted_in_all"] * 1e3, written / got["accepted_in_all"] / 1e3
 
 
@@ -109,7 +109,7 @@ async def _filtered(yard: Yard, loop: str, fan_out: int, text: str) -> float:
         before, _ = _spent(daemon)
         got = await yard.load(daemon, seconds=yard.scale.seconds * 2, **order)
         await asyncio.sleep(SETTLE_SECONDS)  # the last outcomes
-        assert 0 == got["lost"]
+        assert 0 == got["lost"], got
         return (_spent(daemon)[0] - before) / got["accepted_in_all"] * 1e6
 
 

@@ -108,7 +108,7 @@ async def through(yard: Yard, loop: str, fan_out: int) -> tuple[float, float, di
             return rate, us, {}
         await asyncio.sleep(SETTLE_SECONDS / 2)
         paced = await yard.load(daemon, types=types, seconds=yard.scale.seconds, rate=rate / 2)
-        assert 0 == paced["lost"]
+        assert 0 == paced["lost"], paced
         return rate, us, paced["delivered_ms"]
 
 
