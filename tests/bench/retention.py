@@ -131,15 +131,15 @@ def _fill_some(db: Db, workspace_seq: int, numbers: range, count: int, now_ms: i
     )
 
 
-async def traffic(store: Store, workspace: Workspace, watch: Watch) -> None:
-    """500 events a second, each accepted and its outcomes recorded, until cancelled."""
+async def traffic(store: Store, workspace: Workspace, watch: Watch, per_second: float) -> None:
+    """So many events a second, each accepted and its outcomes recorded, until cancelled."""
     due = time.perf_counter()
     going: set[asyncio.Task[None]] = set()
     while True:
         task = asyncio.create_task(_one(store, workspace, watch))
         going.add(task)
         task.add_done_callback(going.discard)
-        due += 1 / RATE_PER_SECOND
+        due += 1 / per_second
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
 
@@ -156,7 +156,7 @@ async def _one(store: Store, workspace: Workspace, watch: Watch) -> None:
     watch.others += [(accepted - began) * 1000, (time.perf_counter() - accepted) * 1000]
 
 
-async def measure(count: int, alone_seconds: float = 10.0) -> list[Figure]:
+async def measure(count: int, alone_seconds: float = 10.0, per_second: float = RATE_PER_SECOND) -> list[Figure]:
     watch, clock, now_ms = Watch(), SystemClock(), SystemClock().wall_ms()
     with tempfile.TemporaryDirectory(prefix="webhookd-retention-") as folder:
         async with open_store(Path(folder)) as store:
@@ -166,7 +166,7 @@ async def measure(count: int, alone_seconds: float = 10.0) -> list[Figure]:
             settings = Config(retention=Settings(max_size_mb=1_000_000))
             with watched(store, watch) as timed:
                 upkeep = Retention(timed, clock, lambda: settings)
-                going = asyncio.create_task(traffic(store, workspace, watch))
+                going = asyncio.create_task(traffic(store, workspace, watch, per_second))
                 await asyncio.sleep(alone_seconds)
                 figures = [watch.taken("traffic alone", 0, alone_seconds * 1000)]
                 figures.append(await _sweep("by age", upkeep, watch))
