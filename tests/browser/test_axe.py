@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text("utf-8")
 RUN = """async (rules) => (await axe.run(document, {resultTypes: ["violations"], preload: false,
   ...(rules && {runOnly: rules})})).violations.map(
   each => `${each.id}: ${each.help}: ${each.nodes.map(node => node.html).slice(0, 3).join(" | ")}`)"""
+SETTLE_SECONDS = 0.5
 COLOURS = ["color-contrast", "link-in-text-block"]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
 # Each page is looked at in each of them, light and dark.
@@ -123,8 +125,12 @@ def route_of(server: web.Application, method: str, path: str) -> str:
 
 
 async def violations(view: View, *rules: str) -> list[str]:
-    """What axe finds, by all of its rules or by some."""
+    """What axe finds, by all of its rules or by some, twice: what is there amid a live update only is no state."""
     found: list[str] = await view.evaluate(RUN, list(rules) or None)
+    if found:
+        await asyncio.sleep(SETTLE_SECONDS)
+        again = {each.partition(":")[0] for each in await view.evaluate(RUN, list(rules) or None)}
+        found = [each for each in found if each.partition(":")[0] in again]
     return found
 
 
