@@ -318,7 +318,8 @@ class Writer:
 
     async def _after_full(self, batch: list[Command[Any]]) -> None:
         self.full = True
-        self._put_back(batch, Refused(storage_full()))
+        refused = Refused(storage_full())
+        self._put_back(batch, refused)
         first = sum(command.workspace_seq is None for command in batch)
         if 0 < first < len(batch):
             return  # these need less, and go apart now
@@ -329,7 +330,7 @@ class Writer:
         elif any(command.retry_when_full for command in batch):
             if first:  # until these fit, nothing else has its turn
                 for command in self._waiting.take_refusable():
-                    _answer(command, Refused(storage_full()))
+                    _answer(command, refused)
             await asyncio.sleep(FULL_RETRY_SECONDS)
 
     def _put_back(self, batch: list[Command[Any]], refused: Refused) -> None:
